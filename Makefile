@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test setup report lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/sparsebench run quickstart.yaml
+	$(BIN)/sparsebench figures --out out/figures
+	$(BIN)/sparsebench report --out out/report.md --figures out/figures
+	$(BIN)/sparsebench demo-hints out
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.installed-dev
+
+# Rebuilds the tracked report and pictures from the committed records: every number comes from there.
+report: $(VENV)/.installed
+	rm -f ledger/published.duckdb
+	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
+	$(BIN)/sparsebench figures --ledger ledger/published.duckdb --out figures
+	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf out
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

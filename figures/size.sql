@@ -1,0 +1,22 @@
+-- title: Size on disk by format, and what no format can go below
+-- kind: bars
+-- x: sparsity
+-- y: megabytes
+-- base: rest
+-- low: least
+-- high: most
+-- series: format
+-- facet: facet
+-- reference: raw_bound = bound: values incompressible; entropy_bound = bound: entropy of the values
+-- xscale: sparsity
+-- xlabel: sparsity of the prunable weights, %
+-- ylabel: weight files, MB
+-- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range.
+
+SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, any_value(unprunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
+       max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
+       min(unprunable_bytes + entropy_bound) / 1e6 AS entropy_bound, model_label(model, weights) AS facet
+FROM sizes
+WHERE pattern = 'unstructured'
+GROUP BY facet, sparsity, format
+ORDER BY facet, sparsity, format;

@@ -1,0 +1,5 @@
+"""``python -m sparsebench`` is ``sparsebench``."""
+
+from sparsebench.cli.app import main
+
+main()

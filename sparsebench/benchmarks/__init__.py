@@ -1,0 +1,23 @@
+"""Scores per document: lm-eval's harness for decoders and encoder-decoders, adapters of our own for encoders."""
+
+from sparsebench.benchmarks.catalog import TASKS, Task, data_sources
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.index import known, names
+from sparsebench.benchmarks.scoring import check, score
+
+__all__ = [
+    "TASKS",
+    "VERSION",
+    "Outcome",
+    "ScoreResult",
+    "Task",
+    "TaskSpec",
+    "check",
+    "data_sources",
+    "known",
+    "names",
+    "score",
+]
+
+VERSION = 1
+"""Bumped by hand when a change here can change a score."""

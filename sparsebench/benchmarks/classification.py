@@ -1,0 +1,115 @@
+"""Classification with the checkpoint's own head: its output names are matched to the data's, in any order and spelling."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sparsebench.benchmarks.catalog import Task
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, fingerprint
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.errors import BenchmarkError
+
+NEEDS_HEAD = True
+
+_SPELLINGS = {
+    "entail": "entailment",
+    "entails": "entailment",
+    "nonentailment": "notentailment",
+    "contradict": "contradiction",
+    "contradicts": "contradiction",
+    "pos": "positive",
+    "neg": "negative",
+    "paraphrase": "equivalent",
+    "duplicate": "equivalent",
+    "notparaphrase": "notequivalent",
+    "notduplicate": "notequivalent",
+}
+_NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
+
+
+def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+    """Accuracy of the most probable class. A document whose logits are not finite is wrong.
+
+    Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
+    """
+    import numpy as np
+
+    outputs = head_labels(encoder.config, spec.labels)
+    meaning = match(outputs, task)
+    rows = documents[: spec.limit]
+    texts = [tuple(str(row[field]) for field in task.fields) for row in rows]
+    logits = encoder.logits(texts)
+    if logits.shape[1] != len(outputs):
+        raise BenchmarkError(
+            f"task {task.name}: the head has {logits.shape[1]} outputs, the labels name {len(outputs)}: {', '.join(outputs)}",
+            "give one label per output, in their order",
+        )
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.any():
+        raise BenchmarkError(
+            f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents",
+            "its weights overflow or are damaged: try dtype float32",
+        )
+    gold = [int(row["label"]) for row in rows]
+    values = [
+        float(bool(sound) and meaning[int(best)] == label)
+        for sound, best, label in zip(finite, logits.argmax(axis=1), gold, strict=True)
+    ]
+    return ScoreResult(
+        task=task.name,
+        metric=task.metric,
+        score=sum(values) / len(values),
+        stderr=mean_stderr(values),
+        n=len(values),
+        limited=len(rows) < len(documents),
+        chance=max(Counter(gold).values()) / len(gold),
+        outcomes=tuple(
+            Outcome(str(place), fingerprint(*text), value)
+            for place, (text, value) in enumerate(zip(texts, values, strict=True))
+        ),
+        protocol=encoder.protocol(task) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
+    )
+
+
+def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of a head's outputs, in order: those given, else the checkpoint's ``id2label``.
+
+    Raises BenchmarkError when the checkpoint only numbers them.
+    """
+    if given:
+        return tuple(given)
+    named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    names = tuple(named[key] for key in sorted(named))
+    if not names or any(re.fullmatch(r"(?i)(label_?)?\d+", name) for name in names):
+        raise BenchmarkError(
+            f"the checkpoint does not name its head's outputs: {', '.join(names) or 'no id2label in config.json'}",
+            "give the model `labels:` in the manifest, one per output, such as [contradiction, entailment, neutral]",
+        )
+    return names
+
+
+def match(outputs: Sequence[str], task: Task) -> list[int]:
+    """The data's class (its position in ``task.classes``) that each output of the head means.
+
+    On a two-class entailment task a three-way NLI head's neutral and contradiction both mean "not entailed"
+    (as in McCoy et al. 2019). Raises BenchmarkError when an output means nothing here or a class is never meant.
+    """
+    classes = [_plain(name) for name in task.classes]
+    plain = [_plain(name) for name in outputs]
+    if "notentailment" in classes:
+        plain = [_NOT_ENTAILED.get(name, name) for name in plain]
+    if set(plain) != set(classes):
+        raise BenchmarkError(
+            f"task {task.name} has classes {', '.join(task.classes)}; the head's outputs are {', '.join(outputs)}",
+            "choose a task that the head was trained for, or correct the model's `labels:`",
+        )
+    return [classes.index(name) for name in plain]
+
+
+def _plain(name: str) -> str:
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    return _SPELLINGS.get(letters, letters)

@@ -1,0 +1,61 @@
+"""What passes in and out of a score: a task with its settings in, a score with every document's outcome out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sparsebench.errors import SparsebenchError
+
+Progress = Callable[[int, int], None]
+"""(requests done, requests in all) of the task at hand."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as a manifest asks for it.
+
+    ``limit`` scores only the first documents; ``labels`` names a classification head's outputs, in order, where the
+    checkpoint does not.
+    """
+
+    task: str
+    limit: int | None = None
+    num_fewshot: int | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One document: ``value`` is 1 or 0 (right or wrong), or what the metric ranks, with the gold ``label`` beside it.
+
+    ``doc_hash`` is the sha1 of what the model was shown, so that two variants can be paired and checked.
+    """
+
+    doc_id: str
+    doc_hash: str
+    value: float
+    label: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """``score`` over ``n`` documents with its standard error; ``chance`` is what no skill gives, None where unknown.
+
+    ``limited`` says that the task has more documents than were scored. ``protocol`` holds all that is needed to
+    score the same way again: data, split, versions, batch size, precision, and what was odd.
+    """
+
+    task: str
+    metric: str
+    score: float
+    stderr: float
+    n: int
+    limited: bool
+    chance: float | None
+    outcomes: tuple[Outcome, ...]
+    protocol: dict[str, str | int | float]
+
+
+Emit = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]
+"""Called once for each task, as it finishes, with its result or its error."""

@@ -1,0 +1,261 @@
+"""Decoders and encoder-decoders through lm-eval's own harness: its prompts, its requests, its metrics, per document."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.benchmarks import index
+from sparsebench.benchmarks.catalog import TASKS, data_sources, definition
+from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.errors import BenchmarkError, UnsupportedError
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+BATCH_SIZE = 16
+"""Sequences a forward pass. On two cores 16 is fastest: 8 idles the cores, 32 leaves the cache."""
+SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
+"""Stock's own."""
+_PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1")
+_LM_EVAL_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
+)  # fmt: skip
+"""What a task file, its Python helpers, a missing package or the hub may raise from inside lm-eval."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The metric that counts, and the harness's filter that it is read through."""
+
+    metric: str
+    filter: str
+
+
+class Harness:
+    """One model, loaded once, and any number of tasks."""
+
+    def __init__(self, folder: Path, family: Family, batch_size: int | None, progress: Progress | None) -> None:
+        from sparsebench.models.load import load_model, load_tokenizer
+
+        with _quiet():
+            from sparsebench.benchmarks.causal import Scorer
+
+            self.batch_size = batch_size or BATCH_SIZE
+            self.model = load_model(folder, family)
+            self.lm = Scorer(
+                pretrained=self.model,
+                tokenizer=load_tokenizer(folder),
+                backend="causal" if family == "decoder" else "seq2seq",
+                batch_size=self.batch_size,
+            )
+        self.lm.progress = progress
+
+    def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+        """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""
+        with _quiet():
+            loaded = _load(spec, cache)
+            for task in loaded["tasks"].values():
+                _set_fewshot(task, spec)
+            try:
+                results = _evaluate(self.lm, loaded, spec.limit)
+            except _LM_EVAL_ERRORS as error:
+                raise BenchmarkError(f"task {spec.task}: {type(error).__name__}: {error}") from error
+        chosen = _choose(spec.task, loaded, results)
+        found = [
+            (name, sample)
+            for name in loaded["tasks"]
+            for sample in results["samples"][name]
+            if sample["filter"] == chosen.filter
+        ]
+        broken = sum(_broken(sample) for _, sample in found)
+        if broken == len(found):
+            raise BenchmarkError(
+                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents",
+                "its weights overflow or are damaged: try dtype float32",
+            )
+        outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in found)
+        score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
+        _check_mean(spec.task, chosen, score, broken, results)
+        available = sum(len(task.eval_docs) for task in loaded["tasks"].values())
+        return ScoreResult(
+            task=spec.task,
+            metric=chosen.metric,
+            score=score,
+            stderr=mean_stderr([outcome.value for outcome in outcomes]),
+            n=len(outcomes),
+            limited=len(outcomes) < available,
+            chance=_chance(loaded["tasks"], found, chosen.metric),
+            outcomes=outcomes,
+            protocol=self._protocol(spec, loaded, results, chosen) | {"documents": available, "non_finite": broken},
+        )
+
+    def _protocol(
+        self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any], chosen: _Chosen
+    ) -> dict[str, str | int | float]:
+        from importlib.metadata import version
+
+        name, task = next(iter(loaded["tasks"].items()))
+        config, dtype = task.config, str(self.model.dtype).removeprefix("torch.")
+        split = config.test_split or config.validation_split or ""
+        return {
+            "harness": f"lm-eval {version('lm_eval')}",
+            "task_version": str(results["versions"].get(name)),
+            "data": " ".join(data_sources(spec.task))
+            or f"hub {config.dataset_path}/{config.dataset_name or 'default'}",
+            "split": split,
+            "num_fewshot": config.num_fewshot,
+            "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",
+            "fewshot_seed": SEEDS["fewshot"],
+            "chat_template": "none",
+            "filter": chosen.filter,
+            "chance_rule": TASKS[spec.task].chance if spec.task in TASKS else "1/choices, or 0 for open answers",
+            "batch_size": self.batch_size,
+            "dtype": dtype,
+            "softmax_dtype": dtype,
+        }
+
+
+def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
+    """lm-eval's task objects: ours over local data, any other as stock has it."""
+    from lm_eval.tasks import TaskManager
+
+    file = index.stock(cache).get(spec.task)
+    if file is None:
+        raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
+    # Reading all of lm-eval's task files takes six seconds; only a group needs it.
+    manager = TaskManager(include_defaults=file == index.GROUP)
+    try:
+        if spec.task in TASKS:
+            with tempfile.TemporaryDirectory() as folder:
+                return dict(manager.load([str(_write_definition(spec.task, cache, Path(folder)))]))
+        return dict(manager.load([spec.task if file == index.GROUP else str(index.tasks_folder() / file)]))
+    except _LM_EVAL_ERRORS as error:
+        where = "" if spec.task in TASKS else " (stock data come from the hub: is it reachable?)"
+        offline = ", ".join(name for name, task in TASKS.items() if task.adapter == "harness")
+        raise BenchmarkError(
+            f"task {spec.task}: its data cannot be loaded{where}: {type(error).__name__}: {error}",
+            f"tasks that need no hub: {offline}",
+        ) from error
+
+
+def _write_definition(name: str, cache: sources.Cache, folder: Path) -> Path:
+    """Our task file with every path made real: the stock file it includes, and the data."""
+    import yaml
+
+    ours = dict(definition(name))
+    kwargs = ours["dataset_kwargs"]
+    local = {split: str(sources.fetch(sources.parse(text), cache)) for split, text in kwargs["data_files"].items()}
+    ours["include"] = str(index.tasks_folder() / ours["include"])
+    ours["dataset_kwargs"] = {**kwargs, "data_files": local, "cache_dir": str(cache.root / "datasets")}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(ours), encoding="utf-8")
+    return path
+
+
+def _set_fewshot(task: Any, spec: TaskSpec) -> None:
+    """Set the number of examples as lm-eval's ``simple_evaluate`` does, but refuse one that it would ignore."""
+    default = task.get_config("num_fewshot")
+    if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
+        raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
+    task.set_config(key="num_fewshot", value=(default or 0) if spec.num_fewshot is None else spec.num_fewshot)
+    task.set_fewshot_seed(seed=SEEDS["fewshot"])
+
+
+def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """lm-eval's ``evaluate`` under stock seeds. (``simple_evaluate`` would spend a second a task listing packages.)"""
+    import numpy as np
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    random.seed(SEEDS["random"])
+    np.random.seed(SEEDS["numpy"])
+    torch.manual_seed(SEEDS["torch"])
+    # Standard errors are computed here, from the outcomes.
+    return dict(evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True))
+
+
+def _choose(name: str, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
+    """Our table's metric; else, of those that have one number a document in every subtask, the usual one."""
+    reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
+    for metric in [TASKS[name].metric] if name in TASKS else _PREFERRED:
+        for key in reported[0]:
+            label, _, filtered = key.partition(",")
+            if label == metric and all(key in keys for keys in reported) and _scalar(loaded, results, metric):
+                return _Chosen(metric, filtered)
+    raise UnsupportedError(
+        f"task {name}: none of its metrics ({', '.join(reported[0])}) is a mean of one number a document",
+        "choose a task scored by accuracy or exact match",
+    )
+
+
+def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> bool:
+    samples = [sample for task in loaded["tasks"] for sample in results["samples"][task] if metric in sample]
+    return bool(samples) and all(isinstance(sample[metric], int | float) for sample in samples)
+
+
+def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> Outcome:
+    """A document's outcome. One whose log-likelihoods are not finite is wrong: an argmax over NaN would be a guess."""
+    shown = "\x1f".join(part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
+    return Outcome(
+        doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
+        doc_hash=hashlib.sha1(shown.encode()).hexdigest(),
+        value=0.0 if _broken(sample) else float(sample[metric]),
+    )
+
+
+def _broken(sample: dict[str, Any]) -> bool:
+    answers: Sequence[Any] = sample["filtered_resps"]
+    numbers = [answer[0] if isinstance(answer, tuple | list) else answer for answer in answers]
+    return any(isinstance(number, float) and not math.isfinite(number) for number in numbers)
+
+
+def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: dict[str, Any]) -> None:
+    """Refuse a metric, or a group, that lm-eval aggregates in another way than by a mean over documents."""
+    reported = (results.get("groups") or {}).get(name) or next(iter(results["results"].values()))
+    stock = reported.get(f"{chosen.metric},{chosen.filter}")
+    if not broken and (not isinstance(stock, float | int) or abs(stock - score) > 1e-9):
+        raise UnsupportedError(
+            f"task {name}: lm-eval gives {chosen.metric} {stock}, the mean over its documents is {score}",
+            "name its subtasks one by one",
+        )
+
+
+def _chance(tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str) -> float | None:
+    """The mean over documents of one over the number of choices; 0 where the answer is open; else unknown."""
+    kinds = {task.OUTPUT_TYPE for task in tasks.values()}
+    if kinds == {"multiple_choice"} and metric.startswith("acc"):
+        return math.fsum(1 / len(tasks[name].doc_to_choice(sample["doc"])) for name, sample in found) / len(found)
+    if "multiple_choice" not in kinds and metric in ("acc", "exact_match", "em"):
+        return 0.0
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's log and without progress bars: a run has its own display."""
+    from tqdm.std import tqdm
+
+    logger = logging.getLogger("lm_eval")
+    level, start = logger.level, tqdm.__init__
+
+    def silent(bar: Any, *args: Any, **kwargs: Any) -> None:
+        start(bar, *args, **{**kwargs, "disable": True})
+
+    logger.setLevel(logging.ERROR)
+    tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        tqdm.__init__ = start
+        logger.setLevel(level)

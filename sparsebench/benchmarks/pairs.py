@@ -1,0 +1,63 @@
+"""Pair classification: do similar pairs rank above others? (MTEB, Muennighoff et al. 2023, section 3.1.)"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.benchmarks.catalog import Task
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, fingerprint
+from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, average_precision_stderr
+from sparsebench.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NEEDS_HEAD = False
+
+
+def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+    """Average precision of cosine similarity; an outcome's value is the similarity, its label 1 for a true pair.
+
+    Raises BenchmarkError when a vector is not finite (it has no rank), or all pairs have the same label.
+    """
+    import numpy as np
+
+    rows = documents[: spec.limit]
+    first, second = ([str(row[field]) for row in rows] for field in ("sentence1", "sentence2"))
+    vectors = unit(encoder.embed(first + second), task)
+    similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
+    labels = np.array([int(row["label"]) for row in rows])
+    if labels.min() == labels.max():
+        raise BenchmarkError(
+            f"task {task.name}: the first {len(rows)} pairs all have label {labels[0]}", "raise `limit`"
+        )
+    return ScoreResult(
+        task=task.name,
+        metric=task.metric,
+        score=average_precision(similarity, labels),
+        stderr=average_precision_stderr(similarity, labels),
+        n=len(rows),
+        limited=len(rows) < len(documents),
+        chance=float(labels.mean()),
+        outcomes=tuple(
+            Outcome(str(place), fingerprint(*texts), float(similarity[place]), float(labels[place]))
+            for place, texts in enumerate(zip(first, second, strict=True))
+        ),
+        protocol=encoder.protocol(task)
+        | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
+    )
+
+
+def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
+    """Vectors (n, width) scaled to length 1, a zero vector left as it is. Raises BenchmarkError unless all are finite."""
+    import numpy as np
+
+    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if broken:
+        raise BenchmarkError(
+            f"task {task.name}: the sentence vectors of {broken} of {len(vectors)} texts are not finite",
+            "its weights overflow or are damaged: try dtype float32",
+        )
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length == 0, 1, length)

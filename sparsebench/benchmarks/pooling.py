@@ -1,0 +1,92 @@
+"""How a sentence encoder makes one vector of its tokens, read from the files that sentence-transformers leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("cls", "mean", "max", "mean_sqrt_len")
+_SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """``mode`` is one of MODES; ``normalize`` scales to unit length; ``max_length`` is in tokens, None as the tokenizer's."""
+
+    mode: str = "mean"
+    normalize: bool = False
+    max_length: int | None = None
+    lower_case: bool = False
+
+    def apply(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Vectors (batch, width) in float32 of hidden states (batch, tokens, width), where ``mask`` is 1."""
+        import torch
+
+        weights = mask.unsqueeze(-1).float()
+        states = hidden.float()
+        if self.mode == "cls":
+            # The first token that is not padding, on whichever side the tokenizer pads.
+            first = mask.int().argmax(dim=1)
+            pooled = states[torch.arange(len(states)), first]
+        elif self.mode == "max":
+            pooled = states.masked_fill(weights == 0, -torch.inf).amax(dim=1)
+        else:
+            length = weights.sum(dim=1)
+            pooled = (states * weights).sum(dim=1) / (length if self.mode == "mean" else length.sqrt())
+        return torch.nn.functional.normalize(pooled) if self.normalize else pooled
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """The pooling of ``modules.json`` and the files it names; without it, the mean over tokens.
+
+    Raises UnsupportedError for a module or a mode that is not implemented, and for a prompt put before every text.
+    """
+    modules = _read(folder / "modules.json")
+    if modules is None:
+        return Pooling()
+    mode, normalize = "mean", False
+    for module in modules:
+        kind = str(module["type"]).rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            mode = _mode(_read(folder / module["path"] / "config.json") or {}, folder)
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise UnsupportedError(f"{folder.name}: sentence-transformers module {kind} is not implemented")
+    if (_read(folder / "config_sentence_transformers.json") or {}).get("default_prompt_name"):
+        raise UnsupportedError(
+            f"{folder.name}: its default prompt (config_sentence_transformers.json) is not implemented"
+        )
+    settings = _read(folder / "sentence_bert_config.json") or {}
+    return Pooling(mode, normalize, settings.get("max_seq_length"), bool(settings.get("do_lower_case")))
+
+
+def _mode(config: dict[str, Any], folder: Path) -> str:
+    chosen = [
+        key.removeprefix("pooling_mode_") for key, value in config.items() if key.startswith("pooling_mode_") and value
+    ]
+    if "pooling_mode" in config:
+        value = config["pooling_mode"]
+        chosen = [value] if isinstance(value, str) else list(value)
+    modes = [_SPELLINGS.get(name, name) for name in chosen] or ["mean"]
+    if len(modes) > 1 or modes[0] not in MODES:
+        raise UnsupportedError(
+            f"{folder.name}: pooling {' + '.join(modes)} is not implemented", f"one of {', '.join(MODES)}"
+        )
+    return modes[0]
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})", "fetch the model again") from error

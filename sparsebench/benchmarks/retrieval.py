@@ -1,0 +1,51 @@
+"""Retrieval: is a question's own passage the nearest of all passages?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsebench.benchmarks.catalog import Task
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, fingerprint
+from sparsebench.benchmarks.pairs import unit
+from sparsebench.benchmarks.statistics import mean_stderr
+
+NEEDS_HEAD = False
+
+
+def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+    """Accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
+
+    ``limit`` limits the questions, never the passages, so that the task stays as hard. A question whose best
+    similarity is shared by a wrong passage (a collapsed encoder's are all equal) is wrong.
+    Raises BenchmarkError when a vector is not finite.
+    """
+    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in documents]
+    usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
+    passages = list(dict.fromkeys(passage for _, _, passage in usable))
+    asked = usable[: spec.limit]
+    vectors = unit(encoder.embed(passages + [question for _, question, _ in asked]), task)
+    similarity = vectors[len(passages) :] @ vectors[: len(passages)].T
+    column = {passage: place for place, passage in enumerate(passages)}
+    values = [
+        float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
+    ]
+    return ScoreResult(
+        task=task.name,
+        metric=task.metric,
+        score=sum(values) / len(values),
+        stderr=mean_stderr(values),
+        n=len(values),
+        limited=len(asked) < len(usable),
+        chance=1 / len(passages),
+        outcomes=tuple(
+            Outcome(str(place), fingerprint(question, passage), value)
+            for (place, question, passage), value in zip(asked, values, strict=True)
+        ),
+        protocol=encoder.protocol(task)
+        | {
+            "pooling": encoder.pooling.mode,
+            "passages": len(passages),
+            "questions_without_passage": len(pairs) - len(usable),
+        },
+    )

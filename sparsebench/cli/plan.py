@@ -1,0 +1,97 @@
+"""``sparsebench plan``: every cell of a manifest, whether it will run and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+
+if TYPE_CHECKING:
+    from sparsebench.plan.cells import Cell
+    from sparsebench.plan.preflight import Prepared
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(plan)
+
+
+def plan(
+    manifest: MANIFEST,
+    only: ONLY = None,
+    rehearse: REHEARSE = False,
+    full: FULL = False,
+    ledger: LEDGER = None,
+    offline: OFFLINE = False,
+    as_json: JSON = False,
+) -> None:
+    """Show every cell of MANIFEST, whether it will run and why, with the estimate of time, memory and disk.
+
+    \b
+    sparsebench plan quickstart.yaml
+    sparsebench plan experiments.yaml --rehearse --json
+    """
+    show(prepared(manifest, ledger, offline, rehearse, full, only), as_json)
+
+
+def prepared(
+    manifest: Path, ledger: Path | None, offline: bool, rehearse: bool, full: bool, only: list[str] | None
+) -> Prepared:
+    """The manifest after its preflight."""
+    from sparsebench.plan.preflight import Request, prepare
+    from sparsebench.run.select import parse_only
+
+    return prepare(Request(manifest, ledger, offline, rehearse, full, parse_only(only or [])))
+
+
+def show(ready: Prepared, as_json: bool) -> None:
+    """Print the plan."""
+    from sparsebench.cli.output import emit_json, emit_table
+    from sparsebench.run.select import decisions
+    from sparsebench.run.workspace import Workspace
+
+    space = Workspace.of(ready.ledger, ready.work)
+    found = decisions(ready, space.records, retry_failed=False)
+    rows = [
+        {
+            "cell": d.cell.id,
+            "model": d.cell.variant.model,
+            "variant": d.cell.variant.label.removeprefix(d.cell.variant.model + " "),
+            "what": d.cell.label,
+            "runs": d.runs,
+            "why": d.why,
+        }
+        for d in found
+    ]
+    if as_json:
+        emit_json(rows)
+    else:
+        columns = ["model", "variant", "what", "runs", "why"]
+        emit_table(columns, [[("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in rows])
+    announce(ready, [d.cell for d in found if d.runs])
+
+
+def announce(ready: Prepared, cells: list[Cell]) -> None:
+    """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
+    from sparsebench.cli.output import note, size
+    from sparsebench.plan.estimate import total_seconds
+    from sparsebench.plan.jobs import jobs
+    from sparsebench.plan.resources import needs
+    from sparsebench.run.display import duration
+    from sparsebench.run.workspace import Workspace
+
+    space = Workspace.of(ready.ledger, ready.work)
+    work = jobs(ready.plan, cells, space.present)
+    times = total_seconds(work, ready.sizes)
+    stages = Counter(cell.stage for cell in cells)
+    note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
+    if not cells:
+        return
+    note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
+    note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
+    need = needs(ready, work)
+    note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; {size(need.fetch)} to fetch")

@@ -1,0 +1,70 @@
+"""``sparsebench run``: do what a manifest asks for, resuming by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import FULL, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.plan import announce, prepared, show
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(run)
+
+
+def run(
+    manifest: MANIFEST,
+    only: ONLY = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Try failed cells again.")] = False,
+    rehearse: REHEARSE = False,
+    full: FULL = False,
+    fail_fast: Annotated[bool, typer.Option(help="Stop at the first failed cell.")] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.", show_default=False),
+    ] = None,
+    ledger: LEDGER = None,
+    offline: OFFLINE = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a rehearsal.")] = False,
+) -> None:
+    """Run every cell of MANIFEST that has no result yet.
+
+    Finished work is never repeated; Ctrl-C loses at most what is in flight.
+
+    \b
+    sparsebench run quickstart.yaml
+    sparsebench run experiments.yaml --only model=opt-1.3b --only stage=memory
+    sparsebench run experiments.yaml --rehearse
+    """
+    from sparsebench.cli.output import note, stderr
+    from sparsebench.plan.resources import slots
+    from sparsebench.run.display import display
+    from sparsebench.run.lock import exclusive
+    from sparsebench.run.runner import Runner, Settings
+    from sparsebench.run.select import open_cells
+    from sparsebench.run.workspace import Workspace
+
+    ready = prepared(manifest, ledger, offline, rehearse, full, only)
+    if dry_run:
+        show(ready, as_json=False)
+        return
+    space = Workspace.of(ready.ledger, ready.work)
+    cells = open_cells(ready, space.records, retry_failed)
+    announce(ready, cells)
+    if not cells:
+        note("nothing to do: every cell has its result")
+        return
+    keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
+    settings = Settings(space, Path(ready.cache.root), offline, keep, jobs or slots(ready), fail_fast)
+    with exclusive(space.ledger):
+        counts = Runner(ready.plan, settings, display(ready.sizes, stderr())).run(cells)
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    note(f"{told}; ledger: {space.ledger}")
+    if counts["failed"] or counts["skipped"]:
+        note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
+        raise typer.Exit(1)

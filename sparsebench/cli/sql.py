@@ -1,0 +1,69 @@
+"""``sparsebench sql``: read-only SQL over the ledger."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import LEDGER
+
+
+class Shape(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(sql)
+
+
+def sql(
+    query: Annotated[
+        str | None,
+        typer.Argument(help="One SELECT; without it, the views and their columns are listed.", show_default=False),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file; - is stdin.")] = None,
+    shape: Annotated[Shape, typer.Option("--format", help="How rows are printed.")] = Shape.table,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    ledger: LEDGER = None,
+) -> None:
+    """Ask the ledger. Without a query: what can be asked.
+
+    \b
+    sparsebench sql
+    sparsebench sql "select model, method, sparsity, task, score, dense_score from results order by all"
+    sparsebench sql -f my.sql --format csv > my.csv
+    """
+    from sparsebench.cli.output import emit_table
+    from sparsebench.errors import UserError
+    from sparsebench.ledger import query as ask
+    from sparsebench.plan.preflight import ledger_path
+
+    if query and file:
+        raise UserError("a query and --file were both given", "give one of them")
+    path = ledger_path(ledger)
+    if file:
+        query = sys.stdin.read() if str(file) == "-" else _read(file)
+    rows = ask.run(path, query) if query else ask.describe(path)
+    if shape is Shape.table and not as_json:
+        emit_table(rows.columns, rows.rows)
+    else:
+        typer.echo(ask.render(rows, "json" if as_json else shape.value), nl=False)
+
+
+def _read(file: Path) -> str:
+    from sparsebench.errors import UserError
+
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", "name a readable file") from error

@@ -1,0 +1,64 @@
+"""``sparsebench status``: what is done, failed and left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER, OFFLINE, REHEARSE
+from sparsebench.cli.plan import prepared
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(status)
+
+
+def status(
+    manifest: Annotated[
+        Path | None, typer.Argument(help="The experiment file; default: all in the ledger.", show_default=False)
+    ] = None,
+    rehearse: REHEARSE = False,
+    ledger: LEDGER = None,
+    offline: OFFLINE = True,
+    as_json: JSON = False,
+) -> None:
+    """What is done, failed and left, with the reasons of failures. Reads records only: safe while a run goes on.
+
+    \b
+    sparsebench status quickstart.yaml
+    sparsebench status --json
+    """
+    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.plan.preflight import ledger_path
+    from sparsebench.run.records import planned, read, statuses
+    from sparsebench.run.workspace import Workspace
+
+    if manifest:
+        ready = prepared(manifest, ledger, offline, rehearse, False, None)
+        folder = Workspace.of(ready.ledger, ready.work).records
+        plans = {ready.plan.manifest: [(c.id, c.stage, f"{c.variant.label} · {c.label}") for c in ready.plan.cells]}
+    else:
+        folder = Workspace.of(ledger_path(ledger), Path()).records
+        plans = planned(folder)
+    known = statuses(folder)
+    rows, troubles = [], []
+    for name, cells in plans.items():
+        for stage in dict.fromkeys(stage for _, stage, _ in cells):
+            counts = Counter(known.get(cell, "left") for cell, its, _ in cells if its == stage)
+            rows.append([name, stage, *(counts[word] for word in ("done", "failed", "unsupported", "skipped", "left"))])
+        for cell, _, label in cells:
+            if known.get(cell) in ("failed", "unsupported"):
+                troubles.append([name, known[cell], label, read(folder, cell)["reason"]])
+    if as_json:
+        keys = ["manifest", "stage", "done", "failed", "unsupported", "skipped", "left"]
+        counted = [dict(zip(keys, row, strict=True)) for row in rows]
+        why = [dict(zip(["manifest", "status", "cell", "reason"], row, strict=True)) for row in troubles]
+        emit_json({"stages": counted, "troubles": why})
+        return
+    emit_table(["manifest", "stage", "done", "failed", "unsupported", "skipped", "left"], rows)
+    for name, state, label, reason in troubles:
+        note(f"\n{name}: {label}: {state}\n  {reason}")

@@ -1,0 +1,164 @@
+"""Where a number was measured: machine, libraries, git state, threads and load. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "deepspeed",
+    "lm-eval",
+    "datasets",
+    "duckdb",
+    "safetensors",
+    "numpy",
+    "tokenizers",
+)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One machine with one set of libraries at one moment.
+
+    ``id`` covers what is stable (hardware, libraries, git state); ``load`` and ``available_bytes`` are of the moment.
+    ``machine`` is the class of hardware that runtime numbers are compared within.
+    """
+
+    id: str
+    machine: str
+    platform: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...]
+    python: str
+    libraries: dict[str, str]
+    git_commit: str
+    git_dirty: bool
+    threads: int
+    load: float
+    available_bytes: int
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The installed version of every library that can change a result, by distribution name."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def major_minor(library: str) -> str:
+    """``5.24`` of ``5.24.0``: the part of a version that is taken to change results."""
+    return ".".join(versions()[library].split("+")[0].split(".")[:2])
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may run on, which in a container are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """Total and available memory in bytes, the smaller of the machine's and the control group's."""
+    import psutil
+
+    state = psutil.virtual_memory()
+    total, available = int(state.total), int(state.available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return total, available
+    return min(total, limit), min(available, max(0, limit - used))
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """Names of the GPUs that NVIDIA's or AMD's own tool lists; empty where neither is installed."""
+    for command in (
+        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+        ["rocm-smi", "--showproductname", "--csv"],
+    ):
+        if shutil.which(command[0]):
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            if shown.returncode == 0:
+                return tuple(line.strip() for line in shown.stdout.splitlines() if line.strip())
+    return ()
+
+
+@cache
+def machine() -> str:
+    """The class of hardware that latencies may be compared within: ``AMD EPYC ×2, 23 GiB``."""
+    words = [f"{cpu_model()} ×{cores()}", f"{memory()[0] // 2**30} GiB", *gpus()]
+    return ", ".join(words)
+
+
+@cache
+def git_state(folder: Path | None = None) -> tuple[str, bool]:
+    """Commit and whether files differ from it, of the checkout that this package lies in; ("", False) elsewhere."""
+    root = folder or Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return "", False
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def capture() -> Environment:
+    """The environment now."""
+    total, available = memory()
+    commit, dirty = git_state()
+    stable = (machine(), platform.platform(), platform.python_version(), sorted(versions().items()), commit, dirty)
+    return Environment(
+        id=hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
+        machine=machine(),
+        platform=platform.platform(),
+        cpu=cpu_model(),
+        cores=cores(),
+        memory_bytes=total,
+        gpus=gpus(),
+        python=platform.python_version(),
+        libraries=versions(),
+        git_commit=commit,
+        git_dirty=dirty,
+        threads=int(os.environ.get("OMP_NUM_THREADS") or cores()),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        available_bytes=available,
+    )
+
+
+def as_json() -> dict[str, object]:
+    """The environment as a record stores it."""
+    return asdict(capture())

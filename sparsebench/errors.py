@@ -1,0 +1,86 @@
+"""The exception tree. Every error names the culprit, says what was wrong and what to do.
+
+SparsebenchError
+├── UserError             the input was wrong; the command exits with 2
+│   ├── ManifestError     one or more problems in a manifest, all shown at once
+│   ├── SourceError       a model or data source cannot be found, fetched or trusted
+│   └── QueryError        SQL that the ledger refuses
+├── CellError             one cell cannot finish; it becomes a record and the rest goes on
+│   ├── ModelError        a checkpoint that cannot be read or does not fit its family
+│   ├── UnsupportedError  nobody's mistake: this combination does not exist (status `unsupported`)
+│   ├── StorageError      a packed file that is broken or does not round-trip
+│   ├── MeasureError      a runtime measurement that cannot be believed
+│   └── BenchmarkError    a task that cannot be scored
+├── LedgerError           the database is locked, foreign or newer than this program
+└── Interrupted           Ctrl-C; everything finished is kept; the command exits with 130
+"""
+
+from __future__ import annotations
+
+
+class SparsebenchError(Exception):
+    """Base of all errors of this program.
+
+    ``message`` says what was wrong and where, ``hint`` what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None]]:
+        return type(self), (self.message, self.hint)
+
+
+class UserError(SparsebenchError):
+    """The input was wrong: nothing was measured, nothing is retried."""
+
+    exit_code = 2
+
+
+class SourceError(UserError):
+    """A source cannot be found, fetched or trusted."""
+
+
+class QueryError(UserError):
+    """SQL that the ledger refuses."""
+
+
+class CellError(SparsebenchError):
+    """One cell cannot finish; the run records why and goes on."""
+
+
+class ModelError(CellError):
+    """A checkpoint that cannot be read or does not fit its family."""
+
+
+class UnsupportedError(CellError):
+    """A combination that does not exist; recorded as ``unsupported``, not as a failure."""
+
+
+class StorageError(CellError):
+    """A stored model that is broken or does not round-trip."""
+
+
+class MeasureError(CellError):
+    """A runtime measurement that cannot be believed."""
+
+
+class BenchmarkError(CellError):
+    """A task that cannot be scored."""
+
+
+class LedgerError(SparsebenchError):
+    """The ledger is locked, foreign, or newer than this program."""
+
+
+class Interrupted(SparsebenchError):
+    """The user stopped the run; everything finished is kept."""
+
+    exit_code = 130

@@ -1,0 +1,52 @@
+"""Groups of bars: one group a value of x, one bar a series; what no bar can go below is marked across it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sparsebench.figures.canvas import Canvas
+
+Rows = Sequence[Mapping[str, Any]]
+GROUP = 0.82
+"""The share of a group's place that its bars fill."""
+LEVELS = (("#000000", "-"), ("#000000", (0, (1.2, 0.8))), (style.GREY, "-"))
+"""Colour and dashes of the first, second and third reference."""
+
+
+def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+    """Draw one panel."""
+    spec = canvas.spec
+    places = {value: place for place, value in enumerate(canvas.categories)}
+    width = GROUP / len(canvas.looks)
+    for index, (name, look) in enumerate(canvas.looks.items()):
+        mine = [row for row in rows if canvas.series(row) == name and row[spec.get("y")] is not None]
+        lefts = [places[row[spec.get("x")]] - GROUP / 2 + index * width for row in mine]
+        heights = [row[spec.get("y")] for row in mine]
+        axes.bar(
+            lefts, heights, width * 0.94, align="edge", color=look.colour, edgecolor="white", hatch=look.hatch, linewidth=0.3, zorder=2
+        )  # fmt: skip
+        if "base" in spec.values:
+            bases = [row[spec.get("base")] or 0 for row in mine]
+            axes.bar(lefts, bases, width * 0.94, align="edge", color="white", alpha=0.62, linewidth=0, zorder=3)
+        if "low" in spec.values and "high" in spec.values:
+            lows = [row[spec.get("low")] for row in mine]
+            highs = [row[spec.get("high")] for row in mine]
+            axes.vlines([left + width * 0.47 for left in lefts], lows, highs, color="black", linewidth=0.8, zorder=4)
+    for (colour, dashes), column in zip(LEVELS, spec.references, strict=False):
+        marks = {places[row[spec.get("x")]]: row[column] for row in rows if row[column] is not None}
+        axes.hlines(
+            list(marks.values()), [place - GROUP / 2 for place in marks], [place + GROUP / 2 for place in marks],
+            color=colour, linestyle=dashes, linewidth=1.2, zorder=5,
+        )  # fmt: skip
+
+
+def finish(panels: Sequence[Axes], canvas: Canvas) -> None:
+    """One legend for all panels."""
+    levels = zip(LEVELS, canvas.spec.references.values(), strict=False)
+    canvas.legend(line=False, levels=[(label, colour, dashes) for (colour, dashes), label in levels])

@@ -1,0 +1,86 @@
+"""From a figure's file and a ledger to pictures."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from sparsebench.errors import QueryError, UserError
+from sparsebench.figures import style
+from sparsebench.figures.spec import KINDS, Spec, parse
+from sparsebench.ledger import query
+
+SHIPPED = Path(__file__).parent / "shipped"
+LOCAL = Path("figures")
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What became of one figure: the files written, or why there are none."""
+
+    name: str
+    title: str
+    paths: tuple[Path, ...] = ()
+    skipped: str = ""
+
+
+def listing(local: Path = LOCAL) -> list[Spec]:
+    """Every figure by name: the shipped ones, and the files of ``local``, which override or add.
+
+    Raises UserError naming the file and line of a header that is wrong.
+    """
+    files = {path.stem: path for folder in (SHIPPED, local) for path in sorted(folder.glob("*.sql"))}
+    return [parse(files[name]) for name in sorted(files)]
+
+
+def render(
+    ledger: Path, names: Sequence[str], out: Path, formats: Sequence[str] = ("png", "svg"), local: Path = LOCAL
+) -> list[Rendered]:
+    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``; the same ledger gives the same bytes.
+
+    A figure without rows is left out, with the reason. Raises UserError for an unknown name, a header that is wrong, or a column that the
+    query does not give; QueryError, naming the file, for SQL that fails.
+    """
+    known = {spec.name: spec for spec in listing(local)}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise UserError(f"no figure called {name!r}", f"{meant}known: {', '.join(known)}")
+    return [_render(known[name], ledger, out, formats) for name in names or known]
+
+
+def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> None:
+    """Draw the rows of ``table``, at least one, and write the picture to each of ``paths``."""
+    from sparsebench.figures.canvas import Canvas, styled
+
+    kind = import_module(f"sparsebench.figures.{spec.kind}")
+    with styled():
+        canvas = Canvas(spec, table.dicts())
+        panels = []
+        for axes, rows in canvas.panels():
+            kind.panel(axes, rows, canvas)
+            panels.append(axes)
+        kind.finish(panels, canvas)
+        canvas.close()
+        for path in paths:
+            style.save(canvas.figure, path)
+
+
+def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str]) -> Rendered:
+    try:
+        table = query.run(ledger, spec.sql)
+    except QueryError as error:
+        raise QueryError(f"{spec.path}: {error.message}", error.hint) from error
+    spec.check_columns(table.columns)
+    needed = [spec.values[key] for key in KINDS[spec.kind]]
+    rows = tuple(row for row, named in zip(table.rows, table.dicts(), strict=True) if all(named[key] is not None for key in needed))
+    if not rows:
+        return Rendered(spec.name, spec.title, skipped="the ledger has nothing to show in it yet")
+    paths = tuple(out / f"{spec.name}.{name}" for name in formats)
+    draw(spec, query.Table(table.columns, rows), paths)
+    return Rendered(spec.name, spec.title, paths)

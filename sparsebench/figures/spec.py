@@ -1,0 +1,122 @@
+"""A figure is a ``.sql`` file: leading ``-- key: value`` lines say how to draw what the query below them gives."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.errors import UserError
+
+_LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
+
+KEYS: Mapping[str, str] = {
+    "title": "one sentence above the figure",
+    "kind": "line, bars or heatmap",
+    "x": "column along the horizontal axis",
+    "y": "column along the vertical axis (heatmap: the rows)",
+    "value": "heatmap: the column that is coloured",
+    "low": "lower end of an interval around y",
+    "high": "upper end of an interval around y",
+    "base": "bars: the part of y that is drawn pale",
+    "series": "column that tells lines or bars apart",
+    "facet": "column that gives each of its values a panel",
+    "row": "column whose values each begin a new row of panels",
+    "reference": "columns drawn as a level across the panel (bars: across their own bar), `COLUMN = label; …`",
+    "xscale": "linear, log, category, or sparsity (a share that is drawn in percent, 90 to 99 spread out)",
+    "yscale": "linear, log, or percent (a share)",
+    "ymin": "number at which the vertical axis begins",
+    "yshare": "yes: all panels have one vertical axis; no (default): each its own",
+    "xlabel": "name and unit of the horizontal axis",
+    "ylabel": "name and unit of the vertical axis or of the colour",
+    "columns": "panels side by side, at most",
+    "note": "small print below; may be repeated",
+}
+"""Every key of a header with what it means; `docs` and the error messages are made from it."""
+KINDS: Mapping[str, tuple[str, ...]] = {"line": ("x", "y"), "bars": ("x", "y"), "heatmap": ("x", "y", "value")}
+"""Each kind of drawing (a module of this room) with the keys that it cannot do without."""
+SCALES = {"xscale": ("linear", "log", "category", "sparsity"), "yscale": ("linear", "log", "percent"), "yshare": ("yes", "no")}
+COLUMNS = ("x", "y", "value", "low", "high", "base", "series", "facet", "row")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One figure: the header's values by key, the line each stands on, and the SQL (the whole file)."""
+
+    name: str
+    path: Path
+    values: Mapping[str, str]
+    lines: Mapping[str, int]
+    sql: str
+
+    @property
+    def title(self) -> str:
+        return self.values["title"]
+
+    @property
+    def kind(self) -> str:
+        return self.values["kind"]
+
+    def get(self, key: str, default: str = "") -> str:
+        """The header's value of ``key``."""
+        return self.values.get(key, default)
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Columns to draw as levels, each with its label."""
+        pairs = (entry.partition("=") for entry in self.get("reference").split(";") if entry.strip())
+        return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
+
+    def check_columns(self, found: tuple[str, ...]) -> None:
+        """Raise UserError where the header names a column that the query does not give."""
+        named = {self.values[key]: key for key in COLUMNS if key in self.values}
+        for column, key in {**named, **dict.fromkeys(self.references, "reference")}.items():
+            if column not in found:
+                raise UserError(
+                    f"{self.path}, line {self.lines[key]}: `{key}` names {column!r}, which the query does not give",
+                    f"it gives {', '.join(found)}{_meant(column, found)}",
+                )
+
+
+def parse(path: Path) -> Spec:
+    """Read one figure. Raises UserError naming the file and the line of what is wrong."""
+    text = path.read_text(encoding="utf-8")
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.startswith("--"):
+            break
+        match = _LINE.match(line)
+        if not match:
+            raise UserError(f"{path}, line {number}: not a `-- key: value` line: {line}", "comments go below the header")
+        key, value = match[1], match[2]
+        _check(path, number, key, value)
+        if key in values and key != "note":
+            raise UserError(f"{path}, line {number}: `{key}` again (first on line {lines[key]})", "remove one of them")
+        values[key] = f"{values[key]}\n{value}" if key in values else value
+        lines.setdefault(key, number)
+    for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
+        if key not in values:
+            raise UserError(f"{path}: the header has no `{key}` ({KEYS[key]})", f"add a line `-- {key}: …` at the top")
+    return Spec(path.stem, path, values, lines, text)
+
+
+def _check(path: Path, number: int, key: str, value: str) -> None:
+    if key not in KEYS:
+        raise UserError(f"{path}, line {number}: unknown key `{key}`", f"known: {', '.join(KEYS)}{_meant(key, KEYS)}")
+    if not value:
+        raise UserError(f"{path}, line {number}: `{key}` has no value", KEYS[key])
+    allowed = tuple(KINDS) if key == "kind" else SCALES.get(key, ())
+    if allowed and value not in allowed:
+        raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")
+    if key == "ymin" and not re.fullmatch(r"-?\d+(\.\d+)?", value):
+        raise UserError(f"{path}, line {number}: `ymin` is {value!r}", "a number such as 0")
+    if key == "columns" and not re.fullmatch(r"[1-6]", value):
+        raise UserError(f"{path}, line {number}: `columns` is {value!r}", "a number from 1 to 6")
+
+
+def _meant(word: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

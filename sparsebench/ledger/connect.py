@@ -1,0 +1,83 @@
+"""Opening the database file: who may, for how long one waits, and what each refusal means.
+
+DuckDB lets one process write and then locks everybody out, so both writers and readers open, work and close at once,
+and wait with jitter for whoever holds the lock.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import LedgerError
+
+if TYPE_CHECKING:
+    import duckdb
+
+Config = dict[str, str | bool | int | float | list[str]]
+STORAGE = "v1.4.0"
+"""The storage format of new ledgers: older DuckDB clients can open them."""
+_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_SEALED: Config = {
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+    "python_enable_replacements": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+
+
+@contextmanager
+def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that may write; the file is created where there is none. Waits up to ``patience`` seconds for the lock."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = _open(path, False, {"storage_compatibility_version": STORAGE}, patience)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that reads this one file and, when ``sealed``, reaches nothing else."""
+    if not path.is_file():
+        raise LedgerError(f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`")
+    connection = _open(path, True, _SEALED if sealed else {}, patience)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    deadline, pause = time.monotonic() + patience, 0.02
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=config)
+        except (duckdb.IOException, duckdb.ConnectionException) as error:
+            # A ConnectionException here means that this very process has it open the other way.
+            holder = _HOLDER.search(str(error))
+            if not holder and not isinstance(error, duckdb.ConnectionException):
+                raise _broken(path, error) from error
+            if time.monotonic() >= deadline:
+                who = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
+                raise LedgerError(
+                    f"{path}: locked by {who} for more than {patience:g} s", f"wait until {who} has finished, or end it"
+                ) from error
+        time.sleep(random.uniform(0.5, 1.0) * pause)
+        pause = min(2 * pause, 0.5)
+
+
+def _broken(path: Path, error: Exception) -> LedgerError:
+    reason = str(error).splitlines()[0].removeprefix("IO Error: ")
+    if "not a valid DuckDB database" in reason or "newer" in reason.lower():
+        return LedgerError(f"{path}: {reason}", "name another file with --ledger, or upgrade duckdb")
+    return LedgerError(f"{path}: cannot be opened ({reason})", "check that the folder exists and may be written")

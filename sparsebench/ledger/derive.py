@@ -1,0 +1,33 @@
+"""What is computed from outcomes, once, when they come in: intervals of scores, and comparisons with the dense model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.ledger import sqlfiles, statistics
+
+if TYPE_CHECKING:
+    import duckdb
+    import numpy as np
+    import numpy.typing as npt
+
+
+def derive(connection: duckdb.DuckDBPyConnection) -> None:
+    """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
+    for record_id, metric, score in connection.execute(sqlfiles.read("derive/open_intervals")).fetchall():
+        data = connection.execute(sqlfiles.read("derive/outcomes"), {"record_id": record_id}).fetchnumpy()
+        around = statistics.interval(metric, score, _plain(data["value"]), _plain(data["label"]))
+        connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
+    for record_id, dense_id, metric, explained in connection.execute(sqlfiles.read("derive/open_comparisons")).fetchall():
+        ids = {"record_id": record_id, "dense_id": dense_id}
+        data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
+        pairs = statistics.Pairs(_plain(data["variant"]), _plain(data["dense"]), _plain(data["label"]))
+        found = statistics.compare(metric, pairs) if explained else statistics.none(statistics.UNEXPLAINED)
+        connection.execute(sqlfiles.read("derive/insert_comparison"), ids | vars(found))
+
+
+def _plain(column: Any) -> npt.NDArray[np.float64]:
+    """A column of DOUBLE as an array, NULL as NaN."""
+    import numpy as np
+
+    return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)

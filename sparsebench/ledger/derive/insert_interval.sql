@@ -1,0 +1,1 @@
+INSERT INTO base.intervals VALUES ($record_id, $low, $high, $method);

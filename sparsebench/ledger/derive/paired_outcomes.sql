@@ -1,0 +1,6 @@
+-- Only documents that both were shown, word for word.
+SELECT s.value AS variant, d.value AS dense, d.label
+FROM base.outcomes s
+JOIN base.outcomes d ON s.doc_id = d.doc_id AND s.doc_hash IS NOT DISTINCT FROM d.doc_hash
+WHERE s.record_id = $record_id AND d.record_id = $dense_id
+ORDER BY d.position;

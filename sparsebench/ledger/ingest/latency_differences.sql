@@ -1,0 +1,5 @@
+INSERT INTO base.latency_differences
+SELECT record_id, unnest(from_json(result -> '$.differences', '[{"phase":"VARCHAR","ratio":"DOUBLE","low":"DOUBLE",
+    "high":"DOUBLE","pairs":"INTEGER"}]'), recursive := true)
+FROM incoming
+WHERE done = 'latency';

@@ -1,0 +1,4 @@
+INSERT INTO base.plans BY NAME
+SELECT record_id AS plan_id, r ->> '$.manifest' AS manifest, coalesce(r ->> '$.machine', '') AS machine, started_at
+FROM incoming
+WHERE kind = 'plan';

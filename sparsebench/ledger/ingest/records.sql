@@ -1,0 +1,10 @@
+INSERT INTO base.records BY NAME
+SELECT record_id, started_at,
+       r ->> '$.cell_id' AS cell_id, r ->> '$.stage' AS stage, r ->> '$.status' AS status, r ->> '$.reason' AS reason,
+       coalesce(r ->> '$.manifest', '') AS manifest, r ->> '$.variant.id' AS variant_id,
+       r -> '$.settings' AS settings, r -> '$.versions' AS versions,
+       r ->> '$.environment.id' AS environment_id, (r ->> '$.environment.load')::DOUBLE AS load,
+       (r ->> '$.environment.available_bytes')::BIGINT AS available_bytes,
+       (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format
+FROM incoming
+WHERE kind = 'cell';

@@ -1,0 +1,5 @@
+INSERT INTO base.sparsify_tensors
+SELECT record_id, unnest(from_json(result -> '$.tensors', '[{"name":"VARCHAR","layer":"INTEGER","side":"VARCHAR",
+    "kind":"VARCHAR","count":"BIGINT","zeros":"BIGINT"}]'), recursive := true)
+FROM incoming
+WHERE done = 'sparsify';

@@ -1,0 +1,90 @@
+"""Bringing a ledger to this program's schema: ordered migrations in one transaction, then the views.
+
+A ledger that already holds something is copied to ``NAME.before-NNNN.duckdb`` first. The views are reissued whenever their
+text differs from what the file was last given, each with its comments, which ``CREATE OR REPLACE`` drops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import LedgerError
+from sparsebench.ledger import sqlfiles
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[Path] | None = None) -> None:
+    """Bring the open ledger at ``path`` up to date; does nothing to one that is current.
+
+    Raises LedgerError for a file that is not a ledger, or that a newer program has migrated.
+    """
+    steps = sqlfiles.folder("migrations") if migrations is None else migrations
+    views = _views()
+    known = version(connection, path)
+    if known > len(steps):
+        raise newer(path, known, len(steps))
+    todo = steps[known:]
+    if not todo and _issued(connection) == _digest(views):
+        return
+    if todo and known:
+        # Everything must be in the one file that is copied, not in its write-ahead log.
+        connection.execute("CHECKPOINT")
+        shutil.copy2(path, path.with_name(f"{path.stem}.before-{len(steps):04d}{path.suffix}"))
+    connection.execute("BEGIN")
+    for number, step in enumerate(todo, known + 1):
+        connection.execute(step.read_text(encoding="utf-8"))
+        connection.execute("INSERT INTO base.migrations VALUES (?, ?, ?)", [number, step.stem, datetime.now(UTC)])
+    for text in views:
+        connection.execute(text)
+    for (comment,) in connection.execute(sqlfiles.read("inherit_comments")).fetchall():
+        connection.execute(comment)
+    connection.execute("DELETE FROM base.issued_views")
+    connection.execute("INSERT INTO base.issued_views VALUES (?)", [_digest(views)])
+    connection.execute("COMMIT")
+
+
+def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
+    """Whether an open ledger has this program's schema and views. Raises LedgerError as ``upgrade`` does."""
+    known, steps = version(connection, path), len(sqlfiles.folder("migrations"))
+    if known > steps:
+        raise newer(path, known, steps)
+    return known == steps and _issued(connection) == _digest(_views())
+
+
+def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The number of migrations that the file has had; 0 for an empty one. Raises LedgerError for another program's file."""
+    tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
+    if not tables:
+        return 0
+    if ("base.migrations",) not in tables:
+        raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
+    row = connection.execute("SELECT max(number) FROM base.migrations").fetchone()
+    return row[0] if row else 0
+
+
+def newer(path: Path, known: int, steps: int) -> LedgerError:
+    """The error for a file that a later version of this program has written."""
+    return LedgerError(
+        f"{path}: written by a newer sparsebench (schema {known}, this one knows {steps})",
+        "upgrade sparsebench, or name another file with --ledger",
+    )
+
+
+def _views() -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sqlfiles.folder("views")]
+
+
+def _digest(views: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join([*views, sqlfiles.read("inherit_comments")]).encode()).hexdigest()
+
+
+def _issued(connection: duckdb.DuckDBPyConnection) -> str | None:
+    row = connection.execute("SELECT any_value(digest) FROM base.issued_views").fetchone()
+    return row[0] if row else None

@@ -1,0 +1,77 @@
+"""Record files: one JSON record a file, plain or zstd-compressed, or bundles of many (one a line, zstd)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import LedgerError
+
+FORMAT = 1
+"""The newest record format that this program reads."""
+SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
+_LEVEL = 19
+
+
+def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Every record in or below ``folders`` (a file may be named too), files in order of name.
+
+    Raises LedgerError naming the file, and the line in a bundle, that is not a record of a known format.
+    """
+    for folder in folders:
+        if not folder.exists():
+            raise LedgerError(f"{folder}: does not exist", "name a folder of records")
+        files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if _is_record(path))
+        for path in files:
+            for number, text in enumerate(_texts(path), 1):
+                yield _parse(text, path if number == 1 else f"{path}, line {number}")
+
+
+def bundle(folder: Path, out: Path) -> int:
+    """Write all records of ``folder`` into one compressed file, outcomes and raw samples included; how many there were.
+
+    The same records give the same bytes.
+    """
+    import zstandard
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    count = 0
+    with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
+        for record in read([folder]):
+            packed.write(json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n")
+            count += 1
+    partial.replace(out)
+    return count
+
+
+def _is_record(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+
+
+def _texts(path: Path) -> Iterator[str]:
+    if not path.name.endswith(".zst"):
+        yield path.read_text(encoding="utf-8")
+        return
+    import zstandard
+
+    try:
+        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as plain:
+            yield from io.TextIOWrapper(plain, encoding="utf-8")
+    except zstandard.ZstdError as error:
+        raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+
+
+def _parse(text: str, where: Path | str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise LedgerError(f"{where}: not JSON ({error})", "remove the file, or copy it again") from error
+    if not isinstance(record, dict) or "format" not in record:
+        raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
+    if record["format"] > FORMAT:
+        raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", "upgrade sparsebench")
+    return record

@@ -1,0 +1,81 @@
+-- Building blocks of the public views; names with an underscore are not part of the interface.
+
+-- `b1 p128 g16`: one request's batch, prompt tokens and new tokens.
+CREATE OR REPLACE MACRO _workload(settings) AS
+    format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate');
+
+-- How figures and the report name a model and a method; weights that are not the real ones are always marked.
+CREATE OR REPLACE MACRO model_label(model, weights) AS
+    model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
+CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
+    concat_ws(' ', concat_ws('/', method, nullif(granularity, '')), nullif(pattern, 'unstructured'));
+
+-- The newest record of each cell.
+CREATE OR REPLACE VIEW _latest AS
+SELECT *
+FROM base.records
+QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC, record_id) = 1;
+
+-- The cells of each manifest: those of its newest plan on each machine; where there is no plan, those it has recorded.
+CREATE OR REPLACE VIEW _members AS
+WITH newest AS (
+    SELECT plan_id, manifest
+    FROM base.plans
+    QUALIFY row_number() OVER (PARTITION BY manifest, machine ORDER BY started_at DESC, plan_id) = 1
+), planned AS (
+    SELECT manifest, cell_id, min(position) AS position, any_value(stage) AS stage, any_value(label) AS label,
+           any_value(variant_id) AS variant_id, any_value(settings) AS settings
+    FROM base.manifest_cells
+    JOIN newest USING (plan_id)
+    GROUP BY manifest, cell_id
+)
+FROM planned
+UNION ALL
+SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY started_at, cell_id))::INTEGER, stage,
+       stage, variant_id, settings
+FROM _latest
+WHERE manifest NOT IN (SELECT manifest FROM newest);
+
+-- Every cell of every manifest with its variant and, where it has one, its newest record.
+CREATE OR REPLACE VIEW _cells AS
+SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings, v.*, r.record_id, r.status, r.reason, r.started_at,
+       r.seconds, e.machine
+FROM _members m
+JOIN base.variants v USING (variant_id)
+LEFT JOIN _latest r USING (cell_id)
+LEFT JOIN base.environments e USING (environment_id);
+
+-- The first engine, ranks and workload that each manifest names.
+CREATE OR REPLACE VIEW _first_runtime AS
+SELECT manifest, arg_min(settings ->> '$.engine', position) AS engine,
+       arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload
+FROM _members
+WHERE stage IN ('latency', 'memory')
+GROUP BY manifest;
+
+-- Columns that many views share are explained once; `inherit_comments.sql` hands these comments on.
+COMMENT ON COLUMN _cells.manifest IS 'name of the experiment file';
+COMMENT ON COLUMN _cells.variant_id IS 'fingerprint of the weights: same id, same weights';
+COMMENT ON COLUMN _cells.model IS 'name of the model in the manifest';
+COMMENT ON COLUMN _cells.family IS 'encoder, decoder or encoder-decoder';
+COMMENT ON COLUMN _cells.source IS 'where the checkpoint comes from';
+COMMENT ON COLUMN _cells.revision IS 'commit or hash of the checkpoint';
+COMMENT ON COLUMN _cells.weights IS 'real, dequantized (near-zero shares are partly the quantizer''s) or random (rehearsal: no meaning beyond time, memory and size)';
+COMMENT ON COLUMN _cells.dtype IS 'precision asked for; auto is the checkpoint''s';
+COMMENT ON COLUMN _cells.method IS 'sparsification method; dense is the untouched model';
+COMMENT ON COLUMN _cells.granularity IS 'what weights compete with: global, layer (their matrix) or row; empty for dense';
+COMMENT ON COLUMN _cells.pattern IS 'unstructured, or N:M (N kept of every M along the input)';
+COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights asked to be zero, 0 to 1; 0 for dense';
+COMMENT ON COLUMN _cells.seed IS 'seed of the method; for random weights, of the weights';
+COMMENT ON COLUMN _cells.calibration IS 'calibration text, where the method uses any';
+COMMENT ON COLUMN _cells.cell_id IS 'fingerprint of the cell: same id, same result';
+COMMENT ON COLUMN _cells.stage IS 'sparsify, structure, storage, benchmarks, latency or memory';
+COMMENT ON COLUMN _cells.label IS 'what the cell measures, in a few words';
+COMMENT ON COLUMN _cells.position IS 'place of the cell in the manifest''s plan';
+COMMENT ON COLUMN _cells.settings IS 'the cell''s settings, resolved (JSON)';
+COMMENT ON COLUMN _cells.status IS 'done, failed, unsupported, skipped; missing where there is no record yet';
+COMMENT ON COLUMN _cells.reason IS 'why a cell is not done';
+COMMENT ON COLUMN _cells.started_at IS 'start of the cell, UTC';
+COMMENT ON COLUMN _cells.seconds IS 'wall time of the cell, s';
+COMMENT ON COLUMN _cells.machine IS 'class of hardware on which the cell ran';
+COMMENT ON COLUMN _cells.record_id IS 'key of the base tables';

@@ -1,0 +1,22 @@
+CREATE OR REPLACE VIEW scores AS
+SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
+       c.calibration, c.dtype, s.task, s.metric, s.score, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
+       s.chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol, c.settings, c.machine, c.started_at,
+       c.record_id
+FROM _cells c
+JOIN base.scores s USING (record_id)
+LEFT JOIN base.intervals i USING (record_id);
+
+COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
+COMMENT ON COLUMN scores.task IS 'benchmark';
+COMMENT ON COLUMN scores.metric IS 'acc (share right), acc_norm (the same, length-normalised), ap (average precision), or lm-eval''s own name';
+COMMENT ON COLUMN scores.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN scores.low IS 'lower end of the 95% interval of score';
+COMMENT ON COLUMN scores.high IS 'upper end of the 95% interval of score';
+COMMENT ON COLUMN scores.interval IS 'how the interval was computed';
+COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it';
+COMMENT ON COLUMN scores.n IS 'documents scored';
+COMMENT ON COLUMN scores.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN scores.chance IS 'score of a model without skill';
+COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
+COMMENT ON COLUMN scores.protocol IS 'what is needed to score the same way again (JSON)';

@@ -1,0 +1,65 @@
+CREATE OR REPLACE VIEW _latency_phases AS
+SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
+       l.engine, l.ranks, _workload(c.settings) AS workload, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady,
+       p.cpu_s, p.p90_s, d.median_s AS dense_s, r.ratio, r.low AS ratio_low, r.high AS ratio_high, r.pairs, l.baseline,
+       l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance, l.wraps_only, l.load_before, l.load_after,
+       l.notes, c.machine, c.started_at, c.record_id
+FROM _cells c
+JOIN base.latency l USING (record_id)
+JOIN base.latency_phases p ON p.record_id = c.record_id AND p.side = 'variant'
+LEFT JOIN base.latency_phases d ON d.record_id = c.record_id AND d.side = 'dense' AND d.phase = p.phase
+LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = p.phase;
+
+CREATE OR REPLACE VIEW latency AS
+WITH noise AS (
+    -- The dense model against itself: what an interval can be off by without any difference.
+    SELECT manifest, model, engine, ranks, workload, phase, machine,
+           max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
+    FROM _latency_phases
+    WHERE method = 'dense'
+    GROUP BY ALL
+)
+SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
+       phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
+       1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, 1000 * dense_s AS dense_ms, 1 / ratio AS speedup,
+       1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
+       CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
+            WHEN ratio_high < 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'faster'
+            WHEN ratio_low > 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'slower'
+            ELSE 'no difference detected' END AS verdict,
+       baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after, notes,
+       machine, started_at, record_id
+FROM _latency_phases
+LEFT JOIN noise USING (manifest, model, engine, ranks, workload, phase, machine);
+
+COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
+COMMENT ON COLUMN latency.engine IS 'deepspeed or hf (plain transformers)';
+COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
+COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
+COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
+COMMENT ON COLUMN latency.ms IS 'median wall time of one step, ms; of the slowest rank';
+COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% bootstrap interval of ms';
+COMMENT ON COLUMN latency.high_ms IS 'upper end of the 95% bootstrap interval of ms';
+COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
+COMMENT ON COLUMN latency.n IS 'timed steps';
+COMMENT ON COLUMN latency.steady IS 'false where the warm-up ended at its cap: distrust the number';
+COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
+COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
+COMMENT ON COLUMN latency.dense_ms IS 'median wall time of the dense model in the same job, ms';
+COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is faster';
+COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, from pairs of blocks';
+COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
+COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
+COMMENT ON COLUMN latency.noise IS 'largest relative difference within the interval of the dense model against itself (A/A run)';
+COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise, else no difference detected';
+COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
+COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';
+COMMENT ON COLUMN latency.device IS 'cpu or the GPU';
+COMMENT ON COLUMN latency.dtype IS 'number format in which it ran';
+COMMENT ON COLUMN latency.threads IS 'threads per rank';
+COMMENT ON COLUMN latency.parity_l2 IS 'relative L2 distance of the engine''s logits from plain transformers''';
+COMMENT ON COLUMN latency.parity_tolerance IS 'largest parity_l2 that is accepted';
+COMMENT ON COLUMN latency.wraps_only IS 'true where the engine runs the very same modules, so that agreement is no evidence';
+COMMENT ON COLUMN latency.load_before IS 'load average of the machine before';
+COMMENT ON COLUMN latency.load_after IS 'load average of the machine after';
+COMMENT ON COLUMN latency.notes IS 'what else a reader must know';

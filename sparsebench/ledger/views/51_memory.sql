@@ -1,0 +1,55 @@
+CREATE OR REPLACE VIEW memory AS
+WITH parts AS (
+    SELECT record_id, 'overall' AS phase, NULL::INTEGER AS rank, peak_bytes, NULL::BIGINT AS peak_rss_bytes,
+           NULL::BIGINT AS anon_bytes, NULL::BIGINT AS pss_bytes, NULL::BIGINT AS tensor_bytes, NULL::BIGINT AS baseline_bytes,
+           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes
+    FROM base.memory
+    UNION ALL BY NAME
+    SELECT p.record_id, p.phase, NULL::INTEGER AS rank, any_value(p.peak_bytes) AS peak_bytes,
+           sum(r.peak_rss_bytes)::BIGINT AS peak_rss_bytes, sum(r.anon_bytes)::BIGINT AS anon_bytes,
+           sum(r.pss_bytes)::BIGINT AS pss_bytes, sum(r.tensor_bytes)::BIGINT AS tensor_bytes,
+           sum(r.baseline_bytes)::BIGINT AS baseline_bytes, sum(r.cuda_allocated_bytes)::BIGINT AS cuda_allocated_bytes,
+           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes
+    FROM base.memory_phases p
+    LEFT JOIN base.memory_ranks r ON r.record_id = p.record_id AND r.phase = p.phase
+    GROUP BY p.record_id, p.phase
+    UNION ALL BY NAME
+    FROM base.memory_ranks
+), measured AS (
+    SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
+           m.engine, m.ranks, _workload(c.settings) AS workload, p.* EXCLUDE (record_id), m.source AS measure, m.kernel,
+           m.device, m.dtype, m.threads, m.parity_l2, m.wraps_only, m.notes, c.machine, c.started_at, c.record_id
+    FROM _cells c
+    JOIN base.memory m USING (record_id)
+    JOIN parts p USING (record_id)
+)
+SELECT v.*, d.peak_bytes AS dense_peak_bytes, v.peak_bytes / d.peak_bytes AS ratio
+FROM measured v
+LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.model = v.model AND d.engine = v.engine
+                    AND d.ranks = v.ranks AND d.workload = v.workload AND d.phase = v.phase AND d.machine = v.machine
+                    AND d.rank IS NOT DISTINCT FROM v.rank;
+
+COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks';
+COMMENT ON COLUMN memory.engine IS 'deepspeed or hf (plain transformers)';
+COMMENT ON COLUMN memory.ranks IS 'processes that share the model by tensor parallelism';
+COMMENT ON COLUMN memory.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
+COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of those that compute';
+COMMENT ON COLUMN memory.rank IS 'NULL: summed over ranks';
+COMMENT ON COLUMN memory.peak_bytes IS 'peak above the process''s size before the model, bytes';
+COMMENT ON COLUMN memory.peak_rss_bytes IS 'peak resident size of the process, bytes';
+COMMENT ON COLUMN memory.anon_bytes IS 'anonymous memory at the end of the phase, bytes';
+COMMENT ON COLUMN memory.pss_bytes IS 'proportional share of memory at the end of the phase, bytes';
+COMMENT ON COLUMN memory.tensor_bytes IS 'parameters and buffers, each storage once, bytes';
+COMMENT ON COLUMN memory.baseline_bytes IS 'resident size after imports, before the model, bytes';
+COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on the GPU, bytes';
+COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
+COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
+COMMENT ON COLUMN memory.kernel IS 'the kernel that ran';
+COMMENT ON COLUMN memory.device IS 'cpu or the GPU';
+COMMENT ON COLUMN memory.dtype IS 'number format in which it ran';
+COMMENT ON COLUMN memory.threads IS 'threads per rank';
+COMMENT ON COLUMN memory.parity_l2 IS 'relative L2 distance of the engine''s logits from plain transformers''';
+COMMENT ON COLUMN memory.wraps_only IS 'true where the engine runs the very same modules, so that agreement is no evidence';
+COMMENT ON COLUMN memory.notes IS 'what else a reader must know';
+COMMENT ON COLUMN memory.dense_peak_bytes IS 'peak_bytes of the dense model, same engine, ranks, workload and phase';
+COMMENT ON COLUMN memory.ratio IS 'peak_bytes / dense_peak_bytes';

@@ -1,0 +1,79 @@
+-- Each variant's numbers at the first engine, ranks and workload of its manifest, newest machine first.
+CREATE OR REPLACE VIEW _runtime AS
+WITH timed AS (
+    SELECT l.manifest, l.variant_id, any_value(l.machine) AS machine, max(l.started_at) AS started_at,
+           sum(ms) FILTER (phase IN ('forward', 'encode', 'prefill')) AS prefill_ms, sum(ms) FILTER (phase = 'decode') AS decode_ms
+    FROM latency l
+    JOIN _first_runtime f USING (manifest, engine, ranks, workload)
+    GROUP BY l.manifest, l.variant_id, l.record_id
+    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id ORDER BY max(l.started_at) DESC) = 1
+), weighed AS (
+    SELECT manifest, variant_id, machine, started_at, peak_bytes
+    FROM memory
+    JOIN _first_runtime USING (manifest, engine, ranks, workload)
+    WHERE phase = 'overall'
+    QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY started_at DESC) = 1
+)
+SELECT manifest, variant_id, coalesce(timed.machine, weighed.machine) AS machine, f.engine, f.ranks, f.workload, prefill_ms,
+       decode_ms, peak_bytes
+FROM timed
+FULL JOIN weighed USING (manifest, variant_id)
+JOIN _first_runtime f USING (manifest);
+
+CREATE OR REPLACE VIEW results AS
+WITH variants AS (
+    SELECT manifest, variant_id, any_value(model) AS model, any_value(family) AS family, any_value(weights) AS weights,
+           any_value(method) AS method, any_value(granularity) AS granularity, any_value(pattern) AS pattern,
+           any_value(sparsity) AS sparsity, any_value(seed) AS seed, any_value(calibration) AS calibration,
+           any_value(dtype) AS dtype, arg_max(machine, started_at) AS machine
+    FROM _cells
+    WHERE status = 'done'
+    GROUP BY manifest, variant_id
+), achieved AS (
+    SELECT manifest, variant_id, any_value(achieved) AS achieved
+    FROM _cells
+    JOIN base.sparsify USING (record_id)
+    GROUP BY ALL
+), counted AS (
+    SELECT manifest, variant_id, any_value(zero_share) AS zero_share FROM structure WHERE scope = 'prunable' GROUP BY ALL
+), stored AS (
+    SELECT manifest, variant_id, max(bytes) FILTER (format = 'dense') AS bytes_dense,
+           max(bytes) FILTER (format = 'packed') AS bytes_packed
+    FROM sizes
+    GROUP BY ALL
+)
+SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.method, v.granularity, v.pattern, v.sparsity,
+       coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
+       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.score, s.low, s.high, s.n, s.limited,
+       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.verdict,
+       z.bytes_dense, z.bytes_packed, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
+FROM variants v
+LEFT JOIN scores s USING (manifest, variant_id)
+LEFT JOIN vs_dense c USING (manifest, variant_id, record_id)
+LEFT JOIN achieved a USING (manifest, variant_id)
+LEFT JOIN counted k USING (manifest, variant_id)
+LEFT JOIN stored z USING (manifest, variant_id)
+LEFT JOIN _runtime r USING (manifest, variant_id);
+
+COMMENT ON VIEW results IS 'what a person wants: one row per variant and task, and one with a NULL task for a variant without scores';
+COMMENT ON COLUMN results.achieved_sparsity IS 'share of the prunable weights that is exactly zero in the written file, 0 to 1';
+COMMENT ON COLUMN results.machine IS 'class of hardware of the runtime numbers; without them, of the score';
+COMMENT ON COLUMN results.task IS 'benchmark; NULL for a variant without scores';
+COMMENT ON COLUMN results.metric IS 'metric, as in scores';
+COMMENT ON COLUMN results.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN results.low IS 'lower end of the 95% interval of score';
+COMMENT ON COLUMN results.high IS 'upper end of the 95% interval of score';
+COMMENT ON COLUMN results.n IS 'documents scored';
+COMMENT ON COLUMN results.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN results.chance IS 'score of a model without skill';
+COMMENT ON COLUMN results.dense_score IS 'the dense model''s score, same task and settings';
+COMMENT ON COLUMN results.recovery IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN results.verdict IS 'better, worse or no difference detected against dense, paired, after Holm''s correction across tasks';
+COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
+COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
+COMMENT ON COLUMN results.engine IS 'the manifest''s first engine; the others are in latency and memory';
+COMMENT ON COLUMN results.ranks IS 'the manifest''s first number of ranks';
+COMMENT ON COLUMN results.workload IS 'the manifest''s first workload: b sequences of p prompt tokens, then g new tokens each';
+COMMENT ON COLUMN results.prefill_ms IS 'median time to the first new token, ms (encoder: the whole forward pass; encoder-decoder: encoding included)';
+COMMENT ON COLUMN results.decode_ms IS 'median time of one more token, ms';
+COMMENT ON COLUMN results.peak_bytes IS 'peak memory above the process''s size before the model, summed over ranks, bytes';

@@ -1,0 +1,1 @@
+"""Manifests: their shape (``schema``), and reading one with every error at its place (``load``)."""

@@ -1,0 +1,111 @@
+"""pydantic's errors in plain words, each at its place in the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sparsebench.manifest.nodes import At, Positions, dotted
+from sparsebench.manifest.problems import Problem, closest, did_you_mean, one_of
+from sparsebench.manifest.schema import Manifest
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "`true` or `false`",
+    "list_type": "a list",
+    "dict_type": "a mapping (`key: value`)",
+    "model_type": "a mapping (`key: value`)",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+}
+"""What each kind of pydantic error wanted; the rest is in ``_words``."""
+
+
+def explain(error: ValidationError, data: Any, positions: Positions) -> Iterator[Problem]:
+    """Every error as a problem. A missing key that is there misspelt is told once, as the misspelling."""
+    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)]
+    unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
+    misspelt = {(*at[:-1], closest(str(at[-1]), keys(at[:-1]))) for at in unknown}
+    for detail, at in details:
+        if detail["type"] != "missing" or at not in misspelt:
+            yield positions.problem(at, *_words(detail, at, positions.text(at)), on_key=at in unknown)
+
+
+def _words(detail: ErrorDetails, at: At, written: str) -> tuple[str, str, str]:
+    """What is wrong, what was expected, and a hint; ``written`` is how the value stands in the file."""
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    called = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
+    said = _said(given, written)
+    if kind == "manifest":
+        return context["message"], context["expected"], context["hint"]
+    if kind == "missing":
+        return f"{called} is missing", keys(at[:-1])[str(at[-1])], ""
+    if kind == "extra_forbidden":
+        known = sorted(keys(at[:-1]))
+        return f"unknown key {called}", one_of(known), did_you_mean(str(at[-1]), known)
+    if kind == "literal_error":
+        options = re.findall(r"'([^']+)'", context["expected"]) or [context["expected"]]
+        return f"{called} is {said}", one_of(options), did_you_mean(str(given), options)
+    if kind == "too_short":
+        return f"{called} is an empty list", "at least one item", ""
+    hint = ""
+    if kind == "string_type" and isinstance(given, int | float):
+        hint = f'write it in quotes: "{written}"'
+    elif kind in ("int_type", "float_type") and isinstance(given, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", given):
+        hint = f"write it without quotes: {given}"
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else detail["msg"]
+    return f"{called} is {'the text ' if isinstance(given, str) else ''}{said}", expected, hint
+
+
+def keys(at: At) -> dict[str, str]:
+    """The keys that the mapping at ``at`` may have, each with its explanation."""
+    root = Manifest.model_json_schema()
+    options = [root]
+    for part in at:
+        step = "items" if isinstance(part, int) else "properties"
+        found = [option[step] for option in options if step in option]
+        options = _options(
+            [one if step == "items" else one[part] for one in found if step == "items" or part in one], root
+        )
+    return {key: one.get("description", "") for option in options for key, one in option.get("properties", {}).items()}
+
+
+def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The alternatives of JSON schemas, references followed."""
+    found: list[dict[str, Any]] = []
+    for schema in schemas:
+        if "$ref" in schema:
+            schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+        branches = schema.get("anyOf", []) + schema.get("oneOf", [])
+        found += _options(branches, root) if branches else [schema]
+    return found
+
+
+def _place(detail: ErrorDetails, data: Any) -> At:
+    """Where an error belongs, without what is pydantic's own: union tags, the index into a single value as a list."""
+    at: list[str | int] = []
+    for part in detail["loc"]:
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]  # type: ignore[index]
+            at.append(part)
+    if detail["type"] == "missing":
+        at.append(detail["loc"][-1])
+    elif named := detail.get("ctx", {}).get("at"):
+        at.append(named)
+    return tuple(at)
+
+
+def _said(given: Any, written: str) -> str:
+    if given is None:
+        return "empty"
+    if isinstance(given, dict | list):
+        return "a mapping" if isinstance(given, dict) else "a list"
+    text = given if isinstance(given, str) else written
+    return f"`{text if len(text) <= 40 else text[:39] + '…'}`"

@@ -1,0 +1,97 @@
+"""Reading a manifest: everything wrong with it comes out at once, and every value keeps its place in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from sparsebench.manifest.checks import Checks, FamilyOf, contradiction, cross_checks, siblings
+from sparsebench.manifest.explain import explain
+from sparsebench.manifest.nodes import At, Positions, read
+from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
+from sparsebench.manifest.schema import Manifest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A valid manifest, the file it came from, and where each of its values stands there."""
+
+    manifest: Manifest
+    path: Path
+    positions: Positions = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The experiment's name: the manifest's own, else the file's."""
+        return self.manifest.name or self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """What relative ``path:`` sources start from."""
+        return self.path.parent
+
+    def problem(self, at: At, message: str, expected: str = "", hint: str = "") -> Problem:
+        """A problem found later, at a value such as ``("models", 0, "source")``; raise them in one ManifestError."""
+        return self.positions.problem(at, message, expected, hint)
+
+
+def load(path: Path, checks: Checks | None = None) -> Loaded:
+    """The manifest at ``path``; ``checks`` adds what later rooms know.
+
+    Raises ManifestError with every problem found.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = did_you_mean(path.name, siblings(path)) or "`sparsebench init` writes a starter manifest"
+        _fail(str(path), (error.strerror or str(error)).lower(), hint, error)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        _fail(str(path), f"not UTF-8 text (byte {error.start})", "save the file as UTF-8", error)
+    return load_text(text, str(path), checks)
+
+
+def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
+    """The manifest in ``text``; ``name`` is the file that it is from, or is to be.
+
+    Raises ManifestError with every problem found.
+    """
+    data, positions, problems = read(text, name)
+    if data is None and not problems:
+        _fail(name, "the manifest is empty", "`sparsebench init` writes a starter manifest")
+    if data is None:
+        raise ManifestError(problems)
+    path = Path(name)
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        found = [*explain(error, data, positions), *cross_checks(data, positions, path.parent, checks)]
+    else:
+        found = [*cross_checks(data, positions, path.parent, checks)]
+    # What could not be read as YAML was replaced by nothing: complaints about that nothing are echoes.
+    broken = {(problem.line, problem.column) for problem in problems}
+    problems += [problem for problem in found if (problem.line, problem.column) not in broken]
+    if problems:
+        raise ManifestError(problems)
+    return Loaded(manifest, path, positions)
+
+
+def check_family(loaded: Loaded, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf) -> tuple[Problem, ...]:
+    """Models whose ``family`` contradicts their checkpoint's config.json; ``configs`` gives those by model name."""
+    found = (
+        contradiction(
+            loaded.positions, ("models", index), model.family, configs[model.name], "its config.json", family_of
+        )
+        for index, model in enumerate(loaded.manifest.models)
+        if model.name in configs
+    )
+    return tuple(problem for problem in found if problem)
+
+
+def _fail(path: str, message: str, hint: str, cause: Exception | None = None) -> NoReturn:
+    raise ManifestError([Problem(path, 0, 0, "", message, "", hint)]) from cause

@@ -1,0 +1,204 @@
+"""YAML as plain data that remembers where each value stands.
+
+Scalars follow YAML 1.2 (its core schema), not PyYAML's 1.1: `1e-4` is a number, `no` and `on` are text,
+`1:10` is a pattern and not 70, `010` is ten. Keys are always text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.composer import Composer
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
+
+from sparsebench.manifest.problems import Problem
+
+At = tuple[str | int, ...]
+"""The way to a value: keys and list indices from the top."""
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
+    "null": (re.compile(r"(~|null|Null|NULL|)$"), "~nN", lambda text: None),
+    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)$"), "tTfF", lambda text: text.lower() == "true"),
+    "int": (
+        re.compile(r"([-+]?[0-9]{1,300}|0o[0-7]{1,300}|0x[0-9a-fA-F]{1,200})$"),
+        "-+0123456789",
+        lambda text: int(text, 0) if text[1:2] in ("o", "x") else int(text),
+    ),
+    "float": (
+        re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+        "-+.0123456789",
+        lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
+    ),
+    "str": (re.compile(r""), "", str),
+}
+_SYNTAX: tuple[tuple[str, str, str], ...] = (
+    (r"'\\t' that cannot start", "a tab where YAML wants spaces", "indent with spaces"),
+    (r"character '(.)' that cannot start", "a value cannot begin with `{0}`", "write the value in quotes"),
+    (r"mapping values are not allowed", "a `: ` that does not belong here",
+     "write a value that contains `: ` in quotes; give the keys of one mapping the same indentation"),
+    (r"could not find expected ':'", "a key without its `:`", "write `key: value`"),
+    (r"expected <block end>", "this line does not fit the lines before it",
+     "give the keys of one mapping, and the `-` of one list, the same indentation"),
+    (r"expected ',' or '(.)'", "a `{0}` or a comma is missing", "close the bracket, or separate its items with commas"),
+    (r"unexpected end of stream|quoted scalar.*document", "a quote that is never closed", "close the quote"),
+    (r"undefined alias '(.*)'", "`*{0}` names no anchor", "write `&{0}` before the value that it repeats"),
+    (r"expected a single document", "a second document begins here", "keep one manifest per file: remove `---`"),
+    (r"unknown escape character", "an unknown `\\` escape", "use single quotes, where `\\` is an ordinary character"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where something stands: line and column from 0, and how many characters of that line it covers."""
+
+    line: int
+    column: int
+    length: int = 1
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The places of a file's keys and values."""
+
+    path: str
+    lines: tuple[str, ...]
+    values: Mapping[At, Span] = field(default_factory=dict, repr=False)
+    keys: Mapping[At, Span] = field(default_factory=dict, repr=False)
+
+    def problem(self, at: At, message: str, expected: str = "", hint: str = "", *, on_key: bool = False) -> Problem:
+        """A problem with the value at ``at`` (or its key); where that is not in the file, with what would hold it."""
+        place = at
+        spans = self.keys if on_key and at in self.keys else self.values
+        while place and place not in spans:
+            place, spans = place[:-1], self.values
+        return self.problem_at(spans.get(place, Span(0, 0)), message, expected, hint, dotted(at))
+
+    def text(self, at: At) -> str:
+        """How the value at ``at`` is written, where it stands on one line."""
+        span = self.values.get(at, Span(0, 0, 0))
+        return self.lines[span.line][span.column : span.column + span.length]
+
+    def problem_at(self, span: Span, message: str, expected: str = "", hint: str = "", key: str = "") -> Problem:
+        """A problem with a stretch of text."""
+        excerpt = self.lines[span.line] if span.line < len(self.lines) else ""
+        return Problem(
+            self.path, span.line + 1, span.column + 1, key, message, expected, hint, excerpt, max(1, span.length)
+        )
+
+
+def dotted(at: At) -> str:
+    """``("models", 0, "source")`` as ``models[0].source``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).removeprefix(".")
+
+
+def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
+    """The data of one YAML document, where everything stands, and what is wrong with it as YAML."""
+    positions = Positions(path, tuple(re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)))
+    try:
+        node = _Loader(text).get_single_node()
+    except RecursionError:
+        return None, positions, [positions.problem_at(Span(0, 0), "brackets nested hundreds deep")]
+    except yaml.YAMLError as error:
+        return None, positions, [_syntax(error, text, positions)]
+    builder = _Builder(positions)
+    data = None if node is None else builder.value(node, (), ())
+    return data, Positions(path, positions.lines, builder.values, builder.keys), builder.problems
+
+
+class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+    """PyYAML up to its nodes, with YAML 1.2's idea of a plain scalar."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+
+
+for _name, (_pattern, _first, _) in _SCALARS.items():
+    if _name != "str":
+        _Loader.add_implicit_resolver(_TAG + _name, _pattern, [*_first, *([""] if _name == "null" else [])])
+
+
+class _Builder:
+    """Turns nodes into data and notes positions and problems on the way."""
+
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+        self.values: dict[At, Span] = {}
+        self.keys: dict[At, Span] = {}
+        self.problems: list[Problem] = []
+
+    def value(self, node: yaml.Node, at: At, above: tuple[yaml.Node, ...]) -> Any:
+        """The data of ``node``, which stands at ``at`` below the nodes ``above``."""
+        self.values[at] = _span(node)
+        kind = node.tag.removeprefix(_TAG)
+        if any(node is other for other in above):
+            return self._wrong(node, at, "an alias inside the value that it repeats", "", "write the value out")
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self._mapping(node, at, (*above, node))
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self.value(item, (*at, index), (*above, node)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
+            pattern, _, convert = _SCALARS[kind]
+            if pattern.match(node.value):
+                return convert(node.value)
+        return self._wrong(node, at, f"`!{kind}` does not fit here", "a value without a tag", "remove the tag")
+
+    def _mapping(self, node: yaml.MappingNode, at: At, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._wrong(
+                    key_node, at, "a list or a mapping used as a key", "text", "put braces around a value in quotes"
+                )
+                continue
+            key = key_node.value
+            if key in found:
+                first = self.keys[(*at, key)].line + 1
+                message = f"`{key}` is written twice; the first is on line {first}"
+                self._wrong(key_node, (*at, key), message, "every key once", "remove one of the two")
+                continue
+            self.keys[(*at, key)] = _span(key_node)
+            found[key] = self.value(value_node, (*at, key), above)
+        return found
+
+    def _wrong(self, node: yaml.Node, at: At, message: str, expected: str, hint: str) -> None:
+        self.problems.append(self.positions.problem_at(_span(node), message, expected, hint, dotted(at)))
+
+
+def _span(node: yaml.Node) -> Span:
+    start, end = node.start_mark, node.end_mark
+    plain = isinstance(node, yaml.ScalarNode) and start.line == end.line
+    return Span(start.line, start.column, end.column - start.column if plain else 1)
+
+
+def _syntax(error: yaml.YAMLError, text: str, positions: Positions) -> Problem:
+    """PyYAML's complaint in plain words."""
+    if isinstance(error, ReaderError):
+        before = re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text[: error.position])
+        message = f"a character that YAML does not allow (U+{ord(text[error.position]):04X})"
+        return positions.problem_at(Span(len(before) - 1, len(before[-1])), message, "", "remove it")
+    assert isinstance(error, yaml.MarkedYAMLError)
+    assert error.problem_mark
+    mark, opened = error.problem_mark, error.context_mark
+    said = " ".join(part for part in (error.context, error.problem) if part).replace(r"'\x00'", "the end of the file")
+    message, hint = f"not YAML: {said}", ""
+    for pattern, words, advice in _SYNTAX:
+        if match := re.search(pattern, said):
+            message, hint = words.format(*match.groups()), advice.format(*match.groups())
+            break
+    if opened and "never closed" in message:
+        mark = opened
+    elif opened and opened.line != mark.line and "bracket" in hint:
+        message += f" (opened on line {opened.line + 1})"
+    return positions.problem_at(Span(mark.line, mark.column), message, "", hint)

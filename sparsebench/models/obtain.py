@@ -1,0 +1,21 @@
+"""A model as a prepared folder, from wherever its source says: fetched and converted, or random of true shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsebench import sources
+from sparsebench.manifest.schema import Model
+from sparsebench.models.prepare import prepare
+from sparsebench.models.random_weights import write_random
+
+
+def obtain(model: Model, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
+    """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole or not at all.
+
+    Raises SourceError when it cannot be fetched, ModelError when it cannot be read.
+    """
+    if model.source == "random":
+        return write_random(model.architecture or {}, out, model.family, model.dtype, seed)
+    fetched = sources.fetch(sources.parse(model.source), cache, offline=offline)
+    return prepare(fetched, out, model.family, model.dtype)

@@ -1,0 +1,205 @@
+"""Any checkpoint to the one form that all stages read: a Hugging Face folder of safetensors in one precision.
+
+A weight file is never whole in memory: tensors are read, converted and written one after another. (A GGUF file is
+the exception: transformers dequantizes it whole.) What belongs to the model comes along: tokenizer, generation
+settings, sentence-transformers' modules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models import precision
+from sparsebench.models.checkpoint import (
+    FLOATS,
+    INDEX,
+    Checkpoint,
+    CheckpointWriter,
+    TensorInfo,
+    companions,
+    lay_out,
+    safetensors_dtype,
+    torch_dtype,
+)
+from sparsebench.models.families import auto_class, meta_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+
+_PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+
+
+def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: bool = False) -> Path:
+    """Write ``out`` from a Hugging Face folder (safetensors or PyTorch's .bin) or a GGUF file; it appears whole.
+
+    ``dtype`` is float32, bfloat16 or float16, or ``auto``: what each tensor has (float32 from a GGUF file). Weights
+    that are already right are copied, or hard-linked with ``link``, which is only for a source that nobody edits.
+    Raises ModelError: unreadable or quantized files, values that do not fit in float16, or an unfit family.
+    """
+    source, out = Path(source), Path(out)
+    if dtype != "auto":
+        precision.resolve(dtype, {})
+    if source.is_file() or not (source / "config.json").is_file():
+        return _from_gguf(_gguf_file(source), out, family, dtype)
+    config = json.loads((source / "config.json").read_text())
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unknown method")
+        raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
+    pickles = [name for name in (_PICKLE, _PICKLE_INDEX) if (source / name).is_file()]
+    if pickles and not any((source / name).is_file() for name in ("model.safetensors", INDEX)):
+        return _from_pickles(source, pickles[0], out, family, dtype)
+    checkpoint = Checkpoint(source)
+    infos = list(checkpoint.tensors.values())
+    if all(_target(info.dtype, dtype) == info.dtype for info in infos):
+        return _copied(checkpoint, out, link)
+    layout = [TensorInfo(i.name, _target(i.dtype, dtype), i.shape, i.file, 0, 0) for i in infos]
+    return _written(source, out, layout, checkpoint.load)
+
+
+def _target(stored: str, dtype: str) -> str:
+    """The safetensors dtype to write: floating point changes, integers and booleans stay."""
+    return stored if dtype == "auto" or stored not in FLOATS else precision.NAMES[dtype]
+
+
+def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[str], torch.Tensor]) -> Path:
+    """Convert tensor by tensor into ``layout``."""
+    writer = CheckpointWriter(out, layout, companions(source))
+    try:
+        for info in layout:
+            tensor = load(info.name)
+            converted = tensor.to(torch_dtype(info.dtype))
+            if info.dtype == "F16" and bool(converted.isinf().any()) and not bool(tensor.isinf().any()):
+                largest = float(tensor.abs().max())
+                raise ModelError(
+                    f"{source}: {info.name} reaches {largest:.3g}, more than float16 holds", "use bfloat16"
+                )
+            writer.write(info.name, converted)
+        _state_precision(writer.partial, layout)
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
+    """The same bytes under a new name."""
+    writer = CheckpointWriter(out, [], checkpoint.companions)
+    try:
+        for name in (*checkpoint.files, *([INDEX] if len(checkpoint.files) > 1 else [])):
+            # The hub's cache holds links to its blobs: the file itself is wanted.
+            original = (checkpoint.folder / name).resolve()
+            if not (link and _linked(original, writer.partial / name)):
+                shutil.copyfile(original, writer.partial / name)
+        _state_precision(writer.partial, list(checkpoint.tensors.values()))
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _linked(original: Path, name: Path) -> bool:
+    try:
+        os.link(original, name)
+    except OSError:  # another file system, or one without hard links: the caller copies
+        return False
+    return True
+
+
+def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
+    """Make config.json state the precision that most of the weights have: loading with ``auto`` follows it."""
+    weight = Counter[str]()
+    for info in tensors:
+        if info.dtype in FLOATS:
+            weight[info.dtype] += info.numel
+    stored = weight.most_common(1)[0][0] if weight else "F32"
+    name = next(name for name, code in precision.NAMES.items() if code == stored)
+    path = folder / "config.json"
+    path.write_text(json.dumps(precision.stated(json.loads(path.read_text()), name), indent=2))
+
+
+def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
+    """PyTorch's own files, mapped into memory and read without running anything that they contain."""
+    files = [entry]
+    if entry == _PICKLE_INDEX:
+        files = sorted(set(json.loads((source / entry).read_text())["weight_map"].values()))
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= _unpickled(source / file)
+    config = json.loads((source / "config.json").read_text())
+    for name, original in meta_model(family, config).all_tied_weights_keys.items():
+        one, other = tensors.get(name), tensors.get(original)
+        if one is not None and other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape:
+            del tensors[name]
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    codes = {name: safetensors_dtype(tensor.dtype, name) for name, tensor in tensors.items()}
+    layout = lay_out([(name, _target(codes[name], dtype), shapes[name]) for name in tensors])
+    return _written(source, out, layout, tensors.__getitem__)
+
+
+def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        # Files older than torch 1.6 are not archives and cannot be mapped.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{path}: not readable as plain weights ({reason})", "fetch the file again") from error
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
+    return found
+
+
+def _gguf_file(source: Path) -> Path:
+    files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
+    if len(files) != 1:
+        problem = f"{len(files)} GGUF files" if files else "neither config.json nor a GGUF file"
+        raise ModelError(f"{source}: {problem}", "name a Hugging Face folder, or one GGUF file")
+    with files[0].open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{files[0]}: not a GGUF file", "name a Hugging Face folder, or one GGUF file")
+    return files[0]
+
+
+def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
+    """What transformers makes of the file, dequantized, with the tokenizer that it holds."""
+    import torch
+    from transformers import AutoTokenizer, GgufConfig
+
+    dtype = "float32" if dtype == "auto" else dtype
+    # Without `dequantize` the model counts as quantized and cannot be saved.
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        model = auto_class(family, {}).from_pretrained(str(file.parent), gguf_file=file.name, **how)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{file}: transformers cannot load it as {family}: {reason}", "check the family") from error
+    model.config.architectures = [type(model).__name__]
+    ties = model.all_tied_weights_keys
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
+    layout = lay_out([(name, safetensors_dtype(t.dtype, name), tuple(t.shape)) for name, t in tensors.items()])
+    writer = CheckpointWriter(out, layout)
+    try:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
+        for part in (model.config, model.generation_config, tokenizer):
+            if part is not None:
+                part.save_pretrained(writer.partial)
+        _state_precision(writer.partial, layout)
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise

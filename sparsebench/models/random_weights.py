@@ -1,0 +1,99 @@
+"""Seeded random weights of a true architecture: what memory, time and disk will be, before anything is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models import precision
+from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out, torch_dtype
+from sparsebench.models.families import meta_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+
+CHUNK = 1 << 22
+"""Weights drawn at a time: 16 MiB of fp32."""
+
+
+def write_random(
+    architecture: Mapping[str, Any], out: Path, family: Family, dtype: str = "auto", seed: int = 0
+) -> Path:
+    """A folder that stock transformers loads, with the names and shapes of ``architecture`` (a config.json).
+
+    Matrices are normal with the configuration's ``initializer_range`` (0.02 without one), each from a seed of its own
+    (``seed`` and name), so that they do not depend on order; norms, biases and buffers are what transformers itself
+    makes of them. Tied tensors are stored once. Memory: one tensor in ``dtype`` and 16 MiB. Raises ModelError.
+    """
+    name = precision.resolve(dtype, architecture)
+    model = meta_model(family, architecture)
+    small = _initialised(model)
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    repeats = _repeats(model, architecture)
+    layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items() if key not in repeats])
+    std = float(getattr(model.config, "initializer_range", None) or 0.02)
+    writer = CheckpointWriter(out, layout)
+    try:
+        for info in layout:
+            made = small[info.name].to(torch_dtype(info.dtype)) if info.name in small else _normal(info, std, seed)
+            writer.write(info.name, made)
+        config = {**precision.stated(architecture, name), "architectures": [type(model).__name__]}
+        (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:
+    """Names that are tied to another one, which alone is stored.
+
+    transformers 5 ties T5's head whatever the config says, unless a checkpoint brings one, as mT5's do: so do we.
+    """
+    repeats = set(model.all_tied_weights_keys)
+    if architecture.get("tie_word_embeddings") is False:
+        repeats = {name for name in repeats if name.endswith("embed_tokens.weight")}
+    return repeats
+
+
+def _normal(info: TensorInfo, std: float, seed: int) -> torch.Tensor:
+    """Normal weights, drawn in fp32 and rounded, chunk by chunk."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}:{info.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    tensor = torch.empty(info.shape, dtype=torch_dtype(info.dtype))
+    drawn = torch.empty(min(CHUNK, tensor.numel()))
+    for piece in tensor.view(-1).split(CHUNK):
+        piece.copy_(drawn[: piece.numel()].normal_(0, std, generator=generator))
+    return tensor
+
+
+def _initialised(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Everything but matrices, by transformers' own rules: gains of one (Gemma's are zero), biases of zero.
+
+    Only these get storage; for the matrices, which stay on the meta device, the rules are no-ops.
+    """
+    import torch
+
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim < 2:
+                empty = torch.full(parameter.shape, torch.nan)
+                setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                module.register_buffer(name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+    model.initialize_weights()
+    found = {name: tensor for name, tensor in model.state_dict().items() if tensor.device.type != "meta"}
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ModelError(f"{type(model).__name__}: transformers has no initial value for {name}")
+    return found

@@ -1,0 +1,104 @@
+"""The words of a run: variant, cell, job. Frozen, hashable by content, safe to send to another process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Stage = Literal["sparsify", "structure", "storage", "latency", "memory", "benchmarks"]
+STAGES: tuple[Stage, ...] = ("sparsify", "structure", "storage", "benchmarks", "latency", "memory")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model after one method at one sparsity; ``dense`` is method ``dense`` at sparsity 0.
+
+    ``id`` is the content fingerprint: the same id means the same weights.
+    """
+
+    id: str
+    model: str
+    family: str
+    source: str
+    revision: str
+    weights: str
+    dtype: str
+    method: str = "dense"
+    granularity: str = ""
+    pattern: str = "unstructured"
+    sparsity: float = 0.0
+    seed: int = 0
+    calibration: str = ""
+
+    @property
+    def is_dense(self) -> bool:
+        return self.method == "dense"
+
+    @property
+    def label(self) -> str:
+        """How a person reads it: ``smollm2 magnitude/layer 50%``."""
+        if self.is_dense:
+            return f"{self.model} dense"
+        detail = "/".join(word for word in (self.method, self.granularity) if word)
+        pattern = "" if self.pattern == "unstructured" else f" {self.pattern}"
+        return f"{self.model} {detail}{pattern} {self.sparsity:.0%}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit of record and of resume: one variant × one task, runtime setting, structure or storage.
+
+    ``settings`` holds everything, resolved, that can change the result; ``id`` is its fingerprint
+    together with the variant, the stage's VERSION and its libraries.
+    """
+
+    id: str
+    stage: Stage
+    variant: Variant
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """What the cell measures, in a few words."""
+        setting = self.settings
+        if self.stage == "benchmarks":
+            limit = f" (first {setting['limit']})" if setting.get("limit") else ""
+            return f"{setting['task']}{limit}"
+        if self.stage in ("latency", "memory"):
+            load = setting["workload"]
+            shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
+            return f"{self.stage} {setting['engine']} ×{setting['ranks']} {shape}"
+        return self.stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of execution: cells that share one process because they share what is expensive.
+
+    ``kind`` is prepare, make, assess (structure and storage), benchmarks, latency or memory. ``makes`` are the
+    variants whose folders the job leaves behind, ``after`` the jobs that must have ended well before it starts,
+    ``exclusive`` means alone on the machine.
+    """
+
+    id: str
+    kind: str
+    cells: tuple[Cell, ...]
+    makes: tuple[Variant, ...] = ()
+    after: tuple[str, ...] = ()
+    exclusive: bool = False
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants that it makes or works on, each once, in order."""
+        found = [*self.makes, *(cell.variant for cell in self.cells)]
+        return tuple({variant.id: variant for variant in found}.values())
+
+    @property
+    def label(self) -> str:
+        """What a person reads while it runs."""
+        first = self.variants[0]
+        if self.kind in ("benchmarks", "memory"):
+            return f"{self.kind}  {first.label}"
+        many = f" ({len(self.variants)} variants)" if len(self.variants) > 1 else ""
+        detail = "/".join(word for word in (first.method, first.granularity) if word)
+        return f"{self.kind}  {first.model} {detail}{many}"

@@ -1,0 +1,76 @@
+"""How long, how big: rough numbers before a run, so that nobody is surprised. Refined by what the run itself shows.
+
+The constants are for two server cores and were measured there; a faster machine is told so after its first jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sparsebench.plan.cells import Cell, Job
+
+START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, "latency": 9.0, "memory": 7.0}
+"""Starting a process of this kind and importing what it needs."""
+
+SWEEP_BYTES = 150e6
+ASSESS_BYTES = 60e6
+SECONDS_PER_FLOP = {"bfloat16": 1 / 200e9, "float16": 1 / 50e9, "float32": 1 / 80e9, "auto": 1 / 80e9}
+"""Bytes a second through a sweep and through structure and storage; seconds per floating-point operation."""
+
+DOCUMENT_TOKENS = {"decoder": 110, "encoder": 120, "encoder-decoder": 120}
+"""Tokens that a document costs on average over all its requests."""
+DEFAULT_DOCUMENTS = 2000
+PHASE_SECONDS = 4.0
+PHASES = {"decoder": 3, "encoder": 1, "encoder-decoder": 4}
+"""A timed pair spends about so long on each phase, at most, and goes through so many."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """``parameters`` in all, ``bytes`` on disk in the working precision, ``fetch`` bytes still to download."""
+
+    parameters: int
+    bytes: int
+    fetch: int = 0
+
+
+def seconds_of(cell: Cell, size: ModelSize) -> float:
+    """A cell's own time, without its process's start."""
+    variant = cell.variant
+    match cell.stage:
+        case "sparsify":
+            return size.bytes / SWEEP_BYTES
+        case "structure" | "storage":
+            return size.bytes / ASSESS_BYTES
+        case "benchmarks":
+            documents = cell.settings.get("limit") or DEFAULT_DOCUMENTS
+            flops = documents * DOCUMENT_TOKENS[variant.family] * 2 * size.parameters
+            return flops * SECONDS_PER_FLOP[variant.dtype]
+        case _:
+            load = cell.settings["workload"]
+            step = 2 * size.parameters * SECONDS_PER_FLOP[variant.dtype] * load["batch"] * load["prompt"]
+            load_seconds = size.bytes / 300e6
+            if cell.stage == "memory":
+                return load_seconds + 3 * step
+            warm = 2 * PHASE_SECONDS * PHASES[variant.family]
+            return load_seconds + max(warm, 4 * cell.settings["samples"] * step)
+
+
+def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
+    """A job's time, start included."""
+    size = sizes[job.variants[0].model]
+    own = sum(seconds_of(cell, size) for cell in job.cells)
+    if job.kind == "prepare":
+        own += size.fetch / 20e6 + size.bytes / SWEEP_BYTES
+    if job.kind == "make":
+        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES)
+    return START_SECONDS[job.kind] + own
+
+
+def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize]) -> dict[str, float]:
+    """Seconds by kind of job."""
+    totals: dict[str, float] = {}
+    for job in jobs:
+        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes)
+    return totals

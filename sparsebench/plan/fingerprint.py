@@ -1,0 +1,60 @@
+"""Content fingerprints: same id, same result. An id covers everything that can change what a cell measures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sparsebench import environment
+from sparsebench.plan.cells import Stage
+
+STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
+    "sparsify": ("torch",),
+    "structure": (),
+    "storage": (),
+    "benchmarks": ("torch", "transformers", "lm-eval"),
+    "latency": ("torch", "transformers", "deepspeed"),
+    "memory": ("torch", "transformers", "deepspeed"),
+}
+"""The libraries whose major.minor is part of a stage's ids."""
+
+
+def digest(value: Any) -> str:
+    """A short hash of any JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def stage_version(stage: Stage) -> int:
+    """The stage's VERSION, from its room."""
+    from sparsebench import benchmarks, runtime, sparsify, storage, structure
+
+    rooms = {
+        "sparsify": sparsify,
+        "structure": structure,
+        "storage": storage,
+        "benchmarks": benchmarks,
+        "latency": runtime,
+        "memory": runtime,
+    }
+    version: int = rooms[stage].VERSION
+    return version
+
+
+def variant_id(identity: Mapping[str, Any]) -> str:
+    """The id of a variant: source revision, dtype, and for a sparsified one its method's settings, VERSION and torch."""
+    made = {} if identity["method"] == "dense" else _stage("sparsify")
+    return digest([dict(identity), made])
+
+
+def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
+    """The id of a cell. Runtime cells also depend on the class of machine."""
+    where = environment.machine() if stage in ("latency", "memory") else ""
+    return digest([stage, variant, dict(settings), _stage(stage), where])
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    libraries = {name: environment.major_minor(name) for name in STAGE_LIBRARIES[stage]}
+    return {"version": stage_version(stage), "libraries": libraries}

@@ -1,0 +1,72 @@
+"""Cells into jobs: those that share what is expensive share a process; a sweep's jobs follow one another.
+
+Order within a model: fetch and prepare it, the dense variant's jobs, then each sweep (make, assess, score, time,
+weigh), so that few sweeps' folders are on disk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.expand import Plan
+from sparsebench.plan.fingerprint import digest
+
+ORDER = ("make", "assess", "benchmarks", "latency", "memory")
+
+
+def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> list[Job]:
+    """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already."""
+    sweeps: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        variant = cell.variant
+        sweeps.setdefault((variant.model, variant.method, variant.granularity), []).append(cell)
+    prepared: dict[str, Job] = {}
+    found: list[Job] = []
+    for (model, _, _), group in sweeps.items():
+        dense = plan.dense[model]
+        if model not in prepared:
+            prepared[model] = Job(digest(["prepare", dense.id]), "prepare", (), makes=(dense,))
+            if not present(dense):
+                found.append(prepared[model])
+        before = () if present(dense) else (prepared[model].id,)
+        found += _of_sweep(group, before, present)
+    return found
+
+
+def _of_sweep(cells: list[Cell], before: tuple[str, ...], present: Callable[[Variant], bool]) -> list[Job]:
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_share(cell), []).append(cell)
+    ordered = sorted(groups.items(), key=lambda item: ORDER.index(str(item[0][0])))
+    found = [_job(str(key[0]), tuple(group), before) for key, group in ordered]
+    variants = {cell.variant.id: cell.variant for cell in cells if not cell.variant.is_dense}
+    recorded = {cell.variant.id for cell in cells if cell.stage == "sparsify"}
+    missing = tuple(variant for variant in variants.values() if variant.id in recorded or not present(variant))
+    if not missing:
+        return found
+    made = found.pop(0) if found and found[0].kind == "make" else _job("make", (), before)
+    made = replace(made, id=digest(["make", [variant.id for variant in missing]]), makes=missing)
+    return [made, *(replace(job, after=(*before, made.id)) for job in found)]
+
+
+def _share(cell: Cell) -> tuple[object, ...]:
+    """The key of the process that a cell shares with others of its sweep."""
+    setting = cell.settings
+    match cell.stage:
+        case "sparsify":
+            return ("make",)
+        case "structure" | "storage":
+            return ("assess",)
+        case "benchmarks":
+            return ("benchmarks", cell.variant.id)
+        case "latency":
+            return ("latency", setting["engine"], setting["ranks"], digest(setting["workload"]))
+        case "memory":
+            return ("memory", cell.id)
+
+
+def _job(kind: str, cells: tuple[Cell, ...], before: tuple[str, ...]) -> Job:
+    name = digest([kind, [cell.id for cell in cells]])
+    return Job(name, kind, cells, after=before, exclusive=kind in ("latency", "memory"))

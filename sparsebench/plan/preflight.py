@@ -1,0 +1,156 @@
+"""Everything that can go wrong before any weights are fetched, found before any weights are fetched.
+
+A manifest is loaded and checked against methods, tasks and checkpoints; sources get their fingerprints; what the
+hub's moving names mean is pinned in a lock file beside the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsebench import benchmarks, sources
+from sparsebench.errors import SourceError
+from sparsebench.manifest.checks import Checks
+from sparsebench.manifest.load import Loaded, check_family, load
+from sparsebench.manifest.problems import ManifestError, Problem
+from sparsebench.manifest.schema import Manifest, Model
+from sparsebench.models.families import family_of
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.rehearse import rehearsal
+from sparsebench.plan.sizes import model_size
+from sparsebench.sparsify.registry import methods
+
+DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
+REHEARSE = "or rehearse with random weights of the true shapes: sparsebench run MANIFEST --rehearse"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of a manifest on the command line."""
+
+    path: Path
+    ledger: Path | None = None
+    offline: bool = False
+    rehearse: bool = False
+    full: bool = False
+    only: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A manifest that has passed the preflight: its plan, where it goes, how big its models are."""
+
+    request: Request
+    manifest: Manifest
+    plan: Plan
+    ledger: Path
+    work: Path
+    cache: sources.Cache
+    sizes: dict[str, ModelSize]
+
+
+def prepare(request: Request) -> Prepared:
+    """Load, check and expand a manifest.
+
+    Raises ManifestError with every problem at once, SourceError when a source cannot be found.
+    """
+    loaded = load(request.path, checks())
+    manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
+    cache = sources.Cache()
+    revisions, configs = _look_up(loaded, manifest, request, cache)
+    name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
+    plan = expand(_located(manifest, request.path.parent), name, revisions)
+    work = Path(manifest.work_dir).expanduser() if manifest.work_dir else cache.root / "work"
+    sizes = {}
+    for model in plan.models:
+        folder = work / "models" / plan.dense[model.name].id
+        sizes[model.name] = model_size(model, configs.get(model.name), folder, cache, request.offline)
+    return Prepared(request, manifest, plan, ledger_path(request.ledger, manifest.ledger), work, cache, sizes)
+
+
+def checks() -> Checks:
+    """What the manifest room cannot know by itself."""
+    return Checks(
+        method_names=methods,
+        task_names=benchmarks.names,
+        parse_source=sources.parse,
+        family_of=family_of,
+        task_known=benchmarks.known,
+        task_families=_task_families,
+    )
+
+
+def _task_families(name: str) -> tuple[str, ...]:
+    """The families that a task is for; lm-eval's own tasks are for models that generate text."""
+    task = benchmarks.TASKS.get(name)
+    return tuple(task.families) if task else ("decoder", "encoder-decoder")
+
+
+def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
+    """The ledger: the command line's, the manifest's, $SPARSEBENCH_LEDGER, or the default, in this order."""
+    if option:
+        return option
+    if manifest:
+        return Path(manifest).expanduser()
+    return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
+
+
+class Lock:
+    """``experiments.lock``: what moving names of the hub (``@main``) meant when they were first resolved."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def revision(self, source: sources.Source, cache: sources.Cache, offline: bool) -> str:
+        """The source's fingerprint; a hub commit is remembered in the lock file."""
+        if source.kind != "hf":
+            return sources.fingerprint(source, cache, offline)
+        if source.text not in self.commits:
+            self.commits[source.text] = sources.fingerprint(source, cache, offline)
+            self.path.write_text(json.dumps(self.commits, indent=1, sort_keys=True) + "\n")
+        return self.commits[source.text]
+
+
+def _look_up(
+    loaded: Loaded, manifest: Manifest, request: Request, cache: sources.Cache
+) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Fingerprint and config.json of each model; all sources that fail are reported together, each at its line."""
+    lock = Lock(request.path.with_suffix(".lock"))
+    revisions: dict[str, str] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    problems: list[Problem] = []
+    for index, model in enumerate(manifest.models):
+        source = sources.parse(model.source, loaded.folder)
+        if source.kind == "random":
+            revisions[model.name], configs[model.name] = "random", model.architecture or {}
+            continue
+        try:
+            revisions[model.name] = lock.revision(source, cache, request.offline)
+            config = sources.read_config(source, cache, request.offline)
+        except SourceError as error:
+            hint = f"{error.hint or ''}\n{REHEARSE}" if model.architecture else error.hint or ""
+            problems.append(loaded.problem(("models", index, "source"), error.message, "", hint))
+            continue
+        if config:
+            configs[model.name] = config
+    problems += check_family(loaded, configs, family_of)
+    if problems:
+        raise ManifestError(problems)
+    return revisions, configs
+
+
+def _located(manifest: Manifest, folder: Path) -> Manifest:
+    """The manifest with every source in canonical notation, relative paths made absolute."""
+
+    def located(model: Model) -> Model:
+        if not isinstance(model.source, str):
+            return model
+        return model.model_copy(update={"source": sources.parse(model.source, folder).text})
+
+    return manifest.model_copy(update={"models": [located(model) for model in manifest.models]})

@@ -1,0 +1,45 @@
+"""A rehearsal: the same manifest with seeded random weights of the true architectures.
+
+It shows memory, time and disk before tens of gigabytes are downloaded. Nothing is scored: random weights have no scores.
+"""
+
+from __future__ import annotations
+
+from sparsebench.errors import UserError
+from sparsebench.manifest.schema import Benchmarks, Manifest, Model, Sparsify
+
+REHEARSED_SPARSITY = 0.9
+
+
+def rehearsal(manifest: Manifest, full: bool) -> Manifest:
+    """The manifest to rehearse: random weights, no benchmarks, and unless ``full`` one sparsity of one method per model.
+
+    Raises UserError naming the models that have no ``architecture:``.
+    """
+    bare = [model.name for model in manifest.models if model.architecture is None]
+    if bare:
+        raise UserError(
+            f"cannot rehearse {', '.join(bare)}: no `architecture:`",
+            "put the model's config.json under `architecture:` in the manifest",
+        )
+    models = [_random(model) for model in manifest.models]
+    update: dict[str, object] = {"models": models, "benchmarks": Benchmarks()}
+    if not full:
+        update["sparsify"] = [_one(manifest.sparsify)] if manifest.sparsify else []
+        if manifest.runtime:
+            update["runtime"] = manifest.runtime.model_copy(update={"sparsity": None, "methods": None})
+    return manifest.model_copy(update=update)
+
+
+def _random(model: Model) -> Model:
+    return model.model_copy(update={"source": "random"})
+
+
+def _one(entries: list[Sparsify]) -> Sparsify:
+    """The first entry without calibration needs, at one granularity and one sparsity."""
+    first = next((entry for entry in entries if entry.method == "magnitude"), entries[0])
+    shares = first.sparsity or [REHEARSED_SPARSITY]
+    share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
+    return first.model_copy(
+        update={"granularity": ["layer"], "sparsity": [share], "pattern": ["unstructured"], "models": None}
+    )

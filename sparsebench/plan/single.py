@@ -1,0 +1,79 @@
+"""One model named on the command line, without a manifest: the same folders in the same cache as a manifest would use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sparsebench import sources
+from sparsebench.errors import SourceError, UserError
+from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
+from sparsebench.models.families import family_of
+from sparsebench.models.obtain import obtain
+from sparsebench.plan.expand import expand
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Single:
+    """A prepared model: its folder and what it is."""
+
+    name: str
+    folder: Path
+    family: Family
+
+
+def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single:
+    """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``.
+
+    Raises SourceError when it cannot be found, or when its family can neither be read nor was given.
+    """
+    if family is not None and family not in FAMILIES:
+        raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
+    source = sources.parse(f"path:{text}" if os.path.exists(text) else text)
+    cache = sources.Cache()
+    found = family or _family(source, cache, offline)
+    model = Model(name=_name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
+    revision = sources.fingerprint(source, cache, offline)
+    plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
+    folder = cache.root / "work" / "models" / plan.dense[model.name].id
+    if not (folder / "config.json").is_file():
+        obtain(model, folder, cache, offline, 0)
+    return Single(model.name, folder, model.family)
+
+
+def validated(shape: type[T], values: dict[str, object]) -> T:
+    """A manifest entry made from command-line options, held to the manifest's own rules. Raises UserError."""
+    try:
+        return shape.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        words = first.get("ctx", {})
+        where = ".".join(str(step) for step in first["loc"])
+        raise UserError(f"--{where}: {words.get('message', first['msg'])}", words.get("expected") or None) from error
+
+
+def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:
+    """The checkpoint's own family. A GGUF file says nothing that is cheap to read: those are decoders."""
+    config = sources.read_config(source, cache, offline)
+    if config is None and ".gguf" not in source.text.lower():
+        folder = sources.fetch(source, cache, offline)
+        config = sources.read_config(sources.parse(f"path:{folder}"), cache, offline)
+    found = family_of(config) if config else "decoder"
+    if found is None:
+        raise SourceError(f"{source.text}: its config.json does not tell the family", "say it with --family")
+    return found
+
+
+def _name(source: sources.Source) -> str:
+    """A short name for tables: the repository's, the folder's, or the package's."""
+    words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
+    last = words.rstrip("/").rsplit("/", 1)[-1]
+    return (
+        "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in last).lstrip("._-")[:64] or "model"
+    )

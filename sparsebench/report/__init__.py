@@ -1,0 +1,11 @@
+"""The report: prose of ours, numbers of the ledger.
+
+A section is one template in ``templates/``; a method's explanation is one template in ``templates/methods/``, named after the
+method. A number comes from a file in ``queries/``, which a reader can run as it stands.
+"""
+
+from __future__ import annotations
+
+from sparsebench.report.build import build, document
+
+__all__ = ["build", "document"]

@@ -1,0 +1,76 @@
+"""What a query gives and how a template shows it: rows by name, in groups, as tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sparsebench.report.words import DASH, cell
+
+Row = Mapping[str, Any]
+
+_NUMBER = re.compile(rf"[−+±<>×]?\d|{DASH}$|$")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of one query, and its SQL; false where there are none."""
+
+    sql: str
+    rows: tuple[Row, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def where(self, **equal: Any) -> Answer:
+        """The rows in which these columns have these values."""
+        return self._of(row for row in self.rows if all(row[name] == value for name, value in equal.items()))
+
+    def rehearsed(self, wanted: bool) -> Answer:
+        """The rows of random weights, or all others: the two never share a table."""
+        return self._of(row for row in self.rows if (row["weights"] == "random") == wanted)
+
+    def groups(self, *columns: str) -> list[tuple[Row, Answer]]:
+        """Rows that agree in ``columns``, in order of first appearance, each group beside its first row."""
+        found: dict[tuple[Any, ...], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(tuple(row[name] for name in columns), []).append(row)
+        return [(rows[0], self._of(rows)) for rows in found.values()]
+
+    def values(self, column: str) -> list[Any]:
+        """The different values of a column, in order, without NULL."""
+        return sorted({row[column] for row in self.rows if row[column] is not None})
+
+    def table(self, columns: Mapping[str, str]) -> str:
+        """A pipe table; ``columns`` maps each heading to the pattern of its cells (see ``words.cell``).
+
+        A column in which nothing is known is left out.
+        """
+        filled = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
+        known = {head: cells for head, cells in filled.items() if set(cells) != {DASH}}
+        return pipe(list(known), list(zip(*known.values(), strict=True)))
+
+    def matrix(self, down: str, shown: str, heading: str = "") -> str:
+        """A pipe table: one row per ``down``, one column per sparsity, cells ``shown``; several in one place stand side by side."""
+        steps = self.values("sparsity")
+        lines: dict[str, dict[float, list[str]]] = {}
+        for row in self.rows:
+            lines.setdefault(cell(down, row), {}).setdefault(row["sparsity"], []).append(cell(shown, row))
+        body = [[name, *(" / ".join(line.get(step, [])) for step in steps)] for name, line in lines.items()]
+        return pipe([heading, *(cell("{sparsity:sparsity}", {"sparsity": step}) for step in steps)], body)
+
+    def _of(self, rows: Iterable[Row]) -> Answer:
+        return replace(self, rows=tuple(rows))
+
+
+def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub pipe table; columns that hold numbers only stand to the right."""
+    right = [all(_NUMBER.match(line[place]) for line in lines) for place in range(len(heads))]
+    escaped = [[text.replace("|", "\\|") for text in line] for line in (heads, *lines)]
+    rule = ["--:" if numeric else "---" for numeric in right]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))

@@ -1,0 +1,108 @@
+"""From the ledger to ``report.md``: templates that ask queries and show what they answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import UserError
+from sparsebench.ledger import query
+from sparsebench.report import words
+from sparsebench.report.answer import Answer
+from sparsebench.sparsify.registry import methods
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ROOM = Path(__file__).parent
+FILTER = "/* manifests */"
+"""Where a query takes its ``AND manifest IN (…)``; it is a comment, so that the file runs as it stands."""
+
+
+class Pictures:
+    """The rendered figures of a folder, each placed in the report once."""
+
+    def __init__(self, folder: Path, link: str) -> None:
+        """``link`` is the folder as the report names it: relative to the report."""
+        self.left = {path.stem: f"{link}/{path.name}" for path in sorted(folder.glob("*.png"))}
+
+    def place(self, name: str) -> str | None:
+        """The link to a figure, which is then no longer left; None where there is no such picture."""
+        return self.left.pop(name, None)
+
+
+def build(ledger: Path, out: Path, figures: Path, manifests: Sequence[str] = ()) -> Path:
+    """Write the report on ``ledger`` to ``out``; the same ledger and pictures give the same bytes.
+
+    Pictures that lie in ``figures`` are linked relatively. ``manifests`` limits everything to these experiments (default: all).
+    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold.
+    """
+    link = Path(os.path.relpath(figures.resolve(), out.resolve().parent)).as_posix()
+    text = document(ledger, Pictures(figures, link), manifests)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    return out
+
+
+def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) -> str:
+    """The report's Markdown."""
+    _check(ledger, manifests)
+
+    @cache
+    def ask(name: str) -> Answer:
+        sql = _restricted((ROOM / "queries" / f"{name}.sql").read_text(encoding="utf-8"), manifests)
+        return Answer(sql.strip(), tuple(query.run(ledger, sql).dicts()))
+
+    text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=list(manifests))
+    return _tidy(text)
+
+
+def _check(ledger: Path, manifests: Sequence[str]) -> None:
+    known = [row[0] for row in query.run(ledger, (ROOM / "queries" / "manifest_names.sql").read_text(encoding="utf-8")).rows]
+    for name in manifests:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it holds {words.listed(known) or 'none'}"
+            raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
+
+
+def _restricted(sql: str, manifests: Sequence[str]) -> str:
+    if not manifests:
+        return sql.replace(f" {FILTER}", "")
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in manifests)
+    return sql.replace(FILTER, f"AND manifest IN ({names})")
+
+
+def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = FileSystemLoader(ROOM / "templates")
+    # Markdown, not HTML: `|` in cells is escaped where tables are made.
+    environment = Environment(loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.globals |= {
+        "ask": ask,
+        "registry": methods(),
+        "pictures": pictures,
+        "normal_share": words.normal_share,
+        "normal_change": words.normal_change,
+    }
+    environment.filters |= {
+        "size": words.size,
+        "pct": words.percent,
+        "pct0": lambda share: words.percent(share, 0),
+        "points": words.points,
+        "listed": words.listed,
+        "sparsity": words.sparsity,
+        "versions": words.versions,
+    }
+    return environment
+
+
+def _tidy(text: str) -> str:
+    """No trailing spaces, and one blank line between blocks however the templates' branches fell."""
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"

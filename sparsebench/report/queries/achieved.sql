@@ -1,0 +1,13 @@
+-- The sparsity asked for, and the zeros counted in the written files: over the prunable weights, over all parameters.
+WITH made AS (
+    SELECT DISTINCT variant_id, model, weights, method, granularity, pattern, sparsity, seed, achieved_sparsity
+    FROM results
+    WHERE method <> 'dense' AND achieved_sparsity IS NOT NULL /* manifests */
+), everything AS (
+    SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
+)
+SELECT model, weights, concat_ws(' ', method, nullif(if(pattern = 'unstructured', granularity, pattern), '')) AS label, sparsity, seed,
+       achieved_sparsity, abs(achieved_sparsity - sparsity) AS off, zero_share AS achieved_all
+FROM made
+LEFT JOIN everything USING (variant_id)
+ORDER BY weights = 'random', model, method, label, sparsity, seed

@@ -1,0 +1,14 @@
+-- Per setting: how many comparisons with dense there are, and how many were faster by more than the noise.
+WITH compared AS (
+    SELECT *
+    FROM latency
+    WHERE method <> 'dense' AND speedup IS NOT NULL AND phase <> 'load' /* manifests */
+    QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
+)
+SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
+       count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
+       max(sparsity) AS largest, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, max(speedup) AS best,
+       arg_max(phase, speedup) AS best_phase, arg_max(sparsity, speedup) AS best_sparsity
+FROM compared
+GROUP BY model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload
+ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload

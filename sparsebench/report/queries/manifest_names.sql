@@ -1,0 +1,2 @@
+-- The manifests of this ledger.
+SELECT DISTINCT manifest FROM cells ORDER BY manifest

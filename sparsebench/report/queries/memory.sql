@@ -1,0 +1,15 @@
+-- Peak memory of each variant alone, above the process's size before the model: summed over ranks, and rank by rank.
+WITH per_rank AS (
+    SELECT record_id, list(peak ORDER BY rank) AS rank_bytes, sum(tensors)::BIGINT AS tensor_bytes
+    FROM (SELECT record_id, rank, max(peak_bytes) AS peak, max(tensor_bytes) AS tensors
+          FROM memory WHERE rank IS NOT NULL AND phase <> 'load' GROUP BY record_id, rank)
+    GROUP BY record_id
+)
+SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, seed,
+       concat_ws(' ', method, nullif(if(pattern = 'unstructured', granularity, pattern), '')) AS label, peak_bytes, dense_peak_bytes,
+       ratio, rank_bytes, per_rank.tensor_bytes, measure
+FROM memory
+LEFT JOIN per_rank USING (record_id)
+WHERE phase = 'overall' AND rank IS NULL /* manifests */
+QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
+ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, granularity, pattern, sparsity, record_id

@@ -1,0 +1,15 @@
+-- Each model as it came: its size, and the share of its parameters that pruning may touch.
+WITH asked AS (
+    SELECT DISTINCT variant_id FROM cells WHERE method = 'dense' /* manifests */
+), counted AS (
+    SELECT variant_id, sum(count)::BIGINT AS parameters, sum(count) FILTER (prunable)::BIGINT AS prunable,
+           string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS formats
+    FROM (SELECT DISTINCT variant_id, name, count, prunable, dtype FROM tensors WHERE method = 'dense')
+    GROUP BY variant_id
+)
+SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
+       coalesce(formats, dtype) AS formats, source, revision
+FROM asked
+JOIN base.variants USING (variant_id)
+LEFT JOIN counted USING (variant_id)
+ORDER BY weights = 'random', model, formats

@@ -1,0 +1,8 @@
+-- Bytes on disk by format, against the bounds that no format can beat without using structure between values.
+SELECT DISTINCT model, weights, variant_id, method, granularity, pattern, sparsity, seed, format, bytes, dense.dense_bytes, share, prunable_share,
+       raw_value_share, entropy_share, unprunable_bytes / dense.dense_bytes AS unprunable_share, seconds, CASE WHEN round_trip THEN 'yes' WHEN NOT round_trip THEN '**no**' END AS exact,
+       concat_ws(' ', method, nullif(if(pattern = 'unstructured', granularity, pattern), '')) AS label
+FROM sizes
+LEFT JOIN (SELECT DISTINCT variant_id, bytes AS dense_bytes FROM sizes WHERE format = 'dense') dense USING (variant_id)
+WHERE format <> 'dense' /* manifests */
+ORDER BY weights = 'random', model, format, method <> 'dense', method, granularity, pattern, sparsity, seed

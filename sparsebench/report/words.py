@@ -1,0 +1,94 @@
+"""How numbers are written, and two facts about the normal distribution that measured weights are held against."""
+
+from __future__ import annotations
+
+import json
+import math
+import string
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+DASH = "–"
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: ``269.1 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage, such as ``12.5%``; never rounded to 0% or 100% where it is neither."""
+    if share in (0, 1):
+        return f"{share:.0%}"
+    step = 10**-digits
+    if 0 < share < step / 200:
+        return f"<{step:.{digits}f}%"
+    if 1 - step / 200 < share < 1:
+        return f">{100 - step:.{digits}f}%"
+    return f"{100 * share:.{digits}f}%".replace("-", "−")
+
+
+def sparsity(share: float) -> str:
+    """A sparsity as it was asked for: ``50%``, ``99.5%``."""
+    return f"{round(100 * share, 4):g}%"
+
+
+def points(share: float) -> str:
+    """A difference between two shares in percentage points, to two significant digits."""
+    return "0" if share == 0 else f"{100 * share:.2g} percentage points"
+
+
+def listed(words: Sequence[object]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    texts = [str(word) for word in words]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
+
+
+def versions(libraries: str) -> str:
+    """``torch 2.8.0, transformers 5.24.0`` of a JSON object; libraries that are absent are left out."""
+    return ", ".join(f"{name} {version}" for name, version in json.loads(libraries).items() if version != "absent")
+
+
+class _Cells(string.Formatter):
+    """Python's format language, with ``size`` (bytes), ``pct`` (a share) and ``sparsity``; lists are joined by plus signs."""
+
+    special = {"size": size, "pct": percent, "pct0": lambda share: percent(share, 0), "sparsity": sparsity}  # noqa: RUF012
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, list):
+            return " + ".join(self.format_field(item, format_spec) for item in value)
+        if format_spec in self.special:
+            return self.special[format_spec](value)
+        text = format(value, format_spec)
+        # A proper minus sign, in numbers only: names keep their hyphens.
+        return text.replace("-", "−") if isinstance(value, int | float) else text
+
+
+_CELLS = _Cells()
+
+
+def cell(pattern: str, row: Mapping[str, Any]) -> str:
+    """``pattern`` filled from a row; of alternatives parted by ``||`` the first whose columns are all known, else a dash."""
+    for option in pattern.split("||"):
+        names = [name for _, name, _, _ in _CELLS.parse(option) if name]
+        if all(row[name] is not None for name in names):
+            return _CELLS.vformat(option, (), row)
+    return DASH
+
+
+def normal_share(threshold: float) -> float:
+    """The share of a normal distribution within ``threshold`` standard deviations of its mean."""
+    return math.erf(threshold / math.sqrt(2))
+
+
+def normal_change(share: float) -> float:
+    """The relative change in norm, ‖w − ŵ‖ / ‖w‖, when the smallest ``share`` of normally distributed weights becomes zero."""
+    if share >= 1:
+        return 1.0
+    edge = NormalDist().inv_cdf((1 + share) / 2)
+    return math.sqrt(share - 2 * edge * NormalDist().pdf(edge))

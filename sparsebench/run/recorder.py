@@ -1,0 +1,82 @@
+"""What passes between a run and its workers: the specification in, records and events out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.manifest.schema import Model
+from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.run import records
+from sparsebench.run.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells."""
+
+    manifest: str
+    job: Job
+    model: Model
+    dense: Variant
+    workspace: Workspace
+    cache: Path
+    offline: bool
+    keep: str
+    events: int
+
+    def save(self, path: Path) -> Path:
+        """Write the specification for the worker; only this program's own parent writes these files."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(self))
+        return path
+
+
+class Recorder:
+    """Writes the records of a job's cells and reports each on the event pipe."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.open: dict[str, Cell] = {cell.id: cell for cell in spec.job.cells}
+        self.mark = time.perf_counter()
+        self.started = datetime.now(UTC)
+
+    def done(self, cell: Cell, result: Any) -> None:
+        """Record a result: a dataclass whose ``asdict`` is JSON."""
+        self._write(cell, "done", result=asdict(result))
+
+    def failed(self, cell: Cell, error: BaseException) -> None:
+        """Record why a cell has no result."""
+        status = "unsupported" if isinstance(error, UnsupportedError) else "failed"
+        self._write(cell, status, reason=reason_of(error))
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell the parent how far the current cell is."""
+        self._tell({"event": "progress", "done": done, "total": total})
+
+    def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
+        seconds = time.perf_counter() - self.mark
+        outcome = records.Outcome(status, result, reason, self.started, seconds)
+        records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome))
+        self.open.pop(cell.id, None)
+        self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
+        self.mark, self.started = time.perf_counter(), datetime.now(UTC)
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        os.write(self.spec.events, json.dumps(event).encode() + b"\n")
+
+    def broken(self, error: BaseException) -> None:
+        """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""
+        self._tell({"event": "broken", "reason": reason_of(error)})
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in words: our own errors speak for themselves, others are named by type."""
+    return str(error) if isinstance(error, SparsebenchError) else f"{type(error).__name__}: {error}"

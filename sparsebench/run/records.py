@@ -1,0 +1,125 @@
+"""Records: one atomic file per finished cell, named ``<cell id>.<status>.json``.
+
+The status is in the name so that a plan needs no reading. A record appears whole or not at all,
+and writing it again with another status replaces the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sparsebench import environment
+from sparsebench.plan.cells import Cell, Variant
+
+FORMAT = 1
+STATUSES = ("done", "failed", "unsupported", "skipped")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended. ``reason`` says why, for every status but ``done``; ``seconds`` is the cell's own time."""
+
+    status: str
+    result: dict[str, Any] | None = None
+    reason: str | None = None
+    started_at: datetime | None = None
+    seconds: float = 0.0
+
+
+def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
+    """The record of one cell, as it is stored."""
+    started = outcome.started_at or datetime.now(UTC)
+    return {
+        "format": FORMAT,
+        "cell_id": cell.id,
+        "stage": cell.stage,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "manifest": manifest,
+        "variant": asdict(cell.variant),
+        "settings": cell.settings,
+        "versions": environment.versions(),
+        "environment": environment.as_json(),
+        "started_at": started.isoformat(timespec="milliseconds"),
+        "seconds": round(outcome.seconds, 3),
+        "result": outcome.result,
+    }
+
+
+def write(folder: Path, record: dict[str, Any]) -> Path:
+    """Store a record atomically and durably; an earlier one of the same cell goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['cell_id']}.{record['status']}.json"
+    write_atomically(path, json.dumps(record, separators=(",", ":")))
+    for status in STATUSES:
+        if status != record["status"]:
+            (folder / f"{record['cell_id']}.{status}.json").unlink(missing_ok=True)
+    return path
+
+
+def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, Any]:
+    """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "format": FORMAT,
+        "kind": "plan",
+        "manifest": manifest,
+        "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "cells": [
+            {
+                "cell_id": cell.id,
+                "stage": cell.stage,
+                "label": cell.label,
+                "settings": cell.settings,
+                "variant": asdict(cell.variant),
+            }
+            for cell in cells
+        ],
+    }
+    write_atomically(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
+    return record
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """The status of every recorded cell, from the names alone."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for name in os.listdir(folder):
+        words = name.split(".")
+        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES:
+            found[words[0]] = words[1]
+    return found
+
+
+def read(folder: Path, cell_id: str) -> dict[str, Any]:
+    """One cell's record."""
+    status = statuses(folder)[cell_id]
+    record: dict[str, Any] = json.loads((folder / f"{cell_id}.{status}.json").read_text())
+    return record
+
+
+def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """The cells of every manifest that was run here: (id, stage, label) by manifest, in the plan's order."""
+    found = {}
+    for path in sorted(folder.glob("plan-*.json")):
+        plan = json.loads(path.read_text())
+        cells = [(c["cell_id"], c["stage"], f"{Variant(**c['variant']).label} · {c['label']}") for c in plan["cells"]]
+        found[plan["manifest"]] = cells
+    return found

@@ -1,0 +1,281 @@
+"""The parent of a run: starts a process per job, listens, keeps the ledger, and survives what happens to any of them.
+
+Runtime jobs have the machine to themselves and the parent sleeps meanwhile; the others run side by side in
+``slots``. The parent is the ledger's only writer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsebench import environment
+from sparsebench.errors import Interrupted
+from sparsebench.ledger.store import Ledger
+from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.expand import Plan
+from sparsebench.plan.jobs import jobs
+from sparsebench.run import records
+from sparsebench.run.display import Display
+from sparsebench.run.recorder import Spec
+from sparsebench.run.workspace import Workspace
+
+INGEST_SECONDS = 5.0
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run. ``slots`` jobs at once, each with an equal share of the cores; ``keep`` is a storage format or none."""
+
+    workspace: Workspace
+    cache: Path
+    offline: bool = False
+    keep: str = "packed"
+    slots: int = 1
+    fail_fast: bool = False
+
+
+@dataclass
+class Child:
+    """A running job: its process, its event pipe and what it has said so far."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    events: int
+    log: Path
+    started: float
+    buffer: bytes = b""
+    broken: str | None = None
+    recorded: set[str] = field(default_factory=set)
+
+
+class Runner:
+    """Runs a plan's open cells. Use ``run`` once."""
+
+    def __init__(self, plan: Plan, settings: Settings, display: Display) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.space = settings.workspace
+        self.display = display
+        self.ledger = Ledger(self.space.ledger)
+        self.selector = selectors.DefaultSelector()
+        self.children: list[Child] = []
+        self.waiting: list[Job] = []
+        self.ended: dict[str, str | None] = {}
+        self.fresh: list[Path] = []
+        self.ingested = time.monotonic()
+        self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
+
+    def run(self, cells: Iterable[Cell]) -> dict[str, int]:
+        """Do ``cells``; the number of cells by status. Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept."""
+        todo = list(cells)
+        self.ledger.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
+        self.waiting = jobs(self.plan, todo, self.space.present)
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            self.display.begin(todo, self.waiting)
+            while self.waiting or self.children:
+                self._start_ready()
+                self._listen()
+                if self.settings.fail_fast and self.counts["failed"]:
+                    self.waiting = []
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
+        finally:
+            self._end_all()
+            self._ingest()
+            self.display.end(self.counts)
+            signal.signal(signal.SIGTERM, previous)
+        return self.counts
+
+    def _start_ready(self) -> None:
+        """Start what may start: jobs whose predecessors ended well, as many as there are slots."""
+        for job in list(self.waiting):
+            blockers = [name for name in job.after if name not in self.ended]
+            broken = next((self.ended[name] for name in job.after if self.ended.get(name)), None)
+            if broken:
+                self.waiting.remove(job)
+                self._skip(job, broken)
+            elif not blockers and self._room_for(job):
+                self.waiting.remove(job)
+                self._start(job)
+
+    def _room_for(self, job: Job) -> bool:
+        if job.exclusive:
+            return not self.children
+        if any(child.job.exclusive for child in self.children):
+            return False
+        return len(self.children) < self.settings.slots
+
+    def _start(self, job: Job) -> None:
+        reading, writing = os.pipe()
+        variant = job.variants[0]
+        spec = Spec(
+            manifest=self.plan.manifest,
+            job=job,
+            model=self.plan.model(variant.model),
+            dense=self.plan.dense[variant.model],
+            workspace=self.space,
+            cache=self.settings.cache,
+            offline=self.settings.offline,
+            keep=self.settings.keep,
+            events=writing,
+        )
+        self.space.logs.mkdir(parents=True, exist_ok=True)
+        log = self.space.logs / f"{job.kind}-{job.id}.log"
+        path = spec.save(self.space.logs / f"{job.kind}-{job.id}.job")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sparsebench.run.worker", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(job),
+                pass_fds=[writing],
+                start_new_session=True,
+            )
+        os.close(writing)
+        os.set_blocking(reading, False)
+        child = Child(job, process, reading, log, time.monotonic())
+        self.children.append(child)
+        self.selector.register(reading, selectors.EVENT_READ, child)
+        self.display.started(job)
+
+    def _environment(self, job: Job) -> dict[str, str]:
+        """The one place where a worker's environment is decided: threads, quiet libraries, offline."""
+        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
+        quiet = {
+            "OMP_NUM_THREADS": str(share),
+            "MKL_NUM_THREADS": str(share),
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.settings.offline:
+            quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        return {**os.environ, **quiet}
+
+    def _listen(self) -> None:
+        """Wait for events. While a timed job runs, only its own events wake the parent."""
+        if not self.children:
+            return
+        timed = any(child.job.exclusive for child in self.children)
+        for key, _ in self.selector.select(None if timed else 1.0):
+            if not self._read(key.data):
+                self._finish(key.data)
+        if not timed:
+            self.display.tick()
+            if time.monotonic() - self.ingested > INGEST_SECONDS:
+                self._ingest()
+
+    def _read(self, child: Child) -> bool:
+        """Take in what a child has said; False once its pipe is closed."""
+        data = os.read(child.events, 1 << 16)
+        *lines, child.buffer = (child.buffer + data).split(b"\n")
+        for line in lines:
+            self._event(child, json.loads(line))
+        return bool(data)
+
+    def _event(self, child: Child, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "cell":
+                cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
+                child.recorded.add(cell.id)
+                self.fresh.append(self.space.records / f"{cell.id}.{event['status']}.json")
+                self.counts[event["status"]] += 1
+                self.display.finished(cell, event["status"], event["seconds"], event["reason"])
+            case "progress":
+                self.display.progress(child.job, event["done"], event["total"])
+            case "broken":
+                child.broken = event["reason"]
+
+    def _finish(self, child: Child) -> None:
+        """A job's pipe closed: collect it, record what it left undone, free what nobody needs any more."""
+        self.selector.unregister(child.events)
+        os.close(child.events)
+        code = child.process.wait()
+        self.children.remove(child)
+        reason = child.broken
+        if code and reason is None:
+            reason = _death(code, child.log)
+        for cell in child.job.cells:
+            if cell.id not in child.recorded:
+                self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
+        made = all(self.space.present(variant) for variant in child.job.makes)
+        self.ended[child.job.id] = None if made else f"{child.job.label}: {reason or 'left no folder'}"
+        self.display.ended(child.job, time.monotonic() - child.started, self.ended[child.job.id])
+        self._ingest()
+        self._release(child.job.variants)
+
+    def _release(self, variants: Iterable[Variant]) -> None:
+        """Drop the folders of variants that no waiting or running job needs."""
+        busy = {v.id for job in [*self.waiting, *(child.job for child in self.children)] for v in job.variants}
+        for variant in variants:
+            if variant.id not in busy and self.settings.keep != "dense":
+                self.space.drop(variant)
+
+    def _skip(self, job: Job, reason: str) -> None:
+        self.ended[job.id] = reason
+        for cell in job.cells:
+            self._record(cell, "skipped", reason)
+        self._release(job.variants)
+
+    def _record(self, cell: Cell, status: str, reason: str) -> None:
+        record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason))
+        self.fresh.append(records.write(self.space.records, record))
+        self.counts[status] += 1
+        self.display.finished(cell, status, 0.0, reason)
+
+    def _ingest(self) -> None:
+        """Bring the records that have come since the last time into the ledger, in one transaction."""
+        paths, self.fresh = self.fresh, []
+        if paths:
+            self.ledger.ingest([json.loads(path.read_text()) for path in paths])
+        self.ingested = time.monotonic()
+
+    def _end_all(self) -> None:
+        """End every child with its process group: politely, then not."""
+        for send in (signal.SIGTERM, signal.SIGKILL):
+            for child in self.children:
+                _signal_group(child.process, send)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < deadline and any(child.process.poll() is None for child in self.children):
+                time.sleep(0.05)
+        for child in self.children:
+            child.process.wait()
+            while self._read(child):
+                pass
+            self.selector.unregister(child.events)
+            os.close(child.events)
+        self.children = []
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _death(code: int, log: Path) -> str:
+    """How a process died, with the end of what it had said."""
+    how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"the job's process died: {how}{memory}; it said last: {' | '.join(lines[-3:]) or 'nothing'}"

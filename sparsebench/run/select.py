@@ -1,0 +1,95 @@
+"""Which cells run and why: new, done, failed before, settings changed, left out by ``--only``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.errors import UserError
+from sparsebench.plan.cells import STAGES, Cell, Variant
+from sparsebench.plan.preflight import Prepared
+from sparsebench.run.records import statuses
+
+KEYS = ("model", "method", "granularity", "pattern", "sparsity", "stage", "task", "engine", "ranks")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a cell runs, and why."""
+
+    cell: Cell
+    runs: bool
+    why: str
+
+
+def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
+    """A decision for every cell of the plan. ``records`` is the folder of records."""
+    known = statuses(records)
+    before = _previous(records / f"plan-{ready.plan.manifest}.json")
+    found = []
+    for cell in ready.plan.cells:
+        status = known.get(cell.id)
+        if not _matches(cell, ready.request.only):
+            found.append(Decision(cell, False, "left out by --only"))
+        elif status == "done":
+            found.append(Decision(cell, False, "done"))
+        elif status == "failed":
+            found.append(
+                Decision(cell, retry_failed, "failed before" + ("" if retry_failed else ": see --retry-failed"))
+            )
+        elif status == "unsupported":
+            found.append(Decision(cell, False, "unsupported with these versions"))
+        elif status == "skipped":
+            found.append(Decision(cell, True, "skipped before"))
+        else:
+            changed = (cell.variant.label, cell.label) in before
+            found.append(Decision(cell, True, "its settings, source or versions changed" if changed else "new"))
+    return found
+
+
+def open_cells(ready: Prepared, records: Path, retry_failed: bool) -> list[Cell]:
+    """The cells that run."""
+    return [decision.cell for decision in decisions(ready, records, retry_failed) if decision.runs]
+
+
+def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
+    """``model=opt-1.3b`` as a pair. Raises UserError for an unknown key or stage."""
+    pairs = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(KEYS)}"
+            raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
+        if key == "stage" and value not in STAGES:
+            raise UserError(f"--only {word}: no such stage", f"one of {', '.join(STAGES)}")
+        pairs.append((key, value))
+    return tuple(pairs)
+
+
+def _matches(cell: Cell, only: tuple[tuple[str, str], ...]) -> bool:
+    """Values of one key are alternatives; different keys must all hold."""
+    wanted: dict[str, set[str]] = {}
+    for key, value in only:
+        wanted.setdefault(key, set()).add(value)
+    return all(_value(cell, key, values) for key, values in wanted.items())
+
+
+def _value(cell: Cell, key: str, values: set[str]) -> bool:
+    if key == "stage":
+        return cell.stage in values
+    if key in ("task", "engine", "ranks"):
+        return str(cell.settings.get(key)) in values
+    if key == "sparsity":
+        return any(abs(float(value) - cell.variant.sparsity) < 1e-9 for value in values)
+    return str(getattr(cell.variant, key)) in values
+
+
+def _previous(path: Path) -> set[tuple[str, str]]:
+    """Variant and cell labels of the manifest's last plan, to tell a changed cell from a new one."""
+    if not path.is_file():
+        return set()
+    cells = json.loads(path.read_text())["cells"]
+    return {(Variant(**cell["variant"]).label, cell["label"]) for cell in cells}

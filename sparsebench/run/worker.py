@@ -1,0 +1,43 @@
+"""The process that does one job: ``python -m sparsebench.run.worker SPEC``.
+
+It reads a specification, does the job, leaves one record per cell as each finishes, and tells its parent on the
+event pipe. This is the boundary at which any failure becomes a record.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import pickle
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from sparsebench.run.handlers import HANDLERS
+from sparsebench.run.recorder import Recorder, Spec
+
+
+def main() -> int:
+    """Do the job of the specification named on the command line."""
+    _die_with_parent()
+    spec: Spec = pickle.loads(Path(sys.argv[1]).read_bytes())
+    recorder = Recorder(spec)
+    try:
+        HANDLERS[spec.job.kind](spec, recorder)
+    except Exception as error:  # the worker boundary: every failure becomes a record
+        traceback.print_exc()
+        for cell in list(recorder.open.values()):
+            recorder.failed(cell, error)
+        recorder.broken(error)
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    """On Linux a worker ends when its parent does, however that dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Where a run keeps its files: model and variant folders in the cache, records and logs beside the ledger."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.plan.cells import Variant
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """``work`` holds what can be made again, ``home`` (the ledger's folder) what cannot."""
+
+    work: Path
+    ledger: Path
+    records: Path
+    logs: Path
+
+    @classmethod
+    def of(cls, ledger: Path, work: Path) -> Workspace:
+        """The layout for a ledger file and a work folder."""
+        home = ledger.parent
+        return cls(work, ledger, home / "records", home / "logs")
+
+    def folder(self, variant: Variant) -> Path:
+        """The variant as a Hugging Face folder."""
+        return self.work / ("models" if variant.is_dense else "variants") / variant.id
+
+    def packed(self, variant: Variant) -> Path:
+        """The variant in the packed format."""
+        return self.work / "packed" / variant.id
+
+    def present(self, variant: Variant) -> bool:
+        """Whether the variant's folder is there; folders appear whole or not at all."""
+        return (self.folder(variant) / "config.json").is_file()
+
+    def drop(self, variant: Variant) -> None:
+        """Remove a sparsified variant's dense folder; it can be unpacked or made again."""
+        if not variant.is_dense:
+            shutil.rmtree(self.folder(variant), ignore_errors=True)
+
+    def scratch(self) -> Path:
+        """A folder of this process's own for temporary files."""
+        path = self.work / "scratch" / str(os.getpid())
+        path.mkdir(parents=True, exist_ok=True)
+        return path

@@ -1,0 +1,38 @@
+"""Latency and memory of a model under an engine: one process per rank, phases apart, dense and variant side by side."""
+
+from sparsebench.runtime.footprint import footprint
+from sparsebench.runtime.measure import check_supported, measure_latency, measure_memory
+from sparsebench.runtime.results import (
+    LatencyResult,
+    Machine,
+    MemoryResult,
+    Parity,
+    PhaseDifference,
+    PhaseMemory,
+    PhaseSummary,
+    RankMemory,
+    Sample,
+    Setting,
+    Workload,
+)
+
+VERSION = 1
+
+__all__ = [
+    "VERSION",
+    "LatencyResult",
+    "Machine",
+    "MemoryResult",
+    "Parity",
+    "PhaseDifference",
+    "PhaseMemory",
+    "PhaseSummary",
+    "RankMemory",
+    "Sample",
+    "Setting",
+    "Workload",
+    "check_supported",
+    "footprint",
+    "measure_latency",
+    "measure_memory",
+]

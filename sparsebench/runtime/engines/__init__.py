@@ -1,0 +1,22 @@
+"""Engines: each one file and one row here. ``engine(name)`` imports only the one that is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from sparsebench.errors import MeasureError
+from sparsebench.runtime.engines.base import Engine
+
+ENGINES: dict[str, str] = {
+    "deepspeed": "sparsebench.runtime.engines.deepspeed:DeepSpeed",
+    "hf": "sparsebench.runtime.engines.hf:HuggingFace",
+}
+
+
+def engine(name: str) -> Engine:
+    """The engine of that name. Raises MeasureError for one that does not exist."""
+    if name not in ENGINES:
+        raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(sorted(ENGINES))}")
+    module, attribute = ENGINES[name].split(":")
+    made: Engine = getattr(import_module(module), attribute)()
+    return made

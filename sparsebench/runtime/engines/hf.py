@@ -1,0 +1,45 @@
+"""The plain Hugging Face model, one process: what other engines are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.runtime.results import Parity
+from sparsebench.runtime.workload import Inputs
+
+
+class Plain:
+    """The model under the interface of a wrapped one."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.generate = getattr(module, "generate", None)
+        self.get_encoder = getattr(module, "get_encoder", None)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+
+class HuggingFace:
+    """transformers without anything around it."""
+
+    kernel = "dense torch linear"
+
+    def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        if ranks > 1:
+            raise UnsupportedError(
+                f"the hf engine runs in one process, not at {ranks} ranks", "use the deepspeed engine"
+            )
+
+    def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        return ()
+
+    def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
+        import torch
+
+        return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
+
+    def parity(self, load: Callable[[], Any], family: str, prompt: Inputs) -> Parity | None:
+        return None

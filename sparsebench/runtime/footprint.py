@@ -1,0 +1,39 @@
+"""How much memory measuring a model needs, estimated from its files before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sparsebench.models.anatomy import part
+from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.runtime.parity import BLOCKS
+from sparsebench.runtime.results import Setting, Workload
+
+RANK_BYTES = 700 * 2**20
+"""A rank without a model: its imports (430 MB measured), and room for activations and the cache of a small workload."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def footprint(folder: Path, setting: Setting | None = None) -> int:
+    """Bytes that all ranks together need to measure the model in ``folder`` alone, estimated from file headers.
+
+    Default: one rank in the checkpoint's dtype. Raises ModelError for a folder that is no checkpoint.
+    """
+    setting = setting or Setting("deepspeed", 1, Workload())
+    return setting.ranks * RANK_BYTES + model_bytes(folder, setting)
+
+
+def model_bytes(folder: Path, setting: Setting) -> int:
+    """The model's share of a footprint: its tensors while loading, or its shortened float32 copy for parity.
+
+    Every rank loads the whole model before it keeps its share. In the checkpoint's own dtype that is mapped and costs
+    nothing that the system cannot take back; converted it is a copy.
+    """
+    checkpoint = Checkpoint(Path(folder))
+    tensors = checkpoint.tensors.values()
+    size = BYTES.get(setting.dtype)
+    converted = size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
+    kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in tensors)
+    layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
+    shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
+    return max(kept * (setting.ranks if converted else 1), shortened * setting.ranks)

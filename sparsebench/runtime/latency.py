@@ -1,0 +1,131 @@
+"""Timing one model, or two in alternating blocks: what runs in the ranks, and the summary of what they send."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, Setting, Side
+from sparsebench.runtime.statistics import paired_ratio, steady, summary, unpaired_ratio
+from sparsebench.runtime.workload import Phase
+
+BLOCK = 4
+MIN_PAIRS = 4
+WARM_STEPS = (3, 16)
+"""At least and at most so many steps."""
+WARM_SHARE = 0.15
+"""Share of a phase's time cap that warming up one side may take."""
+
+WAITING = 0.8
+"""CPU seconds per rank and wall second below which a phase is flagged."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model's phases, and the (wall, CPU) seconds that loading took."""
+
+    phases: Sequence[Phase]
+    load: tuple[float, float]
+
+
+Settled = list[tuple[str, Side]]
+"""The phases of sides that were steady."""
+
+
+def run(
+    sides: Mapping[Side, Loaded], setting: Setting, peers: Peers, done: Callable[[], None]
+) -> tuple[list[Sample], Settled]:
+    """Time every phase of ``sides`` (one or two); ``done`` is called between phases, never while one is timed."""
+    samples = [Sample("load", side, 0, 0, *loaded.load) for side, loaded in sides.items()]
+    settled: Settled = []
+    for position, phase in enumerate(next(iter(sides.values())).phases):
+        ours = {side: loaded.phases[position] for side, loaded in sides.items()}
+        gc.collect()
+        gc.disable()
+        found, steadies = _phase(ours, setting, peers)
+        gc.enable()
+        samples += found
+        settled += [(phase.name, side) for side in steadies]
+        done()
+    return samples, settled
+
+
+def _phase(sides: Mapping[Side, Phase], setting: Setting, peers: Peers) -> tuple[list[Sample], list[Side]]:
+    longest = BLOCK
+    if next(iter(sides.values())).name == "decode":
+        longest = min(BLOCK, setting.workload.generate)  # stay within the positions that the workload was checked for
+    warm = {side: _warm_up(phase, longest, setting, peers) for side, phase in sides.items()}
+    step = max(median(walls[-3:]) for walls in warm.values())
+    affordable = int(setting.phase_seconds / (step * len(sides) * MIN_PAIRS))
+    block = max(1, min(longest, affordable))
+    samples: list[Sample] = []
+    for pair in range(max(MIN_PAIRS, math.ceil(setting.samples / block))):
+        if pair >= MIN_PAIRS and sum(sample.wall_s for sample in samples) > setting.phase_seconds:
+            break
+        # Turn about, so that a drift of the machine hits both sides alike.
+        for side in sorted(sides, reverse=bool(pair % 2)):
+            phase = sides[side]
+            phase.begin()
+            for index in range(block):
+                _, (wall, cpu) = peers.timed(phase.step)
+                samples.append(Sample(phase.name, side, pair, index, wall, cpu))
+    return samples, [
+        side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])
+    ]
+
+
+def _warm_up(phase: Phase, block: int, setting: Setting, peers: Peers) -> list[float]:
+    """Steps until two rolling medians agree, or to the cap in steps or in seconds; their wall times."""
+    least, most = WARM_STEPS
+    walls: list[float] = []
+    while len(walls) < most and not steady(walls):
+        share = WARM_SHARE if len(walls) >= least else 1.0
+        if sum(walls) > share * setting.phase_seconds:
+            break
+        if len(walls) % block == 0:
+            phase.begin()
+        walls.append(peers.timed(phase.step)[1][0])
+    return walls
+
+
+def _is_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
+    """Whether warm-up settled, or, where its cap came first, whether the two halves of the samples agree."""
+    half = len(walls) // 2
+    return steady(warm) or (half >= 2 and steady(walls[: 2 * half], window=half))
+
+
+def summaries(samples: Sequence[Sample], settled: Settled, seed: int) -> tuple[PhaseSummary, ...]:
+    """One summary per phase and side, in the order of measuring. Loading is one sample, and never called steady."""
+    groups: dict[tuple[str, Side], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.phase, sample.side), []).append(sample)
+    return tuple(summary(name, side, group, (name, side) in settled, seed) for (name, side), group in groups.items())
+
+
+def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:
+    """Notes on phases whose ranks held a core for less of the time than one thread would: others used the machine.
+
+    On a GPU waiting is what the CPU does, so there is nothing to say.
+    """
+    if device != "cpu":
+        return ()
+    shares = {(one.phase, one.side): one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
+    return tuple(
+        f"{phase} of the {side} model: each rank was on a core for {share:.0%} of the time only"
+        for (phase, side), share in shares.items()
+        if share < WAITING
+    )
+
+
+def differences(samples: Sequence[Sample], paired: bool, seed: int) -> tuple[PhaseDifference, ...]:
+    """Variant over dense for every phase but loading, whose single sample says nothing about the next."""
+    found = []
+    for name in dict.fromkeys(sample.phase for sample in samples if sample.phase != "load"):
+        dense = [sample for sample in samples if sample.phase == name and sample.side == "dense"]
+        variant = [sample for sample in samples if sample.phase == name and sample.side == "variant"]
+        found.append(paired_ratio(name, dense, variant) if paired else unpaired_ratio(name, dense, variant, seed))
+    return tuple(found)

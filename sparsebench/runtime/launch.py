@@ -1,0 +1,203 @@
+"""One process per rank, ended as a group: channels instead of polling, and an error that names the rank and why.
+
+The parent sleeps while ranks work: it waits on one socket per rank, over which a rank sends JSON lines; a closed
+socket is a rank that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sparsebench import errors
+from sparsebench.errors import MeasureError, SparsebenchError
+from sparsebench.runtime import shm
+
+ADDRESS = "127.0.0.1"
+ENTRY = ("-m", "sparsebench.runtime.rank")
+CHANNEL = "SPARSEBENCH_CHANNEL"
+PARENT = "SPARSEBENCH_PARENT"
+GRACE_SECONDS = 1.0
+TAIL_LINES = 8
+
+
+class RankGroup:
+    """The ranks of one job; use as a context manager, and iterate over ``messages``.
+
+    ``spec`` is what the ranks are told (JSON-able), ``settings`` are environment variables beside the usual, ``entry``
+    the interpreter's arguments.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        ranks: int,
+        settings: Mapping[str, str],
+        timeout: float,
+        entry: Sequence[str] = ENTRY,
+    ) -> None:
+        self.spec, self.ranks, self.settings, self.timeout, self.entry = spec, ranks, settings, timeout, entry
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.channels: list[socket.socket] = []
+        self.errors: dict[int, SparsebenchError] = {}
+
+    def __enter__(self) -> RankGroup:
+        self.folder = tempfile.TemporaryDirectory(prefix="sparsebench-ranks-")
+        path = Path(self.folder.name)
+        (path / "spec.json").write_text(json.dumps(self.spec))
+        self.port = _free_port()
+        shm.unlink(ADDRESS, self.port, range(self.ranks))  # a stale buffer would be mapped before it is made anew
+        try:
+            for rank in range(self.ranks):
+                self._start(rank, path)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """Every message as it comes, until all ranks have ended well.
+
+        A message whose ``wait`` is true holds its rank until the iteration goes on. Raises the error that a rank sent,
+        else MeasureError for a rank that died, failed, or was silent for the timeout.
+        """
+        with selectors.DefaultSelector() as selector:
+            for rank, channel in enumerate(self.channels):
+                selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
+            while selector.get_map():
+                ready = selector.select(self.timeout)
+                if not ready:
+                    silent = sorted(key.data[0] for key in selector.get_map().values())
+                    raise MeasureError(
+                        f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
+                    )
+                for key, _ in ready:
+                    rank, pending = key.data
+                    data = self._receive(rank)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                        self._ended(rank)
+                    pending += data
+                    while b"\n" in pending:
+                        line, _, pending[:] = pending.partition(b"\n")
+                        yield from self._deliver(rank, json.loads(line))
+
+    def close(self) -> None:
+        """End every rank with all it started, and remove what the group left."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+        for channel in self.channels:
+            channel.close()
+        shm.unlink(ADDRESS, self.port, range(self.ranks))
+        self.folder.cleanup()
+
+    def _start(self, rank: int, path: Path) -> None:
+        ours, theirs = socket.socketpair()
+        self.channels.append(ours)
+        variables = {
+            **os.environ,
+            **self.settings,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(self.ranks),
+            "LOCAL_SIZE": str(
+                self.ranks
+            ),  # DeepSpeed's shared-memory operation crashes where it differs from the ranks
+            "MASTER_ADDR": ADDRESS,
+            "MASTER_PORT": self.port,
+            CHANNEL: str(theirs.fileno()),
+            PARENT: str(os.getpid()),
+        }
+        with theirs, (path / f"rank-{rank}.log").open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, *self.entry, str(path / "spec.json"), str(rank)],
+                    env=variables,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            )
+
+    def _receive(self, rank: int) -> bytes:
+        try:
+            return self.channels[rank].recv(65536)
+        except ConnectionResetError:  # it died with our answer unread
+            return b""
+
+    def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if message["kind"] == "error":
+            # Not raised yet: it may only be the echo of another rank's death.
+            self.errors[rank] = _rebuilt(message)
+            return
+        yield message
+        if message.get("wait"):
+            with contextlib.suppress(BrokenPipeError):  # its end is found at the next reading
+                self.channels[rank].sendall(b"\n")
+
+    def _ended(self, rank: int) -> None:
+        """A rank closed its channel: nothing to say if it ended well, else find the rank that is to blame."""
+        if self._code(rank, GRACE_SECONDS) == 0:
+            return
+        # When one rank dies its peers fail a moment later: give them that moment, then blame a signal before an error.
+        deadline = time.monotonic() + GRACE_SECONDS
+        codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
+        killed = [one for one, code in codes.items() if code is not None and code < 0]
+        if killed:
+            name = signal.Signals(-(codes[killed[0]] or 0)).name
+            hint = "the machine may be out of memory: see the kernel's log" if name == "SIGKILL" else None
+            raise MeasureError(f"{self._names(killed)} died of {name}\n{self._tails(killed)}", hint)
+        if self.errors:
+            raise self.errors[min(self.errors)]
+        ending = "closed its channel" if codes[rank] is None else f"ended with exit code {codes[rank]}"
+        raise MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
+
+    def _code(self, rank: int, seconds: float) -> int | None:
+        try:
+            return self.processes[rank].wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _names(self, ranks: Sequence[int]) -> str:
+        return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.ranks}"
+
+    def _tails(self, ranks: Sequence[int]) -> str:
+        """The last lines of these ranks' logs, indented."""
+        shown = []
+        for rank in ranks:
+            lines = (Path(self.folder.name) / f"rank-{rank}.log").read_text(errors="replace").splitlines()
+            shown += [f"    rank {rank}: {line}" for line in lines[-TAIL_LINES:]]
+        return "\n".join(shown)
+
+
+def _rebuilt(message: Mapping[str, Any]) -> SparsebenchError:
+    kind: type[SparsebenchError] = getattr(errors, message["type"])
+    return kind(message["message"], message["hint"])
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind((ADDRESS, 0))
+        return str(probe.getsockname()[1])

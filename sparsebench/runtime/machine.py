@@ -1,0 +1,26 @@
+"""The machine while it measures: load, cores, threads, governor; and how many threads a rank gets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sparsebench import environment
+from sparsebench.runtime.results import Machine, Setting
+
+
+def threads_per_rank(setting: Setting) -> int:
+    """The setting's own number, else an equal share of the usable cores, at least one."""
+    return setting.threads or max(1, environment.cores() // setting.ranks)
+
+
+def observe(threads: int) -> Machine:
+    """The machine now; ``threads`` are those of one rank."""
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return Machine(
+        load=os.getloadavg()[0],
+        cores=os.cpu_count() or 1,
+        affinity=environment.cores(),
+        threads=threads,
+        governor=governor.read_text().strip() if governor.is_file() else "",
+    )

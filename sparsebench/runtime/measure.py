@@ -1,0 +1,164 @@
+"""Latency and memory of models on disk, for the rest of the program. Runs in the parent, which sleeps meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sparsebench import environment
+from sparsebench.errors import MeasureError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.runtime import latency, shm
+from sparsebench.runtime.engines import engine
+from sparsebench.runtime.footprint import footprint, model_bytes
+from sparsebench.runtime.launch import RankGroup
+from sparsebench.runtime.machine import observe, threads_per_rank
+from sparsebench.runtime.results import LatencyResult, MemoryResult, Parity, PhaseMemory, RankMemory, Sample, Setting
+from sparsebench.runtime.workload import check_positions
+from sparsebench.sources import Cache
+
+Emit = Callable[[str, LatencyResult], None]
+
+
+def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
+    """Raise UnsupportedError where a model's config.json alone tells that the engine cannot run it so."""
+    engine(setting.engine).check(config, setting.ranks)
+    check_positions(config, family, setting.workload)
+
+
+def measure_latency(
+    dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
+) -> None:
+    """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each result as it is finished.
+
+    One group of ranks holds the dense model and each variant in turn, and alternates blocks of steps between them. A
+    variant that is the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two
+    models do not fit into memory each is measured alone and ``baseline`` says ``unpaired``.
+    Raises UnsupportedError where the engine cannot run this model so, MeasureError where a number cannot be believed.
+    """
+    check_supported(Checkpoint(dense).config, family, setting)
+    largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
+    if footprint(dense, setting) + model_bytes(largest, setting) <= environment.memory()[1]:
+        _latency_group(dense, variants, family, setting, emit)
+        return
+    _check_fits(largest, setting)
+    alone: list[LatencyResult] = []
+    _latency_group(None, [("", dense)], family, setting, lambda _, result: alone.append(result))
+    _latency_group(None, variants, family, setting, lambda key, result: emit(key, _against(alone[0], result, setting)))
+
+
+def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
+    """Peak memory of the model in ``folder``, alone in its ranks, per phase, per rank and summed.
+
+    Raises UnsupportedError where the engine cannot run this model so or the system has no exact peak, MeasureError
+    where it does not fit or a number cannot be believed.
+    """
+    check_supported(Checkpoint(folder).config, family, setting)
+    _check_fits(folder, setting)
+    threads = threads_per_rank(setting)
+    before = observe(threads)
+    spec = {"job": "memory", "folder": str(folder), "family": family, "setting": asdict(setting)}
+    with RankGroup(spec, setting.ranks, _variables(setting), setting.timeout_seconds) as group:
+        found = [message for message in group.messages() if message["kind"] == "result"]
+    rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
+    sums: dict[str, int] = {}
+    for row in rows:
+        sums[row.phase] = sums.get(row.phase, 0) + row.peak_bytes
+    return MemoryResult(
+        **_facts(found[0], setting),
+        source=found[0]["source"],
+        peak_bytes=max(total for phase, total in sums.items() if phase != "load"),
+        phases=tuple(PhaseMemory(phase, total) for phase, total in sums.items()),
+        per_rank=tuple(rows),
+        before=before,
+        after=observe(threads),
+    )
+
+
+def _latency_group(
+    dense: Path | None, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
+) -> None:
+    """One group of ranks; without ``dense`` the results have no differences yet."""
+    threads = threads_per_rank(setting)
+    before = observe(threads)
+    spec = {
+        "job": "latency",
+        "dense": str(dense) if dense else None,
+        "variants": [(index, str(folder)) for index, (_, folder) in enumerate(variants)],
+        "family": family,
+        "setting": asdict(setting),
+    }
+    with RankGroup(spec, setting.ranks, _variables(setting), setting.timeout_seconds) as group:
+        for message in group.messages():
+            if message["kind"] != "result":
+                continue
+            samples = tuple(Sample(**row) for row in message["samples"])
+            settled = [(name, side) for name, side in message["steady"]]
+            phases = latency.summaries(samples, settled, setting.seed)
+            after = observe(threads)
+            facts = _facts(message, setting)
+            result = LatencyResult(
+                **{**facts, "notes": (*facts["notes"], *latency.waiting(phases, facts["device"], setting.ranks))},
+                baseline="paired" if dense else "unpaired",
+                phases=phases,
+                differences=latency.differences(samples, True, setting.seed) if dense else (),
+                samples=samples,
+                before=before,
+                after=after,
+            )
+            before = after
+            emit(variants[message["index"]][0], result)
+
+
+def _against(alone: LatencyResult, variant: LatencyResult, setting: Setting) -> LatencyResult:
+    """``variant`` with the dense model's samples, which another group measured, beside its own."""
+    samples = tuple(replace(sample, side="dense") for sample in alone.samples) + variant.samples
+    phases = tuple(replace(phase, side="dense") for phase in alone.phases) + variant.phases
+    return replace(
+        variant, samples=samples, phases=phases, differences=latency.differences(samples, False, setting.seed)
+    )
+
+
+def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+    """The fields that both kinds of result share."""
+    return {
+        "engine": setting.engine,
+        "kernel": message["kernel"],
+        "ranks": setting.ranks,
+        "threads": threads_per_rank(setting),
+        "device": message["device"],
+        "dtype": message["dtype"],
+        "parity": Parity(**message["parity"]) if message["parity"] else None,
+        "notes": tuple(message["notes"]),
+    }
+
+
+def _check_fits(folder: Path, setting: Setting) -> None:
+    need, available = footprint(folder, setting), environment.memory()[1]
+    if need > available:
+        raise MeasureError(
+            f"{folder.name} needs about {need / 2**30:.1f} GiB at {setting.ranks} ranks; "
+            f"{available / 2**30:.1f} GiB are available",
+            "use a smaller dtype, fewer ranks, or a larger machine",
+        )
+
+
+def _variables(setting: Setting) -> dict[str, str]:
+    """The environment of the ranks, beside what the launcher sets."""
+    cache = Cache()
+    variables = {
+        "OMP_NUM_THREADS": str(threads_per_rank(setting)),
+        "PATH": shm.path_with_tools(),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache)),
+    }
+    if sys.platform == "linux":
+        variables["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
+    if setting.engine == "deepspeed" and setting.ranks > 1:
+        variables[shm.DISABLED] = shm.ensure(cache)
+    return variables

@@ -1,0 +1,122 @@
+"""Peak memory of a rank, exactly: the kernel's own high-water mark, reset before each phase; nothing is polled."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.runtime.results import RankMemory
+
+STATUS = Path("/proc/self/status")
+RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
+
+
+def own(module: Any) -> None:
+    """Copy parameters and buffers of ``module`` into memory of their own, in place.
+
+    transformers maps the file: its pages count as nobody's anonymous memory, come and go with memory pressure, and
+    would make a loaded model look gigabytes smaller, or its first step slower, than it is.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    gc.collect()
+
+
+def tensor_bytes(module: Any) -> int:
+    """Bytes of parameters and buffers, each storage once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return sum(storages.values())
+
+
+class Meter:
+    """Measures one rank phase by phase. Made after imports: what is resident then is the baseline.
+
+    Raises UnsupportedError where the kernel offers no resettable high-water mark.
+    """
+
+    def __init__(self, rank: int, device: str) -> None:
+        self.rank, self.cuda = rank, device.startswith("cuda")
+        self.source = "CUDA max_memory_allocated" if self.cuda else "VmHWM less baseline"
+        self.rows: list[RankMemory] = []
+        self.tensors = 0
+        _settle()
+        _reset_peak()
+        self.baseline = _status("VmRSS")
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Whatever runs inside is the phase ``name``."""
+        _settle()
+        _reset_peak()
+        if self.cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        yield
+        peak = _status("VmHWM")
+        allocated = reserved = None
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
+            allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        self.rows.append(
+            RankMemory(
+                rank=self.rank,
+                phase=name,
+                peak_rss_bytes=peak,
+                peak_bytes=peak - self.baseline if allocated is None else allocated,
+                anon_bytes=_status("RssAnon"),
+                pss_bytes=_pss(),
+                tensor_bytes=self.tensors,
+                baseline_bytes=self.baseline,
+                cuda_allocated_bytes=allocated,
+                cuda_reserved_bytes=reserved,
+            )
+        )
+
+
+def _settle() -> None:
+    """Give freed memory back to the system, so that a phase does not inherit the last one's heap."""
+    import ctypes
+
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim:
+        trim(0)
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    except OSError as error:
+        raise UnsupportedError(
+            f"exact peak memory needs Linux's /proc/self/clear_refs; this {sys.platform} says: {error.strerror}",
+            "measure memory on Linux",
+        ) from error
+
+
+def _status(field: str) -> int:
+    """One field of /proc/self/status, in bytes."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise UnsupportedError(f"{STATUS} has no {field}", "measure memory on Linux 4.5 or later")
+
+
+def _pss() -> int | None:
+    """Proportional set size of this process in bytes; None where the kernel does not give it."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)

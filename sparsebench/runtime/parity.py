@@ -1,0 +1,104 @@
+"""An engine's output against the plain model's, in float32, on a copy with few blocks of true width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime.results import Parity
+from sparsebench.runtime.workload import Inputs, start_token
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCKS = 4
+TOKENS = 32
+TOLERANCE = 1e-4
+COUNTS = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
+LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
+
+
+def shorten(model: Any, blocks: int = BLOCKS) -> int:
+    """Cut every stack of transformer blocks of ``model`` to its first ``blocks``, in place; returns the longest length.
+
+    A stack is the outermost ModuleList that is as long as one of the configuration's layer counts.
+    """
+    from torch import nn
+
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
+    depths = {
+        getattr(config, name) for config in configs for name in COUNTS if isinstance(getattr(config, name, None), int)
+    }
+    longest, inside = 0, ""
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.ModuleList) or (inside and name.startswith(inside)) or len(module) not in depths:
+            continue
+        del module[blocks:]
+        longest, inside = max(longest, len(module)), name + "."
+    if not longest:
+        raise UnsupportedError(f"no stack of blocks was found in a {type(model).__name__}, so parity cannot be judged")
+    for config in configs:
+        for name in COUNTS:
+            if isinstance(getattr(config, name, None), int):
+                setattr(config, name, min(blocks, getattr(config, name)))
+        for name in LISTS:
+            if isinstance(getattr(config, name, None), list):
+                setattr(config, name, getattr(config, name)[:blocks])
+    return longest
+
+
+def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs, wraps_only: bool) -> Parity:
+    """Run ``model`` (taken apart here) plain and as ``wrap`` makes it.
+
+    Raises UnsupportedError when the engine's model does not run at all, MeasureError above the tolerance.
+    """
+    import torch
+
+    blocks = shorten(model)
+    model = model.float().to(prompt.ids.device).eval()
+    with torch.inference_mode():
+        plain = _output(model, family, prompt)
+        wrapped = wrap(model)  # in place of the plain one: two copies of a large vocabulary would not fit everywhere
+        try:
+            engine = _output(wrapped, family, prompt)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[:1]
+            raise UnsupportedError(
+                f"the engine's model does not run: {type(error).__name__}: {' '.join(reason)}"
+            ) from error
+    if engine.shape != plain.shape:
+        raise MeasureError(
+            f"the engine's output is {tuple(engine.shape)} where the plain model's is {tuple(plain.shape)}"
+        )
+    difference = float(torch.linalg.vector_norm(engine - plain) / torch.linalg.vector_norm(plain))
+    if not difference <= TOLERANCE:  # not a number is over it, too
+        raise MeasureError(
+            f"the engine's output is {difference:.1e} (relative L2) off the plain model's, over {TOLERANCE:.0e}",
+            "measure at one rank, or report the model's architecture",
+        )
+    return Parity(difference, TOLERANCE, "float32", blocks, wraps_only)
+
+
+def _output(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
+    """The logits, or an encoder's last hidden state, as float32 on the CPU."""
+    ids, mask = prompt.ids[:, :TOKENS], prompt.mask[:, :TOKENS]
+    extra = {}
+    if family == "encoder-decoder":
+        config = getattr(model, "module", model).config
+        first = ids[:, :1] * 0 + start_token(config)
+        extra["decoder_input_ids"] = first if ids.shape[1] == 1 else ids[:, :8].clone()
+        extra["decoder_input_ids"][:, :1] = first
+    if family != "encoder":
+        extra["use_cache"] = False
+    out = model(input_ids=ids, attention_mask=mask, **extra)
+    found: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
+    return found.float().cpu()

@@ -1,0 +1,194 @@
+"""What one rank does: ``python -m sparsebench.runtime.rank SPEC.json RANK``, started by ``launch``."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.runtime import latency, memory
+from sparsebench.runtime.engines import engine
+from sparsebench.runtime.engines.base import Engine
+from sparsebench.runtime.latency import Loaded
+from sparsebench.runtime.launch import CHANNEL, PARENT
+from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.results import Setting, Side, Workload
+from sparsebench.runtime.workload import Inputs, inputs, phases
+
+
+class Channel:
+    """The rank's end of its socket: JSON lines out, one byte in where it is told to wait."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)  # a compiler that outlives the rank must not keep the channel open
+        self.descriptor = descriptor
+
+    def send(self, kind: str, wait: bool = False, **content: Any) -> None:
+        """One message; with ``wait`` it returns when the parent has dealt with it."""
+        line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
+        while line:
+            line = line[os.write(self.descriptor, line) :]
+        if wait:
+            os.read(self.descriptor, 1)
+
+
+class Work:
+    """A rank's engine and inputs, and the two jobs it knows."""
+
+    def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
+        self.family: str = spec["family"]
+        self.setting = Setting(**{**spec["setting"], "workload": Workload(**spec["setting"]["workload"])})
+        self.rank, self.channel = rank, channel
+        self.engine: Engine = engine(self.setting.engine)
+
+    def start(self, folder: Path) -> None:
+        """Import what is heavy, join the group."""
+        import torch
+
+        self.config = json.loads((folder / "config.json").read_text())
+        cuda = torch.cuda.is_available()
+        if cuda and torch.cuda.device_count() < self.setting.ranks:
+            raise UnsupportedError(
+                f"{self.setting.ranks} ranks need as many GPUs; this machine has {torch.cuda.device_count()}"
+            )
+        self.device = f"cuda:{self.rank}" if cuda else "cpu"
+        self.notes = self.engine.start(self.rank, self.setting.ranks)
+        self._import_model_code(folder)
+        self.peers = Peers(self.setting.ranks, cuda)
+        gc.collect()
+        gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
+
+    def prompt(self) -> Inputs:
+        """The workload's inputs on this rank's device."""
+        return inputs(self.config, self.setting.workload, self.setting.seed, self.device)
+
+    def load(self, folder: Path) -> Any:
+        """The model as the engine makes it, in memory of its own."""
+        from sparsebench.models.load import load_model
+
+        model = load_model(folder, self.family, self.setting.dtype)  # type: ignore[arg-type]
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        load = self.setting.workload
+        wrapped = self.engine.wrap(model, model.dtype, load.prompt + load.generate)
+        del model
+        memory.own(wrapped.module)
+        return wrapped
+
+    def parity(self, folder: Path) -> dict[str, Any] | None:
+        """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
+        from sparsebench.models.load import load_model
+
+        found = self.engine.parity(lambda: load_model(folder, self.family), self.family, self.prompt())  # type: ignore[arg-type]
+        gc.collect()
+        return asdict(found) if found else None
+
+    def facts(self) -> dict[str, Any]:
+        """What every result says."""
+        return {
+            "kernel": self.engine.kernel,
+            "device": self.device.split(":")[0],
+            "dtype": self.dtype,
+            "notes": self.notes,
+        }
+
+    def latency(self, dense: Path | None, variants: list[tuple[int, Path]]) -> None:
+        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone."""
+        import torch
+
+        first = dense or variants[0][1]
+        self.start(first)
+        with torch.inference_mode():
+            sides: dict[Side, Loaded] = {}
+            if dense:
+                sides["dense"] = self._timed_load(dense)
+            for index, folder in variants:
+                parity = self.parity(folder)
+                sides["variant"] = self._timed_load(folder)
+                samples, settled = latency.run(sides, self.setting, self.peers, self._phase_done)
+                if self.rank == 0:
+                    rows = [asdict(sample) for sample in samples]
+                    self.channel.send(
+                        "result", True, index=index, samples=rows, steady=settled, parity=parity, **self.facts()
+                    )
+                del sides["variant"]
+                gc.collect()
+
+    def memory(self, folder: Path) -> None:
+        """Peak memory of one model alone, phase by phase."""
+        import torch
+
+        self.start(folder)
+        with torch.inference_mode():
+            parity = self.parity(folder)  # first: it also tells whether the engine's model runs at all
+            meter = memory.Meter(self.rank, self.device)
+            with meter.phase("load"):
+                model = self.load(folder)
+            meter.tensors = memory.tensor_bytes(model.module)
+            work = self.setting.workload
+            for phase in phases(model, self.family, self.prompt(), work.generate, keep_cache=False):
+                self.peers.barrier()
+                with meter.phase(phase.name):
+                    phase.begin()
+                    for _ in range(work.generate if phase.name == "decode" else 1):
+                        phase.step()
+                phase.end()
+                self._phase_done()
+        rows = [asdict(row) for row in meter.rows]
+        self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **self.facts())
+
+    def _import_model_code(self, folder: Path) -> None:
+        """Import what the first model of a kind makes transformers import, outside of load time and memory."""
+        import torch
+        from transformers import AutoConfig
+
+        from sparsebench.models.families import auto_class
+
+        with torch.device("meta"):
+            auto_class(self.family, self.config).from_config(AutoConfig.from_pretrained(folder))  # type: ignore[arg-type]
+
+    def _timed_load(self, folder: Path) -> Loaded:
+        model, sample = self.peers.timed(lambda: self.load(folder))
+        made = phases(model, self.family, self.prompt(), self.setting.workload.generate)
+        return Loaded(made, sample)
+
+    def _phase_done(self) -> None:
+        self.channel.send("phase")
+
+
+def die_with_parent() -> None:
+    """On Linux: be killed when the parent dies, however it dies; elsewhere the next message finds it gone."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(os.environ[PARENT]):
+            sys.exit("the parent was gone before this rank began")
+
+
+def main(spec_path: str, rank: int) -> int:
+    """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
+    die_with_parent()
+    channel = Channel(int(os.environ[CHANNEL]))
+    spec = json.loads(Path(spec_path).read_text())
+    try:
+        work = Work(spec, rank, channel)
+        if spec["job"] == "memory":
+            work.memory(Path(spec["folder"]))
+        else:
+            dense = Path(spec["dense"]) if spec["dense"] else None
+            work.latency(dense, [(index, Path(folder)) for index, folder in spec["variants"]])
+    except SparsebenchError as error:
+        channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

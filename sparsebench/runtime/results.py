@@ -1,0 +1,183 @@
+"""What a runtime measurement is asked for and what it returns; ``dataclasses.asdict`` makes JSON of all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Side = Literal["dense", "variant"]
+Baseline = Literal["paired", "unpaired"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One shape of request: ``batch`` sequences of ``prompt`` tokens, then ``generate`` new tokens each."""
+
+    batch: int = 1
+    prompt: int = 128
+    generate: int = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to measure.
+
+    ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side;
+    ``threads`` per rank, default the cores divided by the ranks; ``phase_seconds`` caps the sampling of one phase (both
+    sides together), which then has fewer samples; a group silent for ``timeout_seconds`` is ended.
+    """
+
+    engine: str
+    ranks: int
+    workload: Workload
+    dtype: str = "auto"
+    samples: int = 24
+    seed: int = 0
+    threads: int | None = None
+    phase_seconds: float = 4.0
+    timeout_seconds: float = 900.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks."""
+
+    phase: str
+    side: Side
+    block: int
+    index: int
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class PhaseSummary:
+    """One phase of one side, in seconds: median, its 95% bootstrap interval, MAD, number of samples, median CPU time.
+
+    ``steady`` is false where warm-up ended at its cap and the halves of the samples disagree; ``p90_s`` is None below
+    64 samples.
+    """
+
+    phase: str
+    side: Side
+    median_s: float
+    low_s: float
+    high_s: float
+    mad_s: float
+    n: int
+    steady: bool
+    cpu_s: float
+    p90_s: float | None
+
+
+@dataclass(frozen=True)
+class PhaseDifference:
+    """Variant over dense for one phase, with a 95% interval: below 1 the variant is faster.
+
+    ``pairs`` counts the pairs of blocks behind it, 0 where the two did not run together.
+    """
+
+    phase: str
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The engine's output against the plain Hugging Face model's: ‖engine - plain‖₂ / ‖plain‖₂.
+
+    ``blocks`` is the number of transformer blocks of the compared copy; ``wraps_only`` says that the engine runs the
+    very same modules, so that agreement is no evidence.
+    """
+
+    relative_l2: float
+    tolerance: float
+    dtype: str
+    blocks: int
+    wraps_only: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The state of the machine at one moment; ``governor`` is empty where it cannot be read."""
+
+    load: float
+    cores: int
+    affinity: int
+    threads: int
+    governor: str
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """Latency of one variant beside its dense model (``paired``: in the same process, in alternating blocks)."""
+
+    engine: str
+    kernel: str
+    ranks: int
+    threads: int
+    device: str
+    dtype: str
+    baseline: Baseline
+    phases: tuple[PhaseSummary, ...]
+    differences: tuple[PhaseDifference, ...]
+    samples: tuple[Sample, ...]
+    parity: Parity | None
+    before: Machine
+    after: Machine
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Memory of one rank in one phase, in bytes.
+
+    ``peak_rss_bytes`` is VmHWM after a reset of the counter (exact); ``peak_bytes`` the same less ``baseline_bytes``,
+    the RSS before loading; ``anon_bytes`` and ``pss_bytes`` are taken at the end of the phase; ``tensor_bytes`` are
+    parameters and buffers, each storage once. The CUDA fields are None on a CPU.
+    """
+
+    rank: int
+    phase: str
+    peak_rss_bytes: int
+    peak_bytes: int
+    anon_bytes: int
+    pss_bytes: int | None
+    tensor_bytes: int
+    baseline_bytes: int
+    cuda_allocated_bytes: int | None = None
+    cuda_reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class PhaseMemory:
+    """``peak_bytes`` of one phase, summed over the ranks."""
+
+    phase: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryResult:
+    """Peak memory of one variant alone.
+
+    ``peak_bytes`` is the largest of the phases that compute, summed over ranks; loading is a phase of its own, because
+    the mapped file counts there as resident.
+    """
+
+    engine: str
+    kernel: str
+    ranks: int
+    threads: int
+    device: str
+    dtype: str
+    source: str
+    peak_bytes: int
+    phases: tuple[PhaseMemory, ...]
+    per_rank: tuple[RankMemory, ...]
+    parity: Parity | None
+    before: Machine
+    after: Machine
+    notes: tuple[str, ...]

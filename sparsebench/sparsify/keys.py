@@ -1,0 +1,96 @@
+"""Scores as integer keys, and the exact k-th smallest of any number of them in constant memory.
+
+A non-negative float32 orders like its bit pattern read as an integer, and bfloat16 and float16 widen to float32
+exactly. So every score becomes an int32 key, and a threshold is found by counting: a histogram over the upper
+16 bits, then, where the lower bits matter, one over the lower 16 of the bins in question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+UPPER_BINS = 1 << 15
+LOWER_BINS = 1 << 16
+CHUNK = 1 << 24
+"""Elements counted at once: bounds the temporaries to a few hundred MB whatever the tensor."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Remove every key below ``key`` and the first ``ties`` of those equal to it."""
+
+    key: int
+    ties: int
+
+
+def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
+    """Scores (float, or int32 ≥ 0) as int32 keys of the same order and shape.
+
+    Raises ModelError, naming the tensor, for NaN, infinite or negative scores and for float64.
+    """
+    import torch
+
+    if scores.dtype == torch.int32:
+        found = scores
+    elif scores.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found = scores.float().contiguous().view(torch.int32)
+    else:
+        raise ModelError(
+            f"tensor {name}: {scores.dtype} cannot be ranked", "convert the checkpoint to float32 or below"
+        )
+    if found.numel() and scores.dtype != torch.int32 and (int(found.max()) >= 0x7F800000 or int(found.min()) < 0):
+        raise ModelError(f"tensor {name}: NaN or infinite values", "repair or fetch the checkpoint again")
+    return found
+
+
+def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[Threshold]:
+    """The threshold below which exactly ``rank`` keys lie, ties included in part, for each of ``ranks``.
+
+    ``passes`` gives the same key tensors once or twice: the second is consumed only if a lower half is not zero.
+    """
+    import torch
+
+    source = iter(passes)
+    upper = torch.zeros(UPPER_BINS, dtype=torch.int64)
+    fine = torch.zeros((), dtype=torch.int32)
+    for chunk in _chunks(next(source)):
+        upper += torch.bincount(chunk >> 16, minlength=UPPER_BINS)
+        fine |= (chunk & 0xFFFF).amax()
+    before = torch.cumsum(upper, 0)
+    places = [_locate(before, rank) for rank in ranks]
+    if not int(fine):
+        return [Threshold(place << 16, rank - below) for (place, below), rank in zip(places, ranks, strict=True)]
+    wanted = sorted({place for place, _ in places})
+    lower = {place: torch.zeros(LOWER_BINS, dtype=torch.int64) for place in wanted}
+    for chunk in _chunks(next(source)):
+        high = chunk >> 16
+        for place in wanted:
+            lower[place] += torch.bincount(chunk[high == place] & 0xFFFF, minlength=LOWER_BINS)
+    found = []
+    for (place, below), rank in zip(places, ranks, strict=True):
+        low, under = _locate(torch.cumsum(lower[place], 0), rank - below)
+        found.append(Threshold((place << 16) | low, rank - below - under))
+    return found
+
+
+def _locate(cumulative: torch.Tensor, rank: int) -> tuple[int, int]:
+    """The bin that holds the ``rank``-th key (the first non-empty one for 0), and how many keys lie below that bin."""
+    import torch
+
+    place = int(torch.searchsorted(cumulative, max(rank, 1)))
+    place = min(place, cumulative.numel() - 1)
+    return place, int(cumulative[place - 1]) if place else 0
+
+
+def _chunks(tensors: Iterable[torch.Tensor]) -> Iterable[torch.Tensor]:
+    for tensor in tensors:
+        flat = tensor.reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            yield flat[start : start + CHUNK]

@@ -1,0 +1,16 @@
+"""Magnitude pruning (Han et al. 2015): the smallest |w| go.
+
+The score is |w| itself: exact in every dtype, so that ties are the weights' own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def score(weights: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """|w|, in the weights' dtype and shape."""
+    return weights.abs()

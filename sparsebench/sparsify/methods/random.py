@@ -1,0 +1,21 @@
+"""Random pruning: every weight draws a number; the lowest draws go.
+
+The draws depend on the seed and the tensor's name only, so that the versions of a sweep are nested
+and a tensor is treated alike wherever it lies in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def score(weights: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1)."""
+    import torch
+
+    generator = torch.Generator().manual_seed((seed << 32) | zlib.crc32(name.encode()))
+    return torch.randint(0, 2**31 - 1, weights.shape, generator=generator, dtype=torch.int32)

@@ -1,0 +1,110 @@
+"""The size of a model in each format, written, read back and compared, beside what is possible."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sparsebench.errors import StorageError
+from sparsebench.models.anatomy import parts
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.storage.bounds import bounds
+from sparsebench.storage.container import read_bytes
+from sparsebench.storage.encodings import Bytes
+from sparsebench.storage.formats import FORMATS, Format
+from sparsebench.storage.packed import pack
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model in one format.
+
+    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors
+    alone; ``seconds`` the time to write it (0 for the format in which it lies); ``round_trip`` whether every tensor
+    came back bit for bit (None: nothing was written).
+    """
+
+    format: str
+    bytes: int
+    prunable_bytes: int
+    seconds: float
+    round_trip: bool | None
+
+
+@dataclass(frozen=True)
+class StorageResult:
+    """Sizes per format, and the bounds over the prunable tensors (see bounds.Bounds), in bytes.
+
+    ``prunable`` and ``nonzero`` count prunable weights; here -0.0 is not zero. ``unprunable_bytes`` are the dense
+    bytes of all other tensors, ``folder_bytes`` those of the whole folder, tokenizer and configuration included.
+    """
+
+    sizes: tuple[Size, ...]
+    prunable: int
+    nonzero: int
+    raw_value_bound: float
+    entropy_bound: float
+    unprunable_bytes: int
+    folder_bytes: int
+
+
+def measure(
+    folder: Path, family: str, formats: Sequence[str], workspace: Path, keep_packed: Path | None = None
+) -> StorageResult:
+    """Size the model at ``folder`` in each of ``formats``; what is written in ``workspace`` is removed again.
+
+    With ``keep_packed`` the packed folder is left there. Raises StorageError for an unknown format and for one
+    that cannot be read back, ModelError for a folder that cannot be read.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(FORMATS)}")
+    checkpoint = Checkpoint(folder)
+    prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
+    Path(workspace).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
+        places = {name: keep_packed if keep_packed and name == "packed" else Path(passing) / name for name in formats}
+        found = [_size(FORMATS[name], checkpoint, prunable, place) for name, place in places.items()]
+    if keep_packed is not None and "packed" not in formats:
+        pack(checkpoint.folder, keep_packed)
+    bound = bounds(checkpoint, prunable)
+    dense = {info.name: info.nbytes for info in checkpoint.tensors.values()}
+    return StorageResult(
+        sizes=tuple(found),
+        prunable=bound.weights,
+        nonzero=bound.nonzero,
+        raw_value_bound=bound.raw_values,
+        entropy_bound=bound.entropy,
+        unprunable_bytes=sum(dense.values()) - sum(dense[name] for name in prunable),
+        folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file()),
+    )
+
+
+def _size(row: Format, checkpoint: Checkpoint, prunable: Sequence[str], place: Path) -> Size:
+    start = time.perf_counter()
+    if row.write is None:
+        place, seconds = checkpoint.folder, 0.0
+    else:
+        row.write(checkpoint.folder, place)
+        seconds = time.perf_counter() - start
+    total, each = row.sizes(place)
+    same = None if row.read is None else _same(row.read(place), checkpoint)
+    return Size(row.name, total, sum(each[name] for name in prunable), seconds, same)
+
+
+def _same(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
+    """Whether the tensors are the checkpoint's, all of them, by dtype, shape and bytes."""
+    seen = set()
+    for info, bits in restored:
+        original = checkpoint.tensors.get(info.name)
+        if original is None or (original.dtype, original.shape) != (info.dtype, info.shape):
+            return False
+        if not np.array_equal(bits, read_bytes(checkpoint.folder / original.file, original.begin, original.end)):
+            return False
+        seen.add(info.name)
+    return seen == set(checkpoint.tensors)

@@ -1,0 +1,11 @@
+"""The sparsity structure of a model: which share of its weights is zero, near zero, far from zero, and where."""
+
+from __future__ import annotations
+
+from sparsebench.structure.assess import StructureResult, TensorStructure, assess
+from sparsebench.structure.numbers import EDGES
+from sparsebench.structure.summary import Row, summary
+
+VERSION: int = 1
+
+__all__ = ["EDGES", "VERSION", "Row", "StructureResult", "TensorStructure", "assess", "summary"]

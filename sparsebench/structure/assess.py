@@ -1,0 +1,102 @@
+"""What fraction of a model's weights is zero or near zero, tensor by tensor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsebench.errors import ModelError
+from sparsebench.models.anatomy import Part, parts
+from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.structure.numbers import EDGES, Numbers, numbers
+
+# Buffers that old checkpoints carry along: causal masks (a 4-dimensional "bias"), rotary frequencies. Not weights.
+_BUFFER = re.compile(r"(masked_bias|inv_freq|position_ids)$")
+
+
+@dataclass(frozen=True)
+class TensorStructure(Numbers):
+    """One tensor: its place in the model (see models.anatomy.Part) beside its numbers."""
+
+    name: str
+    layer: int | None
+    side: str
+    kind: str
+    prunable: bool
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StructureResult:
+    """Every tensor of a model that holds floating-point weights, a tied tensor once, in file order.
+
+    ``absolute`` and ``relative`` are the thresholds of ``below_absolute`` and ``below_relative``;
+    ``edges`` are the histograms' bin edges as log2(|w| / rms): the first and last count lie outside of them.
+    """
+
+    family: str
+    absolute: tuple[float, ...]
+    relative: tuple[float, ...]
+    edges: tuple[float, ...]
+    tensors: tuple[TensorStructure, ...]
+
+
+def assess(folder: Path, family: str, absolute: Sequence[float], relative: Sequence[float]) -> StructureResult:
+    """Count zeros and near-zeros in the checkpoint at ``folder``, one tensor in memory at a time.
+
+    ``absolute`` are thresholds on |w|, ``relative`` on |w| / rms of the tensor. All counts are exact.
+    Raises ModelError naming the tensor that holds NaN or infinity, or whose weights are not floating point.
+    """
+    checkpoint = Checkpoint(folder)
+    places = parts(checkpoint, family)
+    repeats = checkpoint.ties
+    found = [
+        _tensor(checkpoint, info, places[info.name], absolute, relative)
+        for info in checkpoint.tensors.values()
+        if info.name not in repeats and info.numel and _is_weight(info, places[info.name])
+    ]
+    return StructureResult(family, tuple(absolute), tuple(relative), EDGES, tuple(found))
+
+
+def _tensor(
+    checkpoint: Checkpoint, info: TensorInfo, place: Part, absolute: Sequence[float], relative: Sequence[float]
+) -> TensorStructure:
+    try:
+        found = numbers(_read(checkpoint, info), info.dtype, absolute, relative)
+    except ModelError as error:
+        raise ModelError(f"{checkpoint.folder / info.file}: {info.name}: {error.message}", error.hint) from error
+    return TensorStructure(
+        **vars(found),
+        name=info.name,
+        layer=place.layer,
+        side=place.side,
+        kind=place.kind,
+        prunable=place.prunable,
+        dtype=info.dtype,
+        shape=info.shape,
+    )
+
+
+def _is_weight(info: TensorInfo, place: Part) -> bool:
+    if info.dtype in FLOATS:
+        return not (_BUFFER.search(info.name) or (place.kind == "bias" and len(info.shape) > 2))
+    if place.layer is not None and len(info.shape) == 2 and info.name.endswith("weight"):
+        raise ModelError(
+            f"{info.file}: {info.name} is stored as {info.dtype}: a quantized checkpoint",
+            "convert it to bfloat16, float16 or float32",
+        )
+    return False
+
+
+def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
+    path = checkpoint.folder / info.file
+    bits = np.fromfile(path, np.uint8, count=info.nbytes, offset=info.begin)
+    if bits.size != info.nbytes:
+        raise ModelError(f"{path}: ends inside tensor {info.name}", "fetch the file again")
+    return bits

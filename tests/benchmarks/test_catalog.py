@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+import yaml
+
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, TaskSpec, check, data_sources
+from sparsebench.benchmarks.catalog import definition
+from sparsebench.benchmarks.index import stock, tasks_folder
+from sparsebench.errors import BenchmarkError
+
+HARNESS = [name for name, task in TASKS.items() if task.adapter == "harness"]
+
+
+def test_the_table_is_read_without_heavy_imports():
+    heavy = "{'torch', 'transformers', 'lm_eval', 'datasets', 'numpy', 'scipy', 'sklearn', 'pyarrow', 'yaml'}"
+    code = f"import sys; from sparsebench.benchmarks import TASKS, known; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_source_is_pinned_and_every_adapter_exists(name: str):
+    task = TASKS[name]
+    for text in data_sources(name):
+        source = sources.parse(text)
+        assert source.text == text
+        assert all(part.sha256 for part in source.parts)
+    assert data_sources(name) or task.hub
+    adapter = import_module(f"sparsebench.benchmarks.{task.adapter}")
+    assert hasattr(adapter, "score") or hasattr(adapter, "Harness")
+
+
+@pytest.mark.parametrize("name", HARNESS)
+def test_our_definition_is_the_stock_one_but_for_the_data(name: str):
+    ours = definition(name)
+    assert set(ours) <= {"include", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "test_split"}
+    theirs = yaml.safe_load((tasks_folder() / ours["include"]).read_text())
+    assert theirs["task"] == name
+    assert TASKS[name].metric in [entry["metric"] for entry in theirs["metric_list"]]
+    assert set(ours["dataset_kwargs"]["data_files"]) == {theirs["validation_split"]}
+
+
+def test_encoder_names_are_not_lm_evals():
+    assert not [name for name in TASKS if name not in HARNESS and name in stock()]
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "fits"),
+    [
+        ("piqa", "decoder", True),
+        ("piqa", "encoder-decoder", True),
+        ("hellaswag", "decoder", True),
+        ("piqa", "encoder", False),
+        ("hellaswag", "encoder", False),
+        ("mrpc_pair", "decoder", False),
+        ("glue_rte", "encoder", True),
+    ],
+)
+def test_task_and_family(task: str, family: str, fits: bool):
+    if fits:
+        check(TaskSpec(task), family)
+        return
+    with pytest.raises(BenchmarkError) as caught:
+        check(TaskSpec(task), family)
+    assert task in caught.value.message
+    assert family in caught.value.message
+
+
+def test_encoders_take_no_examples():
+    with pytest.raises(BenchmarkError, match="num_fewshot"):
+        check(TaskSpec("mrpc_pair", num_fewshot=3), "encoder")

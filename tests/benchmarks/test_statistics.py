@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sparsebench.benchmarks.statistics import average_precision, average_precision_stderr, mean_stderr
+
+RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
+
+
+@given(RANKED)
+def test_average_precision_is_sklearns(pairs: list[tuple[int, int]]):
+    from sklearn.metrics import average_precision_score
+
+    scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
+    assume(labels.any())
+    assert average_precision(scores / 3, labels) == pytest.approx(average_precision_score(labels, scores / 3), abs=1e-12)
+
+
+def test_average_precision_without_a_positive_is_nan():
+    assert math.isnan(average_precision(np.array([1.0, 2.0]), np.array([0, 0])))
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=60))
+def test_stderr_of_outcomes_is_lm_evals_and_the_closed_form(values: list[int]):
+    from lm_eval.api.metrics import mean_stderr as stock
+
+    p, n = sum(values) / len(values), len(values)
+    assert mean_stderr(values) == stock(values)
+    assert mean_stderr(values) == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
+
+
+def test_stderr_of_one_outcome_is_zero():
+    assert mean_stderr([1.0]) == 0.0
+
+
+def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
+    generator = np.random.default_rng(1)
+
+    def sample(n: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = generator.integers(0, 2, n)
+        return labels + generator.normal(0, 1.5, n), labels
+
+    spread = np.std([average_precision(*sample(300)) for _ in range(400)], ddof=1)
+    scores, labels = sample(300)
+    found = average_precision_stderr(scores, labels)
+    assert found == average_precision_stderr(scores, labels)
+    assert found == pytest.approx(spread, rel=0.25)

@@ -1,0 +1,79 @@
+"""Shared fixtures: tiny models of each family with true layouts and seeded weights, and a home of one's own per test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+WORDS = "the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two".split()
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's caches or ledger."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(home / "cache"))
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.delenv("SPARSEBENCH_LEDGER", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-block Llama with grouped-query attention and tied embeddings, bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    return _saved(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "tiny-llama", "bfloat16")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-block BERT encoder, float32."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=0,
+    )  # fmt: skip
+    return _saved(BertModel, config, tmp_path_factory.mktemp("models") / "tiny-bert", "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gated T5 with two blocks on either side, float32."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=128, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return _saved(T5ForConditionalGeneration, config, tmp_path_factory.mktemp("models") / "tiny-t5", "float32")
+
+
+def _saved(cls: type, config: object, folder: Path, dtype: str) -> Path:
+    import torch
+
+    torch.manual_seed(0)
+    model = cls(config).to(getattr(torch, dtype))
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _tokenizer():  # noqa: ANN202 - the type is transformers', imported late
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    letters = [chr(code) for code in range(33, 97)]
+    vocabulary = {word: place for place, word in enumerate([*special, *WORDS, *letters])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )

@@ -1,0 +1,191 @@
+"""Records as a run leaves them: cells from the real plan, results in the real dataclasses, numbers made up but plausible."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from sparsebench.benchmarks import Outcome, ScoreResult
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.run import records
+from sparsebench.runtime import results as runtime
+from sparsebench.sparsify.contract import SparsifyResult, TensorSparsity
+from sparsebench.storage import Size, StorageResult
+from sparsebench.structure import EDGES, StructureResult, TensorStructure
+from sparsebench.structure.numbers import numbers
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SPARSITIES = [0.1, 0.5, 0.9, 0.95, 0.99]
+KINDS = ("q", "k", "v", "o", "gate", "up", "down")
+TASKS = {"piqa": ("acc", 0.5, 0.68), "arc_easy": ("acc_norm", 0.25, 0.55), "mrpc_pair": ("ap", 0.68, 0.82), "sciq_retrieval": ("acc", 1 / 887, 0.9)}  # fmt: skip
+STRENGTH = {"magnitude": 1.0, "random": 0.25}
+
+
+def manifest(**changes: Any) -> Manifest:
+    """A small experiment with two models, two methods and a runtime."""
+    wanted: dict[str, Any] = {
+        "version": 1,
+        "models": [
+            {"name": "smol", "source": "path:smol", "family": "decoder", "dtype": "bfloat16"},
+            {"name": "mini", "source": "path:mini", "family": "encoder", "dtype": "float32"},
+        ],
+        "sparsify": [
+            {"method": "magnitude", "granularity": ["layer", "global"], "sparsity": SPARSITIES},
+            {"method": "random", "sparsity": [0.5, 0.9]},
+        ],
+        "benchmarks": {
+            "decoder": [{"task": "piqa", "limit": 200}, {"task": "arc_easy", "limit": 200}],
+            "encoder": [{"task": "mrpc_pair"}],
+        },
+        "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}], "methods": ["magnitude"]},
+    }  # fmt: skip
+    return Manifest.model_validate(wanted | changes)
+
+
+def plan(experiment: Manifest, name: str = "sample") -> Plan:
+    """Its cells; the models need not exist."""
+    return expand(experiment, name, {model.name: f"rev-{model.name}" for model in experiment.models})
+
+
+def sample(experiment: Manifest | None = None, name: str = "sample", machine: str = "") -> list[dict[str, Any]]:
+    """The plan's record and one record a cell, seconds apart, as JSON gives them back."""
+    made = plan(experiment or manifest(), name)
+    found: list[dict[str, Any]] = [plan_record(made)]
+    for number, cell in enumerate(made.cells):
+        outcome = records.Outcome("done", asdict(result(cell)), None, START + timedelta(seconds=number), 1.5)
+        found.append(records.make(cell, name, outcome))
+    return json.loads(json.dumps(found))
+
+
+def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
+    """What `records.write_plan` stores."""
+    cells = [
+        {"cell_id": c.id, "stage": c.stage, "label": c.label, "settings": c.settings, "variant": asdict(c.variant)}
+        for c in made.cells
+    ]
+    return {"format": 1, "kind": "plan", "manifest": made.manifest, "written_at": written_at.isoformat(), "cells": cells}
+
+
+def result(cell: Cell) -> Any:
+    """A result of the cell's stage."""
+    makers = {"sparsify": sparsified, "structure": structured, "storage": stored, "benchmarks": scored, "latency": timed, "memory": weighed}  # fmt: skip
+    return makers[cell.stage](cell)
+
+
+def sparsified(cell: Cell) -> SparsifyResult:
+    tensors = tuple(
+        TensorSparsity(f"layers.{layer}.{kind}.weight", layer, cell.variant.family, kind, 4096, round(4096 * cell.variant.sparsity))
+        for layer in range(4)
+        for kind in KINDS
+    )
+    prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
+    return SparsifyResult(prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors)
+
+
+def structured(cell: Cell) -> StructureResult:
+    generator = _generator(cell.variant.model)
+    absolute, relative = cell.settings["absolute"], cell.settings["relative"]
+    tensors = []
+    for layer in range(12 if cell.variant.model == "smol" else 6):
+        for kind in KINDS:
+            weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
+            _prune(weights, cell.variant.sparsity)
+            tensors.append(_tensor(f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family))
+    tensors.append(_tensor("embed.weight", None, "embedding", generator.normal(size=8192), (absolute, relative), ""))
+    return StructureResult(cell.variant.family, tuple(absolute), tuple(relative), EDGES, tuple(tensors))
+
+
+def _tensor(name: str, layer: int | None, kind: str, weights: Any, thresholds: Any, side: str) -> TensorStructure:
+    found = numbers(weights.astype(np.float32).view(np.uint8), "F32", *thresholds)
+    return TensorStructure(**vars(found), name=name, layer=layer, side=side, kind=kind, prunable=layer is not None, dtype="F32", shape=weights.shape)  # fmt: skip
+
+
+def _prune(weights: Any, sparsity: float) -> None:
+    weights[np.argsort(np.abs(weights))[: round(sparsity * weights.size)]] = 0
+
+
+def stored(cell: Cell) -> StorageResult:
+    sparsity, n = cell.variant.sparsity, 100_000_000
+    entropy = -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity) if p)
+    dense, raw = 2 * n, n * (entropy / 8 + 2 * (1 - sparsity))
+    packed = int(min(n / 8, n * 1.2 * (1 - sparsity)) + 2 * n * (1 - sparsity)) if sparsity else dense
+    sizes = [Size("dense", dense + 60_000_000, dense, 0.0, None), Size("packed", packed + 60_000_000, packed, 1.2, True)]
+    kept = tuple(size for size in sizes if size.format in cell.settings["formats"])
+    return StorageResult(kept, n, round(n * (1 - sparsity)), raw, raw * 0.8, 60_000_000, dense + 63_000_000)
+
+
+def skill(variant: Variant) -> float:
+    """What is left of a model: 1 at sparsity 0, falling off a cliff that a better method reaches later."""
+    strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.granularity == "global" else 1.0)
+    return 1 / (1 + math.exp(12 * (variant.sparsity - 0.45 - 0.25 * strength))) / (1 / (1 + math.exp(-12 * (0.45 + 0.25 * strength))))
+
+
+def scored(cell: Cell) -> ScoreResult:
+    task = cell.settings["task"]
+    metric, chance, dense = TASKS[task]
+    n = cell.settings["limit"] or 400
+    shared, own = _generator(cell.variant.model + task), _generator(cell.id)
+    mixed = 0.85 * shared.normal(size=n) + 0.53 * own.normal(size=n)
+    if metric == "ap":
+        from sklearn.metrics import average_precision_score
+
+        labels = (shared.random(n) < chance).astype(float)
+        values = labels * 1.2 * skill(cell.variant) + mixed
+        score = float(average_precision_score(labels, values))
+        outcomes = [Outcome(str(i), f"h{i}", float(v), float(y)) for i, (v, y) in enumerate(zip(values, labels, strict=True))]
+    else:
+        from statistics import NormalDist
+
+        threshold = NormalDist().inv_cdf(chance + (dense - chance) * skill(cell.variant))
+        right = mixed < threshold
+        score = float(right.mean())
+        outcomes = [Outcome(str(i), f"h{i}", float(value)) for i, value in enumerate(right)]
+    protocol: dict[str, str | int | float] = {"split": "validation", "batch_size": 8}
+    return ScoreResult(task, metric, score, 0.03, n, bool(cell.settings["limit"]), chance, tuple(outcomes), protocol)
+
+
+def timed(cell: Cell) -> runtime.LatencyResult:
+    generator = _generator(cell.id)
+    phases = ("forward",) if cell.variant.family == "encoder" else ("prefill", "decode", "generate")
+    base = {"forward": 0.012, "prefill": 0.09, "decode": 0.021, "generate": 0.25}
+    ranks = cell.settings["ranks"]
+    summaries, differences, samples = [], [], []
+    for phase in phases:
+        for side in ("dense", "variant"):
+            walls = base[phase] / ranks**0.4 * (1 + 0.02 * generator.normal(size=24))
+            low, high = np.quantile(walls, [0.3, 0.7])
+            summaries.append(runtime.PhaseSummary(phase, side, float(np.median(walls)), float(low), float(high), 0.0003, 24, True, float(np.median(walls)) * 2, None))  # fmt: skip
+            samples += [runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)]
+        ratio = float(np.exp(0.01 * generator.normal()))
+        differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4))
+    parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
+    state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
+    return runtime.LatencyResult("deepspeed", "AutoTP", ranks, 2 // ranks, "cpu", "bfloat16", "paired", tuple(summaries), tuple(differences), tuple(samples), parity, state, state, ("a note",))  # fmt: skip
+
+
+def weighed(cell: Cell) -> runtime.MemoryResult:
+    ranks = cell.settings["ranks"]
+    names = ("load", "forward") if cell.variant.family == "encoder" else ("load", "prefill", "decode", "generate")
+    size = 9 * 10**7 if cell.variant.family == "encoder" else 3 * 10**8
+    each = [runtime.RankMemory(rank, name, size + 4 * 10**8, size // ranks, size, size, size // ranks, 4 * 10**8) for name in names for rank in range(ranks)]  # fmt: skip
+    phases = tuple(runtime.PhaseMemory(name, size + 10**7 * ranks) for name in names)
+    parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
+    state = runtime.Machine(0.5, 2, 2, 1, "")
+    return runtime.MemoryResult("deepspeed", "AutoTP", ranks, 1, "cpu", "bfloat16", "VmHWM less baseline", size + 10**7 * ranks, phases, tuple(each), parity, state, state, ())  # fmt: skip
+
+
+def _generator(key: str) -> np.random.Generator:
+    return np.random.default_rng(list(key.encode()))
+
+
+def pairs_of(found: list[dict[str, Any]], stage: str) -> Iterator[dict[str, Any]]:
+    """The records of one stage."""
+    return (record for record in found if record.get("stage") == stage)

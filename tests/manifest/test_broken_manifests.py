@@ -1,0 +1,343 @@
+"""Every way to get a manifest wrong: where the error points, what it says, what it proposes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.manifest.checks import Checks
+from sparsebench.manifest.load import check_family, load, load_text
+from sparsebench.manifest.problems import ManifestError, Problem
+
+HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
+ENTRY = HEAD + "sparsify:\n  - "
+MODEL = "version: 1\nmodels:\n  - "
+
+# The text; the line and column of its one problem; words of the message, the expectation and the hint.
+BROKEN = {
+    "unknown key": (HEAD + "sed: 3", 4, 1, "unknown key `sed`", "`benchmarks`", "did you mean `seed`?"),
+    "unknown nested key": (
+        ENTRY + "{method: random, sparsity: 0.5, granularty: row}", 5, 37,
+        "unknown key `granularty`", "`granularity`", "did you mean `granularity`?",
+    ),
+    "underscore for hyphen": (
+        HEAD + "benchmarks: {encoder_decoder: [{task: piqa}]}", 4, 14,
+        "unknown key `encoder_decoder`", "`encoder-decoder`", "did you mean `encoder-decoder`?",
+    ),
+    "misspelt required key, told once": (
+        MODEL + "{name: m, source: hf:a/m, familly: decoder}", 3, 31,
+        "unknown key `familly`", "`family`", "did you mean `family`?",
+    ),
+    "missing key": (MODEL + "{name: m, source: hf:a/m}", 3, 5, "`family` is missing", "`decoder`", ""),
+    "missing version": (
+        "models:\n  - {name: m, source: hf:a/m, family: decoder}", 1, 1,
+        "`version` is missing", "1", "",
+    ),
+    "future version": (HEAD.replace("1", "2", 1), 1, 10, "`version` is `2`", "`1`", ""),
+    "duplicate key": (
+        HEAD + "seed: 1\nseed: 2", 5, 1,
+        "`seed` is written twice; the first is on line 4", "once", "remove",
+    ),
+    "duplicate deep key": (
+        MODEL + "{name: m, source: random, family: decoder, architecture: {model_type: llama, a: {b: 1, b: 2}}}", 3, 92,
+        "`b` is written twice", "once", "remove",
+    ),
+    "empty models": ("version: 1\nmodels: []", 2, 9, "`models` is an empty list", "at least one", ""),
+    "models without a value": ("version: 1\nmodels:", 2, 8, "`models` is empty", "a list", ""),
+    "empty sparsity": (
+        ENTRY + "{method: random, sparsity: []}", 5, 32,
+        "`sparsity` is an empty list", "at least one", "",
+    ),
+    "empty benchmarks": (HEAD + "benchmarks: {decoder: []}", 4, 23, "`decoder` is an empty list", "at least one", ""),
+    "percent as number": (
+        ENTRY + "{method: random, sparsity: [0.1, 50]}", 5, 38,
+        "a sparsity of 50", "between 0 and 1", "did you mean 0.5?",
+    ),
+    "percent as one value": (
+        ENTRY + "{method: random, sparsity: 95}", 5, 32,
+        "a sparsity of 95", "between 0 and 1", "did you mean 0.95?",
+    ),
+    "percent as text": (
+        ENTRY + "{method: random, sparsity: 30%}", 5, 32,
+        "a sparsity of 30%", "between 0 and 1", "did you mean 0.3?",
+    ),
+    "negative sparsity": (
+        ENTRY + "{method: random, sparsity: -0.5}", 5, 32,
+        "a sparsity of -0.5", "between 0 and 1", "",
+    ),
+    "sparsity nan": (ENTRY + "{method: random, sparsity: .nan}", 5, 32, "a sparsity of nan", "between 0 and 1", ""),
+    "no sparsity": (ENTRY + "{method: random}", 5, 5, "`sparsity` is missing", "[0.5, 0.9]", ""),
+    "pattern against sparsity": (
+        ENTRY + "{method: random, pattern: 2:4, sparsity: 0.7}", 5, 46,
+        "a pattern fixes the sparsity: 2:4 is 0.5", "no `sparsity`", "remove",
+    ),
+    "pattern upside down": (
+        ENTRY + "{method: random, pattern: [2:4, 4:1]}", 5, 37,
+        "`4:1` is no pattern", "N below M", "did you mean 1:4?",
+    ),
+    "unknown model beside a pattern with its own sparsity": (
+        ENTRY + "{method: random, pattern: 2:4, sparsity: 0.5, models: [n]}", 5, 60,
+        "no model is called `n`", "`m`", "",
+    ),
+    "text for a number": (HEAD + 'seed: "3"', 4, 7, "`seed` is the text `3`", "a whole number", "without quotes: 3"),
+    "fraction for a count": (HEAD + "runtime: {samples: 4.5}", 4, 20, "`samples` is `4.5`", "a whole number", ""),
+    "no is text, not a boolean": (HEAD + "seed: no", 4, 7, "`seed` is the text `no`", "a whole number", ""),
+    "true is no number": (HEAD + "seed: true", 4, 7, "`seed` is `true`", "a whole number", ""),
+    "digits for text": (
+        MODEL + "{name: 010, source: hf:a/m, family: decoder}", 3, 12,
+        "`name` is `010`", "text", '"010"',
+    ),
+    "number for text": (
+        MODEL + "{name: 1.5, source: hf:a/m, family: decoder}", 3, 12,
+        "`name` is `1.5`", "text", '"1.5"',
+    ),
+    "a name unfit for tables": (
+        MODEL + "{name: a b, source: hf:a/m, family: decoder}", 3, 12,
+        "`a b` does not fit", "letters", "",
+    ),
+    "mapping for a list": ("version: 1\nmodels: {a: 1}", 2, 9, "`models` is a mapping", "a list", ""),
+    "text for a mapping": (HEAD + "runtime: deepspeed", 4, 10, "`runtime` is the text `deepspeed`", "a mapping", ""),
+    "list for the whole": ("- 1", 1, 1, "the manifest is a list", "a mapping", ""),
+    "zero ranks": (HEAD + "runtime: {ranks: [1, 0]}", 4, 22, "`ranks[1]` is `0`", "a number above 0", ""),
+    "too few samples": (HEAD + "runtime: {samples: 3}", 4, 20, "`samples` is `3`", "at least 4", ""),
+    "infinite threshold": (HEAD + "structure: {absolute: .inf}", 4, 23, "`absolute` is `.inf`", "finite", ""),
+    "unknown family": (
+        MODEL + "{name: m, source: hf:a/m, family: decodr}", 3, 39,
+        "`family` is `decodr`", "`encoder`", "did you mean `decoder`?",
+    ),
+    "unknown dtype": (
+        MODEL + "{name: m, source: hf:a/m, family: decoder, dtype: bf16}", 3, 55,
+        "`dtype` is `bf16`", "`float16`", "did you mean `bfloat16`?",
+    ),
+    "two models of one name": (
+        HEAD + "  - {name: m, source: hf:b/m, family: encoder}", 4, 12,
+        "a second model called `m`; the first is on line 3", "a name of its own", "",
+    ),
+    "filter without a model": (
+        ENTRY + "{method: random, sparsity: 0.5, models: [mm]}", 5, 46,
+        "no model is called `mm`", "`m`", "did you mean `m`?",
+    ),
+    "filter across families": (
+        HEAD + "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}", 4, 50,
+        "`m` is of family `decoder`", "a model of family `encoder`", "",
+    ),
+    "unknown method": (
+        ENTRY + "{method: magnitud, sparsity: 0.5}", 5, 14,
+        "unknown method `magnitud`", "`magnitude` or `random`", "did you mean `magnitude`?",
+    ),
+    "dense as a method": (
+        ENTRY + "{method: dense, sparsity: 0.5}", 5, 14,
+        "unknown method `dense`", "`magnitude`", "always part of a run",
+    ),
+    "unknown task": (
+        HEAD + "benchmarks: {decoder: [{task: pika}]}", 4, 31,
+        "unknown task `pika`", "`piqa`", "did you mean `piqa`?",
+    ),
+    "task of another family": (
+        HEAD + "benchmarks: {encoder: [{task: piqa}]}", 4, 31,
+        "`piqa` is for decoder and encoder-decoder models", "a task for encoder models", "",
+    ),
+    "runtime for a method not made": (
+        ENTRY + "{method: random, sparsity: 0.5}\nruntime: {methods: magnitude}", 6, 20,
+        "no `sparsify` entry has the method `magnitude`", "`random`", "",
+    ),
+    "runtime for a sparsity not made": (
+        ENTRY + "{method: random, sparsity: 0.5}\nruntime: {sparsity: [0.5, 0.9]}", 6, 27,
+        "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
+    ),
+    "unparsable source": (
+        MODEL + "{name: m, source: fh:a/m, family: decoder}", 3, 23,
+        "no such kind", "", "did you mean hf:?",
+    ),
+    "random without architecture": (
+        MODEL + "{name: m, source: random, family: decoder}", 3, 23,
+        "`random` weights need an `architecture`", "config.json", "",
+    ),
+    "architecture without a type": (
+        MODEL + "{name: m, source: random, family: decoder, architecture: {a: 1}}", 3, 62,
+        "`architecture` has no `model_type`", "`model_type`", "",
+    ),
+    "family against architecture": (
+        MODEL + "{name: m, source: hf:a/m, family: decoder, architecture: {model_type: t5}}", 3, 39,
+        "`decoder`, but `architecture` (model_type `t5`)", "`encoder-decoder`", "correct",
+    ),
+    "wheel parts: unknown key": (
+        MODEL + "{name: m, source: {wheel: [a==1!b], sha: [c]}, family: decoder}", 3, 41,
+        "unknown key `sha`", "`sha256` or `wheel`", "did you mean `sha256`?",
+    ),
+    "wheel parts: bad sum": (
+        MODEL + "{name: m, source: {wheel: [a==1!b], sha256: [c0]}, family: decoder}", 3, 50,
+        "`c0` does not fit", "64 hexadecimal", "",
+    ),
+    "wheel parts: too few sums": (
+        MODEL + f"{{name: m, source: {{wheel: [a==1!b, a==1!c], sha256: {'c' * 64}}}, family: decoder}}", 3, 57,
+        "2 wheels and 1 sums", "one sha256 per wheel", "",
+    ),
+    "source of a wrong type": (
+        MODEL + "{name: m, source: 5, family: decoder}", 3, 23,
+        "`source` is `5`", "text", '"5"',
+    ),
+    "not closed": (HEAD + "seed: [1,\nname: x", 5, 8, "a `]` or a comma is missing (opened on line 4)", "", "close"),
+    "quote not closed": (HEAD + "name: 'x\nseed: 1\n", 4, 7, "a quote that is never closed", "", "close the quote"),
+    "tab": (HEAD + "storage:\n\tkeep: none", 5, 1, "a tab", "", "spaces"),
+    "colon in plain text": (HEAD + "name: a: b", 4, 8, "a `: ` that does not belong here", "", "quotes"),
+    "indentation": (
+        "version: 1\nmodels:\n  - name: m\n   source: hf:a/m", 4, 4,
+        "does not fit the lines before", "", "indentation",
+    ),
+    "does not fit": ("- 1\nversion: 1", 2, 1, "does not fit the lines before", "", "indentation"),
+    "unknown alias": (HEAD + "seed: *s", 4, 7, "`*s` names no anchor", "", "`&s`"),
+    "alias in itself": (HEAD + "sparsify: &s [*s]", 4, 11, "an alias inside the value", "", "write the value out"),
+    "tag": (HEAD + "seed: !!python/name:os.system x", 4, 7, "does not fit here", "without a tag", "remove"),
+    "key that is a list": (HEAD + "? [a]\n: 1", 4, 3, "used as a key", "text", "quotes"),
+    "reserved character": (HEAD + "name: @x", 4, 7, "cannot begin with `@`", "", "quotes"),
+    "two documents": (HEAD + "---\nseed: 1", 4, 1, "a second document", "", "`---`"),
+    "control character": (HEAD + "name: a\x07", 4, 8, "U+0007", "", "remove"),
+    "brackets without end": ("[" * 3000, 1, 1, "nested hundreds deep", "", ""),
+    "empty": ("# nothing\n", 0, 0, "the manifest is empty", "", "sparsebench init"),
+}  # fmt: skip
+
+
+def problems_of(text: str, checks: Checks | None, name: str = "m.yaml") -> ManifestError:
+    with pytest.raises(ManifestError) as caught:
+        load_text(text, name, checks)
+    return caught.value
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_problem_with_its_place(case: str, checks: Checks) -> None:
+    text, line, column, message, expected, hint = BROKEN[case]
+    found = problems_of(text, checks).problems
+    assert len(found) == 1, [problem.render() for problem in found]
+    problem = found[0]
+    assert (problem.line, problem.column) == (line, column), problem.render()
+    assert message in problem.message
+    assert expected in problem.expected
+    assert bool(expected) == bool(problem.expected), problem.expected
+    assert hint in problem.hint
+    assert bool(hint) == bool(problem.hint), problem.hint
+
+
+def test_all_problems_at_once_in_the_order_of_the_file(checks: Checks) -> None:
+    text = """version: 1
+seed: 1
+seed: x
+models:
+  - {name: m, source: fh:x, family: decoder, dtyp: auto}
+sparsify:
+  - {method: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
+benchmarks:
+  decoder: [{task: nope, limit: 0, models: n}]
+"""
+    error = problems_of(text, checks)
+    assert [(problem.line, problem.key) for problem in error.problems] == [
+        (3, "seed"),
+        (5, "models[0].source"),
+        (5, "models[0].dtyp"),
+        (7, "sparsify[0].method"),
+        (7, "sparsify[0].sparsity"),
+        (7, "sparsify[0].granularty"),
+        (9, "benchmarks.decoder[0].task"),
+        (9, "benchmarks.decoder[0].limit"),
+        (9, "benchmarks.decoder[0].models"),
+    ]
+    assert str(error).startswith("9 problems in m.yaml\n\nm.yaml:3:1: seed\n")
+    assert error.exit_code == 2
+
+
+def test_what_a_person_sees() -> None:
+    text = HEAD + "sparsify:\n  - {method: magnitude, sparsity: [0.1, 50]}\n"
+    assert str(problems_of(text, None, "lab.yaml")) == (
+        "lab.yaml:5:41: sparsify[0].sparsity[1]\n"
+        "  a sparsity of 50\n"
+        "  5 |   - {method: magnitude, sparsity: [0.1, 50]}\n"
+        "    |                                         ^^\n"
+        "  expected: a share between 0 and 1\n"
+        "  → did you mean 0.5?"
+    )
+
+
+def test_missing_files(tmp_path: Path, checks: Checks) -> None:
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        MODEL
+        + "{name: a, source: path:weights, family: decoder}\n"
+        + "  - {name: b, source: path:wieghts, family: decoder}\n"
+        + "  - {name: c, source: path:~nobody-at-all/x, family: decoder}\n"
+    )
+    with pytest.raises(ManifestError) as caught:
+        load(path, checks)
+    found = caught.value.problems
+    assert [(problem.line, problem.column, problem.message) for problem in found] == [
+        (4, 23, "no such file or folder"),
+        (5, 23, "no such file or folder"),
+    ]
+    assert found[0].hint == "did you mean `weights`?"
+    with pytest.raises(ManifestError, match=r"no such file or directory\n  → did you mean `lab.yaml`\?"):
+        load(tmp_path / "lba.yaml")
+    with pytest.raises(ManifestError, match="is a directory"):
+        load(tmp_path / "weights")
+    path.write_bytes(b"version: 1 # \xff")
+    with pytest.raises(ManifestError, match=r"not UTF-8 text \(byte 13\)"):
+        load(path)
+
+
+def test_family_against_config_json(checks: Checks) -> None:
+    loaded = load_text(HEAD + "  - {name: n, source: hf:a/n, family: encoder}\n", "m.yaml", checks)
+    configs = {"m": {"model_type": "bert"}, "n": {"model_type": "unheard-of"}}
+    (problem,) = check_family(loaded, configs, checks.family_of)
+    assert (problem.line, problem.column, problem.key, problem.expected) == (3, 39, "models[0].family", "`encoder`")
+    assert "its config.json (model_type `bert`)" in problem.message
+    assert check_family(loaded, {"m": {"model_type": "llama"}}, checks.family_of) == ()
+
+
+def test_later_problems_find_their_place(checks: Checks) -> None:
+    loaded = load_text(HEAD, "m.yaml", checks)
+    problem = loaded.problem(("models", 0, "source"), "gone", "a model", "look elsewhere")
+    assert (problem.path, problem.line, problem.column, problem.span) == ("m.yaml", 3, 23, 6)
+    # A setting that is not written down is blamed on what would hold it.
+    assert loaded.problem(("models", 0, "dtype"), "too wide").column == 5
+    assert loaded.problem(("runtime", "ranks", 0), "too many").line == 1
+
+
+def test_error_survives_a_process_boundary() -> None:
+    error = problems_of("version: 3", None)
+    copy = pickle.loads(pickle.dumps(error))
+    assert copy.problems == error.problems
+    assert str(copy) == str(error)
+
+
+@given(
+    st.text(st.sampled_from("-:[]{},'\"#&*!|>%@?~ \t\n\\ab1.é中\x07\u2028")), st.sampled_from(["", HEAD, ENTRY, MODEL])
+)
+def test_any_text_is_read_or_refused_in_eighty_columns(tail: str, head: str) -> None:
+    problems: tuple[Problem, ...] = ()
+    try:
+        load_text(head + tail, "m.yaml")
+    except ManifestError as error:
+        problems = error.problems
+    assert problems or head == HEAD
+    for problem in problems:
+        assert problem.line == 0 or problem.column <= len(problem.excerpt) + 1
+        place, *rest = problem.render().split("\n")
+        assert place.startswith("m.yaml")
+        assert all(len(line) <= 80 for line in rest)
+
+
+@given(st.text("x中\té", max_size=200), st.integers(1, 60), st.text("z中", max_size=100))
+def test_the_carets_stand_under_the_value(before: str, length: int, after: str) -> None:
+    error = problems_of(HEAD + f"structure: {{'{before}': 1, absolute: {'y' * length}}} # {after}", None)
+    rendered = next(problem for problem in error.problems if "absolute" in problem.key).render().split("\n")
+    excerpt, carets = rendered[2], rendered[3]
+    cells = "".join(char * (2 if char == "中" else 1) for char in excerpt)
+    assert len(cells) <= 80
+    start = carets.index("^")
+    under = cells[start : len(carets)]
+    assert under == "y" * len(under)
+    assert cells[start - 1] == " "
+    assert len(under) == length or excerpt.endswith("y …")

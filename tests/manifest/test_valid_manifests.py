@@ -1,0 +1,163 @@
+"""What a manifest may say: YAML without traps, every valid manifest read back as it was, the starter, the time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.manifest.checks import Checks
+from sparsebench.manifest.load import load_text
+from sparsebench.manifest.nodes import read
+from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
+from sparsebench.manifest.starter import starter
+
+SCALARS = {
+    "1e-4": 1e-4, "1E3": 1e3, "-1.5e+2": -150.0, ".5": 0.5, "5.": 5.0, "-.inf": float("-inf"), "0.10": 0.1,
+    "010": 10, "0o17": 15, "0x1F": 31, "-3": -3, "+3": 3, "true": True, "False": False, "~": None, "null": None,
+    "": None, "no": "no", "on": "on", "yes": "yes", "Off": "Off", "y": "y", "1:10": "1:10", "2:4": "2:4",
+    "1_000": "1_000", "2026-11-01": "2026-11-01", "'1e-4'": "1e-4", '"true"': "true", "1.2.3": "1.2.3", "0x": "0x",
+    "hf:a/b@main": "hf:a/b@main", "wheel:a==1!b/#sha256=0": "wheel:a==1!b/#sha256=0", "!!str 5": "5",
+    "!!float 5": 5.0, "<<": "<<", "9" * 400: float("inf"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_scalars_follow_yaml_1_2(text: str) -> None:
+    data, _, problems = read(f"a: {text}", "m.yaml")
+    assert problems == []
+    assert data == {"a": SCALARS[text]}
+    assert type(data["a"]) is type(SCALARS[text])
+
+
+def test_keys_are_text_and_patterns_need_no_quotes() -> None:
+    assert read("{1: a, no: b, 1e3: c, ~: d}", "m.yaml")[0] == {"1": "a", "no": "b", "1e3": "c", "~": "d"}
+    assert read("[2:4, 1:10]", "m.yaml")[0] == ["2:4", "1:10"]
+    assert read("a: &x [1]\nb: *x", "m.yaml")[0] == {"a": [1], "b": [1]}
+
+
+def test_a_single_value_stands_for_a_list_of_one() -> None:
+    text = (
+        "version: 1\nmodels: [{name: m, source: {wheel: a==1!b, sha256: " + "c" * 64 + "}, family: encoder}]\n"
+        "sparsify: [{method: random, sparsity: 0.5, granularity: row, models: m}, {method: random, pattern: 1:10}]\n"
+        "benchmarks: {encoder: [{task: t, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, sparsity: 0.9}\n"
+        "structure: {absolute: 1e-4}\nstorage: null\n"
+    )
+    manifest = load_text(text, "m.yaml").manifest
+    assert manifest.models[0].source == {"wheel": ["a==1!b"], "sha256": ["c" * 64]}
+    first, second = manifest.sparsify
+    assert (first.sparsity, first.granularity, first.models) == ([0.5], ["row"], ["m"])
+    assert (second.sparsity, second.pattern) == (None, ["1:10"])
+    assert manifest.benchmarks.of("encoder")[0].models == ["m"]
+    assert manifest.runtime is not None
+    assert (manifest.runtime.ranks, manifest.runtime.workloads[0].batch) == ([2], 4)
+    assert manifest.structure is not None
+    assert manifest.structure.absolute == [1e-4]
+    assert manifest.storage is None
+
+
+def test_a_pattern_may_repeat_its_own_sparsity() -> None:
+    head = "version: 1\nmodels: [{name: m, source: hf:a/m, family: decoder}]\n"
+    loaded = load_text(head + "sparsify: [{method: random, pattern: [2:4, 1:10], sparsity: [0.9, 0.5]}]", "m.yaml")
+    assert loaded.manifest.sparsify[0].pattern == ["2:4", "1:10"]
+    both = load_text(head + "sparsify: [{method: random, pattern: [unstructured, 2:4], sparsity: 0.7}]", "m.yaml")
+    assert both.manifest.sparsify[0].sparsity == [0.7]
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
+SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=3)
+TEXTS = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> dict[str, Any]:
+    """The plain data of a valid manifest."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    model = {
+        "source": st.sampled_from(["random", "hf:a/b@main"]),
+        "family": st.sampled_from(FAMILIES),
+        "architecture": st.dictionaries(TEXTS, JSON, max_size=3).map(lambda more: more | {"model_type": "new"}),
+    }
+    some = st.lists(st.sampled_from(names), min_size=1, max_size=2)
+    sweep = {"method": st.sampled_from(["random", "magnitude"]), "sparsity": SHARES}
+    fixed = {"method": st.just("random"), "pattern": st.sampled_from([["2:4"], ["1:10", "1:20"]])}
+    entries = st.fixed_dictionaries(sweep, optional={"models": some}) | st.fixed_dictionaries(fixed)
+    runtime = {"ranks": st.lists(st.integers(1, 8), min_size=1, max_size=2), "samples": st.integers(4, 99)}
+    whole = {
+        "version": st.just(1),
+        "models": st.just([{"name": name, **draw(st.fixed_dictionaries(model))} for name in names]),
+        "sparsify": st.lists(entries, min_size=1, max_size=3),
+    }
+    more = {
+        "seed": st.integers(0, 2**40),
+        "name": NAMES,
+        "structure": st.none(),
+        "runtime": st.fixed_dictionaries(runtime),
+    }
+    found: dict[str, Any] = draw(st.fixed_dictionaries(whole, optional=more))
+    return found
+
+
+@given(manifests())
+def test_a_valid_manifest_round_trips(data: dict[str, Any]) -> None:
+    # JSON is YAML that quotes all text; PyYAML would quote by the rules of 1.1, under which `1e5` is text already.
+    loaded = load_text(json.dumps(data, indent=1), "m.yaml")
+    assert loaded.manifest == Manifest.model_validate(data)
+    assert loaded.manifest.model_dump(mode="json", by_alias=True, exclude_unset=True) == data
+    assert loaded.positions.values.keys() >= {("models", 0, "name"), ("sparsify", 0, "method")}
+
+
+def test_names_and_places(checks: Checks) -> None:
+    text = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
+    loaded = load_text("\ufeff" + text.replace("\n", "\r\n"), "some/lab.yaml", checks)
+    assert (loaded.name, str(loaded.folder)) == ("lab", "some")
+    assert load_text(text + "name: mine\n", "lab.yaml").name == "mine"
+
+
+def test_the_starter_loads() -> None:
+    from sparsebench.plan.preflight import checks
+
+    manifest = load_text(starter(), "starter.yaml", checks()).manifest
+    assert {model.family for model in manifest.models} == {"decoder", "encoder"}
+    # What is commented out must be right as well.
+    examples = "\n".join(
+        line.replace("# - {", "- {", 1) if "# - {" in line else line for line in starter().splitlines()
+    )
+    assert len(load_text(examples, "starter.yaml", checks()).manifest.sparsify) == 3
+
+
+def test_pattern_sparsity() -> None:
+    assert [pattern_sparsity(text) for text in ("2:4", "1:10", "1:20", "1:100")] == [0.5, 0.9, 0.95, 0.99]
+    for text in ("4:2", "2:2", "0:4", "2:4\n", "unstructured"):
+        with pytest.raises(ValueError, match="N:M"):
+            pattern_sparsity(text)
+
+
+def test_loading_is_quick_and_light() -> None:
+    lines = "".join(f"      key_{number}: 1e-{number}\n" for number in range(100))
+    text = starter().replace(
+        "    family: encoder\n", "    family: encoder\n    architecture:\n      model_type: bert\n" + lines
+    )
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        load_text(text, "m.yaml")
+        times.append(time.perf_counter() - begin)
+    assert min(times) < 0.1
+    code = (
+        "import sys; from sparsebench.manifest.load import load_text; from sparsebench.manifest.starter import starter;"
+        "load_text(starter(), 'm.yaml'); print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

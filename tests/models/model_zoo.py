@@ -1,0 +1,102 @@
+"""Small configurations of every model type that the families table promises, as config.json would have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2, "head_dim": 8}
+T5 = {
+    "vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
+    "is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+BART = {
+    "vocab_size": 96, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
+    "is_encoder_decoder": True, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+}  # fmt: skip
+GPT = {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    # decoders
+    "bloom": {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "codegen": {**GPT, "n_ctx": 64, "rotary_dim": 4},
+    "falcon": COMMON,
+    "gemma": GROUPED,
+    "gemma2": GROUPED,
+    "gemma3_text": GROUPED,
+    "gpt2": GPT,
+    "gpt_bigcode": GPT,
+    "gpt_neo": {
+        "vocab_size": 96, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "gpt_neox": COMMON,
+    "gptj": {**GPT, "rotary_dim": 4},
+    "granite": GROUPED,
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "mpt": {"vocab_size": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    "nemotron": GROUPED,
+    "olmo": GROUPED,
+    "olmo2": GROUPED,
+    "opt": {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
+    "phi": COMMON,
+    "phi3": {**GROUPED, "pad_token_id": 0},
+    "qwen2": GROUPED,
+    "qwen3": GROUPED,
+    "smollm3": {**GROUPED, "pad_token_id": 0},
+    "stablelm": GROUPED,
+    "starcoder2": GROUPED,
+    "xglm": {
+        "vocab_size": 96, "d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+    # encoders
+    "albert": {**COMMON, "embedding_size": 16},
+    "bert": COMMON,
+    "camembert": COMMON,
+    "deberta": COMMON,
+    "deberta-v2": {
+        **COMMON, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["c2p", "p2c"],
+        "conv_kernel_size": 3, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    },
+    "distilbert": {
+        "vocab_size": 96, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64,
+    },
+    "electra": {**COMMON, "embedding_size": 16},
+    "ernie": COMMON,
+    "megatron-bert": COMMON,
+    "modernbert": {**COMMON, "pad_token_id": 0},
+    "mpnet": COMMON,
+    "nomic_bert": COMMON,
+    "roberta": COMMON,
+    "roberta-prelayernorm": COMMON,
+    "xlm-roberta": COMMON,
+    "xlm-roberta-xl": COMMON,
+    # encoder-decoders
+    "bart": BART,
+    "blenderbot": BART,
+    "blenderbot-small": BART,
+    "longt5": T5,
+    "m2m_100": BART,
+    "marian": {**BART, "decoder_vocab_size": 96, "pad_token_id": 1},
+    "mbart": BART,
+    "mt5": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "pegasus": BART,
+    "t5": T5,
+    "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
+    "whisper": {**BART, "max_source_positions": 64, "max_target_positions": 64, "num_mel_bins": 16, "bos_token_id": 1},
+}  # fmt: skip
+
+
+def small(model_type: str, **changes: Any) -> dict[str, Any]:
+    """The small config.json of a model type."""
+    return {"model_type": model_type, **CONFIGS[model_type], **changes}

@@ -1,0 +1,170 @@
+"""Reading and writing checkpoints tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_zoo import small
+
+from sparsebench.errors import ModelError
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, companions, lay_out
+from sparsebench.models.random_weights import write_random
+
+
+def write(folder: Path, tensors: dict, config: dict) -> Checkpoint:
+    """A checkpoint written by safetensors itself, not by us."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return Checkpoint(folder)
+
+
+def test_tensors_are_what_safetensors_reads(tiny_llama: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    expected = load_file(tiny_llama / "model.safetensors")
+    checkpoint = Checkpoint(tiny_llama)
+    assert set(checkpoint.tensors) == set(expected)
+    for info, tensor in checkpoint.items():
+        assert torch.equal(tensor, expected[info.name]) and tensor.dtype == expected[info.name].dtype
+        assert info.nbytes == tensor.numel() * tensor.element_size() and info.numel == tensor.numel()
+
+
+def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = {
+        "a.weight": torch.randn(3, 5).to(torch.bfloat16), "b": torch.arange(7), "c": torch.tensor(2.5),
+        "empty": torch.empty(0, 4), "flag": torch.tensor([True, False]), "transposed": torch.randn(4, 2).T,
+    }  # fmt: skip
+    codes = ("BF16", "I64", "F32", "F32", "BOOL", "F32")
+    layout = lay_out([(name, code, tuple(t.shape)) for (name, t), code in zip(tensors.items(), codes, strict=True)])
+    writer = CheckpointWriter(tmp_path / "out", layout)
+    for name, tensor in tensors.items():
+        writer.write(name, tensor)
+    assert not (tmp_path / "out").exists()
+    folder = writer.close({"made": "here"})
+    found = load_file(folder / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert json.loads((folder / "sparsebench.json").read_text()) == {"made": "here"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_writing_out_of_order_or_too_little_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    writer = CheckpointWriter(tmp_path / "out", lay_out([("a", "F32", (2,)), ("b", "F32", (2,))]))
+    with pytest.raises(ModelError, match="expected a"):
+        writer.write("b", torch.zeros(2))
+    with pytest.raises(ModelError, match=r"a is torch\.float64"):
+        writer.write("a", torch.zeros(2, dtype=torch.float64))
+    writer.write("a", torch.zeros(2))
+    with pytest.raises(ModelError, match="1 tensors were never written"):
+        writer.close()
+    writer.abort()
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_are_full_but_never_split_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsebench.models.checkpoint.SHARD", 100)
+    layout = lay_out([("a", "F32", (10,)), ("b", "F32", (15,)), ("c", "F32", (1,)), ("huge", "F32", (500,))])
+    assert [info.file[:11] for info in layout] == ["model-00001", "model-00001", "model-00002", "model-00003"]
+    assert {info.file[-20:] for info in layout} == {"of-00003.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:-10], "bytes where its header promises"),
+        (lambda data: data[:4], "bad header length"),
+        (lambda data: data[:8] + b"?" + data[9:], "not JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(damage, message: str, tmp_path: Path) -> None:
+    folder = write_random(small("llama"), tmp_path / "model", "decoder")
+    file = folder / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ModelError, match=message) as caught:
+        _ = Checkpoint(folder).tensors
+    assert "model.safetensors" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "twins"),
+    [
+        ("llama", {"model.embed_tokens.weight": ["lm_head.weight"]}),
+        ("t5", {"shared.weight": ["lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]}),
+        ("bart", {"model.shared.weight": ["lm_head.weight", "model.decoder.embed_tokens.weight"]}),
+    ],
+)
+def test_ties_are_found_when_a_tensor_is_stored_again(model_type: str, twins: dict, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from sparsebench.models.families import MODEL_TYPES
+
+    config = small(model_type, tie_word_embeddings=True)
+    once = write_random(config, tmp_path / "once", MODEL_TYPES[model_type])
+    assert Checkpoint(once).ties == {}
+    tensors = load_file(once / "model.safetensors")
+    for source, repeats in twins.items():
+        tensors |= {name: tensors[source].clone() for name in repeats}
+    ties = write(tmp_path / "again", tensors, config).ties
+    expected = {frozenset([source, *repeats]) for source, repeats in twins.items()}
+    assert {frozenset([twin, *(name for name in ties if ties[name] == twin)]) for twin in ties.values()} == expected
+
+
+def test_an_untied_head_and_pruned_blocks_are_not_ties(tmp_path: Path) -> None:
+    import torch
+
+    config = {"vocab_size": 8, "model_type": "llama"}
+    nothing = torch.zeros(8, 4)
+    tensors = {
+        "model.embed_tokens.weight": torch.randn(8, 4), "lm_head.weight": torch.randn(8, 4),
+        "model.layers.0.mlp.up_proj.weight": nothing, "model.layers.1.mlp.up_proj.weight": nothing.clone(),
+    }  # fmt: skip
+    assert write(tmp_path / "model", tensors, config).ties == {}
+
+
+def test_ties_compare_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("sparsebench.models.checkpoint._CHUNK", 64)
+    embedding = torch.randn(50, 4)
+    head = embedding.clone()
+    head[-1, -1] += 1
+    tensors = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    assert write(tmp_path / "model", tensors, {"vocab_size": 50}).ties == {}
+
+
+def test_companions_leave_other_weights_behind(tmp_path: Path) -> None:
+    wanted = ["1_Pooling", "config.json", "modules.json", "tokenizer.json", "vocab.txt"]
+    unwanted = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "flax_model.msgpack", "onnx"]
+    for name in [*wanted, *unwanted, ".gitattributes", "sparsebench.json"]:
+        (tmp_path / name).mkdir() if "." not in name else (tmp_path / name).touch()
+    assert [path.name for path in companions(tmp_path)] == wanted
+
+
+def test_a_folder_without_config_or_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        Checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        _ = Checkpoint(tmp_path).files
+
+
+def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    checkpoint = write(tmp_path / "model", {"w": torch.zeros(4, dtype=torch.float8_e4m3fn)}, {})
+    with pytest.raises(ModelError, match="F8_E4M3 is not handled"):
+        checkpoint.load("w")
+
+
+def test_layout_entries_know_their_size() -> None:
+    assert TensorInfo("w", "BF16", (3, 4), "f", 0, 24).numel == 12

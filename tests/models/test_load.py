@@ -1,0 +1,107 @@
+"""Loading refuses whatever transformers would make up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_zoo import small
+
+from sparsebench.errors import ModelError
+from sparsebench.models.load import load_model, load_tokenizer
+from sparsebench.models.random_weights import write_random
+
+
+def without(folder: Path, *names: str) -> Path:
+    """The folder, its tensors of these prefixes removed."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(names)}
+    assert len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fixture", "family"), [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
+)
+def test_each_family_loads_in_its_precision(fixture: str, family: str, request: pytest.FixtureRequest) -> None:
+    import torch
+
+    folder = request.getfixturevalue(fixture)
+    model = load_model(folder, family)
+    assert not model.training
+    assert str(model.dtype) == f"torch.{json.loads((folder / 'config.json').read_text())['dtype']}"
+    assert load_model(folder, family, "float16").dtype == torch.float16
+
+
+def test_missing_weights_are_an_error_that_names_them(tmp_path: Path) -> None:
+    folder = without(write_random(small("llama"), tmp_path / "m", "decoder"), "model.layers.1.mlp.up_proj")
+    with pytest.raises(ModelError, match=r"1 weights are missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"):
+        load_model(folder, "decoder")
+
+
+def test_an_untied_head_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    untied = without(write_random(small("llama"), tmp_path / "untied", "decoder"), "lm_head")
+    with pytest.raises(ModelError, match=r"lm_head\.weight"):
+        load_model(untied, "decoder")
+    tied = write_random(small("llama", tie_word_embeddings=True), tmp_path / "tied", "decoder")
+    model = load_model(tied, "decoder")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_an_encoder_without_pooler_weights_has_no_pooler(tmp_path: Path) -> None:
+    import torch
+
+    whole = load_model(write_random(small("bert"), tmp_path / "whole", "encoder", "float32"), "encoder")
+    bare = load_model(
+        without(write_random(small("bert"), tmp_path / "bare", "encoder", "float32"), "pooler"), "encoder"
+    )
+    tokens = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        expected, found = whole(tokens), bare(tokens)
+    assert torch.equal(expected.last_hidden_state, found.last_hidden_state)
+    assert expected.pooler_output is not None and found.pooler_output is None
+
+
+def test_a_classifier_comes_with_its_head(tmp_path: Path) -> None:
+    labels = {"id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}}
+    config = small("deberta-v2", architectures=["DebertaV2ForSequenceClassification"], **labels)
+    model = load_model(write_random(config, tmp_path / "m", "encoder"), "encoder")
+    assert type(model).__name__ == "DebertaV2ForSequenceClassification"
+    assert model.classifier.out_features == 3 and model.config.id2label[2] == "contradiction"
+    headless = without(write_random(config, tmp_path / "headless", "encoder"), "classifier")
+    with pytest.raises(ModelError, match="classifier"):
+        load_model(headless, "encoder")
+
+
+def test_a_classifiers_pooler_is_needed(tmp_path: Path) -> None:
+    config = small("bert", architectures=["BertForSequenceClassification"], num_labels=2)
+    folder = without(write_random(config, tmp_path / "m", "encoder"), "bert.pooler")
+    with pytest.raises(ModelError, match=r"bert\.pooler"):
+        load_model(folder, "encoder")
+
+
+def test_the_wrong_family_is_an_error(tmp_path: Path) -> None:
+    folder = write_random(small("bert"), tmp_path / "m", "encoder")
+    with pytest.raises(ModelError, match="as encoder-decoder"):
+        load_model(folder, "encoder-decoder")
+    with pytest.raises(ModelError, match="missing"):
+        load_model(folder, "decoder")
+
+
+def test_shapes_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    folder = write_random(small("llama"), tmp_path / "m", "decoder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(ModelError, match="cannot load it as decoder"):
+        load_model(folder, "decoder")
+
+
+def test_a_tokenizer_is_loaded_or_its_absence_named(tiny_llama: Path, tmp_path: Path) -> None:
+    assert load_tokenizer(tiny_llama)("the cat")["input_ids"]
+    folder = write_random(small("llama"), tmp_path / "m", "decoder")
+    with pytest.raises(ModelError, match="it has no tokenizer"):
+        load_tokenizer(folder)

