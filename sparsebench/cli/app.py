@@ -17,6 +17,7 @@ VERBS = (
     "status",
     "sql",
     "figures",
+    "report",
     "ingest",
     "inspect",
     "sparsify",

@@ -60,9 +60,10 @@ def run(
         note("nothing to do: every cell has its result")
         return
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
-    settings = Settings(space, Path(ready.cache.root), offline, keep, jobs or slots(ready), fail_fast)
+    side_by_side = jobs or slots(ready)
+    settings = Settings(space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast)
     with exclusive(space.ledger):
-        counts = Runner(ready.plan, settings, display(ready.sizes, stderr())).run(cells)
+        counts = Runner(ready.plan, settings, display(ready.sizes, side_by_side, stderr())).run(cells)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
     if counts["failed"] or counts["skipped"]:

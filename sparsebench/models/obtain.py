@@ -11,11 +11,14 @@ from sparsebench.models.random_weights import write_random
 
 
 def obtain(model: Model, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
-    """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole or not at all.
+    """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
+
+    Files of a cache are linked where they need no conversion; those of a ``path:``, which its owner may edit, are copied.
 
     Raises SourceError when it cannot be fetched, ModelError when it cannot be read.
     """
     if model.source == "random":
         return write_random(model.architecture or {}, out, model.family, model.dtype, seed)
-    fetched = sources.fetch(sources.parse(model.source), cache, offline=offline)
-    return prepare(fetched, out, model.family, model.dtype)
+    source = sources.parse(model.source)
+    fetched = sources.fetch(source, cache, offline=offline)
+    return prepare(fetched, out, model.family, model.dtype, link=source.kind != "path")

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import query
@@ -29,7 +30,7 @@ class Pictures:
 
     def __init__(self, folder: Path, link: str) -> None:
         """``link`` is the folder as the report names it: relative to the report."""
-        self.left = {path.stem: f"{link}/{path.name}" for path in sorted(folder.glob("*.png"))}
+        self.left = {path.stem: quote(f"{link}/{path.name}") for path in sorted(folder.glob("*.png"))}
 
     def place(self, name: str) -> str | None:
         """The link to a figure, which is then no longer left; None where there is no such picture."""

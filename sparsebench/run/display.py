@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import TextIO
+from typing import IO
 
 from rich.console import Console
 from rich.live import Live
@@ -23,10 +23,11 @@ COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skip
 
 
 class Clock:
-    """Expected seconds still to go. ``sizes`` by model name."""
+    """Expected seconds still to go. ``sizes`` by model name; timed jobs run alone, the others ``slots`` at once."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize]) -> None:
+    def __init__(self, sizes: Mapping[str, ModelSize], slots: int) -> None:
         self.sizes = dict(sizes)
+        self.slots = slots
         self.expected: dict[str, float] = {}
         self.spent = 0.0
         self.foreseen = 0.0
@@ -35,7 +36,9 @@ class Clock:
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Take the jobs' estimates."""
-        self.expected = {job.id: job_seconds(job, self.sizes) for job in jobs}
+        self.expected = {
+            job.id: job_seconds(job, self.sizes) / (1 if job.exclusive else self.slots) for job in jobs
+        }
 
     def started(self, job: Job) -> None:
         """A job has begun."""
@@ -44,7 +47,7 @@ class Clock:
     def ended(self, job: Job, seconds: float) -> None:
         """A job took ``seconds``."""
         self.foreseen += self.expected.pop(job.id, 0.0)
-        self.spent += seconds
+        self.spent += seconds / (1 if job.exclusive else self.slots)
         self.starts.pop(job.id, None)
 
     def left(self) -> float:
@@ -59,8 +62,8 @@ class Clock:
 class Display:
     """The plain face: one line per finished cell. Also the base of the live one."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], stream: TextIO | None = None) -> None:
-        self.clock = Clock(sizes)
+    def __init__(self, sizes: Mapping[str, ModelSize], slots: int = 1, stream: IO[str] | None = None) -> None:
+        self.clock = Clock(sizes, slots)
         self.stream = stream or sys.stderr
         self.total = 0
         self.count = 0
@@ -112,8 +115,8 @@ class Display:
 class LiveDisplay(Display):
     """The face for terminals: finished cells scroll by above a bar with the jobs that run."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], console: Console) -> None:
-        super().__init__(sizes)
+    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, console: Console) -> None:
+        super().__init__(sizes, slots)
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.jobs: dict[str, tuple[Job, str]] = {}
@@ -158,9 +161,9 @@ class LiveDisplay(Display):
         return grid
 
 
-def display(sizes: Mapping[str, ModelSize], console: Console) -> Display:
+def display(sizes: Mapping[str, ModelSize], slots: int, console: Console) -> Display:
     """The face that fits where the console writes."""
-    return LiveDisplay(sizes, console) if console.is_terminal else Display(sizes, console.file)
+    return LiveDisplay(sizes, slots, console) if console.is_terminal else Display(sizes, slots, console.file)
 
 
 def duration(seconds: float) -> str:

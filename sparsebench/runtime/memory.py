@@ -1,4 +1,7 @@
-"""Peak memory of a rank, exactly: the kernel's own high-water mark, reset before each phase; nothing is polled."""
+"""Peak memory of a rank: the kernel's own high-water mark, reset before each phase, so that nothing is polled.
+
+It sees every peak, however short; its counters are kept per CPU and exact to about a megabyte.
+"""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
 def _output(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
     """The logits, or an encoder's last hidden state, as float32 on the CPU."""
     ids, mask = prompt.ids[:, :TOKENS], prompt.mask[:, :TOKENS]
-    extra = {}
+    extra: dict[str, Any] = {}
     if family == "encoder-decoder":
         config = getattr(model, "module", model).config
         first = ids[:, :1] * 0 + start_token(config)

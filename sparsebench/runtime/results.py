@@ -134,7 +134,7 @@ class LatencyResult:
 class RankMemory:
     """Memory of one rank in one phase, in bytes.
 
-    ``peak_rss_bytes`` is VmHWM after a reset of the counter (exact); ``peak_bytes`` the same less ``baseline_bytes``,
+    ``peak_rss_bytes`` is VmHWM, reset before the phase; ``peak_bytes`` the same less ``baseline_bytes``,
     the RSS before loading; ``anon_bytes`` and ``pss_bytes`` are taken at the end of the phase; ``tensor_bytes`` are
     parameters and buffers, each storage once. The CUDA fields are None on a CPU.
     """

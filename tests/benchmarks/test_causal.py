@@ -30,9 +30,9 @@ def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tup
     from sparsebench.benchmarks.causal import Scorer
 
     model, tokenizer = load_model(folder, family, dtype), load_tokenizer(folder)
-    asked = requests(14, 400 if family == "decoder" else 20)
+    asked = requests(14, 90 if family == "decoder" else 20)
     scorers = (
-        cls(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch, max_length=250)
+        cls(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch, max_length=60)
         for cls in (Scorer, HFLM)
     )
     lean, stock = (scorer.loglikelihood(asked, disable_tqdm=True) for scorer in scorers)

@@ -1,0 +1,229 @@
+"""lm-eval's harness behind our interface, against lm-eval called as its own users call it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Run
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import TASKS, TaskSpec
+from sparsebench.benchmarks.harness import _set_fewshot
+from sparsebench.benchmarks.index import tasks_folder
+from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
+
+Documents = dict[str, list[dict[str, Any]]]
+STOCK = {"piqa": ("piqa/piqa.yaml", "piqa"), "arc_easy": ("arc/arc_easy.yaml", "ARC-Easy")}
+
+
+def stock(folder: Path, task: str, data: Path, **settings: Any) -> dict[str, Any]:
+    """What a user of lm-eval alone gets, on the same documents."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    include, name = STOCK[task]
+    own = {
+        "include": str(tasks_folder() / include),
+        "dataset_path": "arrow",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"validation": str(data / f"{name}.arrow")}},
+        "training_split": None,
+        "test_split": None,
+    }
+    (data / "stock").mkdir()
+    (data / "stock" / "task.yaml").write_text(yaml.safe_dump(own))
+    manager = TaskManager(include_path=str(data / "stock"), include_defaults=False)
+    arguments = {"pretrained": str(folder), "dtype": "auto", "device": "cpu"}
+    found = simple_evaluate(
+        model="hf", model_args=arguments, tasks=[task], batch_size=16, task_manager=manager, **settings
+    )
+    assert found is not None
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("model", "family", "task", "settings"),
+    [
+        ("tiny_llama", "decoder", "piqa", {}),
+        ("tiny_llama", "decoder", "arc_easy", {"limit": 11}),
+        ("tiny_llama", "decoder", "piqa", {"num_fewshot": 2}),
+        ("tiny_t5", "encoder-decoder", "piqa", {}),
+        ("tiny_t5", "encoder-decoder", "arc_easy", {}),
+    ],
+)
+def test_every_number_is_stock_lm_evals(
+    documents: Documents,
+    run: Run,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    model: str,
+    family: str,
+    task: str,
+    settings: dict[str, int],
+):
+    folder = request.getfixturevalue(model)
+    ours = run(folder, family, task, **settings)
+    theirs = stock(folder, task, tmp_path, **settings)
+    metric = TASKS[task].metric
+    reported, samples = theirs["results"][task], theirs["samples"][task]
+    assert ours.metric == metric
+    assert ours.score == reported[f"{metric},none"]
+    assert ours.stderr == reported[f"{metric}_stderr,none"]
+    assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == {
+        str(sample["doc_id"]): sample[metric] for sample in samples
+    }
+    assert 0 < ours.score < 1
+    every = documents[STOCK[task][1]]
+    assert ours.n == len(ours.outcomes) == settings.get("limit", len(every))
+    assert ours.limited == ("limit" in settings)
+    assert ours.protocol["documents"] == len(every)
+
+
+def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents, run: Run):
+    rows = documents["ARC-Easy"][:7]
+    expected = sum(1 / len(row["choices"]["text"]) for row in rows) / len(rows)
+    assert run(tiny_llama, "decoder", "arc_easy", limit=7).chance == pytest.approx(expected)
+    assert run(tiny_llama, "decoder", "piqa", limit=3).chance == 0.5
+
+
+def test_outcomes_can_be_paired_by_what_was_shown(tiny_llama: Path, documents: Documents, run: Run):
+    whole = run(tiny_llama, "decoder", "piqa")
+    part = run(tiny_llama, "decoder", "piqa", limit=5, batch_size=2)
+    assert part.outcomes == whole.outcomes[:5]
+    assert len({outcome.doc_hash for outcome in whole.outcomes}) == whole.n
+    examples = run(tiny_llama, "decoder", "piqa", limit=5, num_fewshot=1)
+    assert not {o.doc_hash for o in examples.outcomes} & {o.doc_hash for o in whole.outcomes}
+
+
+def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
+    protocol = run(tiny_llama, "decoder", "piqa", limit=3, num_fewshot=2, batch_size=4).protocol
+    assert protocol["data"] == benchmarks.data_sources("piqa")[0]
+    wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 2, "fewshot_split": "validation"}
+    wanted |= {"batch_size": 4, "dtype": "bfloat16", "softmax_dtype": "bfloat16", "non_finite": 0, "chance_rule": "1/choices"}
+    assert {key: protocol[key] for key in wanted} == wanted
+    assert protocol["harness"].startswith("lm-eval 0.")
+
+
+def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Documents):
+    found: dict[str, Any] = {}
+    specs = [TaskSpec(name, limit=2) for name in ("mrpc_pair", "piqa", "no_such_task", "arc_easy")]
+    cache = sources.Cache()
+    benchmarks.score(tiny_llama, "decoder", specs, cache, lambda spec, result: found.update({spec.task: result}))
+    assert {name for name, result in found.items() if isinstance(result, BenchmarkError)} == {"mrpc_pair", "no_such_task"}
+    assert found["piqa"].n == found["arc_easy"].n == 2
+
+
+def test_progress_is_counted_and_nothing_is_printed(
+    tiny_llama: Path, documents: Documents, run: Run, capfd: pytest.CaptureFixture[str]
+):
+    from tqdm.std import tqdm
+
+    start, steps = tqdm.__init__, []
+    run(tiny_llama, "decoder", "piqa", progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (48, 48)
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert tqdm.__init__ is start
+    captured = capfd.readouterr()
+    assert not captured.out
+    assert "it/s" not in captured.err
+
+
+def poisoned(folder: Path, out: Path, word: str | None) -> Path:
+    """A copy whose embedding of ``word`` (None: of every word) is NaN."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from sparsebench.models.load import load_tokenizer
+
+    shutil.copytree(folder, out)
+    tensors = load_file(out / "model.safetensors")
+    (name,) = [name for name in tensors if name in ("shared.weight", "model.embed_tokens.weight")]
+    rows = slice(None) if word is None else load_tokenizer(folder).convert_tokens_to_ids(word)
+    tensors[name][rows] = torch.nan
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_a_document_without_finite_likelihoods_is_wrong(tiny_t5: Path, documents: Documents, run: Run, tmp_path: Path):
+    whole = run(tiny_t5, "encoder-decoder", "piqa")
+    broken = run(poisoned(tiny_t5, tmp_path / "nan", "cat"), "encoder-decoder", "piqa")
+    hit = {
+        str(place)
+        for place, row in enumerate(documents["piqa"])
+        # The decoder reads all but the last token of an answer.
+        if "cat" in row["goal"].split() or any("cat" in row[key].split()[:-1] for key in ("sol1", "sol2"))
+    }
+    assert 0 < len(hit) < whole.n
+    assert broken.protocol["non_finite"] == len(hit)
+    for before, after in zip(whole.outcomes, broken.outcomes, strict=True):
+        assert after.value == (0.0 if after.doc_id in hit else before.value)
+
+
+def test_a_model_without_finite_likelihoods_is_not_scored(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+    with pytest.raises(BenchmarkError, match="piqa.*not finite on any of 24"):
+        run(poisoned(tiny_llama, tmp_path / "nan", None), "decoder", "piqa")
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]] | None) -> None:
+    """A hub that serves these rows whatever is asked, or none."""
+    import datasets
+
+    def load_dataset(path: str, *_: Any, **__: Any) -> Any:
+        if splits is None:
+            raise ConnectionError(f"couldn't reach {path}")
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"text": f"the cat sat on the {word}"} for word in ("mat", "house", "tree")]
+    hub(monkeypatch, {"test": rows})
+    found = run(tiny_llama, "decoder", "lambada_openai")
+    assert (found.metric, found.n, found.chance, found.limited) == ("acc", 3, 0.0, False)
+    assert found.protocol["data"].startswith("hub EleutherAI/lambada_openai")
+
+
+def test_a_task_without_an_outcome_per_document_is_unsupported(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    rows = [{"page": "the cat sat on the mat"}]
+    hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
+    with pytest.raises(UnsupportedError, match="wikitext.*word_perplexity"):
+        run(tiny_llama, "decoder", "wikitext")
+
+
+def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    hub(monkeypatch, None)
+    with pytest.raises(BenchmarkError) as caught:
+        run(tiny_llama, "decoder", "hellaswag")
+    assert "hellaswag" in caught.value.message
+    assert "hub" in caught.value.message
+    assert "piqa" in (caught.value.hint or "")
+
+
+@pytest.mark.slow
+def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    row = {"question": "the cat", "choices": ["sat", "ran on", "a dog", "it was"], "answer": 1, "subject": "x"}
+    rows = [{**row, "question": f"the {word}", "answer": place} for place, word in enumerate(("cat", "dog", "mat", "tree"))]
+    hub(monkeypatch, {"test": rows, "dev": rows, "validation": rows})
+    found = run(tiny_llama, "decoder", "mmlu_stem", limit=3)
+    assert found.n == len({outcome.doc_id for outcome in found.outcomes}) == 3 * 19
+    assert (found.metric, found.chance, found.limited) == ("acc", 0.25, True)
+    assert all(outcome.doc_id.startswith("mmlu_") for outcome in found.outcomes)
+
+
+def test_a_task_that_takes_no_examples_says_so():
+    settings: dict[str, Any] = {}
+    task = SimpleNamespace(
+        get_config=lambda key: 0,
+        set_config=lambda key, value: settings.update({key: value}),
+        set_fewshot_seed=lambda seed: settings.update(seed=seed),
+    )
+    with pytest.raises(SparsebenchError, match="no examples"):
+        _set_fewshot(task, TaskSpec("gpqa", num_fewshot=5))
+    _set_fewshot(task, TaskSpec("gpqa"))
+    assert settings == {"num_fewshot": 0, "seed": 1234}

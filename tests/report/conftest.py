@@ -1,0 +1,57 @@
+"""A small experiment in a ledger, and reports on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.ledger.store import Ledger
+from sparsebench.report import build
+from tests.ledger import samples
+
+SMALL: dict[str, Any] = {
+    "models": [{"name": "smol", "source": "path:smol.gguf", "family": "decoder", "dtype": "bfloat16"}],
+    "sparsify": [{"method": "magnitude", "sparsity": [0.5, 0.9]}],
+    "benchmarks": {"decoder": [{"task": "piqa", "limit": 60}]},
+    "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}]},
+}
+DREAM: dict[str, Any] = {"name": "dream", "source": "random", "architecture": {"model_type": "llama"}, "family": "decoder"}
+
+
+@pytest.fixture(scope="session")
+def records() -> list[dict[str, Any]]:
+    """Two models, two methods, every stage."""
+    return samples.sample()
+
+
+@pytest.fixture(scope="session")
+def ledger(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ledger of ``records``."""
+    path = tmp_path_factory.mktemp("ledger") / "sample.duckdb"
+    Ledger(path).ingest(records)
+    return path
+
+
+@pytest.fixture(scope="session")
+def report(ledger: Path) -> str:
+    """The report on ``ledger``, without pictures."""
+    return build(ledger, ledger.parent / "report.md", ledger.parent / "figures").read_text()
+
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write the report on a small experiment: ``keep`` chooses its records, ``changes`` are the manifest's."""
+
+    def written(keep: Callable[[dict[str, Any]], bool] = lambda record: True, **changes: Any) -> str:
+        records = samples.sample(samples.manifest(**(SMALL | changes)))
+        ledger = tmp_path / "small.duckdb"
+        Ledger(ledger).ingest([record for record in records if keep(record)])
+        return build(ledger, tmp_path / "report.md", tmp_path / "figures").read_text()
+
+    return written

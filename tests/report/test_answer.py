@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from sparsebench.report.answer import Answer, pipe
+
+ROWS = Answer(
+    "select 1",
+    (
+        {"model": "a", "weights": "real", "sparsity": 0.5, "score": 0.7},
+        {"model": "b", "weights": "random", "sparsity": 0.5, "score": None},
+        {"model": "a", "weights": "real", "sparsity": 0.1, "score": 0.75},
+    ),
+)
+
+
+def test_numbers_stand_to_the_right_and_pipes_are_escaped() -> None:
+    assert pipe(["a|b", "n"], [["x|y", "−1.5"], ["z", "<0.1%"]]) == "| a\\|b | n |\n| --- | --: |\n| x\\|y | −1.5 |\n| z | <0.1% |"
+
+
+def test_a_column_in_which_nothing_is_known_is_left_out() -> None:
+    assert ROWS.where(model="b").table({"model": "{model}", "score": "{score:.2f}"}) == "| model |\n| --- |\n| b |"
+
+
+def test_groups_keep_the_order_of_appearance() -> None:
+    assert [(first["model"], len(part)) for first, part in ROWS.groups("model")] == [("a", 2), ("b", 1)]
+
+
+def test_rehearsals_are_told_apart() -> None:
+    assert [row["model"] for row in ROWS.rehearsed(True)] == ["b"]
+    assert len(ROWS.rehearsed(False)) == 2
+
+
+def test_a_matrix_has_sparsities_across_in_order() -> None:
+    assert ROWS.where(model="a").matrix("{model}", "{score:.2f}", "model") == (
+        "| model | 10% | 50% |\n| --- | --: | --: |\n| a | 0.75 | 0.70 |"
+    )
+
+
+def test_two_values_in_one_place_of_a_matrix_are_both_shown() -> None:
+    twice = Answer("", ({"m": "a", "sparsity": 0.5, "v": 1}, {"m": "a", "sparsity": 0.5, "v": 2}))
+    assert "| a | 1 / 2 |" in twice.matrix("{m}", "{v}")
+
+
+def test_an_answer_without_rows_is_false() -> None:
+    assert not Answer("", ())
+    assert ROWS

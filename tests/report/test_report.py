@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import LedgerError, UserError
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+from sparsebench.report import build
+from sparsebench.report.build import FILTER, ROOM
+from sparsebench.sparsify.registry import BUILT_IN
+from tests.ledger import samples
+from tests.report.conftest import DREAM, SMALL, Write
+
+QUERIES = sorted((ROOM / "queries").glob("*.sql"))
+SECTIONS = [
+    "In short", "1. Five ideas that are often confused", "2. The models", "3. The sparsity structure", "4. The methods",
+    "5. Benchmarks against the dense model", "6. Size and runtime", "7. Why sparsifying language models is hard",
+    "How it was measured", "To reproduce each number",
+]  # fmt: skip
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The pipe tables of a page, as rows of cells."""
+    found: list[list[list[str]]] = [[]]
+    for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_the_sections_stand_in_order(report: str) -> None:
+    assert re.findall(r"^## (.+)$", report, re.MULTILINE) == SECTIONS
+
+
+def test_the_markdown_is_sound(report: str) -> None:
+    assert report.count("<details>") == report.count("</details>") > 15
+    assert "\n\n\n" not in report
+    assert not re.search(r"[ \t]$", report, re.MULTILINE)
+    assert not re.search(r"\b(None|nan|Undefined)\b", report)
+    prose = re.sub(r"```.*?```", "", report, flags=re.DOTALL)
+    assert prose.count("$") % 2 == 0
+    # A heading, a table or a list that follows a paragraph without a blank line is not rendered as one.
+    assert not re.search(r"^[^\n|#-][^\n]*\n(\||#|- )", prose, re.MULTILINE)
+    assert not re.search(r"^(\|[^\n]*|#[^\n]*)\n[^\n|]", prose, re.MULTILINE)
+
+
+def test_tables_are_rectangular_and_filled(report: str) -> None:
+    found = tables(report)
+    assert len(found) > 15
+    for table in found:
+        assert {len(row) for row in table} == {len(table[0])}
+        assert len(table) > 2
+
+
+def test_the_same_records_give_the_same_bytes(records: list[dict[str, Any]], report: str, tmp_path: Path) -> None:
+    copy = tmp_path / "again.duckdb"
+    Ledger(copy).ingest(reversed(records))
+    assert build(copy, tmp_path / "report.md", tmp_path / "figures").read_text() == report
+
+
+def test_every_query_shown_runs_as_it_stands(ledger: Path, report: str) -> None:
+    shown = re.findall(r"```sql\n(.+?)\n```", report, re.DOTALL)
+    assert len(shown) > 12
+    for sql in shown:
+        assert query.run(ledger, sql).rows
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_a_query_file_runs_says_what_it_is_and_is_used(ledger: Path, path: Path) -> None:
+    sql = path.read_text()
+    assert sql.startswith("-- ")
+    query.run(ledger, sql)
+    templates = "".join(file.read_text() for file in ROOM.rglob("*.j2"))
+    assert path.stem == "manifest_names" or f'ask("{path.stem}")' in templates
+    assert path.stem == "manifest_names" or sql.count(f" {FILTER}") == 1
+
+
+def test_numbers_are_the_ledgers(ledger: Path, report: str) -> None:
+    asked = query.run(ledger, "SELECT v.score, s.low, s.high, v.difference, v.low, v.high, v.verdict FROM vs_dense v JOIN scores s USING (manifest, record_id)")  # fmt: skip
+    assert len(asked.rows) == 36
+    for score, low, high, difference, least, most, verdict in asked.rows:
+        line = f"{difference:+.3f} [{least:+.3f}, {most:+.3f}]".replace("-", "−")
+        rows = [line_ for line_ in report.splitlines() if f"{score:.3f} [{low:.3f}, {high:.3f}]" in line_ and line in line_]
+        assert any(row.endswith(f"| {verdict} |") for row in rows)
+    share = query.run(ledger, "SELECT far_share FROM structure WHERE model = 'smol' AND method = 'dense' AND scope = 'prunable' AND scale = 'relative' AND threshold = 0.1").rows[0][0]  # fmt: skip
+    assert f"smol (real): {100 * share:.1f}% of the prunable weights are far from zero at $t = 0.1$" in report
+
+
+def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, report: str) -> None:
+    asked = query.run(ledger, "SELECT model, task, method || ' ' || granularity, sparsity, verdict FROM vs_dense ORDER BY sparsity")
+    sweeps: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
+    for model, task, label, sparsity, verdict in asked.rows:
+        sweeps.setdefault((model, task, label), []).append((sparsity, verdict))
+    listed = [row for table in tables(report) if table[0][:2] == ["task", "documents"] for row in table[2:]]
+    assert len(listed) == len(sweeps) == 9
+    for (_, task, label), sweep in sweeps.items():
+        kept, lost = "–", "–"
+        for sparsity, verdict in sweep:
+            if verdict == "worse":
+                lost = f"{sparsity:.0%}"
+                break
+            kept = f"{sparsity:.0%}"
+        row = next(row for row in listed if row[0] == task and row[2] == label)
+        assert row[3:5] == [kept, lost]
+
+
+def test_magnitude_changes_less_than_the_norm_says_of_random(ledger: Path) -> None:
+    # 1 - rms² ratios against the definition, on one matrix of the sample.
+    import numpy as np
+
+    weights = np.random.default_rng(1).standard_t(4, 4096)
+    pruned = np.where(np.abs(weights) < np.quantile(np.abs(weights), 0.5), 0, weights)
+    change = np.sqrt(1 - (pruned**2).mean() / (weights**2).mean())
+    assert change == pytest.approx(np.linalg.norm(weights - pruned) / np.linalg.norm(weights))
+
+
+def test_no_gain_is_said_where_there_is_none(report: str) -> None:
+    assert "of 80 comparisons with dense, none were faster by more than the noise: no gain." in report
+    assert report.count("**no gain.**") == 4
+    assert "it only wraps the model" in report
+
+
+def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = samples.timed
+
+    def faster(cell: Any) -> Any:
+        from dataclasses import replace
+
+        found = timed(cell)
+        if cell.variant.is_dense:
+            return found
+        twice = tuple(replace(d, ratio=d.ratio / 2, low=d.low / 2, high=d.high / 2) for d in found.differences)
+        return replace(found, differences=twice)
+
+    monkeypatch.setattr(samples, "timed", faster)
+    text = write()
+    assert "12 were faster by more than the noise." in text
+    assert "no gain" not in text.split("## 7.")[0].split("### Latency")[1].replace("no gain is to be expected", "")
+    assert "| faster |" in text
+
+
+def test_pictures_are_linked_relatively_and_only_if_they_exist(ledger: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "out" / "pictures"
+    figures.mkdir(parents=True)
+    (figures / "score.png").write_bytes(b"")
+    (figures / "my own.png").write_bytes(b"")
+    text = build(ledger, tmp_path / "out" / "deep" / "report.md", figures).read_text()
+    assert re.findall(r"!\[[^]]+]\((.+)\)", text) == ["../pictures/score.png", "../pictures/my%20own.png"]
+    assert text.index("## Further pictures") < text.index("my%20own.png") < text.index("## How it was measured")
+
+
+def test_only_the_named_manifests_are_written_up(tmp_path: Path) -> None:
+    ledger = tmp_path / "two.duckdb"
+    Ledger(ledger).ingest(samples.sample(samples.manifest(**SMALL), "first"))
+    other = SMALL["models"][0] | {"name": "other", "source": "path:other"}
+    Ledger(ledger).ingest(samples.sample(samples.manifest(**(SMALL | {"models": [other]})), "it's second"))
+    both = build(ledger, tmp_path / "both.md", tmp_path).read_text()
+    one = build(ledger, tmp_path / "one.md", tmp_path, ["it's second"]).read_text()
+    assert "smol" in both
+    assert "other" in both
+    assert "smol" not in one
+    assert "AND manifest IN ('it''s second')" in one
+    assert "On the experiments it's second." in one
+    for sql in re.findall(r"```sql\n(.+?)\n```", one, re.DOTALL):
+        assert query.run(ledger, sql).rows
+    with pytest.raises(UserError, match="no manifest 'frist'") as caught:
+        build(ledger, tmp_path / "none.md", tmp_path, ["frist"])
+    assert caught.value.hint == "did you mean first?"
+
+
+def test_a_cell_of_two_manifests_is_told_once(tmp_path: Path) -> None:
+    ledger = tmp_path / "twice.duckdb"
+    for name in ("first", "second"):
+        Ledger(ledger).ingest(samples.sample(samples.manifest(**SMALL), name))
+    both = build(ledger, tmp_path / "both.md", tmp_path).read_text()
+    one = build(ledger, tmp_path / "one.md", tmp_path, ["first"]).read_text()
+    assert len(tables(both)) == len(tables(one))
+    assert [len(table) for table in tables(both)][:-1] == [len(table) for table in tables(one)][:-1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "command"),
+    [
+        ("structure", "`structure:` section; for one model `sparsebench inspect SOURCE`"),
+        ("storage", "`storage:` section that lists `packed`"),
+        ("latency", "`sparsebench measure SOURCE --against SOURCE`"),
+        ("memory", "`sparsebench measure SOURCE`"),
+        ("benchmarks", "`sparsebench score SOURCE --task TASK`"),
+        ("sparsify", ""),
+    ],
+)
+def test_a_stage_without_rows_is_said_to_be_missing(write: Write, stage: str, command: str) -> None:
+    text = write(lambda record: record.get("stage") != stage)
+    assert command in text
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
+    assert ("Not measured" in text) == (stage != "sparsify")
+    assert not re.search(r"\b(None|nan)\b", text)
+
+
+def test_only_dense_models(write: Write) -> None:
+    text = write(sparsify=[])
+    assert "No sparsified variant has been scored" in text
+    assert "the ledger holds no structure of a pruned model" in text
+
+
+def test_nothing_but_a_plan(write: Write) -> None:
+    text = write(lambda record: record.get("kind") == "plan")
+    assert "Nothing has been measured yet that could be summed up" in text
+    assert text.count("Not measured") >= 6
+    assert "| sample | 25 | 0 | 0 | 0 | 0 | 25 |" in text
+
+
+def test_failures_are_listed_with_their_reasons(write: Write) -> None:
+    def keep(record: dict[str, Any]) -> bool:
+        if record.get("stage") == "memory":
+            record.update(status="unsupported", reason="AutoTP | cannot shard it", result=None)
+        return True
+
+    text = write(keep)
+    assert "AutoTP \\| cannot shard it" in text
+    assert "the ledger does not hold peak memory" in text
+
+
+def test_random_weights_are_a_rehearsal_and_share_no_table(write: Write) -> None:
+    text = write(models=[*SMALL["models"], DREAM])
+    assert "**dream is a rehearsal.**" in text
+    with_dream = [table for table in tables(text) if any("dream" in cell for row in table for cell in row)]
+    assert with_dream
+    assert not [table for table in with_dream if any("smol" in cell for row in table for cell in row)]
+    for line in text.splitlines():
+        if "dream" in line and not line.startswith("|"):
+            assert "ehears" in line, line
+    assert "dream" not in text.split("## 1.")[0]
+    assert "dream" not in text.split("## 3.")[1].split("## 4.")[0]
+    assert "dream" not in text.split("## 5.")[1].split("## 6.")[0]
+
+
+def test_dequantized_weights_are_explained(write: Write, report: str) -> None:
+    assert "**smol has dequantized weights.**" in write()
+    assert "at most 16 different values" in write()
+    assert "dequantized" not in report
+
+
+def test_every_built_in_method_is_explained_and_only_where_it_was_used(write: Write, report: str) -> None:
+    for method in BUILT_IN:
+        assert (ROOM / "templates" / "methods" / f"{method.name}.md.j2").is_file()
+        assert f"### {method.name.capitalize()}\n" in report
+    assert "### Random\n" not in write()
+
+
+def test_a_method_without_a_page_of_its_own_is_named_all_the_same(write: Write) -> None:
+    text = write(sparsify=[{"method": "novel", "sparsity": [0.5]}])
+    assert "### Novel" in text
+    assert "Measured here with: layer at 50%." in text
+
+
+def test_patterns_stand_beside_the_same_share_without_a_pattern(write: Write) -> None:
+    both = [{"method": "magnitude", "sparsity": [0.5]}, {"method": "magnitude", "pattern": "2:4"}]
+    text = write(sparsify=both)
+    assert "magnitude 2:4 scores" in text
+    assert "No pattern is in this ledger" not in text
+
+
+def test_without_a_ledger(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="no ledger"):
+        build(tmp_path / "none.duckdb", tmp_path / "report.md", tmp_path)
+
+
+def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from sparsebench.cli import report as verb
+
+    app = typer.Typer()
+    verb.register(app)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["--ledger", str(ledger), "--out", "out/page.md"])
+    assert (done.exit_code, done.stdout) == (0, "out/page.md\n")
+    assert (tmp_path / "out" / "page.md").read_text() == report

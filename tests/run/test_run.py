@@ -1,0 +1,120 @@
+"""A whole run on a tiny model: what is recorded, what is repeated, what survives."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsebench.run.records import statuses
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_run_is_recorded_and_not_repeated(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    first = sparsebench("run", manifest)
+    assert first.returncode == 0, first.stderr
+    known = statuses(tmp_path / "ledger" / "records")
+    assert len(known) == 8
+    assert set(known.values()) == {"done"}
+    rows = sparsebench(
+        "sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv",
+        "select sparsity, achieved_sparsity, (bytes_packed < bytes_dense)::int from results order by 1",
+    )  # fmt: skip
+    assert rows.stdout.splitlines()[1:] == ["0.0,0.0,0", "0.5,0.5,1", "0.9,0.9,1"], rows.stderr
+    assert not list((tmp_path / "work" / "variants").iterdir()), "variants' folders must go when their cells are done"
+
+    second = sparsebench("run", manifest)
+    assert second.returncode == 0
+    assert "nothing to do" in second.stderr
+
+
+def test_a_changed_sparsity_runs_alone(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    sparsebench("run", manifest)
+    manifest.write_text(manifest.read_text().replace("0.9", "0.95"))
+    plan = json.loads(sparsebench("plan", manifest, "--json").stdout)
+    assert {row["variant"] for row in plan if row["runs"]} == {"magnitude/layer 95%"}
+    assert {row["why"] for row in plan if not row["runs"]} == {"done"}
+
+
+def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    sparsebench("run", manifest)
+    manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert "3 done" in again.stderr
+    assert "sparsify" not in again.stderr.split("tiny dense")[1]
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
+    manifest: Path, tiny_llama: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nsparsify:'
+    manifest.write_text(manifest.read_text().replace("sparsify:", extra))
+    done = sparsebench("run", manifest)
+    assert done.returncode == 1
+    known = statuses(tmp_path / "ledger" / "records")
+    assert sorted(known.values()) == ["done"] * 8 + ["skipped"] * 8
+    assert "model.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsebench", "run", str(manifest)], stderr=subprocess.PIPE, text=True
+    )
+    records = tmp_path / "ledger" / "records"
+    deadline = time.monotonic() + 60
+    while "done" not in statuses(records).values() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    kept = statuses(records)
+    assert kept
+    assert set(kept.values()) == {"done"}, "what was in flight is not a failure"
+
+    rest = subprocess.run(
+        [sys.executable, "-m", "sparsebench", "run", str(manifest)], capture_output=True, text=True, check=False
+    )
+    assert rest.returncode == 0, rest.stderr
+    assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
+
+
+def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sparsebench", "run", str(manifest), "--jobs", "1"], stderr=subprocess.PIPE, text=True
+    )
+    killed = False
+    while process.poll() is None and not killed:
+        found = subprocess.run(["pgrep", "-f", f"sparsebench.run.worker {tmp_path}.*assess"], capture_output=True, text=True)
+        for pid in found.stdout.split():
+            subprocess.run(["kill", "-9", pid], check=False)
+            killed = True
+    _, said = process.communicate(timeout=60)
+    assert killed
+    assert process.returncode == 1, said
+    assert "SIGKILL" in said
+
+
+def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    from sparsebench.run.lock import exclusive
+
+    with exclusive(tmp_path / "ledger" / "test.duckdb"):
+        refused = sparsebench("run", manifest)
+    assert refused.returncode == 2
+    assert "is running on" in refused.stderr

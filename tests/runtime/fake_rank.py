@@ -1,0 +1,32 @@
+"""Stands in for ``sparsebench.runtime.rank`` in the launcher's tests: does what the spec tells its rank to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from sparsebench.runtime.launch import CHANNEL
+from sparsebench.runtime.rank import Channel, die_with_parent
+
+die_with_parent()
+spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+channel = Channel(int(os.environ[CHANNEL]))
+action = spec["actions"][rank]
+print(f"this is rank {rank}", flush=True)
+channel.send("hello", True, rank=rank, pid=os.getpid(), environment=dict(os.environ))
+if action == "buffer":
+    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{os.environ['MASTER_ADDR']}_{os.environ['MASTER_PORT']}_{rank}"
+    (Path(spec["buffers"]) / name).touch()
+elif action == "sigkill":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif action == "hang":
+    time.sleep(600)
+elif action == "error":
+    channel.send("error", type="UnsupportedError", message="this cannot be", hint="do otherwise")
+    sys.exit(3)
+elif action == "crash":
+    raise ValueError("something unforeseen")

@@ -1,0 +1,125 @@
+"""Tiny models of each family under the real engines, at one rank and two; without a compiler, so over plain gloo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import environment
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
+SHORT = Workload(batch=1, prompt=12, generate=4)
+PHASES = {
+    "encoder": ["load", "forward"],
+    "decoder": ["load", "prefill", "decode", "generate"],
+    "encoder-decoder": ["load", "encode", "prefill", "decode", "generate"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+@pytest.fixture
+def models(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path) -> Mapping[str, Path]:
+    return {"encoder": tiny_bert, "decoder": tiny_llama, "encoder-decoder": tiny_t5}
+
+
+def setting(ranks: int, engine: str = "deepspeed", **more: Any) -> Setting:
+    return Setting(engine, ranks, SHORT, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, **more)
+
+
+def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: Setting) -> dict[str, LatencyResult]:
+    found: dict[str, LatencyResult] = {}
+    measure_latency(dense, variants, family, how, found.__setitem__)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PHASES)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) -> None:
+    found = collected(models[family], [("same", models[family]), ("again", models[family])], family, setting(ranks))
+    assert list(found) == ["same", "again"]
+    for result in found.values():
+        assert result.baseline == "paired"
+        assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
+        assert [one.phase for one in result.differences] == PHASES[family][1:]
+        assert all(one.low <= one.ratio <= one.high and one.pairs >= 2 for one in result.differences)
+        assert all(sample.wall_s > 0 for sample in result.samples)
+        assert result.parity is not None
+        assert result.parity.wraps_only == (ranks == 1)
+        assert result.parity.relative_l2 < 1e-5
+        assert any("plain gloo" in note for note in result.notes) == (ranks == 2)
+        json.dumps(asdict(result), allow_nan=False)
+    assert not list(shm.BUFFERS.glob(f"deepspeed_allreduce_buffer_*_{ranks}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PHASES)
+def test_memory_at_two_ranks_is_shared_out(models: Mapping[str, Path], family: str) -> None:
+    one, two = (measure_memory(models[family], family, setting(ranks)) for ranks in (1, 2))
+    assert [phase.phase for phase in two.phases] == PHASES[family]
+    assert {(row.rank, row.phase) for row in two.per_rank} == {
+        (rank, name) for rank in (0, 1) for name in PHASES[family]
+    }
+    for phase in two.phases:
+        assert phase.peak_bytes == sum(row.peak_bytes for row in two.per_rank if row.phase == phase.phase)
+    assert two.peak_bytes == max(phase.peak_bytes for phase in two.phases if phase.phase != "load")
+    whole = one.per_rank[-1].tensor_bytes
+    assert all(whole / 3 < row.tensor_bytes < whole for row in two.per_rank if row.phase != "load")
+    json.dumps(asdict(two), allow_nan=False)
+
+
+def test_the_plain_engine_has_no_parity_to_prove(tiny_bert: Path) -> None:
+    found = collected(tiny_bert, [("same", tiny_bert)], "encoder", setting(1, "hf"))["same"]
+    assert (found.parity, found.dtype, found.device) == (None, "float32", "cpu")
+
+
+def test_a_family_that_cannot_be_sharded_starts_nothing(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "bloom")
+    config = json.loads((tmp_path / "bloom" / "config.json").read_text())
+    (tmp_path / "bloom" / "config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(UnsupportedError, match="ALiBi"):
+        measure_memory(tmp_path / "bloom", "decoder", setting(2))
+
+
+@pytest.mark.slow
+def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> None:
+    from transformers import XLMConfig, XLMModel
+
+    XLMModel(XLMConfig(vocab_size=64, emb_dim=32, n_layers=2, n_heads=2)).save_pretrained(tmp_path / "xlm")
+    with pytest.raises(UnsupportedError, match="AutoTP"):
+        measure_memory(tmp_path / "xlm", "encoder", setting(2))
+
+
+@pytest.mark.slow
+def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "footprint", lambda *_: 2**30)
+    monkeypatch.setattr(measure, "model_bytes", lambda *_: 2**30)
+    monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**30))
+    found = collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1))["variant"]
+    assert found.baseline == "unpaired"
+    assert {sample.side for sample in found.samples} == {"dense", "variant"}
+    assert [(one.phase, one.pairs) for one in found.differences] == [("forward", 0)]
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
+    with pytest.raises(MeasureError, match="GiB"):
+        measure_memory(tiny_bert, "encoder", setting(1))

@@ -1,0 +1,100 @@
+"""The schedule of a phase, on a clock of our own: blocks alternate, caps hold, warm-up stops when steady."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sparsebench.runtime import Setting, Workload
+from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, differences, run, summaries, waiting
+from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.workload import Phase
+
+
+class Clock(Peers):
+    """Time passes only in phases, as they say."""
+
+    def __init__(self) -> None:
+        super().__init__(1, False)
+        self.steps: list[str] = []
+
+    def timed(self, step: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+        step()
+        phase = step.__self__  # type: ignore[attr-defined]
+        self.steps.append(phase.side)
+        return None, (phase.seconds(len(self.steps)), phase.seconds(0))
+
+
+class Scripted(Phase):
+    def __init__(self, name: str, side: str, seconds: Callable[[int], float]) -> None:
+        self.name, self.side, self.seconds, self.begun = name, side, seconds, 0
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def step(self) -> None: ...
+
+
+def timed(dense: Callable[[int], float], variant: Callable[[int], float], **settings: Any) -> tuple[Any, Any, Clock]:
+    clock, setting = Clock(), Setting("hf", 1, Workload(), **settings)
+    sides = {
+        "dense": Loaded([Scripted("forward", "dense", dense)], (1.0, 1.0)),
+        "variant": Loaded([Scripted("forward", "variant", variant)], (2.0, 2.0)),
+    }
+    samples, settled = run(sides, setting, clock, lambda: None)  # type: ignore[arg-type]
+    return samples, settled, clock
+
+
+def test_a_quick_steady_phase_gets_all_its_samples_in_alternating_blocks() -> None:
+    samples, settled, clock = timed(lambda _: 0.01, lambda _: 0.005, samples=24)
+    forward = [sample for sample in samples if sample.phase == "forward"]
+    assert [sample.side for sample in forward[:16]] == ["dense"] * 4 + ["variant"] * 8 + ["dense"] * 4
+    assert (
+        sum(sample.side == "dense" for sample in forward) == sum(sample.side == "variant" for sample in forward) == 24
+    )
+    assert settled == [("forward", "dense"), ("forward", "variant")]
+    assert len(clock.steps) == 48 + 12
+    (difference,) = differences(samples, True, 0)
+    assert difference.ratio == pytest.approx(0.5)
+
+
+def test_a_slow_phase_gets_the_fewest_pairs_of_single_steps() -> None:
+    samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, phase_seconds=4.0)
+    forward = [sample for sample in samples if sample.phase == "forward"]
+    assert len(forward) == 2 * MIN_PAIRS
+    assert len(clock.steps) == 2 * MIN_PAIRS + 2
+
+
+def test_the_cap_in_seconds_ends_sampling_between_pairs() -> None:
+    samples, _, _ = timed(lambda _: 0.1, lambda _: 0.1, samples=400, phase_seconds=8.0)
+    forward = [sample for sample in samples if sample.phase == "forward"]
+    assert len(forward) % 8 == 0
+    assert 8.0 < sum(sample.wall_s for sample in forward) <= 8.0 + 8 * 0.1 + 1e-9
+
+
+def test_a_phase_that_never_settles_is_not_called_steady() -> None:
+    samples, settled, clock = timed(lambda count: 0.01 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
+    assert clock.steps.index("variant") == WARM_STEPS[1]
+    assert settled == [("forward", "variant")]
+    assert [one.steady for one in summaries(samples, settled, 0) if one.phase == "forward"] == [False, True]
+
+
+def test_loading_is_one_sample_and_has_no_difference() -> None:
+    samples, settled, _ = timed(lambda _: 0.01, lambda _: 0.01)
+    load = [one for one in summaries(samples, settled, 0) if one.phase == "load"]
+    assert [(one.side, one.median_s, one.n, one.steady) for one in load] == [
+        ("dense", 1.0, 1, False),
+        ("variant", 2.0, 1, False),
+    ]
+    assert [one.phase for one in differences(samples, True, 0)] == ["forward"]
+
+
+def test_a_gap_between_wall_and_cpu_time_is_flagged_on_a_cpu() -> None:
+    samples, settled, _ = timed(lambda count: 0.01 if count == 0 else 0.03, lambda _: 0.01, samples=8)
+    phases = summaries(samples, settled, 0)
+    (note,) = waiting(phases, "cpu", 1)
+    assert "forward of the dense model" in note
+    assert "33%" in note
+    assert waiting(phases, "cuda", 1) == ()

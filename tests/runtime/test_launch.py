@@ -1,0 +1,123 @@
+"""A group of ranks lives and dies together, whatever happens to one of them; the ranks are a fake entry point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime import shm
+from sparsebench.runtime.launch import RankGroup
+
+FAKE = str(Path(__file__).with_name("fake_rank.py"))
+
+
+def group(*actions: str, timeout: float = 30, **spec: Any) -> RankGroup:
+    return RankGroup({"actions": actions, **spec}, len(actions), {"OMP_NUM_THREADS": "1"}, timeout, entry=[FAKE])
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_every_message_arrives_and_a_good_end_is_no_error() -> None:
+    with group("nothing", "nothing") as ranks:
+        messages = list(ranks.messages())
+    assert sorted(message["rank"] for message in messages) == [0, 1]
+
+
+def test_ranks_get_the_environment_that_deepspeed_needs() -> None:
+    with group("nothing", "nothing") as ranks:
+        seen = {message["rank"]: message["environment"] for message in ranks.messages()}
+    for rank, variables in seen.items():
+        assert variables["RANK"] == variables["LOCAL_RANK"] == str(rank)
+        assert variables["WORLD_SIZE"] == variables["LOCAL_SIZE"] == "2"
+        assert variables["OMP_NUM_THREADS"] == "1"
+    assert seen[0]["MASTER_PORT"] == seen[1]["MASTER_PORT"]
+
+
+def test_a_rank_waits_until_its_message_was_dealt_with() -> None:
+    with group("error") as ranks:
+        messages = ranks.messages()
+        next(messages)
+        time.sleep(0.3)
+        assert ranks.processes[0].poll() is None
+        with pytest.raises(UnsupportedError):
+            next(messages)
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_killed_rank_is_named_and_takes_the_others_along(dying: int) -> None:
+    actions = ["hang", "hang"]
+    actions[dying] = "sigkill"
+    started = time.monotonic()
+    pids = []
+    with pytest.raises(MeasureError, match=f"rank {dying} of 2 died of SIGKILL") as caught, group(*actions) as ranks:
+        pids = [message["pid"] for message in ranks.messages()]
+    assert time.monotonic() - started < 15
+    assert f"this is rank {dying}" in caught.value.message
+    assert not any(alive(process.pid) for process in ranks.processes)
+    assert pids == []
+
+
+def test_a_signal_is_blamed_before_the_error_that_it_causes_elsewhere() -> None:
+    with pytest.raises(MeasureError, match="rank 1 of 2 died of SIGKILL"), group("error", "sigkill") as ranks:
+        list(ranks.messages())
+
+
+def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
+    with (
+        pytest.raises(MeasureError, match="rank 1 of 2 said nothing for 2 seconds"),
+        group("nothing", "hang", timeout=2) as ranks,
+    ):
+        list(ranks.messages())
+    assert not any(alive(process.pid) for process in ranks.processes)
+
+
+def test_a_known_error_comes_back_as_its_own_type() -> None:
+    with pytest.raises(UnsupportedError, match="this cannot be") as caught, group("error", "hang") as ranks:
+        list(ranks.messages())
+    assert caught.value.hint == "do otherwise"
+
+
+def test_an_unknown_error_shows_the_end_of_the_log() -> None:
+    with pytest.raises(MeasureError, match="something unforeseen"), group("crash") as ranks:
+        list(ranks.messages())
+
+
+def test_exactly_our_buffers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm, "BUFFERS", tmp_path)
+    other = tmp_path / f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_1_0"
+    other.touch()
+    with group("buffer", "buffer", buffers=str(tmp_path)) as ranks:
+        list(ranks.messages())
+        assert len(list(tmp_path.iterdir())) == 3
+    assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is signalled on Linux only")
+def test_ranks_die_with_a_parent_that_is_killed() -> None:
+    program = (
+        "import sys; from sparsebench.runtime.launch import RankGroup\n"
+        f"with RankGroup({{'actions': ['hang', 'hang']}}, 2, {{}}, 60, entry=[{FAKE!r}]) as group:\n"
+        "    for message in group.messages(): print(message['pid'], flush=True)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    assert all(alive(pid) for pid in pids)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+    parent.stdout.close()

@@ -1,0 +1,92 @@
+"""The kernel's peak counter sees what is allocated, and the shared-memory operation is used only where it can be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.runtime import Setting, Workload, footprint, memory, shm
+from sparsebench.sources import Cache
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the counters are Linux's")
+
+
+@linux
+def test_a_peak_between_two_quiet_moments_is_seen_and_the_next_phase_starts_afresh() -> None:
+    meter = memory.Meter(0, "cpu")
+    with meter.phase("busy"):
+        held = bytearray(200 * 2**20)
+        del held
+    with meter.phase("quiet"):
+        pass
+    busy, quiet = meter.rows
+    assert 199 * 2**20 <= busy.peak_bytes < 210 * 2**20
+    assert quiet.peak_bytes < 10 * 2**20
+    assert busy.peak_rss_bytes - busy.baseline_bytes == busy.peak_bytes
+
+
+def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
+    import torch
+
+    from sparsebench.models.load import load_model
+
+    model = load_model(tiny_llama, "decoder")
+    before = {name: (value.data_ptr(), value.clone()) for name, value in model.named_parameters()}
+    memory.own(model)
+    for name, value in model.named_parameters():
+        address, copy = before[name]
+        assert value.data_ptr() != address
+        assert torch.equal(value, copy)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    tied = model.lm_head.weight.nbytes
+    assert memory.tensor_bytes(model) == sum(one.nbytes for one in (*model.parameters(), *model.buffers()))
+    assert memory.tensor_bytes(model) < sum(one.nbytes for one in model.state_dict().values()) + tied
+
+
+def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> None:
+    def need(ranks: int, dtype: str) -> int:
+        return footprint(tiny_llama, Setting("deepspeed", ranks, Workload(), dtype))
+
+    assert footprint(tiny_llama) == need(1, "auto") == need(1, "bfloat16")
+    assert need(2, "auto") > need(1, "auto")
+    assert need(2, "float32") >= need(2, "bfloat16")
+
+
+@linux
+def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it compiled"))
+    assert "no C++ compiler" in shm.ensure(Cache())
+
+
+@linux
+def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, calls = Cache(), []
+    stale = shm.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+
+    def compiled(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(options["env"]["TORCH_EXTENSIONS_DIR"])
+        assert not stale.exists()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(shm, "missing", tuple)
+    monkeypatch.setattr(subprocess, "run", compiled)
+    assert shm.ensure(cache) == ""
+    assert shm.ensure(cache) == ""
+    assert calls == [str(shm.extensions_dir(cache))]
+
+
+@linux
+def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm, "missing", tuple)
+    failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    assert "error: unknown flag" in shm.ensure(Cache())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it compiled again"))
+    assert "error: unknown flag" in shm.ensure(Cache())

@@ -1,0 +1,80 @@
+"""Shortening keeps true width and really shortens; a wrong engine is caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.models.load import load_model
+from sparsebench.runtime import Workload
+from sparsebench.runtime.parity import compare, shorten
+from sparsebench.runtime.workload import inputs
+
+
+@pytest.mark.parametrize(
+    ("fixture", "family"), [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
+)
+def test_a_shortened_model_runs_and_has_fewer_blocks_of_the_same_width(
+    fixture: str, family: Any, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    model = load_model(folder, family)
+    widths = {tuple(value.shape) for value in model.parameters()}
+    before = sum(value.numel() for value in model.parameters())
+    assert shorten(model, 1) == 1
+    assert sum(value.numel() for value in model.parameters()) < before
+    assert {tuple(value.shape) for value in model.parameters()} <= widths
+    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
+    assert compare(model, lambda one: one, family, prompt, wraps_only=True).relative_l2 == 0.0
+
+
+def test_shortening_a_model_twice_as_deep_gives_the_shallow_ones_output(tiny_llama: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = LlamaConfig.from_pretrained(tiny_llama)
+    settings.num_hidden_layers = 6
+    torch.manual_seed(1)
+    deep = LlamaForCausalLM(settings).eval()
+    settings.num_hidden_layers = 4
+    shallow = LlamaForCausalLM(settings).eval()
+    shallow.load_state_dict(deep.state_dict(), strict=False)
+    assert shorten(deep) == 4
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(deep(input_ids=ids).logits, shallow(input_ids=ids).logits)
+
+
+def _off_by_a_little(model: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
+    return model
+
+
+def _broken(model: Any) -> Any:
+    import torch
+
+    model.model.layers[0].self_attn.q_proj.weight = torch.nn.Parameter(torch.zeros(3, 3))
+    return model
+
+
+def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama: Path) -> None:
+    def judged(wrap: Any) -> None:
+        model = load_model(tiny_llama, "decoder")
+        compare(model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu"), wraps_only=False)
+
+    with pytest.raises(MeasureError, match="relative L2"):
+        judged(_off_by_a_little)
+    with pytest.raises(UnsupportedError, match="does not run"):
+        judged(_broken)
+
+
+def test_a_model_without_a_stack_of_blocks_is_unsupported(tiny_llama: Path) -> None:
+    import torch
+
+    with pytest.raises(UnsupportedError, match="no stack"):
+        shorten(torch.nn.Linear(2, 2))

@@ -1,0 +1,62 @@
+"""Token ids stay inside the vocabulary and clear of special tokens; a workload too long for a model is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.runtime import Setting, Workload, check_supported
+from sparsebench.runtime.workload import check_positions, token_ids
+
+CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
+
+
+@given(st.integers(1, 4), st.integers(1, 64), st.integers(0, 5))
+def test_ids_are_in_the_vocabulary_and_not_special(batch: int, prompt: int, seed: int) -> None:
+    ids = token_ids(CONFIG, Workload(batch, prompt, 1), seed)
+    assert [len(row) for row in ids] == [prompt] * batch
+    assert {one for row in ids for one in row} <= set(range(50)) - {0, 1, 2, 49}
+
+
+def test_ids_depend_on_the_seed_alone() -> None:
+    load = Workload(2, 32, 1)
+    assert token_ids(CONFIG, load, 3) == token_ids(dict(CONFIG), load, 3) != token_ids(CONFIG, load, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "load", "fits"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 128}, "decoder", Workload(1, 112, 16), True),
+        ({"model_type": "llama", "max_position_embeddings": 128}, "decoder", Workload(1, 113, 16), False),
+        ({"model_type": "gpt2", "n_positions": 128}, "decoder", Workload(1, 129, 1), False),
+        ({"model_type": "bert", "max_position_embeddings": 128}, "encoder", Workload(1, 128, 16), True),
+        ({"model_type": "roberta", "max_position_embeddings": 130, "pad_token_id": 1}, "encoder", Workload(1, 128), True),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 130, "pad_token_id": 1}, "encoder", Workload(1, 129), False),
+        ({"model_type": "t5", "n_positions": 512}, "encoder-decoder", Workload(1, 4096, 1024), True),
+        ({"model_type": "bart", "max_position_embeddings": 128}, "encoder-decoder", Workload(1, 128, 127), True),
+        ({"model_type": "bart", "max_position_embeddings": 128}, "encoder-decoder", Workload(1, 16, 128), False),
+    ],
+)  # fmt: skip
+def test_positions(config: dict[str, Any], family: str, load: Workload, fits: bool) -> None:
+    if fits:
+        check_positions(config, family, load)
+        return
+    with pytest.raises(UnsupportedError, match="does not fit"):
+        check_positions(config, family, load)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bloom", "modernbert", "phi3"])
+def test_families_that_cannot_be_sharded_are_refused_at_two_ranks_only(model_type: str) -> None:
+    config = {"model_type": model_type, "vocab_size": 50}
+    check_supported(config, "decoder", Setting("deepspeed", 1, Workload()))
+    with pytest.raises(UnsupportedError, match="2 ranks"):
+        check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
+
+
+def test_the_plain_engine_runs_in_one_process() -> None:
+    with pytest.raises(UnsupportedError, match="one process"):
+        check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))
