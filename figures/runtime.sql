@@ -12,32 +12,36 @@
 -- xlabel: sparsity of the prunable weights, %
 -- note: Whiskers: 95% bootstrap intervals of the median. The point at 0% is the dense model. Memory is the peak above the process's size before the model, summed over ranks.
 
-WITH timed AS (
-    SELECT manifest, model, weights, method, method_label(method, granularity, pattern) AS how, sparsity, engine, ranks, workload,
+WITH measured AS (
+    SELECT manifest, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
            CASE phase WHEN 'decode' THEN 'one more token, ms' WHEN 'forward' THEN 'forward pass, ms' ELSE phase || ', ms' END AS measure,
            ms AS value, low_ms AS low, high_ms AS high
     FROM latency
     WHERE phase <> 'generate'
-    UNION ALL
-    SELECT manifest, model, weights, method, method_label(method, granularity, pattern), sparsity, engine, ranks, workload,
-           'peak memory, MB', peak_bytes / 1e6, NULL, NULL
+    UNION ALL BY NAME
+    SELECT manifest, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
+           'peak memory, MB' AS measure, peak_bytes / 1e6 AS value
     FROM memory
     WHERE phase = 'overall'
+), named AS (
+    SELECT *, method_label(method, granularity, if(pattern = 'unstructured', pattern, 'N:M')) AS how,
+           concat(engine, ' ×', ranks, if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
+                  if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS place
+    FROM measured
 ), lines AS (
-    FROM timed
-    WHERE method <> 'dense'
-    UNION ALL
+    SELECT *, how || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line FROM named WHERE method <> 'dense'
+), points AS (
+    FROM lines
+    UNION ALL BY NAME
     -- Every line begins at the dense model.
-    SELECT DISTINCT d.manifest, d.model, d.weights, d.method, coalesce(v.how, 'dense'), d.sparsity, d.engine, d.ranks, d.workload,
-           d.measure, d.value, d.low, d.high
-    FROM timed d
-    LEFT JOIN timed v ON v.method <> 'dense' AND v.manifest = d.manifest AND v.model = d.model AND v.engine = d.engine
-                     AND v.ranks = d.ranks AND v.workload = d.workload AND v.measure = d.measure
+    SELECT d.*, coalesce(l.line, 'dense') AS line
+    FROM named d
+    LEFT JOIN (SELECT DISTINCT manifest, model, place, measure, line FROM lines) l USING (manifest, model, place, measure)
     WHERE d.method = 'dense'
 )
-SELECT sparsity, any_value(value) AS value, any_value(low) AS low, any_value(high) AS high,
-       concat(how, ', ', engine, ' ×', ranks, if(count(DISTINCT workload) OVER () > 1, ', ' || workload, '')) AS series,
-       model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), measure) AS facet
-FROM lines
-GROUP BY how, engine, ranks, workload, lines.model, weights, measure, sparsity
-ORDER BY model, list_position(['forward pass, ms', 'encode, ms', 'prefill, ms', 'one more token, ms'], measure) NULLS LAST, series, sparsity;
+SELECT sparsity, value, low, high, concat(line, ', ', place) AS series, model_label(model, weights) AS model,
+       concat(model_label(model, weights), chr(10), measure) AS facet
+FROM points
+QUALIFY row_number() OVER (PARTITION BY facet, series, sparsity ORDER BY started_at DESC, manifest) = 1
+ORDER BY model, list_position(['forward pass, ms', 'encode, ms', 'prefill, ms', 'one more token, ms'], measure) NULLS LAST, series,
+         sparsity;

@@ -13,25 +13,27 @@
 -- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; average precision: bootstrap). The point at 0% is the dense model.
 
 WITH scored AS (
-    SELECT manifest, model, task, sparsity, score, low, high, chance, method, n,
-           method_label(method, granularity, pattern) AS series,
+    SELECT sparsity, score, low, high, chance, method, seed, started_at, manifest,
+           method_label(method, granularity, if(pattern = 'unstructured', pattern, 'N:M')) AS how,
            concat(model_label(model, weights), chr(10), task, ' (', metric, if(limited, ', first ' || n, ''), ')') AS facet
     FROM scores
     WHERE weights <> 'random'
+), dense AS (
+    SELECT * FROM scored WHERE method = 'dense'
 ), lines AS (
-    SELECT s.*, d.score AS dense
+    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER () > 1, ', seed ' || s.seed, '') AS series
     FROM scored s
-    JOIN scored d ON d.method = 'dense' AND d.manifest = s.manifest AND d.facet = s.facet
-), starts AS (
+    JOIN dense d USING (manifest, facet)
+    WHERE s.method <> 'dense'
+), points AS (
+    FROM lines
+    UNION ALL BY NAME
     -- Every line begins at the dense model.
-    SELECT DISTINCT d.manifest, d.model, d.task, d.sparsity, d.score, d.low, d.high, d.chance, d.method, d.n,
-           coalesce(s.series, 'dense') AS series, d.facet, d.dense
-    FROM lines d
-    LEFT JOIN lines s ON s.manifest = d.manifest AND s.facet = d.facet AND s.method <> 'dense'
-    WHERE d.method = 'dense'
+    SELECT d.*, d.score AS dense, coalesce(l.series, 'dense') AS series
+    FROM dense d
+    LEFT JOIN (SELECT DISTINCT manifest, facet, series FROM lines) l USING (manifest, facet)
 )
-SELECT sparsity, any_value(score) AS score, any_value(low) AS low, any_value(high) AS high, any_value(chance) AS chance,
-       any_value(dense) AS dense, series, facet
-FROM (FROM lines WHERE method <> 'dense' UNION ALL BY NAME FROM starts)
-GROUP BY facet, series, sparsity
+SELECT sparsity, score, low, high, chance, dense, series, facet
+FROM points
+QUALIFY row_number() OVER (PARTITION BY facet, series, sparsity ORDER BY started_at DESC, manifest) = 1
 ORDER BY facet, series, sparsity;

@@ -22,7 +22,9 @@ def report(
     ] = Path("figures"),
     manifest: Annotated[
         list[str] | None,
-        typer.Option("--manifest", metavar="NAME", help="Only this experiment; repeatable. Default: all.", show_default=False),
+        typer.Option(
+            "--manifest", metavar="NAME", help="Only this experiment; repeatable. Default: all.", show_default=False
+        ),
     ] = None,
     ledger: LEDGER = None,
 ) -> None:

@@ -42,6 +42,7 @@ def run(
     sparsebench run experiments.yaml --rehearse
     """
     from sparsebench.cli.output import note, stderr
+    from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
     from sparsebench.run.lock import exclusive
@@ -63,7 +64,9 @@ def run(
     side_by_side = jobs or slots(ready)
     settings = Settings(space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast)
     with exclusive(space.ledger):
-        counts = Runner(ready.plan, settings, display(ready.sizes, side_by_side, stderr())).run(cells)
+        counts = Runner(
+            ready.plan, settings, Ledger(space.ledger).ingest, display(ready.sizes, side_by_side, stderr())
+        ).run(cells)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
     if counts["failed"] or counts["skipped"]:

@@ -40,7 +40,9 @@ def status(
     if manifest:
         ready = prepared(manifest, ledger, offline, rehearse, False, None)
         folder = Workspace.of(ready.ledger, ready.work).records
-        plans = {ready.plan.manifest: [(c.id, str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]}
+        plans = {
+            ready.plan.manifest: [(c.id, str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]
+        }
     else:
         folder = Workspace.of(ledger_path(ledger), Path()).records
         plans = planned(folder)

@@ -29,7 +29,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         lefts = [places[row[spec.get("x")]] - GROUP / 2 + index * width for row in mine]
         heights = [row[spec.get("y")] for row in mine]
         axes.bar(
-            lefts, heights, width * 0.94, align="edge", color=look.colour, edgecolor="white", hatch=look.hatch, linewidth=0.3, zorder=2
+            lefts, heights, width * 0.94, align="edge", color=look.colour, edgecolor="white", hatch=look.hatch,
+            linewidth=0.3, zorder=2,
         )  # fmt: skip
         if "base" in spec.values:
             bases = [row[spec.get("base")] or 0 for row in mine]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 # Inches: a panel of lines or bars, a heatmap's frame and each of its rows, lines of text by size.
 PANEL, FRAME, CELL = 1.8, 0.55, 0.17
-TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.17
-CHARACTER = 0.066
+TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
+CHARACTER = 0.061
 HANDLE = 0.5
 FIRST = (0.0, 0.99, 0.5, 0.9, 0.95, 0.1)
 """Sparsities that keep their tick label where there is no room for all."""
@@ -38,6 +38,7 @@ class Canvas:
         most = int(spec.get("columns", "1" if spec.kind == "heatmap" else "3"))
         self.across_panels = min(most, len(self.facets))
         self.figure = Figure(figsize=(style.WIDTH, 4), layout="constrained")
+        self.notes = self.spec.get("note").splitlines()
         self._legend: dict[str, Any] | None = None
 
     def series(self, row: Mapping[str, Any]) -> str:
@@ -70,7 +71,9 @@ class Canvas:
         shared: Axes | None = None
         for down, line in enumerate(lines):
             for across, name in enumerate(line):
-                axes = self.figure.add_subplot(grid[down, across], sharey=shared if self.spec.get("yshare") == "yes" else None)
+                axes = self.figure.add_subplot(
+                    grid[down, across], sharey=shared if self.spec.get("yshare") == "yes" else None
+                )
                 shared = shared or axes
                 yield axes, by_facet[name]
                 axes.set_title(self._title(name), pad=4)
@@ -121,7 +124,8 @@ class Canvas:
             axes.set_xticks(kept, [style.percent(value) for value in kept])
             axes.set_xticks([value for value in self.categories if value not in kept], minor=True)
             ends = style.spread(np.array([min(self.categories), max(self.categories)]))
-            axes.set_xlim(style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0)))
+            left, right = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
+            axes.set_xlim(float(left), float(right))
         elif kind == "log":
             axes.set_xscale("log")
 
@@ -148,10 +152,21 @@ class Canvas:
         handles: list[Any] = []
         for name, look in self.looks.items():
             if line:
-                handles.append(Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=1.2, markersize=4, markeredgecolor="white", markeredgewidth=0.3, label=name))  # fmt: skip
+                shape: Any = {
+                    "marker": look.marker,
+                    "markersize": 4,
+                    "markeredgecolor": "white",
+                    "markeredgewidth": 0.3,
+                }
+                handles.append(
+                    Line2D([], [], color=look.colour, linestyle=look.dashes, linewidth=1.2, label=name, **shape)
+                )
             elif name:
-                handles.append(Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.3, label=name))
-        handles += [Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label) for label, colour, dashes in levels]
+                handles.append(
+                    Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.3, label=name)
+                )
+        for label, colour, dashes in levels:
+            handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
         widest = max((len(handle.get_label()) for handle in handles), default=1)
         columns = max(1, min(len(handles), int((style.WIDTH - 0.2) / (widest * CHARACTER + HANDLE))))
         self._legend = {"handles": handles, "ncols": columns}
@@ -159,15 +174,16 @@ class Canvas:
     def close(self) -> None:
         """Give the sheet its height, its title, its legend and its small print."""
         title = textwrap.wrap(self.spec.title, 74)
-        notes = [line for note in self.spec.get("note").splitlines() for line in textwrap.wrap(note, 124)]
+        notes = [line for note in self.notes for line in textwrap.wrap(note, 136)]
         top = 0.1 + TITLE_LINE * len(title)
         bottom = 0.06 + NOTE_LINE * len(notes)
         legend = LEGEND_LINE * -(-len(self._legend["handles"]) // self._legend["ncols"]) + 0.06 if self._legend else 0.0
         label = TITLE_LINE if self.spec.get("xlabel") else 0.0
         height = top + self.height + 0.25 + label + legend + bottom
         self.figure.set_size_inches(style.WIDTH, height)
+        below = bottom + legend + label
         engine: Any = self.figure.get_layout_engine()
-        engine.set(rect=(0, (bottom + legend + label) / height, 1, (height - top - bottom - legend - label) / height), w_pad=0.03, h_pad=0.05)
+        engine.set(rect=(0, below / height, 1, (height - top - below) / height), w_pad=0.03, h_pad=0.05)
         left = 0.06 / style.WIDTH
         self.figure.text(left, 1 - 0.06 / height, "\n".join(title), fontsize=9.5, fontweight="bold", va="top")
         self.figure.text(0.5, (bottom + legend + 0.05) / height, self.spec.get("xlabel"), ha="center", va="bottom")
@@ -194,5 +210,8 @@ def styled() -> Iterator[None]:
     """The style, for as long as a figure is drawn."""
     import matplotlib
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style.RC}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a person's own matplotlibrc must not change a figure
+        parameters: Any = matplotlib.rcParams
+        parameters.update(style.RC)
         yield

@@ -42,8 +42,8 @@ def render(
 ) -> list[Rendered]:
     """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``; the same ledger gives the same bytes.
 
-    A figure without rows is left out, with the reason. Raises UserError for an unknown name, a header that is wrong, or a column that the
-    query does not give; QueryError, naming the file, for SQL that fails.
+    A figure without rows is left out, with the reason. Raises UserError for an unknown name, a header that is wrong, or
+    a column that the query does not give; QueryError, naming the file, for SQL that fails.
     """
     known = {spec.name: spec for spec in listing(local)}
     for name in names:
@@ -78,7 +78,8 @@ def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str]) -> Rend
         raise QueryError(f"{spec.path}: {error.message}", error.hint) from error
     spec.check_columns(table.columns)
     needed = [spec.values[key] for key in KINDS[spec.kind]]
-    rows = tuple(row for row, named in zip(table.rows, table.dicts(), strict=True) if all(named[key] is not None for key in needed))
+    places = [table.columns.index(column) for column in needed]
+    rows = tuple(row for row in table.rows if all(row[place] is not None for place in places))
     if not rows:
         return Rendered(spec.name, spec.title, skipped="the ledger has nothing to show in it yet")
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)

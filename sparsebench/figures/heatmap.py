@@ -42,9 +42,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def finish(panels: Sequence[Axes], canvas: Canvas) -> None:
     """One colour bar for all panels."""
-    bar = canvas.figure.colorbar(
-        panels[0].images[0], ax=list(panels), fraction=0.03, pad=0.015, aspect=25, label=canvas.spec.get("ylabel") or canvas.spec.get("value")
-    )  # fmt: skip
+    label = canvas.spec.get("ylabel", canvas.spec.get("value"))
+    bar = canvas.figure.colorbar(panels[0].images[0], ax=list(panels), fraction=0.03, pad=0.015, aspect=25, label=label)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     bar.ax.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
@@ -62,4 +61,6 @@ def _write(axes: Axes, grid: Any, limits: tuple[float, float], canvas: Canvas) -
             value = grid[down, across]
             if value == value:  # a cell without a row is NaN
                 colour = "white" if value < middle else "black"
-                axes.text(across, down, canvas.written(value, digits=0), ha="center", va="center", fontsize=6.5, color=colour)
+                axes.text(
+                    across, down, canvas.written(value, digits=0), ha="center", va="center", fontsize=6.5, color=colour
+                )

@@ -37,7 +37,11 @@ KEYS: Mapping[str, str] = {
 """Every key of a header with what it means; `docs` and the error messages are made from it."""
 KINDS: Mapping[str, tuple[str, ...]] = {"line": ("x", "y"), "bars": ("x", "y"), "heatmap": ("x", "y", "value")}
 """Each kind of drawing (a module of this room) with the keys that it cannot do without."""
-SCALES = {"xscale": ("linear", "log", "category", "sparsity"), "yscale": ("linear", "log", "percent"), "yshare": ("yes", "no")}
+SCALES = {
+    "xscale": ("linear", "log", "category", "sparsity"),
+    "yscale": ("linear", "log", "percent"),
+    "yshare": ("yes", "no"),
+}
 COLUMNS = ("x", "y", "value", "low", "high", "base", "series", "facet", "row")
 
 
@@ -90,7 +94,9 @@ def parse(path: Path) -> Spec:
             break
         match = _LINE.match(line)
         if not match:
-            raise UserError(f"{path}, line {number}: not a `-- key: value` line: {line}", "comments go below the header")
+            raise UserError(
+                f"{path}, line {number}: not a `-- key: value` line: {line}", "comments go below the header"
+            )
         key, value = match[1], match[2]
         _check(path, number, key, value)
         if key in values and key != "note":

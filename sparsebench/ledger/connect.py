@@ -47,7 +47,9 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
 def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that reads this one file and, when ``sealed``, reaches nothing else."""
     if not path.is_file():
-        raise LedgerError(f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`")
+        raise LedgerError(
+            f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
+        )
     connection = _open(path, True, _SEALED if sealed else {}, patience)
     try:
         yield connection

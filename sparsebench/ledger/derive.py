@@ -18,7 +18,9 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         data = connection.execute(sqlfiles.read("derive/outcomes"), {"record_id": record_id}).fetchnumpy()
         around = statistics.interval(metric, score, _plain(data["value"]), _plain(data["label"]))
         connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
-    for record_id, dense_id, metric, explained in connection.execute(sqlfiles.read("derive/open_comparisons")).fetchall():
+    for record_id, dense_id, metric, explained in connection.execute(
+        sqlfiles.read("derive/open_comparisons")
+    ).fetchall():
         ids = {"record_id": record_id, "dense_id": dense_id}
         data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
         pairs = statistics.Pairs(_plain(data["variant"]), _plain(data["dense"]), _plain(data["label"]))

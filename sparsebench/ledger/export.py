@@ -43,7 +43,9 @@ def _sqlite(ledger: Path, names: tuple[tuple[Any, ...], ...], out: Path) -> Path
         with target, connect.reader(ledger, query.PATIENCE) as connection:
             for relation, name in names:
                 cursor = connection.execute(f"FROM {relation}")
-                columns = ", ".join(f'"{column[0]}" {_AFFINITY.get(str(column[1]), "TEXT")}' for column in cursor.description)
+                columns = ", ".join(
+                    f'"{column[0]}" {_AFFINITY.get(str(column[1]), "TEXT")}' for column in cursor.description
+                )
                 target.execute(f'CREATE TABLE "{name}" ({columns})')
                 marks = ", ".join("?" * len(cursor.description))
                 while rows := cursor.fetchmany(ROWS):
@@ -60,6 +62,10 @@ def _plain(rows: list[tuple[Any, ...]]) -> Iterator[list[Any]]:
     """Rows as SQLite takes them: lists as JSON, times as ISO text."""
     for row in rows:
         yield [
-            json.dumps(value) if isinstance(value, list) else value if isinstance(value, int | float | str | None) else str(value)
+            json.dumps(value)
+            if isinstance(value, list)
+            else value
+            if isinstance(value, int | float | str | None)
+            else str(value)
             for value in row
         ]

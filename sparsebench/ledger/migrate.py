@@ -60,7 +60,9 @@ def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
 
 def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """The number of migrations that the file has had; 0 for an empty one. Raises LedgerError for another program's file."""
-    tables = connection.execute("SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary").fetchall()
+    tables = connection.execute(
+        "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
+    ).fetchall()
     if not tables:
         return 0
     if ("base.migrations",) not in tables:

@@ -73,5 +73,7 @@ def _parse(text: str, where: Path | str) -> dict[str, Any]:
     if not isinstance(record, dict) or "format" not in record:
         raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] > FORMAT:
-        raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", "upgrade sparsebench")
+        raise LedgerError(
+            f"{where}: record format {record['format']}, this program reads {FORMAT}", "upgrade sparsebench"
+        )
     return record

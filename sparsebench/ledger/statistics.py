@@ -24,7 +24,18 @@ CHUNK = 1 << 21
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 LOWER_IS_BETTER = frozenset(
-    {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "nll", "loss", "brier_score", "wer", "per", "ter"}
+    {
+        "perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+        "nll",
+        "loss",
+        "brier_score",
+        "wer",
+        "per",
+        "ter",
+    }
 )
 RANKING = frozenset({"ap"})
 """Metrics of all documents together; every other score is the mean of its outcomes."""
@@ -89,7 +100,9 @@ def compare(metric: str, pairs: Pairs, seed: int = 0) -> Comparison:
         both = int((pairs.variant * pairs.dense).sum())
         low, high = newcombe(both, gained, lost, n - both - gained - lost)
         p = mcnemar(gained, lost)
-        return Comparison(n, (gained - lost) / n, low, high, p, gained, lost, "McNemar exact, Newcombe interval", better)
+        return Comparison(
+            n, (gained - lost) / n, low, high, p, gained, lost, "McNemar exact, Newcombe interval", better
+        )
     drawn = _resampled(metric, list(sides), pairs.label, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = _quantiles(shifts)
@@ -139,7 +152,9 @@ def newcombe(both: int, gained: int, lost: int, neither: int) -> tuple[float, fl
     return shift - root(first - low_1, high_2 - second), shift + root(high_1 - first, second - low_2)
 
 
-def average_precision(order: npt.NDArray[np.intp], last: npt.NDArray[np.bool_], labels: Floats, weights: Floats) -> Floats:
+def average_precision(
+    order: npt.NDArray[np.intp], last: npt.NDArray[np.bool_], labels: Floats, weights: Floats
+) -> Floats:
     """Average precision of each row of ``weights`` (r, n): how often each document was drawn.
 
     ``order`` sorts documents from the highest value down, ``last`` marks the end of each run of equal values in that

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sparsebench import benchmarks
 from sparsebench.plan.cells import Cell, Job
 
 START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, "latency": 9.0, "memory": 7.0}
@@ -18,12 +19,13 @@ ASSESS_BYTES = 60e6
 SECONDS_PER_FLOP = {"bfloat16": 1 / 200e9, "float16": 1 / 50e9, "float32": 1 / 80e9, "auto": 1 / 80e9}
 """Bytes a second through a sweep and through structure and storage; seconds per floating-point operation."""
 
-DOCUMENT_TOKENS = {"decoder": 110, "encoder": 120, "encoder-decoder": 120}
+DOCUMENT_TOKENS = {"decoder": 110, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests."""
 DEFAULT_DOCUMENTS = 2000
 PHASE_SECONDS = 4.0
 PHASES = {"decoder": 3, "encoder": 1, "encoder-decoder": 4}
-"""A timed pair spends about so long on each phase, at most, and goes through so many."""
+STEPS = 14
+"""A timed pair spends about so long on each phase, goes through so many, and takes at least so many steps in each."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
         case "structure" | "storage":
             return size.bytes / ASSESS_BYTES
         case "benchmarks":
-            documents = cell.settings.get("limit") or DEFAULT_DOCUMENTS
-            flops = documents * DOCUMENT_TOKENS[variant.family] * 2 * size.parameters
+            flops = _documents(cell) * DOCUMENT_TOKENS[variant.family] * 2 * size.parameters
             return flops * SECONDS_PER_FLOP[variant.dtype]
         case _:
             load = cell.settings["workload"]
@@ -53,8 +54,13 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
             load_seconds = size.bytes / 300e6
             if cell.stage == "memory":
                 return load_seconds + 3 * step
-            warm = 2 * PHASE_SECONDS * PHASES[variant.family]
-            return load_seconds + max(warm, 4 * cell.settings["samples"] * step)
+            return load_seconds + PHASES[variant.family] * max(2 * PHASE_SECONDS, STEPS * step)
+
+
+def _documents(cell: Cell) -> int:
+    task = benchmarks.TASKS.get(cell.settings["task"])
+    size = task.n if task else DEFAULT_DOCUMENTS
+    return min(size, cell.settings.get("limit") or size)
 
 
 def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:

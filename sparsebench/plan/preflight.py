@@ -26,7 +26,6 @@ from sparsebench.plan.sizes import model_size
 from sparsebench.sparsify.registry import methods
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
-REHEARSE = "or rehearse with random weights of the true shapes: sparsebench run MANIFEST --rehearse"
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,7 @@ def _look_up(
             revisions[model.name] = lock.revision(source, cache, request.offline)
             config = sources.read_config(source, cache, request.offline)
         except SourceError as error:
-            hint = f"{error.hint or ''}\n{REHEARSE}" if model.architecture else error.hint or ""
-            problems.append(loaded.problem(("models", index, "source"), error.message, "", hint))
+            problems.append(loaded.problem(("models", index, "source"), error.message, "", error.hint or ""))
             continue
         if config:
             configs[model.name] = config

@@ -36,9 +36,7 @@ class Clock:
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Take the jobs' estimates."""
-        self.expected = {
-            job.id: job_seconds(job, self.sizes) / (1 if job.exclusive else self.slots) for job in jobs
-        }
+        self.expected = {job.id: job_seconds(job, self.sizes) / (1 if job.exclusive else self.slots) for job in jobs}
 
     def started(self, job: Job) -> None:
         """A job has begun."""

@@ -13,14 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
 from sparsebench.errors import Interrupted
-from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -31,6 +30,9 @@ from sparsebench.run.workspace import Workspace
 
 INGEST_SECONDS = 5.0
 GRACE_SECONDS = 5.0
+
+Ingest = Callable[[list[dict[str, Any]]], object]
+"""Takes records into the ledger in one transaction."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ class Child:
 class Runner:
     """Runs a plan's open cells. Use ``run`` once."""
 
-    def __init__(self, plan: Plan, settings: Settings, display: Display) -> None:
+    def __init__(self, plan: Plan, settings: Settings, ingest: Ingest, display: Display) -> None:
         self.plan = plan
         self.settings = settings
         self.space = settings.workspace
         self.display = display
-        self.ledger = Ledger(self.space.ledger)
+        self.ingest = ingest
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
         self.waiting: list[Job] = []
@@ -79,7 +81,7 @@ class Runner:
     def run(self, cells: Iterable[Cell]) -> dict[str, int]:
         """Do ``cells``; the number of cells by status. Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept."""
         todo = list(cells)
-        self.ledger.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
+        self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -242,7 +244,7 @@ class Runner:
         """Bring the records that have come since the last time into the ledger, in one transaction."""
         paths, self.fresh = self.fresh, []
         if paths:
-            self.ledger.ingest([json.loads(path.read_text()) for path in paths])
+            self.ingest([json.loads(path.read_text()) for path in paths])
         self.ingested = time.monotonic()
 
     def _end_all(self) -> None:

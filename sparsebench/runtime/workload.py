@@ -17,14 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 SPECIAL_IDS = (
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "unk_token_id",
-    "sep_token_id",
-    "cls_token_id",
-    "mask_token_id",
-)
+    "pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
+    "decoder_start_token_id",
+)  # fmt: skip
 
 
 class Phase:
@@ -74,10 +69,10 @@ def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[
     import random
 
     settings = text_config(config)
-    special = {settings.get(key) for key in SPECIAL_IDS} | {settings.get("decoder_start_token_id")}
-    flat = {one for entry in special for one in (entry if isinstance(entry, list) else [entry])}
+    named = [settings.get(key) for key in SPECIAL_IDS]
+    special = {one for entry in named for one in (entry if isinstance(entry, list) else [entry])}  # eos may be several
     generator = random.Random(seed)
-    allowed = [one for one in range(settings["vocab_size"]) if one not in flat]
+    allowed = [one for one in range(settings["vocab_size"]) if one not in special]
     return [generator.choices(allowed, k=workload.prompt) for _ in range(workload.batch)]
 
 

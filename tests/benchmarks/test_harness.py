@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +49,7 @@ def stock(folder: Path, task: str, data: Path, **settings: Any) -> dict[str, Any
     ("model", "family", "task", "settings"),
     [
         ("tiny_llama", "decoder", "piqa", {}),
-        ("tiny_llama", "decoder", "arc_easy", {"limit": 11}),
+        ("tiny_llama", "decoder", "arc_easy", {"limit": 16}),
         ("tiny_llama", "decoder", "piqa", {"num_fewshot": 2}),
         ("tiny_t5", "encoder-decoder", "piqa", {}),
         ("tiny_t5", "encoder-decoder", "arc_easy", {}),
@@ -134,28 +133,28 @@ def test_progress_is_counted_and_nothing_is_printed(
 
 
 def poisoned(folder: Path, out: Path, word: str | None) -> Path:
-    """A copy whose embedding of ``word`` (None: of every word) is NaN."""
+    """A copy, its head untied, whose embedding of ``word`` (None: of every word) is NaN."""
     import torch
-    from safetensors.torch import load_file, save_file
 
-    from sparsebench.models.load import load_tokenizer
+    from sparsebench.models.load import load_model, load_tokenizer
 
-    shutil.copytree(folder, out)
-    tensors = load_file(out / "model.safetensors")
-    (name,) = [name for name in tensors if name in ("shared.weight", "model.embed_tokens.weight")]
-    rows = slice(None) if word is None else load_tokenizer(folder).convert_tokens_to_ids(word)
-    tensors[name][rows] = torch.nan
-    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    model, tokenizer = load_model(folder, "decoder"), load_tokenizer(folder)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    rows = slice(None) if word is None else tokenizer.convert_tokens_to_ids(word)
+    model.get_input_embeddings().weight.data[rows] = torch.nan
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     return out
 
 
-def test_a_document_without_finite_likelihoods_is_wrong(tiny_t5: Path, documents: Documents, run: Run, tmp_path: Path):
-    whole = run(tiny_t5, "encoder-decoder", "piqa")
-    broken = run(poisoned(tiny_t5, tmp_path / "nan", "cat"), "encoder-decoder", "piqa")
+def test_a_document_without_finite_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+    whole = run(tiny_llama, "decoder", "piqa")
+    broken = run(poisoned(tiny_llama, tmp_path / "nan", "cat"), "decoder", "piqa")
     hit = {
         str(place)
         for place, row in enumerate(documents["piqa"])
-        # The decoder reads all but the last token of an answer.
+        # The last token of an answer is never an input.
         if "cat" in row["goal"].split() or any("cat" in row[key].split()[:-1] for key in ("sol1", "sol2"))
     }
     assert 0 < len(hit) < whole.n

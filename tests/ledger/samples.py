@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +24,12 @@ from sparsebench.structure.numbers import numbers
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SPARSITIES = [0.1, 0.5, 0.9, 0.95, 0.99]
 KINDS = ("q", "k", "v", "o", "gate", "up", "down")
-TASKS = {"piqa": ("acc", 0.5, 0.68), "arc_easy": ("acc_norm", 0.25, 0.55), "mrpc_pair": ("ap", 0.68, 0.82), "sciq_retrieval": ("acc", 1 / 887, 0.9)}  # fmt: skip
+TASKS = {
+    "piqa": ("acc", 0.5, 0.68),
+    "arc_easy": ("acc_norm", 0.25, 0.55),
+    "mrpc_pair": ("ap", 0.68, 0.82),
+    "sciq_retrieval": ("acc", 1 / 887, 0.9),
+}
 STRENGTH = {"magnitude": 1.0, "random": 0.25}
 
 
@@ -45,9 +49,24 @@ def manifest(**changes: Any) -> Manifest:
             "decoder": [{"task": "piqa", "limit": 200}, {"task": "arc_easy", "limit": 200}],
             "encoder": [{"task": "mrpc_pair"}],
         },
-        "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}], "methods": ["magnitude"]},
-    }  # fmt: skip
+        "runtime": {
+            "engines": ["deepspeed"],
+            "ranks": [1, 2],
+            "workloads": [{"prompt": 32, "generate": 8}],
+            "methods": ["magnitude"],
+        },
+    }
     return Manifest.model_validate(wanted | changes)
+
+
+def small() -> Manifest:
+    """Half of it: quick, and with everything in it once."""
+    return manifest(
+        sparsify=[
+            {"method": "magnitude", "granularity": ["layer"], "sparsity": [0.5, 0.9]},
+            {"method": "random", "sparsity": [0.9]},
+        ]
+    )
 
 
 def plan(experiment: Manifest, name: str = "sample") -> Plan:
@@ -55,7 +74,7 @@ def plan(experiment: Manifest, name: str = "sample") -> Plan:
     return expand(experiment, name, {model.name: f"rev-{model.name}" for model in experiment.models})
 
 
-def sample(experiment: Manifest | None = None, name: str = "sample", machine: str = "") -> list[dict[str, Any]]:
+def sample(experiment: Manifest | None = None, name: str = "sample") -> list[dict[str, Any]]:
     """The plan's record and one record a cell, seconds apart, as JSON gives them back."""
     made = plan(experiment or manifest(), name)
     found: list[dict[str, Any]] = [plan_record(made)]
@@ -71,23 +90,40 @@ def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
         {"cell_id": c.id, "stage": c.stage, "label": c.label, "settings": c.settings, "variant": asdict(c.variant)}
         for c in made.cells
     ]
-    return {"format": 1, "kind": "plan", "manifest": made.manifest, "written_at": written_at.isoformat(), "cells": cells}
+    return {
+        "format": 1,
+        "kind": "plan",
+        "manifest": made.manifest,
+        "written_at": written_at.isoformat(),
+        "cells": cells,
+    }
 
 
 def result(cell: Cell) -> Any:
     """A result of the cell's stage."""
-    makers = {"sparsify": sparsified, "structure": structured, "storage": stored, "benchmarks": scored, "latency": timed, "memory": weighed}  # fmt: skip
+    makers = {
+        "sparsify": sparsified,
+        "structure": structured,
+        "storage": stored,
+        "benchmarks": scored,
+        "latency": timed,
+        "memory": weighed,
+    }
     return makers[cell.stage](cell)
 
 
 def sparsified(cell: Cell) -> SparsifyResult:
     tensors = tuple(
-        TensorSparsity(f"layers.{layer}.{kind}.weight", layer, cell.variant.family, kind, 4096, round(4096 * cell.variant.sparsity))
+        TensorSparsity(
+            f"layers.{layer}.{kind}.weight", layer, cell.variant.family, kind, 4096, round(4096 * cell.variant.sparsity)
+        )
         for layer in range(4)
         for kind in KINDS
     )
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return SparsifyResult(prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors)
+    return SparsifyResult(
+        prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors
+    )
 
 
 def structured(cell: Cell) -> StructureResult:
@@ -98,14 +134,27 @@ def structured(cell: Cell) -> StructureResult:
         for kind in KINDS:
             weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
             _prune(weights, cell.variant.sparsity)
-            tensors.append(_tensor(f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family))
+            tensors.append(
+                _tensor(
+                    f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family
+                )
+            )
     tensors.append(_tensor("embed.weight", None, "embedding", generator.normal(size=8192), (absolute, relative), ""))
     return StructureResult(cell.variant.family, tuple(absolute), tuple(relative), EDGES, tuple(tensors))
 
 
 def _tensor(name: str, layer: int | None, kind: str, weights: Any, thresholds: Any, side: str) -> TensorStructure:
     found = numbers(weights.astype(np.float32).view(np.uint8), "F32", *thresholds)
-    return TensorStructure(**vars(found), name=name, layer=layer, side=side, kind=kind, prunable=layer is not None, dtype="F32", shape=weights.shape)  # fmt: skip
+    return TensorStructure(
+        **vars(found),
+        name=name,
+        layer=layer,
+        side=side,
+        kind=kind,
+        prunable=layer is not None,
+        dtype="F32",
+        shape=weights.shape,
+    )
 
 
 def _prune(weights: Any, sparsity: float) -> None:
@@ -117,7 +166,10 @@ def stored(cell: Cell) -> StorageResult:
     entropy = -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity) if p)
     dense, raw = 2 * n, n * (entropy / 8 + 2 * (1 - sparsity))
     packed = int(min(n / 8, n * 1.2 * (1 - sparsity)) + 2 * n * (1 - sparsity)) if sparsity else dense
-    sizes = [Size("dense", dense + 60_000_000, dense, 0.0, None), Size("packed", packed + 60_000_000, packed, 1.2, True)]
+    sizes = [
+        Size("dense", dense + 60_000_000, dense, 0.0, None),
+        Size("packed", packed + 60_000_000, packed, 1.2, True),
+    ]
     kept = tuple(size for size in sizes if size.format in cell.settings["formats"])
     return StorageResult(kept, n, round(n * (1 - sparsity)), raw, raw * 0.8, 60_000_000, dense + 63_000_000)
 
@@ -125,7 +177,11 @@ def stored(cell: Cell) -> StorageResult:
 def skill(variant: Variant) -> float:
     """What is left of a model: 1 at sparsity 0, falling off a cliff that a better method reaches later."""
     strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.granularity == "global" else 1.0)
-    return 1 / (1 + math.exp(12 * (variant.sparsity - 0.45 - 0.25 * strength))) / (1 / (1 + math.exp(-12 * (0.45 + 0.25 * strength))))
+    return (
+        1
+        / (1 + math.exp(12 * (variant.sparsity - 0.45 - 0.25 * strength)))
+        / (1 / (1 + math.exp(-12 * (0.45 + 0.25 * strength))))
+    )
 
 
 def scored(cell: Cell) -> ScoreResult:
@@ -140,7 +196,9 @@ def scored(cell: Cell) -> ScoreResult:
         labels = (shared.random(n) < chance).astype(float)
         values = labels * 1.2 * skill(cell.variant) + mixed
         score = float(average_precision_score(labels, values))
-        outcomes = [Outcome(str(i), f"h{i}", float(v), float(y)) for i, (v, y) in enumerate(zip(values, labels, strict=True))]
+        outcomes = [
+            Outcome(str(i), f"h{i}", float(v), float(y)) for i, (v, y) in enumerate(zip(values, labels, strict=True))
+        ]
     else:
         from statistics import NormalDist
 
@@ -162,30 +220,74 @@ def timed(cell: Cell) -> runtime.LatencyResult:
         for side in ("dense", "variant"):
             walls = base[phase] / ranks**0.4 * (1 + 0.02 * generator.normal(size=24))
             low, high = np.quantile(walls, [0.3, 0.7])
-            summaries.append(runtime.PhaseSummary(phase, side, float(np.median(walls)), float(low), float(high), 0.0003, 24, True, float(np.median(walls)) * 2, None))  # fmt: skip
-            samples += [runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)]
+            summaries.append(
+                runtime.PhaseSummary(
+                    phase,
+                    side,
+                    float(np.median(walls)),
+                    float(low),
+                    float(high),
+                    0.0003,
+                    24,
+                    True,
+                    float(np.median(walls)) * 2,
+                    None,
+                )
+            )
+            samples += [
+                runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)
+            ]
         ratio = float(np.exp(0.01 * generator.normal()))
         differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4))
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
-    return runtime.LatencyResult("deepspeed", "AutoTP", ranks, 2 // ranks, "cpu", "bfloat16", "paired", tuple(summaries), tuple(differences), tuple(samples), parity, state, state, ("a note",))  # fmt: skip
+    return runtime.LatencyResult(
+        "deepspeed",
+        "AutoTP",
+        ranks,
+        2 // ranks,
+        "cpu",
+        "bfloat16",
+        "paired",
+        tuple(summaries),
+        tuple(differences),
+        tuple(samples),
+        parity,
+        state,
+        state,
+        ("a note",),
+    )
 
 
 def weighed(cell: Cell) -> runtime.MemoryResult:
     ranks = cell.settings["ranks"]
     names = ("load", "forward") if cell.variant.family == "encoder" else ("load", "prefill", "decode", "generate")
     size = 9 * 10**7 if cell.variant.family == "encoder" else 3 * 10**8
-    each = [runtime.RankMemory(rank, name, size + 4 * 10**8, size // ranks, size, size, size // ranks, 4 * 10**8) for name in names for rank in range(ranks)]  # fmt: skip
+    each = [
+        runtime.RankMemory(rank, name, size + 4 * 10**8, size // ranks, size, size, size // ranks, 4 * 10**8)
+        for name in names
+        for rank in range(ranks)
+    ]
     phases = tuple(runtime.PhaseMemory(name, size + 10**7 * ranks) for name in names)
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 1, "")
-    return runtime.MemoryResult("deepspeed", "AutoTP", ranks, 1, "cpu", "bfloat16", "VmHWM less baseline", size + 10**7 * ranks, phases, tuple(each), parity, state, state, ())  # fmt: skip
+    return runtime.MemoryResult(
+        "deepspeed",
+        "AutoTP",
+        ranks,
+        1,
+        "cpu",
+        "bfloat16",
+        "VmHWM less baseline",
+        size + 10**7 * ranks,
+        phases,
+        tuple(each),
+        parity,
+        state,
+        state,
+        (),
+    )
 
 
 def _generator(key: str) -> np.random.Generator:
     return np.random.default_rng(list(key.encode()))
-
-
-def pairs_of(found: list[dict[str, Any]], stage: str) -> Iterator[dict[str, Any]]:
-    """The records of one stage."""
-    return (record for record in found if record.get("stage") == stage)

@@ -101,7 +101,9 @@ def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path)
     )
     killed = False
     while process.poll() is None and not killed:
-        found = subprocess.run(["pgrep", "-f", f"sparsebench.run.worker {tmp_path}.*assess"], capture_output=True, text=True)
+        found = subprocess.run(
+            ["pgrep", "-f", f"sparsebench.run.worker {tmp_path}.*assess"], capture_output=True, text=True
+        )
         for pid in found.stdout.split():
             subprocess.run(["kill", "-9", pid], check=False)
             killed = True

@@ -35,12 +35,9 @@ def test_shortening_a_model_twice_as_deep_gives_the_shallow_ones_output(tiny_lla
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    settings = LlamaConfig.from_pretrained(tiny_llama)
-    settings.num_hidden_layers = 6
     torch.manual_seed(1)
-    deep = LlamaForCausalLM(settings).eval()
-    settings.num_hidden_layers = 4
-    shallow = LlamaForCausalLM(settings).eval()
+    deep = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_llama, num_hidden_layers=6)).eval()
+    shallow = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_llama, num_hidden_layers=4)).eval()
     shallow.load_state_dict(deep.state_dict(), strict=False)
     assert shorten(deep) == 4
     ids = torch.tensor([[5, 6, 7]])

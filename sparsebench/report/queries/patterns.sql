@@ -7,7 +7,7 @@ WITH compared AS (
     WHERE s.weights <> 'random' /* manifests */
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 )
-SELECT p.model, p.weights, p.task, p.metric, p.n, p.limited, p.method, p.pattern, p.sparsity, p.dense_score, p.score, p.low, p.high,
+SELECT p.model, p.weights, p.task, p.metric, p.n, p.limited, p.num_fewshot, p.method, p.pattern, p.sparsity, p.dense_score, p.score, p.low, p.high,
        u.granularity, u.score AS free_score, u.low AS free_low, u.high AS free_high
 FROM compared p
 JOIN compared u ON u.pattern = 'unstructured' AND p.pattern <> 'unstructured' AND u.model = p.model AND u.dtype = p.dtype

@@ -1,0 +1,352 @@
+"""Sentence encoders and classifiers against computations of one text at a time, without padding."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run
+
+from sparsebench.benchmarks import TASKS
+from sparsebench.benchmarks.classification import head_labels, match
+from sparsebench.benchmarks.pooling import MODES, Pooling, read_pooling
+from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
+from sparsebench.models.load import load_tokenizer
+
+Documents = dict[str, list[dict[str, Any]]]
+
+
+def one_by_one(folder: Path, texts: list[str]) -> np.ndarray:
+    """Unit vectors by mean pooling, straight from transformers."""
+    from transformers import BertModel
+
+    model, tokenizer = BertModel.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
+    with torch.inference_mode():
+        means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for text in texts]
+    return torch.nn.functional.normalize(torch.stack(means)).numpy()
+
+
+def test_pairs_are_ranked_by_cosine_similarity(tiny_bert: Path, documents: Documents, run: Run):
+    from sklearn.metrics import average_precision_score
+
+    found = run(tiny_bert, "encoder", "mrpc_pair", batch_size=7)
+    rows = documents["mrpc"]
+    first, second = (one_by_one(tiny_bert, [row[field] for row in rows]) for field in ("sentence1", "sentence2"))
+    similarity, labels = (first * second).sum(axis=1), [row["label"] for row in rows]
+    assert [outcome.value for outcome in found.outcomes] == pytest.approx(similarity.tolist(), abs=1e-5)
+    assert [outcome.label for outcome in found.outcomes] == labels
+    assert found.score == pytest.approx(average_precision_score(labels, similarity), abs=1e-6)
+    assert found.chance == pytest.approx(sum(labels) / len(labels))
+    assert 0 < found.stderr < 0.3
+    assert (found.n, found.limited) == (len(rows), False)
+
+
+def test_limit_of_pairs(tiny_bert: Path, documents: Documents, run: Run):
+    found = run(tiny_bert, "encoder", "mrpc_pair", limit=10)
+    assert (found.n, found.limited) == (10, True)
+    same = next(row["label"] for row in documents["mrpc"])
+    alike = len(list(itertools.takewhile(lambda row: row["label"] == same, documents["mrpc"])))
+    with pytest.raises(BenchmarkError, match="raise `limit`"):
+        run(tiny_bert, "encoder", "mrpc_pair", limit=alike)
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+def test_a_question_finds_its_passage(tiny_bert: Path, documents: Documents, run: Run, limit: int | None):
+    found = run(tiny_bert, "encoder", "sciq_retrieval", limit=limit, batch_size=5)
+    usable = [(place, row) for place, row in enumerate(documents["sciq"]) if row["support"]]
+    passages = sorted({row["support"] for _, row in usable})
+    assert len(passages) == len(usable) - 1, "two questions share a passage"
+    nearest = one_by_one(tiny_bert, passages)
+    expected = {}
+    for place, row in usable[:limit]:
+        (question,) = one_by_one(tiny_bert, [row["question"]])
+        expected[str(place)] = float(passages[int(np.argmax(nearest @ question))] == row["support"])
+    assert {outcome.doc_id: outcome.value for outcome in found.outcomes} == expected
+    assert found.score == pytest.approx(sum(expected.values()) / len(expected))
+    assert found.chance == 1 / len(passages)
+    assert (found.n, found.limited) == (limit or len(usable), limit is not None)
+    assert found.protocol["questions_without_passage"] == len(documents["sciq"]) - len(usable)
+
+
+def altered(folder: Path, out: Path, value: float) -> Path:
+    """A copy whose word embeddings all have this value."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    tensors = load_file(out / "model.safetensors")
+    for name, tensor in tensors.items():
+        # Without embeddings and their norm every text is encoded alike.
+        if name.startswith("embeddings.") or value != 0:
+            tensor.fill_(value)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_a_collapsed_encoder_is_at_chance_and_not_above(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path):
+    folder = altered(tiny_bert, tmp_path / "zero", 0.0)
+    pairs = run(folder, "encoder", "mrpc_pair", batch_size=100)
+    assert pairs.chance is not None
+    assert pairs.score == pytest.approx(pairs.chance, abs=0.15)
+    assert run(folder, "encoder", "sciq_retrieval", batch_size=100).score < 0.1
+
+
+@pytest.mark.parametrize("task", ["mrpc_pair", "sciq_retrieval"])
+def test_vectors_that_are_not_finite_have_no_rank(
+    tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path, task: str
+):
+    with pytest.raises(BenchmarkError, match=f"{task}.*not finite"):
+        run(altered(tiny_bert, tmp_path / "nan", float("nan")), "encoder", task)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pooling_ignores_padding(mode: str, side: str):
+    torch.manual_seed(0)
+    hidden, lengths = torch.randn(3, 6, 4), [6, 2, 1]
+    mask = torch.zeros(3, 6, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, slice(0, length) if side == "right" else slice(6 - length, 6)] = 1
+    pooled = Pooling(mode).apply(hidden, mask)
+    for row, length in enumerate(lengths):
+        states = hidden[row, :length] if side == "right" else hidden[row, 6 - length :]
+        slow = {
+            "cls": states[0],
+            "mean": states.sum(dim=0) / length,
+            "max": states.max(dim=0).values,
+            "mean_sqrt_len": states.sum(dim=0) / length**0.5,
+        }[mode]
+        torch.testing.assert_close(pooled[row], slow)
+    unit = Pooling(mode, normalize=True).apply(hidden, mask)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
+
+
+def sentence_transformer(folder: Path, pooling: dict[str, Any], kinds: tuple[str, ...] = ("Pooling", "Normalize")) -> Path:
+    """The files that sentence-transformers leaves."""
+    folder.mkdir(exist_ok=True)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for place, kind in enumerate(kinds, 1):
+        path = f"{place}_{kind}"
+        modules.append({"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"})
+        (folder / path).mkdir(exist_ok=True)
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
+    assert read_pooling(tmp_path) == Pooling("mean", normalize=False)
+    cls = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    folder = sentence_transformer(tmp_path / "model", cls)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9, "do_lower_case": true}')
+    assert read_pooling(folder) == Pooling("cls", normalize=True, max_length=9, lower_case=True)
+    assert read_pooling(sentence_transformer(folder, {"pooling_mode": "max"}, ("Pooling",))).mode == "max"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "kinds", "culprit"),
+    [
+        ({"pooling_mode_lasttoken": True}, ("Pooling",), "lasttoken"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, ("Pooling",), "cls \\+ mean"),
+        ({"pooling_mode_mean_tokens": True}, ("Pooling", "Dense"), "Dense"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str):
+    with pytest.raises(UnsupportedError, match=culprit):
+        read_pooling(sentence_transformer(tmp_path / "model", pooling, kinds))
+
+
+def test_a_default_prompt_is_refused(tmp_path: Path):
+    folder = sentence_transformer(tmp_path / "model", {"pooling_mode_mean_tokens": True})
+    settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedError, match="prompt"):
+        read_pooling(folder)
+
+
+def test_a_broken_modules_file_is_named(tmp_path: Path):
+    (tmp_path / "modules.json").write_text("[{")
+    with pytest.raises(ModelError, match=r"modules\.json"):
+        read_pooling(tmp_path)
+
+
+def test_the_checkpoints_pooling_changes_the_scores(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    mean = run(folder, "encoder", "mrpc_pair")
+    sentence_transformer(folder, {"pooling_mode_cls_token": True})
+    cls = run(folder, "encoder", "mrpc_pair")
+    assert (mean.protocol["pooling"], cls.protocol["pooling"]) == ("mean", "cls")
+    assert [outcome.value for outcome in mean.outcomes] != [outcome.value for outcome in cls.outcomes]
+
+
+NLI = ("entailment", "neutral", "contradiction")
+Names = tuple[str, ...]
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, tiny_bert: Path) -> Any:
+    """Makes a tiny classifier with seeded random weights and these output names."""
+
+    def make(names: Names, model_type: str = "bert") -> Path:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        sizes = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+        config = AutoConfig.for_model(
+            model_type, **sizes, max_position_embeddings=128, pad_token_id=0, id2label=dict(enumerate(names))
+        )
+        torch.manual_seed(3)
+        model = AutoModelForSequenceClassification.from_config(config)
+        # A random head of the usual scale gives every text the same answer.
+        torch.nn.init.normal_(model.classifier.weight, std=3)
+        folder = tmp_path / "-".join((model_type, *names)).replace(" ", "_")
+        model.save_pretrained(folder)
+        load_tokenizer(tiny_bert).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def answers(folder: Path, texts: list[tuple[str, ...]]) -> list[int]:
+    """The most probable output, one text at a time."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = load_tokenizer(folder)
+    with torch.inference_mode():
+        return [int(model(**tokenizer(*text, return_tensors="pt")).logits.argmax()) for text in texts]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+@pytest.mark.parametrize(
+    ("task", "names", "meaning"),
+    [
+        ("glue_rte", ("CONTRADICTION", "Entailment", "neutral"), (1, 0, 1)),
+        ("glue_rte", ("not_entailment", "entailment"), (1, 0)),
+        ("glue_mrpc", ("equivalent", "not_equivalent"), (1, 0)),
+        ("glue_sst2", ("POSITIVE", "NEGATIVE"), (1, 0)),
+    ],
+)
+def test_accuracy_of_a_head(
+    classifier: Any, documents: Documents, run: Run, model_type: str, task: str, names: Names, meaning: tuple[int, ...]
+):
+    folder = classifier(names, model_type)
+    found = run(folder, "encoder", task, batch_size=6)
+    rows = documents[task.removeprefix("glue_")]
+    predicted = answers(folder, [tuple(row[field] for field in TASKS[task].fields) for row in rows])
+    right = [float(meaning[answer] == row["label"]) for answer, row in zip(predicted, rows, strict=True)]
+    assert len(set(predicted)) > 1
+    assert [outcome.value for outcome in found.outcomes] == right
+    ones = sum(row["label"] for row in rows)
+    assert found.chance == max(ones, len(rows) - ones) / len(rows)
+    assert (found.metric, found.protocol["labels"]) == ("acc", ", ".join(names))
+
+
+def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents: Documents, run: Run):
+    folder = classifier(("LABEL_0", "LABEL_1", "LABEL_2"))
+    with pytest.raises(BenchmarkError) as caught:
+        run(folder, "encoder", "glue_rte")
+    assert "LABEL_0" in caught.value.message
+    assert "`labels:`" in (caught.value.hint or "")
+    assert run(folder, "encoder", "glue_rte", labels=("neutral", "entailment", "contradiction")).n == 40
+    with pytest.raises(BenchmarkError, match="3 outputs"):
+        run(folder, "encoder", "glue_rte", labels=("not_entailment", "entailment"))
+
+
+def test_mnli_comes_from_the_hub(classifier: Any, run: Run, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    asked: list[Any] = []
+    rows = [{"premise": "the cat sat", "hypothesis": f"the {word} ran", "label": 2} for word in ("dog", "cat", "mat")]
+
+    def load_dataset(*names: Any, split: str, **_: Any) -> Any:
+        asked.append((*names, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    folder = classifier(NLI)
+    found = run(folder, "encoder", "glue_mnli")
+    expected = [float(answer == 2) for answer in answers(folder, [(row["premise"], row["hypothesis"]) for row in rows])]
+    assert [outcome.value for outcome in found.outcomes] == expected
+    assert asked == [("nyu-mll/glue", "mnli", "validation_matched")]
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(BenchmarkError, match="glue_mnli.*hub"):
+        run(folder, "encoder", "glue_mnli")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(NLI)))
+def test_order_of_the_outputs_does_not_matter(order: Names):
+    assert [NLI[place] for place in match(order, TASKS["glue_mnli"])] == list(order)
+    assert match(order, TASKS["glue_rte"]) == [int(name != "entailment") for name in order]
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("glue_mnli", ("entailment", "not_entailment")),
+        ("glue_mnli", ("entailment", "neutral", "contradiction", "other")),
+        ("glue_rte", ("neutral", "contradiction")),
+        ("glue_sst2", ("1 star", "2 stars", "3 stars")),
+        ("glue_mrpc", NLI),
+    ],
+)
+def test_a_head_for_something_else_is_refused(task: str, names: Names):
+    with pytest.raises(BenchmarkError) as caught:
+        match(names, TASKS[task])
+    assert task in caught.value.message
+    assert names[0] in caught.value.message
+
+
+def test_spellings():
+    assert match(("ENTAILMENT", "Non-Entailment"), TASKS["glue_rte"]) == [0, 1]
+    assert match(("pos", "NEG"), TASKS["glue_sst2"]) == [1, 0]
+    assert match(("not_duplicate", "paraphrase"), TASKS["glue_mrpc"]) == [0, 1]
+    assert head_labels({"id2label": {"1": "b", "0": "a", "10": "k"}}, None) == ("a", "b", "k")
+
+
+@pytest.mark.parametrize("config", [{}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {"id2label": {"0": "0", "1": "1"}}])
+def test_numbers_are_not_names(config: dict[str, Any]):
+    with pytest.raises(BenchmarkError, match="does not name"):
+        head_labels(config, None)
+
+
+def test_head_and_task_must_fit(classifier: Any, tiny_bert: Path, documents: Documents, run: Run):
+    with pytest.raises(BenchmarkError, match="glue_rte.*sequence-classification head.*BertModel"):
+        run(tiny_bert, "encoder", "glue_rte")
+    with pytest.raises(BenchmarkError, match="mrpc_pair.*without a head") as caught:
+        run(classifier(NLI), "encoder", "mrpc_pair")
+    assert "glue_rte" in (caught.value.hint or "")
+
+
+def test_logits_that_are_not_finite(classifier: Any, documents: Documents, run: Run):
+    from safetensors.torch import load_file, save_file
+
+    folder = classifier(("negative", "positive"))
+    whole = run(folder, "encoder", "glue_sst2")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][load_tokenizer(folder).convert_tokens_to_ids("cat")] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    broken = run(folder, "encoder", "glue_sst2")
+    hit = ["cat" in row["sentence"].split() for row in documents["sst2"]]
+    assert broken.protocol["non_finite"] == sum(hit) > 0
+    for bad, before, after in zip(hit, whole.outcomes, broken.outcomes, strict=True):
+        assert after.value == (0.0 if bad else before.value)
+    tensors["classifier.weight"].fill_(torch.nan)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BenchmarkError, match="glue_sst2.*any of 40"):
+        run(folder, "encoder", "glue_sst2")
+
+
+def test_progress_reaches_its_end(tiny_bert: Path, documents: Documents, run: Run):
+    steps: list[tuple[int, int]] = []
+    run(tiny_bert, "encoder", "mrpc_pair", batch_size=16, progress=lambda done, total: steps.append((done, total)))
+    distinct = len({row[field] for row in documents["mrpc"] for field in ("sentence1", "sentence2")})
+    assert steps[-1] == (distinct, distinct)

@@ -1,0 +1,38 @@
+"""The ledger tests' samples, drawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "ledger"))
+
+
+@pytest.fixture(scope="session")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with everything that the shipped figures show."""
+    import samples
+
+    from sparsebench.ledger.store import Ledger
+
+    path = tmp_path_factory.mktemp("figures") / "sample.duckdb"
+    Ledger(path).ingest(samples.sample(samples.small()))
+    return path
+
+
+@pytest.fixture
+def figure(tmp_path: Path) -> Callable[[str], Any]:
+    """Write a figure's file into ./figures of an empty folder and parse it."""
+    from sparsebench.figures import parse
+
+    def write(text: str, name: str = "mine") -> Any:
+        path = tmp_path / "figures" / f"{name}.sql"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return parse(path)
+
+    return write

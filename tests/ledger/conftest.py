@@ -1,0 +1,25 @@
+"""One small ledger for all tests that only read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+
+from sparsebench.ledger.store import Ledger
+
+
+@pytest.fixture(scope="session")
+def found() -> list[dict[str, Any]]:
+    """The plan's record and one record a cell."""
+    return samples.sample(samples.small())
+
+
+@pytest.fixture(scope="session")
+def ledger(found: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of all of them. Not to be written to."""
+    path = tmp_path_factory.mktemp("ledger") / "sample.duckdb"
+    Ledger(path).ingest(found)
+    return path

@@ -1,0 +1,75 @@
+"""What is shipped works: manifests, the README's commands, one list of requirements."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsebench.plan.preflight import Request, prepare
+
+ROOT = Path(__file__).parent.parent
+MANIFESTS = ["quickstart.yaml", "examples/small.yaml"]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_pass_the_preflight_offline(name: str) -> None:
+    ready = prepare(Request(ROOT / name, offline=True))
+    stages = {cell.stage for cell in ready.plan.cells}
+    assert stages == {"sparsify", "structure", "storage", "benchmarks", "latency", "memory"}
+    assert {cell.variant.sparsity for cell in ready.plan.cells} >= {0.0, 0.1, 0.5, 0.9, 0.95, 0.99}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_every_wheel_is_pinned(name: str) -> None:
+    sources = re.findall(r'"(wheel:[^"]+)"', (ROOT / name).read_text())
+    assert sources
+    assert all(re.search(r"#sha256=[0-9a-f]{64}$", source) for source in sources)
+
+
+def test_the_lab_rehearses_without_the_hub() -> None:
+    ready = prepare(Request(ROOT / "experiments.yaml", offline=True, rehearse=True))
+    assert {model.family for model in ready.plan.models} == {"encoder", "decoder", "encoder-decoder"}
+    assert {cell.variant.weights for cell in ready.plan.cells} == {"random"}
+    assert not [cell for cell in ready.plan.cells if cell.stage == "benchmarks"]
+    for name, size in ready.sizes.items():
+        assert size.parameters > 1e9, name
+
+
+def test_the_lab_stops_in_the_preflight_when_offline() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsebench", "run", "experiments.yaml", "--offline"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    for word in ("opt-1.3b", "flan-t5-xl", "deberta-v2-xxlarge-mnli", "--rehearse", "HF_ENDPOINT"):
+        assert word in done.stderr
+
+
+def test_readme_commands_exist() -> None:
+    """Every ``sparsebench VERB`` of the README is a verb, with the options shown."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    calls = [part.strip() for line in lines for part in line.split("&&") if "sparsebench " in part]
+    assert len(calls) > 8
+    for call in calls:
+        words = shlex.split(call)
+        verb, *rest = words[1:]
+        shown = subprocess.run(
+            [sys.executable, "-m", "sparsebench", verb, "--help"], capture_output=True, text=True, check=False
+        )
+        assert shown.returncode == 0, call
+        for option in (word for word in rest if word.startswith("--")):
+            assert option in shown.stdout, f"{call}: {option}"
+
+
+@pytest.mark.setup
+@pytest.mark.parametrize("target", ["test", "demo"])
+def test_make_in_a_fresh_clone(target: str, tmp_path: Path) -> None:
+    """The README's two commands, from nothing: minutes each."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    subprocess.run(["make", target], cwd=tmp_path / "clone", check=True)
