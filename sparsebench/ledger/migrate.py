@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import duckdb
 
 
-def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[Path] | None = None) -> None:
-    """Bring the open ledger at ``path`` up to date; does nothing to one that is current.
+def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[str] | None = None) -> None:
+    """Bring the open ledger at ``path`` up to date (by ``migrations``: default all); does nothing to one that is current.
 
     Raises LedgerError for a file that is not a ledger, or that a newer program has migrated.
     """
@@ -39,8 +39,8 @@ def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Seque
         shutil.copy2(path, path.with_name(f"{path.stem}.before-{len(steps):04d}{path.suffix}"))
     connection.execute("BEGIN")
     for number, step in enumerate(todo, known + 1):
-        connection.execute(step.read_text(encoding="utf-8"))
-        connection.execute("INSERT INTO base.migrations VALUES (?, ?, ?)", [number, step.stem, datetime.now(UTC)])
+        connection.execute(sqlfiles.read(step))
+        connection.execute("INSERT INTO base.migrations VALUES (?, ?, ?)", [number, step.rpartition("/")[2], datetime.now(UTC)])
     for text in views:
         connection.execute(text)
     for (comment,) in connection.execute(sqlfiles.read("inherit_comments")).fetchall():
@@ -80,7 +80,7 @@ def newer(path: Path, known: int, steps: int) -> LedgerError:
 
 
 def _views() -> list[str]:
-    return [path.read_text(encoding="utf-8") for path in sqlfiles.folder("views")]
+    return [sqlfiles.read(name) for name in sqlfiles.folder("views")]
 
 
 def _digest(views: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ def bundle(folder: Path, out: Path) -> int:
     count = 0
     with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
         for record in read([folder]):
-            packed.write(json.dumps(record, separators=(",", ":"), sort_keys=True).encode() + b"\n")
+            packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
             count += 1
     partial.replace(out)
     return count

@@ -1,17 +1,20 @@
-"""The SQL of this room: each file read where it is needed, in the order of its name."""
+"""The SQL of this room, read once: a process keeps to one version of it even while the program is being upgraded."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 ROOM = Path(__file__).parent
 
 
+@cache
 def read(name: str) -> str:
     """The text of one file, such as ``derive/new_pairs``."""
     return (ROOM / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def folder(name: str) -> list[Path]:
-    """The files of ``migrations``, ``ingest``, ``derive`` or ``views``, in order."""
-    return sorted((ROOM / name).glob("*.sql"))
+@cache
+def folder(name: str) -> tuple[str, ...]:
+    """The names (for ``read``) of the files of ``migrations``, ``ingest`` or ``views``, in order."""
+    return tuple(f"{name}/{path.stem}" for path in sorted((ROOM / name).glob("*.sql")))

@@ -39,9 +39,9 @@ class Ledger:
             connection.execute("BEGIN")
             connection.execute(sqlfiles.read("ingest/incoming"), {"records": texts})
             row = connection.execute("SELECT count(*) FROM incoming").fetchone()
-            for path in sqlfiles.folder("ingest"):
-                if path.stem != "incoming":
-                    connection.execute(path.read_text(encoding="utf-8"))
+            for name in sqlfiles.folder("ingest"):
+                if name != "ingest/incoming":
+                    connection.execute(sqlfiles.read(name))
             connection.execute("DROP TABLE incoming")
             derive.derive(connection)
             connection.execute("COMMIT")

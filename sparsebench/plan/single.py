@@ -54,8 +54,9 @@ def validated(shape: type[T], values: dict[str, object]) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         words = first.get("ctx", {})
-        where = ".".join(str(step) for step in first["loc"])
-        raise UserError(f"--{where}: {words.get('message', first['msg'])}", words.get("expected") or None) from error
+        ways = [words.get("expected"), words.get("hint")]
+        hint = "; ".join(way for way in ways if way) or None
+        raise UserError(f"--{first['loc'][0]}: {words.get('message', first['msg'])}", hint) from error
 
 
 def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:

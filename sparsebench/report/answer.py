@@ -56,7 +56,7 @@ class Answer:
         return pipe(list(known), list(zip(*known.values(), strict=True)))
 
     def matrix(self, down: str, shown: str, heading: str = "") -> str:
-        """A pipe table: one row per ``down``, one column per sparsity, cells ``shown``; several in one place stand side by side."""
+        """A pipe table: a row per ``down``, a column per sparsity, cells ``shown``; several in one place stand side by side."""
         steps = self.values("sparsity")
         lines: dict[str, dict[float, list[str]]] = {}
         for row in self.rows:

@@ -56,7 +56,7 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
 
     @cache
     def ask(name: str) -> Answer:
-        sql = _restricted((ROOM / "queries" / f"{name}.sql").read_text(encoding="utf-8"), manifests)
+        sql = _restricted(_query(name), manifests)
         return Answer(sql.strip(), tuple(query.run(ledger, sql).dicts()))
 
     text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=list(manifests))
@@ -64,12 +64,16 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
 
 
 def _check(ledger: Path, manifests: Sequence[str]) -> None:
-    known = [row[0] for row in query.run(ledger, (ROOM / "queries" / "manifest_names.sql").read_text(encoding="utf-8")).rows]
+    known = [name for (name,) in query.run(ledger, _query("manifest_names")).rows]
     for name in manifests:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"it holds {words.listed(known) or 'none'}"
             raise UserError(f"{ledger}: no manifest {name!r} in this ledger", hint)
+
+
+def _query(name: str) -> str:
+    return (ROOM / "queries" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _restricted(sql: str, manifests: Sequence[str]) -> str:
@@ -84,7 +88,9 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
 
     templates = FileSystemLoader(ROOM / "templates")
     # Markdown, not HTML: `|` in cells is escaped where tables are made.
-    environment = Environment(loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(
+        loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     environment.globals |= {
         "ask": ask,
         "registry": methods(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 DASH = "–"
 
@@ -55,9 +55,14 @@ def versions(libraries: str) -> str:
 
 
 class _Cells(string.Formatter):
-    """Python's format language, with ``size`` (bytes), ``pct`` (a share) and ``sparsity``; lists are joined by plus signs."""
+    """Python's format language with ``size`` (bytes), ``pct`` (a share) and ``sparsity``; lists are joined by plus signs."""
 
-    special = {"size": size, "pct": percent, "pct0": lambda share: percent(share, 0), "sparsity": sparsity}  # noqa: RUF012
+    special: ClassVar[Mapping[str, Callable[[Any], str]]] = {
+        "size": size,
+        "pct": percent,
+        "pct0": lambda share: percent(share, 0),
+        "sparsity": sparsity,
+    }
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, list):

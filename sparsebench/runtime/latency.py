@@ -107,17 +107,17 @@ def summaries(samples: Sequence[Sample], settled: Settled, seed: int) -> tuple[P
 
 
 def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:
-    """Notes on phases whose ranks held a core for less of the time than one thread would: others used the machine.
+    """A note where ranks held a core for clearly less of a phase than one thread would.
 
     On a GPU waiting is what the CPU does, so there is nothing to say.
     """
-    if device != "cpu":
+    shares = {one.phase: one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
+    worst = min(shares, key=lambda phase: shares[phase])
+    if device != "cpu" or shares[worst] >= WAITING:
         return ()
-    shares = {(one.phase, one.side): one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
-    return tuple(
-        f"{phase} of the {side} model: each rank was on a core for {share:.0%} of the time only"
-        for (phase, side), share in shares.items()
-        if share < WAITING
+    return (
+        f"in {worst} each rank was on a core for only {shares[worst]:.0%} of the time: "
+        "other programs were running, or ranks waited for each other",
     )
 
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,9 @@ from typing import Any
 from sparsebench import errors
 from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime import shm
+from sparsebench.runtime.machine import threads_per_rank
+from sparsebench.runtime.results import Setting, Workload
+from sparsebench.sources import Cache
 
 ADDRESS = "127.0.0.1"
 ENTRY = ("-m", "sparsebench.runtime.rank")
@@ -190,6 +194,33 @@ class RankGroup:
             lines = (Path(self.folder.name) / f"rank-{rank}.log").read_text(errors="replace").splitlines()
             shown += [f"    rank {rank}: {line}" for line in lines[-TAIL_LINES:]]
         return "\n".join(shown)
+
+
+def variables(setting: Setting) -> dict[str, str]:
+    """The environment that ranks of ``setting`` get beside what ``RankGroup`` sets; compiles what they need, once."""
+    cache = Cache()
+    found = {
+        "OMP_NUM_THREADS": str(threads_per_rank(setting)),
+        "PATH": shm.path_with_tools(),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache)),
+    }
+    if sys.platform == "linux":
+        found["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
+    if setting.engine == "deepspeed" and setting.ranks > 1:
+        found[shm.DISABLED] = shm.ensure(cache)
+    return found
+
+
+def try_ranks(ranks: int) -> str:
+    """Let DeepSpeed ranks add up one tensor here; returns over what they did. Raises MeasureError when they cannot."""
+    setting = Setting("deepspeed", ranks, Workload(), threads=1, timeout_seconds=120)
+    spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
+    with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
+        notes = [message["notes"] for message in group.messages() if message["kind"] == "result"]
+    return "; ".join(notes[0]) or "shared memory"
 
 
 def _rebuilt(message: Mapping[str, Any]) -> SparsebenchError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.errors import MeasureError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.runtime import latency, shm
+from sparsebench.runtime import latency
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.footprint import footprint, model_bytes
-from sparsebench.runtime.launch import RankGroup
+from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, threads_per_rank
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Parity, PhaseMemory, RankMemory, Sample, Setting
 from sparsebench.runtime.workload import check_positions
-from sparsebench.sources import Cache
 
 Emit = Callable[[str, LatencyResult], None]
 
@@ -61,7 +59,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     threads = threads_per_rank(setting)
     before = observe(threads)
     spec = {"job": "memory", "folder": str(folder), "family": family, "setting": asdict(setting)}
-    with RankGroup(spec, setting.ranks, _variables(setting), setting.timeout_seconds) as group:
+    with RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds) as group:
         found = [message for message in group.messages() if message["kind"] == "result"]
     rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
     sums: dict[str, int] = {}
@@ -91,7 +89,7 @@ def _latency_group(
         "family": family,
         "setting": asdict(setting),
     }
-    with RankGroup(spec, setting.ranks, _variables(setting), setting.timeout_seconds) as group:
+    with RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds) as group:
         for message in group.messages():
             if message["kind"] != "result":
                 continue
@@ -144,21 +142,3 @@ def _check_fits(folder: Path, setting: Setting) -> None:
             f"{available / 2**30:.1f} GiB are available",
             "use a smaller dtype, fewer ranks, or a larger machine",
         )
-
-
-def _variables(setting: Setting) -> dict[str, str]:
-    """The environment of the ranks, beside what the launcher sets."""
-    cache = Cache()
-    variables = {
-        "OMP_NUM_THREADS": str(threads_per_rank(setting)),
-        "PATH": shm.path_with_tools(),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache)),
-    }
-    if sys.platform == "linux":
-        variables["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
-    if setting.engine == "deepspeed" and setting.ranks > 1:
-        variables[shm.DISABLED] = shm.ensure(cache)
-    return variables

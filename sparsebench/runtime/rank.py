@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.runtime import latency, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine
@@ -39,7 +39,7 @@ class Channel:
 
 
 class Work:
-    """A rank's engine and inputs, and the two jobs it knows."""
+    """A rank's engine and inputs, and the jobs it knows."""
 
     def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
         self.family: str = spec["family"]
@@ -142,6 +142,19 @@ class Work:
         rows = [asdict(row) for row in meter.rows]
         self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **self.facts())
 
+    def add_up(self) -> None:
+        """Join the group and add up one number per rank."""
+        import torch
+        import torch.distributed as dist
+
+        notes = self.engine.start(self.rank, self.setting.ranks)
+        total = torch.full((1024,), float(self.rank + 1))
+        dist.all_reduce(total)
+        expected = sum(range(1, self.setting.ranks + 1))
+        if not bool((total == expected).all()):
+            raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
+        self.channel.send("result", notes=notes)
+
     def _import_model_code(self, folder: Path) -> None:
         """Import what the first model of a kind makes transformers import, outside of load time and memory."""
         import torch
@@ -179,7 +192,9 @@ def main(spec_path: str, rank: int) -> int:
     spec = json.loads(Path(spec_path).read_text())
     try:
         work = Work(spec, rank, channel)
-        if spec["job"] == "memory":
+        if spec["job"] == "try":
+            work.add_up()
+        elif spec["job"] == "memory":
             work.memory(Path(spec["folder"]))
         else:
             dense = Path(spec["dense"]) if spec["dense"] else None

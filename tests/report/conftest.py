@@ -18,7 +18,12 @@ SMALL: dict[str, Any] = {
     "benchmarks": {"decoder": [{"task": "piqa", "limit": 60}]},
     "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}]},
 }
-DREAM: dict[str, Any] = {"name": "dream", "source": "random", "architecture": {"model_type": "llama"}, "family": "decoder"}
+DREAM: dict[str, Any] = {
+    "name": "dream",
+    "source": "random",
+    "architecture": {"model_type": "llama"},
+    "family": "decoder",
+}
 
 
 @pytest.fixture(scope="session")

@@ -29,11 +29,21 @@ def test_a_sparsity_reads_as_it_was_asked_for() -> None:
 
 
 def test_bytes_read_as_people_read_them() -> None:
-    assert [words.size(count) for count in (12, 4096, 269_100_000, 2_690_000_000)] == ["12 B", "4.1 kB", "269.1 MB", "2.69 GB"]
+    assert [words.size(count) for count in (12, 4096, 269_100_000, 2_690_000_000)] == [
+        "12 B",
+        "4.1 kB",
+        "269.1 MB",
+        "2.69 GB",
+    ]
 
 
 def test_listed() -> None:
-    assert [words.listed(items) for items in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [words.listed(items) for items in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 def test_a_cell_takes_the_first_pattern_whose_columns_are_known() -> None:

@@ -5,6 +5,7 @@ SELECT record_id, started_at,
        r -> '$.settings' AS settings, r -> '$.versions' AS versions,
        r ->> '$.environment.id' AS environment_id, (r ->> '$.environment.load')::DOUBLE AS load,
        (r ->> '$.environment.available_bytes')::BIGINT AS available_bytes,
+       (r ->> '$.environment.threads')::INTEGER AS threads,
        (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format
 FROM incoming
 WHERE kind = 'cell';

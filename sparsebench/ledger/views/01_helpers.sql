@@ -4,6 +4,9 @@
 CREATE OR REPLACE MACRO _workload(settings) AS
     format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate');
 
+-- Settings that compare equal whatever the order of their keys.
+CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;
+
 -- How figures and the report name a model and a method; weights that are not the real ones are always marked.
 CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;

@@ -4,7 +4,7 @@ WITH paired AS (
            c.high AS difference_high, c.p, c.gained, c.lost, c.method AS test, c.higher_is_better
     FROM scores s
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
-                 AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND d.settings = s.settings
+                 AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
 ), ranked AS (
     SELECT *, count(p) OVER family_of_tests AS tests,

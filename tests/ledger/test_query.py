@@ -1,0 +1,134 @@
+"""Asking: every view answers, nothing can be written or reached, mistakes are explained, and rows leave in four shapes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from sparsebench.errors import QueryError, UserError
+from sparsebench.ledger import query
+from sparsebench.ledger.export import export
+
+RESULTS = """manifest variant_id model family weights method granularity pattern sparsity achieved_sparsity seed calibration dtype
+    machine task metric score low high n limited chance dense_score recovery verdict bytes_dense bytes_packed engine ranks workload
+    prefill_ms decode_ms peak_bytes""".split()
+VIEWS = "cells failures latency memory pareto results scores sizes structure tensors vs_dense".split()
+
+
+def test_results_has_exactly_the_designed_columns(ledger: Path) -> None:
+    assert list(query.run(ledger, "FROM results").columns) == RESULTS
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_answers(ledger: Path, view: str) -> None:
+    rows = query.run(ledger, f"FROM {view}")
+    assert len(rows.columns) > 5
+    assert bool(rows.rows) == (view != "failures")
+
+
+def test_every_view_and_column_is_explained(ledger: Path) -> None:
+    described = query.describe(ledger)
+    assert described.columns == ("view", "column", "type", "meaning")
+    assert sorted({row[0] for row in described.rows}) == VIEWS
+    assert [row for row in described.rows if not row[3]] == []
+    given = [row[1] for row in described.rows if row[0] == "results" and row[1]]
+    assert given == RESULTS
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO base.plans VALUES ('a', 'b', 'c', now())",
+        "CREATE TABLE mine (a INTEGER)",
+        "DELETE FROM base.records",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "COPY (SELECT 1) TO 'out.csv'",
+        "ATTACH 'other.duckdb'",
+        "EXPORT DATABASE 'out'",
+        "INSTALL httpfs",
+        "SET enable_external_access = true",
+        "SET lock_configuration = false",
+    ],
+)
+def test_a_query_can_neither_write_nor_reach_out(
+    ledger: Path, statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = ledger.read_bytes()
+    with pytest.raises(QueryError):
+        query.run(ledger, statement)
+    assert list(tmp_path.iterdir()) == []
+    assert ledger.read_bytes() == before
+
+
+def test_a_query_does_not_see_python_s_variables(ledger: Path) -> None:
+    here = duckdb.sql("SELECT 1 AS a")
+    assert here.fetchall() == [(1,)]
+    with pytest.raises(QueryError, match="here does not exist"):
+        query.run(ledger, "FROM here")
+
+
+def test_a_mistake_is_shown_with_its_line_and_what_was_meant(ledger: Path) -> None:
+    with pytest.raises(QueryError) as caught:
+        query.run(ledger, "SELECT model,\n       scoer\nFROM scores")
+    assert caught.value.message.startswith('line 2: Referenced column "scoer" not found')
+    excerpt, mark = caught.value.message.splitlines()[1:]
+    assert excerpt[mark.index("^") :].startswith("scoer")
+    assert "score" in (caught.value.hint or "")
+    with pytest.raises(QueryError) as caught:
+        query.run(ledger, "FROM resluts")
+    assert caught.value.hint == 'did you mean "results"?'
+    with pytest.raises(QueryError) as caught:
+        query.run(ledger, "SELEC 1")
+    assert "line 1: syntax error" in caught.value.message
+
+
+def test_rows_come_as_csv_json_and_markdown() -> None:
+    table = query.Table(("a", "b", "c"), ((1.5, None, "x|y\nz"), (float("nan"), [1, 2], 'say "hi", twice')))
+    rows = list(csv.reader(io.StringIO(query.render(table, "csv"))))
+    assert rows == [["a", "b", "c"], ["1.5", "", "x|y\nz"], ["nan", "[1, 2]", 'say "hi", twice']]
+    assert json.loads(query.render(table, "json")) == [
+        {"a": 1.5, "b": None, "c": "x|y\nz"},
+        {"a": None, "b": [1, 2], "c": 'say "hi", twice'},
+    ]
+    assert query.render(table, "markdown").splitlines()[2] == "| 1.5 |  | x\\|y<br>z |"
+
+
+def test_json_of_every_view_is_json(ledger: Path) -> None:
+    for view in VIEWS:
+        table = query.run(ledger, f"FROM {view} LIMIT 20")
+        assert len(json.loads(query.render(table, "json"))) == len(table.rows)
+
+
+@pytest.mark.parametrize("to", ["parquet", "csv"])
+def test_export_to_files(ledger: Path, tmp_path: Path, to: str) -> None:
+    written = export(ledger, to, tmp_path / "out")
+    names = {path.stem for path in written}
+    assert set(VIEWS) < names
+    assert {"base_outcomes", "base_latency_samples"} < names
+    reader = "read_parquet" if to == "parquet" else "read_csv_auto"
+    for name in ("results", "base_outcomes"):
+        found = duckdb.sql(f"SELECT count(*) FROM {reader}('{tmp_path}/out/{name}.{to}')").fetchall()
+        relation = name.replace("base_", "base.")
+        assert found == list(query.run(ledger, f"SELECT count(*) FROM {relation}").rows)
+
+
+def test_export_to_sqlite(ledger: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "l.sqlite"
+    assert export(ledger, "sqlite", out) == [out]
+    wanted = query.run(ledger, "SELECT model, task, score, n, limited FROM results ORDER BY ALL").rows
+    with sqlite3.connect(out) as database:
+        found = database.execute("SELECT model, task, score, n, limited FROM results ORDER BY 1, 2, 3, 4, 5").fetchall()
+        lists = database.execute("SELECT absolute FROM tensors LIMIT 1").fetchone()[0]
+    assert sorted(map(str, found)) == sorted(str((*row[:4], None if row[4] is None else int(row[4]))) for row in wanted)
+    assert json.loads(lists) == [1e-4, 1e-3, 1e-2, 1e-1]
+    with pytest.raises(UserError, match="exists"):
+        export(ledger, "sqlite", out)

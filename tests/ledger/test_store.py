@@ -1,0 +1,158 @@
+"""Records in, once: idempotent, in any order, from any machine, and never from a newer program."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import samples
+
+from sparsebench.errors import LedgerError
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger, bundle
+
+DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND NOT table_name IN ('migrations', 'issued_views')"
+
+
+def contents(path: Path) -> dict[str, list[str]]:
+    """Every base table's rows, without their order."""
+    names = sorted(name for (name,) in query.run(path, DUMPED).rows)
+    return {name: sorted(map(str, query.run(path, f"FROM base.{name}").rows)) for name in names}
+
+
+def test_the_same_records_again_change_nothing(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
+    path = tmp_path / "again.duckdb"
+    assert Ledger(path).ingest(found) == len(found)
+    before = contents(path)
+    assert all(before[table] for table in before)
+    assert Ledger(path).ingest(found) == 0
+    assert Ledger(path).ingest([*found[:3], *found[:3]]) == 0
+    assert contents(path) == before == contents(ledger)
+
+
+def test_a_record_twice_in_one_call_comes_in_once(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "twice.duckdb"
+    assert Ledger(path).ingest([found[1], found[1], found[0], found[0]]) == 2
+    assert query.run(path, "SELECT count(*) FROM base.records").rows == ((1,),)
+
+
+def test_rebuilt_from_files_and_bundles_in_any_order_it_is_equal(
+    found: list[dict[str, Any]], ledger: Path, tmp_path: Path
+) -> None:
+    loose, rest, packed = tmp_path / "loose", tmp_path / "rest", tmp_path / "packed"
+    for folder, part in ((loose, found[::2]), (rest, found[1::2])):
+        folder.mkdir()
+        for number, record in enumerate(reversed(part)):
+            (folder / f"{number:03d}.done.json").write_text(json.dumps(record))
+    (loose / ".half.json.123").write_text('{"format": 1, ')
+    assert bundle(rest, packed / "rest.jsonl.zst") == len(found[1::2])
+    path = tmp_path / "rebuilt.duckdb"
+    assert Ledger(path).rebuild([packed, loose]) == len(found)
+    assert contents(path) == contents(ledger)
+
+
+def test_a_bundle_is_small_and_the_same_every_time(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for number, record in enumerate(found):
+        (folder / f"{number}.done.json").write_text(json.dumps(record))
+    for name in ("a", "b"):
+        bundle(folder, tmp_path / f"{name}.jsonl.zst")
+    first, second = ((tmp_path / f"{name}.jsonl.zst").read_bytes() for name in ("a", "b"))
+    assert first == second
+    assert len(first) < sum(path.stat().st_size for path in folder.iterdir()) / 5
+
+
+def test_the_newest_record_of_a_cell_counts(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    score = next(record for record in found if record.get("stage") == "benchmarks")
+    failed = copy.deepcopy(score) | {"status": "failed", "reason": "out of memory", "result": None}
+    failed["started_at"] = (samples.START - timedelta(hours=1)).isoformat()
+    path = tmp_path / "retry.duckdb"
+    Ledger(path).ingest([failed])
+    assert query.run(path, "SELECT reason FROM failures").rows == (("out of memory",),)
+    Ledger(path).ingest([score])
+    assert query.run(path, "SELECT reason FROM failures").rows == ()
+    assert query.run(path, "SELECT count(*) FROM scores").rows == ((1,),)
+    assert query.run(path, "SELECT count(*) FROM base.records").rows == ((2,),)
+
+
+def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "held.duckdb"
+    script = f"import duckdb, sys; held = duckdb.connect({str(path)!r}); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin and holder.stdout
+    try:
+        holder.stdout.readline()
+        with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b.*0\.2 s"):
+            Ledger(path, patience=0.2).ingest([{"format": 1}])
+        with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b"):
+            query.run(path, "SELECT 1", patience=0.2)
+    finally:
+        holder.stdin.close()
+        holder.wait()
+
+
+def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "shared.duckdb"
+    cells = [record for record in found if record.get("stage") in ("storage", "sparsify")]
+    script = (
+        "import json, sys; from pathlib import Path; from sparsebench.ledger.store import Ledger\n"
+        f"for record in json.load(sys.stdin): Ledger(Path({str(path)!r})).ingest([record])"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, text=True) for _ in range(2)]
+    for writer, part in zip(writers, (cells[::2], cells[1::2]), strict=True):
+        assert writer.stdin
+        writer.stdin.write(json.dumps(part))
+        writer.stdin.close()
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert query.run(path, "SELECT count(*) FROM base.records").rows == ((len(cells),),)
+
+
+def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    text, foreign = tmp_path / "notes.duckdb", tmp_path / "foreign.duckdb"
+    text.write_text("not a database, but long enough to have a header of some kind" * 100)
+    duckdb.connect(str(foreign)).execute("CREATE TABLE mine (a INTEGER)").close()
+    for path, words in ((text, "not a valid DuckDB"), (foreign, "not a ledger of sparsebench")):
+        with pytest.raises(LedgerError, match=words):
+            Ledger(path).ingest(found[:1])
+        with pytest.raises(LedgerError, match=words):
+            query.run(path, "SELECT 1")
+    with pytest.raises(LedgerError, match="no ledger at"):
+        query.run(tmp_path / "absent.duckdb", "SELECT 1")
+    assert not (tmp_path / "absent.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.json", '{"format": 1', "a.json: not JSON"),
+        ("a.json", '{"cell": 1}', "a.json: not a record"),
+        ("a.json", '{"format": 99}', "a.json: record format 99, this program reads 1"),
+        ("a.jsonl.zst", "plain text", "a.jsonl.zst: not a whole zstd file"),
+    ],
+)
+def test_a_broken_record_file_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LedgerError, match=words):
+        Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
+
+
+def test_a_broken_line_of_a_bundle_is_named(tmp_path: Path, found: list[dict[str, Any]]) -> None:
+    import zstandard
+
+    lines = json.dumps(found[1]) + "\n" + '{"format": 2}\n'
+    (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
+    with pytest.raises(LedgerError, match=r"b\.jsonl\.zst, line 2: record format 2"):
+        Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="nowhere: does not exist"):
+        Ledger(tmp_path / "x.duckdb").rebuild([tmp_path / "nowhere"])
