@@ -2,8 +2,9 @@
 
     python benchmarks/storage.py [--blocks 2] [--dtype BF16 --dtype F32] [--sparsity 0.5 …] [--folder FOLDER]
 
-Prints a Markdown table. MB/s are dense bytes over wall time, best of three, files in the page cache. The floor is the
-same traffic without any packing: read the dense bytes, write as many bytes as the packed file has.
+Prints a Markdown table. MB/s are dense bytes over wall time / over CPU time, best of three, files in the page cache; where
+the two differ, the process waited for the disk or for other processes. The floor is the same traffic without any
+packing: read the dense bytes, write as many bytes as the packed file has.
 """
 
 from __future__ import annotations
@@ -53,16 +54,17 @@ def write_model(folder: Path, blocks: int, dtype: str, sparsity: float) -> int:
     return end // item
 
 
-def best(act: Callable[[], object], clear: Path | None = None) -> float:
-    """The shortest wall time of a few repetitions, in seconds."""
-    times = []
+def rates(amount: float, act: Callable[[], object], clear: Path | None = None) -> str:
+    """``amount`` per second, by wall time and by CPU time, the best of a few repetitions of each."""
+    wall, cpu = [], []
     for _ in range(REPEATS):
         if clear:
             shutil.rmtree(clear, ignore_errors=True)
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         act()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        wall.append(time.perf_counter() - start[0])
+        cpu.append(time.process_time() - start[1])
+    return f"{amount / min(wall):.0f} / {amount / min(cpu):.0f}"
 
 
 def floor(source: Path, target: Path, size: int) -> None:
@@ -78,23 +80,20 @@ def row(work: Path, blocks: int, dtype: str, sparsity: float) -> str:
     dense, packed, restored = work / "dense", work / "packed", work / "restored"
     weights = write_model(dense, blocks, dtype, sparsity)
     summary = pack(dense, packed)
-    packing = best(lambda: pack(dense, packed), packed)
-    unpacking = best(lambda: unpack(packed, restored), restored)
+    megabytes = summary.dense_bytes / 1e6
+    speeds = [
+        rates(megabytes, lambda: pack(dense, packed), packed),
+        rates(megabytes, lambda: unpack(packed, restored), restored),
+        rates(megabytes, lambda: floor(dense / "model.safetensors", work / "floor", summary.packed_bytes)),
+        rates(weights / 1e6, lambda: assess(dense, "decoder", [1e-3, 1e-2], [0.1, 0.5, 1.0])),
+    ]
     if (restored / "model.safetensors").read_bytes() != (dense / "model.safetensors").read_bytes():
         raise SystemExit(f"{dtype} at {sparsity:.0%} does not come back")
-    lowest = best(lambda: floor(dense / "model.safetensors", work / "floor", summary.packed_bytes))
-    assessing = best(lambda: assess(dense, "decoder", [1e-3, 1e-2], [0.1, 0.5, 1.0]))
     result = measure(dense, "decoder", ["packed"], work)
-    megabytes = summary.dense_bytes / 1e6
-    encoding = " ".join(sorted(summary.encodings))
-    shares = (
-        100 * size / summary.dense_bytes
-        for size in (result.sizes[0].bytes, result.raw_value_bound, result.entropy_bound)
-    )
-    return (
-        f"| {dtype} | {sparsity:.0%} | {encoding} | {megabytes / packing:.0f} | {megabytes / unpacking:.0f} "
-        f"| {megabytes / lowest:.0f} | {' | '.join(f'{share:.2f}%' for share in shares)} | {weights / assessing / 1e6:.0f} |"
-    )
+    sizes = (result.sizes[0].bytes, result.raw_value_bound, result.entropy_bound)
+    shares = [f"{100 * size / summary.dense_bytes:.2f}%" for size in sizes]
+    cells = [dtype, f"{sparsity:.0%}", " ".join(sorted(summary.encodings)), *speeds, *shares]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -105,9 +104,9 @@ def main() -> None:
     parser.add_argument("--sparsity", action="append", type=float)
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     chosen = parser.parse_args()
-    print("| dtype | sparsity | encoding | pack MB/s | unpack MB/s | floor MB/s | packed | raw-value bound "
-          "| entropy bound | structure M weights/s |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    speeds = ["pack MB/s", "unpack MB/s", "floor MB/s", "structure M weights/s"]
+    columns = ["dtype", "sparsity", "encoding", *speeds, "packed", "raw-value bound", "entropy bound"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for dtype in chosen.dtype or ["BF16", "F32"]:
         for sparsity in chosen.sparsity or [0.0, 0.1, 0.5, 0.9, 0.95, 0.99]:
             with tempfile.TemporaryDirectory(dir=chosen.folder) as work:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+
+if TYPE_CHECKING:
+    from sparsebench.structure.summary import Row
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)
@@ -46,7 +49,7 @@ def inspect(
         rows = [asdict(row) for row in summary(result)]
         emit_json(asdict(result) | {"summary": rows} if tensors else {"family": model.family, "summary": rows})
         return
-    heads = [f"|w| ≥ {t:g}·rms" for t in result.relative]
+    heads = [f"≥{t:g}" for t in result.relative]
     if tensors:
         emit_table(
             ["tensor", "kind", "weights", "zeros", *heads],
@@ -65,13 +68,21 @@ def inspect(
         return
     emit_table(
         ["what", "weights", "zeros", *heads],
-        [[_what(row), row.weights, _share(row.zeros), *map(_share, row.far_from_zero)] for row in summary(result)],
-        title=f"{model.name}: share of weights far from zero",
+        [
+            [
+                _what(row, model.family == "encoder-decoder"),
+                row.weights,
+                _share(row.zeros),
+                *map(_share, row.far_from_zero),
+            ]
+            for row in summary(result)
+        ],
+        title=f"{model.name}: share of weights with |w| at or above a multiple of their tensor's rms",
     )
 
 
-def _what(row) -> str:  # type: ignore[no-untyped-def]
-    side = f"{row.side} " if row.side and row.scope in ("layer", "kind") else ""
+def _what(row: Row, sides: bool) -> str:
+    side = f"{row.side} " if sides and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
         return f"{side}layer {row.layer}"
     return f"{side}{row.kind}" if row.scope == "kind" else row.scope

@@ -38,11 +38,15 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for place, column in enumerate(columns):
-        numeric = all(isinstance(row[place], int | float) or row[place] is None for row in shown) and shown
+        numeric = shown and all(_is_number(row[place]) for row in shown)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
     Console(highlight=False).print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and value.endswith("%"))
 
 
 def cell(value: Any) -> str:

@@ -80,13 +80,13 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     from sparsebench.cli.output import note, size
     from sparsebench.plan.estimate import total_seconds
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import needs
+    from sparsebench.plan.resources import needs, slots
     from sparsebench.run.display import duration
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
     work = jobs(ready.plan, cells, space.present)
-    times = total_seconds(work, ready.sizes)
+    times = total_seconds(work, ready.sizes, slots(ready))
     stages = Counter(cell.stage for cell in cells)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
     if not cells:
@@ -94,4 +94,6 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
     need = needs(ready, work)
-    note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; {size(need.fetch)} to fetch")
+    packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
+    fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
+    note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
 from sparsebench.figures import style
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHIPPED = Path(__file__).parent / "shipped"
 LOCAL = Path("figures")
@@ -54,7 +58,7 @@ def render(
     return [_render(known[name], ledger, out, formats) for name in names or known]
 
 
-def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> None:
+def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> Figure:
     """Draw the rows of ``table``, at least one, and write the picture to each of ``paths``."""
     from sparsebench.figures.canvas import Canvas, styled
 
@@ -69,6 +73,7 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> None:
         canvas.close()
         for path in paths:
             style.save(canvas.figure, path)
+    return canvas.figure
 
 
 def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str]) -> Rendered:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Config = dict[str, str | bool | int | float | list[str]]
 STORAGE = "v1.4.0"
 """The storage format of new ledgers: older DuckDB clients can open them."""
+BIRTH = 1.0
+"""Seconds for which a file without a valid header may be one that another process is just creating."""
+_INVALID = "not a valid DuckDB database"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 _SEALED: Config = {
     "enable_external_access": "false",
@@ -60,16 +63,17 @@ def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
     import duckdb
 
-    deadline, pause = time.monotonic() + patience, 0.02
+    started, pause = time.monotonic(), 0.02
     while True:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=config)
         except (duckdb.IOException, duckdb.ConnectionException) as error:
             # A ConnectionException here means that this very process has it open the other way.
             holder = _HOLDER.search(str(error))
-            if not holder and not isinstance(error, duckdb.ConnectionException):
+            unfinished = _INVALID in str(error) and time.monotonic() < started + BIRTH
+            if not holder and not unfinished and not isinstance(error, duckdb.ConnectionException):
                 raise _broken(path, error) from error
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= started + max(patience, BIRTH if unfinished else 0.0):
                 who = f"process {holder[2]} ({Path(holder[1]).name})" if holder else "another thread of this process"
                 raise LedgerError(
                     f"{path}: locked by {who} for more than {patience:g} s", f"wait until {who} has finished, or end it"
@@ -80,6 +84,6 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
 
 def _broken(path: Path, error: Exception) -> LedgerError:
     reason = str(error).splitlines()[0].removeprefix("IO Error: ")
-    if "not a valid DuckDB database" in reason or "newer" in reason.lower():
+    if _INVALID in reason or "newer" in reason.lower():
         return LedgerError(f"{path}: {reason}", "name another file with --ledger, or upgrade duckdb")
     return LedgerError(f"{path}: cannot be opened ({reason})", "check that the folder exists and may be written")

@@ -30,11 +30,10 @@ STEPS = 14
 
 @dataclass(frozen=True)
 class ModelSize:
-    """``parameters`` in all, ``bytes`` on disk in the working precision, ``fetch`` bytes still to download."""
+    """``parameters`` in all, ``bytes`` on disk in the working precision."""
 
     parameters: int
     bytes: int
-    fetch: int = 0
 
 
 def seconds_of(cell: Cell, size: ModelSize) -> float:
@@ -68,15 +67,16 @@ def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
     size = sizes[job.variants[0].model]
     own = sum(seconds_of(cell, size) for cell in job.cells)
     if job.kind == "prepare":
-        own += size.fetch / 20e6 + size.bytes / SWEEP_BYTES
+        own += 2 * size.bytes / SWEEP_BYTES
     if job.kind == "make":
         own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES)
     return START_SECONDS[job.kind] + own
 
 
-def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize]) -> dict[str, float]:
-    """Seconds by kind of job."""
+def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:
+    """Wall seconds by kind of job; what is not timed runs ``slots`` at once."""
     totals: dict[str, float] = {}
     for job in jobs:
-        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes)
+        share = 1 if job.exclusive else slots
+        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes) / share
     return totals

@@ -52,6 +52,10 @@ class Prepared:
     cache: sources.Cache
     sizes: dict[str, ModelSize]
 
+    def has(self, model: str) -> bool:
+        """Whether the model lies prepared in the work folder."""
+        return (self.work / "models" / self.plan.dense[model].id / "config.json").is_file()
+
 
 def prepare(request: Request) -> Prepared:
     """Load, check and expand a manifest.
@@ -68,7 +72,7 @@ def prepare(request: Request) -> Prepared:
     sizes = {}
     for model in plan.models:
         folder = work / "models" / plan.dense[model.name].id
-        sizes[model.name] = model_size(model, configs.get(model.name), folder, cache, request.offline)
+        sizes[model.name] = model_size(model, configs.get(model.name), folder)
     return Prepared(request, manifest, plan, ledger_path(request.ledger, manifest.ledger), work, cache, sizes)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparsebench import environment
+from sparsebench import environment, sources
+from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Job
+from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.preflight import Prepared
 
 PROCESS_BYTES = 700_000_000
@@ -18,33 +20,49 @@ MOST_SLOTS = 4
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes: on disk in the work folder, in memory, and to download."""
+    """Bytes: on disk in the work folder, in memory, and to download; ``packages`` of unknown size come on top."""
 
     disk: int
     memory: int
     fetch: int
+    packages: int
 
 
-def needs(ready: Prepared, jobs: Iterable[Job]) -> Needs:
+def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     """The needs of ``jobs``: all dense models, the widest sweep's folders, the packed copies kept, two models when timed."""
-    dense = widest = kept = memory = fetch = 0
-    seen: set[str] = set()
+    models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
+    widest = kept = memory = 0
     for job in jobs:
-        model = job.variants[0].model
-        size = ready.sizes[model]
-        if model not in seen:
-            seen.add(model)
-            dense += size.bytes
-            fetch += size.fetch
+        size = models[job.variants[0].model]
         if job.kind == "make":
             widest = max(widest, size.bytes * len(job.makes))
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
-        # A timed pair is two models beside the mapped files; sharded ranks hold shares of both.
-        held = {"latency": 2.2, "memory": 1.2, "benchmarks": 1.3}.get(job.kind, 0.2)
-        ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
-        memory = max(memory, int(size.bytes * held) + PROCESS_BYTES * ranks)
-    return Needs(dense + widest + kept, memory, fetch)
+        memory = max(memory, _memory(job, size))
+    fetch, packages = _downloads(ready, jobs)
+    return Needs(sum(size.bytes for size in models.values()) + widest + kept, memory, fetch, packages)
+
+
+def _memory(job: Job, size: ModelSize) -> int:
+    """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
+    held = {"latency": 2.2, "memory": 1.2, "benchmarks": 1.3}.get(job.kind, 0.2)
+    ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
+    return int(size.bytes * held) + PROCESS_BYTES * ranks
+
+
+def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
+    """Bytes that models and benchmark data will take to download, and how many packages of unknown size."""
+    wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
+    tasks = {cell.settings["task"] for job in jobs for cell in job.cells if cell.stage == "benchmarks"}
+    wanted |= {source for task in tasks for source in data_sources(task)}
+    known, packages = 0, set()
+    for text in sorted(wanted - {"random"}):
+        source = sources.parse(text)
+        size = sources.size(source, ready.cache, ready.request.offline)
+        if size is None:
+            packages |= {f"{part.project}=={part.version}" for part in source.parts} or {text}
+        known += size or 0
+    return known, len(packages)
 
 
 def slots(ready: Prepared) -> int:

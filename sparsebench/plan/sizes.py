@@ -6,35 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench import sources
-from sparsebench.errors import ModelError, SourceError
+from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.plan.estimate import ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
-UNKNOWN = 150_000_000
+UNKNOWN = 500_000_000
+PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
+"""Parameters of a model nobody has read yet. A package index takes files up to 100 MB by default: about 160M weights of
+4 bits or 25M of 32."""
 
 
-def model_size(
-    model: Model, config: Mapping[str, Any] | None, folder: Path, cache: sources.Cache, offline: bool
-) -> ModelSize:
-    """Parameters, bytes in the working precision and bytes to fetch; the last is 0 when nobody can say."""
+def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
+    """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config."""
     try:
         tensors = Checkpoint(folder).tensors.values()
         return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors))
     except ModelError:
         pass
-    count = parameters(config) if config else UNKNOWN
-    fetch = 0
-    if model.source != "random":
-        try:
-            fetch = sources.size(sources.parse(model.source), cache, offline) or 0
-        except SourceError:
-            fetch = 0
+    count = parameters(config) if config else _guess(str(model.source))
     stored = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(stored)
-    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), fetch)
+    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4))
+
+
+def _guess(source: str) -> int:
+    if "wheel" not in source:
+        return UNKNOWN
+    return PACKAGED["gguf" if ".gguf" in source.lower() else "other"]
 
 
 def parameters(config: Mapping[str, Any]) -> int:

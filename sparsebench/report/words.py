@@ -40,7 +40,8 @@ def sparsity(share: float) -> str:
 
 def points(share: float) -> str:
     """A difference between two shares in percentage points, to two significant digits."""
-    return "0" if share == 0 else f"{100 * share:.2g} percentage points"
+    shown = f"{100 * share:.2g}" if share >= 1e-5 or share == 0 else "less than 0.001"
+    return f"{shown} percentage points"
 
 
 def listed(words: Sequence[object]) -> str:

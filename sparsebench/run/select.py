@@ -1,4 +1,8 @@
-"""Which cells run and why: new, done, failed before, settings changed, left out by ``--only``."""
+"""Which cells run and why.
+
+``new``, ``done``, ``not reached yet``, ``skipped before``, ``failed before`` (runs with --retry-failed), ``unsupported`` (with
+these versions), ``changed`` (its settings, source or versions: the fingerprint is another), ``left out by --only``.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +40,13 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
         elif status == "done":
             found.append(Decision(cell, False, "done"))
         elif status == "failed":
-            found.append(
-                Decision(cell, retry_failed, "failed before" + ("" if retry_failed else ": see --retry-failed"))
-            )
+            found.append(Decision(cell, retry_failed, "failed before"))
         elif status == "unsupported":
-            found.append(Decision(cell, False, "unsupported with these versions"))
+            found.append(Decision(cell, False, "unsupported"))
         elif status == "skipped":
             found.append(Decision(cell, True, "skipped before"))
         else:
-            changed = (cell.variant.label, cell.label) in before
-            found.append(Decision(cell, True, "its settings, source or versions changed" if changed else "new"))
+            found.append(Decision(cell, True, _why_open(cell, before)))
     return found
 
 
@@ -87,9 +88,16 @@ def _value(cell: Cell, key: str, values: set[str]) -> bool:
     return str(getattr(cell.variant, key)) in values
 
 
-def _previous(path: Path) -> set[tuple[str, str]]:
-    """Variant and cell labels of the manifest's last plan, to tell a changed cell from a new one."""
+def _why_open(cell: Cell, before: dict[str, tuple[str, str]]) -> str:
+    """A cell without a record: planned before and not reached, or the same words with another fingerprint, or new."""
+    if cell.id in before:
+        return "not reached yet"
+    return "changed" if (cell.variant.label, cell.label) in before.values() else "new"
+
+
+def _previous(path: Path) -> dict[str, tuple[str, str]]:
+    """Variant and cell labels of the manifest's last plan, by cell id."""
     if not path.is_file():
-        return set()
+        return {}
     cells = json.loads(path.read_text())["cells"]
-    return {(Variant(**cell["variant"]).label, cell["label"]) for cell in cells}
+    return {cell["cell_id"]: (Variant(**cell["variant"]).label, cell["label"]) for cell in cells}

@@ -15,10 +15,25 @@ from sparsebench.errors import QueryError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.export import export
 
-RESULTS = """manifest variant_id model family weights method granularity pattern sparsity achieved_sparsity seed calibration dtype
-    machine task metric score low high n limited chance dense_score recovery verdict bytes_dense bytes_packed engine ranks workload
-    prefill_ms decode_ms peak_bytes""".split()
-VIEWS = "cells failures latency memory pareto results scores sizes structure tensors vs_dense".split()
+RESULTS = [
+    *("manifest", "variant_id", "model", "family", "weights", "method", "granularity", "pattern", "sparsity"),
+    *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "score", "low", "high", "n"),
+    *("limited", "chance", "dense_score", "recovery", "verdict", "bytes_dense", "bytes_packed", "engine", "ranks"),
+    *("workload", "prefill_ms", "decode_ms", "peak_bytes"),
+]
+VIEWS = [
+    "cells",
+    "failures",
+    "latency",
+    "memory",
+    "pareto",
+    "results",
+    "scores",
+    "sizes",
+    "structure",
+    "tensors",
+    "vs_dense",
+]
 
 
 def test_results_has_exactly_the_designed_columns(ledger: Path) -> None:

@@ -23,8 +23,9 @@ DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND 
 
 def contents(path: Path) -> dict[str, list[str]]:
     """Every base table's rows, without their order."""
-    names = sorted(name for (name,) in query.run(path, DUMPED).rows)
-    return {name: sorted(map(str, query.run(path, f"FROM base.{name}").rows)) for name in names}
+    with duckdb.connect(str(path), read_only=True) as connection:
+        names = sorted(name for (name,) in connection.execute(DUMPED).fetchall())
+        return {name: sorted(map(str, connection.execute(f"FROM base.{name}").fetchall())) for name in names}
 
 
 def test_the_same_records_again_change_nothing(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:

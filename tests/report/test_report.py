@@ -294,3 +294,11 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
     done = CliRunner().invoke(app, ["--ledger", str(ledger), "--out", "out/page.md"])
     assert (done.exit_code, done.stdout) == (0, "out/page.md\n")
     assert (tmp_path / "out" / "page.md").read_text() == report
+
+
+def test_a_task_that_does_not_notice_is_called_blind(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 2.5)
+    text = write()
+    assert "no loss detected at any sparsity measured, up to 90%; *better* than dense at 50% and 90%" in text
+    assert "90% on piqa, which does not notice" in text
+    assert "no loss is detected even at 90%, and the score is *better* than dense at 50% and 90%" in text

@@ -24,6 +24,14 @@ def test_a_share_is_never_rounded_to_nothing_or_to_all(share: float, digits: int
     assert words.percent(share, digits) == text
 
 
+def test_a_difference_of_shares_is_in_points() -> None:
+    assert [words.points(share) for share in (0, 7e-7, 0.0079)] == [
+        "0 percentage points",
+        "less than 0.001 percentage points",
+        "0.79 percentage points",
+    ]
+
+
 def test_a_sparsity_reads_as_it_was_asked_for() -> None:
     assert [words.sparsity(share) for share in (0.1, 0.995, 1 - 1 / 3)] == ["10%", "99.5%", "66.6667%"]
 

@@ -6,8 +6,9 @@ WITH made AS (
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )
-SELECT model, weights, concat_ws(' ', method, nullif(if(pattern = 'unstructured', granularity, pattern), '')) AS label, sparsity, seed,
+SELECT model, weights, concat_ws(' ', method, nullif(if(pattern = 'unstructured', granularity, pattern), '')) AS label, pattern,
+       sparsity, seed,
        achieved_sparsity, abs(achieved_sparsity - sparsity) AS off, zero_share AS achieved_all
 FROM made
 LEFT JOIN everything USING (variant_id)
-ORDER BY weights = 'random', model, method, label, sparsity, seed
+ORDER BY weights = 'random', model, method, pattern <> 'unstructured', label, sparsity, seed

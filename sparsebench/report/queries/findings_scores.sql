@@ -1,5 +1,5 @@
--- Per model, task and method: the largest sparsity up to which no difference from dense was detected at any sparsity
--- measured, the first at which a loss was, and the one from which on no score could be told from chance.
+-- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
+-- measured, the first at which one was, and the one from which on no score could be told from chance.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.chance, s.low <= s.chance AS at_chance, v.verdict, (v.high - v.low) / 2 AS half_width,
@@ -9,11 +9,13 @@ WITH compared AS (
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict IS NOT NULL /* manifests */
     WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity)
+    QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
     SELECT model, weights, dtype, task, metric, n, any_value(limited) AS limited, num_fewshot, method, label, any_value(chance) AS chance,
            any_value(lost_at) AS lost_at, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS kept_to,
            arg_max(half_width, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS half_width,
+           list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label

@@ -8,5 +8,6 @@ SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, w
 FROM latency
 WHERE phase IS NOT NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
-ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, granularity, pattern, sparsity,
+ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
+         pattern, sparsity,
          list_position(['load', 'forward', 'encode', 'prefill', 'decode', 'generate'], phase), record_id

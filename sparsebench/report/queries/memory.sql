@@ -12,4 +12,5 @@ FROM memory
 LEFT JOIN per_rank USING (record_id)
 WHERE phase = 'overall' AND rank IS NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
-ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, granularity, pattern, sparsity, record_id
+ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
+         pattern, sparsity, record_id

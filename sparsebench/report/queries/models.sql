@@ -8,7 +8,8 @@ WITH asked AS (
     GROUP BY variant_id
 )
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
-       coalesce(formats, dtype) AS formats, source, revision
+       coalesce(formats, dtype) AS formats,
+       regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…') AS source, revision
 FROM asked
 JOIN base.variants USING (variant_id)
 LEFT JOIN counted USING (variant_id)

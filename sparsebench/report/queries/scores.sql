@@ -9,4 +9,4 @@ FROM scores s
 LEFT JOIN vs_dense v USING (manifest, record_id)
 WHERE s.weights <> 'random' /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
-ORDER BY s.model, s.dtype, s.task, s.n, s.num_fewshot, s.method <> 'dense', s.method, label, s.sparsity, s.seed, record_id
+ORDER BY s.model, s.dtype, s.task, s.n, s.num_fewshot, s.method <> 'dense', s.method, s.pattern <> 'unstructured', label, s.sparsity, s.seed, record_id

@@ -5,4 +5,5 @@ SELECT DISTINCT model, weights, variant_id, method, granularity, pattern, sparsi
 FROM sizes
 LEFT JOIN (SELECT DISTINCT variant_id, bytes AS dense_bytes FROM sizes WHERE format = 'dense') dense USING (variant_id)
 WHERE format <> 'dense' /* manifests */
-ORDER BY weights = 'random', model, format, method <> 'dense', method, granularity, pattern, sparsity, seed
+ORDER BY weights = 'random', model, format, method <> 'dense', method, pattern <> 'unstructured', granularity,
+         pattern, sparsity, seed

@@ -1,0 +1,208 @@
+"""Pictures: every shipped figure, the same bytes each time, nothing clipped or overlapping, however many series."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebench.errors import QueryError, UserError
+from sparsebench.figures import draw, listing, render, style
+from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures.spec import parse
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+
+NOWHERE = Path("nowhere")
+SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
+
+
+def test_every_shipped_figure_is_rendered_the_same_every_time(ledger: Path, tmp_path: Path) -> None:
+    written = {}
+    for folder in ("first", "second"):
+        for done in render(ledger, [], tmp_path / folder, ("png", "svg", "pdf"), NOWHERE):
+            assert done.skipped == ""
+            assert [path.name for path in done.paths] == [f"{done.name}.{end}" for end in ("png", "svg", "pdf")]
+            for path in done.paths:
+                written.setdefault(path.name, []).append(path.read_bytes())
+    assert len(written) == 12
+    for name, (first, second) in written.items():
+        assert first == second, name
+        assert len(first) > 5000, name
+
+
+def test_a_person_s_own_matplotlib_settings_do_not_change_a_figure(ledger: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    plain = render(ledger, ["size"], tmp_path / "plain", ("png",), NOWHERE)[0].paths[0].read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "text.usetex": False}):
+        other = render(ledger, ["size"], tmp_path / "other", ("png",), NOWHERE)[0].paths[0].read_bytes()
+        assert matplotlib.rcParams["font.size"] == 20
+    assert plain == other
+
+
+def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    import samples
+
+    path = tmp_path / "empty.duckdb"
+    Ledger(path).ingest(samples.sample(samples.small())[:1])
+    found = render(path, [], tmp_path / "out", ("png",), NOWHERE)
+    assert len(found) == 4
+    assert all(done.skipped and not done.paths for done in found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewhere(tmp_path: Path) -> None:
+    import samples
+
+    rehearsed = samples.sample(
+        samples.manifest(
+            models=[{"name": "big", "source": "random", "family": "decoder", "architecture": {"hidden_size": 8}}],
+            sparsify=[{"method": "magnitude", "sparsity": [0.5]}],
+            runtime={"engines": ["deepspeed"], "ranks": [1]},
+        )
+    )
+    path = tmp_path / "rehearsal.duckdb"
+    Ledger(path).ingest(rehearsed)
+    done = {one.name: one for one in render(path, [], tmp_path / "out", ("png",), NOWHERE)}
+    assert bool(done["score"].skipped) and bool(done["structure"].skipped)
+    for name in ("runtime", "size"):
+        facets = query.run(path, parse(SHIPPED / f"{name}.sql").sql).dicts()
+        assert {row["facet"].splitlines()[0] for row in facets} == {"big (random weights)"}
+
+
+def test_an_unknown_figure_is_answered_with_what_was_meant(ledger: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        render(ledger, ["scores"], tmp_path, ("png",), NOWHERE)
+    assert "did you mean score?" in (caught.value.hint or "")
+
+
+def test_a_wrong_query_is_named_with_its_file_and_line(
+    ledger: Path, tmp_path: Path, figure: Callable[..., Any]
+) -> None:
+    figure(
+        "-- title: T\n-- kind: line\n-- x: model\n-- y: score\n\nSELECT model,\n  scoer AS score FROM results\n", "bad"
+    )
+    with pytest.raises(QueryError, match=r"figures/bad\.sql: line 7: Referenced column \"scoer\""):
+        render(ledger, ["bad"], tmp_path, ("png",), tmp_path / "figures")
+
+
+def test_a_figure_of_one_s_own_is_rendered(ledger: Path, tmp_path: Path, figure: Callable[..., Any]) -> None:
+    text = """-- title: Bytes by model
+-- kind: bars
+-- x: model
+-- y: bytes
+
+SELECT model, max(bytes_dense) AS bytes FROM results GROUP BY model ORDER BY model
+"""
+    figure(text, "bytes")
+    done = render(ledger, ["bytes"], tmp_path / "out", ("svg",), tmp_path / "figures")
+    assert done[0].paths[0].read_text().startswith("<?xml")
+
+
+def test_listing_and_help_do_without_matplotlib() -> None:
+    script = (
+        "import sys; from pathlib import Path; from sparsebench import figures; "
+        "assert figures.listing(Path('nowhere')); assert 'matplotlib' not in sys.modules, 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("across", [1, 3])
+def test_the_sparsity_axis_keeps_its_points_apart(across: int) -> None:
+    places = style.spread(np.array(SPARSITIES))
+    inches = (style.WIDTH / across - 0.6) * np.diff(places) / np.ptp(places)
+    assert (inches > 0.12).all()
+    assert style.gather(places) == pytest.approx(SPARSITIES)
+
+
+def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
+    """Lines that fall and cross, with intervals, chance and dense."""
+    generator = np.random.default_rng(series)
+    found = []
+    for facet in range(facets):
+        for name in range(series):
+            for sparsity in SPARSITIES:
+                score = 0.7 - 0.2 * sparsity**3 + 0.02 * generator.normal()
+                found.append(
+                    {
+                        "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5, "dense": 0.7,
+                        "series": f"method-{name}/layer", "facet": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
+                    }
+                )  # fmt: skip
+    return found
+
+
+def overlaps(figure: Any) -> list[str]:
+    """Texts that leave the sheet, and pairs of texts that touch (names of levels may lie on a line, not on a text)."""
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    sheet = figure.bbox
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text.get_window_extent().width > 0
+    ]
+    # Every axis keeps spare tick labels outside of its limits; they are not drawn.
+    boxes = [(text, box) for text, box in boxes if not (box.x0 < -200 or box.y0 < -200)]
+    wrong = [f"{text!r} is clipped" for text, box in boxes if box.x0 < -1 or box.y0 < -1 or box.x1 > sheet.x1 + 1 or box.y1 > sheet.y1 + 1]  # fmt: skip
+    for place, (text, box) in enumerate(boxes):
+        for other, rival in boxes[place + 1 :]:
+            across = min(box.x1, rival.x1) - max(box.x0, rival.x0)
+            down = min(box.y1, rival.y1) - max(box.y0, rival.y0)
+            if across > 1 and down > 1.5:
+                wrong.append(f"{text!r} lies on {other!r}")
+    return wrong
+
+
+@pytest.mark.parametrize("facets", [1, 2, 6])
+@pytest.mark.parametrize("series", [1, 3, 10, 40])
+def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
+    rows = rows_of(series, facets)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
+
+
+@pytest.mark.parametrize("name", ["runtime", "score", "size", "structure"])
+def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str) -> None:
+    spec = parse(SHIPPED / f"{name}.sql")
+    assert overlaps(draw(spec, query.run(ledger, spec.sql), [])) == []
+
+
+@pytest.mark.parametrize(("layers", "models"), [(6, 1), (30, 2), (48, 3)])
+def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
+    kinds = ["encoder q", "encoder k", "decoder cross_q", "decoder gate_up", "decoder down"]
+    rows = tuple(
+        (layer, kind, 0.08 + 0.001 * layer, f"model-{model}")
+        for model in range(models)
+        for kind in kinds
+        for layer in range(layers)
+    )
+    table = query.Table(("layer", "kind", "near_share", "facet"), rows)
+    assert overlaps(draw(parse(SHIPPED / "structure.sql"), table, [])) == []
+
+
+def test_up_to_forty_series_all_look_different() -> None:
+    found = style.looks([str(number) for number in range(40)])
+    assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40
+    first = list(found.values())[:8]
+    assert len({look.colour for look in first}) == len({look.marker for look in first}) == 8
+
+
+def test_neighbouring_series_differ_in_grey_as_well() -> None:
+    first = list(style.looks([str(number) for number in range(10)]).values())
+    assert all(
+        (a.marker, str(a.dashes)) != (b.marker, str(b.dashes))
+        for place, a in enumerate(first)
+        for b in first[place + 1 :]
+    )
+
+
+def test_names_of_all_figures_are_listed() -> None:
+    assert [spec.name for spec in listing(NOWHERE)] == ["runtime", "score", "size", "structure"]

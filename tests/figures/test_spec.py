@@ -1,0 +1,86 @@
+"""Reading a figure's header: every mistake names the file and the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import UserError
+from sparsebench.figures import KEYS, listing, parse
+from sparsebench.figures.draw import SHIPPED
+
+GOOD = "-- title: Mine\n-- kind: line\n-- x: a\n-- y: b\n-- note: one\n-- note: two\n\n-- a comment\nSELECT 1 AS a, 2 AS b\n"
+
+
+def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any]) -> None:
+    spec = figure(GOOD)
+    assert (spec.name, spec.title, spec.kind) == ("mine", "Mine", "line")
+    assert spec.get("note") == "one\ntwo"
+    assert spec.sql == GOOD
+    assert spec.lines["y"] == 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words", "hint"),
+    [
+        ("-- titel: x", "line 5: unknown key `titel`", "did you mean title?"),
+        ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, bars, heatmap"),
+        ("-- xscale: logit", "line 5: `xscale` is 'logit'", "sparsity"),
+        ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
+        ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),
+        ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
+        ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
+        ("-- just words", "line 5: not a `-- key: value` line", "below the header"),
+    ],
+)
+def test_a_wrong_line_is_named(figure: Callable[[str], Any], tmp_path: Path, wrong: str, words: str, hint: str) -> None:
+    lines = GOOD.splitlines()
+    with pytest.raises(UserError) as caught:
+        figure("\n".join([*lines[:4], wrong, *lines[4:]]))
+    assert caught.value.message.startswith(f"{tmp_path}/figures/mine.sql, {words}")
+    assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("heatmap", "value")])
+def test_a_missing_key_is_named(figure: Callable[[str], Any], kind: str, missing: str) -> None:
+    keys = {"title": "T", "kind": kind, "x": "a", "y": "b", "value": "c"}
+    text = "\n".join(f"-- {key}: {value}" for key, value in keys.items() if key != missing)
+    with pytest.raises(UserError, match=f"the header has no `{missing}`"):
+        figure(text + "\nSELECT 1")
+
+
+def test_a_column_that_the_query_does_not_give_is_named(figure: Callable[[str], Any]) -> None:
+    spec = figure(GOOD)
+    with pytest.raises(UserError) as caught:
+        spec.check_columns(("a", "bee"))
+    assert "mine.sql, line 4: `y` names 'b'" in caught.value.message
+    assert caught.value.hint == "it gives a, bee"
+    spec.check_columns(("a", "b"))
+
+
+def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> None:
+    spec = figure(GOOD.replace("-- note: one", "-- reference: lo = chance level, or so; hi"))
+    assert spec.references == {"lo": "chance level, or so", "hi": "hi"}
+    with pytest.raises(UserError, match=r"line 5: `reference` names 'lo'"):
+        spec.check_columns(("a", "b", "hi"))
+
+
+def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:
+    shipped = [parse(path) for path in sorted(SHIPPED.glob("*.sql"))]
+    assert [spec.name for spec in shipped] == ["runtime", "score", "size", "structure"]
+    for spec in shipped:
+        assert set(spec.values) <= set(KEYS)
+        assert spec.get("xlabel")
+        assert spec.get("note")
+
+
+def test_a_file_of_one_s_own_adds_or_overrides(figure: Callable[..., Any], tmp_path: Path) -> None:
+    figure(GOOD, "extra")
+    figure(GOOD, "score")
+    found = {spec.name: spec for spec in listing(tmp_path / "figures")}
+    assert sorted(found) == ["extra", "runtime", "score", "size", "structure"]
+    assert found["score"].title == found["extra"].title == "Mine"
+    assert found["size"].path.parent == SHIPPED

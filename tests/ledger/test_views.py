@@ -1,0 +1,268 @@
+"""What the views say: pairing with dense whenever it comes, Holm, recovery, verdicts, planned cells, the first runtime."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import samples
+
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+
+
+def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
+    """The records with these values of stage, or of the variant's fields."""
+    return [
+        record
+        for record in found
+        if "variant" in record and all((record | record["variant"])[key] == value for key, value in wanted.items())
+    ]
+
+
+def outcomes(values: list[int], task: str = "piqa") -> dict[str, Any]:
+    """A benchmark's result with these 0/1 outcomes."""
+    documents = [
+        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": None} for at, value in enumerate(values)
+    ]
+    score = sum(values) / len(values)
+    fixed = {"metric": "acc", "stderr": 0.0, "limited": False, "chance": 0.5, "protocol": {}}
+    return fixed | {"task": task, "score": score, "n": len(values), "outcomes": documents}
+
+
+@pytest.fixture
+def scored(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The dense model's and one variant's record of one task, outcomes to be set."""
+    dense, variant = (
+        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0])
+        for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
+    )
+    return [dense, variant]
+
+
+def test_every_variant_has_its_score_beside_the_dense_one(ledger: Path) -> None:
+    rows = query.run(ledger, "FROM results ORDER BY model, task, sparsity, method").dicts()
+    assert len(rows) == 3 * 4
+    dense = {(row["model"], row["task"]): row["score"] for row in rows if row["method"] == "dense"}
+    assert len(dense) == 3
+    for row in rows:
+        assert row["dense_score"] == dense[row["model"], row["task"]]
+        assert row["low"] < row["score"] < row["high"]
+        assert (row["verdict"] is None) == (row["method"] == "dense")
+        assert row["sparsity"] == (0.0 if row["method"] == "dense" else row["sparsity"])
+        assert row["achieved_sparsity"] == pytest.approx(row["sparsity"], abs=1e-3)
+    assert {row["verdict"] for row in rows} == {None, "worse", "no difference detected"}
+
+
+def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
+    path = tmp_path / "late.duckdb"
+    dense = of(found, method="dense")
+    Ledger(path).ingest([record for record in found if record not in dense])
+    assert query.run(path, "FROM vs_dense").rows == ()
+    for record in dense:
+        Ledger(path).ingest([record])
+    asked = "SELECT * FROM vs_dense ORDER BY ALL"
+    assert query.run(path, asked).rows == query.run(ledger, asked).rows
+
+
+def test_a_new_dense_record_is_compared_again(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    path = tmp_path / "again.duckdb"
+    dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
+    Ledger(path).ingest(scored)
+    assert query.run(path, "SELECT difference FROM vs_dense").rows == ((-0.5,),)
+    later = copy.deepcopy(dense) | {"started_at": (samples.START + timedelta(days=1)).isoformat()}
+    later["result"] = outcomes([1] * 30 + [0] * 10)
+    Ledger(path).ingest([later])
+    assert query.run(path, "SELECT difference, dense_score FROM vs_dense").rows == ((-0.25, 0.75),)
+
+
+@pytest.mark.parametrize(
+    ("dense", "variant", "verdict", "recovery"),
+    [
+        ([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, "no difference detected", 1.0),
+        ([1] * 80 + [0] * 20, [0] * 20 + [1] * 60 + [0] * 20, "worse", 1 / 3),
+        ([1] * 70 + [0] * 30, [1] * 90 + [0] * 10, "better", 2.0),
+        ([1] * 80 + [0] * 20, [0, 1] * 10 + [1] * 60 + [0] * 20, "worse", 2 / 3),
+        ([1, 0] * 50, [1, 0] * 50, "no difference detected", None),  # a dense model at chance has nothing to recover
+    ],
+)
+def test_verdict_and_recovery(
+    scored: list[dict[str, Any]],
+    tmp_path: Path,
+    dense: list[int],
+    variant: list[int],
+    verdict: str,
+    recovery: float | None,
+) -> None:
+    for record, values in zip(scored, (dense, variant), strict=True):
+        record["result"] = outcomes(values)
+    Ledger(tmp_path / "v.duckdb").ingest(scored)
+    row = query.run(tmp_path / "v.duckdb", "FROM vs_dense").dicts()[0]
+    assert row["verdict"] == verdict
+    assert row["recovery"] == pytest.approx(recovery)
+    changes = [v - d for v, d in zip(variant, dense, strict=True)]
+    assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
+
+
+def test_only_the_same_documents_are_compared(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 30), outcomes([0] * 40)
+    dense["result"]["outcomes"][0]["doc_hash"] = "another prompt"
+    Ledger(tmp_path / "d.duckdb").ingest(scored)
+    assert query.run(tmp_path / "d.duckdb", "SELECT pairs, lost FROM vs_dense").rows == ((29, 29),)
+
+
+def test_other_settings_are_not_compared_and_key_order_does_not_matter(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, _ = scored
+    dense["settings"] = dict(reversed(dense["settings"].items()))
+    Ledger(tmp_path / "same.duckdb").ingest(scored)
+    assert query.run(tmp_path / "same.duckdb", "SELECT count(*) FROM vs_dense").rows == ((1,),)
+    dense["settings"] = dense["settings"] | {"limit": 7}
+    Ledger(tmp_path / "other.duckdb").ingest(scored)
+    assert query.run(tmp_path / "other.duckdb", "SELECT count(*) FROM vs_dense").rows == ((0,),)
+
+
+def test_holm_across_the_tasks_of_a_variant(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Three tasks whose p values are small, middling and large, against Holm's rule written out."""
+    lost = {"a": 12, "b": 7, "c": 2}
+    records = []
+    for method, sparsity in (("dense", 0.0), ("magnitude", 0.5)):
+        first = of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0]
+        for task, count in lost.items():
+            record = copy.deepcopy(first) | {"cell_id": f"{method}-{task}", "settings": {"task": task}}
+            record["result"] = outcomes([1] * 50 if method == "dense" else [0] * count + [1] * (50 - count), task)
+            records.append(record)
+    Ledger(tmp_path / "h.duckdb").ingest(records)
+    rows = query.run(tmp_path / "h.duckdb", "SELECT task, p, p_holm, verdict FROM vs_dense ORDER BY p").dicts()
+    assert [row["p"] for row in rows] == pytest.approx([2 * 0.5 ** lost[row["task"]] for row in rows])
+    running = 0.0
+    for place, row in enumerate(rows):
+        running = max(running, min(1.0, (3 - place) * row["p"]))
+        assert row["p_holm"] == pytest.approx(running)
+    assert [row["verdict"] for row in rows] == ["worse", "worse", "no difference detected"]
+
+
+def test_cells_that_have_no_record_are_missing(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "part.duckdb"
+    Ledger(path).ingest(found[:5])
+    rows = dict(query.run(path, "SELECT status, count(*) FROM cells GROUP BY 1").rows)
+    assert rows == {"done": 4, "missing": len(found[0]["cells"]) - 4}
+    assert query.run(path, "SELECT count(*) FROM cells WHERE model IS NULL OR label IS NULL").rows == ((0,),)
+
+
+def test_the_newest_plan_says_what_belongs_to_a_manifest(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "plans.duckdb"
+    shorter = found[0] | {
+        "written_at": (samples.START + timedelta(hours=1)).isoformat(),
+        "cells": found[0]["cells"][:3],
+    }
+    Ledger(path).ingest([*found, shorter])
+    assert query.run(path, "SELECT count(*) FROM cells").rows == ((3,),)
+
+
+def test_a_cell_of_two_manifests_shows_in_both(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "two.duckdb"
+    Ledger(path).ingest([*found, found[0] | {"manifest": "other"}])
+    rows = query.run(path, "SELECT manifest, count(*) FROM results GROUP BY 1 ORDER BY 1").rows
+    assert rows == (("other", 12), ("sample", 12))
+
+
+def test_records_without_a_plan_show_as_well(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bare.duckdb"
+    Ledger(path).ingest(found[1:])
+    asked = "SELECT * FROM results ORDER BY ALL"
+    assert query.run(path, asked).rows == query.run(ledger, asked).rows
+
+
+def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "unscored.duckdb"
+    Ledger(path).ingest([record for record in found if record.get("stage") != "benchmarks"])
+    rows = query.run(path, "SELECT task, count(*), count(bytes_packed) FROM results GROUP BY 1").rows
+    assert rows == ((None, 8, 8),)
+
+
+def test_results_show_the_first_runtime(ledger: Path) -> None:
+    rows = query.run(ledger, "SELECT DISTINCT engine, ranks, workload FROM results WHERE engine IS NOT NULL").rows
+    assert rows == (("deepspeed", 1, "b1 p32 g8"),)
+    shown = """
+        SELECT model, prefill_ms, decode_ms, peak_bytes FROM results
+        WHERE method = 'dense' AND task IN ('piqa', 'mrpc_pair')
+    """
+    phases = """
+        SELECT model, sum(ms) FILTER (phase IN ('prefill', 'forward')), max(ms) FILTER (phase = 'decode'), any_value(peak)
+        FROM latency
+        JOIN (SELECT variant_id, ranks, peak_bytes AS peak FROM memory WHERE phase = 'overall') USING (variant_id, ranks)
+        WHERE method = 'dense' AND ranks = 1 GROUP BY model
+    """
+    assert sorted(query.run(ledger, shown).rows) == sorted(query.run(ledger, phases).rows)
+
+
+def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
+    timed = [record for record in timed if record["settings"]["ranks"] == 1]
+    ratios = {0.0: (1.0, 0.95, 1.05), 0.5: (0.97, 0.96, 0.98), 0.9: (0.5, 0.4, 0.6)}
+    for record in timed:
+        ratio, low, high = ratios[record["variant"]["sparsity"]]
+        record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
+    Ledger(tmp_path / "l.duckdb").ingest(timed)
+    rows = query.run(tmp_path / "l.duckdb", "SELECT sparsity, speedup, verdict, noise FROM latency ORDER BY 1").rows
+    assert [row[2] for row in rows] == [None, "no difference detected", "faster"]
+    assert rows[2][1] == pytest.approx(2.0)
+    assert rows[0][3] == pytest.approx(1 / 0.95 - 1)
+
+
+def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
+    rows = query.run(
+        ledger, "SELECT phase, rank, peak_bytes FROM memory WHERE model = 'mini' AND ranks = 2 AND method = 'dense'"
+    ).rows
+    assert set(rows) == {
+        ("overall", None, 110_000_000), ("load", None, 110_000_000), ("forward", None, 110_000_000),
+        *((phase, rank, 45_000_000) for phase in ("load", "forward") for rank in (0, 1)),
+    }  # fmt: skip
+
+
+def test_structure_adds_up(ledger: Path) -> None:
+    tensors = query.run(
+        ledger, "SELECT sum(count), sum(zeros) FROM tensors WHERE model = 'mini' AND sparsity = 0.9 AND prunable"
+    ).rows
+    for scope in ("prunable", "layer", "layer and kind"):
+        rows = query.run(
+            ledger,
+            f"""SELECT sum(params), sum(params * zero_share) FROM structure WHERE model = 'mini' AND sparsity = 0.9
+                AND scope = '{scope}' AND scale = 'relative' AND threshold = 0.1""",
+        ).rows
+        assert rows[0] == pytest.approx([2 * value / 2 for value in tensors[0]])
+    shares = query.run(ledger, "SELECT near_share + far_share, zero_share <= near_share FROM structure").rows
+    assert all(total == pytest.approx(1) and ordered for total, ordered in shares)
+
+
+def test_pareto_front_is_what_no_other_beats(ledger: Path) -> None:
+    rows = query.run(ledger, "SELECT model, task, score, price, on_front FROM pareto WHERE cost = 'bytes'").rows
+    for model, task, score, price, on_front in rows:
+        rivals = [row for row in rows if row[:2] == (model, task)]
+        beaten = any(s >= score and p <= price and (s > score or p < price) for _, _, s, p, _ in rivals)
+        assert on_front == (not beaten)
+    assert {row[4] for row in rows} == {True, False}
+
+
+def test_failures_carry_their_reason(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    record = copy.deepcopy(of(found, stage="latency")[0]) | {
+        "status": "unsupported",
+        "reason": "no GPT-2 in AutoTP",
+        "result": None,
+    }
+    Ledger(tmp_path / "f.duckdb").ingest([record])
+    assert query.run(tmp_path / "f.duckdb", "SELECT stage, status, reason FROM failures").rows == (
+        ("latency", "unsupported", "no GPT-2 in AutoTP"),
+    )
+
+
+def test_labels_mark_weights_that_are_not_real(ledger: Path) -> None:
+    asked = "SELECT model_label('m', 'real'), model_label('m', 'random'), model_label('m', 'dequantized'), method_label('dense', '', 'unstructured'), method_label('wanda', 'row', '2:4')"  # noqa: E501
+    assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda/row 2:4"),)
