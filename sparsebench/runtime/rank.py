@@ -130,7 +130,7 @@ class Work:
             meter = memory.Meter(self.rank, self.device)
             with meter.phase("load"):
                 model = self.load(folder)
-            meter.tensors = memory.tensor_bytes(model.module)
+                meter.tensors = memory.tensor_bytes(model.module)
             work = self.setting.workload
             for phase in phases(model, self.family, self.prompt(), work.generate, keep_cache=False):
                 self.peers.barrier()

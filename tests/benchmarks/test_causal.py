@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import sentence
+from tests.benchmarks.conftest import sentence
 
 from sparsebench.models.load import load_model, load_tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run
+from tests.benchmarks.conftest import Run
 
 from sparsebench.benchmarks import TASKS
 from sparsebench.benchmarks.classification import head_labels, match

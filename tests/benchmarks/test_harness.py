@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Run
+from tests.benchmarks.conftest import Run
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import TASKS, TaskSpec

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from tests.benchmarks.conftest import Run
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, data_sources

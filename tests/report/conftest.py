@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,10 @@ import pytest
 
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
-from tests.ledger import samples
 
-SMALL: dict[str, Any] = {
-    "models": [{"name": "smol", "source": "path:smol.gguf", "family": "decoder", "dtype": "bfloat16"}],
-    "sparsify": [{"method": "magnitude", "sparsity": [0.5, 0.9]}],
-    "benchmarks": {"decoder": [{"task": "piqa", "limit": 60}]},
-    "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}]},
-}
-DREAM: dict[str, Any] = {
-    "name": "dream",
-    "source": "random",
-    "architecture": {"model_type": "llama"},
-    "family": "decoder",
-}
+sys.path.insert(0, str(Path(__file__).parent.parent / "ledger"))
+import samples
+from tests.report.experiment import SMALL
 
 
 @pytest.fixture(scope="session")
@@ -46,11 +37,8 @@ def report(ledger: Path) -> str:
     return build(ledger, ledger.parent / "report.md", ledger.parent / "figures").read_text()
 
 
-Write = Callable[..., str]
-
-
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(tmp_path: Path) -> Callable[..., str]:
     """Write the report on a small experiment: ``keep`` chooses its records, ``changes`` are the manifest's."""
 
     def written(keep: Callable[[dict[str, Any]], bool] = lambda record: True, **changes: Any) -> str:
