@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two".split()
+WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two").split()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def _saved(cls: type, config: object, folder: Path, dtype: str) -> Path:
     return folder
 
 
-def _tokenizer():  # noqa: ANN202 - the type is transformers', imported late
+def _tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

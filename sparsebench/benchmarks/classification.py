@@ -1,4 +1,4 @@
-"""Classification with the checkpoint's own head: its output names are matched to the data's, in any order and spelling."""
+"""Classification with the checkpoint's own head, whose output names are matched to the data's, whatever their order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
         raise BenchmarkError(
-            f"task {task.name}: the head has {logits.shape[1]} outputs, the labels name {len(outputs)}: {', '.join(outputs)}",
+            f"task {task.name}: the head has {logits.shape[1]} outputs, not {len(outputs)}: {', '.join(outputs)}",
             "give one label per output, in their order",
         )
     finite = np.isfinite(logits).all(axis=1)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-BATCH_SIZE = 32
-"""Texts a forward pass."""
+BATCH_SIZE = 16
+"""Texts a forward pass; fastest on two cores, in float32 and in bfloat16."""
 
 
 class Encoder:

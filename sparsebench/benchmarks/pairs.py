@@ -50,7 +50,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str
 
 
 def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
-    """Vectors (n, width) scaled to length 1, a zero vector left as it is. Raises BenchmarkError unless all are finite."""
+    """Vectors (n, width) scaled to length 1, zero vectors left alone. Raises BenchmarkError unless all are finite."""
     import numpy as np
 
     broken = int((~np.isfinite(vectors)).any(axis=1).sum())

@@ -40,7 +40,9 @@ def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Seque
     connection.execute("BEGIN")
     for number, step in enumerate(todo, known + 1):
         connection.execute(sqlfiles.read(step))
-        connection.execute("INSERT INTO base.migrations VALUES (?, ?, ?)", [number, step.rpartition("/")[2], datetime.now(UTC)])
+        connection.execute(
+            "INSERT INTO base.migrations VALUES (?, ?, ?)", [number, step.rpartition("/")[2], datetime.now(UTC)]
+        )
     for text in views:
         connection.execute(text)
     for (comment,) in connection.execute(sqlfiles.read("inherit_comments")).fetchall():

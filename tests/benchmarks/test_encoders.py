@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.benchmarks.conftest import Run
 
 from sparsebench.benchmarks import TASKS
 from sparsebench.benchmarks.classification import head_labels, match
 from sparsebench.benchmarks.pooling import MODES, Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
 from sparsebench.models.load import load_tokenizer
+from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]
 
@@ -88,7 +88,9 @@ def altered(folder: Path, out: Path, value: float) -> Path:
     return out
 
 
-def test_a_collapsed_encoder_is_at_chance_and_not_above(tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_collapsed_encoder_is_at_chance_and_not_above(
+    tiny_bert: Path, documents: Documents, run: Run, tmp_path: Path
+):
     folder = altered(tiny_bert, tmp_path / "zero", 0.0)
     pairs = run(folder, "encoder", "mrpc_pair", batch_size=100)
     assert pairs.chance is not None
@@ -126,7 +128,9 @@ def test_pooling_ignores_padding(mode: str, side: str):
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
 
 
-def sentence_transformer(folder: Path, pooling: dict[str, Any], kinds: tuple[str, ...] = ("Pooling", "Normalize")) -> Path:
+def sentence_transformer(
+    folder: Path, pooling: dict[str, Any], kinds: tuple[str, ...] = ("Pooling", "Normalize")
+) -> Path:
     """The files that sentence-transformers leaves."""
     folder.mkdir(exist_ok=True)
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
@@ -156,7 +160,9 @@ def test_pooling_is_read_from_the_checkpoint(tmp_path: Path):
         ({"pooling_mode_mean_tokens": True}, ("Pooling", "Dense"), "Dense"),
     ],
 )
-def test_what_is_not_implemented_is_refused(tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str):
+def test_what_is_not_implemented_is_refused(
+    tmp_path: Path, pooling: dict[str, Any], kinds: tuple[str, ...], culprit: str
+):
     with pytest.raises(UnsupportedError, match=culprit):
         read_pooling(sentence_transformer(tmp_path / "model", pooling, kinds))
 
@@ -195,10 +201,9 @@ def classifier(tmp_path: Path, tiny_bert: Path) -> Any:
     def make(names: Names, model_type: str = "bert") -> Path:
         from transformers import AutoConfig, AutoModelForSequenceClassification
 
-        sizes = dict(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-        config = AutoConfig.for_model(
-            model_type, **sizes, max_position_embeddings=128, pad_token_id=0, id2label=dict(enumerate(names))
-        )
+        sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 128}
+        depth = {"num_hidden_layers": 2, "num_attention_heads": 2}
+        config = AutoConfig.for_model(model_type, **sizes, **depth, pad_token_id=0, id2label=dict(enumerate(names)))
         torch.manual_seed(3)
         model = AutoModelForSequenceClassification.from_config(config)
         # A random head of the usual scale and no bias gives every text the same answer.
@@ -315,7 +320,9 @@ def test_spellings():
     assert head_labels({"id2label": {"1": "b", "0": "a", "10": "k"}}, None) == ("a", "b", "k")
 
 
-@pytest.mark.parametrize("config", [{}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {"id2label": {"0": "0", "1": "1"}}])
+@pytest.mark.parametrize(
+    "config", [{}, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {"id2label": {"0": "0", "1": "1"}}]
+)
 def test_numbers_are_not_names(config: dict[str, Any]):
     with pytest.raises(BenchmarkError, match="does not name"):
         head_labels(config, None)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.benchmarks.conftest import Run
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import TASKS, TaskSpec
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
 from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
+from tests.benchmarks.conftest import Run
 
 Documents = dict[str, list[dict[str, Any]]]
 STOCK = {"piqa": ("piqa/piqa.yaml", "piqa"), "arc_easy": ("arc/arc_easy.yaml", "ARC-Easy")}
@@ -95,6 +95,7 @@ def test_outcomes_can_be_paired_by_what_was_shown(tiny_llama: Path, documents: D
     part = run(tiny_llama, "decoder", "piqa", limit=5, batch_size=2)
     assert part.outcomes == whole.outcomes[:5]
     assert len({outcome.doc_hash for outcome in whole.outcomes}) == whole.n
+    assert not run(tiny_llama, "decoder", "piqa", limit=1000).limited
     examples = run(tiny_llama, "decoder", "piqa", limit=5, num_fewshot=1)
     assert not {o.doc_hash for o in examples.outcomes} & {o.doc_hash for o in whole.outcomes}
 
@@ -103,7 +104,13 @@ def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
     protocol = run(tiny_llama, "decoder", "piqa", limit=3, num_fewshot=2, batch_size=4).protocol
     assert protocol["data"] == benchmarks.data_sources("piqa")[0]
     wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 2, "fewshot_split": "validation"}
-    wanted |= {"batch_size": 4, "dtype": "bfloat16", "softmax_dtype": "bfloat16", "non_finite": 0, "chance_rule": "1/choices"}
+    wanted |= {
+        "batch_size": 4,
+        "dtype": "bfloat16",
+        "softmax_dtype": "bfloat16",
+        "non_finite": 0,
+        "chance_rule": "1/choices",
+    }
     assert {key: protocol[key] for key in wanted} == wanted
     assert protocol["harness"].startswith("lm-eval 0.")
 
@@ -113,7 +120,10 @@ def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Do
     specs = [TaskSpec(name, limit=2) for name in ("mrpc_pair", "piqa", "no_such_task", "arc_easy")]
     cache = sources.Cache()
     benchmarks.score(tiny_llama, "decoder", specs, cache, lambda spec, result: found.update({spec.task: result}))
-    assert {name for name, result in found.items() if isinstance(result, BenchmarkError)} == {"mrpc_pair", "no_such_task"}
+    assert {name for name, result in found.items() if isinstance(result, BenchmarkError)} == {
+        "mrpc_pair",
+        "no_such_task",
+    }
     assert found["piqa"].n == found["arc_easy"].n == 2
 
 
@@ -148,7 +158,9 @@ def poisoned(folder: Path, out: Path, word: str | None) -> Path:
     return out
 
 
-def test_a_document_without_finite_likelihoods_is_wrong(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_document_without_finite_likelihoods_is_wrong(
+    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path
+):
     whole = run(tiny_llama, "decoder", "piqa")
     broken = run(poisoned(tiny_llama, tmp_path / "nan", "cat"), "decoder", "piqa")
     hit = {
@@ -163,7 +175,9 @@ def test_a_document_without_finite_likelihoods_is_wrong(tiny_llama: Path, docume
         assert after.value == (0.0 if after.doc_id in hit else before.value)
 
 
-def test_a_model_without_finite_likelihoods_is_not_scored(tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path):
+def test_a_model_without_finite_likelihoods_is_not_scored(
+    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path
+):
     with pytest.raises(BenchmarkError, match="piqa.*not finite on any of 24"):
         run(poisoned(tiny_llama, tmp_path / "nan", None), "decoder", "piqa")
 
@@ -188,7 +202,9 @@ def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytes
     assert found.protocol["data"].startswith("hub EleutherAI/lambada_openai")
 
 
-def test_a_task_without_an_outcome_per_document_is_unsupported(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+def test_a_task_without_an_outcome_per_document_is_unsupported(
+    tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+):
     rows = [{"page": "the cat sat on the mat"}]
     hub(monkeypatch, {"train": rows, "validation": rows, "test": rows})
     with pytest.raises(UnsupportedError, match="wikitext.*word_perplexity"):
@@ -207,7 +223,9 @@ def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run
 @pytest.mark.slow
 def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     row = {"question": "the cat", "choices": ["sat", "ran on", "a dog", "it was"], "answer": 1, "subject": "x"}
-    rows = [{**row, "question": f"the {word}", "answer": place} for place, word in enumerate(("cat", "dog", "mat", "tree"))]
+    rows = [
+        {**row, "question": f"the {word}", "answer": place} for place, word in enumerate(("cat", "dog", "mat", "tree"))
+    ]
     hub(monkeypatch, {"test": rows, "dev": rows, "validation": rows})
     found = run(tiny_llama, "decoder", "mmlu_stem", limit=3)
     assert found.n == len({outcome.doc_id for outcome in found.outcomes}) == 3 * 19

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.benchmarks.conftest import Run
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, data_sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.obtain import obtain
+from tests.benchmarks.conftest import Run
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,15 @@ def test_minilm_finds_passages(minilm: Path, run: Run):
 
 @pytest.mark.parametrize("task", ["piqa", "arc_easy"])
 def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
-    command = [sys.executable, str(ROOT / "benchmarks" / "stock_lm_eval.py"), str(smollm2), "--task", task, "--limit", "40"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "stock_lm_eval.py"),
+        str(smollm2),
+        "--task",
+        task,
+        "--limit",
+        "40",
+    ]
     environment = {**os.environ, "SPARSEBENCH_CACHE": str(CACHE.root)}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -18,7 +18,9 @@ def test_average_precision_is_sklearns(pairs: list[tuple[int, int]]):
 
     scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
     assume(labels.any())
-    assert average_precision(scores / 3, labels) == pytest.approx(average_precision_score(labels, scores / 3), abs=1e-12)
+    assert average_precision(scores / 3, labels) == pytest.approx(
+        average_precision_score(labels, scores / 3), abs=1e-12
+    )
 
 
 def test_average_precision_without_a_positive_is_nan():

@@ -44,7 +44,9 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
     assert call("pack", tmp_path / "pruned" / "0.90").returncode == 0
     assert call("unpack", tmp_path / "pruned" / "0.90.packed", "--out", tmp_path / "back").returncode == 0
-    before, after = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back"))
+    before, after = (
+        (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back")
+    )
     assert before == after
 
 

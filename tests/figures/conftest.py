@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "ledger"))
-
 
 @pytest.fixture(scope="session")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with everything that the shipped figures show."""
-    import samples
-
     from sparsebench.ledger.store import Ledger
+    from tests.ledger import samples
 
     path = tmp_path_factory.mktemp("figures") / "sample.duckdb"
     Ledger(path).ingest(samples.sample(samples.small()))

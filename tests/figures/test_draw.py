@@ -47,7 +47,7 @@ def test_a_person_s_own_matplotlib_settings_do_not_change_a_figure(ledger: Path,
 
 
 def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None:
-    import samples
+    from tests.ledger import samples
 
     path = tmp_path / "empty.duckdb"
     Ledger(path).ingest(samples.sample(samples.small())[:1])
@@ -58,7 +58,7 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
 
 
 def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewhere(tmp_path: Path) -> None:
-    import samples
+    from tests.ledger import samples
 
     rehearsed = samples.sample(
         samples.manifest(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import samples
 
 from sparsebench.ledger.store import Ledger
+from tests.ledger import samples
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ from typing import Any
 
 import duckdb
 import pytest
-import samples
 
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger, bundle
+from tests.ledger import samples
 
 DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND NOT table_name IN ('migrations', 'issued_views')"
 

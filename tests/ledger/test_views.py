@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import samples
 
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
+from tests.ledger import samples
 
 
 def of(found: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

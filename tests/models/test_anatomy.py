@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from model_zoo import CONFIGS, small
 
 from sparsebench.models.anatomy import Part, part
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import MODEL_TYPES, meta_model
+from tests.models.model_zoo import CONFIGS, small
 
 # What each linear layer of a block is, written down from the published architectures: kind=module, per layer.
 LLAMA = "q=self_attn.q_proj k=self_attn.k_proj v=self_attn.v_proj o=self_attn.o_proj "

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from model_zoo import small
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, companions, lay_out
 from sparsebench.models.random_weights import write_random
+from tests.models.model_zoo import small
 
 
 def write(folder: Path, tensors: dict, config: dict) -> Checkpoint:

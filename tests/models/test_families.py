@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from model_zoo import small
 
 from sparsebench.errors import ModelError
 from sparsebench.models.families import MODEL_TYPES, auto_class, family_of, has_classifier
+from tests.models.model_zoo import small
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from model_zoo import small
 
 from sparsebench.errors import ModelError, SourceError
 from sparsebench.models.checkpoint import INDEX, Checkpoint
@@ -16,6 +15,7 @@ from sparsebench.models.families import MODEL_TYPES, auto_class
 from sparsebench.models.load import load_model, load_tokenizer
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
+from tests.models.model_zoo import small
 
 
 def bert(folder: Path) -> Path:

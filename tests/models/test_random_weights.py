@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from model_zoo import small
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import MODEL_TYPES, auto_class
 from sparsebench.models.random_weights import write_random
+from tests.models.model_zoo import small
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "ledger"))
-import samples
+from tests.ledger import samples
 from tests.report.experiment import SMALL
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import samples
-from tests.report.experiment import DREAM, SMALL, Write
 
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import query
@@ -14,6 +12,8 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from sparsebench.report.build import FILTER, ROOM
 from sparsebench.sparsify.registry import BUILT_IN
+from tests.ledger import samples
+from tests.report.experiment import DREAM, SMALL, Write
 
 QUERIES = sorted((ROOM / "queries").glob("*.sql"))
 SECTIONS = [

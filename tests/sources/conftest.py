@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from servers import Served, serving
+
+from tests.sources.servers import Served, serving
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import COMMIT, Served, hub, serving
 
 from sparsebench.sources.hub import missing_weights, wanted_files
+from tests.sources.servers import COMMIT, Served, hub, serving
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',

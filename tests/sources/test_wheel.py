@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import Served, index, wheel
 
 from sparsebench import sources
 from sparsebench.errors import SourceError
 from sparsebench.sources.wheel import payload_name
+from tests.sources.servers import Served, index, wheel
 
 MODEL = {
     "pack/model/config.json": b'{"model_type": "llama"}',

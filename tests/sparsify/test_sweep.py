@@ -13,6 +13,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.sparsify.contract import SparsifyResult, Target
 from sparsebench.sparsify.sweep import Sweep, verify
 
+FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
@@ -25,7 +26,7 @@ def swept(dense: Path, family: str, method: str, out: Path, targets: list[Target
 
 @pytest.mark.parametrize("granularity", ["global", "layer", "row"])
 @pytest.mark.parametrize("method", ["magnitude", "random"])
-@pytest.mark.parametrize(("model", "family"), [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")])  # fmt: skip
+@pytest.mark.parametrize(("model", "family"), FAMILIES)
 def test_counts_are_exact_and_the_rest_is_untouched(
     model: str, family: str, method: str, granularity: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

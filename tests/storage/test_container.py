@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import packed_reference as reference
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from safetensors import safe_open
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.storage.container import read_packed, write_packed
+from tests.storage import packed_reference as reference
 
 SIZES = {
     "F64": 8,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from unittest import mock
 
 import numpy as np
-import packed_reference as reference
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from sparsebench.errors import StorageError
 from sparsebench.storage import encodings
 from sparsebench.storage.encodings import ESCAPE, decode, encode
+from tests.storage import packed_reference as reference
 
 ITEMS = [1, 2, 4, 8]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_folders import contents, prune
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import INDEX, Checkpoint
 from sparsebench.storage import is_packed, pack, unpack
 from sparsebench.storage import packed as module
+from tests.storage.model_folders import contents, prune
 
 
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_bert", "tiny_t5"])

@@ -9,7 +9,6 @@ from math import log2
 from pathlib import Path
 
 import pytest
-from model_folders import contents, prune
 
 from sparsebench.errors import StorageError
 from sparsebench.models.anatomy import parts
@@ -17,6 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.storage import FORMATS, Format, is_packed, measure, unpack
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_packed
+from tests.storage.model_folders import contents, prune
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
 
