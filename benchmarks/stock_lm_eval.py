@@ -1,6 +1,6 @@
 """Scores a model with sparsebench and with stock lm-eval on the same documents, and compares them document by document.
 
-    python benchmarks/stock_lm_eval.py FOLDER --task piqa --limit 50 [--family decoder] [--batch-size 16] [--stock-batch-size 1]
+    python benchmarks/stock_lm_eval.py FOLDER --task piqa --limit 50 [--batch-size N] [--stock-batch-size N]
 
 At one batch size every outcome is equal; across batch sizes bf16 rounds differently and a few differ. Exits with 1 when
 outcomes differ at one batch size.

@@ -106,13 +106,13 @@ class Harness:
         from importlib.metadata import version
 
         name, task = next(iter(loaded["tasks"].items()))
+        hub = {f"{part.config.dataset_path}/{part.config.dataset_name or ''}" for part in loaded["tasks"].values()}
         config, dtype = task.config, str(self.model.dtype).removeprefix("torch.")
         split = config.test_split or config.validation_split or ""
         return {
             "harness": f"lm-eval {version('lm_eval')}",
-            "task_version": str(results["versions"].get(name)),
-            "data": " ".join(data_sources(spec.task))
-            or f"hub {config.dataset_path}/{config.dataset_name or 'default'}",
+            "task_version": str(results["versions"].get(spec.task, results["versions"].get(name))),
+            "data": " ".join(data_sources(spec.task)) or f"hub {', '.join(sorted(hub))}",
             "split": split,
             "num_fewshot": config.num_fewshot,
             "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",

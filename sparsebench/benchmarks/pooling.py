@@ -18,7 +18,7 @@ _SPELLINGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max", "m
 
 @dataclass(frozen=True)
 class Pooling:
-    """``mode`` is one of MODES; ``normalize`` scales to length 1; ``max_length`` is in tokens, None is the tokenizer's."""
+    """``mode`` is one of MODES; ``normalize`` gives length 1; ``max_length`` is in tokens, None is the tokenizer's."""
 
     mode: str = "mean"
     normalize: bool = False

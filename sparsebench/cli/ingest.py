@@ -66,14 +66,18 @@ def export(
 def bundle(
     records: Annotated[Path, typer.Argument(help="A folder of records.")],
     out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option("--manifest", help="Only what these manifests ask for; repeatable.", show_default=False),
+    ] = None,
 ) -> None:
     """Pack records into one compressed file that ``ingest`` reads: for sharing or committing.
 
     \b
-    sparsebench bundle ledger/records ledger/published/small.jsonl.zst
+    sparsebench bundle ledger/records ledger/published/small.jsonl.zst --manifest small
     """
     from sparsebench.cli.output import note, size
     from sparsebench.ledger.store import bundle as write
 
-    count = write(records, out)
+    count = write(records, out, manifest or ())
     note(f"{count} records in {out} ({size(out.stat().st_size)})")

@@ -171,29 +171,52 @@ class Canvas:
         columns = max(1, min(len(handles), int((style.WIDTH - 0.2) / (widest * CHARACTER + HANDLE))))
         self._legend = {"handles": handles, "ncols": columns}
 
-    def close(self) -> None:
-        """Give the sheet its height, its title, its legend and its small print."""
-        title = textwrap.wrap(self.spec.title, 74)
-        notes = [line for note in self.notes for line in textwrap.wrap(note, 136)]
-        top = 0.1 + TITLE_LINE * len(title)
-        bottom = 0.06 + NOTE_LINE * len(notes)
-        legend = LEGEND_LINE * -(-len(self._legend["handles"]) // self._legend["ncols"]) + 0.06 if self._legend else 0.0
-        label = TITLE_LINE if self.spec.get("xlabel") else 0.0
-        height = top + self.height + 0.25 + label + legend + bottom
+    def fit(self) -> None:
+        """Give the sheet the height that its content needs."""
+        title = TITLE_LINE * len(self._title_lines) + 0.1
+        self._bottom = 0.06 + NOTE_LINE * len(self._note_lines)
+        rows = -(-len(self._legend["handles"]) // self._legend["ncols"]) if self._legend else 0
+        self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
+        below = self._legend_top + (TITLE_LINE if self.spec.get("xlabel") else 0.0)
+        height = title + self.height + 0.25 + below
         self.figure.set_size_inches(style.WIDTH, height)
-        below = bottom + legend + label
         engine: Any = self.figure.get_layout_engine()
-        engine.set(rect=(0, below / height, 1, (height - top - below) / height), w_pad=0.03, h_pad=0.05)
-        left = 0.06 / style.WIDTH
-        self.figure.text(left, 1 - 0.06 / height, "\n".join(title), fontsize=9.5, fontweight="bold", va="top")
-        self.figure.text(0.5, (bottom + legend + 0.05) / height, self.spec.get("xlabel"), ha="center", va="bottom")
-        if notes:
-            self.figure.text(left, 0.05 / height, "\n".join(notes), fontsize=6.5, color=style.GREY, va="bottom")
+        engine.set(rect=(0, below / height, 1, (height - title - below) / height), w_pad=0.03, h_pad=0.05)
+
+    def close(self) -> None:
+        """Fit the sheet, lay the panels out, and add title, legend and small print."""
+        self.fit()
+        self._settle()
+        left, height = 0.06 / style.WIDTH, self.figure.get_figheight()
+        self.figure.text(
+            left, 1 - 0.06 / height, "\n".join(self._title_lines), fontsize=9.5, fontweight="bold", va="top"
+        )
+        self.figure.text(0.5, (self._legend_top + 0.05) / height, self.spec.get("xlabel"), ha="center", va="bottom")
+        if self._note_lines:
+            self.figure.text(
+                left, 0.05 / height, "\n".join(self._note_lines), fontsize=6.5, color=style.GREY, va="bottom"
+            )
         if self._legend:
             self.figure.legend(
-                **self._legend, loc="lower left", bbox_to_anchor=(left, bottom / height), borderaxespad=0, borderpad=0,
+                **self._legend, loc="lower left", bbox_to_anchor=(left, self._bottom / height), borderaxespad=0, borderpad=0,
                 columnspacing=1.2, handlelength=2.6, handletextpad=0.5, labelspacing=0.35,
-            ).set_in_layout(False)  # fmt: skip
+            )  # fmt: skip
+
+    def _settle(self) -> None:
+        """Lay out once and round: the solver's last digits differ from run to run, and the files would differ with them."""
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+        for axes in self.figure.axes:
+            x, y, width, height = (round(value, 4) for value in axes.get_position().bounds)
+            axes.set_position((x, y, width, height))
+
+    @property
+    def _title_lines(self) -> list[str]:
+        return textwrap.wrap(self.spec.title, 74)
+
+    @property
+    def _note_lines(self) -> list[str]:
+        return [line for note in self.notes for line in textwrap.wrap(note, 130)]
 
 
 def _apart(first: str, second: str) -> float:

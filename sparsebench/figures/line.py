@@ -96,6 +96,7 @@ def _levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 def _names_at_ends(axes: Axes, canvas: Canvas) -> None:
     """Each name beside its line's last point, moved apart where they would touch."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    canvas.fit()
     canvas.figure.draw_without_rendering()
     gap, floor = 10 / 72 * canvas.figure.dpi, -math.inf
     ends = []

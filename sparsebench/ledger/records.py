@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
                 yield _parse(text, path if number == 1 else f"{path}, line {number}")
 
 
-def bundle(folder: Path, out: Path) -> int:
-    """Write all records of ``folder`` into one compressed file, outcomes and raw samples included; how many there were.
+def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
+    """Write the records of ``folder`` into one compressed file, outcomes and raw samples included; how many there were.
 
+    With ``manifests``, only their plans and the records of the cells that they ask for, whichever manifest made them.
     The same records give the same bytes.
     """
     import zstandard
@@ -41,11 +42,24 @@ def bundle(folder: Path, out: Path) -> int:
     partial = out.with_name(f".{out.name}.partial")
     count = 0
     with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
-        for record in read([folder]):
+        for record in _chosen(folder, manifests):
             packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
             count += 1
     partial.replace(out)
     return count
+
+
+def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]]:
+    if not manifests:
+        yield from read([folder])
+        return
+    plans = [plan for plan in read(sorted(folder.glob("plan-*.json"))) if plan["manifest"] in manifests]
+    missing = set(manifests) - {plan["manifest"] for plan in plans}
+    if missing:
+        raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
+    yield from plans
+    wanted = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
+    yield from (record for record in read([folder]) if record.get("cell_id") in wanted)
 
 
 def _is_record(path: Path) -> bool:

@@ -231,6 +231,8 @@ def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monk
     assert found.n == len({outcome.doc_id for outcome in found.outcomes}) == 3 * 19
     assert (found.metric, found.chance, found.limited) == ("acc", 0.25, True)
     assert all(outcome.doc_id.startswith("mmlu_") for outcome in found.outcomes)
+    assert str(found.protocol["data"]).count("cais/mmlu/") == 19
+    assert found.protocol["task_version"] == "2"
 
 
 def test_a_task_that_takes_no_examples_says_so():
