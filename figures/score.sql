@@ -18,6 +18,8 @@ WITH scored AS (
            concat(model_label(model, weights), chr(10), task, ' (', metric, if(limited, ', first ' || n, ''), ')') AS facet
     FROM scores
     WHERE weights <> 'random'
+    -- The first documents only: left out where the whole task was scored as well.
+    QUALIFY NOT limited OR NOT bool_or(NOT limited) OVER (PARTITION BY variant_id, task)
 ), dense AS (
     SELECT * FROM scored WHERE method = 'dense'
 ), lines AS (

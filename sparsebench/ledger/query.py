@@ -89,7 +89,8 @@ def _explained(error: Exception) -> QueryError:
         return QueryError(what, "queries only read this ledger; `sparsebench export` writes other formats")
     meant = _MEANT.search(text)
     if meant:
-        return QueryError(what, f"did you mean {meant[1].strip().rstrip('?')}?")
+        nearest = meant[1].strip().rstrip("?").split(", ")[:3]
+        return QueryError(what, f"did you mean {' or '.join(nearest)}?")
     return QueryError(what, "`sparsebench sql` without a query lists the views and their columns")
 
 

@@ -14,6 +14,7 @@ FORMAT = 1
 """The newest record format that this program reads."""
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
 _LEVEL = 19
+_NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -90,4 +91,7 @@ def _parse(text: str, where: Path | str) -> dict[str, Any]:
         raise LedgerError(
             f"{where}: record format {record['format']}, this program reads {FORMAT}", "upgrade sparsebench"
         )
+    missing = [key for key in _NEEDED.get(record.get("kind", "cell"), ()) if record.get(key) is None]
+    if missing:
+        raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
     return record

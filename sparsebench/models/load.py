@@ -22,7 +22,9 @@ def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedM
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
     """
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     checkpoint = Checkpoint(Path(folder))
     kind = auto_class(family, checkpoint.config)
     precision = dtype if dtype == "auto" else getattr(torch, dtype)

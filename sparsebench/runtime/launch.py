@@ -106,7 +106,7 @@ class RankGroup:
     def close(self) -> None:
         """End every rank with all it started, and remove what the group left."""
         for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:  # the number of one that was reaped may be another's by now
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
@@ -118,15 +118,14 @@ class RankGroup:
     def _start(self, rank: int, path: Path) -> None:
         ours, theirs = socket.socketpair()
         self.channels.append(ours)
-        variables = {
+        # LOCAL_SIZE: DeepSpeed's shared-memory operation crashes where it differs from the ranks.
+        everybody = {"WORLD_SIZE": str(self.ranks), "LOCAL_SIZE": str(self.ranks)}
+        environment = {
             **os.environ,
             **self.settings,
+            **everybody,
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(self.ranks),
-            "LOCAL_SIZE": str(
-                self.ranks
-            ),  # DeepSpeed's shared-memory operation crashes where it differs from the ranks
             "MASTER_ADDR": ADDRESS,
             "MASTER_PORT": self.port,
             CHANNEL: str(theirs.fileno()),
@@ -136,7 +135,7 @@ class RankGroup:
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, *self.entry, str(path / "spec.json"), str(rank)],
-                    env=variables,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -199,6 +199,18 @@ def test_heatmaps_clip_and_overlap_nothing(layers: int, models: int) -> None:
     assert overlaps(draw(parse(SHIPPED / "structure.sql"), table, [])) == []
 
 
+@pytest.mark.parametrize("scale", ["linear", "log", "category", "sparsity"])
+@pytest.mark.parametrize("points", [1, 4])
+def test_lines_on_every_scale_with_any_number_of_points(figure: Callable[..., Any], scale: str, points: int) -> None:
+    spec = figure(
+        f"-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- series: s\n-- xscale: {scale}\n-- yscale: log\nSELECT 1"
+    )
+    rows = tuple((0.2 * (place + 1), 10.0 ** (place - 2), name) for place in range(points) for name in "ab")
+    drawn = draw(spec, query.Table(("x", "y", "s"), rows), [])
+    assert overlaps(drawn) == []
+    assert {text.get_text() for text in drawn.axes[0].texts} == {"a", "b"}
+
+
 def test_up_to_forty_series_all_look_different() -> None:
     found = style.looks([str(number) for number in range(40)])
     assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40

@@ -135,6 +135,12 @@ def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, A
     [
         ("a.json", '{"format": 1', "a.json: not JSON"),
         ("a.json", '{"cell": 1}', "a.json: not a record"),
+        (
+            "a.json",
+            '{"format": 1, "stage": "storage"}',
+            "a.json: a record without cell_id, status, variant, started_at",
+        ),
+        ("a.json", '{"format": 1, "kind": "plan", "cells": []}', "a.json: a record without manifest, written_at"),
         ("a.json", '{"format": 99}', "a.json: record format 99, this program reads 1"),
         ("a.jsonl.zst", "plain text", "a.jsonl.zst: not a whole zstd file"),
     ],
