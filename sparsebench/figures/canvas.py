@@ -36,7 +36,8 @@ class Canvas:
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
         self.categories = sorted({row[spec.get("x")] for row in rows if row[spec.get("x")] is not None})
         most = int(spec.get("columns", "1" if spec.kind == "heatmap" else "3"))
-        self.across_panels = min(most, len(self.facets))
+        # Four panels stand two by two rather than three and one.
+        self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(style.WIDTH, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
         self._legend: dict[str, Any] | None = None

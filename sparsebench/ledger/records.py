@@ -42,11 +42,14 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     count = 0
-    with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
-        for record in _chosen(folder, manifests):
-            packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-            count += 1
-    partial.replace(out)
+    try:
+        with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
+            for record in _chosen(folder, manifests):
+                packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+                count += 1
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     return count
 
 

@@ -35,7 +35,7 @@ WITH variants AS (
     JOIN base.sparsify USING (record_id)
     GROUP BY ALL
 ), counted AS (
-    SELECT manifest, variant_id, any_value(zero_share) AS zero_share FROM structure WHERE scope = 'prunable' GROUP BY ALL
+    SELECT manifest, variant_id, sum(zeros) / sum(count) AS zero_share FROM tensors WHERE prunable GROUP BY ALL
 ), stored AS (
     SELECT manifest, variant_id, max(bytes) FILTER (format = 'dense') AS bytes_dense,
            max(bytes) FILTER (format = 'packed') AS bytes_packed
