@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,9 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
     need = needs(ready, work)
+    free = shutil.disk_usage(next(folder for folder in (ready.work, *ready.work.parents) if folder.exists())).free
+    if need.disk > free:
+        note(f"  the disk of {ready.work} has {size(free)} free: set work_dir to a larger one, or keep: none", "yellow")
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")

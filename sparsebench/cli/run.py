@@ -30,7 +30,6 @@ def run(
     ] = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a rehearsal.")] = False,
 ) -> None:
     """Run every cell of MANIFEST that has no result yet.
 
@@ -64,6 +63,8 @@ def run(
     side_by_side = jobs or slots(ready)
     settings = Settings(space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast)
     with exclusive(space.ledger):
+        if not space.ledger.exists() and space.records.is_dir():
+            note(f"{space.ledger} is gone: made anew from {Ledger(space.ledger).rebuild([space.records])} records")
         counts = Runner(
             ready.plan, settings, Ledger(space.ledger).ingest, display(ready.sizes, side_by_side, stderr())
         ).run(cells)

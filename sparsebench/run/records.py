@@ -70,6 +70,7 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, 
         "format": FORMAT,
         "kind": "plan",
         "manifest": manifest,
+        "machine": environment.machine(),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cells": [
             {

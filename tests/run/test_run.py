@@ -120,3 +120,15 @@ def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, spar
         refused = sparsebench("run", manifest)
     assert refused.returncode == 2
     assert "is running on" in refused.stderr
+
+
+def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    sparsebench("run", manifest)
+    ledger = tmp_path / "ledger" / "test.duckdb"
+    ledger.unlink()
+    manifest.write_text(manifest.read_text().replace("0.9]", "0.9, 0.99]"))
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert "made anew" in again.stderr
+    counted = sparsebench("sql", "--ledger", ledger, "--format", "csv", "select count(*) from results")
+    assert counted.stdout.split() == ["count_star()", "4"]
