@@ -1,0 +1,99 @@
+"""From a manifest to cells and jobs: what is swept, what shares a process, what changes an id and what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Cell
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.jobs import jobs
+from sparsebench.plan.sizes import parameters
+
+
+def planned(revision: str = "r1", **changes: object) -> Plan:
+    content: dict[str, object] = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "sparsify": [
+            {"method": "magnitude", "granularity": ["layer", "row"], "sparsity": [0.5, 0.9]},
+            {"method": "magnitude", "pattern": ["2:4"]},
+        ],
+        "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy", "limit": 10}]},
+        "runtime": {"ranks": [1, 2], "sparsity": [0.9]},
+    }
+    return expand(Manifest.model_validate(content | changes), "test", {"m": revision, "other": revision})
+
+
+def ids(plan: Plan, stage: str = "") -> set[str]:
+    return {cell.id for cell in plan.cells if stage in ("", cell.stage)}
+
+
+def stages(cells: tuple[Cell, ...]) -> set[str]:
+    return {cell.stage for cell in cells}
+
+
+def test_every_list_is_swept() -> None:
+    plan = planned()
+    variants = {cell.variant.label for cell in plan.cells}
+    assert variants == {
+        "m dense", "m magnitude/layer 50%", "m magnitude/layer 90%", "m magnitude/row 50%", "m magnitude/row 90%",
+        "m magnitude/layer 2:4 50%",
+    }  # fmt: skip
+    # structure, storage and two tasks for six variants, five sweeps' cells, two ranks × (latency, memory) × (dense, two at 90%)
+    assert len(plan.cells) == 6 * 4 + 5 + 2 * 2 * 3
+
+
+def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
+    base = planned()
+    renamed = planned(models=[{"name": "other", "source": "path:m", "family": "decoder"}])
+    assert len(base.cells) == len(ids(base))
+    assert not ids(base) - ids(planned(name="another", ledger="x.duckdb", work_dir="elsewhere"))
+    assert {cell.variant.id for cell in renamed.cells} >= {
+        cell.variant.id for cell in base.cells if cell.variant.is_dense
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "moved"),
+    [
+        ({"revision": "r2"}, {"sparsify", "structure", "storage", "benchmarks", "latency", "memory"}),
+        ({"structure": {"relative": [0.3]}}, {"structure"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "limit": 5}]}}, {"benchmarks"}),
+        ({"runtime": {"ranks": [1, 2], "sparsity": [0.9], "samples": 8}}, {"latency"}),
+        ({"storage": {"formats": ["dense"]}}, {"storage"}),
+        ({"storage": {"keep": "none"}}, set()),
+    ],
+)
+def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], moved: set[str]) -> None:
+    base, other = planned(), planned(**changes)  # type: ignore[arg-type]
+    fresh = ids(other) - ids(base)
+    assert {cell.stage for cell in other.cells if cell.id in fresh} == moved
+
+
+def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
+    plan = planned()
+    found = jobs(plan, plan.cells, present=lambda variant: False)
+    kinds = [job.kind for job in found]
+    assert kinds.count("prepare") == 1
+    assert kinds.count("make") == 2, "one sweep per granularity; the pattern shares the layer sweep"
+    assert kinds.count("benchmarks") == 6
+    assert sum(len(job.cells) for job in found) == len(plan.cells)
+    place = {job.id: number for number, job in enumerate(found)}
+    for job in found:
+        assert all(place[earlier] < place[job.id] for earlier in job.after)
+        assert job.exclusive == (job.kind in ("latency", "memory"))
+        assert job.kind == "prepare" or stages(job.cells)
+
+
+def test_what_is_on_disk_is_not_made_again() -> None:
+    plan = planned()
+    scores = [cell for cell in plan.cells if cell.stage == "benchmarks"]
+    assert {job.kind for job in jobs(plan, scores, present=lambda variant: True)} == {"benchmarks"}
+    assert {job.kind for job in jobs(plan, scores, present=lambda variant: variant.is_dense)} == {"make", "benchmarks"}
+
+
+def test_parameters_from_a_config_are_near_the_truth() -> None:
+    opt = {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "ffn_dim": 8192, "vocab_size": 50272,
+           "num_attention_heads": 32}  # fmt: skip
+    assert parameters(opt) == pytest.approx(1.316e9, rel=0.1)
