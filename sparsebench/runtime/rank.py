@@ -58,10 +58,13 @@ class Work:
             raise UnsupportedError(
                 f"{self.setting.ranks} ranks need as many GPUs; this machine has {torch.cuda.device_count()}"
             )
+        if cuda:
+            torch.cuda.set_device(self.rank)
         self.device = f"cuda:{self.rank}" if cuda else "cpu"
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         self._import_model_code(folder)
         self.peers = Peers(self.setting.ranks, cuda)
+        memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
 

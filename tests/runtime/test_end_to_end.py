@@ -16,6 +16,7 @@ from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
+from sparsebench.runtime.launch import try_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
@@ -62,7 +63,6 @@ def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) 
         assert result.parity.relative_l2 < 1e-5
         assert any("plain gloo" in note for note in result.notes) == (ranks == 2)
         json.dumps(asdict(result), allow_nan=False)
-    assert not list(shm.BUFFERS.glob(f"deepspeed_allreduce_buffer_*_{ranks}"))
 
 
 @pytest.mark.slow
@@ -122,3 +122,16 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
     with pytest.raises(MeasureError, match="GiB"):
         measure_memory(tiny_bert, "encoder", setting(1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(shm.missing()), reason="the shared-memory operation cannot be compiled here")
+def test_ranks_add_up_over_shared_memory_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX")
+    before = set(shm.BUFFERS.iterdir())
+    assert try_ranks(2) == "shared memory"
+    assert set(shm.BUFFERS.iterdir()) <= before
+
+
+def test_ranks_without_a_compiler_say_what_they_used() -> None:
+    assert try_ranks(2) == "plain gloo: no C++ compiler (install g++)"
