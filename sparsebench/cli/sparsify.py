@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+
+if TYPE_CHECKING:
+    from sparsebench.sparsify.contract import SparsifyResult
 
 
 class Form(StrEnum):
@@ -37,9 +41,7 @@ def sparsify(
     sparsity: Annotated[
         list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="See `sparsebench sparsify --help`'s list in the manual: magnitude, random.")
-    ] = "magnitude",
+    method: Annotated[str, typer.Option(help="magnitude, random, or one that a plugin adds.")] = "magnitude",
     pattern: Annotated[
         list[str] | None, typer.Option(help="N:M instead of a sparsity, such as 2:4; repeatable.", show_default=False)
     ] = None,
@@ -61,41 +63,74 @@ def sparsify(
     sparsebench sparsify path:my-model --sparsity 0.5 --sparsity 0.9 --out pruned/
     sparsebench sparsify path:my-model --pattern 2:4 --format packed --out pruned/
     """
-    import shutil
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json, emit_table, note, size
+    from sparsebench.cli.output import emit_json
     from sparsebench.manifest.schema import Sparsify
     from sparsebench.plan.expand import targets
     from sparsebench.plan.single import single, validated
-    from sparsebench.sparsify.contract import SparsifyResult, Target
+    from sparsebench.sparsify.contract import Target
     from sparsebench.sparsify.sweep import Sweep
-    from sparsebench.storage import pack
 
+    _check_method(method)
     asked: dict[str, object] = {"method": method, "granularity": [granularity.value]}
     asked |= {"sparsity": sparsity} if sparsity else {}
     asked |= {"pattern": (["unstructured"] if sparsity else []) + pattern} if pattern else {}
     entry = validated(Sparsify, asked)
+    folders = {Target(share, grain, shape): out / _name(share, shape) for grain, shape, share in targets(entry)}
+    _check_free(folders.values())
     model = single(source, family, dtype.value, offline)
-    folders = {
-        Target(share, grain, shape): out / (f"{share:.2f}" if shape == "unstructured" else shape.replace(":", "of"))
-        for grain, shape, share in targets(entry)
-    }
-    taken = [folder for folder in folders.values() if folder.exists()]
-    if taken:
-        from sparsebench.errors import UserError
-
-        raise UserError(f"{taken[0]} exists", "name another --out, or remove it")
     results: list[tuple[Path, Target, SparsifyResult]] = []
     sweep = Sweep(model.folder, model.family, method, folders, seed)
     sweep.run(lambda target, result: results.append((folders[target], target, result)))
-    for folder, _, _ in results if form is Form.packed else []:
-        pack(folder, folder.with_name(folder.name + ".packing"))
-        shutil.rmtree(folder)
-        folder.with_name(folder.name + ".packing").rename(folder)
+    if form is Form.packed:
+        _pack_in_place([folder for folder, _, _ in results])
     if as_json:
         emit_json([{"folder": str(folder), **asdict(target), **asdict(result)} for folder, target, result in results])
-        return
+    else:
+        _show([(folder, result) for folder, _, result in results])
+
+
+def _name(share: float, pattern: str) -> str:
+    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern."""
+    if pattern != "unstructured":
+        return pattern.replace(":", "of")
+    return f"{share:.2f}" if round(share, 2) == share else f"{share:g}"
+
+
+def _check_method(name: str) -> None:
+    from sparsebench.errors import UserError
+    from sparsebench.manifest.problems import did_you_mean, one_of
+    from sparsebench.sparsify.registry import methods
+
+    if name not in methods():
+        raise UserError(f"--method {name}: no such method", did_you_mean(name, methods()) or one_of(list(methods())))
+
+
+def _check_free(folders: Iterable[Path]) -> None:
+    from sparsebench.errors import UserError
+
+    taken = next((folder for folder in folders if folder.exists()), None)
+    if taken:
+        raise UserError(f"{taken} exists", "name another --out, or remove it")
+
+
+def _pack_in_place(folders: list[Path]) -> None:
+    """Each folder becomes its own packed form; the dense one goes only when the packed one is whole."""
+    import shutil
+
+    from sparsebench.storage import pack
+
+    for folder in folders:
+        packed = folder.with_name(folder.name + ".packing")
+        pack(folder, packed)
+        shutil.rmtree(folder)
+        packed.rename(folder)
+
+
+def _show(results: list[tuple[Path, SparsifyResult]]) -> None:
+    from sparsebench.cli.output import emit_table, note, size
+
     rows = [
         [
             str(folder),
@@ -103,8 +138,8 @@ def sparsify(
             f"{result.achieved_all:.4%}",
             size(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())),
         ]
-        for folder, _, result in results
+        for folder, result in results
     ]
     emit_table(["folder", "zeros, prunable", "zeros, all", "on disk"], rows)
-    for reason in dict.fromkeys(result.note for _, _, result in results if result.note):
+    for reason in dict.fromkeys(result.note for _, result in results if result.note):
         note(reason)

@@ -58,6 +58,7 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
         (["sparsify", "path:nowhere", "--sparsity", "0.5", "--out", "x"], "nowhere"),
         (["sparsify", "random", "--sparsity", "50", "--out", "x"], "0.5"),
         (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
+        (["sparsify", "random", "--method", "magnitud", "--sparsity", "0.5", "--out", "x"], "magnitude"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
         (["sql", "select 1"], "no ledger"),
         (["status"], ""),
