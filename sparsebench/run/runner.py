@@ -161,7 +161,6 @@ class Runner:
         share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
         quiet = {
             "OMP_NUM_THREADS": str(share),
-            "MKL_NUM_THREADS": str(share),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -198,8 +198,10 @@ class RankGroup:
 def variables(setting: Setting) -> dict[str, str]:
     """The environment that ranks of ``setting`` get beside what ``RankGroup`` sets; compiles what they need, once."""
     cache = Cache()
+    threads = str(threads_per_rank(setting))
     found = {
-        "OMP_NUM_THREADS": str(threads_per_rank(setting)),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,  # torch prefers it, so a user's own setting must not leak in
         "PATH": shm.path_with_tools(),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

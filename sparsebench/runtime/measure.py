@@ -126,7 +126,7 @@ def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
         "engine": setting.engine,
         "kernel": message["kernel"],
         "ranks": setting.ranks,
-        "threads": threads_per_rank(setting),
+        "threads": message["threads"],
         "device": message["device"],
         "dtype": message["dtype"],
         "parity": Parity(**message["parity"]) if message["parity"] else None,

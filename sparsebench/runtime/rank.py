@@ -18,6 +18,7 @@ from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine
 from sparsebench.runtime.latency import Loaded
 from sparsebench.runtime.launch import CHANNEL, PARENT
+from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.results import Setting, Side, Workload
 from sparsebench.runtime.workload import Inputs, inputs, phases
@@ -52,6 +53,8 @@ class Work:
         """Import what is heavy, join the group."""
         import torch
 
+        # Two ranks with a thread too many spin against each other: fifty times slower, and nothing says why.
+        torch.set_num_threads(threads_per_rank(self.setting))
         self.config = json.loads((folder / "config.json").read_text())
         cuda = torch.cuda.is_available()
         if cuda and torch.cuda.device_count() < self.setting.ranks:
@@ -94,7 +97,10 @@ class Work:
 
     def facts(self) -> dict[str, Any]:
         """What every result says."""
+        import torch
+
         return {
+            "threads": torch.get_num_threads(),
             "kernel": self.engine.kernel,
             "device": self.device.split(":")[0],
             "dtype": self.dtype,

@@ -80,6 +80,14 @@ def test_memory_at_two_ranks_is_shared_out(models: Mapping[str, Path], family: s
     json.dumps(asdict(found), allow_nan=False)
 
 
+def test_the_callers_thread_settings_do_not_leak_in(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch prefers MKL_NUM_THREADS: inherited, it gave two ranks two threads each on two cores, and they span."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+    setting = Setting("hf", 1, Workload(prompt=8, generate=2), threads=1)
+    assert measure_memory(tiny_bert, "encoder", setting).threads == 1
+
+
 def test_the_plain_engine_has_no_parity_to_prove(tiny_bert: Path) -> None:
     found = collected(tiny_bert, [("same", tiny_bert)], "encoder", setting(1, "hf"))["same"]
     assert (found.parity, found.dtype, found.device) == (None, "float32", "cpu")
