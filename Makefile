@@ -28,7 +28,8 @@ report: $(VENV)/.installed
 	rm -f ledger/published.duckdb
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
 	$(BIN)/sparsebench figures --ledger ledger/published.duckdb --out figures
-	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures
+	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures \
+		--manifest small --manifest experiments-rehearsal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,4 +1,4 @@
--- title: Latency and peak memory against sparsity
+-- title: Time relative to dense, and peak memory, against sparsity
 -- kind: line
 -- x: sparsity
 -- y: value
@@ -10,14 +10,15 @@
 -- ymin: 0
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
--- note: Whiskers: 95% bootstrap intervals of the median. The point at 0% is the dense model. Memory is the peak above the process's size before the model, summed over ranks.
+-- note: Times: the variant's over those of the dense model timed beside it, with 95% intervals of the paired ratio; at 0% the dense model against itself: the noise. Memory: the peak above the process's size before the model, summed over ranks; at 0% the dense model.
 
 WITH measured AS (
     SELECT manifest, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
-           CASE phase WHEN 'decode' THEN 'one more token, ms' WHEN 'forward' THEN 'forward pass, ms' ELSE phase || ', ms' END AS measure,
-           ms AS value, low_ms AS low, high_ms AS high
+           CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END || ', time / dense' AS measure,
+           1 / speedup AS value, 1 / speedup_high AS low, 1 / speedup_low AS high
     FROM latency
-    WHERE phase <> 'generate'
+    -- Loading is timed once, generating is prefill and decode again.
+    WHERE phase NOT IN ('generate', 'load')
     UNION ALL BY NAME
     SELECT manifest, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
            'peak memory, MB' AS measure, peak_bytes / 1e6 AS value
@@ -43,5 +44,5 @@ SELECT sparsity, value, low, high, concat(line, ', ', place) AS series, model_la
        concat(model_label(model, weights), chr(10), measure) AS facet
 FROM points
 QUALIFY row_number() OVER (PARTITION BY facet, series, sparsity ORDER BY started_at DESC, manifest) = 1
-ORDER BY model, list_position(['forward pass, ms', 'encode, ms', 'prefill, ms', 'one more token, ms'], measure) NULLS LAST, series,
+ORDER BY weights = 'random', points.model, list_position(['forward pass, time / dense', 'encode, time / dense', 'prefill, time / dense', 'one more token, time / dense'], measure) NULLS LAST, series,
          sparsity;

@@ -182,7 +182,10 @@ class Canvas:
         height = title + self.height + 0.25 + below
         self.figure.set_size_inches(style.WIDTH, height)
         engine: Any = self.figure.get_layout_engine()
-        engine.set(rect=(0, below / height, 1, (height - title - below) / height), w_pad=0.03, h_pad=0.05)
+        sides = 0.015  # room for one more digit: ticks are chosen after the panels have their size
+        engine.set(
+            rect=(sides, below / height, 1 - 2 * sides, (height - title - below) / height), w_pad=0.03, h_pad=0.05
+        )
 
     def close(self) -> None:
         """Fit the sheet, lay the panels out, and add title, legend and small print."""
