@@ -53,7 +53,7 @@ class Work:
         """Import what is heavy, join the group."""
         import torch
 
-        # Two ranks with a thread too many spin against each other: fifty times slower, and nothing says why.
+        # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
         self.config = json.loads((folder / "config.json").read_text())
         cuda = torch.cuda.is_available()
