@@ -203,9 +203,8 @@ def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]
 
 
 class CheckpointWriter:
-    """Writes weight files whose tensors have known shapes, streaming: header first, then one tensor at a time.
+    """Writes weight files whose tensors have known shapes: header first, then one tensor at a time, in any order.
 
-    The order of ``layout`` is the order in which ``write`` must be called, file by file.
     The folder is built under a temporary name and appears whole at ``close``.
     """
 
@@ -215,38 +214,41 @@ class CheckpointWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
         self.layout = layout
-        self.position = 0
-        self.file: BinaryIO | None = None
+        self.missing = {info.name: info for info in layout}
+        self.places: dict[str, int] = {}
+        self.open: dict[str, BinaryIO] = {}
         for path in companions or []:
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.partial / path.name)
+        for file in dict.fromkeys(info.file for info in layout):
+            self._start(file, [info for info in layout if info.file == file])
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append one tensor; its name, shape and size must be the layout's next."""
+        """Write one tensor in its place; name, shape and dtype must be the layout's, and each comes once."""
         import torch
 
-        info = self.layout[self.position]
-        if info.name != name or info.shape != tuple(tensor.shape):
-            raise ModelError(f"{self.folder}: expected {info.name} {info.shape}, got {name} {tuple(tensor.shape)}")
-        if torch_dtype(info.dtype) != tensor.dtype:
-            raise ModelError(f"{self.folder}: {name} is {tensor.dtype} where the layout says {info.dtype}")
-        if self.position == 0 or self.layout[self.position - 1].file != info.file:
-            self._start(info.file)
-        assert self.file is not None
+        info = self.missing.get(name)
+        if info is None:
+            raise ModelError(f"{self.folder}: {name} is not in the layout, or was written before")
+        if info.shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ModelError(f"{self.folder}: {name} is {found} where the layout says {info.dtype} {info.shape}")
         if tensor.numel():
-            self.file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        self.position += 1
+            file = self.open[info.file]
+            file.seek(self.places[name])
+            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        del self.missing[name]
 
     def close(self, extra: dict[str, Any] | None = None) -> Path:
         """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``."""
-        if self.position != len(self.layout):
-            raise ModelError(f"{self.folder}: {len(self.layout) - self.position} tensors were never written")
-        if self.file:
-            self.file.close()
-        files = sorted({info.file for info in self.layout})
-        if len(files) > 1:
+        if self.missing:
+            first = next(iter(self.missing))
+            raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
+        self._close_files()
+        if len({info.file for info in self.layout}) > 1:
             total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout)
             weight_map = {info.name: info.file for info in self.layout}
-            (self.partial / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            (self.partial / INDEX).write_text(json.dumps(index))
         if extra is not None:
             (self.partial / "sparsebench.json").write_text(json.dumps(extra, indent=1))
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -255,27 +257,29 @@ class CheckpointWriter:
 
     def abort(self) -> None:
         """Drop what was written."""
-        if self.file:
-            self.file.close()
+        self._close_files()
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _start(self, name: str) -> None:
-        if self.file:
-            self.file.close()
+    def _close_files(self) -> None:
+        for file in self.open.values():
+            file.close()
+        self.open = {}
+
+    def _start(self, name: str, infos: list[TensorInfo]) -> None:
+        """Lay out one file: its header, and where each tensor will lie."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
-        for info in (info for info in self.layout if info.file == name):
+        for info in infos:
             size = info.numel * ITEM_SIZE[info.dtype]
-            header[info.name] = {
-                "dtype": info.dtype,
-                "shape": list(info.shape),
-                "data_offsets": [offset, offset + size],
-            }
+            span = [offset, offset + size]
+            header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": span}
             offset += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self.file = (self.partial / name).open("wb")
-        self.file.write(struct.pack("<Q", len(text)) + text)
+        start = 8 + len(text)
+        self.places |= {info.name: start + header[info.name]["data_offsets"][0] for info in infos}
+        self.open[name] = (self.partial / name).open("wb")
+        self.open[name].write(struct.pack("<Q", len(text)) + text)
 
 
 def torch_dtype(name: str) -> torch.dtype:

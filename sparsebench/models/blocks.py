@@ -1,0 +1,123 @@
+"""A model taken apart for replay: its own code, built without storage, and where its blocks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models import anatomy, precision
+from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.families import meta_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.gather import Reader
+
+REFUSED = {
+    "albert": "its layers share one set of weights",
+    "whisper": "it reads audio where calibration has text",
+}
+"""Model types that cannot be replayed, and why."""
+
+_QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
+
+
+@dataclass
+class Place:
+    """One block: its module (without storage), and for each of its parameters the checkpoint's tensor.
+
+    ``dtypes`` are what parameters run in; ``prunable`` are the linear layers of prunable tensors by the checkpoint's
+    names, ``tensors`` all that the checkpoint has in this block.
+    """
+
+    side: str
+    index: int
+    path: str
+    module: torch.nn.Module
+    parameters: dict[str, str] = field(default_factory=dict)
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    prunable: dict[str, Reader] = field(default_factory=dict)
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass
+class Stack:
+    """One side of the model: the module whose forward runs it (its tensors' names begin with ``prefix``), its blocks."""
+
+    side: str
+    prefix: str
+    module: Any
+    places: list[Place]
+
+
+@dataclass
+class Skeleton:
+    """The whole model, its stacks in the order in which they run."""
+
+    model: PreTrainedModel
+    stacks: list[Stack]
+
+
+def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
+    """The model of a config.json with its blocks found, nothing filled.
+
+    Raises UnsupportedError when it cannot be replayed block by block, ModelError when transformers cannot build it.
+    """
+    model_type = config.get("model_type")
+    if model_type in REFUSED:
+        raise UnsupportedError(
+            f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}", "choose magnitude or random"
+        )
+    stated = precision.stated({**config, **_QUIET}, precision.resolve("auto", config))
+    model = meta_model(family, stated).eval()
+    model.requires_grad_(False)
+    if family == "encoder-decoder":
+        sides = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    else:
+        sides = {family: model.base_model}
+        if getattr(model.base_model, "pooler", None) is not None:
+            model.base_model.pooler = None  # it reads the last block and nothing reads it
+    paths = {id(module): f"{path}." if path else "" for path, module in model.named_modules()}
+    return Skeleton(
+        model,
+        [Stack(side, paths[id(m)], m, _places(model, config, family, side)) for side, m in sides.items()],
+    )
+
+
+def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[Place]:
+    """The blocks of one side, in order, found by the numbers in their parameters' names."""
+    import torch
+
+    found: dict[str, Place] = {}
+    for name, parameter in model.named_parameters():
+        part = anatomy.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
+        if part.layer is None or part.side != side:
+            continue
+        path = _block_path(model, name, part.layer)
+        found.setdefault(path, Place(side, part.layer, path, model.get_submodule(path)))
+    places = sorted(found.values(), key=lambda place: place.index)
+    parents = {place.path.rpartition(".")[0] for place in places}
+    holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
+    if not isinstance(holder, torch.nn.ModuleList) or [place.index for place in places] != list(range(len(holder))):
+        raise UnsupportedError(
+            f"{config.get('model_type')}: its {side} is not one list of blocks", "choose magnitude or random"
+        )
+    return places
+
+
+def _block_path(model: PreTrainedModel, name: str, layer: int) -> str:
+    """The part of a parameter's name that names its block: up to the first number that counts a list's modules."""
+    import torch
+
+    module: torch.nn.Module = model
+    steps = name.split(".")
+    for depth, step in enumerate(steps[:-1]):
+        if isinstance(module, torch.nn.ModuleList) and step == str(layer):
+            return ".".join(steps[: depth + 1])
+        module = getattr(module, step)
+    raise UnsupportedError(f"{name}: it is numbered like a block's tensor but stands outside a list of blocks")

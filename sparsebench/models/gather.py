@@ -1,0 +1,201 @@
+"""Statistics of what the linear layers of a block read, gathered by hooks while the block runs.
+
+Only calibration tokens count: rows of padding are left out, and so is whatever is not one row per token, such as the
+relative positions that DeBERTa sends through its query and key projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.inputs import Inputs
+
+if TYPE_CHECKING:
+    import torch
+
+_PANEL = 512
+"""Rows of a Gram matrix that are mirrored at a time."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A prunable linear layer: ``width`` values per token; ``cross`` when it reads the encoder's states."""
+
+    name: str
+    module: torch.nn.Module
+    width: int
+    cross: bool
+
+
+@dataclass
+class _Sum:
+    """One distinct input: who reads it (the first is the one that is hooked) and what was summed."""
+
+    readers: list[str]
+    inputs: Inputs
+    positions: bool = False
+
+
+@dataclass
+class _Group:
+    """The micro-batch that is running: masks (samples, length), and the storages of what is not hidden states."""
+
+    own: torch.Tensor
+    encoder: torch.Tensor | None
+    foreign: set[int]
+    seen: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    other: list[tuple[Reader, torch.Tensor]] = field(default_factory=list)
+    alive: list[torch.Tensor] = field(default_factory=list)
+
+
+class Gatherer:
+    """Sums over the micro-batches of one stream in one block.
+
+    Layers that read the same tensor share one sum; who does is seen in the first micro-batch. Raises ModelError when a
+    layer reads NaN or infinity or nothing at all, UnsupportedError when it reads two different things.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader], gram: bool) -> None:
+        self.readers = readers
+        self.gram = gram
+        self.sums: dict[str, _Sum] = {}
+        self.first = True
+        self._group: _Group | None = None
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """While this lasts, every call of a reader is looked at."""
+        handles = [
+            reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
+            for reader in self.readers.values()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def group(self, own: torch.Tensor, encoder: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
+        """One micro-batch. ``own`` and ``encoder`` are masks (samples, length), True where a token is; ``foreign`` are
+        the storages of the block's arguments that are neither hidden nor encoder states."""
+        self._group = _Group(own, encoder, foreign)
+        yield
+        if self.first:
+            self._positions(self._group)
+        self.first = False
+        self._group = None
+
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names of layers that read the same input, in the order in which they run."""
+        return tuple(tuple(total.readers) for total in self.sums.values())
+
+    def result(self) -> dict[str, Inputs]:
+        """Every reader's sums; readers of the same input get the same object."""
+        found: dict[str, Inputs] = {}
+        for total in self.sums.values():
+            if total.inputs.gram is not None:
+                _mirror(total.inputs.gram)
+            found |= dict.fromkeys(total.readers, total.inputs)
+        for name in self.readers:
+            if name not in found:
+                raise ModelError(f"{name}: its layer reads nothing when its block runs", "the config switches it off")
+        return found
+
+    def _hook(self, reader: Reader) -> Any:
+        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.first or reader.name in self.sums:
+                self._look(reader, args[0] if args else kwargs["input"])
+
+        return hook
+
+    def _look(self, reader: Reader, values: torch.Tensor) -> None:
+        assert self._group is not None, "a reader runs outside a micro-batch"
+        mask = self._group.encoder if reader.cross else self._group.own
+        assert mask is not None, "cross-attention without an encoder"
+        if not _per_token(values, mask) or values.untyped_storage().data_ptr() in self._group.foreign:
+            if self.first:
+                self._group.other.append((reader, values))
+            return
+        if self.first:
+            if any(reader.name in total.readers for total in self.sums.values()):
+                raise UnsupportedError(f"{reader.name}: its layer reads two inputs when its block runs once")
+            if self._join(reader, values):
+                return
+        elif self.sums[reader.name].positions:
+            return
+        rows = values.reshape(-1, values.shape[-1])
+        if not bool(mask.all()):
+            rows = rows[mask.reshape(-1)]
+        self._add(reader.name, rows)
+
+    def _join(self, reader: Reader, values: torch.Tensor) -> bool:
+        """Whether an earlier layer reads the same memory with the same content; otherwise a sum is opened."""
+        import torch
+
+        assert self._group is not None
+        if values.shape[-1] != reader.width:
+            raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
+        # In-place changes raise the version: the same memory then holds something else.
+        key = (values.data_ptr(), values.shape, values.stride(), values._version, reader.cross)
+        leader = self._group.seen.get(key)
+        if leader is not None:
+            self.sums[leader].readers.append(reader.name)
+            return True
+        self._group.seen[key] = reader.name
+        self._group.alive.append(values)  # memory that is freed could come back as another tensor's
+        gram = torch.zeros(reader.width, reader.width) if self.gram else None
+        self.sums[reader.name] = _Sum([reader.name], Inputs(0, torch.zeros(reader.width), gram))
+        return False
+
+    def _positions(self, group: _Group) -> None:
+        """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""
+        reading = {name for total in self.sums.values() for name in total.readers}
+        for reader, values in group.other:
+            if reader.name in reading or self._join(reader, values):
+                continue
+            self.sums[reader.name].positions = True
+            self._add(reader.name, values.reshape(-1, values.shape[-1]))
+
+    def _add(self, name: str, rows: torch.Tensor) -> None:
+        inputs = self.sums[name].inputs
+        rows = rows.float()
+        inputs.tokens += rows.shape[0]
+        inputs.squares += rows.square().sum(0)
+        if not bool(inputs.squares.isfinite().all()):
+            raise ModelError(f"{name}: what its layer reads is NaN or infinite", "use bfloat16 or float32")
+        if inputs.gram is not None:
+            add_gram(inputs.gram, rows)
+
+
+def _per_token(values: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether ``values`` has one row per token of the micro-batch, flattened or not."""
+    if values.ndim == 2:
+        return values.shape[0] == mask.numel()
+    return values.shape[:-1] == mask.shape
+
+
+def add_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add Σ x xᵀ of ``rows`` (tokens, width) float32 to the upper triangle of ``gram`` (width, width) float32.
+
+    BLAS's symmetric update does half the work of a product; measured, 2 to 3 times as fast as torch's. BLAS counts
+    by columns, so it sees both matrices transposed without a copy, and their upper triangle as its lower.
+    """
+    from scipy.linalg.blas import ssyrk
+
+    own = gram.numpy().T
+    written = ssyrk(1.0, rows.contiguous().numpy().T, 1.0, own, lower=1, overwrite_c=1)
+    assert written.ctypes.data == own.ctypes.data, "the sum went to a copy"
+
+
+def _mirror(gram: torch.Tensor) -> None:
+    """Copy the upper triangle to the lower one, without a second matrix."""
+    for start in range(0, gram.shape[0], _PANEL):
+        end = start + _PANEL
+        corner = gram[start:end, start:end]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        gram[end:, start:end] = gram[start:end, end:].T

@@ -1,0 +1,210 @@
+"""Calibration text through a model block by block, with one block's weights in memory at a time.
+
+The model's own code runs (see `stages`); of each block the visitor gets the weights and what its linear layers read. A
+stream is one version of the model: its states have gone through its own, perhaps pruned, blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models import blocks, filling
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.batch import Batch
+    from sparsebench.models.blocks import Place
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.sides import Side
+
+GROUP = 2048
+"""Tokens that run through a block at a time, in whole samples: a bound on activations within a block."""
+
+
+class Block:
+    """One transformer block with its weights in memory, valid while it is visited.
+
+    ``tensors`` are all of the checkpoint's tensors of the block, as stored; ``groups`` are names of prunable ones that
+    read the same input, known after the first ``observe``; ``fresh`` says that all streams have the same inputs.
+    """
+
+    def __init__(self, side: Side, place: Place, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
+        self.side = place.side
+        self.index = place.index
+        self.tensors = tensors
+        self.groups: tuple[tuple[str, ...], ...] = ()
+        self.fresh = fresh
+        self.done: set[int] = set()
+        self.changed = False
+        self._side = side
+        self._place = place
+
+    def observe(self, stream: int, gram: bool) -> dict[str, Inputs]:
+        """What every prunable tensor's layer reads when the block runs as stored on the stream's states.
+
+        Readers of the same input share one object. The block's outputs become the stream's next inputs. Raises
+        ModelError when something is NaN or infinite, with its name.
+        """
+        from sparsebench.models.gather import Gatherer
+
+        gatherer = Gatherer(self._place.prunable, gram)
+        with gatherer.hooked():
+            self._run(stream, {}, gatherer)
+        self.groups = gatherer.groups()
+        return gatherer.result()
+
+    def advance(self, stream: int, changed: Mapping[str, torch.Tensor]) -> None:
+        """Run the block with these tensors (checkpoint names, shapes as stored) replaced; the stream goes on from there."""
+        for name, tensor in changed.items():
+            if name not in self._place.parameters.values():
+                raise ModelError(f"{name}: it is no tensor of {self.side} block {self.index}")
+            if tensor.shape != self.tensors[name].shape:
+                shapes = f"{tuple(tensor.shape)} where the checkpoint has {tuple(self.tensors[name].shape)}"
+                raise ModelError(f"{name}: replaced by {shapes}")
+        self._run(stream, changed, None)
+        self.changed = self.changed or bool(changed)
+
+    def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
+        import torch
+
+        place = self._place
+        with torch.no_grad():
+            weights = {
+                inner: changed.get(name, self.tensors[name]).to(place.dtypes[inner])
+                for inner, name in place.parameters.items()
+            }
+            self._side.run(place, weights, stream, gatherer)
+        self.done.add(stream)
+
+
+class Replay:
+    """A checkpoint's blocks, visited in order with the calibration text at hand.
+
+    Memory: one block's weights, two copies of every stream's hidden states in the model's precision (files under
+    ``spill`` when they would take more than ``memory`` bytes), and activations of about `GROUP` tokens.
+    Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: Family,
+        batch: Batch,
+        streams: int = 1,
+        spill: Path | None = None,
+        memory: int = 2 << 30,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.batch = batch
+        self.streams = streams
+        self._skeleton = blocks.survey(_stated(checkpoint), family)
+        _check_batch(batch, self._skeleton)
+        filling.fill(self._skeleton, checkpoint, family)
+        length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
+        model = self._skeleton.model
+        states = 2 * streams * len(batch.input_ids) * length * model.config.hidden_size * model.dtype.itemsize
+        self._spill = spill if states > memory else None
+        self._last: Side | None = None
+
+    def run(self, visit: Callable[[Block], None], progress: Callable[[int, int], None] | None = None) -> None:
+        """Every block in order, the encoder's first. A stream that a visit leaves out goes through the stored block.
+
+        ``progress`` is told how many blocks of how many are done.
+        """
+        import torch
+
+        total = sum(len(stack.places) for stack in self._skeleton.stacks)
+        done, diverged = 0, False
+        side: Side | None = None
+        for stack in self._skeleton.stacks:
+            if side is not None:
+                with torch.no_grad():
+                    side.finish()
+            side = self._side(stack, side)
+            for place in stack.places:
+                names = dict.fromkeys((*place.tensors, *place.parameters.values()))
+                tensors = {name: self.checkpoint.load(name) for name in names}
+                block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
+                visit(block)
+                for stream in set(range(self.streams)) - block.done:
+                    block.advance(stream, {})
+                side.swap()
+                block.tensors = tensors = {}
+                diverged = diverged or block.changed
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        self._last = side
+
+    def outputs(self, stream: int) -> torch.Tensor:
+        """After ``run``: the last side's final hidden states (samples, length, width), final norm included."""
+        import torch
+
+        if self._last is None:
+            raise ModelError(f"{self.checkpoint.folder}: there are no outputs before all blocks have run")
+        with torch.no_grad():
+            return torch.cat([self._last.result(stream, rows) for rows in self._last.groups])
+
+    def _side(self, stack: blocks.Stack, encoder: Side | None) -> Side:
+        from sparsebench.models.sides import Side, Texts
+        from sparsebench.models.spill import States
+
+        batch = self.batch
+        texts = Texts(batch.input_ids, batch.attention_mask.bool())
+        if encoder is not None:
+            assert batch.decoder_input_ids is not None
+            mask = batch.decoder_attention_mask
+            ones = batch.decoder_input_ids.new_ones(batch.decoder_input_ids.shape)
+            texts = Texts(batch.decoder_input_ids, (ones if mask is None else mask).bool())
+        samples, length = batch.input_ids.shape
+        longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
+        size = max(1, GROUP // longest)
+        groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+        return Side(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
+
+
+def check(config: Mapping[str, Any], family: Family) -> str | None:
+    """Why a model of this config.json cannot be replayed block by block; None when it can. Needs no weights."""
+    try:
+        blocks.survey(config, family)
+    except (UnsupportedError, ModelError) as error:
+        return error.message
+    return None
+
+
+def _stated(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config with the precision of most of the weights where it states none."""
+    from sparsebench.models import precision
+
+    if precision.of_config(checkpoint.config):
+        return checkpoint.config
+    sizes = dict.fromkeys(precision.NAMES, 0)
+    for info in checkpoint.tensors.values():
+        for name, code in precision.NAMES.items():
+            sizes[name] += info.numel * (code == info.dtype)
+    return precision.stated(checkpoint.config, max(sizes, key=lambda name: sizes[name]))
+
+
+def _check_batch(batch: Batch, skeleton: blocks.Skeleton) -> None:
+    """Raises ModelError for tokens that the model cannot read."""
+    given = [("input_ids", batch.input_ids, batch.attention_mask)]
+    if len(skeleton.stacks) == 2:
+        if batch.decoder_input_ids is None:
+            raise ModelError("calibration of an encoder-decoder needs decoder_input_ids", "name a target field")
+        mask = batch.decoder_attention_mask
+        ids = batch.decoder_input_ids
+        given.append(("decoder_input_ids", ids, ids.new_ones(ids.shape) if mask is None else mask))
+    for stack, (name, ids, mask) in zip(skeleton.stacks, given, strict=True):
+        if ids.ndim != 2 or not ids.numel() or len(ids) != len(batch.input_ids):
+            raise ModelError(f"{name} is {tuple(ids.shape)} where (samples, length) is needed")
+        if mask.shape != ids.shape or not bool(mask.any()):
+            raise ModelError(f"{name}: its mask is {tuple(mask.shape)} with {int(mask.sum())} tokens")
+        vocabulary = stack.module.get_input_embeddings().weight.shape[0]
+        if int(ids.max()) >= vocabulary or int(ids.min()) < 0:
+            raise ModelError(f"{name} reaches {int(ids.max())} in a vocabulary of {vocabulary}", "check the tokenizer")

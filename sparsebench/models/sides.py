@@ -1,0 +1,157 @@
+"""One side of a model under replay: its samples in small groups, and every stream's states between two blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.func import functional_call
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.gather import Gatherer
+from sparsebench.models.spill import States
+from sparsebench.models.stages import Call, Extras, Way, split, tensors_in
+
+if TYPE_CHECKING:
+    from sparsebench.models.blocks import Place, Stack
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What one side reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+
+class Side:
+    """The blocks of one side, run one after another for several streams over ``groups`` of samples.
+
+    The first block reads what the model's embeddings make of the texts, the same in all streams; the others what was
+    kept of the block before. ``encoder`` is, on a decoder's side, the finished encoder.
+    """
+
+    def __init__(
+        self, stack: Stack, texts: Texts, states: States, groups: Sequence[slice], encoder: Side | None = None
+    ) -> None:
+        self.stack = stack
+        self.texts = texts
+        self.states = states
+        self.groups = groups
+        self.encoder = encoder
+        self.way = Way(stack)
+        streams = states.streams
+        self._extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
+        self._next_extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
+        self._passed: tuple[bool, ...] | None = None
+        self._pool: list[torch.Tensor] = []
+
+    def run(
+        self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
+    ) -> None:
+        """Run a block with these weights on a stream's states and keep what comes out as the next block's."""
+        for number, rows in enumerate(self.groups):
+            call, encoder = self._call(place.index, stream, number)
+            context = (
+                gatherer.group(*self._tokens(rows), call.storages(self._known(call, encoder))) if gatherer else None
+            )
+            with context or nullcontext():
+                returned = functional_call(place.module, dict(weights), call.args, call.kwargs)
+            hidden, extras = split(returned)
+            self._check(place, hidden, rows)
+            self.way.forms[place.index] = None if extras is None else len(extras)
+            if extras is not None:
+                extras = self._kept(place.index, stream, rows, hidden, extras)
+            self.states.write(stream, rows, hidden)
+            self._next_extras[stream][number] = extras
+
+    def swap(self) -> None:
+        """The block is done: what it gave is what the next one reads."""
+        self.states.swap()
+        self._extras, self._next_extras = self._next_extras, self._extras
+
+    def result(self, stream: int, rows: slice) -> torch.Tensor:
+        """What the model makes of the last block's states: final norm and projection, (group, length, width)."""
+        number = self.groups.index(rows)
+        forward, _ = self._forward(stream, rows)
+        return self.way.past((self.states.read(stream, rows), self._extras[stream][number]), forward)
+
+    def finish(self) -> None:
+        """Put the side's results in the place of its last block's states."""
+        self.states.shrink()  # results may have another width and precision
+        for stream in range(self.states.streams):
+            for rows in self.groups:
+                self.states.write(stream, rows, self.result(stream, rows))
+        self.states.swap()
+        self.states.shrink()
+
+    def _forward(self, stream: int, rows: slice) -> tuple[Callable[[], Any], torch.Tensor | None]:
+        """A run of the side's own forward on a group, and the encoder's states that it is given."""
+        given: dict[str, torch.Tensor] = {
+            "input_ids": self.texts.ids[rows],
+            "attention_mask": self.texts.mask[rows].long(),
+        }
+        states = None
+        if self.encoder is not None:
+            states = self.encoder.states.read(stream, rows)
+            given["encoder_hidden_states"] = states
+            given["encoder_attention_mask"] = self.encoder.texts.mask[rows].long()
+        return (lambda: self.stack.module(**given)), states
+
+    def _call(self, index: int, stream: int, number: int) -> tuple[Call, torch.Tensor | None]:
+        rows = self.groups[number]
+        forward, encoder = self._forward(stream, rows)
+        known = (self.states.read(stream, rows), self._extras[stream][number]) if index else None
+        call = self.way.to(index, known, forward)
+        if not _finite(call.hidden, self.texts.mask[rows]):
+            name = f"{self.stack.side} block {index}"
+            if index == 0:
+                raise ModelError(f"{name}: its inputs are NaN or infinite", "use bfloat16 or float32")
+            raise UnsupportedError(
+                f"{name}: it reads more than the block before it gives", "choose magnitude or random"
+            )
+        return call, encoder
+
+    @staticmethod
+    def _known(call: Call, encoder: torch.Tensor | None) -> list[torch.Tensor]:
+        return [call.hidden] if encoder is None else [call.hidden, encoder]
+
+    def _tokens(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.texts.mask[rows], None if self.encoder is None else self.encoder.texts.mask[rows]
+
+    def _check(self, place: Place, hidden: torch.Tensor, rows: slice) -> None:
+        name = f"{place.side} block {place.index}"
+        if hidden.shape[:2] != self.texts.ids[rows].shape:
+            raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")
+        if not _finite(hidden, self.texts.mask[rows]):
+            raise ModelError(f"{name}: what it returns is NaN or infinite", "use bfloat16 or float32")
+
+    def _kept(self, index: int, stream: int, rows: slice, hidden: torch.Tensor, extras: tuple[Any, ...]) -> Extras:
+        """The extras that later blocks are given (T5's position bias): attention weights, for one, are not.
+
+        What the model passes on is seen once, after the first block; extras that are equal in all groups are kept once.
+        """
+        if self._passed is None:
+            used: set[int] = set()
+            if index + 1 < self.way.length:
+                forward, _ = self._forward(stream, rows)
+                after = self.way.to(index + 1, (hidden, extras), forward)
+                used = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([after.args, after.kwargs])}
+            self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
+        return tuple(self._one(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))
+
+    def _one(self, extra: torch.Tensor) -> torch.Tensor:
+        for other in self._pool:
+            if other is extra or (other.shape == extra.shape and torch.equal(other, extra)):
+                return other
+        self._pool = [extra, *self._pool[:3]]
+        return extra
+
+
+def _finite(states: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether every token's states (group, length, width) are finite; padding may hold anything."""
+    sums = states.sum(-1, dtype=torch.float32)
+    return bool((sums.isfinite() | ~mask).all())

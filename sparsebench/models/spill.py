@@ -1,0 +1,70 @@
+"""Hidden states between blocks: in memory, or in files that the page cache may drop."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class States:
+    """Per stream the states that the next block reads and those that it writes, each (samples, length, width).
+
+    With a ``folder`` they are memory-mapped files there, which have no name from the moment they exist and vanish with
+    the last tensor: anonymous memory does not grow. A buffer is made when it is first written.
+    """
+
+    def __init__(self, streams: int, samples: int, folder: Path | None = None) -> None:
+        self.samples = samples
+        self.folder = folder
+        self.streams = streams
+        self._read: list[torch.Tensor | None] = [None] * streams
+        self._write: list[torch.Tensor | None] = [None] * streams
+
+    def read(self, stream: int, rows: slice) -> torch.Tensor:
+        """A copy of the states (group, length, width) of a group of samples, which the model may write into."""
+        states = self._read[stream]
+        assert states is not None, "read before the first block was written"
+        return states[rows].clone()
+
+    def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
+        """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when blocks differ in form."""
+        states = self._write[stream]
+        if states is None:
+            states = self._write[stream] = self._buffer(values)
+        if (states.dtype, states.shape[1:]) != (values.dtype, values.shape[1:]):
+            one, other = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (states, values))
+            raise UnsupportedError(f"hidden states are {one} after one block and {other} after another")
+        states[rows] = values
+
+    def swap(self) -> None:
+        """What was written is what is read from now on."""
+        self._read, self._write = self._write, self._read
+
+    def shrink(self) -> None:
+        """Give the write buffers back."""
+        self._write = [None] * len(self._write)
+
+    def _buffer(self, like: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        shape = (self.samples, *like.shape[1:])
+        if self.folder is None:
+            return torch.empty(shape, dtype=like.dtype)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        size = math.prod(shape)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="states-") as file:
+            try:
+                # A mapping of a file with holes dies with SIGBUS when the disk is full.
+                os.posix_fallocate(file.fileno(), 0, size * like.dtype.itemsize)
+            except OSError as error:
+                what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
+                raise ModelError(f"{self.folder}: {what}", "free some space, or use fewer samples") from error
+            return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)

@@ -1,0 +1,131 @@
+"""Getting to a block: the model's own forward runs up to it on a few samples, without the blocks before it.
+
+In the place of every block stands a `Stage`. Blocks that are done answer with what is known of them: the last one with
+the states that were kept, those before it with NaN, so that a model whose code reaches further back is noticed. Masks,
+positions, embeddings and whatever happens between blocks are thus the model's own code, and hold a few samples only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from sparsebench.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from sparsebench.models.blocks import Stack
+
+Extras = tuple[Any, ...] | None
+"""What a block returns beside its hidden states; None where it returns a bare tensor."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments with which the model calls a block."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> torch.Tensor:
+        """(group, length, width)."""
+        states: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return states
+
+    def storages(self, known: list[torch.Tensor]) -> set[int]:
+        """Where the arguments lie that are not among the ``known`` tensors (hidden and encoder states)."""
+        places = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
+        return places - {tensor.untyped_storage().data_ptr() for tensor in known}
+
+
+class Reached(Exception):
+    """Ends a forward at the block that was asked for."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+
+class Stage(torch.nn.Module):
+    """Stands in a block's place; attributes that the model's code asks of the block are the block's."""
+
+    def __init__(self, way: Way, index: int, block: torch.nn.Module) -> None:
+        super().__init__()
+        # Not as a submodule: its parameters have no storage.
+        self.__dict__.update(way=way, index=index, block=block)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["block"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["way"].answer(self.__dict__["index"], Call(args, kwargs))
+
+
+class Way:
+    """One side's forward, run up to a block of choice. Replaces the side's blocks by stages."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.side = stack.side
+        self.length = len(stack.places)
+        self.forms: list[int | None] = [None] * self.length
+        """How many values a block returns beside its hidden states; None for a bare tensor."""
+        self._target = 0
+        self._next = 0
+        self._known: tuple[torch.Tensor, Extras] | None = None
+        for place in stack.places:
+            parent, _, number = place.path.removeprefix(stack.prefix).rpartition(".")
+            blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
+            blocks[int(number)] = Stage(self, place.index, place.module)
+
+    def to(self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any]) -> Call:
+        """The call of ``block`` when ``run`` runs the side's forward; ``known`` is what the block before it returned.
+
+        Raises UnsupportedError when the model does not run its blocks once each, in order, on their predecessor's states.
+        """
+        self._target, self._next, self._known = block, 0, known
+        try:
+            run()
+        except Reached as reached:
+            return reached.call
+        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", "choose magnitude or random")
+
+    def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any]) -> torch.Tensor:
+        """The side's result (group, length, width) when its last block returned ``known``: final norms and the like."""
+        self._target, self._next, self._known = self.length, 0, known
+        result: torch.Tensor = run()[0]
+        return result
+
+    def answer(self, index: int, call: Call) -> Any:
+        """What stage ``index`` returns."""
+        if index != self._next:
+            raise UnsupportedError(f"{self.side} block {index}: it runs out of order", "choose magnitude or random")
+        self._next += 1
+        if index == self._target:
+            raise Reached(call)
+        form = self.forms[index]
+        if index == self._target - 1:
+            assert self._known is not None
+            states, extras = self._known
+        else:
+            states = call.hidden.new_full((), torch.nan).expand(call.hidden.shape)
+            extras = None if form is None else (None,) * form
+        return states if extras is None else (states, *extras)
+
+
+def split(returned: Any) -> tuple[torch.Tensor, Extras]:
+    """A block's hidden states, and what else it returned."""
+    if isinstance(returned, torch.Tensor):
+        return returned, None
+    return returned[0], tuple(returned[1:])
+
+
+def tensors_in(value: Any) -> list[torch.Tensor]:
+    """Every tensor in nested arguments."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for item in value for tensor in tensors_in(item)] if isinstance(value, (list, tuple)) else []

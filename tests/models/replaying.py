@@ -1,0 +1,109 @@
+"""Tiny models of every architecture, calibration batches, and the slow reference: stock transformers with plain hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsebench.models.anatomy import parts
+from sparsebench.models.batch import Batch
+from sparsebench.models.blocks import REFUSED
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import MODEL_TYPES
+from sparsebench.models.load import load_model
+from sparsebench.models.random_weights import write_random
+from tests.models.model_zoo import small
+
+SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in REFUSED} | {
+    # Windows shorter than the samples, so that local and global attention differ.
+    "gemma2": {"sliding_window": 4},
+    "gemma3_text": {"sliding_window": 4, "num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
+    "gpt_neo": {"window_size": 4},
+    "mistral": {"sliding_window": 4},
+    "modernbert": {"local_attention": 4, "num_hidden_layers": 3},
+    # The projections of small models' style.
+    "opt:post-norm": {"word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "t5:gated": {"feed_forward_proj": "gated-gelu"},
+    "deberta-v2:unshared": {"share_att_key": False, "conv_kernel_size": 0},
+    "gpt_neox:sequential": {"use_parallel_residual": False},
+    "bloom:post-norm": {"apply_residual_connection_post_layernorm": True},
+}  # fmt: skip
+"""Changes to the zoo's configurations, by model type and variant."""
+
+LENGTH, DECODED = 16, 11
+"""DeBERTa-v2 has 16 relative positions here: as many as a sample has tokens."""
+
+
+def written(shape: str, folder: Path, seed: int = 0, **changes: Any) -> tuple[Path, Any]:
+    """A model folder with weights large enough for attention not to be flat, and its family."""
+    model_type = shape.partition(":")[0]
+    config = small(model_type, **{"initializer_range": 0.2, "init_std": 0.2, **SHAPES[shape], **changes})
+    family = MODEL_TYPES[model_type]
+    return write_random(config, folder, family, "float32", seed), family
+
+
+def batch(family: str, samples: int = 5, padded: bool = True) -> Batch:
+    """Random tokens; with padding on the right, and one sample without any."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 90, (samples, LENGTH), generator=generator)
+    mask = torch.ones(samples, LENGTH, dtype=torch.bool)
+    decoder_mask = torch.ones(samples, DECODED, dtype=torch.bool)
+    if padded:
+        for sample in range(1, samples):
+            mask[sample, LENGTH - 2 * sample :] = False
+            decoder_mask[sample, DECODED - sample :] = False
+    ids = torch.where(mask, ids, 1)
+    if family != "encoder-decoder":
+        return Batch(ids, mask)
+    decoder_ids = torch.randint(3, 90, (samples, DECODED), generator=generator)
+    return Batch(ids, mask, torch.where(decoder_mask, decoder_ids, 1), decoder_mask)
+
+
+class Stock:
+    """The whole model in stock transformers: what it returns, and what every prunable layer reads."""
+
+    def __init__(self, folder: Path, family: Any, given: Batch, changed: Mapping[str, Any] | None = None) -> None:
+        import torch
+
+        self.model = load_model(folder, family)
+        self.parts = {name: part for name, part in parts(Checkpoint(folder), family).items() if part.prunable}
+        self.read: dict[str, list[Any]] = {name: [] for name in self.parts}
+        with torch.no_grad():
+            for name, tensor in (changed or {}).items():
+                self.model.get_parameter(name).copy_(tensor)
+            for name in self.parts:
+                module = self.model.get_submodule(name.removesuffix(".weight"))
+                module.register_forward_pre_hook(lambda _, args, name=name: self.read[name].append(args[0].clone()))
+            self.final = self._final(family, given)
+
+    def _final(self, family: str, given: Batch) -> Any:
+        mask = given.attention_mask.long()
+        if family != "encoder-decoder":
+            return self.model.base_model(input_ids=given.input_ids, attention_mask=mask)[0]
+        found = []
+        self.model.get_decoder().register_forward_hook(lambda *call: found.append(call[-1][0]))
+        assert given.decoder_attention_mask is not None
+        self.model(
+            input_ids=given.input_ids, attention_mask=mask, decoder_input_ids=given.decoder_input_ids,
+            decoder_attention_mask=given.decoder_attention_mask.long(),
+        )  # fmt: skip
+        return found[0]
+
+    def rows(self, name: str, given: Batch) -> Any:
+        """What the layer reads, (tokens, width), padding left out; relative positions only where it reads no tokens."""
+        part = self.parts[name]
+        mask = given.attention_mask
+        if (
+            given.decoder_attention_mask is not None
+            and part.side == "decoder"
+            and part.kind not in ("cross_k", "cross_v")
+        ):
+            mask = given.decoder_attention_mask
+        # Tokens come first where DeBERTa uses one projection for both.
+        values = self.read[name][0]
+        if values.shape[0] != mask.shape[0] and values.shape[0] != mask.numel():
+            return values.reshape(-1, values.shape[-1])
+        return values.reshape(-1, values.shape[-1])[mask.reshape(-1)]

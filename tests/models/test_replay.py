@@ -1,0 +1,113 @@
+"""Replay: the same numbers as stock transformers, for every architecture, block by block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.replay import Block, Replay
+from tests.models.replaying import SHAPES, Stock, batch, written
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five samples run as two, two and one."""
+    monkeypatch.setattr("sparsebench.models.replay.GROUP", 32)
+
+
+def assert_close(found: Any, wanted: Any, what: str) -> None:
+    """Within float32's rounding of the largest value."""
+    import torch
+
+    scale = max(1.0, float(wanted.abs().max()))
+    torch.testing.assert_close(
+        found.double(), wanted.double(), rtol=1e-4, atol=2e-5 * scale, msg=lambda text: f"{what}: {text}"
+    )
+
+
+def last_mask(given: Batch) -> Any:
+    return given.attention_mask if given.decoder_attention_mask is None else given.decoder_attention_mask
+
+
+def assert_reads(inputs: Any, rows: Any, name: str) -> None:
+    rows = rows.double()
+    assert inputs.tokens == len(rows), name
+    assert_close(inputs.squares, (rows * rows).sum(0), name)
+    assert_close(inputs.gram, rows.T @ rows, name)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_statistics_are_those_of_stock_transformers(shape: str, tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written(shape, tmp_path / "model")
+    given = batch(family)
+    stock = Stock(folder, family, given)
+    seen: dict[str, Any] = {}
+    groups: list[tuple[str, ...]] = []
+
+    def visit(block: Block) -> None:
+        assert block.fresh
+        seen.update(block.observe(0, gram=True))
+        groups.extend(block.groups)
+
+    replay = Replay(Checkpoint(folder), family, given)
+    replay.run(visit)
+
+    mask = last_mask(given)
+    assert_close(replay.outputs(0)[mask], stock.final[mask], "outputs")
+    assert set(seen) == set(stock.parts)
+    for name in stock.parts:
+        assert_reads(seen[name], stock.rows(name, given), name)
+        assert torch.equal(seen[name].gram, seen[name].gram.T)
+    for group in groups:
+        assert len({id(seen[name]) for name in group}) == 1
+    assert sorted(name for group in groups for name in group) == sorted(seen)
+    assert len({id(inputs) for inputs in seen.values()}) == len(groups)
+
+
+def half_gone(weights: Any) -> Any:
+    """Every other column of the first dimension zero."""
+    changed = weights.clone()
+    changed[::2] = 0
+    return changed
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_changed_stream_is_a_changed_model(shape: str, tmp_path: Path) -> None:
+    """Stream 1 loses weights in the first block; stream 2 is touched in no visit and stays dense, as stream 0 does."""
+    folder, family = written(shape, tmp_path / "model")
+    given = batch(family)
+    changed: dict[str, Any] = {}
+    seen: dict[int, dict[str, Any]] = {0: {}, 1: {}}
+    fresh = []
+
+    def visit(block: Block) -> None:
+        fresh.append(block.fresh)
+        before = {name: tensor.clone() for name, tensor in block.tensors.items()}
+        for stream in seen:
+            seen[stream].update(block.observe(stream, gram=True))
+        if len(fresh) == 1:
+            changed.update({name: half_gone(block.tensors[name]) for group in block.groups for name in group})
+            block.advance(1, changed)
+        assert all(bool((block.tensors[name] == before[name]).all()) for name in before), "the stored weights changed"
+
+    replay = Replay(Checkpoint(folder), family, given, streams=3)
+    replay.run(visit)
+
+    dense, pruned = Stock(folder, family, given), Stock(folder, family, given, changed)
+    mask = last_mask(given)
+    assert fresh == [True] + [False] * (len(fresh) - 1)
+    for stream, stock in ((0, dense), (1, pruned), (2, dense)):
+        assert_close(replay.outputs(stream)[mask], stock.final[mask], f"stream {stream}")
+    assert float((dense.final - pruned.final)[mask].abs().max()) > 1e-2, "the change must be seen"
+    for name in set(dense.parts) - set(changed):
+        assert_reads(seen[0][name], dense.rows(name, given), name)
+        if name.split(".")[-2] not in ("pos_key_proj", "pos_query_proj"):
+            # A block is observed with its stored weights: in the first one both streams read the same.
+            in_first = any(name.startswith(first.rpartition(".0.")[0] + ".0.") for first in changed)
+            assert_reads(seen[1][name], (dense if in_first else pruned).rows(name, given), name)

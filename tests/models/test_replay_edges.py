@@ -1,0 +1,372 @@
+"""Replay at its edges: names, precision, memory, and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given as with_examples
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import MODEL_TYPES
+from sparsebench.models.random_weights import write_random
+from sparsebench.models.replay import Block, Replay, check
+from tests.models.model_zoo import small
+from tests.models.replaying import Stock, batch, written
+
+
+def dense(block: Block) -> None:
+    block.observe(0, gram=True)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The folder with its tensors changed."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_layers_that_read_the_same_are_one_group(tmp_path: Path) -> None:
+    def groups(shape: str) -> list[list[str]]:
+        found: list[list[str]] = []
+        folder, family = written(shape, tmp_path / shape.replace(":", "-"))
+
+        def visit(block: Block) -> None:
+            block.observe(0, gram=False)
+            found[:] = [[name.split(".")[-2] for name in group] for group in block.groups]
+
+        Replay(Checkpoint(folder), family, batch(family)).run(visit)
+        return found
+
+    assert groups("llama") == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+    assert groups("phi") == [["q_proj", "k_proj", "v_proj", "fc1"], ["dense"], ["fc2"]]
+    assert groups("gpt2") == [["c_attn"], ["c_proj"], ["c_fc"], ["c_proj"]]
+    assert groups("t5:gated") == [["q", "k", "v"], ["o"], ["q"], ["k", "v"], ["o"], ["wi_0", "wi_1"], ["wo"]]
+    assert groups("deberta-v2:unshared") == [
+        ["query_proj", "key_proj", "value_proj"], ["dense"], ["dense"], ["dense"], ["pos_key_proj", "pos_query_proj"],
+    ]  # fmt: skip
+
+
+def test_without_gram_the_squares_are_the_same(tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written("llama", tmp_path / "model")
+    seen: list[dict[str, Any]] = []
+    for gram in (False, True):
+        Replay(Checkpoint(folder), family, batch(family)).run(
+            lambda block, gram=gram: seen.append(block.observe(0, gram=gram))
+        )
+    for without, whole in zip(seen[:2], seen[2:], strict=True):
+        for name in whole:
+            assert without[name].gram is None
+            assert torch.equal(without[name].squares, whole[name].squares)
+
+
+@settings(deadline=None, max_examples=25)
+@with_examples(st.integers(1, 40), st.integers(1, 1100), st.integers(0, 1000))
+def test_a_gram_matrix_is_the_sum_of_outer_products(tokens: int, width: int, seed: int) -> None:
+    import torch
+
+    from sparsebench.models.gather import _mirror, add_gram
+
+    rows = torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
+    gram = torch.zeros(width, width)
+    add_gram(gram, rows[: tokens // 2])
+    add_gram(gram, rows[tokens // 2 :])
+    _mirror(gram)
+    wanted = rows.double().T @ rows.double()
+    torch.testing.assert_close(gram.double(), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    assert torch.equal(gram, gram.T)
+
+
+@pytest.mark.parametrize("shape", ["llama", "t5:gated"])
+def test_files_in_place_of_memory_change_nothing(shape: str, tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written(shape, tmp_path / "model")
+    spill = tmp_path / "spill"
+    used = []
+
+    def visit(block: Block) -> None:
+        found = block.observe(0, gram=True)
+        seen.append(found)
+        block.advance(1, {name: torch.zeros_like(block.tensors[name]) for name in block.groups[-1]})
+        used.append(spill.is_dir())
+
+    results = []
+    for memory in (2 << 30, 0):
+        seen: list[dict[str, Any]] = []
+        replay = Replay(Checkpoint(folder), family, batch(family), streams=2, spill=spill, memory=memory)
+        replay.run(visit)
+        results.append((seen, replay.outputs(1)))
+    assert used == [False] * (len(used) // 2) + [True] * (len(used) // 2)
+    assert not list(spill.iterdir())
+    (first, one), (second, other) = results
+    assert torch.equal(one, other)
+    for before, after in zip(first, second, strict=True):
+        assert all(torch.equal(before[name].gram, after[name].gram) for name in before)
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors that anything in this process holds."""
+    import torch
+
+    gc.collect()
+    found = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
+    peaks = {}
+    for layers in (2, 6):
+        folder, family = written("llama", tmp_path / str(layers), num_hidden_layers=layers, intermediate_size=512)
+        replay = Replay(Checkpoint(folder), family, batch(family), streams=2)
+        marks: list[int] = []
+
+        def visit(block: Block, marks: list[int] = marks) -> None:
+            block.observe(0, gram=True)
+            block.advance(0, {})
+            marks.append(live_bytes())
+
+        replay.run(visit)
+        del replay
+        peaks[layers] = max(marks)
+    block = sum(info.nbytes for name, info in Checkpoint(folder).tensors.items() if ".layers.1." in name)
+    assert peaks[6] - peaks[2] < block / 10
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt2", "opt", "bert"])
+def test_a_prefix_more_or_less_makes_no_difference(shape: str, tmp_path: Path) -> None:
+    """Checkpoints of the bare model lack a prefix, those of a model with a head have one; old ones say gamma."""
+    import torch
+
+    folder, family = written(shape, tmp_path / "model")
+    given = batch(family)
+    prefix = {"llama": "model.", "gpt2": "transformer.", "opt": "model.", "bert": "bert."}[shape]
+    whole = Replay(Checkpoint(folder), family, given)
+    whole.run(dense)
+
+    def rename(tensors: dict[str, Any]) -> None:
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            new = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+            if shape == "bert":
+                new = new.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[new] = tensor
+
+    renamed = Replay(Checkpoint(rewritten(folder, rename)), family, given)
+    names: list[str] = []
+    renamed.run(lambda block: names.extend(block.observe(0, gram=False)))
+    assert torch.equal(whole.outputs(0), renamed.outputs(0))
+    assert names and all(name.startswith("bert.") == (shape == "bert") for name in names)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [("llama", "bfloat16"), ("t5:gated", "bfloat16"), ("t5:gated", "float16")])
+def test_a_model_runs_in_its_precision_and_sums_are_float32(shape: str, dtype: str, tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written(shape, tmp_path / "model")
+    rewritten(folder, lambda tensors: tensors.update({k: v.to(getattr(torch, dtype)) for k, v in tensors.items()}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}))
+    given = batch(family)
+    stock = Stock(folder, family, given)
+    seen: dict[str, Any] = {}
+    replay = Replay(Checkpoint(folder), family, given)
+    replay.run(lambda block: seen.update(block.observe(0, gram=True)))
+    outputs = replay.outputs(0)
+    assert str(outputs.dtype) == f"torch.{dtype}" and outputs.dtype == stock.final.dtype
+    mask = given.attention_mask if given.decoder_attention_mask is None else given.decoder_attention_mask
+    torch.testing.assert_close(outputs[mask], stock.final[mask], rtol=0.1, atol=0.1)
+    for name, inputs in seen.items():
+        assert inputs.squares.dtype == inputs.gram.dtype == torch.float32
+        rows = stock.rows(name, given).double()
+        torch.testing.assert_close(inputs.squares.double().sum(), (rows * rows).sum(), rtol=0.02, atol=0, msg=name)
+
+
+def test_what_float16_cannot_hold_runs_in_float32(tmp_path: Path) -> None:
+    """T5's wo, as in stock transformers: its outputs reach hundreds of thousands here."""
+    import torch
+
+    folder, family = written("t5:gated", tmp_path / "model")
+
+    def change(tensors: dict[str, Any]) -> None:
+        tensors |= {name: tensor.half() for name, tensor in tensors.items()}
+        scale = torch.linspace(100, 30000, 32).half()
+        tensors["encoder.block.0.layer.1.DenseReluDense.wo.weight"] = scale[:, None].repeat(1, 48)
+
+    rewritten(folder, change)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    given = batch(family)
+    replay = Replay(Checkpoint(folder), family, given)
+    replay.run(dense)
+    wanted = Stock(folder, family, given).final
+    torch.testing.assert_close(replay.outputs(0)[given.decoder_attention_mask], wanted[given.decoder_attention_mask])
+
+
+def test_a_large_table_is_mapped_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    folder, family = written("llama", tmp_path / "model")
+    results = []
+    for limit in (1 << 30, 1):
+        monkeypatch.setattr("sparsebench.models.filling.MAPPED", limit)
+        replay = Replay(Checkpoint(folder), family, batch(family))
+        replay.run(dense)
+        results.append(replay.outputs(0))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("shape", ["llama", "bert", "deberta-v2", "t5"])
+def test_a_sample_of_nothing_but_padding_adds_nothing(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr("sparsebench.models.replay.GROUP", 1)
+    folder, family = written(shape, tmp_path / "model")
+    given = batch(family)
+    blank = [torch.zeros_like(tensor[:1]) for tensor in vars(given).values() if tensor is not None]
+    tensors = [tensor for tensor in vars(given).values() if tensor is not None]
+    longer = Batch(*(torch.cat([tensor, empty]) for tensor, empty in zip(tensors, blank, strict=True)))
+    seen: list[dict[str, Any]] = [{}, {}]
+    for found, texts in zip(seen, (given, longer), strict=True):
+        Replay(Checkpoint(folder), family, texts).run(lambda block, found=found: found.update(block.observe(0, True)))
+    for name, inputs in seen[0].items():
+        assert inputs.tokens == seen[1][name].tokens
+        assert torch.equal(inputs.gram, seen[1][name].gram), name
+
+
+def test_progress_counts_both_sides(tmp_path: Path) -> None:
+    folder, family = written("t5", tmp_path / "model")
+    steps: list[tuple[int, int]] = []
+    order: list[tuple[str, int]] = []
+    replay = Replay(Checkpoint(folder), family, batch(family))
+    replay.run(lambda block: order.append((block.side, block.index)), lambda *step: steps.append(step))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert order == [("encoder", 0), ("encoder", 1), ("decoder", 0), ("decoder", 1)]
+
+
+def test_every_model_type_is_answered_for_without_weights() -> None:
+    refused = {name: check(small(name), family) for name, family in MODEL_TYPES.items()}
+    assert {name for name, reason in refused.items() if reason} == {"albert", "whisper"}
+    assert "share one set of weights" in (refused["albert"] or "")
+    assert "no model type 'lama'" in (check({"model_type": "lama"}, "decoder") or "")
+
+
+def test_albert_is_refused_before_any_work(tmp_path: Path) -> None:
+    folder = write_random(small("albert"), tmp_path / "model", "encoder")
+    with pytest.raises(UnsupportedError, match="albert cannot be calibrated block by block"):
+        Replay(Checkpoint(folder), "encoder", batch("encoder"))
+
+
+def test_tensors_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> None:
+    import torch
+
+    def refused(number: int, change: Callable[[dict[str, Any]], None]) -> str:
+        folder, family = written("llama", tmp_path / str(number))
+        with pytest.raises(ModelError) as raised:
+            Replay(Checkpoint(rewritten(folder, change)), family, batch(family))
+        return str(raised.value)
+
+    up = "model.layers.1.mlp.up_proj.weight"
+    assert f"{up} is missing" in refused(1, lambda tensors: tensors.pop(up))
+    assert "model.norm.weight is missing" in refused(2, lambda tensors: tensors.pop("model.norm.weight"))
+    assert f"{up}: the file has (3, 4)" in refused(3, lambda tensors: tensors.update({up: torch.zeros(3, 4)}))
+    extra = "model.layers.1.mlp.extra_proj.weight"
+    assert f"{extra}: the model has no such layer" in refused(4, lambda t: t.update({extra: torch.zeros(8, 8)}))
+
+
+def test_batches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written("t5", tmp_path / "model")
+    ids, mask = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+    for given, words in (
+        (Batch(ids, mask), "needs decoder_input_ids"),
+        (Batch(ids + 96, mask, ids), "input_ids reaches 96 in a vocabulary of 96"),
+        (Batch(ids, mask[:1], ids), r"its mask is \(1, 4\)"),
+        (Batch(ids, ~mask, ids), "0 tokens"),
+        (Batch(ids, mask, ids[:1]), r"decoder_input_ids is \(1, 4\)"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            Replay(Checkpoint(folder), family, given)
+
+
+def test_infinity_is_refused_with_the_layer_that_reads_it(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewritten(folder, lambda tensors: tensors[name].fill_(1e38))
+    replay = Replay(Checkpoint(folder), family, batch(family))
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.down_proj\.weight: what its layer reads is NaN"):
+        replay.run(dense)
+    with pytest.raises(ModelError, match="decoder block 1: what it returns is NaN"):
+        replay.run(lambda block: block.advance(0, {}))
+
+
+def test_padding_may_be_nan(tmp_path: Path) -> None:
+    """What a model makes of padding is nobody's business."""
+    import torch
+
+    from sparsebench.models.sides import _finite
+
+    states = torch.ones(1, 3, 4)
+    states[0, 2] = torch.nan
+    mask = torch.tensor([[True, True, False]])
+    assert _finite(states, mask) and not _finite(states, torch.ones_like(mask))
+
+
+def test_replacements_must_fit_the_block(tmp_path: Path) -> None:
+    import torch
+
+    folder, family = written("llama", tmp_path / "model")
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def visit(block: Block) -> None:
+        with pytest.raises(ModelError, match=r"lm_head\.weight: it is no tensor of decoder block 0"):
+            block.advance(0, {"lm_head.weight": torch.zeros(1)})
+        with pytest.raises(
+            ModelError, match=r"up_proj\.weight: replaced by \(1,\) where the checkpoint has \(48, 32\)"
+        ):
+            block.advance(0, {name: torch.zeros(1)})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Replay(Checkpoint(folder), family, batch(family)).run(visit)
+
+
+def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    def forward(self: Any, input_ids: Any, attention_mask: Any) -> Any:
+        states = [self.embed_tokens(input_ids)]
+        positions = self.rotary_emb(states[0], position_ids=attention_mask.cumsum(-1) - 1)
+        for index, layer in enumerate(self.layers):
+            read = states[-1] + (states[-2] if index == skip else 0)
+            states.append(layer(read, attention_mask=None, position_embeddings=positions))
+        return BaseModelOutput(last_hidden_state=self.norm(states[-1]))
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    folder, family = written("llama", tmp_path / "model", num_hidden_layers=3)
+    skip = 1  # the embeddings, which are run each time
+    Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
+    skip = 2
+    with pytest.raises(UnsupportedError, match="decoder block 2: it reads more than the block before it gives"):
+        Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
