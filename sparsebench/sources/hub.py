@@ -1,4 +1,4 @@
-"""``hf:``: a model on the hub, by huggingface_hub and its own settings.
+"""``hf:``: a model, or one file of a data set, on the hub, by huggingface_hub and its own settings.
 
 HF_HOME, HF_ENDPOINT (a mirror), HF_HUB_OFFLINE and HF_TOKEN mean what they mean everywhere. Only one set of weights is
 fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or ONNX.
@@ -6,6 +6,7 @@ fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable
@@ -54,7 +55,9 @@ def commit(source: Source, offline: bool = False) -> str:
 
 
 def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
-    """config.json alone; None when offline and not cached. Raises SourceError."""
+    """config.json alone; None when offline and not cached, and for a data set. Raises SourceError."""
+    if source.file:
+        return None
     if (offline or _hub_is_offline()) and not _COMMIT.match(source.revision) and not _remembered(source):
         return None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -78,12 +81,16 @@ def size(source: Source, offline: bool = False) -> int | None:
     try:
         revision = commit(source, offline)
         folder = _snapshot(source, revision)
-        if folder and missing_weights(folder) is None:
+        if source.file and folder and (folder / source.file).is_file():
+            return 0
+        if not source.file and folder and missing_weights(folder) is None:
             return 0
         info = _info(source, offline, files_metadata=True)
     except HubUnreachableError:
         return None
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+    if source.file:
+        return sizes.get(source.file)
     absent = [
         sizes[name]
         for name in wanted_files(list(sizes))
@@ -93,23 +100,15 @@ def size(source: Source, offline: bool = False) -> int | None:
 
 
 def fetch(source: Source, offline: bool = False) -> Path:
-    """The folder in the hub's cache that holds the model at its commit, complete. Raises SourceError."""
+    """The folder in the hub's cache that holds the model at its commit, complete; a data set's file. Raises SourceError."""
     revision = commit(source, offline)
-    try:
-        folder = _download(source, revision, offline)
-    except HubUnreachableError:
-        cached = _snapshot(source, revision)
-        if cached is None:
-            raise
-        folder = cached
-    if missing := missing_weights(folder):
-        raise _unreachable(source, f"the hub's cache holds only part of it ({missing} is missing)")
+    found = (_file if source.file else _folder)(source, revision, offline)
     if revision != source.revision:
         # The hub's client notes what a branch meant only when asked for the branch; offline, the note is all there is.
         note = _home(source) / "refs" / source.revision
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(revision)
-    return folder
+    return found
 
 
 def wanted_files(names: list[str]) -> list[str]:
@@ -143,6 +142,34 @@ class HubUnreachableError(SourceError):
     """No answer from the hub: the network, a firewall, or the offline setting."""
 
 
+def _folder(source: Source, revision: str, offline: bool) -> Path:
+    try:
+        folder = _download(source, revision, offline)
+    except HubUnreachableError:
+        cached = _snapshot(source, revision)
+        if cached is None:
+            raise
+        folder = cached
+    if missing := missing_weights(folder):
+        raise _unreachable(source, f"the hub's cache holds only part of it ({missing} is missing)")
+    return folder
+
+
+def _file(source: Source, revision: str, offline: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    folder = _snapshot(source, revision)
+    if folder and (folder / source.file).is_file():
+        return folder / source.file
+    names = [sibling.rfilename for sibling in _info(source, offline).siblings or []]
+    if source.file not in names:
+        close = difflib.get_close_matches(source.file, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it holds {', '.join(names[:5]) or 'no file'}"
+        raise SourceError(f"{source.text}: the data set has no file {source.file}", hint)
+    kept: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "etag_timeout": _TIMEOUT}
+    return Path(_asking(source, lambda: hf_hub_download(source.repo, source.file, **kept)))
+
+
 def _download(source: Source, revision: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -166,8 +193,12 @@ def _info(source: Source, offline: bool, files_metadata: bool = False) -> Any:
         raise _unreachable(source, "offline, and its revision is not in the hub's cache")
     return _asking(
         source,
-        lambda: HfApi().model_info(
-            source.repo, revision=source.revision, timeout=_TIMEOUT, files_metadata=files_metadata
+        lambda: HfApi().repo_info(
+            source.repo,
+            repo_type=_type(source),
+            revision=source.revision,
+            timeout=_TIMEOUT,
+            files_metadata=files_metadata,
         ),
     )
 
@@ -176,19 +207,20 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
     """The hub's answer, or a SourceError that says in our words what the hub's client said in its own."""
     from huggingface_hub import constants, errors
 
-    where = f"{source.text} at {constants.ENDPOINT}"
+    where, what = f"{source.text} at {constants.ENDPOINT}", "data set" if source.file else "model"
     try:
         return question()
     except errors.GatedRepoError as error:
-        hint = f"accept its licence at {constants.ENDPOINT}/{source.repo}, then set HF_TOKEN or run `hf auth login`"
-        raise SourceError(f"{where}: the model is gated", hint) from error
+        page = f"{constants.ENDPOINT}/{'datasets/' if source.file else ''}{source.repo}"
+        hint = f"accept its licence at {page}, then set HF_TOKEN or run `hf auth login`"
+        raise SourceError(f"{where}: the {what} is gated", hint) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
             f"{where}: there is no revision {source.revision}", "name a branch, tag or commit it has"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"{where}: no such model, or a private one", "check the name; for a private one set HF_TOKEN"
+            f"{where}: no such {what}, or a private one", "check the name; for a private one set HF_TOKEN"
         ) from error
     except errors.EntryNotFoundError as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
@@ -204,11 +236,17 @@ def _asking(source: Source, question: Callable[[], T]) -> T:
 def _unreachable(source: Source, why: str) -> HubUnreachableError:
     from huggingface_hub import constants
 
+    wanted = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
+    instead = (
+        "name a local file: path:"
+        if source.file
+        else "rehearse with random weights of the same architecture: --rehearse"
+    )
     return HubUnreachableError(
         f"{source.text} cannot be fetched from {constants.ENDPOINT}: {why}",
         "connect, or set HF_ENDPOINT to a mirror, or fill the hub's cache on a connected machine "
-        f"(`hf download {source.repo} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
-        "or rehearse with random weights of the same architecture: --rehearse",
+        f"(`hf download {wanted} --revision {source.revision}`, then copy it to {constants.HF_HUB_CACHE}); "
+        f"or {instead}",
     )
 
 
@@ -222,11 +260,15 @@ def _hub_is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
+def _type(source: Source) -> str:
+    return "dataset" if source.file else "model"
+
+
 def _home(source: Source) -> Path:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type="model")
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.repo, repo_type=_type(source))
 
 
 def _remembered(source: Source) -> str | None:

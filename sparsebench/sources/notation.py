@@ -21,6 +21,8 @@ KINDS: dict[str, str] = {
     "random": "random",
 }
 """Each kind's notation."""
+DATASET = "hf:datasets/ORG/NAME@REVISION!PATH/IN/REPOSITORY"
+"""The notation of one file of a hub data set."""
 
 _REPO = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[^@\s]+))?$")
 _WHEEL = re.compile(
@@ -46,7 +48,10 @@ class WheelPart:
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed source. ``text`` is its canonical notation, which parses back to the same source."""
+    """A parsed source. ``text`` is its canonical notation, which parses back to the same source.
+
+    ``location`` is a path on disk; ``file`` is set for a hub data set alone: the path inside its repository.
+    """
 
     kind: Kind
     text: str
@@ -54,6 +59,7 @@ class Source:
     revision: str = ""
     location: str = ""
     parts: tuple[WheelPart, ...] = ()
+    file: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -83,11 +89,34 @@ def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
 
 
 def _hub(text: str, rest: str) -> Source:
+    if rest.startswith("datasets/"):
+        return _dataset(text, rest.removeprefix("datasets/"))
     match = _REPO.match(rest)
+    if "!" in rest:
+        _wrong(text, "hf", "a file is named in data sets alone", DATASET)
     if not match or ".." in match["repo"]:
         _wrong(text, "hf", "that is not a repository name")
     revision = match["revision"] or "main"
     return Source("hf", f"hf:{match['repo']}@{revision}", repo=match["repo"], revision=revision)
+
+
+def _dataset(text: str, rest: str) -> Source:
+    name, _, file = rest.partition("!")
+    match = _REPO.match(name)
+    file = file.strip()
+    if not match or ".." in match["repo"]:
+        _wrong(text, "hf", f"{name!r} is not the name of a data set", DATASET)
+    if not file or file.endswith("/") or not _plain(file):
+        _wrong(text, "hf", f"{file!r} is not a file's path in the data set" if file else "it names no file", DATASET)
+    revision = match["revision"] or "main"
+    canonical = f"hf:datasets/{match['repo']}@{revision}!{file}"
+    return Source("hf", canonical, repo=match["repo"], revision=revision, file=file)
+
+
+def _plain(inner: str) -> bool:
+    """Whether this is a path that stays inside: no root, no backslash, no empty, ``.`` or ``..`` step."""
+    steps = inner.removesuffix("/").split("/")
+    return not inner.startswith("/") and "\\" not in inner and not any(step in ("", ".", "..") for step in steps)
 
 
 def _part(text: str, piece: str, sha256: str | None = None) -> WheelPart:
@@ -96,11 +125,7 @@ def _part(text: str, piece: str, sha256: str | None = None) -> WheelPart:
         missing = "`==VERSION`" if "==" not in piece else "`!PATH/IN/WHEEL`" if "!" not in piece else ""
         _wrong(text, "wheel", f"{missing} is missing" if missing else f"{piece!r} is not understood")
     inner = match["inner"].strip()
-    if (
-        inner.startswith("/")
-        or "\\" in inner
-        or any(step in ("", ".", "..") for step in inner.removesuffix("/").split("/"))
-    ):
+    if not _plain(inner):
         _wrong(text, "wheel", f"{inner!r} is not a plain path inside the wheel")
     digest = (match["sha256"] if match["sha256"] is not None else sha256 or "").lower()
     if (digest or match["sha256"] is not None) and not _SHA256.match(digest):
@@ -137,8 +162,8 @@ def _listed(text: str, value: Any, key: str) -> list[str]:
     return values
 
 
-def _wrong(text: str, kind: str, problem: str) -> NoReturn:
-    raise SourceError(f"source {text!r}: {problem}", f"the notation is {KINDS[kind]}")
+def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> NoReturn:
+    raise SourceError(f"source {text!r}: {problem}", f"the notation is {notation or KINDS[kind]}")
 
 
 def _unknown(text: str, kind: str) -> NoReturn:

@@ -103,7 +103,7 @@ def index(served: Served, *wheels: Path) -> None:
         served.headers[f"/simple/{project}/"] = {"Content-Type": "text/html"}
 
 
-def hub(served: Served, repo: str, files: dict[str, bytes], revision: str = "main") -> None:
+def hub(served: Served, repo: str, files: dict[str, bytes], revision: str = "main", kind: str = "models") -> None:
     """Offer a repository as the hub's API does: its listing at a revision, and each file at the commit."""
     siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
     listing = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
@@ -113,9 +113,9 @@ def hub(served: Served, repo: str, files: dict[str, bytes], revision: str = "mai
     ]
     for name in (revision, COMMIT):
         for path, data in ((f"revision/{name}", listing), (f"tree/{name}", json.dumps(tree).encode())):
-            served.files[f"/api/models/{repo}/{path}"] = data
-            served.headers[f"/api/models/{repo}/{path}"] = {"Content-Type": "application/json"}
+            served.files[f"/api/{kind}/{repo}/{path}"] = data
+            served.headers[f"/api/{kind}/{repo}/{path}"] = {"Content-Type": "application/json"}
     for name, data in files.items():
-        path = f"/{repo}/resolve/{COMMIT}/{name}"
+        path = f"{'' if kind == 'models' else f'/{kind}'}/{repo}/resolve/{COMMIT}/{name}"
         served.files[path] = data
         served.headers[path] = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}

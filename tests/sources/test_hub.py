@@ -38,6 +38,8 @@ for name in sys.argv[3:]:
         answer = getattr(sources, name)(source, cache, offline)
     except SourceError as error:
         answer = {"message": error.message, "hint": error.hint}
+    if isinstance(answer, Path) and answer.is_file():
+        answer = {answer.name: answer.read_text()}
     if isinstance(answer, Path):
         answer = {p.relative_to(answer).as_posix(): p.read_text() for p in answer.rglob("*") if p.is_file()}
     answers[name] = answer
@@ -137,6 +139,47 @@ def test_a_broken_download_is_an_error_and_the_next_one_is_whole() -> None:
         assert "message" in ask(served.url, "hf:org/tiny", "fetch")["fetch"]
         served.statuses.clear()
         assert ask(served.url, "hf:org/tiny", "fetch")["fetch"]["model.safetensors"] == "s" * 100
+
+
+DATA = {"en/validation.jsonl": b'{"text": "a"}', "en/train.jsonl": b"t" * 900, "README.md": b"hello"}
+FILE = "hf:datasets/org/texts!en/validation.jsonl"
+
+
+def test_one_file_of_a_data_set_is_fetched_and_kept_for_offline() -> None:
+    questions = ("fingerprint", "read_config", "size", "fetch")
+    with serving(Served()) as served:
+        hub(served, "org/texts", DATA, kind="datasets")
+        first = ask(served.url, FILE, *questions)
+        assert first == {
+            "fingerprint": COMMIT,
+            "read_config": None,
+            "size": 13,
+            "fetch": {"validation.jsonl": '{"text": "a"}'},
+        }
+        assert not served.count("train.jsonl") and not served.count("README.md")
+        answer = ask(served.url, "hf:datasets/org/texts!en/valdation.jsonl", "fetch")["fetch"]
+        assert "has no file en/valdation.jsonl" in answer["message"]
+        assert "did you mean en/validation.jsonl?" in answer["hint"]
+    warm = {**first, "size": 0}
+    assert ask(served.url, FILE, *questions) == warm, "the hub is gone, the cache is warm"
+    assert ask(served.url, FILE, *questions, offline=True) == warm
+    assert ask(served.url, FILE.replace("!", f"@{COMMIT}!"), *questions, HF_HUB_OFFLINE="1") == warm
+    assert "message" in ask(served.url, "hf:org/texts", "fetch", offline=True)["fetch"], (
+        "a model of that name is another"
+    )
+
+
+def test_a_data_set_that_cannot_be_had_says_how_it_could() -> None:
+    answers = ask("http://127.0.0.1:9", FILE, "size", "fetch")
+    assert answers["size"] is None
+    assert "hf:datasets/org/texts@main!en/validation.jsonl cannot be fetched" in answers["fetch"]["message"]
+    for way in ("HF_ENDPOINT", "hf download org/texts en/validation.jsonl --repo-type dataset", "path:"):
+        assert way in answers["fetch"]["hint"]
+    assert "--rehearse" not in answers["fetch"]["hint"]
+    path = "/api/datasets/org/texts/revision/main"
+    with serving(Served(statuses={path: 403}, headers={path: {"X-Error-Code": "GatedRepo"}})) as served:
+        answer = ask(served.url, FILE, "fetch")["fetch"]
+        assert "the data set is gated" in answer["message"] and f"{served.url}/datasets/org/texts" in answer["hint"]
 
 
 def test_one_set_of_weights_is_chosen() -> None:

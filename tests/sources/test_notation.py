@@ -22,6 +22,8 @@ A, B = "a" * 64, "b" * 64
     [
         ("hf:facebook/opt-1.3b", "hf:facebook/opt-1.3b@main"),
         ("hf:gpt2@v1.0", "hf:gpt2@v1.0"),
+        ("hf:datasets/org/name!a/b.parquet", "hf:datasets/org/name@main!a/b.parquet"),
+        ("hf:datasets/squad@refs/convert/parquet!plain_text/x", "hf:datasets/squad@refs/convert/parquet!plain_text/x"),
         ("random", "random"),
         ("wheel:a-b==1.0!a_b/m.gguf", "wheel:a-b==1.0!a_b/m.gguf"),
         (f"wheel:a==1!m/#sha256={A.upper()}", f"wheel:a==1!m/#sha256={A}"),
@@ -51,6 +53,8 @@ def test_a_path_starts_where_its_manifest_lies(tmp_path: Path, monkeypatch: pyte
 
 def test_fields() -> None:
     assert parse("hf:org/name@abc") == Source("hf", "hf:org/name@abc", repo="org/name", revision="abc")
+    texts = "hf:datasets/org/name@abc!a/b.jsonl"
+    assert parse(texts) == Source("hf", texts, repo="org/name", revision="abc", file="a/b.jsonl")
     assert parse(f"wheel:p==1.2!in/side#sha256={A}").parts == (WheelPart("p", "1.2", "in/side", A),)
 
 
@@ -68,6 +72,12 @@ def test_fields() -> None:
         ("hf:../etc", "not a repository name", "hf:ORG/NAME"),
         ("hf:-x/y", "not a repository name", "hf:ORG/NAME"),
         ("hf:a/b@", "not a repository name", "hf:ORG/NAME"),
+        ("hf:datasets/a/b", "it names no file", "hf:datasets/ORG/NAME"),
+        ("hf:datasets/a/b!", "it names no file", "hf:datasets/ORG/NAME"),
+        ("hf:datasets/a/b/c!x", "not the name of a data set", "hf:datasets/ORG/NAME"),
+        ("hf:datasets/a/b!../x", "not a file's path", "hf:datasets/ORG/NAME"),
+        ("hf:datasets/a/b!x/", "not a file's path", "hf:datasets/ORG/NAME"),
+        ("hf:a/b@main!x.jsonl", "in data sets alone", "hf:datasets/ORG/NAME"),
         ("wheel:p!x", "`==VERSION` is missing", "wheel:"),
         ("wheel:p==1", "`!PATH/IN/WHEEL` is missing", "wheel:"),
         ("wheel:--evil==1!x", "not understood", "wheel:"),
@@ -100,11 +110,11 @@ def test_a_bare_path_that_exists_is_recognised(tmp_path: Path) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_source_or_a_source_error(text: str) -> None:
-    for value in (text, f"hf:{text}", f"wheel:{text}", f"path:{text}", f"wheel:p==1!{text}"):
+    for value in (text, f"hf:{text}", f"wheel:{text}", f"path:{text}", f"wheel:p==1!{text}", f"hf:datasets/a/b!{text}"):
         try:
             source = parse(value)
         except SourceError:
             continue
         assert parse(source.text) == source
-        for part in source.parts:
-            assert ".." not in part.inner.split("/") and not part.inner.startswith("/")
+        for inner in (source.file, *(part.inner for part in source.parts)):
+            assert ".." not in inner.split("/") and not inner.startswith("/")

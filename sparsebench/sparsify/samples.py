@@ -1,0 +1,155 @@
+"""Texts to samples of tokens, one way for each family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import SourceError
+from sparsebench.models.batch import Batch
+from sparsebench.models.text import token_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+JOINER = "\n\n"
+"""Between the texts that a decoder reads: a blank line."""
+_CHARACTERS = 6
+"""Characters first tokenised for each token wanted; more when they turn out to be too few."""
+
+Row = tuple[str, ...]
+Sample = tuple[list[int], ...]
+"""Token ids of the encoder and, for an encoder-decoder, of the decoder."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer with the special tokens that it puts ``before`` and ``after`` a text, and what is wanted of it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    before: list[int]
+    after: list[int]
+    pad: int
+    samples: int
+    length: int
+
+
+def windows(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
+    """For decoders: windows (samples, length) out of the joined texts, one after another, and the texts tokenised.
+
+    Each begins with what the tokenizer puts before a text, so that every window looks like a prompt. Raises SourceError
+    when the text is too short.
+    """
+    import torch
+
+    room = reader.length - len(reader.before)
+    needed = reader.samples * room
+    characters = needed * _CHARACTERS
+    while True:
+        used = _up_to(rows, characters)
+        ids = token_ids(reader.tokenizer, JOINER.join(text for text, *_ in used))
+        if len(ids) >= needed or len(used) == len(rows):
+            break
+        characters *= 2
+    if len(ids) < needed:
+        raise SourceError(
+            f"too little text: {len(ids):,} tokens, where {reader.samples} samples need {needed:,}",
+            f"lower samples or length (these tokens make {len(ids) // room} samples), or name a longer text",
+        )
+    body = torch.tensor(ids[:needed]).reshape(reader.samples, room)
+    first = torch.tensor(reader.before, dtype=torch.long).expand(reader.samples, -1)
+    input_ids = torch.cat([first, body], dim=1)
+    return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
+
+
+def passages(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
+    """For encoders: one text a sample with special tokens around it, cut at the length; and the texts used.
+
+    Raises SourceError when there are fewer texts than samples.
+    """
+
+    def cut(part: Sequence[Row]) -> list[Sample | None]:
+        return [(_framed(reader, ids),) if ids else None for ids in _bare(reader, part)]
+
+    found, used = _sampled(reader, rows, cut)
+    return Batch(*_padded(reader, [ids for (ids,) in found])), used
+
+
+def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[Row]]:
+    """For encoder-decoders: two texts a row, or one that is cut in the middle; and the rows used.
+
+    The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training.
+    Raises SourceError when there are fewer rows than samples.
+    """
+
+    def cut(part: Sequence[Row]) -> list[Sample | None]:
+        sources = _bare(reader, part)
+        if len(part[0]) == 1:
+            halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in sources]
+            both = [(first, _framed(reader, second)) for first, second in halves]
+        else:
+            targets = [target for _, target in part]
+            labels = reader.tokenizer(text_target=targets, truncation=True, max_length=reader.length, verbose=False)
+            both = list(zip(sources, labels["input_ids"], strict=True))
+        return [(_framed(reader, first), [start, *labels[:-1]]) if first and labels else None for first, labels in both]
+
+    found, used = _sampled(reader, rows, cut)
+    encoder, decoder = ([sample[side] for sample in found] for side in (0, 1))
+    return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
+
+
+def _up_to(rows: Sequence[Row], characters: int) -> list[Row]:
+    """The first rows that hold so many characters together; all where they hold fewer."""
+    used: list[Row] = []
+    for row in rows:
+        if characters <= 0:
+            break
+        used.append(row)
+        characters -= len(row[0])
+    return used
+
+
+def _sampled(
+    reader: Reader, rows: Sequence[Row], cut: Callable[[Sequence[Row]], list[Sample | None]]
+) -> tuple[list[Sample], list[Row]]:
+    """The first ``samples`` rows that ``cut`` makes something of; the rest is never tokenised."""
+    found: list[tuple[Row, Sample]] = []
+    for begin in range(0, len(rows), reader.samples):
+        part = rows[begin : begin + reader.samples]
+        found += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
+        if len(found) >= reader.samples:
+            break
+    if len(found) < reader.samples:
+        count = sum(len(ids) for _, sample in found for ids in sample)
+        raise SourceError(
+            f"too little text: {len(found)} passages of {count:,} tokens in all, where {reader.samples} samples need "
+            "a passage each",
+            f"lower samples to {len(found)}, or name a text with more passages",
+        )
+    kept = found[: reader.samples]
+    return [sample for _, sample in kept], [row for row, _ in kept]
+
+
+def _bare(reader: Reader, part: Sequence[Row]) -> list[list[int]]:
+    texts = [row[0] for row in part]
+    found: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return found
+
+
+def _framed(reader: Reader, ids: list[int]) -> list[int]:
+    room = reader.length - len(reader.before) - len(reader.after)
+    return [*reader.before, *ids[:room], *reader.after]
+
+
+def _padded(reader: Reader, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask (rows, longest row), padded on the right."""
+    import torch
+
+    shape = len(rows), max(len(row) for row in rows)
+    ids, mask = torch.full(shape, reader.pad), torch.zeros(shape, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = True
+    return ids, mask
