@@ -17,7 +17,8 @@ WITH scored AS (
            method_label(method, granularity, if(pattern = 'unstructured', pattern, 'N:M')) AS how,
            concat(model_label(model, weights), chr(10), task, ' (', metric, if(limited, ', first ' || n, ''), ')') AS facet
     FROM scores
-    WHERE weights <> 'random'
+    -- Perplexity, which explodes, has a figure of its own.
+    WHERE weights <> 'random' AND metric <> 'perplexity'
     -- The first documents only: left out where the whole task was scored as well.
     QUALIFY NOT limited OR NOT bool_or(NOT limited) OVER (PARTITION BY variant_id, task)
 ), dense AS (

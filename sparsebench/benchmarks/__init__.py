@@ -3,6 +3,7 @@
 from sparsebench.benchmarks.catalog import TASKS, Task, data_sources
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.index import known, names
+from sparsebench.benchmarks.overlap import overlaps
 from sparsebench.benchmarks.scoring import check, score
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "data_sources",
     "known",
     "names",
+    "overlaps",
     "score",
 ]
 

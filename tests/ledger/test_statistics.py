@@ -15,6 +15,7 @@ from sparsebench.ledger.statistics import Pairs
 NO_LABELS = np.full(1, np.nan)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_is_scipy_s_binomial_test(gained: int, lost: int) -> None:
     from scipy.stats import binomtest
@@ -27,6 +28,7 @@ def test_mcnemar_holds_for_thousands_of_documents() -> None:
     assert 0 < statistics.mcnemar(4000, 6000) < 1e-80
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_scipy_s(counts: tuple[int, int]) -> None:
     from scipy.stats import binomtest
@@ -127,7 +129,58 @@ def test_no_shared_document_is_said() -> None:
     assert found.p is None
 
 
-@pytest.mark.parametrize(("metric", "better"), [("acc", True), ("ap", True), ("word_perplexity", False)])
+def windows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Summed negative log-likelihoods of windows, and how many tokens each is of."""
+    generator = np.random.default_rng(seed)
+    counts = generator.integers(200, 1024, size=n).astype(float)
+    return counts * generator.normal(3.0, 0.3, size=n), counts
+
+
+def test_perplexity_is_of_all_tokens_together_with_the_interval_of_many_draws() -> None:
+    values, counts = windows(80, 2)
+    score = float(np.exp(values.sum() / counts.sum()))
+    found = statistics.interval("perplexity", score, values, counts)
+    generator = np.random.default_rng(9)
+    draws = [generator.integers(0, 80, 80) for _ in range(4000)]
+    slow = [np.exp(values[draw].sum() / counts[draw].sum()) for draw in draws]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), rel=0.02)
+    assert found.method == "bootstrap, 2000 resamples"
+    for wrong, labels in ((float(np.exp((values / counts).mean())), counts), (score, np.full(80, np.nan))):
+        assert statistics.interval("perplexity", wrong, values, labels).method == f"none: {statistics.UNEXPLAINED}"
+
+
+@given(st.integers(2, 40), st.floats(0.5, 2.0))
+@settings(deadline=None, max_examples=20)
+def test_a_perplexity_s_difference_is_of_the_perplexities_and_lower_is_better(n: int, factor: float) -> None:
+    dense, counts = windows(n, n)
+    found = statistics.compare("perplexity", Pairs(dense * factor, dense, counts))
+    mean = dense.sum() / counts.sum()
+    assert found.difference == pytest.approx(np.exp(factor * mean) - np.exp(mean))
+    assert found.higher_is_better is False
+    assert found.low is not None and found.high is not None and found.p is not None
+    assert found.low - 1e-9 <= found.difference <= found.high + 1e-9 or n < 10
+    if abs(factor - 1) > 0.05:
+        assert found.p < 0.01 and np.sign(found.low) == np.sign(found.high) == np.sign(factor - 1)
+    assert (found.gained, found.lost) == (None, None)
+
+
+def test_windows_of_few_tokens_are_not_taken_for_right_and_wrong() -> None:
+    values, counts = np.array([0.0, 1.0, 1.0, 0.0]), np.ones(4)
+    assert statistics.interval("perplexity", float(np.exp(0.5)), values, counts).method.startswith("bootstrap")
+    assert statistics.compare("perplexity", Pairs(values, values, counts)).method.startswith("paired bootstrap")
+
+
+def test_a_broken_model_s_perplexity_has_an_interval_without_warnings() -> None:
+    values, counts = np.array([708.0, 700.0, 7100.0]), np.array([1.0, 1.0, 10.0])
+    score = float(np.exp(values.sum() / counts.sum()))
+    found = statistics.interval("perplexity", score, values, counts)
+    assert found.low is not None and found.high is not None
+    assert found.low < score < found.high < np.inf
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"), [("acc", True), ("ap", True), ("word_perplexity", False), ("perplexity", False)]
+)
 def test_which_way_is_better(metric: str, better: bool) -> None:
     values = np.array([0.2, 0.9, 0.4])
     assert statistics.compare(metric, Pairs(values, values, np.array([0.0, 1.0, 1.0]))).higher_is_better is better

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparsebench.ledger import query
+from sparsebench.ledger import query, sqlfiles
+from sparsebench.ledger.statistics import LOWER_IS_BETTER
 from sparsebench.ledger.store import Ledger
 from tests.ledger import samples
 
@@ -106,6 +109,63 @@ def test_verdict_and_recovery(
     assert row["recovery"] == pytest.approx(recovery)
     changes = [v - d for v, d in zip(variant, dense, strict=True)]
     assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
+
+
+def windows(values: list[float]) -> dict[str, Any]:
+    """Perplexity's result over windows of 100 tokens each."""
+    documents = [
+        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": 100.0} for at, value in enumerate(values)
+    ]
+    score = math.exp(sum(values) / (100 * len(values)))
+    fixed = {"metric": "perplexity", "stderr": 0.0, "limited": False, "chance": None, "protocol": {}}
+    return fixed | {"task": "perplexity", "score": score, "n": len(values), "outcomes": documents}
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(40.0, "worse"), (-40.0, "better"), (0.0, "no difference detected")])
+def test_a_lower_perplexity_is_better_and_has_no_recovery(
+    scored: list[dict[str, Any]], tmp_path: Path, shift: float, verdict: str
+) -> None:
+    dense, variant = scored
+    base = [300.0 + 7 * (at % 5) for at in range(30)]
+    dense["result"], variant["result"] = windows(base), windows([value + shift for value in base])
+    Ledger(tmp_path / "p.duckdb").ingest(scored)
+    row = query.run(tmp_path / "p.duckdb", "FROM vs_dense").dicts()[0]
+    assert row["verdict"] == verdict
+    assert row["recovery"] is None and row["chance"] is None
+    assert row["difference"] == pytest.approx(variant["result"]["score"] - dense["result"]["score"])
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["pairs"] == 30
+    rows = query.run(tmp_path / "p.duckdb", "SELECT score, low, high FROM scores").rows
+    assert all(low < score < high for score, low, high in rows)
+
+
+def test_sql_and_python_know_the_same_metrics_of_which_less_is_better(ledger: Path) -> None:
+    for metric in (*LOWER_IS_BETTER, "acc", "ap", "f1"):
+        turned = query.run(ledger, f"SELECT _goodness('{metric}', 2.0)").rows[0][0]
+        assert turned == (-2.0 if metric in LOWER_IS_BETTER else 2.0)
+    text = sqlfiles.read("views/01_helpers")
+    listed = re.search(r"metric IN \((.*?)\)", text, re.DOTALL)
+    assert listed and set(re.findall(r"'(\w+)'", listed[1])) == LOWER_IS_BETTER
+
+
+def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    records = copy.deepcopy([record for record in found if "variant" in record])
+    for record in of(records, stage="benchmarks", model="smol"):
+        variant = record["variant"]
+        lost = {"dense": 0.0, "magnitude": 30 * variant["sparsity"], "random": 90.0}[variant["method"]]
+        record["result"] = windows([300.0 + lost] * 30)
+        record["settings"] = {"task": "perplexity"}
+    Ledger(tmp_path / "f.duckdb").ingest(records)
+    asked = """
+        SELECT DISTINCT method, sparsity, on_front FROM pareto
+        WHERE metric = 'perplexity' AND cost = 'bytes' ORDER BY ALL
+    """
+    assert query.run(tmp_path / "f.duckdb", asked).rows == (
+        ("dense", 0.0, True),
+        ("magnitude", 0.5, True),
+        ("magnitude", 0.9, True),
+        ("random", 0.9, False),
+    )
 
 
 def test_only_the_same_documents_are_compared(scored: list[dict[str, Any]], tmp_path: Path) -> None:

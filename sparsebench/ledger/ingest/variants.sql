@@ -7,14 +7,16 @@ WITH named AS (
 ), typed AS (
     SELECT from_json(variant, '{"id":"VARCHAR","model":"VARCHAR","family":"VARCHAR","source":"VARCHAR","revision":"VARCHAR",
         "weights":"VARCHAR","dtype":"VARCHAR","method":"VARCHAR","granularity":"VARCHAR","pattern":"VARCHAR",
-        "sparsity":"DOUBLE","seed":"BIGINT","calibration":"VARCHAR"}') AS v
+        "sparsity":"DOUBLE","seed":"BIGINT","calibration":"VARCHAR",
+        "allocation":"VARCHAR","propagate":"VARCHAR"}') AS v
     FROM named
     WHERE variant IS NOT NULL
 )
 SELECT v.id AS variant_id, any_value(v.model) AS model, any_value(v.family) AS family, any_value(v.source) AS source,
        any_value(v.revision) AS revision, any_value(v.weights) AS weights, any_value(v.dtype) AS dtype,
        any_value(v.method) AS method, any_value(v.granularity) AS granularity, any_value(v.pattern) AS pattern,
-       any_value(v.sparsity) AS sparsity, any_value(v.seed) AS seed, any_value(v.calibration) AS calibration
+       any_value(v.sparsity) AS sparsity, any_value(v.seed) AS seed, any_value(v.calibration) AS calibration,
+       any_value(coalesce(v.allocation, 'uniform')) AS allocation, any_value(coalesce(v.propagate, '')) AS propagate
 FROM typed
 WHERE v.id NOT IN (SELECT variant_id FROM base.variants)
 GROUP BY v.id;

@@ -7,6 +7,11 @@ CREATE OR REPLACE MACRO _workload(settings) AS
 -- Settings that compare equal whatever the order of their keys.
 CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;
 
+-- A score turned so that more is better, whatever the metric (`LOWER_IS_BETTER` in ledger/statistics.py lists the same).
+CREATE OR REPLACE MACRO _goodness(metric, score) AS
+    CASE WHEN metric IN ('perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss', 'brier_score',
+                         'wer', 'per', 'ter') THEN -score ELSE score END;
+
 -- How figures and the report name a model and a method; weights that are not the real ones are always marked.
 CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
@@ -41,7 +46,8 @@ WHERE manifest NOT IN (SELECT manifest FROM newest);
 
 -- Every cell of every manifest with its variant and, where it has one, its newest record.
 CREATE OR REPLACE VIEW _cells AS
-SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings, v.*, r.record_id, r.status, r.reason, r.started_at,
+SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
+       v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method), r.record_id, r.status, r.reason, r.started_at,
        r.seconds, e.machine
 FROM _members m
 JOIN base.variants v USING (variant_id)
@@ -65,12 +71,14 @@ COMMENT ON COLUMN _cells.source IS 'where the checkpoint comes from';
 COMMENT ON COLUMN _cells.revision IS 'commit or hash of the checkpoint';
 COMMENT ON COLUMN _cells.weights IS 'real, dequantized (near-zero shares are partly the quantizer''s) or random (rehearsal: no meaning beyond time, memory and size)';
 COMMENT ON COLUMN _cells.dtype IS 'precision asked for; auto is the checkpoint''s';
-COMMENT ON COLUMN _cells.method IS 'sparsification method; dense is the untouched model';
+COMMENT ON COLUMN _cells.method IS 'sparsification method, with its allocation where that is not uniform (wanda+owl); dense is the untouched model';
 COMMENT ON COLUMN _cells.granularity IS 'what weights compete with: global, layer (their matrix) or row; empty for dense';
-COMMENT ON COLUMN _cells.pattern IS 'unstructured, or N:M (N kept of every M along the input)';
+COMMENT ON COLUMN _cells.pattern IS 'unstructured, N:M (N kept of every M along the input), or blocks of rows x columns';
 COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights asked to be zero, 0 to 1; 0 for dense';
 COMMENT ON COLUMN _cells.seed IS 'seed of the method; for random weights, of the weights';
-COMMENT ON COLUMN _cells.calibration IS 'calibration text, where the method uses any';
+COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibration, where the method uses any';
+COMMENT ON COLUMN _cells.allocation IS 'how the sparsity is spread over the transformer blocks: uniform or owl';
+COMMENT ON COLUMN _cells.propagate IS 'whose activations a calibrated method saw: pruned (its own pruned predecessors'') or dense (the dense model''s)';
 COMMENT ON COLUMN _cells.cell_id IS 'fingerprint of the cell: same id, same result';
 COMMENT ON COLUMN _cells.stage IS 'sparsify, structure, storage, benchmarks, latency or memory';
 COMMENT ON COLUMN _cells.label IS 'what the cell measures, in a few words';

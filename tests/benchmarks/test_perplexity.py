@@ -1,0 +1,263 @@
+"""Perplexity against a plain loop over the stock model, and the protocol's rules one by one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, TaskSpec, check, perplexity
+from sparsebench.benchmarks.perplexity import cut, likelihoods, pooled, wikitext
+from sparsebench.errors import BenchmarkError
+from sparsebench.models.families import transformers_config
+from sparsebench.models.load import load_model, load_tokenizer
+from tests.benchmarks.conftest import Run, sentence
+from tests.models.model_zoo import small
+
+DRAW = random.Random(3)
+STORIES = [sentence(DRAW, 30, 90) for _ in range(40)]
+
+
+def plain(
+    model: Any, ids: list[int], window: int, before: list[int], precision: torch.dtype = torch.float64
+) -> list[float]:
+    """The mean negative log-likelihood of each whole window, the slow, obvious way."""
+    found = []
+    room = window - len(before)
+    for begin in range(0, len(ids) - room + 1, room):
+        shown = torch.tensor([before + ids[begin : begin + room]])
+        with torch.no_grad():
+            logits = model(shown).logits[0]
+        found.append(float(F.cross_entropy(logits[:-1].to(precision), shown[0, 1:])))
+    return found
+
+
+@pytest.fixture
+def stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Passages in the place of CoQA's, one of them twice."""
+    path = tmp_path / "requests.jsonl.gz"
+    rows = [{"doc": {"story": story}} for story in (*STORIES, STORIES[4])]
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    return STORIES
+
+
+def with_bos(folder: Path, out: Path) -> Path:
+    """The model with a tokenizer that puts <s> before a text."""
+    import shutil
+
+    from tokenizers import processors
+
+    shutil.copytree(folder, out)
+    tokenizer = load_tokenizer(folder)
+    single = processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = single
+    tokenizer.save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_task_is_a_plain_loop(
+    bos: bool,
+    dtype: str,
+    tiny_llama: Path,
+    stories: list[str],
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sparsebench.models.prepare import prepare
+
+    folder = prepare(tiny_llama, tmp_path / "model", "decoder", dtype)
+    folder = with_bos(folder, tmp_path / "bos") if bos else folder
+    found = run(folder, "decoder", "perplexity")
+    model, tokenizer = load_model(folder, "decoder"), load_tokenizer(folder)
+    assert str(model.dtype) == f"torch.{dtype}"
+    ids = tokenizer("\n\n".join(stories), add_special_tokens=False)["input_ids"]
+    wanted = plain(model, ids, 256, [1] if bos else [])
+    assert found.score == pytest.approx(math.exp(sum(wanted) / len(wanted)), rel=1e-5)
+    assert [o.value / (o.label or 0) for o in found.outcomes] == pytest.approx(wanted, rel=1e-5)
+    assert {outcome.label for outcome in found.outcomes} == {255.0}
+    assert found.n == len(wanted) == len({outcome.doc_hash for outcome in found.outcomes}) > 5
+    assert (found.metric, found.chance, found.limited) == ("perplexity", None, False)
+    assert found.score == pytest.approx(math.exp(sum(o.value for o in found.outcomes) / (255 * found.n)), rel=1e-12)
+    protocol = found.protocol
+    assert (protocol["window"], protocol["stride"], protocol["bos"]) == (
+        256,
+        255 if bos else 256,
+        "<s>" if bos else "none",
+    )
+    assert protocol["dropped_tokens"] == len(ids) - found.n * (255 if bos else 256)
+    assert protocol["scored_tokens"] == 255 * found.n
+    assert (protocol["dtype"], protocol["softmax_dtype"], protocol["passages"]) == (dtype, "float32", len(stories))
+    json.dumps(protocol)
+
+
+@pytest.mark.parametrize("model_type", ["bloom", "gpt2", "opt", "gpt_neox", "mpt", "gemma2", "phi", "granite"])
+def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(model_type: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(transformers_config(small(model_type))).eval()
+    ids = [5 + (place * 37) % 90 for place in range(100)]
+    found = likelihoods(model, cut(ids, 32))
+    assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
+    assert len(set(found)) == 3
+
+
+def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = run(tiny_llama, "decoder", "perplexity")
+    some = run(tiny_llama, "decoder", "perplexity", limit=3, progress=lambda *done: seen.append(done))
+    assert (some.n, some.limited) == (3, True)
+    assert some.outcomes == whole.outcomes[:3]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert some.score != whole.score
+    assert some.protocol["documents"] == whole.n
+
+
+def test_the_standard_error_is_that_of_many_draws(tiny_llama: Path, stories: list[str], run: Run) -> None:
+    found = run(tiny_llama, "decoder", "perplexity")
+    draw = random.Random(0)
+    scores = []
+    for _ in range(3000):
+        some = draw.choices(found.outcomes, k=found.n)
+        scores.append(math.exp(sum(o.value for o in some) / sum(o.label or 0 for o in some)))
+    mean = sum(scores) / len(scores)
+    spread = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
+    assert found.stderr == pytest.approx(spread, rel=0.15)
+
+
+def test_perplexity_beside_other_tasks_needs_one_model(
+    tiny_llama: Path, stories: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsebench.benchmarks import scoring
+    from sparsebench.models import load
+
+    loaded = []
+    original = load.load_model
+    monkeypatch.setattr(load, "load_model", lambda *given: loaded.append(given) or original(*given))
+    found: list[Any] = []
+    specs = [TaskSpec("perplexity", limit=2), TaskSpec("no_such_task"), TaskSpec("perplexity", limit=1)]
+    scoring.score(tiny_llama, "decoder", specs, sources.Cache(), lambda spec, result: found.append((spec, result)))
+    assert len(loaded) == 1
+    assert [spec for spec, _ in found] == specs
+    assert [type(result).__name__ for _, result in found] == ["ScoreResult", "BenchmarkError", "ScoreResult"]
+
+
+def test_alone_it_does_not_import_lm_eval(tiny_llama: Path) -> None:
+    import subprocess
+    import sys
+
+    code = f"""
+import sys
+from pathlib import Path
+from sparsebench import sources
+from sparsebench.benchmarks import TaskSpec, score
+found = []
+sources.fetch = lambda *_: Path("/no/such/file.jsonl")
+try:
+    score(Path({str(tiny_llama)!r}), "decoder", [TaskSpec("perplexity")], sources.Cache(), lambda *_: None)
+except OSError:
+    print("lm_eval" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_model_that_overflows_is_named(tiny_llama: Path) -> None:
+    model = load_model(tiny_llama, "decoder", "float32")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(BenchmarkError, match="window 1 of 4 is not finite"):
+        likelihoods(model, cut(list(range(40)), 10))
+
+
+def test_a_likelihood_beyond_a_double_is_named_and_a_huge_one_is_a_number(tiny_llama: Path) -> None:
+    with pytest.raises(BenchmarkError, match="800 nats a token is beyond"):
+        pooled([8000.0, 8000.0], [10, 10])
+    assert math.isfinite(pooled([7000.0], [10]))
+
+
+def test_overlapping_windows_score_every_token_once_with_more_before_it(tiny_llama: Path) -> None:
+    model = load_model(tiny_llama, "decoder", "float32")
+    ids = [4 + (place * place + 7) % 90 for place in range(100)]
+    windows = cut(ids, 20, stride=5)
+    total = 0.0
+    with torch.no_grad():
+        for place in range(1, 100):
+            # A token's window is the first that reaches it.
+            begin = 0 if place < 20 else 5 * math.ceil((place - 19) / 5)
+            logits = model(torch.tensor([ids[begin:place]])).logits[0, -1]
+            total -= float(torch.log_softmax(logits.double(), -1)[ids[place]])
+    assert sum(windows.scored) == 99
+    assert sum(likelihoods(model, windows)) == pytest.approx(total, rel=1e-5)
+
+
+@given(st.integers(0, 90), st.integers(1, 30), st.integers(1, 40) | st.none(), st.integers(0, 1))
+def test_windows_hold_the_text_in_order(n: int, size: int, stride: int | None, bos: int) -> None:
+    ids, before, room = list(range(n)), [-1] * bos, size - bos
+    if size < 2 or n < room:
+        with pytest.raises(BenchmarkError, match=f"a text of {n} tokens fills no window of {size}"):
+            cut(ids, size, stride, before)
+        return
+    found = cut(ids, size, stride, before)
+    step = min(stride or room, room)
+    assert found.stride == step
+    scored: list[int] = []
+    for place, (window, start) in enumerate(zip(found.ids, found.starts, strict=True)):
+        assert list(window) == before + ids[place * step : place * step + room]
+        assert start >= 1
+        scored += window[start:]
+    # The first text token of a window has nothing before it but for the tokenizer's own token.
+    covered = (len(found.ids) - 1) * step + room
+    unscored = set() if bos else {place * step for place in range(len(found.ids))} if step == room else {0}
+    assert scored == [token for token in range(covered) if token not in unscored]
+    assert found.dropped == n - covered < step
+
+
+def test_a_script_may_give_text_or_ids(tiny_llama: Path, tmp_path: Path) -> None:
+    text = " ".join(STORIES)
+    tokenizer, model = load_tokenizer(tiny_llama), load_model(tiny_llama, "decoder")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    wanted = plain(model, ids, 64, [])[:6]
+    for given_text in (text, ids):
+        score, each = perplexity.perplexity(tiny_llama, given_text, 64, limit=6)
+        assert each == pytest.approx([math.exp(value) for value in wanted], rel=1e-5)
+        assert score == pytest.approx(math.exp(sum(wanted) / 6), rel=1e-5)
+    score, each = perplexity.perplexity(with_bos(tiny_llama, tmp_path / "bos"), text, 64, limit=6)
+    assert score == pytest.approx(math.exp(sum(plain(model, ids, 64, [1])[:6]) / 6), rel=1e-5)
+
+
+def test_wikitext_is_joined_as_published(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text(" \n = Title = \n \n A line . \n", encoding="utf-8")
+    assert wikitext(tmp_path / "raw") == "\n\n = Title = \n\n\n\n\n A line . \n"
+
+
+def test_the_softmax_does_not_depend_on_its_chunks(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_llama, "decoder", "float32")
+    windows = cut([4 + place % 90 for place in range(120)], 30)
+    whole = likelihoods(model, windows)
+    monkeypatch.setattr(perplexity, "CHUNK", 128 * 7)
+    assert likelihoods(model, windows) == pytest.approx(whole, rel=1e-7)
+
+
+def test_only_decoders_and_no_examples() -> None:
+    check(TaskSpec("perplexity"), "decoder")
+    for family in ("encoder", "encoder-decoder"):
+        with pytest.raises(BenchmarkError, match="perplexity is for decoder models"):
+            check(TaskSpec("perplexity"), family)  # type: ignore[arg-type]
+    with pytest.raises(BenchmarkError, match="takes no examples"):
+        check(TaskSpec("perplexity", num_fewshot=2), "decoder")
+    assert TASKS["perplexity"].metric == "perplexity"
