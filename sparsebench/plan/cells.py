@@ -29,6 +29,8 @@ class Variant:
     sparsity: float = 0.0
     seed: int = 0
     calibration: str = ""
+    allocation: str = "uniform"
+    propagate: str = ""
 
     @property
     def is_dense(self) -> bool:
@@ -39,9 +41,14 @@ class Variant:
         """How a person reads it: ``smollm2 magnitude/layer 50%``."""
         if self.is_dense:
             return f"{self.model} dense"
-        detail = "/".join(word for word in (self.method, self.granularity) if word)
         pattern = "" if self.pattern == "unstructured" else f" {self.pattern}"
-        return f"{self.model} {detail}{pattern} {self.sparsity:.0%}"
+        return f"{self.model} {self.recipe}{pattern} {self.sparsity:.0%}"
+
+    @property
+    def recipe(self) -> str:
+        """The method with what modifies it: ``wanda+owl/row``."""
+        method = self.method if self.allocation == "uniform" else f"{self.method}+{self.allocation}"
+        return "/".join(word for word in (method, self.granularity) if word)
 
 
 @dataclass(frozen=True)
@@ -100,5 +107,5 @@ class Job:
         if self.kind in ("benchmarks", "memory"):
             return f"{self.kind}  {first.label}"
         many = f" ({len(self.variants)} variants)" if len(self.variants) > 1 else ""
-        detail = "/".join(word for word in (first.method, first.granularity) if word)
-        return f"{self.kind}  {first.model} {detail}{many}"
+        recipes = ", ".join(dict.fromkeys(variant.recipe for variant in self.variants))
+        return f"{self.kind}  {first.model} {recipes}{many}"

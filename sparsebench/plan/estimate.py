@@ -22,6 +22,9 @@ SECONDS_PER_FLOP = {"bfloat16": 1 / 200e9, "float16": 1 / 50e9, "float32": 1 / 8
 DOCUMENT_TOKENS = {"decoder": 110, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests."""
 DEFAULT_DOCUMENTS = 2000
+CALIBRATION_LENGTH = 1024
+SOLVE_SECONDS = 3e-8
+"""Tokens in a calibration sequence where nobody says; seconds per parameter to find one version's weights."""
 PHASE_SECONDS = 4.0
 PHASES = {"decoder": 3, "encoder": 1, "encoder-decoder": 4}
 STEPS = 14
@@ -45,7 +48,9 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
         case "structure" | "storage":
             return size.bytes / ASSESS_BYTES
         case "benchmarks":
-            flops = _documents(cell) * DOCUMENT_TOKENS[variant.family] * 2 * size.parameters
+            task = benchmarks.TASKS.get(cell.settings["task"])
+            length = (task and task.tokens) or DOCUMENT_TOKENS[variant.family]
+            flops = _documents(cell) * length * 2 * size.parameters
             return flops * SECONDS_PER_FLOP[variant.dtype]
         case _:
             load = cell.settings["workload"]
@@ -69,8 +74,21 @@ def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
     if job.kind == "prepare":
         own += 2 * size.bytes / SWEEP_BYTES
     if job.kind == "make":
-        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES)
+        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + _calibrating(job, size)
     return START_SECONDS[job.kind] + own
+
+
+def _calibrating(job: Job, size: ModelSize) -> float:
+    """Calibration text through the model, with its second moments: once for all versions, or twice for each."""
+    read = [cell for cell in job.cells if cell.settings.get("samples")]
+    if not read:
+        return 0.0
+    setting = read[0].settings
+    tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
+    passes = 1 if read[0].variant.propagate == "dense" else 2 * len(read)
+    forward = 2 * size.parameters * tokens * SECONDS_PER_FLOP[read[0].variant.dtype]
+    moments = 2 * size.parameters * tokens * SECONDS_PER_FLOP["float32"]
+    return passes * (forward + moments / 2) + len(read) * size.parameters * SOLVE_SECONDS
 
 
 def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparsebench.manifest.schema import Manifest, Model, Sparsify, Task, pattern_sparsity
+from sparsebench import sources
+from sparsebench.manifest import schema
+from sparsebench.manifest.schema import Manifest, Model, Sparsify, Task, is_nm, pattern_sparsity
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
+from sparsebench.sparsify.calibration import DEFAULT, Calibration
+from sparsebench.sparsify.contract import Target
+from sparsebench.sparsify.registry import methods, needs_calibration
 
 DEFAULT_SEED = 0
 
@@ -21,21 +26,42 @@ class Plan:
     models: tuple[Model, ...]
     dense: dict[str, Variant]
     cells: tuple[Cell, ...]
+    calibration: Calibration
 
     def model(self, name: str) -> Model:
         """The manifest's entry for a model."""
         return next(model for model in self.models if model.name == name)
 
 
-def expand(manifest: Manifest, name: str, revisions: Mapping[str, str]) -> Plan:
-    """All cells of ``manifest``; ``revisions`` gives the fingerprint of each model's source by model name."""
+def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], text: str = "") -> Plan:
+    """All cells of ``manifest``.
+
+    ``revisions`` gives the fingerprint of each model's source by model name, ``text`` that of the calibration text.
+    """
     dense = {model.name: _dense(model, revisions[model.name], manifest.seed) for model in manifest.models}
+    calibration = resolved(manifest.calibration, manifest.seed)
     cells: list[Cell] = []
     for model in manifest.models:
         base = dense[model.name]
-        for variant in [base, *_sparsified(manifest, model, base)]:
-            cells += _cells_of(manifest, model, variant, base)
-    return Plan(name, tuple(manifest.models), dense, tuple({cell.id: cell for cell in cells}.values()))
+        for variant in [base, *_sparsified(manifest, base, calibration, text)]:
+            cells += _cells_of(manifest, model, variant, base, calibration)
+    return Plan(name, tuple(manifest.models), dense, tuple({cell.id: cell for cell in cells}.values()), calibration)
+
+
+def resolved(calibration: schema.Calibration, seed: int) -> Calibration:
+    """A manifest's calibration with its defaults filled in."""
+    default = calibration.source is None
+    source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source).text
+    column = calibration.field or (DEFAULT.field if default else None)
+    return Calibration(source, calibration.samples, calibration.length, seed, column, calibration.target)
+
+
+def described(calibration: Calibration) -> str:
+    """A calibration in a line: ``SOURCE passage 128×2048 seed 0``."""
+    source = calibration.source.partition("#sha256=")[0]
+    size = f"{calibration.samples}×{calibration.length or 'longest'}"
+    words = (source, calibration.field, calibration.target, size, f"seed {calibration.seed}")
+    return " ".join(word for word in words if word)
 
 
 def _dense(model: Model, revision: str, seed: int) -> Variant:
@@ -62,52 +88,41 @@ def _weights(source: str) -> str:
     return "dequantized" if ".gguf" in source.lower() else "real"
 
 
-def _sparsified(manifest: Manifest, model: Model, base: Variant) -> Iterator[Variant]:
+def _sparsified(manifest: Manifest, base: Variant, calibration: Calibration, text: str) -> Iterator[Variant]:
     for entry in manifest.sparsify:
-        if entry.models is not None and model.name not in entry.models:
+        if entry.models is not None and base.model not in entry.models:
             continue
-        for granularity, pattern, sparsity in targets(entry):
-            identity = {
-                "dense": base.id,
-                "method": entry.method,
-                "granularity": granularity,
-                "pattern": pattern,
-                "sparsity": sparsity,
-                "seed": manifest.seed,
-            }
-            yield Variant(
-                id=variant_id(identity),
-                model=model.name,
-                family=model.family,
-                source=base.source,
-                revision=base.revision,
-                weights=base.weights,
-                dtype=model.dtype,
-                method=entry.method,
-                granularity=granularity,
-                pattern=pattern,
-                sparsity=sparsity,
-                seed=manifest.seed,
-            )
+        for target in targets(entry):
+            identity = {"dense": base.id, **asdict(target), "seed": manifest.seed}
+            # What came later is part of an id only where it is used, so that older results keep theirs.
+            if target.allocation == "uniform":
+                del identity["allocation"]
+            made = replace(base, seed=manifest.seed, **asdict(target))
+            if needs_calibration(target.method, target.allocation):
+                made = replace(made, calibration=described(calibration), propagate=entry.propagate)
+                identity |= {"calibration": made.calibration, "propagate": made.propagate, "text": text}
+            yield replace(made, id=variant_id(identity))
 
 
-def targets(entry: Sparsify) -> Iterator[tuple[str, str, float]]:
-    """(granularity, pattern, sparsity) of each version that a ``sparsify`` entry asks for."""
-    for granularity in entry.granularity:
-        for pattern in entry.pattern:
-            if pattern == "unstructured":
-                for sparsity in entry.sparsity or []:
-                    yield granularity, pattern, sparsity
-            else:
-                yield granularity, pattern, pattern_sparsity(pattern)
+def targets(entry: Sparsify) -> Iterator[Target]:
+    """Each version that a ``sparsify`` entry asks for."""
+    for granularity in entry.granularity or methods()[entry.method].granularities[:1]:
+        for allocation in entry.allocation:
+            for pattern in entry.patterns:
+                shares = [pattern_sparsity(pattern)] if is_nm(pattern) else entry.sparsity or []
+                for sparsity in shares:
+                    yield Target(entry.method, sparsity, granularity, pattern, allocation)
 
 
-def _cells_of(manifest: Manifest, model: Model, variant: Variant, base: Variant) -> Iterator[Cell]:
+def _cells_of(
+    manifest: Manifest, model: Model, variant: Variant, base: Variant, calibration: Calibration
+) -> Iterator[Cell]:
     def cell(stage: Stage, settings: dict[str, Any]) -> Cell:
         return Cell(cell_id(stage, variant.id, settings), stage, variant, settings)
 
     if not variant.is_dense:
-        yield cell("sparsify", {})
+        read = {"samples": calibration.samples, "length": calibration.length} if variant.calibration else {}
+        yield cell("sparsify", read)
     if manifest.structure:
         yield cell("structure", manifest.structure.model_dump())
     if manifest.storage:

@@ -18,13 +18,12 @@ ORDER = ("make", "assess", "benchmarks", "latency", "memory")
 
 def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> list[Job]:
     """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already."""
-    sweeps: dict[tuple[str, str, str], list[Cell]] = {}
+    sweeps: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        variant = cell.variant
-        sweeps.setdefault((variant.model, variant.method, variant.granularity), []).append(cell)
+        sweeps.setdefault(_sweep(cell.variant), []).append(cell)
     prepared: dict[str, Job] = {}
     found: list[Job] = []
-    for (model, _, _), group in sweeps.items():
+    for (model, *_), group in sweeps.items():
         dense = plan.dense[model]
         if model not in prepared:
             prepared[model] = Job(digest(["prepare", dense.id]), "prepare", (), makes=(dense,))
@@ -33,6 +32,13 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
         before = () if present(dense) else (prepared[model].id,)
         found += _of_sweep(group, before, present)
     return found
+
+
+def _sweep(variant: Variant) -> tuple[str, ...]:
+    """What versions made in one pass have in common. The dense model's activations serve any method."""
+    if variant.propagate == "dense":
+        return variant.model, "calibrated", variant.calibration
+    return variant.model, variant.method, variant.granularity, variant.allocation, variant.calibration
 
 
 def _of_sweep(cells: list[Cell], before: tuple[str, ...], present: Callable[[Variant], bool]) -> list[Job]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.schema import Manifest, Model
+from sparsebench.manifest.schema import FAMILIES, Manifest, Model
 from sparsebench.models.families import family_of
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
-from sparsebench.sparsify.registry import methods
+from sparsebench.sparsify.calibration import DEFAULT
+from sparsebench.sparsify.registry import methods, needs_calibration
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
 
@@ -65,9 +67,9 @@ def prepare(request: Request) -> Prepared:
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     cache = sources.Cache()
-    revisions, configs = _look_up(loaded, manifest, request, cache)
+    revisions, configs, text = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
-    plan = expand(_located(manifest, request.path.parent), name, revisions)
+    plan = expand(_located(manifest, request.path.parent), name, revisions, text)
     work = Path(manifest.work_dir).expanduser() if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
@@ -85,6 +87,7 @@ def checks() -> Checks:
         family_of=family_of,
         task_known=benchmarks.known,
         task_families=_task_families,
+        granularities=lambda name: methods()[name].granularities,
     )
 
 
@@ -122,8 +125,11 @@ class Lock:
 
 def _look_up(
     loaded: Loaded, manifest: Manifest, request: Request, cache: sources.Cache
-) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-    """Fingerprint and config.json of each model; all sources that fail are reported together, each at its line."""
+) -> tuple[dict[str, str], dict[str, dict[str, Any]], str]:
+    """Fingerprint and config.json of each model, and the calibration text's fingerprint.
+
+    All sources that fail are reported together, each at its line.
+    """
     lock = Lock(request.path.with_suffix(".lock"))
     revisions: dict[str, str] = {}
     configs: dict[str, dict[str, Any]] = {}
@@ -142,9 +148,36 @@ def _look_up(
         if config:
             configs[model.name] = config
     problems += check_family(loaded, configs, family_of)
+    text = ""
+    if any(needs_calibration(e.method, way) for e in manifest.sparsify for way in e.allocation):
+        try:
+            text = lock.revision(_calibration_text(manifest, loaded.folder), cache, request.offline)
+        except SourceError as error:
+            problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
+        problems += _overlaps(loaded, manifest)
     if problems:
         raise ManifestError(problems)
-    return revisions, configs
+    return revisions, configs, text
+
+
+def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
+    return sources.parse(manifest.calibration.source or DEFAULT.source, folder)
+
+
+def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
+    """Benchmarks whose own documents a method would be calibrated on."""
+    if manifest.calibration.allow_overlap:
+        return
+    source = _calibration_text(manifest, loaded.folder).text
+    for family in FAMILIES:
+        for index, task in enumerate(manifest.benchmarks.of(family)):
+            if benchmarks.overlaps(source, task.task):
+                yield loaded.problem(
+                    ("benchmarks", family, index, "task"),
+                    f"the calibration text is part of `{task.task}`",
+                    "text that no benchmark is made of",
+                    "name another `calibration: source`, or say `allow_overlap: true` there",
+                )
 
 
 def _located(manifest: Manifest, folder: Path) -> Manifest:
@@ -155,4 +188,9 @@ def _located(manifest: Manifest, folder: Path) -> Manifest:
             return model
         return model.model_copy(update={"source": sources.parse(model.source, folder).text})
 
-    return manifest.model_copy(update={"models": [located(model) for model in manifest.models]})
+    calibration = manifest.calibration
+    if isinstance(calibration.source, str):
+        calibration = calibration.model_copy(update={"source": sources.parse(calibration.source, folder).text})
+    return manifest.model_copy(
+        update={"models": [located(model) for model in manifest.models], "calibration": calibration}
+    )

@@ -40,6 +40,5 @@ def _one(entries: list[Sparsify]) -> Sparsify:
     first = next((entry for entry in entries if entry.method == "magnitude"), entries[0])
     shares = first.sparsity or [REHEARSED_SPARSITY]
     share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
-    return first.model_copy(
-        update={"granularity": ["layer"], "sparsity": [share], "pattern": ["unstructured"], "models": None}
-    )
+    plain = {"granularity": ["layer"], "pattern": ["unstructured"], "block": None, "allocation": ["uniform"]}
+    return first.model_copy(update={**plain, "sparsity": [share], "models": None})

@@ -55,6 +55,8 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
     tasks = {cell.settings["task"] for job in jobs for cell in job.cells if cell.stage == "benchmarks"}
     wanted |= {source for task in tasks for source in data_sources(task)}
+    if any(cell.variant.calibration for job in jobs for cell in job.cells if cell.stage == "sparsify"):
+        wanted.add(ready.plan.calibration.source)
     known, packages = 0, set()
     for text in sorted(wanted - {"random"}):
         source = sources.parse(text)

@@ -23,6 +23,8 @@ def prepare(spec: Spec, recorder: Recorder) -> None:
 
 def make(spec: Spec, recorder: Recorder) -> None:
     """Leave the folders of the job's variants: unpacked where a packed copy is kept, else sparsified in one sweep."""
+    from sparsebench import sources
+    from sparsebench.sparsify.calibration import tokens
     from sparsebench.sparsify.contract import SparsifyResult, Target
     from sparsebench.sparsify.sweep import Sweep
     from sparsebench.storage.packed import unpack
@@ -34,7 +36,8 @@ def make(spec: Spec, recorder: Recorder) -> None:
         if variant.id not in cells and packed.is_dir():
             unpack(packed, spec.workspace.folder(variant))
         else:
-            targets[Target(variant.sparsity, variant.granularity, variant.pattern)] = variant
+            asked = Target(variant.method, variant.sparsity, variant.granularity, variant.pattern, variant.allocation)
+            targets[asked] = variant
 
     def emit(target: Target, result: SparsifyResult) -> None:
         cell = cells.get(targets[target].id)
@@ -44,8 +47,13 @@ def make(spec: Spec, recorder: Recorder) -> None:
     if targets:
         first = next(iter(targets.values()))
         folders = {target: spec.workspace.folder(variant) for target, variant in targets.items()}
-        dense = spec.workspace.folder(spec.dense)
-        Sweep(dense, spec.model.family, first.method, folders, first.seed).run(emit, recorder.progress)
+        dense, family = spec.workspace.folder(spec.dense), spec.model.family
+        read = (
+            tokens(dense, family, spec.calibration, sources.Cache(spec.cache), spec.offline)
+            if first.calibration
+            else None
+        )
+        Sweep(dense, family, folders, first.seed, read, first.propagate or "pruned").run(emit, recorder.progress)
 
 
 def assess(spec: Spec, recorder: Recorder) -> None:

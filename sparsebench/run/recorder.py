@@ -16,6 +16,7 @@ from sparsebench.manifest.schema import Model
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.run import records
 from sparsebench.run.workspace import Workspace
+from sparsebench.sparsify.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Spec:
     offline: bool
     keep: str
     events: int
+    calibration: Calibration
 
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""

@@ -135,6 +135,7 @@ class Runner:
             offline=self.settings.offline,
             keep=self.settings.keep,
             events=writing,
+            calibration=self.plan.calibration,
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"

@@ -38,16 +38,33 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     import torch
 
     if scores.dtype == torch.int32:
-        found = scores
+        found = scores.contiguous()
     elif scores.dtype in (torch.float32, torch.bfloat16, torch.float16):
         found = scores.float().contiguous().view(torch.int32)
     else:
         raise ModelError(
             f"tensor {name}: {scores.dtype} cannot be ranked", "convert the checkpoint to float32 or below"
         )
-    if found.numel() and scores.dtype != torch.int32 and (int(found.max()) >= 0x7F800000 or int(found.min()) < 0):
-        raise ModelError(f"tensor {name}: NaN or infinite values", "repair or fetch the checkpoint again")
+    if scores.dtype != torch.int32:
+        _refuse_broken(found, 0x7F800000, name)
     return found
+
+
+def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
+    """As ``keys``, and float64 scores as int64 keys of the same order: for one tensor, not for ``thresholds``."""
+    import torch
+
+    if scores.dtype != torch.float64:
+        return keys(scores, name)
+    found = scores.contiguous().view(torch.int64)
+    _refuse_broken(found, 0x7FF0000000000000, name)
+    return found
+
+
+def _refuse_broken(found: torch.Tensor, infinity: int, name: str) -> None:
+    """Raises ModelError where a float's bit pattern is that of NaN, infinity or a negative number."""
+    if found.numel() and (int(found.max()) >= infinity or int(found.min()) < 0):
+        raise ModelError(f"tensor {name}: NaN or infinite values", "repair or fetch the checkpoint again")
 
 
 def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[Threshold]:

@@ -5,44 +5,105 @@ An entry point in the group ``sparsebench.methods`` names a ``Method``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from importlib import import_module, metadata
+from typing import Any
 
-from sparsebench.sparsify.contract import Score
+from sparsebench.errors import UserError
+from sparsebench.sparsify.contract import Score, Solve
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row: what a method is called, where its score lives (``module:function``) and what it is, in a line."""
+    """One row. A method either ranks weights (``score``) or also updates those that stay (``solve``).
+
+    Both are spelled ``module:function`` and imported when used, as they may import torch.
+    """
 
     name: str
-    score: str
-    granularities: tuple[str, ...]
+    _: KW_ONLY
+    score: str = ""
+    solve: str = ""
+    needs: str = ""
+    """What calibration must gather: nothing, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
+    granularities: tuple[str, ...] = ("layer",)
+    """What weights may compete with; the first is the default, as published."""
+    consumes: bool = False
+    """Whether ``solve`` overwrites the gram, so that it must come last."""
     summary: str
-    paper: str
+    paper: str = ""
 
-    def load(self) -> Score:
-        """The method's score function; importing it may import torch."""
-        module, function = self.score.split(":")
-        found: Score = getattr(import_module(module), function)
-        return found
+    def __post_init__(self) -> None:
+        if bool(self.score) == bool(self.solve):
+            raise UserError(f"method {self.name}: one of `score` and `solve` is needed", "see sparsify/registry.py")
+        if self.needs not in ("", "squares", "gram"):
+            raise UserError(f"method {self.name}: needs {self.needs!r}", "nothing, squares or gram")
+        if not self.granularities or not set(self.granularities) <= {"global", "layer", "row"}:
+            raise UserError(f"method {self.name}: granularities {self.granularities}", "some of global, layer, row")
+
+    def load_score(self) -> Score:
+        """The function that ranks a layer's weights."""
+        score: Score = _load(self.score)
+        return score
+
+    def load_solve(self) -> Solve:
+        """The function that prunes and updates layers that read the same inputs."""
+        solve: Solve = _load(self.solve)
+        return solve
+
+
+def _load(where: str) -> Any:
+    module, function = where.split(":")
+    return getattr(import_module(module), function)
 
 
 BUILT_IN = (
     Method(
         "random",
-        "sparsebench.sparsify.methods.random:score",
-        ("global", "layer", "row"),
-        "removes weights chosen uniformly at random: the floor that any method must beat",
-        "",
+        score="sparsebench.sparsify.methods.random:score",
+        granularities=("layer", "global", "row"),
+        summary="removes weights chosen uniformly at random: the floor that any method must beat",
     ),
     Method(
         "magnitude",
-        "sparsebench.sparsify.methods.magnitude:score",
-        ("global", "layer", "row"),
-        "removes the weights of smallest absolute value",
-        "Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
+        score="sparsebench.sparsify.methods.magnitude:score",
+        granularities=("layer", "global", "row"),
+        summary="removes the weights of smallest absolute value",
+        paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
+    ),
+    Method(
+        "wanda",
+        score="sparsebench.sparsify.methods.wanda:score",
+        needs="squares",
+        granularities=("row", "layer"),
+        summary="removes the weights of smallest |w|·‖x‖: magnitude times the norm of what the weight is multiplied with",
+        paper="Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv:2306.11695",
+    ),
+    Method(
+        "ria",
+        score="sparsebench.sparsify.methods.ria:score",
+        needs="squares",
+        granularities=("layer", "row"),
+        summary="removes the weights that are smallest within their row and column together, times √‖x‖",
+        paper="Zhang et al. 2024, Plug-and-Play: An Efficient Post-training Pruning Method for LLMs, ICLR 2024",
+    ),
+    Method(
+        "sparsegpt",
+        solve="sparsebench.sparsify.methods.sparsegpt:solve",
+        needs="gram",
+        granularities=("layer", "row"),
+        consumes=True,
+        summary="removes weights column by column, each time adjusting those to the right to make up for the error",
+        paper="Frantar & Alistarh 2023, SparseGPT, arXiv:2301.00774",
+    ),
+    Method(
+        "alps",
+        solve="sparsebench.sparsify.methods.alps:solve",
+        needs="gram",
+        granularities=("layer", "row"),
+        summary="searches the best support and weights of a layer together, by ADMM and conjugate gradients",
+        paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
     ),
 )
 
@@ -55,6 +116,11 @@ def methods() -> dict[str, Method]:
         method = entry.load()
         table[method.name] = method
     return table
+
+
+def needs_calibration(method: str, allocation: str = "uniform") -> bool:
+    """Whether a method, or how the sparsity is spread over the blocks, looks at activations."""
+    return bool(methods()[method].needs) or allocation != "uniform"
 
 
 METHODS = {method.name: method for method in BUILT_IN}

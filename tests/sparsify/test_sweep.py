@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.sparsify.contract import SparsifyResult, Target
-from sparsebench.sparsify.sweep import Sweep, verify
+from sparsebench.sparsify.outputs import verify
+from sparsebench.sparsify.sweep import Sweep
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
-def swept(dense: Path, family: str, method: str, out: Path, targets: list[Target]) -> dict[Target, SparsifyResult]:
+def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, SparsifyResult]:
     results: dict[Target, SparsifyResult] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
-    Sweep(dense, family, method, folders, seed=7).run(results.__setitem__)
+    Sweep(dense, family, folders, seed=7).run(results.__setitem__)
     return results
 
 
@@ -28,11 +30,11 @@ def swept(dense: Path, family: str, method: str, out: Path, targets: list[Target
 @pytest.mark.parametrize("method", ["magnitude", "random"])
 @pytest.mark.parametrize(("model", "family"), FAMILIES)
 def test_counts_are_exact_and_the_rest_is_untouched(
-    model: str, family: str, method: str, granularity: str, request: pytest.FixtureRequest, tmp_path: Path
+    model: str, family: Family, method: str, granularity: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     dense = request.getfixturevalue(model)
-    targets = [Target(sparsity, granularity) for sparsity in SPARSITIES]
-    results = swept(dense, family, method, tmp_path, targets)
+    targets = [Target(method, sparsity, granularity) for sparsity in SPARSITIES]
+    results = swept(dense, family, tmp_path, targets)
     before, places = Checkpoint(dense), parts(Checkpoint(dense), family)
     for place, target in enumerate(targets):
         after = Checkpoint(tmp_path / str(place))
@@ -54,8 +56,8 @@ def test_counts_are_exact_and_the_rest_is_untouched(
 
 
 def test_versions_of_a_sweep_are_nested(tiny_llama: Path, tmp_path: Path) -> None:
-    targets = [Target(sparsity, "layer") for sparsity in (0.1, 0.5, 0.9)]
-    swept(tiny_llama, "decoder", "random", tmp_path, targets)
+    targets = [Target("random", sparsity, "layer") for sparsity in (0.1, 0.5, 0.9)]
+    swept(tiny_llama, "decoder", tmp_path, targets)
     name = "model.layers.0.mlp.up_proj.weight"
     low, mid, high = (Checkpoint(tmp_path / str(place)).load(name) == 0 for place in range(3))
     assert bool((low <= mid).all())
@@ -68,7 +70,7 @@ def test_gpt2_rows_are_outputs(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64)).save_pretrained(tmp_path / "gpt2")
-    swept(tmp_path / "gpt2", "decoder", "magnitude", tmp_path / "out", [Target(0.5, "row")])
+    swept(tmp_path / "gpt2", "decoder", tmp_path / "out", [Target("magnitude", 0.5, "row")])
     weight = Checkpoint(tmp_path / "out" / "0").load("transformer.h.0.mlp.c_fc.weight")
     assert weight.shape == (32, 128)
     assert set((weight == 0).sum(dim=0).tolist()) == {16}
@@ -78,7 +80,7 @@ def test_gpt2_rows_are_outputs(tmp_path: Path) -> None:
 def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
-    swept(tiny_t5, "encoder-decoder", "magnitude", tmp_path, [Target(0.5, "layer")])
+    swept(tiny_t5, "encoder-decoder", tmp_path, [Target("magnitude", 0.5, "layer")])
     model, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "0", output_loading_info=True)
     assert not info["missing_keys"]
     weight = model.encoder.block[0].layer[0].SelfAttention.q.weight
@@ -87,7 +89,7 @@ def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path
 
 def test_no_folder_is_left_when_a_sweep_fails(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="global"):
-        swept(tiny_llama, "decoder", "magnitude", tmp_path / "out", [Target(0.5, "global", "2:4")])
+        swept(tiny_llama, "decoder", tmp_path / "out", [Target("magnitude", 0.5, "global", "2:4")])
     assert not (tmp_path / "out").exists()
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sparsebench.sparsify.contract import Layer
+
 if TYPE_CHECKING:
     import torch
 
 
-def score(weights: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+def score(layer: Layer) -> torch.Tensor:
     """|w|, in the weights' dtype and shape."""
-    return weights.abs()
+    return layer.weights.abs()

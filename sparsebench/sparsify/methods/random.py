@@ -9,13 +9,15 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from sparsebench.sparsify.contract import Layer
+
 if TYPE_CHECKING:
     import torch
 
 
-def score(weights: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+def score(layer: Layer) -> torch.Tensor:
     """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1)."""
     import torch
 
-    generator = torch.Generator().manual_seed((seed << 32) | zlib.crc32(name.encode()))
-    return torch.randint(0, 2**31 - 1, weights.shape, generator=generator, dtype=torch.int32)
+    generator = torch.Generator().manual_seed((layer.seed << 32) | zlib.crc32(layer.name.encode()))
+    return torch.randint(0, 2**31 - 1, layer.weights.shape, generator=generator, dtype=torch.int32)

@@ -1,0 +1,199 @@
+"""How good, how fast and how small pruning is here, against the straightforward procedure of `reference.py`.
+
+    python benchmarks/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20]
+    python benchmarks/methods.py rank FOLDER TEXT --out results.jsonl
+    python benchmarks/methods.py speed FOLDER --out results.jsonl
+    python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda]
+
+FOLDER is a decoder of the Llama kind in float32 or bfloat16, TEXT a WikiText file. Every run is a process of its own, start
+included. What is in results.jsonl already is not run again, so that a benchmark can be stopped and continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SAMPLES = ["--samples", "64", "--length", "512"]
+FIVE = ("0.1", "0.5", "0.9", "0.95", "0.99")
+
+
+class Results:
+    """Finished measurements by name, one JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self.known = {entry["name"]: entry for entry in map(json.loads, lines)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.known
+
+    def add(self, name: str, **values: Any) -> None:
+        """Keep and print one measurement."""
+        self.known[name] = {"name": name, **values}
+        with self.path.open("a") as file:
+            file.write(json.dumps(self.known[name]) + "\n")
+        print(name, *(f"{key} {value}" for key, value in values.items()), flush=True)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on disk that goes afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="pruned-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def run(*words: str) -> dict[str, float]:
+    """Run a command; its wall and CPU seconds, and the peak of its anonymous memory in GB (sampled every 20 ms)."""
+    started, before = time.perf_counter(), os.times()
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    peak = [0]
+
+    def watch() -> None:
+        while process.poll() is None:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return
+            anonymous = [int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")]
+            peak[0] = max(peak[0], *anonymous, 0)
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    watcher.join()
+    after = os.times()
+    if process.returncode:
+        raise SystemExit(f"failed: {' '.join(words)}")
+    cpu = after.children_user - before.children_user + after.children_system - before.children_system
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(cpu, 1),
+        "anonymous_gb": round(peak[0] / 1e6, 3),
+    }
+
+
+def ours(folder: Path, out: Path, *options: str) -> dict[str, float]:
+    """`sparsebench sparsify` in a process of its own."""
+    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", "decoder", "--out", str(out), *options)
+    return run(sys.executable, *words)
+
+
+def reference(folder: Path, out: Path, *options: str) -> dict[str, float]:
+    """The straightforward procedure in a process of its own."""
+    return run(sys.executable, str(HERE / "reference.py"), str(folder), str(out), *options)
+
+
+def evaluate(folder: Path, text: Path, windows: int) -> dict[str, Any]:
+    """Perplexity on the first windows of 1024 tokens, with the mean log-likelihood of each window for intervals."""
+    from sparsebench.benchmarks.perplexity import perplexity, wikitext
+
+    value, each = perplexity(folder, wikitext(text), 1024, limit=windows)
+    return {"perplexity": value, "windows": [round(mean, 6) for mean in each]}
+
+
+def quality(asked: argparse.Namespace, results: Results) -> None:
+    """The same calibration, the same text: ours, behind pruned predecessors as published, and the reference."""
+    if "dense" not in results:
+        results.add("dense", **evaluate(asked.folder, asked.text, asked.windows))
+    points = [("--sparsity", s) for s in ("0.1", "0.5", "0.7", "0.9")] + [("--pattern", "2:4")]
+    for method in ("wanda", "sparsegpt"):
+        for flag, value in points:
+            with scratch() as out:
+                if (name := f"reference {method} {value}") not in results:
+                    reference(asked.folder, out / "reference", "--method", method, flag, value, *SAMPLES)
+                    results.add(name, **evaluate(out / "reference", asked.text, asked.windows))
+        wanted = [(flag, value) for flag, value in points if f"ours {method} {value}" not in results]
+        with scratch() as out:
+            options = [word for point in wanted for word in point]
+            if wanted:
+                ours(asked.folder, out / "ours", "--method", method, *options, *SAMPLES)
+            for _, value in wanted:
+                folder = out / "ours" / (value.replace(":", "of") if ":" in value else f"{float(value):.2f}")
+                results.add(f"ours {method} {value}", **evaluate(folder, asked.text, asked.windows))
+
+
+def rank(asked: argparse.Namespace, results: Results) -> None:
+    """RIA, OWL and ALPS beside Wanda and SparseGPT at 60, 70 and 80%."""
+    shares = ("0.6", "0.7", "0.8")
+    for allocation in ("uniform", "owl"):
+        for method in ("magnitude", "wanda", "ria", "sparsegpt", "alps"):
+            wanted = [share for share in shares if f"{method} {allocation} {share}" not in results]
+            with scratch() as out:
+                options = [word for share in wanted for word in ("--sparsity", share)]
+                if wanted:
+                    ours(asked.folder, out / "ours", "--method", method, "--allocation", allocation, *options, *SAMPLES)
+                for share in wanted:
+                    folder = out / "ours" / f"{float(share):.2f}"
+                    results.add(f"{method} {allocation} {share}", **evaluate(folder, asked.text, asked.windows))
+
+
+def speed(asked: argparse.Namespace, results: Results) -> None:
+    """One run, five separate runs, one sweep: ours and the reference's, in turn."""
+    five = [word for share in FIVE for word in ("--sparsity", share)]
+    for method in ("wanda", "sparsegpt"):
+        plans = {
+            f"{method} reference one": lambda out, m=method: reference(
+                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *SAMPLES
+            ),
+            f"{method} ours one": lambda out, m=method: ours(
+                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *SAMPLES
+            ),
+            f"{method} ours sweep dense": lambda out, m=method: ours(
+                asked.folder, out / "a", "--method", m, "--propagate", "dense", *five, *SAMPLES
+            ),
+            f"{method} ours sweep pruned": lambda out, m=method: ours(
+                asked.folder, out / "a", "--method", m, *five, *SAMPLES
+            ),
+        }
+        for name, plan in plans.items():
+            if name not in results:
+                with scratch() as out:
+                    results.add(name, **plan(out))
+    if "all three, five sparsities, dense" not in results:
+        with scratch() as out:
+            three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
+            results.add(
+                "all three, five sparsities, dense",
+                **ours(asked.folder, out / "a", *three, "--propagate", "dense", *five, *SAMPLES),
+            )
+
+
+def memory(asked: argparse.Namespace, results: Results) -> None:
+    """Peak anonymous memory of one method at 50 and 90%, on 32 sequences of 512 tokens."""
+    with scratch() as out:
+        options = ("--sparsity", "0.5", "--sparsity", "0.9", "--samples", "32", "--length", "512")
+        ways = ("--method", asked.method, "--propagate", "dense", "--format", "packed")
+        results.add(f"memory {asked.folder.name} {asked.method}", **ours(asked.folder, out / "a", *ways, *options))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["quality", "rank", "speed", "memory"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("text", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--method", default="wanda")
+    asked = parser.parse_args()
+    {"quality": quality, "rank": rank, "speed": speed, "memory": memory}[asked.what](asked, Results(asked.out))
+
+
+if __name__ == "__main__":
+    main()
