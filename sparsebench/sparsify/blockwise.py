@@ -20,6 +20,7 @@ from sparsebench.sparsify import allocation, masks
 from sparsebench.sparsify.contract import Layer, Quota, Solution, Target
 from sparsebench.sparsify.outputs import Outputs, Progress
 from sparsebench.sparsify.registry import Method, methods
+from sparsebench.sparsify.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +129,6 @@ class BlockSweep:
         return weights.T.contiguous() if self.places[name].rows_last else weights
 
     def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
-        from sparsebench.sparsify.outputs import zeros_in
-
         outputs.write(target, name, tensor, zeros_in(tensor), notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
@@ -150,7 +149,7 @@ def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator
     score = method.load_score()
     for layer in layers:
         chosen = masks.choose(score(layer), quotas, layer.name)
-        yield [Solution(layer.weights.masked_fill(choice.mask, 0), choice.notes) for choice in chosen]
+        yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
 
 
 def _beside(outputs: Outputs) -> Path:

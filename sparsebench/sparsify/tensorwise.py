@@ -14,9 +14,10 @@ from sparsebench.models.anatomy import Part
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.sparsify import masks
 from sparsebench.sparsify.contract import Layer, Quota, Score, Target
-from sparsebench.sparsify.keys import Threshold, keys, thresholds
+from sparsebench.sparsify.keys import Threshold, keys, narrow, thresholds
 from sparsebench.sparsify.outputs import Outputs, Progress
 from sparsebench.sparsify.registry import methods
+from sparsebench.sparsify.zeroing import cut, zeroed
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ class TensorSweep:
             name: [t for t in targets if t.method == name] for name in dict.fromkeys(t.method for t in targets)
         }
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
+        stored = {checkpoint.tensors[name].dtype for name, part in places.items() if part.prunable}
+        self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
         if any(t.granularity == "global" and t.pattern != "unstructured" for t in targets):
             raise UnsupportedError("a pattern has no global form", "use granularity: layer with a pattern")
 
@@ -53,29 +56,31 @@ class TensorSweep:
         self, part: Part, name: str, tensor: torch.Tensor, limits: dict[Target, Threshold], outputs: Outputs
     ) -> None:
         """All versions of one tensor. The tie budgets in ``limits`` are spent here."""
-        import torch
-
         weights = tensor.T if part.rows_last else tensor
+
+        def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
+            outputs.write(target, name, version.T if part.rows_last else version, removed, notes)
+
         for method, targets in self.sweeps.items():
             scores = self.scores[method](Layer(part.name, weights, self.seed))
-            local = [target for target in targets if target.granularity != "global"]
-            quotas = [Quota(target.sparsity, target.granularity, target.pattern) for target in local]
-            chosen = masks.choose(scores, quotas, part.name)
-            ranked = keys(scores, part.name) if len(local) < len(targets) else None
-            for target in targets:
+            whole, layer, other = _by_reach(targets)
+            own = dict(limits)
+            if whole or layer:
+                ranked = self._ranked(scores, part.name)
+                ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
+                own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
+            for target in (*whole, *layer):
+                version, removed, spent = cut(weights, ranked, own[target])
                 if target in limits:
-                    assert ranked is not None
-                    mask, limits[target] = _spend(ranked, limits[target])
-                    choice = masks.Choice(mask)
-                else:
-                    choice = next(chosen)
-                removed = int(torch.count_nonzero(choice.mask))
-                version = tensor.masked_fill(choice.mask.T if part.rows_last else choice.mask, 0)
-                outputs.write(target, name, version, removed, choice.notes)
+                    limits[target] = Threshold(own[target].key, own[target].ties - spent)
+                write(target, version, removed)
+            quotas = [Quota(target.sparsity, target.granularity, target.pattern) for target in other]
+            for target, choice in zip(other, masks.choose(scores, quotas, part.name), strict=True):
+                write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
-    def _keys(self, method: str, name: str, weights: torch.Tensor) -> torch.Tensor:
-        """The method's scores of a tensor (out, in) as keys."""
-        return keys(self.scores[method](Layer(name, weights, self.seed)), name)
+    def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
+        """Keys that compare over all prunable tensors: of 16 bits where all weights have the same 16-bit precision."""
+        return (narrow if self.narrow else keys)(scores, name)
 
     def _global_thresholds(self) -> dict[Target, Threshold]:
         """One exact threshold per global target over all prunable weights."""
@@ -93,10 +98,12 @@ class TensorSweep:
         for name, part in self.places.items():
             if part.prunable:
                 tensor = self.checkpoint.load(name)
-                yield self._keys(method, name, tensor.T if part.rows_last else tensor)
+                weights = tensor.T if part.rows_last else tensor
+                yield self._ranked(self.scores[method](Layer(name, weights, self.seed)), name)
 
 
-def _spend(found: torch.Tensor, limit: Threshold) -> tuple[torch.Tensor, Threshold]:
-    """A tensor's mask under a global threshold, and the threshold with what is left of its ties."""
-    spent = min(limit.ties, int((found == limit.key).sum())) if limit.ties else 0
-    return masks.lowest(found, limit), Threshold(limit.key, limit.ties - spent)
+def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:
+    """Targets of one threshold for all tensors, of one for each, and those that masks are made for."""
+    whole = [target for target in targets if target.granularity == "global"]
+    layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured"]
+    return whole, layer, [target for target in targets if target not in (*whole, *layer)]

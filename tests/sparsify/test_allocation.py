@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ def test_owl_keeps_the_whole_the_bounds_and_the_order(
     whole = sum(value * size for value, size in zip(found, sizes, strict=True))
     assert whole == pytest.approx(sparsity * sum(sizes), rel=1e-12, abs=1e-9)
     ordered = sorted(zip(shares, found, strict=True))
-    assert all(later[1] <= earlier[1] + 1e-15 for earlier, later in zip(ordered, ordered[1:], strict=False))
+    assert all(later[1] <= earlier[1] + 1e-15 for earlier, later in pairwise(ordered))
     assert max(found) - min(found) <= 2 * spread + 1e-12
 
 

@@ -234,12 +234,8 @@ def test_broken_numbers_are_refused_by_name(bad: float) -> None:
 
 
 def test_an_update_that_leaves_float16_is_refused_by_name() -> None:
-    read = torch.randn(50, 2, dtype=torch.float64) * torch.tensor([1.0, 1e-3])
-    read[:, 1] += 1e-3 * read[:, 0]
-    inputs = inputs_of(read)
-    assert inputs.gram is not None
-    inputs.gram += torch.diag(torch.tensor([1e-9, 0.0]))
-    weights = torch.tensor([[6e4, 6.5e4]]).half()
+    inputs = inputs_of(activations(2, 20))
     inputs.gram = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    layer = Layer("layers.5.up", torch.tensor([[6e4, 6.5e4]]).half(), 0, inputs)
     with pytest.raises(ModelError, match=r"layers\.5\.up: the updated weights do not fit"):
-        solve([Layer("layers.5.up", weights, 0, inputs)], [Quota(0.5, "layer")])
+        solve([layer], [Quota(0.5, "layer")])
