@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lm_eval.models.huggingface import HFLM
 
+from sparsebench.benchmarks import prefixes
 from sparsebench.benchmarks.contract import Progress
-from sparsebench.errors import BenchmarkError
+from sparsebench.benchmarks.prefixes import Row
+from sparsebench.errors import BenchmarkError, UnsupportedError
 
 Request = tuple[Any, list[int], list[int]]
 """lm-eval's: (what it was made from, context tokens, continuation tokens)."""
+Asked = dict[Row, list[tuple[int, list[int]]]]
+"""For each distinct input the requests it answers: (place among the requests, continuation tokens)."""
+Answer = tuple[float, bool]
+
+_PROBE = 4
+"""Inputs on which a model shows that it can share tokens."""
+_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What a model's own code may raise when its inputs are a tree."""
 
 
 class Scorer(HFLM):
-    """Stock HFLM, except that output logits are computed at continuation tokens only.
+    """Stock HFLM, except that nothing is computed that no answer needs.
 
-    Batches, order, padding and precision are stock's, and so are the log-likelihoods: the output head and its softmax
-    over the vocabulary work row by row. (To the bit in bfloat16 where it was measured; in float32 a matrix product of
-    fewer rows may round the last bit differently.) Encoder-decoders take the stock loop: all their logits are needed.
+    Output logits are computed at continuation tokens only. Batches, order, padding and precision are stock's, and so
+    are the log-likelihoods: the output head and its softmax over the vocabulary work row by row. (To the bit in
+    bfloat16 where it was measured; in float32 a matrix product of fewer rows may round the last bit differently.)
+
+    With ``share``, what inputs have in common at their beginning is computed once, in batches of our own: the
+    log-likelihoods are stock's up to the rounding that stock itself shows between batch sizes. A model that cannot do
+    this is found out on the first inputs and scored in stock's batches; ``sharing`` says so.
+
+    Encoder-decoders take the stock loop: all their logits are needed.
     """
 
     progress: Progress | None = None
+    share = False
+    sharing = "off: not asked for"
+    _shown = False
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
         """Stock, without its bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
@@ -40,45 +61,98 @@ class Scorer(HFLM):
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
+    ) -> list[Answer]:
         self.done, self.total = 0, len(requests)
-        head = self.model.get_output_embeddings()
-        if self.backend != "causal" or head is None:
+        if self.backend != "causal" or self.model.get_output_embeddings() is None:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
-        inputs: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
-        for position, (_, context, continuation) in enumerate(requests):
+        asked: Asked = {}
+        for place, (_, context, continuation) in enumerate(requests):
             # Answers of one token share their input, as in stock's logits cache.
-            tokens = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
-            inputs.setdefault(tokens, []).append((position, continuation))
-        order = sorted(inputs, key=lambda tokens: (-len(tokens), tokens))
-        self.total = len(order)
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+            row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
+            asked.setdefault(row, []).append((place, continuation))
+        self.total = len(asked)
         size = override_bs or int(self.batch_size)
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            longest = [max(len(continuation) for _, continuation in inputs[row]) for row in rows]
-            logits = self._continuation_logits(head, rows, longest)
-            chances = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
-            greedy = logits.argmax(dim=-1)
-            end = 0
-            for row, kept in zip(rows, longest, strict=True):
-                end += kept
-                for position, continuation in inputs[row]:
-                    wanted = torch.tensor(continuation, device=logits.device)
-                    begin = end - len(continuation)
-                    likelihood = chances[begin:end].gather(1, wanted.unsqueeze(1)).sum()
-                    results[position] = (float(likelihood), bool((greedy[begin:end] == wanted).all()))
+        results: list[Answer] = [(0.0, False)] * len(requests)
+        trees = self._trees(asked) if self.share and override_bs is None else []
+        alone = set(asked).difference(*trees)
+        for rows in [*_stock_batches(alone, size), *trees]:
+            answers = dict(self._answers(rows, asked, rows[0] not in alone))
+            if rows[0] not in alone and not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
+                # What overflows in one input would spoil those that share a token with it.
+                for part in _stock_batches(rows, size):
+                    answers |= self._answers(part, asked, False)
+            for place, answer in answers.items():
+                results[place] = answer
+            self._advance(len(rows))
         return results
 
-    def _continuation_logits(self, head: Any, rows: list[tuple[int, ...]], kept: list[int]) -> torch.Tensor:
+    def _trees(self, asked: Asked) -> list[list[Row]]:
+        """The batches of inputs that share tokens; none where the model cannot, and ``sharing`` then says why."""
+        beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
+        batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length)
+        obstacle = prefixes.obstacle(self.model) if batches else f"all inputs have {beyond} tokens or more"
+        if not obstacle and not self._shown:
+            probe = max(batches, key=len)[:_PROBE]
+            obstacle = self._difference(probe, asked)
+            self._shown = not obstacle and len(probe) > 1
+        if obstacle:
+            self.sharing = f"off: {obstacle}"
+            return []
+        rest = len(asked) - sum(map(len, batches))
+        self.sharing = f"on, but for {rest} of {len(asked)} inputs, of {beyond} tokens or more" if rest else "on"
+        return batches
+
+    def _difference(self, rows: list[Row], asked: Asked) -> str:
+        """What goes wrong when these inputs share tokens; empty when their logits only round differently.
+
+        In bfloat16 a 135M Llama's move by up to 0.4% so (relative L2); with positions or a mask ignored, by 7 to 60%.
+        """
+        kept = [_longest(asked[row]) for row in rows]
+        try:
+            ours = self._logits(rows, kept, True).float()
+        except UnsupportedError as error:
+            return error.message
+        except _ERRORS as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        stock = self._logits(rows, kept, False).float()
+        moved = float((ours - stock).norm() / stock.norm())
+        if moved <= max(1e-4, 4 * torch.finfo(self.model.dtype).eps):
+            return ""
+        return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
+
+    def _answers(self, rows: list[Row], asked: Asked, together: bool) -> Iterator[tuple[int, Answer]]:
+        """(place among the requests, its answer) of all that the inputs were asked."""
+        kept = [_longest(asked[row]) for row in rows]
+        logits = self._logits(rows, kept, together)
+        chances = F.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
+        greedy = logits.argmax(dim=-1)
+        end = 0
+        for row, count in zip(rows, kept, strict=True):
+            end += count
+            for place, continuation in asked[row]:
+                wanted = torch.tensor(continuation, device=logits.device)
+                begin = end - len(continuation)
+                likelihood = chances[begin:end].gather(1, wanted.unsqueeze(1)).sum()
+                yield place, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
+
+    def _logits(self, rows: list[Row], kept: list[int], together: bool) -> torch.Tensor:
         """Logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row, in order."""
-        width = len(rows[0])
+        if together:
+            tree = prefixes.Tree(rows)
+            places = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
+            return self._at(places, lambda: prefixes.compute(self.model, tree))
+        width = max(map(len, rows))
         batch = torch.zeros((len(rows), width), dtype=torch.long)
         for place, row in enumerate(rows):
             batch[place, : len(row)] = torch.tensor(row, dtype=torch.long)
         ends = [place * width + len(row) for place, row in enumerate(rows)]
-        chosen = torch.cat([torch.arange(end - count, end) for end, count in zip(ends, kept, strict=True)])
-        chosen = chosen.to(self.device)
+        places = [place for end, count in zip(ends, kept, strict=True) for place in range(end - count, end)]
+        return self._at(places, lambda: super(Scorer, self)._model_call(batch.to(self.device)))
+
+    def _at(self, places: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What ``forward`` gives when its output head is called at these places of the flattened batch only."""
+        head: Any = self.model.get_output_embeddings()
+        chosen = torch.tensor(places, device=self.device)
 
         def only_chosen(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
             hidden = args[0]
@@ -86,7 +160,7 @@ class Scorer(HFLM):
 
         hook = head.register_forward_pre_hook(only_chosen)
         try:
-            logits = self._model_call(batch.to(self.device))
+            logits = forward()
         finally:
             hook.remove()
         if logits.shape[:2] != (1, len(chosen)):
@@ -95,3 +169,13 @@ class Scorer(HFLM):
                 "report the model type: it needs lm-eval's stock loop",
             )
         return logits[0]
+
+
+def _stock_batches(rows: Sequence[Row] | set[Row], size: int) -> list[list[Row]]:
+    """Batches in stock's order: long inputs first, then by their tokens."""
+    order = sorted(rows, key=lambda row: (-len(row), row))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _longest(requests: list[tuple[int, list[int]]]) -> int:
+    return max(len(continuation) for _, continuation in requests)

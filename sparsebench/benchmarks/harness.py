@@ -52,6 +52,7 @@ class Harness:
             from sparsebench.benchmarks.causal import Scorer
 
             self.batch_size = batch_size or BATCH_SIZE
+            self.exact = batch_size is not None
             self.model = load_model(folder, family)
             self.lm = Scorer(
                 pretrained=self.model,
@@ -60,10 +61,12 @@ class Harness:
                 batch_size=self.batch_size,
             )
         self.lm.progress = progress
+        self.lm.share = not self.exact
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""
-        with _quiet():
+        self.lm.sharing = "off: a batch size is given" if self.exact else "off: nothing asks for it"
+        with _quiet(), _templates_once():
             loaded = _load(spec, cache)
             for task in loaded["tasks"].values():
                 _set_fewshot(task, spec)
@@ -121,6 +124,7 @@ class Harness:
             "filter": chosen.filter,
             "chance_rule": TASKS[spec.task].chance if spec.task in TASKS else "1/choices, or 0 for open answers",
             "batch_size": self.batch_size,
+            "prefix_sharing": self.lm.sharing,
             "dtype": dtype,
             "softmax_dtype": dtype,
         }
@@ -239,6 +243,20 @@ def _chance(tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metr
     if "multiple_choice" not in kinds and metric in ("acc", "exact_match", "em"):
         return 0.0
     return None
+
+
+@contextmanager
+def _templates_once() -> Iterator[None]:
+    """Prompt templates compiled once, not once a document and answer: that takes longer than to tokenize them."""
+    from functools import cache
+
+    from lm_eval.utils import env
+
+    env.from_string = cache(env.from_string)
+    try:
+        yield
+    finally:
+        del env.from_string
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
@@ -32,7 +33,9 @@ class Canvas:
 
         self.spec = spec
         self.rows = rows
-        self.looks = style.looks(list(dict.fromkeys(self.series(row) for row in rows)))
+        bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
+        self.looks = style.looks(list(dict.fromkeys(self.series(row) for row in rows)), bounds)
+        self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
         self.categories = sorted({row[spec.get("x")] for row in rows if row[spec.get("x")] is not None})
         most = int(spec.get("columns", "1" if spec.kind == "heatmap" else "3"))
@@ -105,11 +108,29 @@ class Canvas:
             axes.set_ylabel(spec.get("ylabel"))
         self._scale_x(axes)
         if spec.get("yscale") == "log":
-            axes.set_yscale("log")
+            self._scale_y(axes)
         elif "ymin" in spec.values or spec.kind == "bars":
             bottom = float(spec.get("ymin", "0"))
             axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
         axes.yaxis.set_major_formatter(lambda value, _: self.written(value))
+
+    def _scale_y(self, axes: Axes) -> None:
+        """A log axis of our own: labelled ticks however short or long it is, and room for the knee."""
+        import numpy as np
+
+        axes.set_yscale(
+            "function", functions=(partial(style.fold, knee=self.knee), partial(style.unfold, knee=self.knee))
+        )
+        ends = style.fold(np.array(axes.dataLim.intervaly), self.knee)
+        ends += np.array([-0.06, 0.08]) * max(float(np.ptp(ends)), 0.05)
+        low, high = (float(end) for end in style.unfold(ends, self.knee))
+        axes.set_ylim(low, high)
+        major, minor = style.log_ticks(low, high, self.knee)
+        axes.set_yticks(major)
+        axes.set_yticks(minor, minor=True)
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        if high > self.knee:
+            axes.axhspan(self.knee, high, color=style.GROUND, linewidth=0, zorder=0)
 
     def _scale_x(self, axes: Axes) -> None:
         import numpy as np
@@ -225,7 +246,7 @@ class Canvas:
 
 def _apart(first: str, second: str) -> float:
     """Inches between the middles of two tick labels that just do not touch."""
-    return 0.03 + 0.029 * (len(first) + len(second))
+    return 0.045 + 0.029 * (len(first) + len(second))
 
 
 def _rank(sparsity: float) -> int:

@@ -24,10 +24,12 @@ KEYS: Mapping[str, str] = {
     "series": "column that tells lines or bars apart",
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
+    "bound": "lines: column that is true for series that know nothing; they are drawn in grey, behind the others",
     "reference": "columns drawn as a level across the panel (bars: across their own bar), `COLUMN = label; …`",
     "xscale": "linear, log, category, or sparsity (a share that is drawn in percent, 90 to 99 spread out)",
     "yscale": "linear, log, or percent (a share)",
     "ymin": "number at which the vertical axis begins",
+    "knee": "with a log axis: number above which its decades are packed together, on a grey ground",
     "yshare": "yes: all panels have one vertical axis; no (default): each its own",
     "xlabel": "name and unit of the horizontal axis",
     "ylabel": "name and unit of the vertical axis or of the colour",
@@ -42,7 +44,7 @@ SCALES = {
     "yscale": ("linear", "log", "percent"),
     "yshare": ("yes", "no"),
 }
-COLUMNS = ("x", "y", "value", "low", "high", "base", "series", "facet", "row")
+COLUMNS = ("x", "y", "value", "low", "high", "base", "series", "facet", "row", "bound")
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def _check(path: Path, number: int, key: str, value: str) -> None:
         raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")
     if key == "ymin" and not re.fullmatch(r"-?\d+(\.\d+)?", value):
         raise UserError(f"{path}, line {number}: `ymin` is {value!r}", "a number such as 0")
+    if key == "knee" and not re.fullmatch(r"\d+(\.\d+)?", value):
+        raise UserError(f"{path}, line {number}: `knee` is {value!r}", "a number such as 10000")
     if key == "columns" and not re.fullmatch(r"[1-6]", value):
         raise UserError(f"{path}, line {number}: `columns` is {value!r}", "a number from 1 to 6")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,27 @@ if TYPE_CHECKING:
 
 WIDTH = 6.5
 """Inches: a text column."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C00")
-"""Okabe and Ito's palette, darkest contrasts first; their yellow is darkened to be seen on white."""
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C00", "#882255", "#332288", "#44AA99",
+    "#7F4F24",
+)  # fmt: skip
+"""Okabe and Ito's palette, darkest contrasts first (their yellow is darkened to be seen on white), then four for crowds."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (2.5, 1)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 GREY = "#666666"
+BOUND = "#8F8F8F"
+"""Lines that know nothing."""
+GROUND = "#F1F1F1"
+"""The ground of what is packed together above a knee."""
+PACKED = 0.35
+"""Decades that the first one above a knee takes; each doubling of the distance takes as many again."""
+DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
+    (2.2, (1,)), (1.4, (1, 3)), (0.8, (1, 2, 5)), (0.45, (1, 2, 3, 5, 7)), (0, range(1, 10)),
+)  # fmt: skip
+"""First digits that have a label on a log axis of at least so many decades."""
+NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
+"""Ticks above a knee."""
 MAP = "cividis"
 """Even in luminance: dark to light in greyscale as well."""
 
@@ -70,16 +85,18 @@ class Look:
     hatch: str
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each series, the same for the same list. Up to 440 are different."""
+def looks(names: Sequence[str], bounds: Collection[str] = ()) -> dict[str, Look]:
+    """A look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey."""
+    places = {name: place for place, name in enumerate([name for name in names if name not in bounds])}
+    places |= {name: place for place, name in enumerate([name for name in names if name in bounds])}
     return {
         name: Look(
-            COLOURS[place % len(COLOURS)],
-            MARKERS[place % len(MARKERS)],
-            DASHES[(place + place // len(COLOURS)) % len(DASHES)],
-            HATCHES[place % len(HATCHES)],
+            BOUND if name in bounds else COLOURS[places[name] % len(COLOURS)],
+            MARKERS[places[name] % len(MARKERS)],
+            DASHES[(places[name] + places[name] // len(COLOURS)) % len(DASHES)],
+            HATCHES[places[name] % len(HATCHES)],
         )
-        for place, name in enumerate(names)
+        for name in names
     }
 
 
@@ -97,6 +114,43 @@ def gather(place: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
     odds = np.exp(place)
     return (1.01 * odds - 0.2) / (1 + odds)
+
+
+def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
+    """The log axis: decades, of which those above ``knee`` are packed ever closer, so that no number is too large."""
+    import numpy as np
+
+    decades = np.log10(np.clip(value, 1e-300, None))
+    above = np.clip(decades - math.log10(knee), 0, None)
+    return np.minimum(decades, math.log10(knee)) + PACKED * np.log2(1 + above)
+
+
+def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
+    """The inverse of ``fold``, up to 1e308."""
+    import numpy as np
+
+    border = math.log10(knee)
+    above = np.exp2(np.clip((np.asarray(place) - border) / PACKED, 0, 12)) - 1
+    return np.power(10.0, np.clip(np.minimum(place, border) + above, -300, 308))
+
+
+def log_ticks(low: float, high: float, knee: float = math.inf) -> tuple[list[float], list[float]]:
+    """Major and minor ticks of a log axis from ``low`` to ``high``: at least two with a label, and never a crowd."""
+    from matplotlib.ticker import MaxNLocator
+
+    top = min(high, knee)
+    decades = math.log10(top / low) if top > low else 0.0
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(max(top, low))) + 1)
+    digits = next(choice for least, choice in DIGITS if decades >= least)
+    stride = max(1, round(decades / 8))
+    major = [digit * 10.0**power for power in powers if power % stride == 0 for digit in digits]
+    major = [value for value in major if low <= value <= top]
+    if len(major) < 2 and high <= knee:
+        major = [float(value) for value in MaxNLocator(4).tick_values(low, high) if low <= value <= high]
+    far = FAR if high >= 1e7 else NEAR
+    major += [value for value in (knee, *far) if knee <= value <= high and value not in major]
+    minor = [digit * 10.0**power for power in powers for digit in range(1, 10)] if stride == 1 else []
+    return major, [value for value in minor if low <= value <= top and value not in major]
 
 
 def percent(share: float) -> str:

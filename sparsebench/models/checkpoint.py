@@ -28,6 +28,8 @@ ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16":
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHARD = 4 << 30
 """Bytes of weights per file that we lay out ourselves."""
+PIECE = 1 << 23
+"""Entries read at once where a tensor is gone through in pieces."""
 _CHUNK = 1 << 22
 _FOREIGN_FILES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite"}
 _FOREIGN_FOLDERS = {"onnx", "openvino", "coreml", "original", "runs"}
@@ -112,20 +114,31 @@ class Checkpoint:
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor, read into memory of its own (a mapping would count as the file's pages)."""
+        info = self.tensors[name]
+        return self._read(info, 0, info.nbytes).reshape(info.shape)
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """One tensor's entries in order, flat, some million at a time: memory stays small whatever its size."""
+        info = self.tensors[name]
+        step = PIECE * ITEM_SIZE[info.dtype]
+        for start in range(0, info.nbytes, step):
+            yield self._read(info, start, min(step, info.nbytes - start))
+
+    def _read(self, info: TensorInfo, start: int, size: int) -> torch.Tensor:
+        """``size`` bytes of a tensor from byte ``start`` on, as a flat tensor."""
         import torch
 
-        info = self.tensors[name]
-        buffer = torch.empty(info.nbytes, dtype=torch.uint8)
+        buffer = torch.empty(size, dtype=torch.uint8)
         with (self.folder / info.file).open("rb", buffering=0) as file:
-            file.seek(info.begin)
+            file.seek(info.begin + start)
             view = buffer.numpy().data
             done = 0
-            while done < info.nbytes:
+            while done < size:
                 got = file.readinto(view[done:])
                 if not got:
-                    raise ModelError(f"{info.file}: ends inside tensor {name}", "fetch the file again")
+                    raise ModelError(f"{info.file}: ends inside tensor {info.name}", "fetch the file again")
                 done += got
-        return buffer.view(torch_dtype(info.dtype)).reshape(info.shape)
+        return buffer.view(torch_dtype(info.dtype))
 
     def items(self) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
         """All tensors one after another, each loaded when it is reached."""
@@ -224,19 +237,35 @@ class CheckpointWriter:
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Write one tensor in its place; name, shape and dtype must be the layout's, and each comes once."""
-        import torch
-
-        info = self.missing.get(name)
-        if info is None:
-            raise ModelError(f"{self.folder}: {name} is not in the layout, or was written before")
+        info = self._expected(name)
         if info.shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise ModelError(f"{self.folder}: {name} is {found} where the layout says {info.dtype} {info.shape}")
-        if tensor.numel():
-            file = self.open[info.file]
-            file.seek(self.places[name])
-            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self._put(info, 0, tensor.detach().contiguous().reshape(-1))
         del self.missing[name]
+
+    def write_piece(self, name: str, start: int, piece: torch.Tensor) -> None:
+        """Write some of a tensor's entries, flat, from entry ``start`` on; the tensor is written with its last entry."""
+        info = self._expected(name)
+        if torch_dtype(info.dtype) != piece.dtype or start + piece.numel() > info.numel:
+            raise ModelError(f"{self.folder}: {name} has {info.numel} entries of {info.dtype}, not {piece.dtype}")
+        self._put(info, start * ITEM_SIZE[info.dtype], piece)
+        if start + piece.numel() == info.numel:
+            del self.missing[name]
+
+    def _expected(self, name: str) -> TensorInfo:
+        info = self.missing.get(name)
+        if info is None:
+            raise ModelError(f"{self.folder}: {name} is not in the layout, or was written before")
+        return info
+
+    def _put(self, info: TensorInfo, start: int, flat: torch.Tensor) -> None:
+        import torch
+
+        if flat.numel():
+            file = self.open[info.file]
+            file.seek(self.places[info.name] + start)
+            file.write(flat.view(torch.uint8).numpy().data)
 
     def close(self, extra: dict[str, Any] | None = None) -> Path:
         """Finish the folder and give it its name; ``extra`` becomes its ``sparsebench.json``."""

@@ -63,7 +63,7 @@ class BlockSweep:
         for name in outputs.missing:
             if self.places[name].prunable:
                 raise ModelError(f"tensor {name}: no block of the model reads it", "leave it out of `models`")
-            outputs.same(name, self.checkpoint.load(name))
+            outputs.copy(name)
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""

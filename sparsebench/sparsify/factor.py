@@ -2,12 +2,13 @@
 
 With J the reversal of the order of columns and J H J = L Lᵀ (Cholesky), U = J L⁻¹ J. The explicit inverse, which the
 published code forms and factorises once more, is never needed; reversing both axes of a matrix is reversing its
-memory; and LAPACK works in place. So one in × in matrix is all that is held, the statistics' own.
+memory; and both steps work in place. So one in × in matrix is all that is held, the statistics' own. Products of
+PyTorch do the work: LAPACK as SciPy brings it has threads of its own, which get in the way of PyTorch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
 
 DAMPING = (0.01, 0.1, 1.0, 10.0)
 """Shares of the mean diagonal that are added to it: the published one, then what is tried when Cholesky fails."""
+PANEL = 128
+"""Columns that are factorised together."""
 CHUNK = 1 << 22
+"""Entries moved together."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """``lower`` (in, in) is Uᵀ, row-major: its column j is row j of U. ``dead`` (in,) marks inputs that are always zero."""
+    """``upper`` (in, in) is U; ``dead`` (in,) marks inputs that are always zero."""
 
-    lower: torch.Tensor
+    upper: torch.Tensor
     dead: torch.Tensor
     notes: tuple[str, ...] = ()
 
@@ -54,11 +58,11 @@ def factorise(inputs: Inputs, name: str, dtype: torch.dtype | None = None) -> Fa
     _reverse(matrix)
     for damping in DAMPING:
         matrix.diagonal().copy_((diagonal + damping * diagonal.mean()).flip(0))
-        if _invert_cholesky(matrix):
+        if _cholesky(matrix):
+            _invert(matrix)
             _reverse(matrix)
             notes = () if damping == DAMPING[0] else (f"damping raised to {damping:g}",)
-            return Factor(matrix.tril_(), dead, notes)
-        _restore(matrix)
+            return Factor(matrix, dead, notes)
     raise ModelError(
         f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
         "calibrate with more or other text",
@@ -85,31 +89,50 @@ def check_gram(gram: torch.Tensor, name: str) -> None:
     check_finite(gram, name, "NaN or infinite activations reach it", hint)
 
 
-def _invert_cholesky(matrix: torch.Tensor) -> bool:
-    """L⁻ᵀ into the upper triangle, where ``matrix`` = L Lᵀ; False if it is not positive definite.
+def _cholesky(matrix: torch.Tensor) -> bool:
+    """L of ``matrix`` = L Lᵀ into its lower triangle, with the inverses of L's diagonal blocks in place of those.
 
-    The strictly lower triangle keeps the matrix. LAPACK counts by columns, so its lower triangle is our upper one.
+    Panel by panel, each brought up to date by one product. False, with the matrix as it was, if it is not positive definite.
     """
     import torch
-    from scipy.linalg import get_lapack_funcs
 
-    columns = matrix.numpy().T
-    potrf, trtri = get_lapack_funcs(("potrf", "trtri"), (columns,))
-    _, failed = potrf(columns, lower=1, clean=0, overwrite_a=1)
-    if failed:
-        return False
-    _, failed = trtri(columns, lower=1, overwrite_c=1)
-    return not failed and bool(torch.isfinite(matrix.diagonal()).all())
+    corners: list[torch.Tensor] = []
+    for start, stop in _panels(len(matrix)):
+        panel, corner = matrix[start:, start:stop], matrix[start:stop, start:stop]
+        corners.append(corner.clone())
+        panel.addmm_(matrix[start:, :start], matrix[start:stop, :start].T, alpha=-1)
+        lower, failed = torch.linalg.cholesky_ex(corner)
+        if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
+            _restore(matrix, corners)
+            return False
+        corner.copy_(torch.linalg.solve_triangular(lower, torch.eye(stop - start, dtype=matrix.dtype), upper=False))
+        matrix[stop:, start:stop] = matrix[stop:, start:stop] @ corner.T
+    return True
 
 
-def _restore(matrix: torch.Tensor) -> None:
-    """The symmetric matrix again, from its strictly lower triangle; the diagonal is left as it is."""
-    step = max(1, CHUNK // max(1, matrix.shape[0]))
-    for start in range(0, matrix.shape[0], step):
-        stop = min(start + step, matrix.shape[0])
-        matrix[:start, start:stop] = matrix[start:stop, :start].T
-        corner = matrix[start:stop, start:stop]
-        corner.copy_(corner.tril() + corner.tril(-1).T)
+def _invert(matrix: torch.Tensor) -> None:
+    """L⁻¹ into the lower triangle, from what ``_cholesky`` left there; zero above.
+
+    With rows a..b next, L⁻¹[a:b, :a] = −(L[a:b, a:b])⁻¹ · L[a:b, :a] · L⁻¹[:a, :a], whose last factor is triangular.
+    """
+    matrix.tril_()
+    for start, stop in _panels(len(matrix)):
+        rows = (matrix[start:stop, start:stop] @ matrix[start:stop, :start]).neg_()
+        step = max(PANEL, -(-start // 6))
+        for left in range(0, start, step):
+            right = min(left + step, start)
+            matrix[start:stop, left:right] = rows[:, left:] @ matrix[left:start, left:right]
+
+
+def _panels(size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + PANEL, size)) for start in range(0, size, PANEL))
+
+
+def _restore(matrix: torch.Tensor, corners: list[torch.Tensor]) -> None:
+    """The symmetric matrix again, from what lies right of the panels' corners and the first corners themselves."""
+    for corner, (start, stop) in zip(corners, _panels(len(matrix)), strict=False):
+        matrix[start:stop, start:stop] = corner
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
 
 
 def _reverse(matrix: torch.Tensor) -> None:

@@ -74,7 +74,12 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
 def _refuse_broken(found: torch.Tensor, infinity: int, name: str) -> None:
     """Raises ModelError where a float's bit pattern is that of NaN, infinity or a negative number."""
-    if found.numel() and (int(found.max()) >= infinity or int(found.min()) < 0):
+    import torch
+
+    if not found.numel():
+        return
+    low, high = torch.aminmax(found)
+    if int(high) >= infinity or int(low) < 0:
         raise ModelError(f"tensor {name}: NaN or infinite values", "repair or fetch the checkpoint again")
 
 

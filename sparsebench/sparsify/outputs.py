@@ -29,6 +29,7 @@ class Outputs:
 
     def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
         self.started = time.perf_counter()
+        self.checkpoint = checkpoint
         self.folders = folders
         layout = list(checkpoint.tensors.values())
         self.layout = [info.name for info in layout]
@@ -58,6 +59,16 @@ class Outputs:
         """A tensor that all versions share."""
         for writer in self.writers.values():
             writer.write(name, tensor)
+
+    def copy(self, name: str) -> None:
+        """A tensor that all versions share, from the checkpoint, piece by piece."""
+        start = 0
+        for piece in self.checkpoint.pieces(name):
+            for writer in self.writers.values():
+                writer.write_piece(name, start, piece)
+            start += piece.numel()
+        if not self.checkpoint.tensors[name].numel:
+            self.same(name, self.checkpoint.load(name))
 
     @property
     def missing(self) -> list[str]:
@@ -98,10 +109,10 @@ def verify(
     places = parts(checkpoint, family)
     tensors: list[TensorSparsity] = []
     parameters = total_zeros = 0
-    for info, tensor in checkpoint.items():
+    for info in checkpoint.tensors.values():
         if info.name in checkpoint.ties:
             continue
-        zeros = zeros_in(tensor)
+        zeros = sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))
         parameters += info.numel
         total_zeros += zeros
         place = places[info.name]

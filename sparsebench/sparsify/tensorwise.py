@@ -42,13 +42,13 @@ class TensorSweep:
     def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
         limits = self._global_thresholds()
-        for done, (info, tensor) in enumerate(self.checkpoint.items()):
+        for done, name in enumerate(self.checkpoint.tensors):
             # A tied repeat is treated like the tensor that it repeats.
-            part = self.places[self.checkpoint.ties.get(info.name, info.name)]
+            part = self.places[self.checkpoint.ties.get(name, name)]
             if part.prunable:
-                self._prune(part, info.name, tensor, limits, outputs)
+                self._prune(part, name, self.checkpoint.load(name), limits, outputs)
             else:
-                outputs.same(info.name, tensor)
+                outputs.copy(name)
             if progress:
                 progress(done + 1, len(self.checkpoint.tensors))
 

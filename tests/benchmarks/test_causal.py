@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from sparsebench.models.load import load_model, load_tokenizer
 from tests.benchmarks.conftest import sentence
+from tests.benchmarks.test_prefixes import GPT, GROUPED, PLAIN, make
 
 
 def requests(n: int, longest: int) -> list[Any]:
@@ -78,3 +81,140 @@ def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pyt
     scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
     with pytest.raises(BenchmarkError, match="output head"):
         scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
+
+
+def sharing(folder: Path, model: Any, **settings: Any) -> Any:
+    """A scorer that shares tokens; small batches, so that beginnings are cut between them."""
+    from sparsebench.benchmarks.causal import Scorer
+
+    options = {"backend": "causal", "batch_size": 4, "max_length": 60, **settings}
+    scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
+    scorer.share = True
+    return scorer
+
+
+def stock(folder: Path, model: Any, asked: list[Any]) -> list[Any]:
+    from lm_eval.models.huggingface import HFLM
+
+    scorer = HFLM(pretrained=model, tokenizer=load_tokenizer(folder), backend="causal", batch_size=4, max_length=60)
+    return list(scorer.loglikelihood(asked, disable_tqdm=True))
+
+
+def assert_equal(found: list[Any], known: list[Any], tolerance: dict[str, float]) -> None:
+    assert [likelihood for likelihood, _ in found] == pytest.approx(
+        [likelihood for likelihood, _ in known], **tolerance
+    )
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in known]
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsebench.benchmarks import prefixes
+
+    monkeypatch.setattr(prefixes, "NODES", 90)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", {"abs": 1e-4}), ("bfloat16", {"rel": 2**-7})])
+def test_shared_beginnings_change_no_number(tiny_llama: Path, dtype: str, tolerance: dict[str, float]):
+    asked = requests(14, 90)
+    model = load_model(tiny_llama, "decoder", dtype)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), tolerance)
+    assert re.fullmatch(r"on, but for [1-9]\d* of \d+ inputs, of 60 tokens or more", scorer.sharing)
+    short = [request for request in asked if len(" ".join(request.args).split()) < 50]
+    assert_equal(scorer.loglikelihood(short), stock(tiny_llama, model, short), tolerance)
+    assert scorer.sharing == "on"
+
+
+def test_what_an_input_shares_is_computed_once(tiny_llama: Path):
+    model = load_model(tiny_llama, "decoder", "float32")
+    scorer = sharing(tiny_llama, model)
+    asked = [
+        SimpleNamespace(args=("the cat sat on the red mat", f" {answer}"))
+        for answer in ("dog ran", "dog sat", "tree is in it", "house", "mat")
+    ]
+    scorer.loglikelihood(asked)
+    seen: list[int] = []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
+    steps: list[tuple[int, int]] = []
+    scorer.progress = lambda done, total: steps.append((done, total))
+    again = scorer.loglikelihood(asked)
+    # Seven of the question, "dog", "tree is in"; an answer's last token is no input, so "house" and "mat" add none.
+    assert seen == [7 + 1 + 3]
+    assert steps == [(3, 3)]
+    assert len({likelihood for likelihood, _ in again}) == 5
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"), [("gpt2", GPT), ("opt", {**PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32})]
+)
+def test_other_decoders_share(tiny_llama: Path, model_type: str, settings: dict[str, Any]):
+    model = make(model_type, **settings)
+    asked = requests(6, 30)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"abs": 1e-3})
+    assert scorer.sharing == "on"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "off: its attention is eager, not sdpa"),
+        ("falcon", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}, "off: TypeError"),
+        ("lfm2", {**GROUPED, "layer_types": ["conv", "full_attention", "conv"]}, "off: 1 of its 3 layers attend"),
+    ],
+)
+def test_a_model_that_cannot_share_is_scored_as_before(
+    tiny_llama: Path, model_type: str, settings: dict[str, Any], reason: str
+):
+    model = make(model_type, **settings)
+    asked = requests(6, 30)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"rel": 1e-6})
+    assert scorer.sharing.startswith(reason)
+
+
+def test_a_model_that_ignores_positions_is_found_out(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
+    model = make("llama", **GROUPED)
+    forward = model.forward
+
+    def deaf(input_ids: Any, position_ids: Any = None, **options: Any) -> Any:
+        return forward(input_ids, **options)
+
+    monkeypatch.setattr(model, "forward", deaf)
+    asked = requests(6, 30)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"rel": 1e-6})
+    assert re.search("off: the logits of 4 inputs move by .*relative L2", scorer.sharing)
+
+
+def test_inputs_beyond_a_sliding_window_are_computed_apart(tiny_llama: Path):
+    model = make("mistral", sliding_window=24, **GROUPED)
+    asked = requests(8, 40)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"abs": 1e-3})
+    assert re.fullmatch(r"on, but for [1-9]\d* of \d+ inputs, of 24 tokens or more", scorer.sharing)
+    scorer = sharing(tiny_llama, make("mistral", sliding_window=2, **GROUPED))
+    scorer.loglikelihood(asked[:3])
+    assert scorer.sharing == "off: all inputs have 2 tokens or more"
+
+
+def test_a_token_that_overflows_spoils_no_other_input(tiny_llama: Path):
+    import torch
+
+    model, words = load_model(tiny_llama, "decoder", "float32"), load_tokenizer(tiny_llama)
+    asked = [
+        SimpleNamespace(args=(f"the cat sat {place}", f" {answer} mat"))
+        for place in ("on", "in")
+        for answer in ("red", "blue", "tree", "big")
+    ]
+    scorer = sharing(tiny_llama, model)
+    scorer.loglikelihood(asked)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.get_input_embeddings().weight.data[words.convert_tokens_to_ids("red"), 0] = torch.nan
+    found, known = scorer.loglikelihood(asked), stock(tiny_llama, model, asked)
+    broken = [math.isnan(likelihood) for likelihood, _ in known]
+    assert [math.isnan(likelihood) for likelihood, _ in found] == broken
+    assert 0 < sum(broken) < len(asked)

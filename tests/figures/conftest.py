@@ -1,4 +1,4 @@
-"""The ledger tests' samples, drawn."""
+"""The ledger tests' samples, and the report tests' calibrated ones, drawn."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with everything that the shipped figures show."""
     from sparsebench.ledger.store import Ledger
     from tests.ledger import samples
+    from tests.report import calibrated
 
     path = tmp_path_factory.mktemp("figures") / "sample.duckdb"
-    Ledger(path).ingest(samples.sample(samples.small()))
+    Ledger(path).ingest([*samples.sample(samples.small()), *calibrated.sample()])
     return path
 
 

@@ -14,6 +14,7 @@ import pytest
 from sparsebench.errors import QueryError, UserError
 from sparsebench.figures import draw, listing, render, style
 from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures.line import apart
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
@@ -30,7 +31,7 @@ def test_every_shipped_figure_is_rendered_the_same_every_time(ledger: Path, tmp_
             assert [path.name for path in done.paths] == [f"{done.name}.{end}" for end in ("png", "svg", "pdf")]
             for path in done.paths:
                 written.setdefault(path.name, []).append(path.read_bytes())
-    assert len(written) == 12
+    assert len(written) == 15
     for name, (first, second) in written.items():
         assert first == second, name
         assert len(first) > 5000, name
@@ -52,7 +53,7 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
     path = tmp_path / "empty.duckdb"
     Ledger(path).ingest(samples.sample(samples.small())[:1])
     found = render(path, [], tmp_path / "out", ("png",), NOWHERE)
-    assert len(found) == 4
+    assert len(found) == 5
     assert all(done.skipped and not done.paths for done in found)
     assert not (tmp_path / "out").exists()
 
@@ -70,7 +71,7 @@ def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewher
     path = tmp_path / "rehearsal.duckdb"
     Ledger(path).ingest(rehearsed)
     done = {one.name: one for one in render(path, [], tmp_path / "out", ("png",), NOWHERE)}
-    assert bool(done["score"].skipped) and bool(done["structure"].skipped)
+    assert all(done[name].skipped for name in ("score", "perplexity", "structure"))
     for name in ("runtime", "size"):
         facets = query.run(path, parse(SHIPPED / f"{name}.sql").sql).dicts()
         assert {row["facet"].splitlines()[0] for row in facets} == {"big (random weights)"}
@@ -132,7 +133,7 @@ def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5,
-                        "dense": 0.7, "series": f"method-{name}/layer",
+                        "dense": 0.7, "series": f"method-{name}/layer", "bound": name == 2,
                         "facet": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
                     }
                 )  # fmt: skip
@@ -180,7 +181,107 @@ def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
     assert overlaps(draw(parse(SHIPPED / "score.sql"), table, [])) == []
 
 
-@pytest.mark.parametrize("name", ["runtime", "score", "size", "structure"])
+def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9) -> list[dict[str, Any]]:
+    """Perplexities from ``dense`` to ``worst``: lines of different lengths, holes, missing intervals."""
+    found = []
+    for facet in range(facets):
+        for name in range(series):
+            for place, sparsity in enumerate(SPARSITIES[: len(SPARSITIES) - name % 3]):
+                score = dense * (worst / dense) ** (sparsity ** (1 + name))
+                known = (place + name) % 4 != 3
+                found.append(
+                    {
+                        "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
+                        "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
+                        "broken": 1e4 if worst > 1e4 else None, "series": f"method+owl/{name}", "bound": name == 1,
+                        "facet": f"a-model-{facet} (dequantized)\nperplexity, 172 windows of text",
+                    }
+                )  # fmt: skip
+    return found
+
+
+def labels(axes: Any) -> list[str]:
+    """What is written along the vertical axis, from below."""
+    undrawn = {id(label) for label in _beyond(axes.yaxis)}
+    return [label.get_text() for label in axes.get_yticklabels() if id(label) not in undrawn]
+
+
+@pytest.mark.parametrize("facets", [1, 3])
+@pytest.mark.parametrize("series", [1, 3, 8, 12, 20])
+def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
+    rows = exploding(series, facets)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    figure = draw(parse(SHIPPED / "perplexity.sql"), table, [])
+    assert overlaps(figure) == []
+    assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6"]
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert {"dense", "above: broken"} <= named
+    assert ({row["series"] for row in rows} <= named) == (facets == 1 and series <= 12)
+
+
+@pytest.mark.parametrize(
+    ("worst", "shown"),
+    [
+        (26, ["25", "25.5", "26"]),
+        (60, ["20", "30", "40", "50", "60"]),
+        (2e3, ["30", "100", "300", "1000"]),
+        (1e300, ["100", "1000", "10000", "1e6", "1e10", "1e20", "1e50", "1e150", "1e300"]),
+    ],
+)
+def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: list[str]) -> None:
+    rows = exploding(3, 1, worst=worst)
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    figure = draw(parse(SHIPPED / "perplexity.sql"), table, [])
+    assert labels(figure.axes[0]) == shown
+    assert overlaps(figure) == []
+
+
+@pytest.mark.parametrize("knee", [1e4, float("inf")])
+def test_the_packed_axis_keeps_the_order_and_comes_back(knee: float) -> None:
+    values = np.array([1.0, 25, 9999, 1e4, 1.0001e4, 1e6, 1e9, 1e100, 1e300])
+    places = style.fold(values, knee)
+    assert (np.diff(places) > 0).all()
+    assert style.unfold(places, knee) == pytest.approx(values, rel=1e-6)
+    assert np.diff(style.fold(np.array([25.0, 250.0, 2500.0]), knee)) == pytest.approx([1, 1])
+
+
+def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
+    found = style.looks(["a", "random/layer", "b"], {"random/layer"})
+    assert found["random/layer"].colour == style.BOUND
+    assert [found[name] for name in "ab"] == list(style.looks(["a", "b"]).values())
+
+
+@pytest.mark.parametrize("wanted", [[0.5] * 12, [0.0, 0.01, 0.02, 0.9, 1.0], [-0.2, 0.3, 1.4], [0.7]])
+def test_names_are_moved_apart_no_further_than_needed(wanted: list[float]) -> None:
+    found = apart(wanted, 0.06)
+    assert all(after - before > 0.06 - 1e-9 for before, after in zip(found, found[1:], strict=False))
+    assert -1e-9 <= found[0] <= found[-1] <= 1 + 1e-9
+    assert apart(found, 0.06) == pytest.approx(found)
+    inside = [place for place in wanted if 0 <= place <= 1]
+    assert abs(np.mean(found) - np.mean(inside)) < 0.1
+
+
+def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path) -> None:
+    from tests.report import calibrated
+
+    path = tmp_path / "texts.duckdb"
+    Ledger(path).ingest(calibrated.sample())
+    sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score")}
+    series = [{row["series"] for row in query.run(path, text).dicts()} for text in sql.values()]
+    lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
+    assert series[0] == series[1] == {*lines, "sparsegpt/layer 4x4", "wanda N:M", "wanda/row, dense inputs"}
+    # Another text: told apart where there are two. Two patterns of one sparsity: each by its name.
+    patterns = [{"method": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
+    Ledger(path).ingest(calibrated.sample("other", sparsify=patterns, calibration={"samples": 4, "length": 64}))
+    rows = query.run(path, sql["perplexity"]).dicts()
+    assert {row["series"] for row in rows if row["series"].startswith("wanda") and "/" not in row["series"]} == {
+        "wanda 2:4, text 1", "wanda 4:8, text 1", "wanda N:M, text 1", "wanda N:M, text 2",
+    }  # fmt: skip
+    assert {row["series"] for row in rows if row["bound"]} == {"random/layer"}
+    assert {row["broken"] for row in rows} == {1e4}
+
+
+@pytest.mark.parametrize("name", ["perplexity", "runtime", "score", "size", "structure"])
 def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str) -> None:
     spec = parse(SHIPPED / f"{name}.sql")
     assert overlaps(draw(spec, query.run(ledger, spec.sql), [])) == []
@@ -228,4 +329,4 @@ def test_neighbouring_series_differ_in_grey_as_well() -> None:
 
 
 def test_names_of_all_figures_are_listed() -> None:
-    assert [spec.name for spec in listing(NOWHERE)] == ["runtime", "score", "size", "structure"]
+    assert [spec.name for spec in listing(NOWHERE)] == ["perplexity", "runtime", "score", "size", "structure"]

@@ -32,6 +32,7 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
         ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),
         ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
+        ("-- knee: -1", "line 5: `knee` is '-1'", "a number"),
         ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
         ("-- just words", "line 5: not a `-- key: value` line", "below the header"),
     ],
@@ -70,7 +71,7 @@ def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> Non
 
 def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:
     shipped = [parse(path) for path in sorted(SHIPPED.glob("*.sql"))]
-    assert [spec.name for spec in shipped] == ["runtime", "score", "size", "structure"]
+    assert [spec.name for spec in shipped] == ["perplexity", "runtime", "score", "size", "structure"]
     for spec in shipped:
         assert set(spec.values) <= set(KEYS)
         assert spec.get("xlabel")
@@ -81,6 +82,6 @@ def test_a_file_of_one_s_own_adds_or_overrides(figure: Callable[..., Any], tmp_p
     figure(GOOD, "extra")
     figure(GOOD, "score")
     found = {spec.name: spec for spec in listing(tmp_path / "figures")}
-    assert sorted(found) == ["extra", "runtime", "score", "size", "structure"]
+    assert sorted(found) == ["extra", "perplexity", "runtime", "score", "size", "structure"]
     assert found["score"].title == found["extra"].title == "Mine"
     assert found["size"].path.parent == SHIPPED

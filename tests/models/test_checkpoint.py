@@ -174,3 +174,24 @@ def test_a_dtype_that_torch_could_misread_is_refused(tmp_path: Path) -> None:
 
 def test_layout_entries_know_their_size() -> None:
     assert TensorInfo("w", "BF16", (3, 4), "f", 0, 24).numel == 12
+
+
+def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("sparsebench.models.checkpoint.PIECE", 4)
+    tensors = {"a": torch.arange(11.0).to(torch.bfloat16), "b": torch.empty(0, 3), "c": torch.arange(4)}
+    layout = lay_out([("a", "BF16", (11,)), ("b", "F32", (0, 3)), ("c", "I64", (4,))])
+    writer = CheckpointWriter(tmp_path / "out", layout)
+    for name, tensor in tensors.items():
+        writer.write(name, tensor)
+    (writer.partial / "config.json").write_text("{}")
+    checkpoint = Checkpoint(writer.close())
+    assert [piece.tolist() for piece in checkpoint.pieces("a")] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    copy = CheckpointWriter(tmp_path / "copy", layout)
+    copy.write_piece("a", 8, tensors["a"][8:])
+    with pytest.raises(ModelError, match="a is not in the layout, or was written before"):
+        copy.write_piece("a", 0, tensors["a"][:8])
+    with pytest.raises(ModelError, match="c has 4 entries of I64"):
+        copy.write_piece("c", 1, tensors["c"])
+    copy.abort()

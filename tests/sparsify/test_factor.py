@@ -27,12 +27,13 @@ def published(inputs: Inputs, damping: float = 0.01) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
 def test_equals_inverse_then_cholesky(columns: int, dtype: torch.dtype, close: float, monkeypatch) -> None:
     monkeypatch.setattr(factor, "CHUNK", 50)
+    monkeypatch.setattr(factor, "PANEL", 10)
     inputs = inputs_of(activations(columns, 200))
     expected = published(inputs)
     found = factorise(inputs, "q", dtype)
-    assert found.lower.dtype == dtype
-    assert torch.equal(found.lower, found.lower.tril())
-    assert float((found.lower.T.double() - expected).norm() / expected.norm()) < close
+    assert found.upper.dtype == dtype
+    assert torch.equal(found.upper, found.upper.triu())
+    assert float((found.upper.double() - expected).norm() / expected.norm()) < close
     assert found.notes == ()
 
 
@@ -40,7 +41,7 @@ def test_the_gram_is_used_up_in_place() -> None:
     inputs = inputs_of(activations(32, 100))
     assert inputs.gram is not None
     place = inputs.gram.data_ptr()
-    assert factorise(inputs, "q").lower.data_ptr() == place
+    assert factorise(inputs, "q").upper.data_ptr() == place
     assert inputs.gram is None
     with pytest.raises(ValueError, match="used up"):
         factorise(inputs, "q")
@@ -61,18 +62,18 @@ def test_dead_inputs_are_told_apart() -> None:
     expected = published(inputs)
     found = factorise(inputs, "q", torch.float64)
     assert found.dead.nonzero().flatten().tolist() == [3, 20]
-    assert torch.allclose(found.lower.T, expected, rtol=1e-9)
+    assert torch.allclose(found.upper, expected, rtol=1e-9)
 
 
 def test_no_input_at_all() -> None:
     found = factorise(Inputs(5, torch.zeros(4), torch.zeros(4, 4)), "q")
     assert bool(found.dead.all())
-    assert torch.allclose(found.lower, torch.eye(4) / 1.01**0.5)
+    assert torch.allclose(found.upper, torch.eye(4) / 1.01**0.5)
 
 
 @pytest.mark.parametrize(("negative", "needed"), [(0.05, 0.1), (0.5, 1.0), (5.0, 10.0)])
 def test_damping_is_raised_until_cholesky_holds_and_said(negative: float, needed: float, monkeypatch) -> None:
-    monkeypatch.setattr(factor, "CHUNK", 50)
+    monkeypatch.setattr(factor, "PANEL", 6)
     generator = torch.Generator().manual_seed(3)
     basis = torch.linalg.qr(torch.randn(20, 20, generator=generator, dtype=torch.float64))[0]
     values = torch.rand(20, generator=generator, dtype=torch.float64) * 2 + 0.1
@@ -83,7 +84,7 @@ def test_damping_is_raised_until_cholesky_holds_and_said(negative: float, needed
     expected = published(inputs, needed)
     found = factorise(inputs, "q")
     assert found.notes == (f"damping raised to {needed:g}",)
-    assert torch.allclose(found.lower.T.double(), expected, atol=1e-4)
+    assert torch.allclose(found.upper.double(), expected, atol=1e-4)
 
 
 def test_a_hopeless_matrix_is_refused_by_name() -> None:

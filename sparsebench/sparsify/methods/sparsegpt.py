@@ -106,27 +106,26 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     """Algorithm 1 over a stack of units of one pattern."""
     import torch
 
-    inputs, width = factor.lower.shape[0], block_width(units[0].quota.pattern)
+    inputs, width = len(factor.upper), block_width(units[0].quota.pattern)
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
     stack[factor.dead] = 0
     for start in range(0, inputs, width):
         stop = min(start + width, inputs)
-        # Row j of U, right of the diagonal, is column j of ``lower``, below it.
-        errors = _prune_block(stack[start:stop], factor.lower[start:stop, start:stop].contiguous(), units)
-        stack[stop:].addmm_(factor.lower[stop:, start:stop], errors, alpha=-1)
+        errors = _prune_block(stack[start:stop], factor.upper[start:stop, start:stop].contiguous(), units)
+        stack[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     for unit in units:
         yield _solution(unit, stack[:, unit.columns].T, factor)
 
 
-def _prune_block(block: torch.Tensor, lower: torch.Tensor, units: list[Unit]) -> torch.Tensor:
+def _prune_block(block: torch.Tensor, upper: torch.Tensor, units: list[Unit]) -> torch.Tensor:
     """Prunes a block (width, rows) of the stack in place; the errors e (width, rows) are for what lies right of it."""
     import torch
 
     pattern, width = units[0].quota.pattern, block.shape[0]
     group = masks.pair(pattern)[1] if masks.kind_of(pattern) == "N:M" else 0
-    scale = lower.diagonal()[:, None]
+    scale = upper.diagonal()[:, None]
     removed = torch.zeros(block.shape, dtype=torch.bool) if group else _removed(block, scale, units)
     factors = torch.zeros_like(block) if group else removed.to(block.dtype).div_(scale)
     errors = torch.empty_like(block)
@@ -137,8 +136,8 @@ def _prune_block(block: torch.Tensor, lower: torch.Tensor, units: list[Unit]) ->
                 removed[here] = _removed_of_group(block[here] / scale[here], units[0])
                 factors[here] = removed[here].to(block.dtype).div_(scale[here])
             torch.mul(block[column], factors[column], out=errors[column])
-            block[column + 1 : stop].addr_(lower[column + 1 : stop, column], errors[column], alpha=-1)
-        block[stop:].addmm_(lower[stop:, start:stop], errors[start:stop], alpha=-1)
+            block[column + 1 : stop].addr_(upper[column, column + 1 : stop], errors[column], alpha=-1)
+        block[stop:].addmm_(upper[start:stop, stop:].T, errors[start:stop], alpha=-1)
     block.masked_fill_(removed, 0)
     return errors
 
