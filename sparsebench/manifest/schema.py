@@ -35,6 +35,7 @@ Allocation = Literal["uniform", "owl"]
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
+LARGEST_BLOCK = 9999
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -71,6 +72,12 @@ def _pattern(value: str) -> str:
         raise wrong(
             f"`{value}` is no pattern", "`unstructured`, N:M with N below M, such as 2:4, or blocks such as 4x4", hint
         )
+    return value
+
+
+def _block(value: list[int]) -> list[int]:
+    if len(value) != 2 or max(value) > LARGEST_BLOCK:
+        raise wrong(f"`{value}` is no block", "rows and columns, such as [4, 4]")
     return value
 
 
@@ -157,7 +164,7 @@ class Sparsify(Strict):
     """Shares of the prunable weights to remove, each between 0 and 1."""
     pattern: Swept[Pattern] = Field(default=["unstructured"])
     """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, or blocks such as `4x4`."""
-    block: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    block: Annotated[list[Count], AfterValidator(_block)] | None = None
     """Rows and columns of the blocks that go or stay as one: `[4, 4]` is `pattern: 4x4`."""
     allocation: Swept[Allocation] = Field(default=["uniform"])
     """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import PATTERN
+from sparsebench.manifest.schema import BLOCK, PATTERN
 from sparsebench.sparsify.contract import Quota
 from sparsebench.sparsify.keys import Threshold, ordinals, thresholds
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
-"""A pattern of blocks that go or stay whole: rows x columns, such as 4x4."""
 CHUNK = 1 << 23
 """Weights looked at together: bounds the temporaries."""
 WHOLE = 1 << 24

@@ -65,6 +65,28 @@ BROKEN = {
         ENTRY + "{method: random, sparsity: 30%}", 5, 32,
         "a sparsity of 30%", "between 0 and 1", "did you mean 0.3?",
     ),
+    "a pattern within all weights": (
+        ENTRY + "{method: magnitude, granularity: global, pattern: 2:4}", 5, 38,
+        "pattern 2:4 has no global form", "`granularity: layer` or `row`", "",
+    ),
+    "owl within all weights": (
+        ENTRY + "{method: magnitude, granularity: global, allocation: owl, sparsity: 0.5}", 5, 38,
+        "`allocation: owl` has no global form", "`granularity: layer` or `row`", "",
+    ),
+    "owl beside a pattern": (
+        ENTRY + "{method: magnitude, allocation: owl, pattern: 2:4}", 5, 37,
+        "pattern 2:4 fixes every matrix's sparsity", "`allocation: uniform`", "",
+    ),
+    "blocks said twice": (
+        ENTRY + "{method: magnitude, block: [4, 4], pattern: 4x4, sparsity: 0.5}", 5, 32,
+        "`block` beside `pattern`", "one of the two", "write the blocks as a pattern: 4x4",
+    ),
+    "half a block": (
+        ENTRY + "{method: magnitude, block: [4], sparsity: 0.5}", 5, 32, "`[4]` is no block", "such as [4, 4]", "",
+    ),
+    "blocks without a sparsity": (
+        ENTRY + "{method: magnitude, block: [4, 4]}", 5, 5, "`sparsity` is missing", "such as [0.5, 0.9]", "",
+    ),
     "negative sparsity": (
         ENTRY + "{method: random, sparsity: -0.5}", 5, 32,
         "a sparsity of -0.5", "between 0 and 1", "",

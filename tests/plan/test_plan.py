@@ -97,3 +97,64 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
     opt = {"model_type": "opt", "hidden_size": 2048, "num_hidden_layers": 24, "ffn_dim": 8192, "vocab_size": 50272,
            "num_attention_heads": 32}  # fmt: skip
     assert parameters(opt) == pytest.approx(1.316e9, rel=0.1)
+
+
+CALIBRATED = [
+    {"method": "magnitude", "sparsity": 0.5},
+    {"method": "wanda", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"method": "sparsegpt", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"method": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
+    {"method": "magnitude", "sparsity": 0.5, "allocation": "owl"},
+]
+
+
+def test_each_method_competes_as_published_where_nobody_says() -> None:
+    plan = planned(sparsify=CALIBRATED, runtime=None)
+    assert {cell.variant.recipe for cell in plan.cells} == {
+        "dense", "magnitude/layer", "magnitude+owl/layer", "wanda/row", "wanda+owl/row", "sparsegpt/layer",
+    }  # fmt: skip
+
+
+def test_blocks_are_a_pattern() -> None:
+    plan = planned(sparsify=[{"method": "wanda", "block": [4, 4], "sparsity": [0.5, 0.9]}])
+    assert {(c.variant.pattern, c.variant.sparsity) for c in plan.cells if c.stage == "sparsify"} == {
+        ("4x4", 0.5), ("4x4", 0.9),
+    }  # fmt: skip
+
+
+def test_versions_on_dense_activations_share_one_process() -> None:
+    plan = planned(sparsify=CALIBRATED, runtime=None)
+    makes = [
+        sorted(f"{variant.method} {variant.allocation} {variant.propagate}" for variant in job.makes)
+        for job in jobs(plan, plan.cells, lambda variant: variant.is_dense)
+        if job.kind == "make"
+    ]
+    assert makes == [
+        ["magnitude uniform "],
+        ["sparsegpt uniform dense"] * 2 + ["wanda uniform dense"] * 2,
+        ["wanda uniform pruned"] * 2,
+        ["wanda owl pruned"] * 2,
+        ["magnitude owl pruned"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "calibration", [{"samples": 64}, {"length": 512}, {"source": "path:other.txt"}, {"source": "path:x", "field": "f"}]
+)
+def test_calibration_moves_what_reads_it_and_nothing_else(calibration: dict[str, object]) -> None:
+    base, moved = (planned(sparsify=CALIBRATED, **more) for more in ({}, {"calibration": calibration}))
+    kept = ids(base) & ids(moved)
+    assert {cell.variant.recipe for cell in base.cells if cell.id in kept} == {"dense", "magnitude/layer"}
+
+
+def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
+    content = {
+        "version": 1,
+        "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+        "sparsify": CALIBRATED,
+    }
+    manifest = Manifest.model_validate(content)
+    one, other = (expand(manifest, "test", {"m": "r1"}, text) for text in ("a", "b"))
+    assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.allocation == "uniform"} == {
+        "wanda", "sparsegpt",
+    }  # fmt: skip

@@ -1,0 +1,151 @@
+"""Trees of tokens: what shares a beginning is computed once, and the logits are those of inputs computed one by one."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench.benchmarks import prefixes
+from sparsebench.benchmarks.prefixes import Row, Tree, arrange, shared
+from sparsebench.errors import UnsupportedError
+
+rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
+PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+GROUPED = {**PLAIN, "num_key_value_heads": 2}
+GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4}
+FAMILY: list[Row] = [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 6, 7), (1, 2, 3, 9), (8,), (8, 1, 1, 1, 1, 1, 1), (8, 1)]
+"""Nested inputs, one of one token, one that is the next one's beginning, one that is the last one's."""
+
+
+def make(model_type: str, **settings: Any) -> Any:
+    """A seeded random decoder, in float32, with weights large enough for positions to matter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=64, max_position_embeddings=64, **settings)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.mul_(8)
+    return model
+
+
+def one_by_one(model: Any, rows: list[Row]) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return [model(torch.tensor([row])).logits[0] for row in rows]
+
+
+@given(rows_of_tokens)
+def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[Row]):
+    rows = sorted(set(rows))
+    tree = Tree(rows)
+    tokens, positions = tree.tokens[0], tree.positions[0]
+    assert [tuple(tokens[path].tolist()) for path in tree.paths] == rows
+    assert all(positions[path].tolist() == list(range(len(path))) for path in tree.paths)
+    assert len(tokens) == len({row[:end] for row in rows for end in range(1, len(row) + 1)})
+
+
+@given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
+def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[Row], nodes: int, most: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefixes, "NODES", nodes)
+        batches = arrange(set(rows), most)
+    assert sorted(row for batch in batches for row in batch) == sorted(set(rows))
+    for batch in batches:
+        size = Tree(batch).tokens.numel()
+        assert len(batch) == 1 or size <= min(most, max(nodes, 2 * max(map(len, batch))))
+
+
+def test_the_answers_to_one_question_stay_together():
+    draw = random.Random(0)
+    questions = [tuple(draw.choices(range(3, 60), k=draw.randint(20, 40))) for _ in range(60)]
+    rows = [(*question, answer, answer, answer) for question in questions for answer in range(3)]
+    batches = arrange(draw.sample(rows, len(rows)), 10_000)
+    nodes = sum(Tree(batch).tokens.numel() for batch in batches)
+    # A question is computed again only where it is cut between two batches.
+    assert nodes <= sum(map(len, questions)) + 9 * len(questions) + 40 * (len(batches) - 1)
+    longest = [max(map(len, batch)) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    assert len(batches) > 3
+
+
+def test_a_long_beginning_serves_several_inputs():
+    start = tuple(range(1000))
+    batches = arrange([(*start, answer, 5) for answer in range(4)], 10_000)
+    assert [Tree(batch).tokens.numel() for batch in batches] == [1000 + 4 * 2]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("llama", GROUPED),
+        ("qwen2", GROUPED),
+        ("qwen3", {**GROUPED, "head_dim": 8}),
+        ("mistral", GROUPED),
+        ("gpt_neox", PLAIN),
+        ("phi", PLAIN),
+        ("opt", {**PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+        ("gpt2", GPT),
+        ("gptj", {**GPT, "rotary_dim": 4}),
+    ],
+)
+def test_logits_are_those_of_inputs_computed_one_by_one(model_type: str, settings: dict[str, Any]):
+    model = make(model_type, **settings)
+    assert prefixes.obstacle(model) == ""
+    draw = random.Random(1)
+    starts = [tuple(draw.choices(range(64), k=length)) for length in (1, 9, 20)]
+    rows = sorted({(*start, *draw.choices(range(64), k=draw.randint(1, 12))) for start in starts for _ in range(5)})
+    for inputs in (FAMILY, rows, rows[:1]):
+        tree = Tree(inputs)
+        logits = prefixes.compute(model, tree)[0]
+        for path, known in zip(tree.paths, one_by_one(model, inputs), strict=True):
+            torch.testing.assert_close(logits[path], known, rtol=1e-4, atol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_shared_tokens_are_computed_once():
+    model = make("llama", **GROUPED)
+    seen: list[int] = []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
+    tree = Tree(FAMILY)
+    prefixes.compute(model, tree)
+    assert seen == [3 + 2 + 2 + 1 + 1 + 6]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}, "not sdpa|position_ids"),
+        ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4}, "not sdpa|position_ids"),
+        ("gemma2", {**GROUPED, "head_dim": 8}, "attention is eager"),
+    ],
+)
+def test_a_model_whose_class_cannot_says_so(model_type: str, settings: dict[str, Any], reason: str):
+    assert re.search(reason, prefixes.obstacle(make(model_type, **settings)))
+
+
+def test_layers_that_do_not_attend_are_noticed():
+    convolutions = make("lfm2", layer_types=["conv", "full_attention", "conv"], **GROUPED)
+    with pytest.raises(UnsupportedError, match="1 of its 3 layers"):
+        prefixes.compute(convolutions, Tree(FAMILY))
+    assert convolutions.config._attn_implementation == "sdpa"
+
+
+def test_windows_limit_the_reach():
+    assert prefixes.reach(make("llama", **GROUPED)) is None
+    assert prefixes.reach(make("mistral", sliding_window=8, **GROUPED)) == 7
+
+
+@given(rows_of_tokens)
+def test_shared_is_the_length_of_the_common_beginning(rows: list[Row]):
+    one, other = rows[0], rows[-1]
+    count = shared(one, other)
+    assert one[:count] == other[:count]
+    assert len(one) == count or len(other) == count or one[count] != other[count]
