@@ -97,6 +97,8 @@ def _sparsified(manifest: Manifest, base: Variant, calibration: Calibration, tex
             # What came later is part of an id only where it is used, so that older results keep theirs.
             if target.allocation == "uniform":
                 del identity["allocation"]
+            if methods()[target.method].version > 1:
+                identity["version"] = methods()[target.method].version
             made = replace(base, seed=manifest.seed, **asdict(target))
             if needs_calibration(target.method, target.allocation):
                 made = replace(made, calibration=described(calibration), propagate=entry.propagate)

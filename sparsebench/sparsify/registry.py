@@ -31,6 +31,8 @@ class Method:
     """What weights may compete with; the first is the default, as published."""
     consumes: bool = False
     """Whether ``solve`` overwrites the gram, so that it must come last."""
+    version: int = 1
+    """Bumped by hand when a change to the method can change its results."""
     summary: str
     paper: str = ""
 
@@ -64,6 +66,7 @@ BUILT_IN = (
         score="sparsebench.sparsify.methods.random:score",
         granularities=("layer", "global", "row"),
         summary="removes weights chosen uniformly at random: the floor that any method must beat",
+        version=2,
     ),
     Method(
         "magnitude",

@@ -19,5 +19,6 @@ def score(layer: Layer) -> torch.Tensor:
     """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1)."""
     import torch
 
-    generator = torch.Generator().manual_seed((layer.seed << 32) | zlib.crc32(layer.name.encode()))
+    # torch's generator looks at 32 bits of its seed: both go into the hash.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{layer.seed}:{layer.name}".encode()))
     return torch.randint(0, 2**31 - 1, layer.weights.shape, generator=generator, dtype=torch.int32)
