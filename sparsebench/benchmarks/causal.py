@@ -64,6 +64,7 @@ class Scorer(HFLM):
     ) -> list[Answer]:
         self.done, self.total = 0, len(requests)
         if self.backend != "causal" or self.model.get_output_embeddings() is None:
+            self.sharing = "off: lm-eval's own loop"
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         asked: Asked = {}
         for place, (_, context, continuation) in enumerate(requests):

@@ -65,7 +65,7 @@ class Harness:
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""
-        self.lm.sharing = "off: a batch size is given" if self.exact else "off: nothing asks for it"
+        self.lm.sharing = "off: a batch size is given" if self.exact else "off: no log-likelihood is asked for"
         with _quiet(), _templates_once():
             loaded = _load(spec, cache)
             for task in loaded["tasks"].values():
@@ -74,6 +74,9 @@ class Harness:
                 results = _evaluate(self.lm, loaded, spec.limit)
             except _LM_EVAL_ERRORS as error:
                 raise BenchmarkError(f"task {spec.task}: {type(error).__name__}: {error}") from error
+            return self._result(spec, loaded, results)
+
+    def _result(self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> ScoreResult:
         chosen = _choose(spec.task, loaded, results)
         found = [
             (name, sample)

@@ -207,6 +207,7 @@ def test_a_token_that_overflows_spoils_no_other_input(tiny_llama: Path):
     asked = [
         SimpleNamespace(args=(f"the cat sat {place}", f" {answer} mat"))
         for place in ("on", "in")
+        # "red" comes first in the tree: it is computed with the beginning that the others share.
         for answer in ("red", "blue", "big")
     ]
     scorer = sharing(tiny_llama, model)

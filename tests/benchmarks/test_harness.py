@@ -66,8 +66,9 @@ def test_every_number_is_stock_lm_evals(
     settings: dict[str, int],
 ):
     folder = request.getfixturevalue(model)
-    ours = run(folder, family, task, **settings)
+    ours = run(folder, family, task, batch_size=16, **settings)
     theirs = stock(folder, task, tmp_path, **settings)
+    assert str(ours.protocol["prefix_sharing"]).startswith("off: ")
     metric = TASKS[task].metric
     reported, samples = theirs["results"][task], theirs["samples"][task]
     assert ours.metric == metric
@@ -81,6 +82,60 @@ def test_every_number_is_stock_lm_evals(
     assert ours.n == len(ours.outcomes) == settings.get("limit", len(every))
     assert ours.limited == ("limit" in settings)
     assert ours.protocol["documents"] == len(every)
+
+
+@pytest.mark.parametrize("task", ["piqa", "arc_easy"])
+def test_outcomes_are_stocks_where_inputs_share_their_beginning(
+    tiny_llama: Path, documents: Documents, run: Run, tmp_path: Path, task: str
+):
+    ours = run(in_float32(tiny_llama, tmp_path / "model"), "decoder", task)
+    theirs = stock(tmp_path / "model", task, tmp_path)
+    assert ours.protocol["prefix_sharing"] == "on"
+    assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == {
+        str(sample["doc_id"]): sample[TASKS[task].metric] for sample in theirs["samples"][task]
+    }
+    assert 0 < ours.score < 1
+
+
+def in_float32(folder: Path, out: Path) -> Path:
+    """A copy whose outcomes no rounding turns."""
+    from sparsebench.models.load import load_model, load_tokenizer
+
+    load_model(folder, "decoder", "float32").save_pretrained(out)
+    load_tokenizer(folder).save_pretrained(out)
+    return out
+
+
+def test_protocol_says_whether_beginnings_are_shared(
+    tiny_llama: Path, tiny_t5: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    def sharing(*model: Any, **settings: Any) -> Any:
+        return run(*model, "piqa", limit=3, **settings).protocol["prefix_sharing"]
+
+    assert sharing(tiny_llama, "decoder") == "on"
+    assert sharing(tiny_llama, "decoder", batch_size=16) == "off: a batch size is given"
+    assert sharing(tiny_t5, "encoder-decoder") == "off: lm-eval's own loop"
+    monkeypatch.setattr("sparsebench.benchmarks.prefixes.obstacle", lambda model: "it was told not to")
+    assert sharing(tiny_llama, "decoder") == "off: it was told not to"
+
+
+def test_templates_are_compiled_once_and_only_meanwhile(
+    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    from jinja2 import Environment
+    from lm_eval.utils import env
+
+    compiled: list[str] = []
+    compile_ = Environment.compile
+
+    def counted(self: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
+        compiled.append(source)
+        return compile_(self, source, *args, **kwargs)
+
+    monkeypatch.setattr(Environment, "compile", counted)
+    run(tiny_llama, "decoder", "piqa")
+    assert len(compiled) == len(set(compiled)) > 0
+    assert "from_string" not in vars(env)
 
 
 def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents, run: Run):

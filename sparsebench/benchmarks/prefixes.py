@@ -1,0 +1,192 @@
+"""Inputs that begin alike: every token is computed once for all inputs that reach it by the same tokens.
+
+A batch of inputs is a tree of tokens. What a decoder does to one token at a time (projections, MLPs, norms: most of the
+work) runs over the tree's nodes, in one row without padding. Attention alone runs per input, on the queries, keys and
+values along its path, in the kernel that the model always uses: it sees what it would see without the tree.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sparsebench.errors import UnsupportedError
+
+Row = tuple[int, ...]
+"""One input's tokens."""
+
+NODES = 512
+"""Of a forward pass. On two cores 256 to 512 are fastest: fewer idle the cores, more leave the cache."""
+_ALIKE = 4
+"""Inputs that share a quarter of their tokens stay together. Fewer would mix lengths, and attention is padded."""
+_NAME = "sparsebench_prefixes"
+
+
+def shared(one: Row, other: Row) -> int:
+    """How many tokens two inputs have in common from their beginning."""
+    for count, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            return count
+    return min(len(one), len(other))
+
+
+def arrange(rows: Iterable[Row], most: int) -> list[list[Row]]:
+    """Batches of distinct inputs, long ones first, none of more than ``most`` nodes unless it is a single input.
+
+    A batch has up to ``NODES`` nodes, or twice its longest input's, so that a long prompt's beginning serves several.
+    """
+    families: list[list[Row]] = []
+    for row in sorted(rows):
+        if families and _ALIKE * shared(families[-1][-1], row) >= len(row):
+            families[-1].append(row)
+        else:
+            families.append([row])
+    families.sort(key=lambda family: -max(map(len, family)))
+    batches: list[list[Row]] = []
+    nodes = longest = 0
+    for row in (row for family in families for row in family):
+        new = len(row) - (shared(batches[-1][-1], row) if batches else 0)
+        longest = max(longest, len(row))
+        if not batches or nodes + new > min(max(NODES, 2 * longest), most):
+            batches.append([])
+            nodes, longest, new = 0, len(row), len(row)
+        batches[-1].append(row)
+        nodes += new
+    return batches
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Inputs that attend in one call of the kernel: the nodes that ask and the nodes they see, int64, a row per input.
+
+    ``mask`` is added to the scores, (inputs, 1, queries, keys) float32; None where both are whole paths.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class Tree:
+    """A batch. ``tokens`` and ``positions``: (1, nodes) int64; ``paths``: of each input, its nodes in order.
+
+    An input begins with what it shares with the one before it: sorted inputs make the smallest tree.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        tokens: list[int] = []
+        positions: list[int] = []
+        branches: list[tuple[list[int], int]] = []
+        path: list[int] = []
+        before: Row = ()
+        for row in rows:
+            begin = shared(before, row)
+            path = [*path[:begin], *range(len(tokens), len(tokens) + len(row) - begin)]
+            tokens += row[begin:]
+            positions += range(begin, len(row))
+            branches.append((path, begin))
+            before = row
+        self.tokens = torch.tensor([tokens])
+        self.positions = torch.tensor([positions])
+        self.paths = [path for path, _ in branches]
+        self.attended = 0
+        """How many layers have attended so far."""
+        # An input that is mostly its own attends as a whole: no mask, and the kernel stops at the diagonal.
+        whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
+        tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
+        self._calls = [_call(part) for part in (whole, tips) if part]
+        self._outputs = torch.zeros(len(tokens), dtype=torch.long)
+        start = 0
+        for call, part in zip(self._calls, [part for part in (whole, tips) if part], strict=True):
+            for path, begin in part:
+                self._outputs[path[begin:]] = torch.arange(start, start + len(path) - begin)
+                start += call.queries.shape[1]
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Transformers' attention interface: (1, heads, nodes, width) each; returns (1, nodes, heads, width)."""
+        if attention_mask is not None or options.get("position_bias") is not None:
+            raise UnsupportedError("its attention has a mask or bias of its own")
+        if {part.shape[0] * part.shape[2] for part in (query, key, value)} != {self.tokens.numel()}:
+            raise UnsupportedError("its attention does not see one query, key and value a token")
+        self.attended += 1
+        found = []
+        for call in self._calls:
+            states = [_gather(query, call.queries), _gather(key, call.keys), _gather(value, call.keys)]
+            mask = None if call.mask is None else call.mask.to(query.dtype)
+            output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, mask, **options)
+            found.append(output.flatten(0, 1))
+        return torch.cat(found).index_select(0, self._outputs).unsqueeze(0), None
+
+
+def _call(branches: list[tuple[list[int], int]]) -> _Call:
+    """The call in which every path attends from its place ``begin`` on. Rows are filled up with their own first node."""
+    begins = torch.tensor([begin for _, begin in branches])
+    keys = _filled([path for path, _ in branches])
+    if not begins.any():
+        return _Call(keys, keys, None)
+    queries = _filled([path[begin:] for path, begin in branches])
+    last = begins[:, None] + torch.arange(queries.shape[1])
+    hidden = torch.arange(keys.shape[1]) > last[:, :, None]
+    return _Call(queries, keys, torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[:, None])
+
+
+def _filled(rows: list[list[int]]) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
+
+
+def _gather(states: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:
+    """(1, heads, all nodes, width) and (inputs, nodes) to (inputs, heads, nodes, width)."""
+    return states[0].index_select(1, nodes.flatten()).unflatten(1, nodes.shape).transpose(0, 1)
+
+
+def obstacle(model: Any) -> str:
+    """Why the model cannot compute a tree, as far as its class and configuration say; empty where nothing does."""
+    kernel = model.config.get_text_config(decoder=True)._attn_implementation
+    if kernel != "sdpa":
+        return f"its attention is {kernel}, not sdpa"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return f"{type(model).__name__} takes no position_ids"
+    return ""
+
+
+def reach(model: Any) -> int | None:
+    """The longest input, in tokens, of which no layer forgets the beginning; None: any. (Windows come as masks.)"""
+    config = model.config.get_text_config(decoder=True)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((window - 1 for window in windows if window), default=None)
+
+
+def compute(model: Any, tree: Tree) -> torch.Tensor:
+    """The model's logits at the tree's nodes, (1, nodes, vocabulary), unless a hook at its head keeps fewer.
+
+    Raises UnsupportedError where a layer does not attend through transformers' attention interface.
+    """
+    config = model.config.get_text_config(decoder=True)
+    before = config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[_NAME] = tree.attend
+    config._attn_implementation = _NAME
+    try:
+        with torch.no_grad():
+            logits: torch.Tensor = model(tree.tokens, position_ids=tree.positions, use_cache=False).logits
+    finally:
+        config._attn_implementation = before
+        del ALL_ATTENTION_FUNCTIONS[_NAME]
+    if tree.attended != config.num_hidden_layers:
+        raise UnsupportedError(
+            f"{tree.attended} of its {config.num_hidden_layers} layers attend through transformers' interface"
+        )
+    return logits
