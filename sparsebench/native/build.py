@@ -1,0 +1,69 @@
+"""Compiling a source file of this folder once per compiler, system and content; two processes may ask at once."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.sources import Cache
+
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-Wall", "-Wextra")
+"""No -march: a cache may be shared by machines. Functions name their own targets and are chosen when they run."""
+COMPILE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a library cannot be had here, and what would help."""
+
+    reason: str
+
+
+@functools.cache
+def library(name: str, *more: str) -> ctypes.CDLL | Missing:
+    """The compiled ``native/NAME.cpp``, with ``more`` behind the usual flags; or why there is none."""
+    source = Path(__file__).with_name(f"{name}.cpp")
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
+        return Missing("no C++ compiler (install g++, or name one in CXX)")
+    flags = (*FLAGS, *more)
+    made = _compiled(source, compiler, flags, Cache())
+    if isinstance(made, Missing):
+        return made
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError as error:
+        return Missing(f"{made} does not load ({error}); remove it to compile again")
+
+
+def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    known = (source.read_text(), compiler, version, flags, platform.machine(), platform.libc_ver())
+    key = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+    target = cache.root / "native" / f"{source.stem}-{key}.so"
+    if target.is_file():
+        return target
+    with cache.lock("native"):
+        if target.is_file():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
+            out = Path(folder) / target.name
+            command = [compiler, str(source), "-o", str(out), *flags]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+            except subprocess.TimeoutExpired:
+                return Missing(f"compiling {source.name} took over {COMPILE_SECONDS} seconds")
+            if done.returncode:
+                errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+                return Missing(f"{source.name} does not compile with {compiler}: {(errors or ['no message'])[0]}")
+            os.replace(out, target)
+    return target

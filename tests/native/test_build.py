@@ -1,0 +1,67 @@
+"""A library is compiled once, by one process at a time, and its absence is explained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsebench.native import Missing, build
+from sparsebench.sources import Cache
+
+ADD = 'extern "C" int add(int a, int b) { return a + b; }\n'
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "add.cpp"
+    path.write_text(ADD)
+    return path
+
+
+@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+def test_compiled_once_and_again_when_the_source_changes(source: Path, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    first = build._compiled(source, "g++", build.FLAGS, cache)
+    assert isinstance(first, Path)
+    stamp = first.stat().st_mtime_ns
+    assert build._compiled(source, "g++", build.FLAGS, cache) == first
+    assert first.stat().st_mtime_ns == stamp
+    assert build.ctypes.CDLL(str(first)).add(2, 3) == 5
+    source.write_text(ADD.replace("a + b", "a - b"))
+    second = build._compiled(source, "g++", build.FLAGS, cache)
+    assert second != first
+    assert build.ctypes.CDLL(str(second)).add(2, 3) == -1
+
+
+@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sparsebench.native import build; from sparsebench.sources import Cache;"
+        "print(build._compiled(Path(sys.argv[1]), 'g++', build.FLAGS, Cache(Path(sys.argv[2]))))"
+    )
+    words = [sys.executable, "-c", code, str(source), str(tmp_path / "cache")]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = {one.communicate()[0].strip() for one in both}
+    assert len(answers) == 1
+    assert [path.name for path in (tmp_path / "cache" / "native").iterdir()] == [Path(answers.pop()).name]
+
+
+@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+def test_a_source_that_does_not_compile_is_explained(source: Path, tmp_path: Path) -> None:
+    source.write_text("int add( {")
+    made = build._compiled(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
+    assert isinstance(made, Missing)
+    assert "add.cpp" in made.reason and "error" in made.reason
+    assert not list((tmp_path / "cache" / "native").iterdir())
+
+
+def test_without_a_compiler_the_reason_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda *_, **__: None)
+    build.library.cache_clear()
+    made = build.library("add")
+    assert isinstance(made, Missing)
+    assert "install g++" in made.reason
+    build.library.cache_clear()
