@@ -265,6 +265,8 @@ class Runtime(Strict):
     """Measure only the variants at these sparsities (dense always); default: every variant."""
     methods: Swept[str] | None = None
     """Measure only the variants of these methods; default: every method."""
+    granularity: Swept[Granularity] | None = None
+    """Measure only the variants of these granularities; default: every one."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side."""
 

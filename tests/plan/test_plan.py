@@ -71,6 +71,16 @@ def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], 
     assert {cell.stage for cell in other.cells if cell.id in fresh} == moved
 
 
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [({}, 6), ({"sparsity": 0.5}, 4), ({"methods": "random"}, 1), ({"granularity": "row"}, 3)],
+)
+def test_runtime_measures_what_is_chosen_and_always_dense(chosen: dict[str, object], count: int) -> None:
+    measured = {cell.variant for cell in planned(runtime=chosen).cells if cell.stage == "latency"}
+    assert len(measured) == count
+    assert any(variant.is_dense for variant in measured)
+
+
 def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     plan = planned()
     found = jobs(plan, plan.cells, present=lambda variant: False)
