@@ -6,7 +6,8 @@
     python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda]
 
 FOLDER is a decoder of the Llama kind in float32 or bfloat16, TEXT a WikiText file. Every run is a process of its own, start
-included; with OMP_NUM_THREADS=1 its CPU seconds can be compared on a machine that others use too. What is in results.jsonl already is not run again, so that a benchmark can be stopped and continued.
+included; with OMP_NUM_THREADS=1 its CPU seconds can be compared on a machine that others use too. What is in results.jsonl
+already is not run again, so that a benchmark can be stopped and continued.
 """
 
 from __future__ import annotations
