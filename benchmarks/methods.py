@@ -3,7 +3,7 @@
     python benchmarks/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20]
     python benchmarks/methods.py rank FOLDER TEXT --out results.jsonl
     python benchmarks/methods.py speed FOLDER --out results.jsonl
-    python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda]
+    python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda] [--samples 32]
 
 FOLDER is a decoder of the Llama kind in float32 or bfloat16, TEXT a WikiText file. Every run is a process of its own, start
 included; with OMP_NUM_THREADS=1 its CPU seconds can be compared on a machine that others use too. What is in results.jsonl
@@ -89,9 +89,9 @@ def run(*words: str) -> dict[str, float]:
     }
 
 
-def ours(folder: Path, out: Path, *options: str) -> dict[str, float]:
+def ours(folder: Path, out: Path, *options: str, family: str = "decoder") -> dict[str, float]:
     """`sparsebench sparsify` in a process of its own."""
-    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", "decoder", "--out", str(out), *options)
+    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", family, "--out", str(out), *options)
     return run(sys.executable, *words)
 
 
@@ -185,11 +185,18 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
 
 
 def memory(asked: argparse.Namespace, results: Results) -> None:
-    """Peak anonymous memory of one method at 50 and 90%, on 32 sequences of 512 tokens."""
+    """Peak anonymous memory of one method at 50%, and what remains of it when the libraries are taken off."""
+    name = f"memory {asked.folder.name} {asked.method} {asked.samples}×512"
+    if name in results:
+        return
+    if "memory libraries" not in results:
+        results.add("memory libraries", **run(sys.executable, "-c", "import torch, transformers.modeling_utils"))
     with scratch() as out:
-        options = ("--sparsity", "0.5", "--sparsity", "0.9", "--samples", "32", "--length", "512")
-        ways = ("--method", asked.method, "--propagate", "dense", "--format", "packed")
-        results.add(f"memory {asked.folder.name} {asked.method}", **ours(asked.folder, out / "a", *ways, *options))
+        ways = ("--sparsity", "0.5", "--propagate", "dense", "--granularity", asked.granularity)
+        ways = ways if asked.granularity else ways[:-2]
+        results.add(
+            name, **ours(asked.folder, out / "a", "--method", asked.method, *ways, *asked.read, family=asked.family)
+        )
 
 
 def main() -> None:
@@ -202,7 +209,9 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, rank, speed)"
     )
-    parser.add_argument("--method", default="wanda")
+    parser.add_argument("--method", default="wanda", help="memory: which one")
+    parser.add_argument("--granularity", default="", help="memory: other than the method's own")
+    parser.add_argument("--family", default="decoder", help="memory: the model's")
     asked = parser.parse_args()
     asked.read = ["--samples", str(asked.samples), "--length", "512"]
     {"quality": quality, "rank": rank, "speed": speed, "memory": memory}[asked.what](asked, Results(asked.out))
