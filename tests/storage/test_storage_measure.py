@@ -15,7 +15,8 @@ from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.storage import FORMATS, Format, is_packed, measure, unpack
 from sparsebench.storage.bounds import bounds
-from sparsebench.storage.container import read_packed
+from sparsebench.storage.container import read
+from sparsebench.storage.packed import CODING
 from tests.storage.model_folders import contents, prune
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
@@ -62,7 +63,7 @@ def test_sizes_and_bounds(model: str, sparsity: float, request: pytest.FixtureRe
     kept = tmp_path / "kept" / "model.safetensors.packed"
     assert (packed.format, packed.round_trip, packed.bytes) == ("packed", True, kept.stat().st_size)
     assert packed.seconds > 0
-    sizes = {entry.info.name: entry.nbytes for entry in read_packed(kept).entries}
+    sizes = {entry.info.name: entry.nbytes for entry in read(kept, CODING).entries}
     assert packed.prunable_bytes == sum(sizes[name] for name in prunable)
 
     n, nonzero, raw, entropy = _slow_bounds(checkpoint, prunable)
@@ -102,7 +103,7 @@ def test_packed_is_kept_even_where_it_is_not_sized(tiny_bert: Path, tmp_path: Pa
 
 
 def test_an_unknown_format_is_named(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"'zip'.*\n.*dense, packed"):
+    with pytest.raises(StorageError, match=r"'zip'.*\n.*dense, packed, archive"):
         measure(tiny_bert, "encoder", ["dense", "zip"], tmp_path)
 
 
