@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t GROUP = 64;      // elements per word of the bitmask
 constexpr int64_t CHUNK = 1 << 13;  // elements decoded at a time, so that what was just zeroed is still in the cache
+constexpr int64_t STRETCH = 1 << 12;  // elements whose nonzeros are listed at a time
 constexpr int64_t DAMAGED = -1;
 
 uint64_t group_of(const uint8_t* mask, int64_t first, int64_t n) {
@@ -77,74 +78,41 @@ int64_t place_mask_from(int64_t first, const uint8_t* mask, int64_t n, const Wor
 
 // ESCAPE is 255 (a symbol per byte) or 15 (two symbols per byte, the lower half first).
 template <int ESCAPE>
-struct Symbols;
-
-template <>
-struct Symbols<255> {
-    static int64_t count(int64_t bytes) { return bytes; }
-    static int at(const uint8_t* index, int64_t number) { return index[number]; }
-    uint8_t* out;
-    void put(uint8_t symbol) { *out++ = symbol; }
-    void finish() {}
-};
-
-template <>
-struct Symbols<15> {
-    static int64_t count(int64_t bytes) { return bytes * 2; }
-    static int at(const uint8_t* index, int64_t number) { return index[number >> 1] >> (number & 1) * 4 & 15; }
-    uint8_t* out;
-    int held = -1;
-    void put(uint8_t symbol) {
-        if (held < 0) {
-            held = symbol;
-        } else {
-            *out++ = uint8_t(held | symbol << 4);
-            held = -1;
-        }
-    }
-    void finish() {
-        if (held >= 0) put(15);
-    }
-};
-
-template <int ESCAPE>
-void write_gaps(const uint8_t* mask, int64_t n, Symbols<ESCAPE> symbols) {
-    int64_t next = 0;
-    for (int64_t first = 0; first < n; first += GROUP) {
-        for (uint64_t bits = group_of(mask, first, n); bits; bits &= bits - 1) {
-            const int64_t place = first + __builtin_ctzll(bits);
-            int64_t gap = place - next;
-            for (; gap >= ESCAPE; gap -= ESCAPE) symbols.put(ESCAPE);
-            symbols.put(uint8_t(gap));
-            next = place + 1;
-        }
-    }
-    symbols.finish();
+int symbol_at(const uint8_t* index, int64_t number) {
+    return ESCAPE == 255 ? index[number] : index[number >> 1] >> (number & 1) * 4 & 15;
 }
 
 template <int ESCAPE, class Word>
 int64_t place_gaps(const uint8_t* index, int64_t size, const Word* values, int64_t count, Word* words, int64_t n) {
-    const int64_t symbols = Symbols<ESCAPE>::count(size);
+    const int64_t symbols = ESCAPE == 255 ? size : size * 2;
     int64_t number = 0, next = 0, done = 0;
     for (int64_t first = 0; first < n; first += CHUNK) {
         const int64_t end = n - first < CHUNK ? n : first + CHUNK;
         std::memset(words + first, 0, sizeof(Word) * (end - first));
-        for (; number < symbols; ++number) {
-            const int symbol = Symbols<ESCAPE>::at(index, number);
+        for (; number < symbols && done < count; ++number) {
+            const int symbol = symbol_at<ESCAPE>(index, number);
             const int64_t place = next + symbol;
-            if (symbol == ESCAPE) {
-                next = place;
-                continue;
-            }
             if (place >= end) break;
-            if (done == count) return DAMAGED;
-            words[place] = values[done++];
-            next = place + 1;
+            // No branch on the escape, which cannot be foretold: what it writes is a zero on a zero.
+            const int lands = symbol != ESCAPE;
+            words[place] = values[done] & Word(-Word(lands));
+            done += lands;
+            next = place + lands;
         }
     }
+    // What is left has no value or no place, so it may only be escapes.
     for (; number < symbols; ++number)
-        if (Symbols<ESCAPE>::at(index, number) != ESCAPE) return DAMAGED;
+        if (symbol_at<ESCAPE>(index, number) != ESCAPE) return DAMAGED;
     return done;
+}
+
+// The places of the nonzeros among the elements first..end, from first on; the number of them.
+int64_t places_in(const uint8_t* mask, int64_t n, int64_t first, int64_t end, uint16_t* places) {
+    int64_t found = 0;
+    for (int64_t group = first; group < end; group += GROUP)
+        for (uint64_t bits = group_of(mask, group, n); bits; bits &= bits - 1)
+            places[found++] = uint16_t(group - first + __builtin_ctzll(bits));
+    return found;
 }
 
 #if defined(AVX512)
@@ -215,7 +183,109 @@ AVX512 int64_t place_mask_avx512(const uint8_t* mask, int64_t n, const Word* val
     return place_mask_from(first, mask, n, values, count, words, done);
 }
 
+AVX512 int64_t places_avx512(const uint8_t* mask, int64_t n, int64_t first, int64_t end, uint16_t* places) {
+    alignas(64) uint8_t counting[64];
+    for (int place = 0; place < 64; ++place) counting[place] = uint8_t(place);
+    const __m512i numbers = _mm512_load_si512(counting);
+    int64_t found = 0;
+    for (int64_t group = first; group < end; group += GROUP) {
+        const uint64_t bits = group_of(mask, group, n);
+        const __m512i base = _mm512_set1_epi16(int16_t(group - first)), here = _mm512_maskz_compress_epi8(bits, numbers);
+        const __m512i low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(here));
+        const __m512i high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(here, 1));
+        _mm512_storeu_si512(places + found, _mm512_add_epi16(low, base));
+        _mm512_storeu_si512(places + found + 32, _mm512_add_epi16(high, base));
+        found += __builtin_popcountll(bits);
+    }
+    return found;
+}
+
 #endif
+
+int64_t places_of(const uint8_t* mask, int64_t n, int64_t first, int64_t end, uint16_t* places, int simd) {
+#if defined(AVX512)
+    if (simd) return places_avx512(mask, n, first, end, places);
+#endif
+    (void)simd;
+    return places_in(mask, n, first, end, places);
+}
+
+// Hands out the gaps of a bitmask: one that may be of any length, and those between the following nonzeros, which are
+// short, STRETCH elements at a time.
+template <class Take>
+void each_gap(const uint8_t* mask, int64_t n, int simd, Take take) {
+    int64_t next = 0;
+    uint16_t places[STRETCH + GROUP], gaps[STRETCH + GROUP];
+    for (int64_t first = 0; first < n; first += STRETCH) {
+        const int64_t end = n - first < STRETCH ? n : first + STRETCH;
+        const int64_t found = places_of(mask, n, first, end, places, simd);
+        if (!found) continue;
+        for (int64_t number = 1; number < found; ++number)
+            gaps[number - 1] = uint16_t(places[number] - places[number - 1] - 1);
+        take(first + places[0] - next, gaps, found - 1);
+        next = first + places[found - 1] + 1;
+    }
+}
+
+// Collects symbols of one byte each, and writes them as ESCAPE asks.
+template <int ESCAPE>
+struct Symbols {
+    uint8_t* out;
+    int64_t held = 0;
+    uint8_t symbols[2 * STRETCH + 8];
+
+    explicit Symbols(uint8_t* to) : out(to) {}
+
+    void put(uint8_t symbol) {
+        symbols[held++] = symbol;
+        if (held == STRETCH) flush();
+    }
+
+    void put_gap(int64_t gap) {
+        for (; gap >= ESCAPE; gap -= ESCAPE) put(ESCAPE);
+        put(uint8_t(gap));
+    }
+
+    // At most STRETCH elements, so at most as many symbols.
+    void put_gaps(const uint16_t* gaps, int64_t count) {
+        uint8_t* to = symbols + held;
+        for (int64_t number = 0; number < count; ++number) {
+            const unsigned escapes = unsigned(gaps[number]) / ESCAPE, rest = unsigned(gaps[number]) - escapes * ESCAPE;
+            std::memset(to, ESCAPE, 8);
+            if (escapes >= 8) std::memset(to, ESCAPE, escapes);
+            to[escapes] = uint8_t(rest);
+            to += escapes + 1;
+        }
+        held = to - symbols;
+        flush();
+    }
+
+    void flush() {
+        if (ESCAPE == 255) {
+            std::memcpy(out, symbols, size_t(held));
+            out += held;
+            held = 0;
+        } else {
+            const int64_t pairs = held / 2;
+            for (int64_t pair = 0; pair < pairs; ++pair)
+                out[pair] = uint8_t(symbols[2 * pair] | symbols[2 * pair + 1] << 4);
+            out += pairs;
+            if (held & 1) symbols[0] = symbols[held - 1];
+            held &= 1;
+        }
+    }
+};
+
+template <int ESCAPE>
+void write_gaps(const uint8_t* mask, int64_t n, uint8_t* out, int simd) {
+    Symbols<ESCAPE> symbols(out);
+    each_gap(mask, n, simd, [&](int64_t lead, const uint16_t* gaps, int64_t count) {
+        symbols.put_gap(lead);
+        symbols.put_gaps(gaps, count);
+    });
+    if (symbols.held) symbols.put(ESCAPE);
+    symbols.flush();
+}
 
 template <class Word>
 int64_t split(const Word* words, int64_t n, uint8_t* mask, Word* values, int simd) {
@@ -290,27 +360,25 @@ int64_t packing_split(const void* words, int64_t n, int item, uint8_t* mask, voi
 }
 
 // How many symbols the gaps in a bitmask take with the escapes 255 and 15.
-void packing_count_gaps(const uint8_t* mask, int64_t n, int64_t* eights, int64_t* fours) {
-    uint64_t next = 0, by_255 = 0, by_15 = 0, values = 0;
-    for (int64_t first = 0; first < n; first += GROUP) {
-        for (uint64_t bits = group_of(mask, first, n); bits; bits &= bits - 1) {
-            const uint64_t place = uint64_t(first) + uint64_t(__builtin_ctzll(bits));
-            by_255 += (place - next) / 255;
-            by_15 += (place - next) / 15;
-            ++values;
-            next = place + 1;
+void packing_count_gaps(const uint8_t* mask, int64_t n, int64_t* eights, int64_t* fours, int simd) {
+    *eights = *fours = 0;
+    each_gap(mask, n, simd, [&](int64_t lead, const uint16_t* gaps, int64_t count) {
+        uint16_t by_255 = 0, by_15 = 0;  // of STRETCH elements at most
+        for (int64_t number = 0; number < count; ++number) {
+            by_255 = uint16_t(by_255 + gaps[number] / 255);
+            by_15 = uint16_t(by_15 + gaps[number] / 15);
         }
-    }
-    *eights = int64_t(by_255 + values);
-    *fours = int64_t(by_15 + values);
+        *eights += lead / 255 + 1 + count + by_255;
+        *fours += lead / 15 + 1 + count + by_15;
+    });
 }
 
 // The gap symbols of a bitmask; `out` holds what packing_count_gaps promised.
-void packing_write_gaps(const uint8_t* mask, int64_t n, int escape, uint8_t* out) {
+void packing_write_gaps(const uint8_t* mask, int64_t n, int escape, uint8_t* out, int simd) {
     if (escape == 255)
-        write_gaps<255>(mask, n, {out});
+        write_gaps<255>(mask, n, out, simd);
     else
-        write_gaps<15>(mask, n, {out});
+        write_gaps<15>(mask, n, out, simd);
 }
 
 // n words from a bitmask of (n + 7) / 8 bytes and `count` values: how many values the mask places, or -1 when there are

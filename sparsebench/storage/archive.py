@@ -19,6 +19,7 @@ from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import WORDS, Bytes, Words
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
@@ -33,12 +34,12 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return (index, *(f"plane{number}" for number in range(item if item in WORDS else 1)))
 
 
-def _encode(bits: Bytes, info: TensorInfo) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
     item = item_size(info)
     if item not in WORDS:
         return "planes", (_part(_compressed(bits, search=True)),)
     words = bits.view(WORDS[item])
-    scan = kernels.chosen().scan(words)
+    scan = kernels.chosen().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
     mask, pieces = scan.split()
@@ -50,7 +51,7 @@ def _encode(bits: Bytes, info: TensorInfo) -> tuple[str, tuple[Part, ...]]:
     return choice, (_part(index), *_planes(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), info))
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     item, n = item_size(info), info.numel
     if item not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
@@ -63,7 +64,7 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo) -> Bytes:
     index = _decompressed(parts[0], (n + 7) // 8 if encoding == "bitmask" else 0, max(n, (n + 7) // 8))
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
-    words, done = kernels.chosen().place(encoding, index, values, n)
+    words, done = kernels.chosen().place(encoding, index, values, n, scratch)
     if done != values.size:
         raise StorageError(f"{values.size} values where its index places {done}")
     return words.view(np.uint8)

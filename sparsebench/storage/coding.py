@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
 
@@ -33,15 +34,16 @@ class Coding:
     ``parts`` gives the names of an encoding's parts for elements of so many bytes, the index first (empty where there
     is none); KeyError for an unknown encoding. ``encode`` gives an encoding and a Part for each name that is not empty.
     ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
-    original bytes; it raises StorageError, without the tensor's name, when they do not belong together.
+    original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
+    may lie in the scratch memory.
     """
 
     name: str
     version: int
     encodings: tuple[str, ...]
     parts: Callable[[str, int], tuple[str, ...]]
-    encode: Callable[[Bytes, TensorInfo], tuple[str, tuple[Part, ...]]]
-    decode: Callable[[str, Sequence[Bytes], TensorInfo], Bytes]
+    encode: Callable[[Bytes, TensorInfo, Scratch], tuple[str, tuple[Part, ...]]]
+    decode: Callable[[str, Sequence[Bytes], TensorInfo, Scratch], Bytes]
 
     @property
     def suffix(self) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sparsebench.errors import StorageError
 from sparsebench.native import Missing, library
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import ESCAPE, Bytes, Words
 
 _VECTOR = 64
@@ -19,8 +20,8 @@ _VECTOR = 64
 _SIGNATURES: dict[str, tuple[type | None, str]] = {
     "packing_simd": (ctypes.c_int, ""),
     "packing_split": (ctypes.c_int64, "pnippi"),
-    "packing_count_gaps": (None, "pnpp"),
-    "packing_write_gaps": (None, "pnip"),
+    "packing_count_gaps": (None, "pnppi"),
+    "packing_write_gaps": (None, "pnipi"),
     "packing_place_mask": (ctypes.c_int64, "ppnipni"),
     "packing_place_gaps": (ctypes.c_int64, "pnipnipn"),
     "packing_split_planes": (None, "pniip"),
@@ -52,13 +53,13 @@ class Compiled:
             function.restype, function.argtypes = returned, [_TYPES[letter] for letter in taken]
         return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
 
-    def scan(self, words: Words) -> CompiledScan:
+    def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
         """Take a tensor apart, in one pass."""
-        return CompiledScan(self, words)
+        return CompiledScan(self, words, scratch)
 
-    def place(self, encoding: str, index: Bytes, values: Words, n: int) -> tuple[Words, int]:
+    def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
         """The elements, and how many values the index places."""
-        words = np.empty(n, values.dtype)
+        words = scratch.take("words", n * values.itemsize).view(values.dtype)
         ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
         if encoding == "bitmask":
             done = self.packing.packing_place_mask(index.ctypes.data, *ends, self.simd)
@@ -95,11 +96,12 @@ class Compiled:
 class CompiledScan:
     """See kernels.Scan."""
 
-    def __init__(self, by: Compiled, words: Words) -> None:
+    def __init__(self, by: Compiled, words: Words, scratch: Scratch) -> None:
         self.by = by
         self.words = np.ascontiguousarray(words)
-        self.mask = np.empty((words.size + 7) // 8, np.uint8)
-        self.values = np.empty(words.nbytes + _VECTOR, np.uint8)
+        self.scratch = scratch
+        self.mask = scratch.take("mask", (words.size + 7) // 8)
+        self.values = scratch.take("values", words.nbytes + _VECTOR)
         pointers = self.mask.ctypes.data, self.values.ctypes.data
         at, n, item = self.words.ctypes.data, words.size, words.itemsize
         self.count = int(by.packing.packing_split(at, n, item, *pointers, by.simd))
@@ -116,13 +118,14 @@ class CompiledScan:
 
     def gaps(self, encoding: str) -> Bytes:
         """A gap coding."""
-        out = np.empty(self._sizes[encoding], np.uint8)
-        self.by.packing.packing_write_gaps(self.mask.ctypes.data, self.words.size, ESCAPE[encoding], out.ctypes.data)
+        out = self.scratch.take("gaps", self._sizes[encoding])
+        at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
+        self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)
         return out
 
     @functools.cached_property
     def _sizes(self) -> dict[str, int]:
         eights, fours = ctypes.c_int64(), ctypes.c_int64()
-        at = self.mask.ctypes.data
-        self.by.packing.packing_count_gaps(at, self.words.size, ctypes.byref(eights), ctypes.byref(fours))
+        totals = ctypes.byref(eights), ctypes.byref(fours)
+        self.by.packing.packing_count_gaps(self.mask.ctypes.data, self.words.size, *totals, self.by.simd)
         return {"gaps8": eights.value, "gaps4": (fours.value + 1) // 2}

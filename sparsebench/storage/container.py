@@ -20,6 +20,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import TensorInfo, read_header
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
 
@@ -50,11 +51,18 @@ class StoredFile:
     entries: tuple[Entry, ...]
     coding: Coding
 
-    def load(self, entry: Entry) -> Bytes:
-        """The original bytes of one tensor. Raises StorageError naming file and tensor when they are damaged."""
-        parts = [read_bytes(self.path, begin, end) for begin, end in entry.parts]
+    def load(self, entry: Entry, scratch: Scratch | None = None) -> Bytes:
+        """The original bytes of one tensor; with ``scratch`` they lie there, until the next tensor is loaded.
+
+        Raises StorageError naming file and tensor when they are damaged.
+        """
+        scratch = scratch or Scratch()
+        parts = [
+            read_bytes(self.path, begin, end, scratch.take(f"part {number}", end - begin))
+            for number, (begin, end) in enumerate(entry.parts)
+        ]
         try:
-            bits = self.coding.decode(entry.encoding, parts, entry.info)
+            bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", again(self.coding)) from error
         if (found := kernels.chosen().crc32(bits)) != entry.crc32:
@@ -78,11 +86,12 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
     header = _Header(coding, prefix[8:])
     room = header.room(infos)
     encodings = {}
+    scratch = Scratch()
     with target.open("wb") as file:
         file.write(b" " * room)
         for info in infos:
-            bits = read_bytes(source, info.begin, info.end)
-            encoding, parts = coding.encode(bits, info)
+            bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
+            encoding, parts = coding.encode(bits, info, scratch)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
@@ -120,13 +129,18 @@ def read(path: Path, coding: Coding) -> StoredFile:
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
-def read_bytes(path: Path, begin: int, end: int) -> Bytes:
-    """Those bytes of a file, in memory of their own. Raises StorageError when the file ends before."""
-    found = np.fromfile(path, np.uint8, count=end - begin, offset=begin)
-    if found.size != end - begin:
-        raise StorageError(
-            f"{path}: ends at byte {begin + found.size} where {end} are expected", "copy or make it again"
-        )
+def read_bytes(path: Path, begin: int, end: int, into: Bytes | None = None) -> Bytes:
+    """Those bytes of a file, in memory of their own or in ``into``. Raises StorageError when the file ends before."""
+    found = np.empty(end - begin, np.uint8) if into is None else into
+    view, done = found.data, 0
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while done < found.size:
+            got = file.readinto(view[done:])
+            if not got:
+                wrong = f"{path}: ends at byte {begin + done} where {end} are expected"
+                raise StorageError(wrong, "copy or make it again")
+            done += got
     return found
 
 

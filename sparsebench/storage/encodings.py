@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.storage import kernels
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import BLOCK, ESCAPE, WORDS, Bytes, Words
 
 __all__ = ["BLOCK", "ENCODINGS", "ESCAPE", "WORDS", "Bytes", "Encoded", "Words", "decode", "encode"]
@@ -36,16 +37,16 @@ class Encoded:
         return sum(piece.nbytes for piece in self.values)
 
 
-def encode(bits: Bytes, item: int) -> Encoded:
+def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
     """The smallest encoding of a tensor given as its bytes, of ``item`` bytes per element.
 
-    On equal sizes the simpler encoding wins: raw, then bitmask, then gaps.
+    On equal sizes the simpler encoding wins: raw, then bitmask, then gaps. With ``scratch`` the result lies there.
     """
     raw = Encoded("raw", np.empty(0, np.uint8), (bits,))
     if item not in WORDS:
         return raw
     words = bits.view(WORDS[item])
-    scan = kernels.chosen().scan(words)
+    scan = kernels.chosen().scan(words, scratch or Scratch())
     n, count = words.size, scan.count
     if count * item + min((n + 7) // 8, (count + 1) // 2) >= bits.size:
         return raw
@@ -60,8 +61,8 @@ def encode(bits: Bytes, item: int) -> Encoded:
     return raw if index.size + count * item >= bits.size else Encoded(choice, index, values)
 
 
-def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int) -> Bytes:
-    """The ``size`` bytes of a tensor from its ``index`` and ``values``.
+def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scratch: Scratch | None = None) -> Bytes:
+    """The ``size`` bytes of a tensor from its ``index`` and ``values``; with ``scratch`` they may lie there.
 
     Raises StorageError (without the tensor's name) when index, values and size do not belong together.
     """
@@ -74,7 +75,7 @@ def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int) -> 
     n, found = size // item, values.view(WORDS[item])
     if encoding == "bitmask" and index.size != (n + 7) // 8:
         raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
-    words, done = kernels.chosen().place(encoding, index, found, n)
+    words, done = kernels.chosen().place(encoding, index, found, n, scratch or Scratch())
     if done != found.size:
         raise StorageError(f"{found.size} values where its index places {done}")
     return words.view(np.uint8)

@@ -17,6 +17,7 @@ from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import again, read, write
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
 _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".onnx"}
@@ -77,9 +78,10 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
             source = read(path, coding)
             with (partial / path.name.removesuffix(coding.suffix)).open("wb") as file:
                 file.write(source.prefix)
+                scratch = Scratch()
                 for entry in source.entries:
                     file.seek(entry.info.begin)
-                    file.write(source.load(entry).data)
+                    file.write(source.load(entry, scratch).data)
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes, Words
 
 
@@ -30,10 +31,10 @@ class Scan(Protocol):
 class Kernels(Protocol):
     """The operations that cost."""
 
-    def scan(self, words: Words) -> Scan:
-        """Begin to take a tensor apart."""
+    def scan(self, words: Words, scratch: Scratch) -> Scan:
+        """Begin to take a tensor apart; the parts may lie in the scratch memory."""
 
-    def place(self, encoding: str, index: Bytes, values: Words, n: int) -> tuple[Words, int]:
+    def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
         """``n`` elements from an index and values, and how many values the index places.
 
         Raises StorageError when it places more values than there are, or one beyond the last element.

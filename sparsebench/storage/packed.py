@@ -9,6 +9,7 @@ from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import folders
 from sparsebench.storage.coding import Coding, Part, item_size
 from sparsebench.storage.encodings import ENCODINGS, decode, encode
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
 
@@ -16,8 +17,8 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding, "values")
 
 
-def _encode(bits: Bytes, info: TensorInfo) -> tuple[str, tuple[Part, ...]]:
-    found = encode(bits, item_size(info))
+def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+    found = encode(bits, item_size(info), scratch)
     if found.encoding == "raw":
         return "raw", (Part(info.dtype, info.shape, (bits,)),)
     count = found.value_bytes // item_size(info)
@@ -27,9 +28,9 @@ def _encode(bits: Bytes, info: TensorInfo) -> tuple[str, tuple[Part, ...]]:
     )
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
     index, values = parts
-    return decode(encoding, index, values, info.nbytes, item_size(info))
+    return decode(encoding, index, values, info.nbytes, item_size(info), scratch)
 
 
 CODING = Coding("packed", 1, ENCODINGS, _parts, _encode, _decode)

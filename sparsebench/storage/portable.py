@@ -10,17 +10,18 @@ import numpy.typing as npt
 
 from sparsebench.errors import StorageError
 from sparsebench.storage import words as layout
+from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import ESCAPE, Bytes, Words
 
 
 class Portable:
     """See kernels.Kernels."""
 
-    def scan(self, words: Words) -> NumpyScan:
+    def scan(self, words: Words, scratch: Scratch) -> NumpyScan:
         """Begin to take a tensor apart."""
         return NumpyScan(words)
 
-    def place(self, encoding: str, index: Bytes, values: Words, n: int) -> tuple[Words, int]:
+    def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
         """The elements, and how many values the index places."""
         words = np.zeros(n, values.dtype)
         done = 0

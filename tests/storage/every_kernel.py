@@ -27,5 +27,5 @@ def using(name: str) -> Iterator[None]:
         narrow = {"compiled": (0, 0), "128-bit checksum": (0, min(1, native.crc_simd))}
         simd, crc_simd = narrow.get(name, (native.simd, native.crc_simd))
         chosen = replace(native, simd=simd, crc_simd=crc_simd)
-    with mock.patch.object(kernels, "chosen", lambda: chosen):
+    with mock.patch.object(kernels, "chosen", return_value=chosen):
         yield
