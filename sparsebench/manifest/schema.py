@@ -28,7 +28,7 @@ Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
 Engine = Literal["deepspeed", "hf"]
-Format = Literal["dense", "packed"]
+Format = Literal["dense", "packed", "archive"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
@@ -284,7 +284,7 @@ class Storage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
     formats: Swept[Format] = Field(default=["dense", "packed"])
-    """`dense` (safetensors) and `packed` (zeros left out)."""
+    """`dense` (safetensors), `packed` (zeros left out) and `archive` (that, compressed)."""
     keep: Literal["packed", "dense", "none"] = "packed"
     """The format in which variants stay in the cache."""
 

@@ -61,9 +61,9 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Sc
     values = kernels.chosen().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
-    index = _decompressed(parts[0], (n + 7) // 8 if encoding == "bitmask" else 0, max(n, (n + 7) // 8))
-    if encoding == "bitmask" and index.size != (n + 7) // 8:
-        raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
+    # A symbol of the gaps stands for an element at least.
+    least, most = ((n + 7) // 8,) * 2 if encoding == "bitmask" else (0, n)
+    index = _decompressed(parts[0], least, most)
     words, done = kernels.chosen().place(encoding, index, values, n, scratch)
     if done != values.size:
         raise StorageError(f"{values.size} values where its index places {done}")

@@ -90,6 +90,15 @@ def test_the_bounds_count_the_smallest_numbers(tiny_bert: Path, tmp_path: Path) 
     assert (found.raw_values, found.entropy) == pytest.approx((raw, entropy), rel=1e-9)
 
 
+def test_archive_beside_the_others(tiny_llama: Path, tmp_path: Path) -> None:
+    result = measure(tiny_llama, "decoder", ["archive", "dense", "packed"], tmp_path)
+    sizes = {size.format: size for size in result.sizes}
+    assert [size.round_trip for size in result.sizes] == [True, None, True]
+    dense = sizes["dense"].prunable_bytes
+    assert result.entropy_bound < sizes["archive"].prunable_bytes < dense == sizes["packed"].prunable_bytes
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_workspace_is_left_empty(tiny_bert: Path, tmp_path: Path) -> None:
     result = measure(tiny_bert, "encoder", ["packed"], tmp_path)
     assert [size.format for size in result.sizes] == ["packed"]
