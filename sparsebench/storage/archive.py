@@ -116,7 +116,7 @@ def _compressors() -> tuple[Any, Any]:
     return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
 
 
-CODING = Coding("archive", 1, ("planes", *_INDICES), _parts, _encode, _decode)
+CODING = Coding("archive", 1, ("planes", *_INDICES), _parts, _encode, _decode, spare=8)
 
 
 def pack(folder: Path, out: Path) -> folders.Summary:

@@ -35,7 +35,8 @@ class Coding:
     is none); KeyError for an unknown encoding. ``encode`` gives an encoding and a Part for each name that is not empty.
     ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
     original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
-    may lie in the scratch memory.
+    may lie in the scratch memory. ``spare`` are characters that the header may need for a part beyond those of a part as
+    long as the tensor itself: frames around bytes that do not compress make them longer.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Coding:
     parts: Callable[[str, int], tuple[str, ...]]
     encode: Callable[[Bytes, TensorInfo, Scratch], tuple[str, tuple[Part, ...]]]
     decode: Callable[[str, Sequence[Bytes], TensorInfo, Scratch], Bytes]
+    spare: int = 0
 
     @property
     def suffix(self) -> str:

@@ -97,8 +97,11 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
                     file.write(piece.data)
             header.add(info, encoding, kernels.chosen().crc32(bits), parts)
             encodings[info.name] = encoding
+        text = header.text().ljust(room - 8)
+        if len(text) != room - 8:
+            raise StorageError(f"{target}: its header takes {len(text)} bytes where {room - 8} were kept for it")
         file.seek(0)
-        file.write(struct.pack("<Q", room - 8) + header.text().ljust(room - 8))
+        file.write(struct.pack("<Q", room - 8) + text)
     return encodings
 
 
@@ -180,11 +183,14 @@ class _Header:
             names = {name: self.coding.parts(name, item_size(info)) for name in self.coding.encodings}
             encoding = max(names, key=lambda name: sum(map(len, names[name])))
             longest.tensors[info.name] = {"encoding": encoding, "crc32": "00000000"}
-            for name in filter(None, names[encoding]):
-                # No part is much longer than the raw tensor, so no real number has more digits than these.
-                size = info.nbytes + info.nbytes // 1024 + 64
-                longest._part(f"{info.name}#{name}", max(info.dtype, "U8", key=len), (size,), size)
-            shapes += len(str(info.shape))
+            index, *others = names[encoding]
+            # No part is longer than the raw tensor, so no real number has more digits than these; else see ``spare``.
+            if index:
+                longest._part(f"{info.name}#{index}", "U8", (info.nbytes,), info.nbytes)
+            for name in others:
+                count = info.nbytes // (item_size(info) or 1)
+                longest._part(f"{info.name}#{name}", info.dtype, (count,), info.nbytes)
+            shapes += len(str(info.shape)) + self.coding.spare * len(names[encoding])
         return -(-(8 + len(longest.text()) + shapes) // 8) * 8
 
     def _part(self, name: str, dtype: str, shape: tuple[int, ...], size: int) -> None:

@@ -37,6 +37,7 @@ class Kernels(Protocol):
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
         """``n`` elements from an index and values, and how many values the index places.
 
+        A bitmask has ``(n + 7) // 8`` bytes: the caller has checked that.
         Raises StorageError when it places more values than there are, or one beyond the last element.
         """
 
