@@ -13,7 +13,7 @@
 -- ylabel: weight files, MB
 -- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range.
 
-SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, any_value(unprunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
+SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
        max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
        min(unprunable_bytes + entropy_bound) / 1e6 AS entropy_bound, model_label(model, weights) AS facet
 FROM sizes
