@@ -11,12 +11,12 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: weight files, MB
--- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range.
+-- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range. Bounds are of the pruned tensors; the entropy's stands on the smallest pale part.
 
 SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
        max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
-       min(unprunable_bytes + entropy_bound) / 1e6 AS entropy_bound, model_label(model, weights) AS facet
-FROM sizes
+       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, model_label(model, weights) AS facet
+FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest FROM sizes)
 WHERE pattern = 'unstructured'
 GROUP BY facet, sparsity, format
 ORDER BY facet, sparsity, format = 'archive', format;
