@@ -738,8 +738,8 @@ i64 count(const Source& from, u32* counts) {
 
 extern "C" {
 
-// The best instruction set here; and the one in use, which `sparse_use` lowers (for tests). Levels as in Level.
-int sparse_best() { return best_level(); }
+// The instruction set in use, as in Level: at first the best one here. `sparse_use` changes it, for tests and tables.
+int sparse_level() { return level; }
 int sparse_use(int wanted) { return level = std::min(std::max(wanted, 0), best_level()); }
 
 // GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP runtime that is already in the process.

@@ -1,0 +1,92 @@
+"""The linear layer that holds a sparse matrix: in the place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsebench.errors import MeasureError
+from sparsebench.runtime.kernels.choice import Choices, bucket
+from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
+from sparsebench.runtime.kernels.native import TYPES, Kernels
+
+TILE_BYTES = 2 << 20
+"""Dense rows that are expanded at a time: they are read back from the cache."""
+
+
+class SparseLinear(nn.Module):
+    """y = x Wᵀ + b for x (…, in) of bfloat16 or float32; y (…, out) has x's dtype.
+
+    Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel; several by it or by a dense
+    product of rows that are expanded tile by tile, whichever ``choices`` finds faster. No gradients.
+    """
+
+    data: torch.Tensor
+    weight: torch.Tensor
+    """Shape and dtype only (on the meta device): some models ask a layer for them."""
+
+    def __init__(self, kernels: Kernels, matrix: SparseMatrix, bias: nn.Parameter | None, choices: Choices) -> None:
+        super().__init__()
+        self.in_features, self.out_features = matrix.cols, matrix.rows
+        self.layout, self.nonzeros, self.dtype = matrix.layout, matrix.nonzeros, matrix.dtype
+        self.kernels, self.choices = kernels, choices
+        self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
+        self.register_buffer("data", matrix.data, persistent=False)
+        self.bias = bias
+        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=matrix.dtype, device="meta")
+        rows = TILE_BYTES // (matrix.cols * matrix.dtype.itemsize)
+        self.tile = max(TILE, rows // TILE * TILE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.numel() // self.in_features
+        flat = x.reshape(tokens, self.in_features).contiguous()
+        if str(x.dtype) not in TYPES or x.shape[-1] != self.in_features or not x.device.type == "cpu":
+            raise MeasureError(
+                f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
+                "measure in bfloat16 or float32",
+            )
+        if tokens <= 1:
+            found = self.by_kernel(flat)
+        else:
+            kind = (*self.kind, str(x.dtype), bucket(tokens), torch.get_num_threads())
+            ways: dict[str, Any] = {"sparse": lambda: self.by_kernel(flat), "dense": lambda: self.by_tiles(flat)}
+            found = self.choices.run(kind, ways)
+        return found.reshape(*x.shape[:-1], self.out_features)
+
+    def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in) to (tokens, out) by the sparse kernel, token after token."""
+        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        self.kernels.library.sparse_multiply(
+            self.data.data_ptr(),
+            x.data_ptr(),
+            y.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            x.shape[0],
+            TYPES[str(x.dtype)],
+            torch.get_num_threads(),
+        )
+        return y
+
+    def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in) to (tokens, out) by dense products of some rows at a time."""
+        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        room = torch.empty((min(self.tile, self.out_features), self.in_features), dtype=self.dtype)
+        for first in range(0, self.out_features, self.tile):
+            last = min(first + self.tile, self.out_features)
+            rows = self.expanded(first, last, room[: last - first]).to(x.dtype)
+            y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
+        return y
+
+    def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
+        """Rows ``first`` to ``last`` as dense words in ``out``; ``first`` is a multiple of ``TILE``."""
+        self.kernels.library.sparse_expand(
+            self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads()
+        )
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.layout}, nonzeros={self.nonzeros}"
