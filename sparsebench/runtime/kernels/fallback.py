@@ -13,10 +13,12 @@ class TorchCsr(nn.Module):
     """The same product as ``SparseLinear`` through ``torch.sparse_csr_tensor``, values widened to float32."""
 
     layout = "torch-csr"
+    instructions = ""
     crow: torch.Tensor
     col: torch.Tensor
     values: torch.Tensor
     weight: torch.Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, weight: torch.Tensor, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -28,7 +30,7 @@ class TorchCsr(nn.Module):
         self.register_buffer("crow", torch.cat([ends.new_zeros(1), ends]).to(torch.int32), persistent=False)
         self.register_buffer("col", present.nonzero()[:, 1].to(torch.int32), persistent=False)
         self.register_buffer("values", weight[present].float(), persistent=False)
-        self.bias = bias
+        self.register_parameter("bias", bias)
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -36,6 +38,10 @@ class TorchCsr(nn.Module):
         shape = (self.out_features, self.in_features)
         matrix = torch.sparse_csr_tensor(self.crow, self.col, self.values, shape, check_invariants=False)
         # One token by `mv`; `F.linear` on CSR is 2 to 10 times slower than this.
-        parts = [matrix.mv(flat[0])[None]] if len(flat) == 1 else [(matrix @ p.T.contiguous()).T for p in flat.split(TOKENS)]
+        parts = (
+            [matrix.mv(flat[0])[None]]
+            if len(flat) == 1
+            else [(matrix @ p.T.contiguous()).T for p in flat.split(TOKENS)]
+        )
         found = torch.cat(parts) if self.bias is None else torch.cat(parts) + self.bias.float()
         return found.to(x.dtype).reshape(*x.shape[:-1], self.out_features)

@@ -10,7 +10,7 @@ from torch import nn
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.kernels.choice import Choices, bucket
 from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
-from sparsebench.runtime.kernels.native import TYPES, Kernels
+from sparsebench.runtime.kernels.native import LEVELS, TYPES, Kernels
 
 TILE_BYTES = 2 << 20
 """Dense rows that are expanded at a time: they are read back from the cache."""
@@ -26,6 +26,7 @@ class SparseLinear(nn.Module):
     data: torch.Tensor
     weight: torch.Tensor
     """Shape and dtype only (on the meta device): some models ask a layer for them."""
+    bias: nn.Parameter | None
 
     def __init__(self, kernels: Kernels, matrix: SparseMatrix, bias: nn.Parameter | None, choices: Choices) -> None:
         super().__init__()
@@ -34,10 +35,16 @@ class SparseLinear(nn.Module):
         self.kernels, self.choices = kernels, choices
         self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
         self.register_buffer("data", matrix.data, persistent=False)
-        self.bias = bias
+        self.register_parameter("bias", bias)
         self.weight = torch.empty((matrix.rows, matrix.cols), dtype=matrix.dtype, device="meta")
         rows = TILE_BYTES // (matrix.cols * matrix.dtype.itemsize)
         self.tile = max(TILE, rows // TILE * TILE)
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set of the kernel for vectors of the values' dtype."""
+        most = len(LEVELS) - 1 if self.layout == "bitmask" and self.dtype == torch.bfloat16 else LEVELS.index("avx512")
+        return LEVELS[min(most, LEVELS.index(self.kernels.level))]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.numel() // self.in_features
@@ -83,9 +90,7 @@ class SparseLinear(nn.Module):
 
     def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
         """Rows ``first`` to ``last`` as dense words in ``out``; ``first`` is a multiple of ``TILE``."""
-        self.kernels.library.sparse_expand(
-            self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads()
-        )
+        self.kernels.library.sparse_expand(self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads())
         return out
 
     def extra_repr(self) -> str:
