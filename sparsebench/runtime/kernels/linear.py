@@ -80,11 +80,12 @@ class SparseLinear(nn.Module):
     def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, in) to (tokens, out) by dense products of some rows at a time."""
         y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        common = x.dtype if x.dtype == self.dtype else torch.float32  # neither is rounded to the other's dtype
+        x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
         room = torch.empty((min(self.tile, self.out_features), self.in_features), dtype=self.dtype)
         for first in range(0, self.out_features, self.tile):
             last = min(first + self.tile, self.out_features)
-            rows = self.expanded(first, last, room[: last - first]).to(x.dtype)
+            rows = self.expanded(first, last, room[: last - first]).to(common)
             y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
         return y
 
