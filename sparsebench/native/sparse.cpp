@@ -330,8 +330,8 @@ VBMI2 inline __m512i thirtytwo(u32 bits, const u16* next) {
     return _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(next));
 }
 
-// Bytes ahead of the values: the streams of one row after another confuse the hardware's own prefetching.
-constexpr i64 AHEAD = 2048;
+// Bytes to ask for ahead of the values, two lines at a time: left to itself the processor fetches them a third slower.
+constexpr i64 AHEAD = 4096;
 
 // One body for two ways to add 32 products to the sums (a macro, because a target does not carry over to a lambda). Two
 // words are counted at a time, so that the second does not wait for the first.
@@ -348,6 +348,7 @@ constexpr i64 AHEAD = 2048;
             i64 word = 0;                                                                                        \
             for (; word + 4 <= words; word += 4, x += 128) {                                                     \
                 __builtin_prefetch(reinterpret_cast<const u8*>(next) + AHEAD);                                   \
+                __builtin_prefetch(reinterpret_cast<const u8*>(next) + AHEAD + LINE);                            \
                 u64 low, high;                                                                                   \
                 std::memcpy(&low, masks + word, 8);                                                              \
                 std::memcpy(&high, masks + word + 2, 8);                                                         \

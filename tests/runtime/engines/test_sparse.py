@@ -72,7 +72,8 @@ def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
     layers = sparse_layers(packed.module)
     assert len(layers) >= 8
     assert all(
-        isinstance(one, SparseLinear) and not list(one.parameters()) or one.bias is not None for one in layers.values()
+        (isinstance(one, SparseLinear) and not list(one.parameters())) or one.bias is not None
+        for one in layers.values()
     )
     assert memory.tensor_bytes(packed) < 0.8 * memory.tensor_bytes(load_model(folder, family))
 
