@@ -116,7 +116,10 @@ def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
     beside = Runner("hf", Source(dense, "decoder", "bfloat16"))
-    others = [("fp32", "hf", Source(dense, "decoder", "float32")), ("int8", "int8", Source(dense, "decoder", "bfloat16"))]
+    others = [
+        ("fp32", "hf", Source(dense, "decoder", "float32")),
+        ("int8", "int8", Source(dense, "decoder", "bfloat16")),
+    ]
     others += [
         (f"sparse {sparsity:.0%}", "sparse", Source(folder, "decoder", "bfloat16"))
         for sparsity, folder in folders.items()
@@ -147,7 +150,9 @@ def main() -> None:
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    print(f"{environment.cpu_model()}, torch {torch.__version__}, threads: {chosen.threads}, load {os.getloadavg()[0]:.1f}\n")
+    print(
+        f"{environment.cpu_model()}, torch {torch.__version__}, threads: {chosen.threads}, load {os.getloadavg()[0]:.1f}\n"
+    )
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=chosen.folder) as work:
         for name in chosen.model or ["1b", "smollm2"]:
             compare(name, models(name, Path(work), chosen.sparsity or [0.5, 0.9], chosen.layers), chosen.rounds)

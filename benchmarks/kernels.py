@@ -91,9 +91,7 @@ def sparse(matrix: SparseMatrix, x: torch.Tensor) -> Contender:
     assert not isinstance(library, Missing)
 
     def make() -> Callable[[], object]:
-        copy = SparseMatrix(
-            matrix.layout, matrix.rows, matrix.cols, matrix.nonzeros, matrix.dtype, matrix.data.clone()
-        )
+        copy = SparseMatrix(matrix.layout, matrix.rows, matrix.cols, matrix.nonzeros, matrix.dtype, matrix.data.clone())
         layer = SparseLinear(library, copy, None, choices)
         return lambda: layer(x)
 
