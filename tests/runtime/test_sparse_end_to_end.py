@@ -77,7 +77,7 @@ def test_without_a_compiler_the_result_says_what_ran(
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
     pruned = prune(tiny_llama, tmp_path / "pruned", 0.9)
     (result,) = timed(tiny_llama, [pruned], "decoder", setting("sparse", dtype="bfloat16"))
-    assert result.kernel.startswith("torch-csr ×14")
+    assert "torch-csr ×14" in result.kernel
     assert any("torch's CSR" in note and "compiler" in note for note in result.notes)
 
 

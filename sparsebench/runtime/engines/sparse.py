@@ -37,8 +37,9 @@ class Sparse:
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
         self.cuda = False
-        self.model: Any = None
         self.choices: Choices | None = None
+        self.layers: Counter[str] = Counter()
+        self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         if ranks > 1:
@@ -64,8 +65,7 @@ class Sparse:
     def load(self, source: Source, tokens: int, baseline: bool) -> Plain:
         """A ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
-            self.model = self._assembled(source)
-            return Plain(self.model)
+            return Plain(self._assembled(source))
         weights = opened(source)
         model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
@@ -84,18 +84,15 @@ class Sparse:
 
         exact, _ = said("float32")
         plain, dtype = said(source.dtype)
-        self.model = self._assembled(source, cut)
-        found = outputs(self.model, source.family, prompt)
+        found = outputs(self._assembled(source, cut), source.family, prompt)
         tolerance = ROUNDING * distance(plain, exact) + EXACT
-        judged = Parity(distance(found, exact), tolerance, dtype, blocks[0], not _sparse_layers(self.model))
+        judged = Parity(distance(found, exact), tolerance, dtype, blocks[0], not self.kinds)
         return checked(judged, "report the model's architecture: a sparse kernel is wrong for it")
 
     @property
     def kernel(self) -> str:
         """Such as ``bitmask avx512-bf16 ×112, csr16 avx512 ×98, dense torch linear ×1; several tokens: dense tiles ×210``."""
-        layers = Counter(_name(layer) for layer in _sparse_layers(self.model))
-        layers["dense torch linear"] = sum(type(one).__name__ in ("Linear", "Conv1D") for one in self.model.modules())
-        parts = [f"{name} ×{count}" for name, count in layers.items() if count]
+        parts = [f"{name} ×{count}" for name, count in sorted(self.layers.items())]
         many = self._many()
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
@@ -104,11 +101,10 @@ class Sparse:
         assert self.choices
         words = {"dense": "dense tiles", "sparse": "sparse kernel"}
         found: Counter[str] = Counter()
-        for layer in _sparse_layers(self.model):
-            kind = getattr(layer, "kind", ())
+        for kind, count in self.kinds.items():
             chosen = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
             if chosen:
-                found[" or ".join(words[way] for way in sorted(chosen))] += 1
+                found[" or ".join(words[way] for way in sorted(chosen))] += count
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
     def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
@@ -116,6 +112,12 @@ class Sparse:
         model: Any = assemble(weights, source.family, source.dtype, cut, self._replace(weights))
         if str(model.dtype).removeprefix("torch.") not in DTYPES:
             raise UnsupportedError(f"the sparse engine does not run in {model.dtype}", "measure it in bfloat16")
+        # Facts, not the model: the next one is loaded when this one is gone.
+        sparse = [module for module in model.modules() if hasattr(module, "layout") and hasattr(module, "nonzeros")]
+        self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse)
+        self.layers = Counter(f"{layer.layout} {layer.instructions}".strip() for layer in sparse)
+        rest = sum(type(module).__name__ in ("Linear", "Conv1D") for module in model.modules())
+        self.layers += Counter({"dense torch linear": rest})
         return model.to("cuda") if self.cuda else model
 
     def _replace(self, weights: Weights) -> Replace:
@@ -168,12 +170,3 @@ def _nonzeros(kernels: Kernels, weights: Weights, name: str, dtype: Any, across:
         return from_dense(kernels, _dense(weights, name, dtype, across))
     rows, cols = weights.tensors[name].shape
     return from_packed(kernels, kept.encoding, kept.index, kept.values.to(dtype), rows, cols)
-
-
-def _sparse_layers(model: Any) -> list[Any]:
-    return [module for module in model.modules() if hasattr(module, "layout") and hasattr(module, "nonzeros")]
-
-
-def _name(layer: Any) -> str:
-    """The layer's layout and the instruction set that its kernel has a form for."""
-    return f"{layer.layout} {layer.instructions}".strip()

@@ -35,11 +35,11 @@ class Choices:
     def __init__(self) -> None:
         self.faster: dict[tuple[Any, ...], str] = {}
 
-    def run(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> torch.Tensor:
-        """The product by the faster of ``ways`` for layers of this ``kind``."""
+    def pick(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> str:
+        """The name of the faster of ``ways`` for layers of this ``kind``."""
         if kind not in self.faster:
             self.faster[kind] = min(ways, key=lambda name: _seconds(ways[name]))
-        return ways[self.faster[kind]]()
+        return self.faster[kind]
 
 
 def bucket(number: float) -> int:
@@ -50,7 +50,7 @@ def bucket(number: float) -> int:
 
 
 def _seconds(act: Callable[[], torch.Tensor]) -> float:
-    """The best of a few; a way that is slow once is not tried so often."""
+    """The best of a few."""
     best = float("inf")
     for _ in range(TRIALS):
         start = time.perf_counter()
