@@ -14,6 +14,7 @@ from sparsebench.runtime.kernels.native import LEVELS, TYPES, Kernels
 
 TILE_BYTES = 2 << 20
 """Dense rows that are expanded at a time: they are read back from the cache."""
+CODES = {torch.float32: TYPES["torch.float32"], torch.bfloat16: TYPES["torch.bfloat16"]}
 TOKENS = 128
 """Tokens at most that the kernel is given at once, and that the two ways are timed with: its scratch stays small."""
 
@@ -34,7 +35,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = matrix.cols, matrix.rows
         self.layout, self.nonzeros, self.dtype = matrix.layout, matrix.nonzeros, matrix.dtype
-        self.kernels, self.choices = kernels, choices
+        self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
         self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
         self.register_buffer("data", matrix.data, persistent=False)
         self.register_parameter("bias", bias)
@@ -49,35 +50,35 @@ class SparseLinear(nn.Module):
         return LEVELS[min(most, LEVELS.index(self.kernels.level))]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.numel() // self.in_features
-        flat = x.reshape(tokens, self.in_features).contiguous()
-        if str(x.dtype) not in TYPES or x.shape[-1] != self.in_features or not x.device.type == "cpu":
+        if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
             raise MeasureError(
                 f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
                 "measure in bfloat16 or float32",
             )
-        if tokens <= 1:
-            found = self.by_kernel(flat)
-        else:
-            some = flat[:TOKENS]
-            kind = (*self.kind, str(x.dtype), bucket(len(some)), torch.get_num_threads())
-            ways: dict[str, Any] = {"sparse": lambda: self.by_kernel(some), "dense": lambda: self.by_tiles(some)}
-            by_kernel = self.choices.pick(kind, ways) == "sparse"
-            found = self.by_kernel(flat) if by_kernel else self.by_tiles(flat)
+        if x.numel() <= self.in_features:
+            return self.by_kernel(x)
+        flat = x.reshape(-1, self.in_features)
+        some = flat[:TOKENS]
+        kind = (*self.kind, str(x.dtype), bucket(len(some)), torch.get_num_threads())
+        ways: dict[str, Any] = {"sparse": lambda: self.by_kernel(some), "dense": lambda: self.by_tiles(some)}
+        found = self.by_kernel(flat) if self.choices.pick(kind, ways) == "sparse" else self.by_tiles(flat)
         return found.reshape(*x.shape[:-1], self.out_features)
 
     def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        """(tokens, in) to (tokens, out) by the sparse kernel, token after token."""
-        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        for first in range(0, x.shape[0], TOKENS):
-            self.kernels.library.sparse_multiply(
-                self.data.data_ptr(),
-                x[first].data_ptr(),
-                y[first].data_ptr(),
+        """(…, in) to (…, out) by the sparse kernel, token after token. For one token Python's share counts: it is short."""
+        y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
+        tokens, size, x = y.numel() // self.out_features, x.dtype.itemsize, x.contiguous()
+        bias: torch.Tensor | None = self._parameters["bias"]
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
+        for first in range(0, tokens, TOKENS):
+            self.multiply(
+                self._buffers["data"].data_ptr(),  # type: ignore[union-attr]
+                x.data_ptr() + first * self.in_features * size,
+                y.data_ptr() + first * self.out_features * size,
                 None if bias is None else bias.data_ptr(),
-                min(TOKENS, x.shape[0] - first),
-                TYPES[str(x.dtype)],
+                min(TOKENS, tokens - first),
+                CODES[x.dtype],
                 torch.get_num_threads(),
             )
         return y
