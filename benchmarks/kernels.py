@@ -1,12 +1,12 @@
 """How fast one token goes through a sparse layer, beside dense float32, dense bfloat16, torch's CSR and dynamic int8.
 
-    python benchmarks/kernels.py [--threads 1 --threads 2] [--shape 8192x2048 …] [--sparsity 0.5 …] [--level avx2]
+    python benchmarks/kernels.py [--threads 2] [--shape 8192x2048 …] [--sparsity 0.5 …] [--level avx2]
 
 Prints Markdown. Each contender has so many copies of its weights that they come from memory, as in a real model; the
-contenders take turns, and each number is the median over rounds of the calling thread's CPU time per product, so that other
-programs disturb it little. With several threads it is the best twentieth of the wall times, because threads that wait for
-each other wait for whoever else has the cores, too. "floor" is the share of the time that reading the bytes alone would
-take, at the speed at which ``torch.sum`` reads a large array in the same turns.
+contenders take turns, and each number is the median over rounds of the CPU time per product, all threads together, so that
+other programs disturb it little. Several threads need OMP_WAIT_POLICY=passive, or waiting would count as work. "floor" is
+the share of the time that reading the bytes alone would take, at the speed at which ``torch.sum`` reads a large array in
+the same turns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
-from statistics import median, quantiles
+from statistics import median
 
 import torch
 from torch import nn
@@ -54,17 +54,11 @@ class Contender:
         self.seconds: list[float] = []
 
     def turn(self) -> None:
-        """Time some products: together in CPU time, or, where threads wait for each other, each in wall time."""
-        if torch.get_num_threads() == 1:
-            start = time.thread_time()
-            for _ in range(self.often):
-                next(self.next)()
-            self.seconds.append((time.thread_time() - start) / self.often)
-            return
+        """Time some products, in CPU time of all threads."""
+        start = time.process_time()
         for _ in range(self.often):
-            start = time.perf_counter()
             next(self.next)()
-            self.seconds.append(time.perf_counter() - start)
+        self.seconds.append((time.process_time() - start) / self.often)
 
 
 def copies(size: int, make: Callable[[], Callable[[], object]]) -> Contender:
@@ -73,15 +67,13 @@ def copies(size: int, make: Callable[[], Callable[[], object]]) -> Contender:
 
 
 def compete(contenders: dict[str, Contender]) -> dict[str, float]:
-    """Seconds of each, measured in turns: the median on one thread, the best twentieth of wall times on several."""
+    """Median seconds of each, measured in turns."""
     for number in range(ROUNDS + 1):
         for contender in contenders.values():
             contender.turn()
             if not number:
                 contender.seconds.clear()
-    if torch.get_num_threads() == 1:
-        return {name: median(contender.seconds) for name, contender in contenders.items()}
-    return {name: quantiles(contender.seconds, n=20)[0] for name, contender in contenders.items()}
+    return {name: median(contender.seconds) for name, contender in contenders.items()}
 
 
 def dense(weight: torch.Tensor, x: torch.Tensor) -> Contender:
@@ -173,7 +165,7 @@ def table(shape: str, sparsities: list[float]) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", action="append", type=int, help="default: 1, then 2")
+    parser.add_argument("--threads", action="append", type=int, help="default: 1")
     parser.add_argument("--shape", action="append", help="rows x columns")
     parser.add_argument("--sparsity", action="append", type=float)
     parser.add_argument("--level", help="an instruction set below the best one")
@@ -185,7 +177,9 @@ def main() -> None:
         library.use(chosen.level)
     warnings.filterwarnings("ignore", message="Sparse CSR")
     with torch.inference_mode():
-        for threads in chosen.threads or [1, 2]:
+        for threads in chosen.threads or [1]:
+            if threads > 1 and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+                raise SystemExit("set OMP_WAIT_POLICY=passive: otherwise threads that wait for each other spin")
             torch.set_num_threads(threads)
             print(
                 f"\n{environment.cpu_model()}, {library.level}, torch {torch.__version__}, threads: {threads}, "
