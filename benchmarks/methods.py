@@ -3,10 +3,11 @@
     python benchmarks/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20]
     python benchmarks/methods.py rank FOLDER TEXT --out results.jsonl
     python benchmarks/methods.py speed FOLDER --out results.jsonl
-    python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda]
+    python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda] [--samples 32]
 
 FOLDER is a decoder of the Llama kind in float32 or bfloat16, TEXT a WikiText file. Every run is a process of its own, start
-included. What is in results.jsonl already is not run again, so that a benchmark can be stopped and continued.
+included; with OMP_NUM_THREADS=1 its CPU seconds can be compared on a machine that others use too. What is in results.jsonl
+already is not run again, so that a benchmark can be stopped and continued.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SAMPLES = ["--samples", "64", "--length", "512"]
 FIVE = ("0.1", "0.5", "0.9", "0.95", "0.99")
 
 
@@ -89,9 +89,9 @@ def run(*words: str) -> dict[str, float]:
     }
 
 
-def ours(folder: Path, out: Path, *options: str) -> dict[str, float]:
+def ours(folder: Path, out: Path, *options: str, family: str = "decoder") -> dict[str, float]:
     """`sparsebench sparsify` in a process of its own."""
-    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", "decoder", "--out", str(out), *options)
+    words = ("-m", "sparsebench", "sparsify", f"path:{folder}", "--family", family, "--out", str(out), *options)
     return run(sys.executable, *words)
 
 
@@ -117,13 +117,13 @@ def quality(asked: argparse.Namespace, results: Results) -> None:
         for flag, value in points:
             with scratch() as out:
                 if (name := f"reference {method} {value}") not in results:
-                    reference(asked.folder, out / "reference", "--method", method, flag, value, *SAMPLES)
+                    reference(asked.folder, out / "reference", "--method", method, flag, value, *asked.read)
                     results.add(name, **evaluate(out / "reference", asked.text, asked.windows))
         wanted = [(flag, value) for flag, value in points if f"ours {method} {value}" not in results]
         with scratch() as out:
             options = [word for point in wanted for word in point]
             if wanted:
-                ours(asked.folder, out / "ours", "--method", method, *options, *SAMPLES)
+                ours(asked.folder, out / "ours", "--method", method, *options, *asked.read)
             for _, value in wanted:
                 folder = out / "ours" / (value.replace(":", "of") if ":" in value else f"{float(value):.2f}")
                 results.add(f"ours {method} {value}", **evaluate(folder, asked.text, asked.windows))
@@ -138,7 +138,16 @@ def rank(asked: argparse.Namespace, results: Results) -> None:
             with scratch() as out:
                 options = [word for share in wanted for word in ("--sparsity", share)]
                 if wanted:
-                    ours(asked.folder, out / "ours", "--method", method, "--allocation", allocation, *options, *SAMPLES)
+                    ours(
+                        asked.folder,
+                        out / "ours",
+                        "--method",
+                        method,
+                        "--allocation",
+                        allocation,
+                        *options,
+                        *asked.read,
+                    )
                 for share in wanted:
                     folder = out / "ours" / f"{float(share):.2f}"
                     results.add(f"{method} {allocation} {share}", **evaluate(folder, asked.text, asked.windows))
@@ -150,16 +159,16 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
     for method in ("wanda", "sparsegpt"):
         plans = {
             f"{method} reference one": lambda out, m=method: reference(
-                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *SAMPLES
+                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *asked.read
             ),
             f"{method} ours one": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *SAMPLES
+                asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *asked.read
             ),
             f"{method} ours sweep dense": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, "--propagate", "dense", *five, *SAMPLES
+                asked.folder, out / "a", "--method", m, "--propagate", "dense", *five, *asked.read
             ),
             f"{method} ours sweep pruned": lambda out, m=method: ours(
-                asked.folder, out / "a", "--method", m, *five, *SAMPLES
+                asked.folder, out / "a", "--method", m, *five, *asked.read
             ),
         }
         for name, plan in plans.items():
@@ -171,16 +180,23 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
             three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
             results.add(
                 "all three, five sparsities, dense",
-                **ours(asked.folder, out / "a", *three, "--propagate", "dense", *five, *SAMPLES),
+                **ours(asked.folder, out / "a", *three, "--propagate", "dense", *five, *asked.read),
             )
 
 
 def memory(asked: argparse.Namespace, results: Results) -> None:
-    """Peak anonymous memory of one method at 50 and 90%, on 32 sequences of 512 tokens."""
+    """Peak anonymous memory of one method at 50%, and what remains of it when the libraries are taken off."""
+    name = f"memory {asked.folder.name} {asked.method} {asked.samples}×512"
+    if name in results:
+        return
+    if "memory libraries" not in results:
+        results.add("memory libraries", **run(sys.executable, "-c", "import torch, transformers.modeling_utils"))
     with scratch() as out:
-        options = ("--sparsity", "0.5", "--sparsity", "0.9", "--samples", "32", "--length", "512")
-        ways = ("--method", asked.method, "--propagate", "dense", "--format", "packed")
-        results.add(f"memory {asked.folder.name} {asked.method}", **ours(asked.folder, out / "a", *ways, *options))
+        ways = ("--sparsity", "0.5", "--propagate", "dense", "--granularity", asked.granularity)
+        ways = ways if asked.granularity else ways[:-2]
+        results.add(
+            name, **ours(asked.folder, out / "a", "--method", asked.method, *ways, *asked.read, family=asked.family)
+        )
 
 
 def main() -> None:
@@ -190,8 +206,14 @@ def main() -> None:
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=20)
-    parser.add_argument("--method", default="wanda")
+    parser.add_argument(
+        "--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, rank, speed)"
+    )
+    parser.add_argument("--method", default="wanda", help="memory: which one")
+    parser.add_argument("--granularity", default="", help="memory: other than the method's own")
+    parser.add_argument("--family", default="decoder", help="memory: the model's")
     asked = parser.parse_args()
+    asked.read = ["--samples", str(asked.samples), "--length", "512"]
     {"quality": quality, "rank": rank, "speed": speed, "memory": memory}[asked.what](asked, Results(asked.out))
 
 

@@ -13,7 +13,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, bootstrap over windows of text. The point at 0% is the dense model. Grey lines: random masks, a bound.
+-- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model. Grey: random masks, which know nothing.
 -- note: Above 10,000 a model is broken and the order of methods means nothing: that part of the axis is packed together.
 
 WITH texts AS (
@@ -26,7 +26,7 @@ WITH texts AS (
     LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
 ), scored AS (
     SELECT sparsity, score, low, high, method, pattern LIKE '%:%' AS nm, pattern, granularity, way, seed, started_at, manifest,
-           concat(model_label(model, weights), chr(10), task, ', ', if(limited, 'first ', ''), n, ' windows of text') AS facet
+           concat(model_label(model, weights), chr(10), task, ', ', if(limited, 'first ', ''), n, ' windows') AS facet
     FROM scores
     JOIN ways USING (variant_id)
     WHERE weights <> 'random' AND metric = 'perplexity'

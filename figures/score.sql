@@ -11,7 +11,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: score
--- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; average precision: bootstrap). The point at 0% is the dense model. Grey lines: random masks, a bound.
+-- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; average precision: bootstrap). The point at 0% is the dense model. Grey: random masks, which know nothing.
 
 WITH texts AS (
     SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts

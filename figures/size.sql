@@ -19,4 +19,4 @@ SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, any_value(unprunable_byt
 FROM sizes
 WHERE pattern = 'unstructured'
 GROUP BY facet, sparsity, format
-ORDER BY facet, sparsity, format;
+ORDER BY facet, sparsity, format = 'archive', format;

@@ -22,6 +22,7 @@ LIBRARIES = (
     "safetensors",
     "numpy",
     "tokenizers",
+    "zstandard",
 )
 
 

@@ -44,8 +44,8 @@ def score(
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
-    ``batch_size`` is in sequences; the default is the family's fastest on two cores. Raises ModelError when the
-    model itself cannot be loaded.
+    Without ``batch_size`` the family's fastest way is taken; with it lm-eval's own batches of so many sequences, whose
+    numbers are stock's to the digit. Raises ModelError when the model itself cannot be loaded.
     """
     fit: list[TaskSpec] = []
     for spec in tasks:

@@ -1,11 +1,19 @@
-"""``sparsebench pack`` and ``unpack``: a model folder to the packed format and back, bit for bit."""
+"""``sparsebench pack`` and ``unpack``: a model folder to a smaller format and back, bit for bit."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Form(StrEnum):
+    """What is written."""
+
+    packed = "packed"
+    archive = "archive"
 
 
 def register(app: typer.Typer) -> None:
@@ -15,27 +23,39 @@ def register(app: typer.Typer) -> None:
 
 
 OUT = Annotated[
-    Path | None, typer.Option("--out", help="Default: the folder's name with .packed or .unpacked.", show_default=False)
+    Path | None,
+    typer.Option("--out", help="Default: the folder's name with .packed, .archive or .unpacked.", show_default=False),
 ]
 
 
-def pack(folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.")], out: OUT = None) -> None:
-    """Write a model folder in the packed format: smaller with every zero, not loadable until unpacked.
+def pack(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.")],
+    form: Annotated[
+        Form, typer.Option("--format", help="packed leaves the zeros out; archive is smaller still, and slower.")
+    ] = Form.packed,
+    out: OUT = None,
+) -> None:
+    """Write a model folder in a smaller format, which is not loadable until unpacked.
 
     \b
     sparsebench pack pruned/0.90
+    sparsebench pack pruned/0.90 --format archive
     """
     from sparsebench.cli.output import note, size
-    from sparsebench.storage import pack as write
+    from sparsebench.storage import FORMATS
 
-    target = _target(folder, out, ".packed")
+    target = _target(folder, out, f".{form.value}")
+    write = FORMATS[form.value].write
+    assert write
     write(folder, target)
     before, after = _bytes(folder), _bytes(target)
     note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
 
 
-def unpack(folder: Annotated[Path, typer.Argument(help="A packed folder.")], out: OUT = None) -> None:
-    """Restore a packed folder to the model folder that it was made from, bit for bit.
+def unpack(
+    folder: Annotated[Path, typer.Argument(help="A folder made by pack, in either format.")], out: OUT = None
+) -> None:
+    """Restore a packed or archived folder to the model folder that it was made from, bit for bit.
 
     \b
     sparsebench unpack pruned/0.90.packed --out restored
@@ -53,7 +73,7 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "name a model folder")
-    target = out or folder.with_name(folder.name.removesuffix(".packed") + suffix)
+    target = out or folder.with_name(folder.name.removesuffix(".packed").removesuffix(".archive") + suffix)
     if target.exists():
         raise UserError(f"{target} exists", "name another --out, or remove it")
     return target

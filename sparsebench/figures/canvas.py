@@ -57,6 +57,12 @@ class Canvas:
         """Where a value of x lies on the horizontal axis."""
         return self.categories.index(value) if self.spec.get("xscale") == "category" else value
 
+    def upward(self, value: float) -> float:
+        """Where a value of y lies on the vertical axis, in the axis' own unit."""
+        import numpy as np
+
+        return float(style.fold(np.array(value), self.knee)) if self.spec.get("yscale") == "log" else value
+
     def written(self, value: float, digits: int | None = None) -> str:
         """A value of y or of a cell, as an axis shows it."""
         if self.spec.get("yscale") == "percent":

@@ -89,10 +89,11 @@ def _levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
     rows = [row for row in rows if row[y] is not None]
     ends = min(row[x] for row in rows), max(row[x] for row in rows)
-    scale = math.log if canvas.spec.get("yscale") == "log" else float
     for column, label in canvas.spec.references.items():
         for value in sorted({row[column] for row in rows if row[column] is not None}):
-            room = [min(abs(scale(row[y]) - scale(value)) for row in rows if row[x] == end) for end in ends]
+            room = [
+                min(abs(canvas.upward(row[y]) - canvas.upward(value)) for row in rows if row[x] == end) for end in ends
+            ]
             left = room[0] > room[1]
             axes.axhline(value, color=style.GREY, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
             axes.annotate(
@@ -105,13 +106,14 @@ def _levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 def _names_at_ends(axes: Axes, canvas: Canvas) -> None:
     """Each name beside its line's last point, moved apart where they would touch, and a thread from one to the other."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    ends = {canvas.series(row): row for row in sorted(canvas.rows, key=lambda row: row[x]) if row[y] is not None}
+    if len({row[x] for row in ends.values()}) > 1:
+        canvas.notes.append("Thin dotted lines only lead to the names of lines that end early.")
     canvas.fit()
     canvas.figure.draw_without_rendering()
     box = axes.get_window_extent()
     found = []
-    for name in canvas.looks:
-        mine = [row for row in canvas.rows if canvas.series(row) == name and row[y] is not None]
-        last = max(mine, key=lambda row: row[x])
+    for name, last in ends.items():
         point = canvas.across(last[x]), last[y]
         found.append(((float(axes.transData.transform(point)[1]) - box.y0) / box.height, name, point))
     found.sort()

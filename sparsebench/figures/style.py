@@ -31,7 +31,7 @@ GROUND = "#F1F1F1"
 PACKED = 0.35
 """Decades that the first one above a knee takes; each doubling of the distance takes as many again."""
 DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
-    (2.2, (1,)), (1.4, (1, 3)), (0.8, (1, 2, 5)), (0.45, (1, 2, 3, 5, 7)), (0, range(1, 10)),
+    (2.5, (1,)), (1.4, (1, 3)), (0.8, (1, 2, 5)), (0.45, (1, 2, 3, 5, 7)), (0, range(1, 10)),
 )  # fmt: skip
 """First digits that have a label on a log axis of at least so many decades."""
 NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)

@@ -28,7 +28,7 @@ Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
 Engine = Literal["deepspeed", "hf", "sparse", "int8"]
-Format = Literal["dense", "packed"]
+Format = Literal["dense", "packed", "archive"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
@@ -265,6 +265,8 @@ class Runtime(Strict):
     """Measure only the variants at these sparsities (dense always); default: every variant."""
     methods: Swept[str] | None = None
     """Measure only the variants of these methods; default: every method."""
+    granularity: Swept[Granularity] | None = None
+    """Measure only the variants of these granularities; default: every one."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side."""
 
@@ -282,7 +284,7 @@ class Storage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
     formats: Swept[Format] = Field(default=["dense", "packed"])
-    """`dense` (safetensors) and `packed` (zeros left out)."""
+    """`dense` (safetensors), `packed` (zeros left out) and `archive` (that, compressed)."""
     keep: Literal["packed", "dense", "none"] = "packed"
     """The format in which variants stay in the cache."""
 

@@ -177,7 +177,9 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     """What transformers makes of the file, dequantized, with the tokenizer that it holds."""
     import torch
     from transformers import AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     dtype = "float32" if dtype == "auto" else dtype
     # Without `dequantize` the model counts as quantized and cannot be saved.
     how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}

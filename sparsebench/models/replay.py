@@ -45,17 +45,20 @@ class Block:
         self._side = side
         self._place = place
 
-    def observe(self, stream: int, gram: bool) -> dict[str, Inputs]:
+    def observe(self, stream: int, gram: bool, only_inputs: bool = False) -> dict[str, Inputs]:
         """What every prunable tensor's layer reads when the block runs as stored on the stream's states.
 
-        Readers of the same input share one object. The block's outputs become the stream's next inputs. Raises
-        ModelError when something is NaN or infinite, with its name.
+        Readers of the same input share one object. The block's outputs become the stream's next inputs; with
+        ``only_inputs`` they are not computed, and the stream is to be advanced. Raises ModelError when something is NaN or
+        infinite, with its name.
         """
         from sparsebench.models.gather import Gatherer
 
-        gatherer = Gatherer(self._place.prunable, gram)
+        gatherer = Gatherer(self._place.prunable, gram, only_inputs)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
+        if only_inputs:
+            self.done.discard(stream)
         self.groups = gatherer.groups()
         return gatherer.result()
 

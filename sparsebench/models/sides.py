@@ -11,7 +11,7 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.gather import Gatherer
+from sparsebench.models.gather import Enough, Gatherer
 from sparsebench.models.spill import States
 from sparsebench.models.stages import Call, Extras, Way, split, tensors_in
 
@@ -52,14 +52,20 @@ class Side:
     def run(
         self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
     ) -> None:
-        """Run a block with these weights on a stream's states and keep what comes out as the next block's."""
+        """Run a block with these weights on a stream's states and keep what comes out as the next block's.
+
+        A gatherer that wants inputs only may end the run before anything comes out.
+        """
         for number, rows in enumerate(self.groups):
             call, encoder = self._call(place.index, stream, number)
             context = (
                 gatherer.group(*self._tokens(rows), call.storages(self._known(call, encoder))) if gatherer else None
             )
             with context or nullcontext():
-                returned = functional_call(place.module, dict(weights), call.args, call.kwargs)
+                try:
+                    returned = functional_call(place.module, dict(weights), call.args, call.kwargs)
+                except Enough:
+                    continue
             hidden, extras = split(returned)
             self._check(place, hidden, rows)
             self.way.forms[place.index] = None if extras is None else len(extras)

@@ -151,6 +151,9 @@ def _measured(manifest: Manifest, variant: Variant) -> bool:
     assert runtime
     if variant.is_dense:
         return True
-    return (runtime.sparsity is None or variant.sparsity in runtime.sparsity) and (
-        runtime.methods is None or variant.method in runtime.methods
+    asked = (
+        (runtime.sparsity, variant.sparsity),
+        (runtime.methods, variant.method),
+        (runtime.granularity, variant.granularity),
     )
+    return all(wanted is None or value in wanted for wanted, value in asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsebench import environment
@@ -19,6 +19,8 @@ STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "memory": ("torch", "transformers", "deepspeed"),
 }
 """The libraries whose major.minor is part of a stage's ids."""
+FORMAT_LIBRARIES: dict[str, tuple[str, ...]] = {"archive": ("zstandard",)}
+"""Those of a storage format: part of the ids of the cells that list it, so that the others keep theirs."""
 
 
 def digest(value: Any) -> str:
@@ -52,9 +54,10 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
     """The id of a cell. Runtime cells also depend on the class of machine."""
     where = environment.machine() if stage in ("latency", "memory") else ""
-    return digest([stage, variant, dict(settings), _stage(stage), where])
+    libraries = [name for form in settings.get("formats", ()) for name in FORMAT_LIBRARIES.get(form, ())]
+    return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
 
 
-def _stage(stage: Stage) -> dict[str, Any]:
-    libraries = {name: environment.major_minor(name) for name in STAGE_LIBRARIES[stage]}
+def _stage(stage: Stage, more: Iterable[str] = ()) -> dict[str, Any]:
+    libraries = {name: environment.major_minor(name) for name in (*STAGE_LIBRARIES[stage], *more)}
     return {"version": stage_version(stage), "libraries": libraries}

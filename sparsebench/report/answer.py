@@ -11,7 +11,7 @@ from sparsebench.report.words import DASH, cell
 
 Row = Mapping[str, Any]
 
-_NUMBER = re.compile(rf"[−+±<>×]?\d|{DASH}$|$")
+_NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?broken \(|{DASH}$|$")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Answer:
     def where(self, **equal: Any) -> Answer:
         """The rows in which these columns have these values."""
         return self._of(row for row in self.rows if all(row[name] == value for name, value in equal.items()))
+
+    def without(self, **equal: Any) -> Answer:
+        """The rows that ``where`` leaves out."""
+        return self._of(row for row in self.rows if any(row[name] != value for name, value in equal.items()))
 
     def rehearsed(self, wanted: bool) -> Answer:
         """The rows of random weights, or all others: the two never share a table."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, ClassVar
 
 DASH = "–"
+BROKEN = 1e4
+"""Perplexity above which a model has lost the language: a table of how frequent each token is would do better, without
+reading a word of context. The queries and the figure know the number too."""
 
 
 def size(count: float) -> str:
@@ -38,6 +42,33 @@ def sparsity(share: float) -> str:
     return f"{round(100 * share, 4):g}%"
 
 
+def bare(value: float) -> str:
+    """A perplexity, or a number of its kind, to about three digits: ``25.03``, ``412``, ``8,210``, ``2.4e5``."""
+    if abs(value) < 1e4:
+        return f"{value:,.{2 if abs(value) < 100 else 0}f}"
+    return re.sub(r"e\+?0*", "e", f"{value:.1e}")
+
+
+def perplexity(value: float) -> str:
+    """A perplexity; above ``BROKEN`` the model is called broken, as the number then says nothing more."""
+    return f"broken ({bare(value)})" if value > BROKEN else bare(value)
+
+
+def signed(value: float) -> str:
+    """A difference of perplexities: ``+6.12``."""
+    return f"{'−' if value < 0 else '+'}{bare(abs(value))}"
+
+
+def times(ratio: float) -> str:
+    """A ratio of perplexities: ``1.016``, ``34.57``."""
+    return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
+
+
+def score(value: float, metric: str) -> str:
+    """A score as its metric is written."""
+    return perplexity(value) if metric.endswith("perplexity") else f"{value:.3f}"
+
+
 def points(share: float) -> str:
     """A difference between two shares in percentage points, to two significant digits."""
     shown = f"{100 * share:.2g}" if share >= 1e-5 or share == 0 else "less than 0.001"
@@ -56,13 +87,17 @@ def versions(libraries: str) -> str:
 
 
 class _Cells(string.Formatter):
-    """Python's format language with ``size`` (bytes), ``pct`` (a share) and ``sparsity``; lists are joined by plus signs."""
+    """Python's format language with ``size`` (bytes), ``pct`` (a share), ``ppl`` (perplexity) and more; lists joined by plus."""
 
     special: ClassVar[Mapping[str, Callable[[Any], str]]] = {
         "size": size,
         "pct": percent,
         "pct0": lambda share: percent(share, 0),
         "sparsity": sparsity,
+        "ppl": perplexity,
+        "bare": bare,
+        "signed": signed,
+        "times": times,
     }
 
     def format_field(self, value: Any, format_spec: str) -> str:

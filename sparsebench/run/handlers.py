@@ -27,7 +27,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
     from sparsebench.sparsify.calibration import tokens
     from sparsebench.sparsify.contract import SparsifyResult, Target
     from sparsebench.sparsify.sweep import Sweep
-    from sparsebench.storage.packed import unpack
+    from sparsebench.storage import unpack
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     targets: dict[Target, Variant] = {}

@@ -92,7 +92,7 @@ class BlockSweep:
         """Each version in turn; at the first block all read the same, and one look serves all."""
         together = [self.targets] if block.fresh else [[target] for target in self.targets]
         for targets in together:
-            inputs = block.observe(self.targets.index(targets[0]), gram=self._needs_gram)
+            inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for target, name, solution in self._solutions(block, inputs, targets):
                 changed[target][name] = self._stored(name, solution.weights)

@@ -1,13 +1,12 @@
-"""Storage: what a model takes on disk, dense and packed, and how it gets there and back."""
+"""Storage: what a model takes on disk, dense, packed and archived, and how it gets there and back."""
 
 from __future__ import annotations
 
-from sparsebench.storage.formats import FORMATS, Format
+from sparsebench.storage.folders import Summary
+from sparsebench.storage.formats import FORMATS, Format, unpack
 from sparsebench.storage.measure import Size, StorageResult, measure
-from sparsebench.storage.packed import PackedSummary, is_packed, pack, unpack
+from sparsebench.storage.packed import is_packed, pack
 
 VERSION: int = 1
 
-__all__ = [
-    "FORMATS", "VERSION", "Format", "PackedSummary", "Size", "StorageResult", "is_packed", "measure", "pack", "unpack",
-]  # fmt: skip
+__all__ = ["FORMATS", "VERSION", "Format", "Size", "StorageResult", "Summary", "is_packed", "measure", "pack", "unpack"]

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.storage.container import item_size, read_bytes
-from sparsebench.storage.encodings import WORDS, Bytes
+from sparsebench.storage.coding import item_size
+from sparsebench.storage.container import read_bytes
+from sparsebench.storage.words import WORDS, Bytes
 
 _BLOCK = 1 << 17
 

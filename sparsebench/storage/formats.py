@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage import dense, packed
-from sparsebench.storage.encodings import Bytes
+from sparsebench.storage import archive, dense, packed
+from sparsebench.storage.words import Bytes
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Format:
 
     ``write`` makes a folder out of a Hugging Face folder (None: the folder is sized where it is). ``sizes`` gives
     the bytes of all weight files and those of each tensor, by name. ``read`` yields every tensor's original bytes.
+    ``restore`` makes the Hugging Face folder again; ``holds`` tells whether a folder is in this format.
     """
 
     name: str
@@ -24,13 +26,34 @@ class Format:
     write: Callable[[Path, Path], object] | None
     sizes: Callable[[Path], tuple[int, dict[str, int]]]
     read: Callable[[Path], Iterator[tuple[TensorInfo, Bytes]]] | None
+    restore: Callable[[Path, Path], Path] | None = None
+    holds: Callable[[Path], bool] | None = None
 
 
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format("dense", "safetensors, zeros stored like any value", None, dense.sizes, None),
-        Format("packed", "bitmask or gaps beside the nonzero values", packed.pack, packed.sizes, packed.tensors),
+        Format(
+            "packed", "bitmask or gaps beside the nonzero values",
+            packed.pack, packed.sizes, packed.tensors, packed.unpack, packed.is_packed,
+        ),
+        Format(
+            "archive", "the same with index and values split into planes and compressed by zstd",
+            archive.pack, archive.sizes, archive.tensors, archive.unpack, archive.is_archive,
+        ),
     )
-}
+}  # fmt: skip
 """Every storage format by name."""
+
+
+def unpack(stored: Path, out: Path) -> Path:
+    """Restore a stored folder to the model folder that it was made from; the format is told from its files.
+
+    Returns ``out``. Raises StorageError when the folder is in no format that can be restored, or is damaged.
+    """
+    for row in FORMATS.values():
+        if row.restore and row.holds and row.holds(stored):
+            return row.restore(stored, out)
+    known = " or ".join(f"*.safetensors.{row.name}" for row in FORMATS.values() if row.restore)
+    raise StorageError(f"{stored}: no {known} file", "name a folder made by `sparsebench pack`")

@@ -15,9 +15,9 @@ from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
-from sparsebench.storage.encodings import Bytes
 from sparsebench.storage.formats import FORMATS, Format
 from sparsebench.storage.packed import pack
+from sparsebench.storage.words import Bytes
 
 
 @dataclass(frozen=True)

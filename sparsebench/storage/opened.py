@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import TensorInfo, torch_dtype
-from sparsebench.storage.container import Entry, PackedFile, read_bytes, read_packed
-from sparsebench.storage.packed import SUFFIX, is_packed
+from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
+from sparsebench.storage.packed import CODING, is_packed
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,9 @@ class PackedCheckpoint:
         return config
 
     @cached_property
-    def places(self) -> dict[str, tuple[PackedFile, Entry]]:
+    def places(self) -> dict[str, tuple[StoredFile, Entry]]:
         """Every tensor's file and entry by name. Raises StorageError where a file is damaged."""
-        files = [read_packed(path) for path in sorted(self.folder.glob(f"*.safetensors{SUFFIX}"))]
+        files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
         return {entry.info.name: (file, entry) for file in files for entry in file.entries}
 
     @cached_property

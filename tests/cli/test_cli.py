@@ -48,6 +48,9 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
         (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back")
     )
     assert before == after
+    assert call("pack", tmp_path / "pruned" / "0.90", "--format", "archive").returncode == 0
+    assert call("unpack", tmp_path / "pruned" / "0.90.archive").returncode == 0
+    assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.slow

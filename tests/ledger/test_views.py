@@ -326,3 +326,25 @@ def test_failures_carry_their_reason(found: list[dict[str, Any]], tmp_path: Path
 def test_labels_mark_weights_that_are_not_real(ledger: Path) -> None:
     asked = "SELECT model_label('m', 'real'), model_label('m', 'random'), model_label('m', 'dequantized'), method_label('dense', '', 'unstructured'), method_label('wanda', 'row', '2:4')"  # noqa: E501
     assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda/row 2:4"),)
+
+
+def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    changed = copy.deepcopy(found)
+    for record in changed:
+        if record.get("stage") == "storage":
+            packed = next(size for size in record["result"]["sizes"] if size["format"] == "packed")
+            record["result"]["sizes"].append(packed | {"format": "archive", "bytes": packed["bytes"] // 2})
+    path = tmp_path / "archived.duckdb"
+    Ledger(path).ingest(changed)
+    asked = "SELECT count(*), min(bytes_packed // 2 = bytes_archive), count(DISTINCT bytes_archive) > 2 FROM results"
+    assert query.run(path, asked).rows == ((12, True, True),)
+    asked = """
+        SELECT s.format, count(*), min(s.unpruned_bytes = d.bytes), min(s.bytes < d.bytes)
+        FROM sizes s JOIN sizes d ON d.method = 'dense' AND (d.model, d.format) = (s.model, s.format)
+        WHERE s.sparsity > 0.4 AND s.format <> 'dense'
+        GROUP BY ALL ORDER BY ALL
+    """
+    rows = query.run(path, asked).rows
+    assert [(row[0], *row[2:]) for row in rows] == [("archive", True, True), ("packed", True, True)]

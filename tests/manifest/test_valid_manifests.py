@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -131,10 +132,19 @@ def test_the_starter_loads() -> None:
     manifest = load_text(starter(), "starter.yaml", checks()).manifest
     assert {model.family for model in manifest.models} == {"decoder", "encoder"}
     # What is commented out must be right as well.
-    examples = "\n".join(
-        line.replace("# - {", "- {", 1) if "# - {" in line else line for line in starter().splitlines()
-    )
-    assert len(load_text(examples, "starter.yaml", checks()).manifest.sparsify) == 3
+    examples = re.sub(r"^( *)# (- \{|calibration:|  \w+: )", r"\1\2", starter(), flags=re.MULTILINE)
+    whole = load_text(examples, "starter.yaml", checks()).manifest
+    assert [entry.method for entry in whole.sparsify] == [
+        "magnitude",
+        "magnitude",
+        "random",
+        "wanda",
+        "sparsegpt",
+        "alps",
+    ]
+    assert whole.sparsify[5].pattern == ["2:4", "4x4"]
+    assert [task.task for task in whole.benchmarks.decoder] == ["piqa", "perplexity"]
+    assert (whole.calibration.field, whole.calibration.samples, whole.calibration.length) == ("text", 128, 512)
 
 
 def test_pattern_sparsity() -> None:

@@ -52,7 +52,10 @@ def test_outputs_and_statistics_are_those_of_stock_transformers(shape: str, tmp_
 
     def visit(block: Block) -> None:
         assert block.fresh
+        only = block.observe(0, gram=True, only_inputs=True)
+        assert not block.done, "a stream without outputs is to be advanced"
         seen.update(block.observe(0, gram=True))
+        assert all(torch.equal(only[name].gram, seen[name].gram) for name in only)
         groups.extend(block.groups)
 
     replay = Replay(Checkpoint(folder), family, given)

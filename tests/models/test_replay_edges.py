@@ -20,7 +20,7 @@ from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay import Block, Replay, check
 from tests.models.model_zoo import small
-from tests.models.replaying import Stock, batch, written
+from tests.models.replaying import LENGTH, Stock, batch, written
 
 
 def dense(block: Block) -> None:
@@ -71,6 +71,25 @@ def test_without_gram_the_squares_are_the_same(tmp_path: Path) -> None:
         for name in whole:
             assert without[name].gram is None
             assert torch.equal(without[name].squares, whole[name].squares)
+
+
+def test_who_wants_only_inputs_does_not_pay_for_the_last_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsebench.models.replay.GROUP", LENGTH)
+    folder, family = written("llama", tmp_path / "model")
+    products: dict[bool, int] = {}
+
+    def visit(block: Block) -> None:
+        last = next(r.module for name, r in block._place.prunable.items() if "down_proj" in name)
+        for only in (True, False):
+            products[only] = 0
+            hook = last.register_forward_hook(lambda *_, only=only: products.update({only: products[only] + 1}))
+            block.observe(0, gram=False, only_inputs=only)
+            hook.remove()
+
+    Replay(Checkpoint(folder), family, batch(family, samples=4)).run(visit)
+    assert products == {True: 1, False: 4}
 
 
 @settings(deadline=None, max_examples=25)

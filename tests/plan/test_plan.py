@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sparsebench import environment
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.sizes import parameters
 
@@ -69,6 +71,34 @@ def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], 
     base, other = planned(), planned(**changes)  # type: ignore[arg-type]
     fresh = ids(other) - ids(base)
     assert {cell.stage for cell in other.cells if cell.id in fresh} == moved
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [({}, 6), ({"sparsity": 0.5}, 4), ({"methods": "random"}, 1), ({"granularity": "row"}, 3)],
+)
+def test_runtime_measures_what_is_chosen_and_always_dense(chosen: dict[str, object], count: int) -> None:
+    measured = {cell.variant for cell in planned(runtime=chosen).cells if cell.stage == "latency"}
+    assert len(measured) == count
+    assert any(variant.is_dense for variant in measured)
+
+
+def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both() -> tuple[set[str], set[str]]:
+        return ids(planned(), "storage"), ids(planned(storage={"formats": ["dense", "packed", "archive"]}), "storage")
+
+    before = both()
+    assert not before[0] & before[1]
+    true = environment.major_minor
+    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == "zstandard" else true(name))
+    after = both()
+    assert after[0] == before[0]
+    assert not after[1] & before[1]
+
+
+def test_the_ids_of_earlier_storage_cells_are_kept() -> None:
+    """As they were before there was an archive format."""
+    assert cell_id("storage", "v", {"formats": ["dense", "packed"]}) == "74b1c30bc60af523f4a8"
 
 
 def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:

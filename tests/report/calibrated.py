@@ -60,10 +60,10 @@ def scored(cell: Cell) -> ScoreResult:
     values = [TOKENS * (math.log(perplexity(cell.variant)) + shift) for shift in noise]
     score = math.exp(math.fsum(values) / (WINDOWS * TOKENS))
     outcomes = tuple(Outcome(str(at), f"w{at}", value, float(TOKENS)) for at, value in enumerate(values))
+    protocol: dict[str, str | int | float] = {"window": 1024, "stride": 1024, "bos": "none"}
+    protocol["scored_tokens"] = WINDOWS * TOKENS
     limited = cell.settings["limit"] is not None
-    return ScoreResult(
-        "perplexity", "perplexity", score, 0.5, WINDOWS, limited, None, outcomes, {"split": "validation"}
-    )
+    return ScoreResult("perplexity", "perplexity", score, 0.5, WINDOWS, limited, None, outcomes, protocol)
 
 
 def result(cell: Cell) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
 from tests.ledger import samples
+from tests.report import calibrated
 from tests.report.experiment import SMALL
 
 
@@ -32,6 +33,21 @@ def ledger(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 def report(ledger: Path) -> str:
     """The report on ``ledger``, without pictures."""
     return build(ledger, ledger.parent / "report.md", ledger.parent / "figures").read_text()
+
+
+@pytest.fixture(scope="session")
+def calibrated_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with calibrated methods and perplexity."""
+    path = tmp_path_factory.mktemp("calibrated") / "calibrated.duckdb"
+    Ledger(path).ingest(calibrated.sample())
+    return path
+
+
+@pytest.fixture(scope="session")
+def calibrated_report(calibrated_ledger: Path) -> str:
+    """The report on ``calibrated_ledger``, without pictures."""
+    folder = calibrated_ledger.parent
+    return build(calibrated_ledger, folder / "report.md", folder / "figures").read_text()
 
 
 @pytest.fixture

@@ -44,3 +44,11 @@ def test_two_values_in_one_place_of_a_matrix_are_both_shown() -> None:
 def test_an_answer_without_rows_is_false() -> None:
     assert not Answer("", ())
     assert ROWS
+
+
+def test_what_where_leaves_out() -> None:
+    assert [row["sparsity"] for row in ROWS.without(model="a", sparsity=0.5)] == [0.5, 0.1]
+
+
+def test_broken_and_bold_numbers_stand_to_the_right_as_well() -> None:
+    assert pipe(["n"], [["**30.16**"], ["broken (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
+from sparsebench.plan import expand
 from sparsebench.report import build
 from sparsebench.report.build import FILTER, ROOM
-from sparsebench.sparsify.registry import BUILT_IN
+from sparsebench.sparsify import registry
+from sparsebench.sparsify.registry import Method, methods
 from tests.ledger import samples
 from tests.report.experiment import DREAM, SMALL, Write
 
@@ -38,8 +41,13 @@ def test_the_sections_stand_in_order(report: str) -> None:
     assert re.findall(r"^## (.+)$", report, re.MULTILINE) == SECTIONS
 
 
-def test_the_markdown_is_sound(report: str) -> None:
-    assert report.count("<details>") == report.count("</details>") > 15
+BOTH = pytest.mark.parametrize("name", ["report", "calibrated_report"])
+
+
+@BOTH
+def test_the_markdown_is_sound(request: pytest.FixtureRequest, name: str) -> None:
+    report = request.getfixturevalue(name)
+    assert report.count("<details>") == report.count("</details>") > 10
     assert "\n\n\n" not in report
     assert not re.search(r"[ \t]$", report, re.MULTILINE)
     assert not re.search(r"\b(None|nan|Undefined)\b", report)
@@ -50,9 +58,10 @@ def test_the_markdown_is_sound(report: str) -> None:
     assert not re.search(r"^(\|[^\n]*|#[^\n]*)\n[^\n|]", prose, re.MULTILINE)
 
 
-def test_tables_are_rectangular_and_filled(report: str) -> None:
-    found = tables(report)
-    assert len(found) > 15
+@BOTH
+def test_tables_are_rectangular_and_filled(request: pytest.FixtureRequest, name: str) -> None:
+    found = tables(request.getfixturevalue(name))
+    assert len(found) > 10
     for table in found:
         assert {len(row) for row in table} == {len(table[0])}
         assert len(table) > 2
@@ -64,9 +73,11 @@ def test_the_same_records_give_the_same_bytes(records: list[dict[str, Any]], rep
     assert build(copy, tmp_path / "report.md", tmp_path / "figures").read_text() == report
 
 
-def test_every_query_shown_runs_as_it_stands(ledger: Path, report: str) -> None:
+@pytest.mark.parametrize("which", ["", "calibrated_"])
+def test_every_query_shown_runs_as_it_stands(request: pytest.FixtureRequest, which: str) -> None:
+    ledger, report = (request.getfixturevalue(which + name) for name in ("ledger", "report"))
     shown = re.findall(r"```sql\n(.+?)\n```", report, re.DOTALL)
-    assert len(shown) > 12
+    assert len(shown) > 8
     for sql in shown:
         assert query.run(ledger, sql).rows
 
@@ -101,7 +112,7 @@ def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, rep
     sweeps: dict[tuple[str, str, str], list[tuple[float, str]]] = {}
     for model, task, label, sparsity, verdict in asked.rows:
         sweeps.setdefault((model, task, label), []).append((sparsity, verdict))
-    listed = [row for table in tables(report) if table[0][:2] == ["task", "documents"] for row in table[2:]]
+    listed = [row for table in tables(report) if table[0][:2] == ["task", "n"] for row in table[2:]]
     assert len(listed) == len(sweeps) == 9
     for (_, task, label), sweep in sweeps.items():
         kept, lost = "–", "–"
@@ -257,15 +268,27 @@ def test_dequantized_weights_are_explained(write: Write, report: str) -> None:
     assert "dequantized" not in report
 
 
-def test_every_built_in_method_is_explained(report: str) -> None:
-    for method in BUILT_IN:
-        assert (ROOM / "templates" / "methods" / f"{method.name}.md.j2").is_file()
-        assert f"### {method.name.capitalize()}\n" in report
+def test_what_is_not_in_the_ledger_is_not_explained(report: str) -> None:
+    assert re.findall(r"^### (.+)$", report.split("## 4.")[1].split("## 5.")[0], re.MULTILINE) == [
+        "Random", "Magnitude", "What competes with what", "Exact counts, and ties",
+    ]  # fmt: skip
+    for word in ("Which method", "perplexity", "+owl", "Calibration:"):
+        assert word not in re.sub(r"```.*?```", "", report, flags=re.DOTALL)
 
 
-def test_a_method_without_a_page_of_its_own_is_named_all_the_same(write: Write) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
+    write: Write, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    table = methods() | {"novel": Method("novel", score="somewhere:score", summary="removes what is new")}
+    monkeypatch.setattr(expand, "methods", lambda: table)
+    monkeypatch.setattr(registry, "methods", lambda: table)
+    if installed:
+        monkeypatch.setattr(sys.modules["sparsebench.report.build"], "methods", lambda: table)
     text = write(sparsify=[{"method": "novel", "sparsity": [0.5]}])
     assert "### Novel" in text
+    assert ("Removes what is new." in text) == installed
+    assert ("not installed here" in text) != installed
     assert "### Random" not in text
     assert "Measured here with: layer at 50%." in text
 
@@ -274,7 +297,7 @@ def test_patterns_stand_beside_the_same_share_without_a_pattern(write: Write) ->
     both = [{"method": "magnitude", "sparsity": [0.5]}, {"method": "magnitude", "pattern": "2:4"}]
     text = write(sparsify=both)
     assert "magnitude 2:4 scores" in text
-    assert "No pattern is in this ledger" not in text
+    assert "This ledger holds no score of a pattern" not in text
 
 
 def test_without_a_ledger(tmp_path: Path) -> None:

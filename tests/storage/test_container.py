@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +18,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.storage.container import read_packed, write_packed
+from sparsebench.storage import container
+from sparsebench.storage.packed import CODING
 from tests.storage import packed_reference as reference
+
+read_packed = partial(container.read, coding=CODING)
+write_packed = partial(container.write, coding=CODING)
 
 SIZES = {
     "F64": 8,

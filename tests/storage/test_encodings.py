@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from unittest import mock
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
-from sparsebench.storage import encodings
+from sparsebench.storage import encodings, kernels, words
 from sparsebench.storage.encodings import ESCAPE, decode, encode
 from tests.storage import packed_reference as reference
+from tests.storage.every_kernel import NAMES, using
 
 ITEMS = [1, 2, 4, 8]
 
@@ -34,12 +36,13 @@ def _joined(encoded: encodings.Encoded) -> bytes:
     return b"".join(piece.tobytes() for piece in encoded.values)
 
 
+@pytest.mark.parametrize("by", NAMES)
 @settings(max_examples=400, deadline=None)
-@given(tensors(), st.sampled_from([8, 64, encodings.BLOCK]))
-def test_matches_the_specification(tensor: tuple[bytes, int], block: int) -> None:
+@given(tensor=tensors(), block=st.sampled_from([8, 64, words.BLOCK]))
+def test_matches_the_specification(by: str, tensor: tuple[bytes, int], block: int) -> None:
     data, item = tensor
     bits = np.frombuffer(data, np.uint8)
-    with mock.patch.object(encodings, "BLOCK", block):
+    with mock.patch.object(words, "BLOCK", block), using(by):
         encoded = encode(bits, item)
         assert (encoded.encoding, encoded.index.tobytes(), _joined(encoded)) == reference.encode(data, item)
         values = np.frombuffer(_joined(encoded), np.uint8)
@@ -48,10 +51,11 @@ def test_matches_the_specification(tensor: tuple[bytes, int], block: int) -> Non
     assert reference.decode(encoded.encoding, encoded.index.tobytes(), values.tobytes(), len(data), item) == data
 
 
+@pytest.mark.parametrize("by", NAMES)
 @settings(max_examples=200, deadline=None)
-@given(tensors(), st.sampled_from(["bitmask", *ESCAPE]), st.sampled_from([8, encodings.BLOCK]))
+@given(tensor=tensors(), encoding=st.sampled_from(["bitmask", *ESCAPE]), block=st.sampled_from([8, words.BLOCK]))
 def test_reads_every_encoding_even_where_another_is_smaller(
-    tensor: tuple[bytes, int], encoding: str, block: int
+    by: str, tensor: tuple[bytes, int], encoding: str, block: int
 ) -> None:
     data, item = tensor
     elements = [data[place : place + item] for place in range(0, len(data), item)]
@@ -63,7 +67,7 @@ def test_reads_every_encoding_even_where_another_is_smaller(
         if encoding == "gaps4":
             index = np.append(index, np.full(index.size % 2, 15, np.uint8))
             index = index[::2] | index[1::2] << 4
-    with mock.patch.object(encodings, "BLOCK", block):
+    with mock.patch.object(words, "BLOCK", block), using(by):
         found = decode(encoding, index, np.frombuffer(values, np.uint8), len(data), item)
     assert found.tobytes() == data
 
@@ -78,6 +82,7 @@ def test_the_example_of_the_specification() -> None:
         assert found.tobytes() == data
 
 
+@pytest.mark.parametrize("by", NAMES)
 @pytest.mark.parametrize("item", ITEMS)
 @pytest.mark.parametrize(
     ("sparsity", "expected"),
@@ -91,21 +96,50 @@ def test_the_example_of_the_specification() -> None:
         (1.0, "gaps8"),
     ],
 )
-def test_large_random_tensors(item: int, sparsity: float, expected: str) -> None:
-    n = 3 * encodings.BLOCK + 5
+def test_large_random_tensors(by: str, item: int, sparsity: float, expected: str) -> None:
+    n = 3 * words.BLOCK + 5
     random = np.random.default_rng(0)
-    words = random.integers(1, 200, n).astype(encodings.WORDS[item])
-    words[random.random(n) < sparsity] = 0
-    encoded = encode(words.view(np.uint8), item)
+    elements = random.integers(1, 200, n).astype(words.WORDS[item])
+    elements[random.random(n) < sparsity] = 0
+    bits = elements.view(np.uint8)
+    with using(by):
+        encoded = encode(bits, item)
+        values = np.frombuffer(_joined(encoded), np.uint8)
+        assert np.array_equal(decode(expected, encoded.index, values, bits.size, item), bits)
     assert encoded.encoding == expected
-    values = np.frombuffer(_joined(encoded), np.uint8)
-    assert np.array_equal(decode(expected, encoded.index, values, words.nbytes, item), words.view(np.uint8))
+    with using("numpy"):
+        slow = encode(bits, item)
+    assert (slow.encoding, slow.index.tobytes(), _joined(slow)) == (expected, encoded.index.tobytes(), values.tobytes())
 
 
-def test_negative_zero_and_nan_payloads_are_values() -> None:
-    words = np.zeros(4096, np.uint32)
-    words[7], words[4000] = 0x80000000, 0x7FC01234
-    encoded = encode(words.view(np.uint8), 4)
+@pytest.mark.parametrize("by", NAMES)
+@pytest.mark.parametrize("item", ITEMS)
+def test_runs_longer_than_a_block(by: str, item: int) -> None:
+    """Values far apart, the first and the last element among them; a zero after many values without one."""
+    n = 3 * words.BLOCK + 71
+    far = np.zeros(n, words.WORDS[item])
+    far[[0, 1, 300, words.BLOCK + 300, n - 1]] = [1, 2, 3, 4, 5]
+    late = np.full(n, 7, words.WORDS[item])
+    late[[n - 80, n - 1]] = 0
+    for elements in (far, late):
+        bits = elements.view(np.uint8)
+        with using(by):
+            encoded = encode(bits, item)
+            values = np.frombuffer(_joined(encoded), np.uint8)
+            if encoded.encoding != "raw":
+                assert np.array_equal(decode(encoded.encoding, encoded.index, values, bits.size, item), bits)
+        with using("numpy"):
+            slow = encode(bits, item)
+        assert (slow.encoding, slow.index.tobytes()) == (encoded.encoding, encoded.index.tobytes())
+        assert _joined(slow) == values.tobytes()
+
+
+@pytest.mark.parametrize("by", NAMES)
+def test_negative_zero_and_nan_payloads_are_values(by: str) -> None:
+    elements = np.zeros(4096, np.uint32)
+    elements[7], elements[4000] = 0x80000000, 0x7FC01234
+    with using(by):
+        encoded = encode(elements.view(np.uint8), 4)
     assert encoded.value_bytes == 8
     assert encoded.encoding == "gaps8"
 
@@ -115,6 +149,7 @@ def test_other_element_sizes_stay_raw(item: int) -> None:
     assert encode(np.zeros(48, np.uint8), item).encoding == "raw"
 
 
+@pytest.mark.parametrize("by", NAMES)
 @pytest.mark.parametrize(
     ("encoding", "index", "values", "size"),
     [
@@ -130,6 +165,57 @@ def test_other_element_sizes_stay_raw(item: int) -> None:
         ("zstd", [0], [1, 2], 16),
     ],
 )
-def test_parts_that_do_not_belong_together(encoding: str, index: list[int], values: list[int], size: int) -> None:
-    with pytest.raises(StorageError):
+def test_parts_that_do_not_belong_together(
+    by: str, encoding: str, index: list[int], values: list[int], size: int
+) -> None:
+    with using(by), pytest.raises(StorageError):
         decode(encoding, np.array(index, np.uint8), np.array(values, np.uint8), size, 2)
+
+
+@pytest.mark.parametrize("by", NAMES)
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_index_never_writes_outside(by: str, data: st.DataObject) -> None:
+    """Any index and any values: an error, or what the specification's reader gives. All agree with numpy."""
+    item = data.draw(st.sampled_from(ITEMS))
+    encoding = data.draw(st.sampled_from(["bitmask", *ESCAPE]))
+    n = data.draw(st.integers(0, 400))
+    some = st.integers(0, (n + 7) // 8 + 1) if encoding != "bitmask" else st.just((n + 7) // 8)
+    size = data.draw(some)
+    byte = st.sampled_from([0, 0, 1, 15, 240, 255]) | st.integers(0, 255)
+    index = np.array(data.draw(st.lists(byte, min_size=size, max_size=size)), np.uint8)
+    values = np.full(data.draw(st.integers(0, n + 2)) * item, 9, np.uint8)
+    with using("numpy"):
+        expected = _decoded_or_error(encoding, index, values, n, item)
+    with using(by):
+        assert _decoded_or_error(encoding, index, values, n, item) == expected
+
+
+def _decoded_or_error(encoding: str, index: np.ndarray, values: np.ndarray, n: int, item: int) -> bytes | str:
+    try:
+        return decode(encoding, index, values, n * item, item).tobytes()
+    except StorageError as error:
+        return error.message
+
+
+@pytest.mark.parametrize("by", NAMES)
+@given(data=st.binary(max_size=1200), start=st.integers(0, 63))
+def test_the_checksum_is_that_of_zlib(by: str, data: bytes, start: int) -> None:
+    bits = np.frombuffer(data, np.uint8)[start:]
+    with using(by):
+        assert kernels.chosen().crc32(bits) == zlib.crc32(bits.tobytes())
+
+
+@pytest.mark.parametrize("by", NAMES)
+@pytest.mark.parametrize("item", ITEMS)
+@pytest.mark.parametrize("rotate", [0, 1, 4, 7])
+def test_planes(by: str, item: int, rotate: int) -> None:
+    """Against Python's integers."""
+    random = np.random.default_rng(0)
+    elements = random.integers(0, 256, (1000, item), dtype=np.uint8).reshape(-1).view(words.WORDS[item])
+    width = item * 8
+    turned = [(int(word) << rotate | int(word) >> (width - rotate)) % (1 << width) for word in elements]
+    with using(by):
+        planes = kernels.chosen().split_planes(elements, rotate)
+        assert [list(plane) for plane in planes] == [[word >> 8 * k & 255 for word in turned] for k in range(item)]
+        assert np.array_equal(kernels.chosen().join_planes(list(planes), words.WORDS[item], rotate), elements)

@@ -13,8 +13,7 @@ import pytest
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import INDEX, Checkpoint
-from sparsebench.storage import is_packed, pack, unpack
-from sparsebench.storage import packed as module
+from sparsebench.storage import folders, is_packed, pack, unpack
 from tests.storage.model_folders import contents, prune
 
 
@@ -31,9 +30,9 @@ def test_round_trip_is_byte_identical(
     assert unpack(tmp_path / "packed", tmp_path / "restored") == tmp_path / "restored"
     assert contents(tmp_path / "restored") == contents(folder)
     assert summary.dense_bytes == (folder / "model.safetensors").stat().st_size
-    assert summary.packed_bytes == (tmp_path / "packed" / "model.safetensors.packed").stat().st_size
+    assert summary.stored_bytes == (tmp_path / "packed" / "model.safetensors.packed").stat().st_size
     assert sum(summary.encodings.values()) == len(Checkpoint(folder).tensors)
-    assert (summary.packed_bytes < 0.7 * summary.dense_bytes) == (sparsity >= 0.5)
+    assert (summary.stored_bytes < 0.7 * summary.dense_bytes) == (sparsity >= 0.5)
 
 
 @pytest.fixture
@@ -128,18 +127,18 @@ def test_out_may_not_lie_in_the_source(inner: str, tiny_bert: Path, tmp_path: Pa
 
 
 def test_a_failure_leaves_nothing(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(source: Path, target: Path) -> dict[str, str]:
+    def fail(source: Path, target: Path, coding: object) -> dict[str, str]:
         target.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(module, "write_packed", fail)
+    monkeypatch.setattr(folders, "write", fail)
     with pytest.raises(OSError, match="no space"):
         pack(tiny_bert, tmp_path / "packed")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dense_folder_cannot_be_unpacked(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"no \*\.safetensors\.packed file"):
+    with pytest.raises(StorageError, match=r"no \*\.safetensors\.packed or \*\.safetensors\.archive file"):
         unpack(tiny_bert, tmp_path / "restored")
 
 

@@ -15,7 +15,8 @@ from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.storage import FORMATS, Format, is_packed, measure, unpack
 from sparsebench.storage.bounds import bounds
-from sparsebench.storage.container import read_packed
+from sparsebench.storage.container import read
+from sparsebench.storage.packed import CODING
 from tests.storage.model_folders import contents, prune
 
 FAMILIES = {"tiny_llama": "decoder", "tiny_bert": "encoder", "tiny_t5": "encoder-decoder"}
@@ -62,7 +63,7 @@ def test_sizes_and_bounds(model: str, sparsity: float, request: pytest.FixtureRe
     kept = tmp_path / "kept" / "model.safetensors.packed"
     assert (packed.format, packed.round_trip, packed.bytes) == ("packed", True, kept.stat().st_size)
     assert packed.seconds > 0
-    sizes = {entry.info.name: entry.nbytes for entry in read_packed(kept).entries}
+    sizes = {entry.info.name: entry.nbytes for entry in read(kept, CODING).entries}
     assert packed.prunable_bytes == sum(sizes[name] for name in prunable)
 
     n, nonzero, raw, entropy = _slow_bounds(checkpoint, prunable)
@@ -89,6 +90,15 @@ def test_the_bounds_count_the_smallest_numbers(tiny_bert: Path, tmp_path: Path) 
     assert (found.raw_values, found.entropy) == pytest.approx((raw, entropy), rel=1e-9)
 
 
+def test_archive_beside_the_others(tiny_llama: Path, tmp_path: Path) -> None:
+    result = measure(tiny_llama, "decoder", ["archive", "dense", "packed"], tmp_path)
+    sizes = {size.format: size for size in result.sizes}
+    assert [size.round_trip for size in result.sizes] == [True, None, True]
+    dense = sizes["dense"].prunable_bytes
+    assert result.entropy_bound < sizes["archive"].prunable_bytes < dense == sizes["packed"].prunable_bytes
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_workspace_is_left_empty(tiny_bert: Path, tmp_path: Path) -> None:
     result = measure(tiny_bert, "encoder", ["packed"], tmp_path)
     assert [size.format for size in result.sizes] == ["packed"]
@@ -102,7 +112,7 @@ def test_packed_is_kept_even_where_it_is_not_sized(tiny_bert: Path, tmp_path: Pa
 
 
 def test_an_unknown_format_is_named(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"'zip'.*\n.*dense, packed"):
+    with pytest.raises(StorageError, match=r"'zip'.*\n.*dense, packed, archive"):
         measure(tiny_bert, "encoder", ["dense", "zip"], tmp_path)
 
 
@@ -119,6 +129,6 @@ def test_a_format_that_loses_bits_is_reported(tiny_bert: Path, tmp_path: Path, m
     def short(folder):
         yield from list(packed.read(folder))[1:]
 
-    for name, read in (("damaged", damaged), ("short", short)):
-        monkeypatch.setitem(FORMATS, name, Format(name, "", packed.write, packed.sizes, read))
+    for name, restored in (("damaged", damaged), ("short", short)):
+        monkeypatch.setitem(FORMATS, name, Format(name, "", packed.write, packed.sizes, restored))
         assert measure(tiny_bert, "encoder", [name], tmp_path).sizes[0].round_trip is False

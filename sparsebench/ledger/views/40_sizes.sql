@@ -4,11 +4,13 @@ WITH stored AS (
            c.dtype, z.format, z.bytes, z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
            max(z.bytes) FILTER (z.format = 'dense') OVER one_variant AS dense_bytes,
            max(z.prunable_bytes) FILTER (z.format = 'dense') OVER one_variant AS dense_prunable_bytes,
+           max(z.bytes) FILTER (c.method = 'dense') OVER one_format AS unpruned_bytes,
            t.prunable, t.nonzero, t.folder_bytes, z.seconds, z.round_trip, c.record_id
     FROM _cells c
     JOIN base.storage t USING (record_id)
     JOIN base.sizes z USING (record_id)
-    WINDOW one_variant AS (PARTITION BY c.manifest, c.record_id)
+    WINDOW one_variant AS (PARTITION BY c.manifest, c.record_id),
+           one_format AS (PARTITION BY c.manifest, c.model, z.format)
 )
 SELECT * EXCLUDE (dense_bytes, dense_prunable_bytes, record_id), bytes / dense_bytes AS share,
        prunable_bytes / dense_prunable_bytes AS prunable_share, raw_value_bound / dense_prunable_bytes AS raw_value_share,
@@ -16,12 +18,13 @@ SELECT * EXCLUDE (dense_bytes, dense_prunable_bytes, record_id), bytes / dense_b
 FROM stored;
 
 COMMENT ON VIEW sizes IS 'bytes on disk, one row per variant and storage format, with what no format can beat';
-COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored) or packed (bitmask or gap-coded per tensor)';
+COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor) or archive (that, in byte planes under zstd)';
 COMMENT ON COLUMN sizes.bytes IS 'weight files in this format, headers included, bytes';
 COMMENT ON COLUMN sizes.prunable_bytes IS 'the prunable tensors alone, bytes';
 COMMENT ON COLUMN sizes.unprunable_bytes IS 'all other tensors, stored dense, bytes';
 COMMENT ON COLUMN sizes.raw_value_bound IS 'least bytes for the prunable tensors when values are taken as incompressible: H(s) n / 8 + non-zeros x bytes each';
 COMMENT ON COLUMN sizes.entropy_bound IS 'the same with the empirical entropy of the values, bytes';
+COMMENT ON COLUMN sizes.unpruned_bytes IS 'the unpruned model in the same format, bytes: what the format gains without any zero';
 COMMENT ON COLUMN sizes.prunable IS 'prunable weights';
 COMMENT ON COLUMN sizes.nonzero IS 'prunable weights that are not +0.0';
 COMMENT ON COLUMN sizes.folder_bytes IS 'whole model folder, tokenizer and configuration included, bytes';

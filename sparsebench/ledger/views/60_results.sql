@@ -38,7 +38,7 @@ WITH variants AS (
     SELECT manifest, variant_id, sum(zeros) / sum(count) AS zero_share FROM tensors WHERE prunable GROUP BY ALL
 ), stored AS (
     SELECT manifest, variant_id, max(bytes) FILTER (format = 'dense') AS bytes_dense,
-           max(bytes) FILTER (format = 'packed') AS bytes_packed
+           max(bytes) FILTER (format = 'packed') AS bytes_packed, max(bytes) FILTER (format = 'archive') AS bytes_archive
     FROM sizes
     GROUP BY ALL
 )
@@ -46,7 +46,7 @@ SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.method, v.granu
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.score, s.low, s.high, s.n, s.limited,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.verdict,
-       z.bytes_dense, z.bytes_packed, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
+       z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
 FROM variants v
 LEFT JOIN scores s USING (manifest, variant_id)
 LEFT JOIN vs_dense c USING (manifest, variant_id, record_id)
@@ -71,6 +71,7 @@ COMMENT ON COLUMN results.recovery IS '(score - chance) / (dense_score - chance)
 COMMENT ON COLUMN results.verdict IS 'better, worse or no difference detected against dense, paired, after Holm''s correction across tasks';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
+COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';
 COMMENT ON COLUMN results.engine IS 'the manifest''s first engine; the others are in latency and memory';
 COMMENT ON COLUMN results.ranks IS 'the manifest''s first number of ranks';
 COMMENT ON COLUMN results.workload IS 'the manifest''s first workload: b sequences of p prompt tokens, then g new tokens each';

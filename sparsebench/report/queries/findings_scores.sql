@@ -1,14 +1,25 @@
 -- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
--- measured, the first at which one was, and the one from which on no score could be told from chance.
-WITH compared AS (
+-- measured, the first at which one was, the one from which on no score could be told from chance, and the one from which
+-- on perplexity is above 10,000: broken.
+WITH texts AS (
+    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
+    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+), ways AS (
+    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
+    FROM cells
+    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
+), compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
-           s.chance, s.low <= s.chance AS at_chance, v.verdict, (v.high - v.low) / 2 AS half_width,
-           concat_ws(' ', s.method, nullif(s.granularity, '')) AS label, min(s.sparsity) FILTER (v.verdict = 'worse') OVER sweep AS lost_at,
-           coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to
+           s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, v.verdict, v.dense_score,
+           (v.high - v.low) / 2 AS half_width, concat_ws(' ', s.method, nullif(s.granularity, '')) || way AS label,
+           perplexity AND s.score > 1e4 AS broken, min(s.sparsity) FILTER (v.verdict = 'worse') OVER sweep AS lost_at,
+           coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
+           coalesce(max(s.sparsity) FILTER (NOT perplexity OR s.score <= 1e4) OVER sweep, -1) AS sound_to
     FROM scores s
+    JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict IS NOT NULL /* manifests */
-    WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity)
+    WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
     SELECT model, weights, dtype, task, metric, n, any_value(limited) AS limited, num_fewshot, method, label, any_value(chance) AS chance,
@@ -16,7 +27,9 @@ WITH compared AS (
            max(sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS kept_to,
            arg_max(half_width, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS half_width,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
-           min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from
+           min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
+           min(sparsity) FILTER (broken AND sparsity > sound_to) AS broken_from, any_value(perplexity) AS perplexity,
+           any_value(dense_score) AS dense_score
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )

@@ -1,16 +1,20 @@
--- The methods that were applied, with what competed and in which patterns.
+-- The methods that were applied, with what competed, in which patterns, and how the sparsity was spread.
 WITH applied AS (
-    SELECT DISTINCT method, granularity, pattern, sparsity
+    SELECT DISTINCT coalesce(allocation, 'uniform') AS spread, granularity, pattern, sparsity,
+           if(spread = 'uniform', method, left(method, length(method) - length(spread) - 1)) AS method,
+           concat_ws(', ', nullif(spread, 'uniform'), CASE WHEN propagate = 'dense' THEN 'dense inputs' END) AS way
     FROM cells
     WHERE method <> 'dense' AND status = 'done' /* manifests */
 ), swept AS (
-    SELECT method, granularity, pattern, list(DISTINCT sparsity ORDER BY sparsity) AS sparsities
+    SELECT method, granularity, pattern, spread, way, list(DISTINCT sparsity ORDER BY sparsity) AS sparsities
     FROM applied
     GROUP BY ALL
 )
-SELECT method, list(CASE pattern WHEN 'unstructured'
-                    THEN concat(granularity, ' at ', array_to_string([format('{:g}%', 100 * s) FOR s IN sparsities], ', '))
-                    ELSE pattern END ORDER BY pattern = 'unstructured' DESC, granularity, sparsities) AS variations
+SELECT method, bool_or(spread = 'owl') AS owl, list(
+           CASE WHEN pattern LIKE '%:%' THEN pattern
+           ELSE concat(concat_ws(' ', granularity, nullif(pattern, 'unstructured')), ' at ', array_to_string([format('{:g}%', 100 * s) FOR s IN sparsities], ', '))
+           END || if(way = '', '', ' (' || way || ')')
+           ORDER BY pattern = 'unstructured' DESC, granularity, if(pattern LIKE '%:%', sparsities[1], 0), pattern, way, sparsities) AS variations
 FROM swept
 GROUP BY method
-ORDER BY method <> 'random', method <> 'magnitude', method
+ORDER BY list_position(['random', 'magnitude', 'wanda', 'ria', 'sparsegpt', 'alps'], method) NULLS LAST, method

@@ -1,11 +1,25 @@
--- Every score beside its dense model's, one row per variant and task.
+-- Every score beside its dense model's, one row per variant and task. A perplexity above 10,000 is broken, whatever the test says.
+WITH texts AS (
+    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
+    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+), ways AS (
+    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
+    FROM cells
+    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
+)
 SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
-       concat_ws(' ', s.method, nullif(if(s.pattern = 'unstructured', s.granularity, s.pattern), '')) AS label, s.score, s.low, s.high,
-       s.chance, v.difference, v.low AS difference_low, v.high AS difference_high, v.pairs,
-       v.gained, v.lost, v.p_holm, v.recovery, coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END) AS verdict,
+       concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), ''), nullif(s.pattern, 'unstructured')) || way AS label,
+       s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, s.score, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high,
+       s.chance, if(broken, NULL, v.difference) AS difference, v.low AS difference_low, v.high AS difference_high,
+       if(broken, NULL, s.score / v.dense_score) AS ratio, v.pairs, v.gained, v.lost, v.p_holm, v.recovery,
+       CASE WHEN broken THEN 'broken' ELSE coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END) END AS verdict,
+       (s.protocol ->> '$.window')::INTEGER AS context, (s.protocol ->> '$.stride')::INTEGER AS stride, s.protocol ->> '$.bos' AS bos,
+       (s.protocol ->> '$.scored_tokens')::BIGINT AS scored,
        CASE WHEN s.low <= s.chance THEN ' †' ELSE '' END AS mark,
-       CASE v.verdict WHEN 'worse' THEN '↓' WHEN 'better' THEN '↑' WHEN 'no difference detected' THEN '≈' END AS sign
+       CASE WHEN broken THEN '' WHEN v.verdict = 'worse' THEN '↓' WHEN v.verdict = 'better' THEN '↑'
+            WHEN v.verdict = 'no difference detected' THEN '≈' END AS sign
 FROM scores s
+JOIN ways USING (variant_id)
 LEFT JOIN vs_dense v USING (manifest, record_id)
 WHERE s.weights <> 'random' /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1

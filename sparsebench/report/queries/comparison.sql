@@ -1,0 +1,45 @@
+-- Methods side by side: perplexity at equal sparsity and pattern, and how many times the lowest each is, window by window (the
+-- ratio of sums, with a 95% interval from the spread of the windows; from ten windows on).
+WITH texts AS (
+    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
+    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+), ways AS (
+    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
+    FROM cells
+    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
+), scored AS (
+    SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.pattern, s.sparsity, s.seed,
+           concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), '')) || way AS label,
+           s.score, s.score > 1e4 AS broken, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high, v.dense_score, v.verdict
+    FROM scores s
+    JOIN ways USING (variant_id)
+    JOIN (SELECT manifest, record_id, dense_score, verdict FROM vs_dense) v USING (manifest, record_id)
+    WHERE s.weights <> 'random' AND s.metric = 'perplexity' /* manifests */
+    QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
+), ranked AS (
+    SELECT *, count(DISTINCT label) OVER contest AS rivals, first_value(record_id) OVER (contest ORDER BY score, label, record_id) AS best_id,
+           row_number() OVER (contest ORDER BY score, label, record_id) AS place
+    FROM scored
+    WINDOW contest AS (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern, round(sparsity, 6))
+), sums AS (
+    SELECT r.record_id, count(*) AS windows, sum(o.value - b.value) AS d, sum(o.label) AS l, sum((o.value - b.value) ** 2) AS dd,
+           sum((o.value - b.value) * o.label) AS dl, sum(o.label ** 2) AS ll
+    FROM ranked r
+    JOIN base.outcomes o USING (record_id)
+    JOIN base.outcomes b ON b.record_id = r.best_id AND b.doc_id = o.doc_id AND b.doc_hash = o.doc_hash
+    WHERE r.place > 1 AND NOT r.broken
+    GROUP BY r.record_id
+), spread AS (
+    SELECT record_id, d / l AS shift,
+           CASE WHEN windows >= 10 THEN 1.96 * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
+    FROM sums
+)
+SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, pattern, sparsity, seed, label, score, low, high, broken, dense_score,
+       if(broken, NULL, score / dense_score) AS ratio, if(broken, 'broken', verdict) AS verdict, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+       exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
+       CASE WHEN broken THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT broken THEN ' ≈' ELSE '' END AS mark,
+       avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing
+FROM ranked
+LEFT JOIN spread USING (record_id)
+WHERE rivals > 1
+ORDER BY model, dtype, task, n, num_fewshot, pattern <> 'unstructured', if(pattern = 'unstructured', standing, 0), pattern, sparsity, place

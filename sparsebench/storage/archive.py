@@ -1,0 +1,144 @@
+"""The archive format: an index where there are zeros, the values in byte planes, all compressed. Part 2 of docs/format.md.
+
+Of a trained weight only the exponent and the first bits of the mantissa can be foretold, and no string of weights
+comes twice: what helps is Huffman coding of the right bits, not a search for repetitions. So words are rotated until
+the five lowest bits of the exponent and three of the mantissa make one byte (the upper bits of the exponent hardly
+vary), and zstd is told not to search. benchmarks/README.md has the comparison.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsebench.errors import StorageError
+from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.storage import folders, kernels
+from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import WORDS, Bytes, Words
+
+ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
+"""By how many bits the words of a dtype are rotated to the left; others are not."""
+LEVEL = 3
+"""The zstd level that searches for repetitions, for the index and for tensors that are no floats."""
+_INDICES = ("bitmask", "gaps8")
+
+
+def _parts(encoding: str, item: int) -> tuple[str, ...]:
+    index = {"planes": "", "bitmask": "bitmask", "gaps8": "gaps8"}[encoding]
+    return (index, *(f"plane{number}" for number in range(item if item in WORDS else 1)))
+
+
+def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+    item = item_size(info)
+    if item not in WORDS:
+        return "planes", (_part(_compressed(bits, search=True)),)
+    words = bits.view(WORDS[item])
+    scan = kernels.chosen().scan(words, scratch)
+    if scan.count == words.size:
+        return "planes", _planes(words, info)
+    mask, pieces = scan.split()
+    choice, index = "bitmask", _compressed(mask, search=True)
+    if scan.count * 4 < words.size:  # with more values than that the gaps are never smaller
+        gaps = _compressed(scan.gaps("gaps8"), search=True)
+        if len(gaps) < len(index):
+            choice, index = "gaps8", gaps
+    return choice, (_part(index), *_planes(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), info))
+
+
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
+    item, n = item_size(info), info.numel
+    if item not in WORDS:
+        return _decompressed(parts[1], info.nbytes, info.nbytes)
+    planes = [_decompressed(part, n if encoding == "planes" else 0, n) for part in parts[1:]]
+    if len({plane.size for plane in planes}) != 1:
+        raise StorageError("its planes differ in length")
+    values = kernels.chosen().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
+    if encoding == "planes":
+        return values.view(np.uint8)
+    # A symbol of the gaps stands for an element at least.
+    least, most = ((n + 7) // 8,) * 2 if encoding == "bitmask" else (0, n)
+    index = _decompressed(parts[0], least, most)
+    words, done = kernels.chosen().place(encoding, index, values, n, scratch)
+    if done != values.size:
+        raise StorageError(f"{values.size} values where its index places {done}")
+    return words.view(np.uint8)
+
+
+def _planes(words: Words, info: TensorInfo) -> tuple[Part, ...]:
+    """The planes of words, the lowest byte's first, compressed."""
+    rotate = ROTATE.get(info.dtype, 0)
+    planes = kernels.chosen().split_planes(words, rotate)
+    return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
+
+
+def _part(data: bytes) -> Part:
+    return Part("U8", (len(data),), (np.frombuffer(data, np.uint8),))
+
+
+def _compressed(data: Bytes, search: bool) -> bytes:
+    """One zstd frame, the smaller one with and without a search where that may help; nothing for nothing."""
+    if not data.size:
+        return b""
+    frames = [compressor.compress(data.data) for compressor in _compressors()[: 2 if search else 1]]
+    return min(frames, key=len)
+
+
+def _decompressed(data: Bytes, least: int, most: int) -> Bytes:
+    """What a frame holds; its size, which it tells beforehand, must be within these limits."""
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(data.data) if data.size else 0
+        if not least <= size <= most:
+            raise StorageError(f"a compressed part of {size} bytes where {least} to {most} are expected")
+        if not size:
+            return np.empty(0, np.uint8)
+        plain = zstandard.ZstdDecompressor().decompress(data.data, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise StorageError(f"its compressed bytes are damaged ({error})") from error
+    return np.frombuffer(plain, np.uint8)
+
+
+@functools.cache
+def _compressors() -> tuple[Any, Any]:
+    """Huffman coding alone (a table of 64 places finds next to nothing), and with a search."""
+    import zstandard as zstd
+
+    alone = zstd.ZstdCompressionParameters(
+        window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7, strategy=zstd.STRATEGY_FAST
+    )
+    return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
+
+
+CODING = Coding("archive", 1, ("planes", *_INDICES), _parts, _encode, _decode, spare=8)
+
+
+def pack(folder: Path, out: Path) -> folders.Summary:
+    """Store a Hugging Face folder in the archive format (see folders.store)."""
+    return folders.store(folder, out, CODING)
+
+
+def unpack(archive: Path, out: Path) -> Path:
+    """Restore the folder that was archived (see folders.restore)."""
+    return folders.restore(archive, out, CODING)
+
+
+def is_archive(folder: Path) -> bool:
+    """Whether a folder holds archived weight files."""
+    return folders.holds(folder, CODING)
+
+
+def sizes(archive: Path) -> tuple[int, dict[str, int]]:
+    """Bytes of the archived weight files, headers included, and of each tensor by name."""
+    return folders.sizes(archive, CODING)
+
+
+def tensors(archive: Path) -> Iterator[tuple[TensorInfo, Bytes]]:
+    """Every tensor with its original bytes, one at a time."""
+    return folders.tensors(archive, CODING)

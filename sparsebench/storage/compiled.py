@@ -1,0 +1,131 @@
+"""The bits of a tensor with our C++ (native/packing.cpp, native/checksum.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sparsebench.errors import StorageError
+from sparsebench.native import Missing, library
+from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import ESCAPE, Bytes, Words
+
+_VECTOR = 64
+"""Bytes that a buffer for values needs beyond them, because whole vectors are stored."""
+_SIGNATURES: dict[str, tuple[type | None, str]] = {
+    "packing_simd": (ctypes.c_int, ""),
+    "packing_split": (ctypes.c_int64, "pnippi"),
+    "packing_count_gaps": (None, "pnppi"),
+    "packing_write_gaps": (None, "pnipi"),
+    "packing_place_mask": (ctypes.c_int64, "ppnipni"),
+    "packing_place_gaps": (ctypes.c_int64, "pnipnipn"),
+    "packing_split_planes": (None, "pniip"),
+    "packing_join_plane": (None, "pniiip"),
+    "checksum_simd": (ctypes.c_int, ""),
+    "checksum_crc32": (ctypes.c_uint32, "pni"),
+}
+"""What each function returns and takes: p a pointer, n a 64-bit number, i an int."""
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """See kernels.Kernels. ``simd`` and ``crc_simd`` are how wide the vectors may be; 0 is portable code."""
+
+    packing: ctypes.CDLL
+    checksum: ctypes.CDLL
+    simd: int
+    crc_simd: int
+
+    @classmethod
+    def available(cls) -> Compiled | None:
+        """With all that this processor can do; None where there is no compiler."""
+        packing, checksum = library("packing"), library("checksum")
+        if isinstance(packing, Missing) or isinstance(checksum, Missing):
+            return None
+        for name, (returned, taken) in _SIGNATURES.items():
+            function = getattr(packing if name.startswith("packing") else checksum, name)
+            function.restype, function.argtypes = returned, [_TYPES[letter] for letter in taken]
+        return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
+
+    def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
+        """Take a tensor apart, in one pass."""
+        return CompiledScan(self, words, scratch)
+
+    def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
+        """The elements, and how many values the index places."""
+        words = scratch.take("words", n * values.itemsize).view(values.dtype)
+        ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
+        if encoding == "bitmask":
+            done = self.packing.packing_place_mask(index.ctypes.data, *ends, self.simd)
+        else:
+            done = self.packing.packing_place_gaps(index.ctypes.data, index.size, ESCAPE[encoding], *ends)
+        if done < 0:
+            raise StorageError("its index does not fit its values")
+        return words, done
+
+    def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
+        """Rotated words as planes of bytes."""
+        words = np.ascontiguousarray(words)
+        planes = np.empty((words.itemsize, words.size), np.uint8)
+        self.packing.packing_split_planes(words.ctypes.data, words.size, words.itemsize, rotate, planes.ctypes.data)
+        return planes
+
+    def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
+        """The words again."""
+        words = np.empty(planes[0].size, word)
+        for number, plane in enumerate(planes):
+            ends = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
+            self.packing.packing_join_plane(*ends)
+        return words
+
+    def crc32(self, bits: Bytes) -> int:
+        """The CRC-32 of zlib, several times as fast; by zlib where the processor has no carry-less multiplication."""
+        if not self.crc_simd:
+            import zlib
+
+            return zlib.crc32(bits.data)
+        return int(self.checksum.checksum_crc32(bits.ctypes.data, bits.size, self.crc_simd))
+
+
+class CompiledScan:
+    """See kernels.Scan."""
+
+    def __init__(self, by: Compiled, words: Words, scratch: Scratch) -> None:
+        self.by = by
+        self.words = np.ascontiguousarray(words)
+        self.scratch = scratch
+        self.mask = scratch.take("mask", (words.size + 7) // 8)
+        self.values = scratch.take("values", words.nbytes + _VECTOR)
+        pointers = self.mask.ctypes.data, self.values.ctypes.data
+        at, n, item = self.words.ctypes.data, words.size, words.itemsize
+        self.count = int(by.packing.packing_split(at, n, item, *pointers, by.simd))
+        self.symbols: dict[str, int] = {}
+
+    def split(self) -> tuple[Bytes, tuple[Words, ...]]:
+        """The bitmask and the nonzero elements."""
+        values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
+        return self.mask, (values,)
+
+    def gap_bytes(self) -> dict[str, int]:
+        """The size of each gap coding."""
+        return self._sizes
+
+    def gaps(self, encoding: str) -> Bytes:
+        """A gap coding."""
+        out = self.scratch.take("gaps", self._sizes[encoding])
+        at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
+        self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)
+        return out
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, int]:
+        eights, fours = ctypes.c_int64(), ctypes.c_int64()
+        totals = ctypes.byref(eights), ctypes.byref(fours)
+        self.by.packing.packing_count_gaps(self.mask.ctypes.data, self.words.size, *totals, self.by.simd)
+        return {"gaps8": eights.value, "gaps4": (fours.value + 1) // 2}

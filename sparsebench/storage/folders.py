@@ -1,0 +1,146 @@
+"""A model folder whose weight files are stored in a format, and back, bit for bit.
+
+``NAME.safetensors`` becomes ``NAME.safetensors.FORMAT``, so that nothing takes a stored folder for a model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.errors import StorageError
+from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo
+from sparsebench.storage.coding import Coding
+from sparsebench.storage.container import again, read, write
+from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import Bytes
+
+_OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".onnx"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``store`` wrote.
+
+    ``dense_bytes`` and ``stored_bytes`` are those of the weight files, headers included; ``encodings`` counts tensors
+    by encoding; ``left_out`` names the files that hold weights once more, in another format, and were not copied.
+    """
+
+    folder: str
+    dense_bytes: int
+    stored_bytes: int
+    encodings: dict[str, int]
+    left_out: tuple[str, ...]
+
+
+def store(folder: Path, out: Path, coding: Coding) -> Summary:
+    """Store a Hugging Face folder in ``out``, one tensor in memory at a time; the other files are copied.
+
+    Weights that the folder holds a second time in another format (pytorch_model.bin and the like) are left out.
+    ``out`` appears only when it is whole. Raises ModelError when the folder cannot be read and StorageError
+    when ``out`` exists and is not an earlier folder in this format.
+    """
+    folder, out = Path(folder), Path(out)
+    checkpoint = Checkpoint(folder)
+    dense_bytes = sum((folder / file).stat().st_size for file in checkpoint.files)
+    others = [path for path in sorted(folder.iterdir()) if path.name not in checkpoint.files and path.name[0] != "."]
+    left_out = [path for path in others if path.is_file() and path.suffix in _OTHER_WEIGHTS]
+    encodings: Counter[str] = Counter()
+    with _appearing(folder, out, replace=holds(out, coding)) as partial:
+        for path in others:
+            if path not in left_out:
+                # A loader that finds the index would look for its shards.
+                _copy(path, partial / (path.name + coding.suffix * (path.name == INDEX)))
+        for file in checkpoint.files:
+            encodings.update(write(folder / file, partial / (file + coding.suffix), coding).values())
+    stored_bytes, _ = sizes(out, coding)
+    return Summary(str(out), dense_bytes, stored_bytes, dict(encodings), tuple(path.name for path in left_out))
+
+
+def restore(stored: Path, out: Path, coding: Coding) -> Path:
+    """Restore the Hugging Face folder that was stored, one tensor in memory at a time; returns ``out``.
+
+    Every tensor is checked against its checksum. Raises StorageError naming file and tensor when the stored folder
+    is truncated, damaged or of another version, and when ``out`` exists and is not empty.
+    """
+    stored, out = Path(stored), Path(out)
+    files = _stored_files(stored, coding)
+    with _appearing(stored, out, replace=False) as partial:
+        for path in sorted(stored.iterdir()):
+            if path not in files:
+                _copy(path, partial / (INDEX if path.name == INDEX + coding.suffix else path.name))
+        for path in files:
+            source = read(path, coding)
+            with (partial / path.name.removesuffix(coding.suffix)).open("wb") as file:
+                file.write(source.prefix)
+                scratch = Scratch()
+                for entry in source.entries:
+                    file.seek(entry.info.begin)
+                    file.write(source.load(entry, scratch).data)
+    return out
+
+
+def tensors(stored: Path, coding: Coding) -> Iterator[tuple[TensorInfo, Bytes]]:
+    """Every tensor of a stored folder with its original bytes, one at a time. Raises StorageError as ``restore``."""
+    for path in _stored_files(stored, coding):
+        source = read(path, coding)
+        for entry in source.entries:
+            yield entry.info, source.load(entry)
+
+
+def sizes(stored: Path, coding: Coding) -> tuple[int, dict[str, int]]:
+    """Bytes of the stored weight files, headers included, and of each tensor by name."""
+    files = _stored_files(stored, coding)
+    each = {entry.info.name: entry.nbytes for path in files for entry in read(path, coding).entries}
+    return sum(path.stat().st_size for path in files), each
+
+
+def holds(folder: Path, coding: Coding) -> bool:
+    """Whether a folder holds weight files in this format."""
+    return any(Path(folder).glob(f"*.safetensors{coding.suffix}"))
+
+
+def _stored_files(stored: Path, coding: Coding) -> list[Path]:
+    suffix = coding.suffix
+    files = sorted(Path(stored).glob(f"*.safetensors{suffix}"))
+    if not files:
+        raise StorageError(f"{stored}: no *.safetensors{suffix} file", "name a folder made by `sparsebench pack`")
+    index = Path(stored) / (INDEX + suffix)
+    if index.is_file():
+        try:
+            named = set(json.loads(index.read_text())["weight_map"].values())
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(f"{index}: damaged ({error!r})", again(coding)) from error
+        if missing := named - {path.name.removesuffix(suffix) for path in files}:
+            raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
+    return files
+
+
+@contextmanager
+def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
+    """A folder under a temporary name that becomes ``out`` when all went well, and vanishes otherwise."""
+    if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
+        raise StorageError(f"{out}: lies in {source}, which is read", "choose a folder elsewhere")
+    if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
+        raise StorageError(f"{out}: exists and is not empty", "choose a new folder, or remove it first")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy(path: Path, target: Path) -> None:
+    if path.is_dir():
+        shutil.copytree(path, target)
+    else:
+        shutil.copy2(path, target)

@@ -1,0 +1,111 @@
+"""What the pages say of methods and tasks is what the tables and the code say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sparsebench.benchmarks.catalog import TASKS
+from sparsebench.benchmarks.perplexity import JOINER, WINDOW
+from sparsebench.manifest.load import load_text
+from sparsebench.plan.preflight import checks
+from sparsebench.sparsify import allocation, calibration, factor, samples
+from sparsebench.sparsify.methods import alps, sparsegpt
+from sparsebench.sparsify.registry import BUILT_IN
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+]
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+HEAD = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of a page's tables whose first cell is a name in backticks."""
+    found = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    return {name: cells[1:] for cells in found for name in re.findall(r"`([^`]+)`", cells[0])}
+
+
+def test_the_tables_of_methods_are_the_registry() -> None:
+    table, readme = rows(METHODS), rows((ROOT / "README.md").read_text())
+    needs = {"": "nothing", "squares": "Σ x_j²", "gram": "Σ x xᵀ"}
+    for method in BUILT_IN:
+        _, changes, needed, scopes = table[method.name]
+        assert changes == ("yes" if method.solve else "no")
+        assert needed == needs[method.needs]
+        assert scopes == ", ".join(method.granularities)
+        assert readme[method.name][1:] == [changes, "yes" if method.needs else "no"]
+
+
+def test_the_table_of_tasks_is_the_catalog() -> None:
+    table = rows((ROOT / "docs" / "benchmarks.md").read_text())
+    assert set(table) == set(TASKS)
+    for name, (families, metric, count) in table.items():
+        assert all(family in families for family in TASKS[name].families)
+        assert metric == TASKS[name].metric
+        assert f"{TASKS[name].n:,}" in count
+    assert f"windows of {WINDOW:,} tokens" in (ROOT / "docs" / "benchmarks.md").read_text().replace("\n", " ")
+
+
+def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
+    page = " ".join(METHODS.split())
+    assert JOINER == samples.JOINER == "\n\n"
+    default = calibration.DEFAULT
+    assert "boolq/none/validation" in default.source
+    assert f"samples: {default.samples} " in page
+    assert f"default: {calibration.LENGTH}, or the model's maximum" in page
+    assert factor.DAMPING == (0.01, 0.1, 1.0, 10.0)
+    assert "is 0.01 of the mean diagonal; where H cannot be factorised, 0.1, then 1, then 10" in page
+    assert f"panels of {sparsegpt.WIDTH}." in page
+    widths = {pattern: sparsegpt.block_width(pattern) for pattern in ("1:10", "1:200")}
+    assert f"{widths['1:10']} for 1:10, {widths['1:200']} for 1:200" in page
+    assert (alps.DAMPING, alps.PENALTY, alps.STEPS, alps.SOFTER, alps.REFINE, alps.PERIOD) == (
+        0.01,
+        0.1,
+        300,
+        5.0,
+        10,
+        3,
+    )
+    assert "ρ = 0.1; every third step ρ grows by 1.3, 1.2 or 1.1" in page
+    assert "divided by 5 instead" in page
+    assert "after 300 steps" in page
+    assert f"above {allocation.OUTLIER:g} times the block's mean" in page
+    assert f"· {2 * allocation.SPREAD:g} " in METHODS
+
+
+def test_manifests_on_the_pages_are_valid() -> None:
+    blocks = [
+        block for page in PAGES for block in re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)
+    ]
+    plain = [block for block in blocks if "method: rescaled" not in block]
+    assert len(plain) == len(blocks) - 1 >= 1
+    for block in plain:
+        load_text(HEAD + block, "page.yaml", checks())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_a_method_in_a_command_exists() -> None:
+    lines = [line for page in PAGES for line in (ROOT / page).read_text().splitlines() if "--method " in line]
+    assert len(lines) > 1
+    for line in lines:
+        words = shlex.split(line.replace("`", " "), comments=True)
+        name = words[words.index("--method") + 1]
+        assert name in {method.name for method in BUILT_IN} | {"rescaled"}

@@ -1,0 +1,245 @@
+"""The report on calibrated methods and perplexity: what is explained, what is compared, and what is called broken."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+from sparsebench.report import build
+from sparsebench.report.build import ROOM
+from sparsebench.sparsify.registry import BUILT_IN
+from tests.ledger import samples
+from tests.report import calibrated
+from tests.report.calibrated import CALIBRATED, TOKENS
+from tests.report.test_report import tables
+
+NAMES = ["random", "magnitude", "wanda", "ria", "sparsegpt", "alps"]
+HEADINGS = ["Random", "Magnitude", "Wanda", "RIA", "SparseGPT", "ALPS"]
+
+
+def prose(text: str) -> str:
+    """The page without its queries."""
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def written(tmp_path: Path, *records: list[dict[str, Any]]) -> str:
+    """The report on these records."""
+    ledger = tmp_path / "some.duckdb"
+    for some in records:
+        Ledger(ledger).ingest(some)
+    return build(ledger, tmp_path / "report.md", tmp_path / "figures").read_text()
+
+
+def test_every_built_in_method_is_explained(calibrated_report: str) -> None:
+    section = calibrated_report.split("## 4.")[1].split("## 5.")[0]
+    assert [method.name for method in BUILT_IN] == NAMES
+    found = re.findall(r"^### (.+)$", section, re.MULTILINE)
+    assert found[:6] == HEADINGS
+    assert found[6:] == [
+        "Calibration: whose inputs a method sees", "How much each block loses: OWL", "What competes with what",
+        "Exact counts, and ties",
+    ]  # fmt: skip
+    for part in re.split(r"^### ", section, flags=re.MULTILINE)[1:8]:
+        assert "$" in part or part.startswith("Calibration"), part
+    assert "not installed here" not in section
+
+
+def test_how_a_method_was_applied_is_told(calibrated_report: str) -> None:
+    told = re.findall(r"^Measured here with: (.+)\.$", calibrated_report, re.MULTILINE)
+    assert told[2] == "row at 50%, 90%; row at 50% (dense inputs); row at 50%, 90% (owl); 2:4"
+    assert told[4] == "layer at 50%, 90%; layer 4x4 at 50%, 90%"
+
+
+def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_report: str) -> None:
+    (text,) = query.run(calibrated_ledger, "SELECT DISTINCT calibration FROM scores WHERE calibration <> ''").rows[0]
+    assert text.endswith(" seed 0")
+    table = next(found for found in tables(calibrated_report) if found[0][0] == "text")
+    assert table[2] == [
+        "1", f"`{text.removesuffix(' seed 0')}`", "smol", "512", "abababab", "0", "alps, ria, sparsegpt, wanda, wanda+owl",
+        "pruned, dense",
+    ]  # fmt: skip
+    assert "one calibration text (section 4)" in calibrated_report
+    assert ["damping raised to 0.1", "smol", "sparsegpt", "4"] in [
+        row for table in tables(calibrated_report) for row in table
+    ]
+
+
+def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"sparsify": [{"method": "wanda", "sparsity": [0.5]}]}
+    both = [
+        calibrated.sample(f"n{samples}", calibration={"samples": samples, "length": 64}, **changes)
+        for samples in (4, 8)
+    ]
+    text = written(tmp_path, *both)
+    labels = {row[0] for table in tables(text.split("## 5.")[1].split("## 6.")[0]) for row in table}
+    assert {"wanda row, text 1", "wanda row, text 2"} <= labels
+    assert "wanda row" not in labels
+    assert "2 calibration texts (section 4)" in text
+
+
+def test_a_perplexity_above_ten_thousand_is_broken_and_never_merely_worse(
+    calibrated_ledger: Path, calibrated_report: str
+) -> None:
+    asked = query.run(
+        calibrated_ledger, "SELECT score, verdict FROM results WHERE task = 'perplexity' AND score > 1e4 ORDER BY score"
+    ).rows
+    assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
+    assert {verdict for _, verdict in asked} == {"worse"}
+    lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
+    assert len(lines) >= 8
+    for line in lines:
+        assert len(re.findall(r"broken \((1\.2e5|2\.4e5|2\.2e6)\)", line)) == len(
+            re.findall(r"1\.2e5|2\.4e5|2\.2e6", line)
+        )
+        assert "worse" not in line
+        assert "↓" not in line.split("broken", 1)[1]
+    wide = next(table for table in tables(calibrated_report) if table[0][-1] == "verdict" and "times dense" in table[0])
+    assert {row[-1] for row in wide[2:] if row[0] == "random layer"} == {"broken"}
+    assert next(row for row in wide if row[0] == "magnitude layer" and row[1] == "90%")[2:] == [
+        "broken (2.4e5)",
+        "–",
+        "–",
+        "broken",
+    ]
+    assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 7.")[0]))
+
+
+def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_no_recovery(calibrated_report: str) -> None:
+    part = calibrated_report.split("### smol on perplexity")[1].split("### smol on piqa")[0]
+    assert part.strip().startswith(
+        "perplexity (lower is better) on all 24 windows of text; real weights; windows of 1,024 tokens (stride 1,024, special "
+        "token at the beginning: none), 24,552 tokens scored."
+    )
+    assert "chance" not in prose(part)
+    assert "recovery" not in prose(part)
+    assert "documents" not in prose(part)
+    row = next(row for table in tables(part) for row in table if row[:2] == ["sparsegpt layer", "50%"])
+    assert row[4:] == ["×1.23", "worse"]
+    assert row[3].startswith("+5.")
+
+
+def test_findings_of_perplexity(calibrated_report: str) -> None:
+    assert (
+        "- perplexity (lower is better; all 24 windows of text), dense 25.00: every way of pruning is worse than dense, or "
+        "broken, at the smallest sparsity measured already. "
+        "Broken, above 10,000: magnitude layer from 90%, random layer from 50%."
+    ) in calibrated_report
+    assert (
+        "2 of 8 ways of pruning end broken, with a perplexity above 10,000, from 50% (the first) or 90% (the last) on"
+        in calibrated_report
+    )
+    summary = calibrated_report.split("## 1.")[0]
+    assert "dense 25.00; the lowest at equal sparsity: 30.16 at 50% (alps layer), 864 at 90% (alps layer)" in summary
+    assert "on perplexity, which does not notice" not in calibrated_report
+
+
+def test_methods_are_compared_window_by_window(calibrated_ledger: Path) -> None:
+    """Against the slow way: the ratio of the two perplexities, and its spread over windows."""
+    rows = query.run(calibrated_ledger, (ROOM / "queries" / "comparison.sql").read_text()).dicts()
+    asked = """
+        SELECT method || ' ' || granularity, list(value ORDER BY position)
+        FROM scores
+        JOIN base.outcomes USING (record_id)
+        WHERE task = 'perplexity' AND pattern = 'unstructured' AND sparsity = 0.9
+        GROUP BY ALL"""
+    values = {label: np.array(nats) / TOKENS for label, nats in query.run(calibrated_ledger, asked).rows}
+    at = {row["label"]: row for row in rows if row["sparsity"] == 0.9 and row["pattern"] == "unstructured"}
+    assert [label for label, row in at.items() if row["best"]] == ["alps layer"]
+    assert {label for label, row in at.items() if row["broken"]} == {"magnitude layer", "random layer"}
+    for label in ("sparsegpt layer", "wanda row", "ria layer", "wanda+owl row"):
+        shift = values[label] - values["alps layer"]
+        half = 1.96 * shift.std(ddof=1) / math.sqrt(len(shift))
+        assert at[label]["times"] == pytest.approx(math.exp(shift.mean()))
+        assert at[label]["times_low"] == pytest.approx(math.exp(shift.mean() - half))
+        assert at[label]["times_high"] == pytest.approx(math.exp(shift.mean() + half))
+        assert not at[label]["tied"]
+    assert at["magnitude layer"]["times"] is None
+    # A pattern that only one method has is no contest, and equal sparsity does not mix patterns.
+    assert {row["pattern"] for row in rows} == {"unstructured"}
+
+
+def test_which_method(calibrated_report: str) -> None:
+    part = calibrated_report.split("### Which method")[1].split("### smol on perplexity")[0]
+    matrix = tables(part)[0]
+    assert matrix[0] == ["method", "50%", "90%"]
+    assert matrix[2] == ["alps layer", "**30.16**", "**864**"]
+    assert matrix[-1] == ["random layer", "broken (1.2e5)", "broken (2.2e6)"]
+    assert re.search(
+        r"- 50%: alps layer is lowest, 30\.16 \[28\.\d+, 31\.\d+\], 1\.21 times dense; behind it sparsegpt layer \(×1\.01",
+        part,
+    )
+    assert "; broken: magnitude layer and random layer." in part
+
+
+def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(calibrated.LOSS, "ria", calibrated.LOSS["alps"])
+    some = [{"method": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
+    text = written(tmp_path, calibrated.sample(sparsify=some))
+    assert re.search(
+        r"- 50%: (alps|ria) layer is lowest, .+; not to be told from it: (alps|ria) layer; behind it wanda row", text
+    )
+    assert re.search(r"\| (alps|ria) layer \| 30\.\d\d ≈ \|", text)
+
+
+def test_where_all_are_broken_nobody_wins(tmp_path: Path) -> None:
+    some = [{"method": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
+    text = written(tmp_path, calibrated.sample(sparsify=some))
+    assert "- 90%: every method is broken." in text
+    assert "at 90% every method is broken" in text.split("## 1.")[0]
+    assert "**broken (" not in text
+
+
+def test_one_method_alone_is_not_compared(tmp_path: Path) -> None:
+    text = written(tmp_path, calibrated.sample(sparsify=[{"method": "wanda", "sparsity": [0.5, 0.9]}]))
+    assert "### Which method" not in text
+    assert "### smol on perplexity" in text
+
+
+def test_few_windows_give_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrated, "WINDOWS", 4)
+    text = written(tmp_path, calibrated.sample())
+    assert re.search(r"behind it sparsegpt layer \(×1\.0\d\d\)", text)
+
+
+def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrated_report: str) -> None:
+    lines = [line for line in calibrated_report.splitlines() if "the same share of zeros without a pattern" in line]
+    assert len(lines) == 6
+    assert any("sparsegpt layer 4x4 scores 5,390 [" in line and "(layer) scores 1,161 [" in line for line in lines)
+    assert any("wanda 2:4 scores 37.06 [" in line and "(row) scores 33.12 [" in line for line in lines)
+
+
+def test_random_weights_stay_a_rehearsal(tmp_path: Path) -> None:
+    dream = {"name": "dream", "source": "random", "architecture": {"model_type": "llama"}, "family": "decoder"}
+    text = written(tmp_path, calibrated.sample(models=[*CALIBRATED["models"], dream]))
+    with_dream = [table for table in tables(text) if any("dream" in cell for row in table for cell in row)]
+    assert len(with_dream) > 2
+    assert not [table for table in with_dream if any("smol" in cell for row in table for cell in row)]
+
+
+def test_samples_are_what_they_say() -> None:
+    """The made-up perplexities: dense is 25, and the methods are in the order of the literature."""
+    plan = samples.plan(samples.manifest(**CALIBRATED))
+    found = {
+        cell.variant.recipe: calibrated.perplexity(cell.variant)
+        for cell in plan.cells
+        if cell.variant.sparsity == 0.9 and cell.variant.pattern == "unstructured"
+    }
+    order = [
+        "alps/layer",
+        "sparsegpt/layer",
+        "wanda+owl/row",
+        "ria/layer",
+        "wanda/row",
+        "magnitude/layer",
+        "random/layer",
+    ]
+    assert sorted(found, key=found.__getitem__) == order

@@ -1,0 +1,31 @@
+"""Who may do the work on the bits: each of them, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from sparsebench.storage import kernels
+from sparsebench.storage.compiled import Compiled
+from sparsebench.storage.portable import Portable
+
+NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """All that is done here is done by numpy, by our C++ without vectors, or with those that this machine has."""
+    chosen: kernels.Kernels = Portable()
+    if name != "numpy":
+        native = Compiled.available()
+        if native is None:
+            pytest.skip("no C++ compiler")
+        narrow = {"compiled": (0, 0), "128-bit checksum": (0, min(1, native.crc_simd))}
+        simd, crc_simd = narrow.get(name, (native.simd, native.crc_simd))
+        chosen = replace(native, simd=simd, crc_simd=crc_simd)
+    with mock.patch.object(kernels, "chosen", return_value=chosen):
+        yield
