@@ -16,7 +16,7 @@ def doctor(
     as_json: JSON = False,
     offline: OFFLINE = False,
 ) -> None:
-    """What works here: torch, DeepSpeed and its shared-memory op, compiler, GPU, hub, package index, disk, memory.
+    """What works here: torch, DeepSpeed and its shared-memory op, sparse kernels, compiler, GPU, hub, index, disk, memory.
 
     \b
     sparsebench doctor

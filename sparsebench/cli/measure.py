@@ -18,6 +18,8 @@ class Engine(StrEnum):
 
     deepspeed = "deepspeed"
     hf = "hf"
+    sparse = "sparse"
+    int8 = "int8"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +48,7 @@ def measure(
 
     \b
     sparsebench measure pruned/0.90 --against path:my-model
+    sparsebench measure packed/0.90 --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256 --generate 64
     """
     from dataclasses import asdict

@@ -7,7 +7,7 @@ file; buffers that no checkpoint has are what transformers itself makes of them.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -35,11 +35,11 @@ def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
     UnsupportedError for a prunable tensor that is no linear layer's, or state that transformers does not make.
     """
     model = skeleton.model
-    names = _checkpoint_names(model, checkpoint)
+    names = checkpoint_names(model, checkpoint.tensors)
     places = {place.path: place for stack in skeleton.stacks for place in stack.places}
-    _make_buffers(model)
+    make_buffers(model)
     outside: dict[str, str] = {}
-    for name, tensor in _tensors(model):
+    for name, tensor in named_tensors(model):
         place = next((places[path] for path in _prefixes(name) if path in places), None)
         runs = place is not None or any(name.startswith(stack.prefix) for stack in skeleton.stacks)
         if runs and name in names:
@@ -53,7 +53,7 @@ def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
         else:
             inner = name.removeprefix(place.path + ".")
             place.parameters[inner] = names[name]
-            place.dtypes[inner] = _run_dtype(model, name, tensor)
+            place.dtypes[inner] = run_dtype(model, name, tensor)
     _inventory(skeleton, checkpoint, family)
     _read_outside(model, outside, checkpoint)
     _check_ready(skeleton)
@@ -64,7 +64,7 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(steps[:length]) for length in range(1, len(steps)))
 
 
-def _tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+def named_tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers under every name that they have."""
     parameters = list(model.named_parameters(remove_duplicate=False))
     saved = model.state_dict()
@@ -76,22 +76,22 @@ def _is_parameter(model: PreTrainedModel, name: str) -> bool:
     return attribute in model.get_submodule(owner)._parameters
 
 
-def _checkpoint_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
-    """For every tensor of the model the checkpoint's name of it, as far as the checkpoint has it.
+def checkpoint_names(model: PreTrainedModel, stored: Collection[str]) -> dict[str, str]:
+    """For every tensor of the model the checkpoint's name of it, as far as the checkpoint has it (``stored``).
 
     A checkpoint of the bare model lacks the prefix that one with a head has; BERT's first ones call gains gamma.
     Tied tensors are one: any of their names will do.
     """
     prefix = model.base_model_prefix + "."
     aliases: dict[int, list[str]] = {}
-    for name, tensor in _tensors(model):
+    for name, tensor in named_tensors(model):
         aliases.setdefault(id(tensor), []).append(name)
     found: dict[str, str] = {}
     for tied in aliases.values():
         candidates = [form for name in tied for form in (name, name.removeprefix(prefix), prefix + name)]
         for new, old in _LEGACY.items():
             candidates += [form.replace(new, old) for form in candidates if form.endswith(new)]
-        match = next((form for form in candidates if form in checkpoint.tensors), None)
+        match = next((form for form in candidates if form in stored), None)
         if match is not None:
             found |= dict.fromkeys(tied, match)
     return found
@@ -102,7 +102,7 @@ def _same_shape(name: str, shape: tuple[int, ...], info: TensorInfo) -> None:
         raise ModelError(f"{info.name}: the file has {info.shape} where the model's {name} is {shape}", "check config")
 
 
-def _run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.dtype:
+def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.dtype:
     """The precision that transformers runs a tensor in: the model's, but float32 where float16 is known to overflow."""
     import torch
 
@@ -141,7 +141,7 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
             place.tensors = tuple(name for name, part in parts.items() if (part.side, part.layer) == where)
 
 
-def _make_buffers(model: PreTrainedModel) -> None:
+def make_buffers(model: PreTrainedModel) -> None:
     """Storage for all buffers, with what transformers itself puts there (rotary frequencies, position ids)."""
     import torch
 
@@ -172,7 +172,7 @@ def _read_outside(model: PreTrainedModel, names: Mapping[str, str], checkpoint: 
         module = model.get_submodule(owner)
         if stored not in read:
             tensor = _mapped(checkpoint, checkpoint.tensors[stored])
-            dtype = _run_dtype(model, name, getattr(module, attribute))
+            dtype = run_dtype(model, name, getattr(module, attribute))
             read[stored] = torch.nn.Parameter(tensor.to(dtype), requires_grad=False)
         if attribute in module._parameters:
             module._parameters[attribute] = read[stored]

@@ -15,6 +15,8 @@ from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
 from sparsebench.plan.expand import expand
+from sparsebench.storage import is_packed
+from sparsebench.storage.opened import PackedCheckpoint
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -29,13 +31,15 @@ class Single:
 
 
 def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single:
-    """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``.
+    """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
     Raises SourceError when it cannot be found, or when its family can neither be read nor was given.
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
     source = sources.parse(f"path:{text}" if os.path.exists(text) else text)
+    if source.kind == "path" and is_packed(Path(source.location)):
+        return _packed(Path(source.location), family)
     cache = sources.Cache()
     found = family or _family(source, cache, offline)
     model = Model(name=_name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
@@ -45,6 +49,15 @@ def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, offline, 0)
     return Single(model.name, folder, model.family)
+
+
+def _packed(folder: Path, family: str | None) -> Single:
+    """A packed folder stands for itself: whoever can read it reads it where it lies."""
+    config = PackedCheckpoint(folder).config
+    found = family or family_of(config)
+    if found is None:
+        raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
+    return Single(folder.name, folder, found)  # type: ignore[arg-type]
 
 
 def validated(shape: type[T], values: dict[str, object]) -> T:

@@ -37,6 +37,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     yield from _compiler()
     if not offline:
         yield from _network()
+    yield _sparse()
     yield _ranks()
 
 
@@ -119,6 +120,23 @@ def _hub() -> str:
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     with urllib.request.urlopen(address, timeout=5) as answer:
         return f"reached ({answer.status})"
+
+
+def _sparse() -> Finding:
+    """The sparse engine's kernels are really compiled, and loaded."""
+    from sparsebench.native import Missing
+    from sparsebench.runtime.kernels import kernels
+
+    found = kernels()
+    if isinstance(found, Missing):
+        loss = f"the sparse engine falls back to torch's CSR, which is slower ({found.reason})"
+        return Finding(
+            "sparse kernels", "slower", loss, "install g++ (Debian: apt-get install g++), or name one in CXX"
+        )
+    if not found.shared:
+        loss = f"compiled, {found.level}; torch's OpenMP was not found, so each product starts threads of its own"
+        return Finding("sparse kernels", "slower", loss, "install torch's own wheel, or measure with one thread")
+    return Finding("sparse kernels", "ok", f"compiled, {found.level}")
 
 
 def _ranks() -> Finding:

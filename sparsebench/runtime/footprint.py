@@ -8,9 +8,13 @@ from sparsebench.models.anatomy import part
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
 from sparsebench.runtime.parity import BLOCKS
 from sparsebench.runtime.results import Setting, Workload
+from sparsebench.storage import is_packed
+from sparsebench.storage.opened import PackedCheckpoint
 
 RANK_BYTES = 700 * 2**20
 """A rank without a model: its imports (430 MB measured), and room for activations and the cache of a small workload."""
+INDEXED = 2
+"""What a packed model's nonzeros take at most when they are laid out for the kernels, over what they take packed."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -29,11 +33,16 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     Every rank loads the whole model before it keeps its share. In the checkpoint's own dtype that is mapped and costs
     nothing that the system cannot take back; converted it is a copy.
     """
-    checkpoint = Checkpoint(Path(folder))
+    packed = PackedCheckpoint(folder) if is_packed(folder) else None
+    checkpoint = packed or Checkpoint(Path(folder))
     tensors = checkpoint.tensors.values()
-    size = BYTES.get(setting.dtype)
-    converted = size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
+    size = 4 if setting.engine == "int8" else BYTES.get(setting.dtype)  # torch quantizes from float32
+    converted = packed is not None or (
+        size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
+    )
     kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in tensors)
+    if packed:
+        kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
     return max(kept * (setting.ranks if converted else 1), shortened * setting.ranks)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.errors import MeasureError
+from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import latency
 from sparsebench.runtime.engines import engine
@@ -17,6 +17,7 @@ from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, threads_per_rank
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Parity, PhaseMemory, RankMemory, Sample, Setting
 from sparsebench.runtime.workload import check_positions
+from sparsebench.storage import is_packed
 
 Emit = Callable[[str, LatencyResult], None]
 
@@ -37,7 +38,8 @@ def measure_latency(
     models do not fit into memory each is measured alone and ``baseline`` says ``unpaired``.
     Raises UnsupportedError where the engine cannot run this model so, MeasureError where a number cannot be believed.
     """
-    check_supported(Checkpoint(dense).config, family, setting)
+    for folder in (dense, *(folder for _, folder in variants)):
+        _check_folder(folder, family, setting)
     largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
     if footprint(dense, setting) + model_bytes(largest, setting) <= environment.memory()[1]:
         _latency_group(dense, variants, family, setting, emit)
@@ -54,7 +56,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     Raises UnsupportedError where the engine cannot run this model so or the system has no exact peak, MeasureError
     where it does not fit or a number cannot be believed.
     """
-    check_supported(Checkpoint(folder).config, family, setting)
+    _check_folder(folder, family, setting)
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
@@ -132,6 +134,15 @@ def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
         "parity": Parity(**message["parity"]) if message["parity"] else None,
         "notes": tuple(message["notes"]),
     }
+
+
+def _check_folder(folder: Path, family: str, setting: Setting) -> None:
+    check_supported(Checkpoint(folder).config, family, setting)
+    if is_packed(folder) and not engine(setting.engine).reads_packed:
+        raise UnsupportedError(
+            f"{folder.name} is packed, and the {setting.engine} engine reads dense folders only",
+            "unpack it with `sparsebench unpack`, or use the sparse engine",
+        )
 
 
 def _check_fits(folder: Path, setting: Setting) -> None:

@@ -40,13 +40,14 @@ def settle_allocator() -> None:
     bytearray(32 * 2**20 - 2**13)
 
 
-def tensor_bytes(module: Any) -> int:
-    """Bytes of parameters and buffers, each storage once."""
+def tensor_bytes(model: Any) -> int:
+    """Bytes of a model's parameters and buffers, each storage once, and of ``hidden_bytes`` that an engine keeps beside."""
+    module = getattr(model, "module", model)
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in (*module.parameters(), *module.buffers())
     }
-    return sum(storages.values())
+    return sum(storages.values()) + int(getattr(model, "hidden_bytes", 0))
 
 
 class Meter:

@@ -75,22 +75,44 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
             raise UnsupportedError(
                 f"the engine's model does not run: {type(error).__name__}: {' '.join(reason)}"
             ) from error
-    if engine.shape != plain.shape:
-        raise MeasureError(
-            f"the engine's output is {tuple(engine.shape)} where the plain model's is {tuple(plain.shape)}"
-        )
-    difference = float(torch.linalg.vector_norm(engine - plain) / torch.linalg.vector_norm(plain))
-    if not difference <= TOLERANCE:  # not a number is over it, too
-        raise MeasureError(
-            f"the engine's output is {difference:.1e} (relative L2) off the plain model's, over {TOLERANCE:.0e}",
-            "measure at one rank, or report the model's architecture",
-        )
-    return Parity(difference, TOLERANCE, "float32", blocks, wraps_only)
+    judged = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
+    return checked(judged, "measure at one rank, or report the model's architecture")
 
 
-def _output(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
+def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
+    """‖found - plain‖₂ / ‖plain‖₂. Raises MeasureError where the shapes differ."""
+    import torch
+
+    if found.shape != plain.shape:
+        raise MeasureError(
+            f"the engine's output is {tuple(found.shape)} where the plain model's is {tuple(plain.shape)}"
+        )
+    return float(torch.linalg.vector_norm(found - plain) / torch.linalg.vector_norm(plain))
+
+
+def checked(parity: Parity, hint: str) -> Parity:
+    """``parity`` itself. Raises MeasureError where it is over its tolerance, or not a number."""
+    if not parity.relative_l2 <= parity.tolerance:
+        raise MeasureError(
+            f"the engine's output is {parity.relative_l2:.1e} (relative L2) off the plain model's, "
+            f"over {parity.tolerance:.0e}",
+            hint,
+        )
+    return parity
+
+
+def outputs(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
+    """What ``model`` says to ``TOKENS`` tokens at once and to one alone, in one flat tensor of float32."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [_output(model, family, prompt, tokens).reshape(-1) for tokens in (TOKENS, 1)]
+    return torch.cat(parts)
+
+
+def _output(model: Any, family: str, prompt: Inputs, tokens: int = TOKENS) -> torch.Tensor:
     """The logits, or an encoder's last hidden state, as float32 on the CPU."""
-    ids, mask = prompt.ids[:, :TOKENS], prompt.mask[:, :TOKENS]
+    ids, mask = prompt.ids[:, :tokens], prompt.mask[:, :tokens]
     extra: dict[str, Any] = {}
     if family == "encoder-decoder":
         config = getattr(model, "module", model).config

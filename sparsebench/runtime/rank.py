@@ -15,7 +15,7 @@ from typing import Any
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.runtime import latency, memory
 from sparsebench.runtime.engines import engine
-from sparsebench.runtime.engines.base import Engine
+from sparsebench.runtime.engines.base import Engine, Source
 from sparsebench.runtime.latency import Loaded
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
@@ -75,23 +75,18 @@ class Work:
         """The workload's inputs on this rank's device."""
         return inputs(self.config, self.setting.workload, self.setting.seed, self.device)
 
-    def load(self, folder: Path) -> Any:
+    def load(self, folder: Path, baseline: bool = False) -> Any:
         """The model as the engine makes it, in memory of its own."""
-        from sparsebench.models.load import load_model
-
-        model = load_model(folder, self.family, self.setting.dtype)  # type: ignore[arg-type]
-        self.dtype = str(model.dtype).removeprefix("torch.")
         load = self.setting.workload
-        wrapped = self.engine.wrap(model, model.dtype, load.prompt + load.generate)
-        del model
+        source = Source(folder, self.family, self.setting.dtype)
+        wrapped = self.engine.load(source, load.prompt + load.generate, baseline)
+        self.dtype = str(wrapped.module.dtype).removeprefix("torch.")
         memory.own(wrapped.module)
         return wrapped
 
     def parity(self, folder: Path) -> dict[str, Any] | None:
         """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
-        from sparsebench.models.load import load_model
-
-        found = self.engine.parity(lambda: load_model(folder, self.family), self.family, self.prompt())  # type: ignore[arg-type]
+        found = self.engine.parity(Source(folder, self.family, self.setting.dtype), self.prompt())
         gc.collect()
         return asdict(found) if found else None
 
@@ -116,7 +111,7 @@ class Work:
         with torch.inference_mode():
             sides: dict[Side, Loaded] = {}
             if dense:
-                sides["dense"] = self._timed_load(dense)
+                sides["dense"] = self._timed_load(dense, baseline=True)
             for index, folder in variants:
                 parity = self.parity(folder)
                 sides["variant"] = self._timed_load(folder)
@@ -139,7 +134,7 @@ class Work:
             meter = memory.Meter(self.rank, self.device)
             with meter.phase("load"):
                 model = self.load(folder)
-                meter.tensors = memory.tensor_bytes(model.module)
+                meter.tensors = memory.tensor_bytes(model)
             work = self.setting.workload
             for phase in phases(model, self.family, self.prompt(), work.generate, keep_cache=False):
                 self.peers.barrier()
@@ -175,8 +170,8 @@ class Work:
         with torch.device("meta"):
             auto_class(self.family, self.config).from_config(AutoConfig.from_pretrained(folder))  # type: ignore[arg-type]
 
-    def _timed_load(self, folder: Path) -> Loaded:
-        model, sample = self.peers.timed(lambda: self.load(folder))
+    def _timed_load(self, folder: Path, baseline: bool = False) -> Loaded:
+        model, sample = self.peers.timed(lambda: self.load(folder, baseline))
         made = phases(model, self.family, self.prompt(), self.setting.workload.generate)
         return Loaded(made, sample)
 

@@ -53,6 +53,22 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Path) -> None:
+    made = ("sparsify", tiny_llama, "--sparsity", 0.9, "--format", "packed", "--out", tmp_path / "pruned")
+    assert call(*made).returncode == 0
+    packed = next(tmp_path.glob("pruned/*"))
+    shape = ("--prompt", 8, "--generate", 2, "--samples", 4, "--json")
+    done = call("measure", packed, "--against", tiny_llama, "--engine", "sparse", *shape)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["latency"]["engine"] == found["memory"]["engine"] == "sparse"
+    assert found["latency"]["parity"]["wraps_only"] is False
+    refused = call("measure", packed, "--engine", "hf", *shape)
+    assert refused.returncode == 1
+    assert "packed" in refused.stderr and "unpack" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

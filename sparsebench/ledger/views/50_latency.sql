@@ -33,7 +33,7 @@ FROM _latency_phases
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, phase, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed or hf (plain transformers)';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, hf (plain transformers), sparse (kernels that skip zeros) or int8';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';

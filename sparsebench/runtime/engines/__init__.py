@@ -10,6 +10,8 @@ from sparsebench.runtime.engines.base import Engine
 ENGINES: dict[str, str] = {
     "deepspeed": "sparsebench.runtime.engines.deepspeed:DeepSpeed",
     "hf": "sparsebench.runtime.engines.hf:HuggingFace",
+    "int8": "sparsebench.runtime.engines.int8:Int8",
+    "sparse": "sparsebench.runtime.engines.sparse:Sparse",
 }
 
 

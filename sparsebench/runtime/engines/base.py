@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
 
+@dataclass(frozen=True)
+class Source:
+    """A model on disk, and the dtype to run it in (``auto``: the checkpoint's)."""
+
+    folder: Path
+    family: Any
+    dtype: str = "auto"
+
+    def plain(self) -> Any:
+        """The dense model as stock transformers loads it, on the CPU."""
+        from sparsebench.models.load import load_model
+
+        return load_model(self.folder, self.family, self.dtype)
+
+
 class Engine(Protocol):
-    """Turns a plain Hugging Face model into one that runs.
+    """Turns a model on disk into one that runs.
 
     What it makes is called as the Hugging Face model is, has ``generate`` and ``get_encoder`` where the model has, and
     the model itself as ``module``.
     """
 
-    kernel: str
-    """The kernel that multiplies weights, as the report shall name it."""
+    reads_packed: bool
+    """Whether it loads packed folders."""
+
+    @property
+    def kernel(self) -> str:
+        """What multiplies weights, as the report shall name it; said when the phases have run."""
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError where it is known, before anything is loaded, that this cannot work."""
@@ -25,11 +46,25 @@ class Engine(Protocol):
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Import libraries and join the group; returns notes for the result."""
 
-    def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
-        """Place ``model`` (a PreTrainedModel on the CPU, which this may take apart) for ``tokens`` tokens at most."""
+    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+        """The model, placed for ``tokens`` tokens at most; as a ``baseline`` it is what others are compared with."""
 
-    def parity(self, load: Callable[[], Any], family: str, prompt: Inputs) -> Parity | None:
-        """Compare with the plain model, on what ``load`` returns; None where the engine is the plain model.
+    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        """Compare with the plain model, on a shortened copy; None where the engine is the plain model.
 
         Raises UnsupportedError when the engine's model does not run, MeasureError above the tolerance.
         """
+
+
+class Wrapping:
+    """The part of an engine that takes a plain model and makes it its own, the same for both sides of a pair."""
+
+    reads_packed = False
+
+    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+        model = source.plain()
+        return self.wrap(model, model.dtype, tokens)
+
+    def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
+        """Place ``model`` (a PreTrainedModel on the CPU, which this may take apart) for ``tokens`` tokens at most."""
+        raise NotImplementedError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import shm
+from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.parity import TOKENS, compare
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, text_config
@@ -21,7 +22,7 @@ NOT_SHARDED = {
 """Model types that AutoTP cannot shard, and why."""
 
 
-class DeepSpeed:
+class DeepSpeed(Wrapping):
     """DeepSpeed's inference engine."""
 
     kernel = "dense torch linear"
@@ -80,11 +81,15 @@ class DeepSpeed:
             engine.get_encoder = engine.module.get_encoder
         return engine
 
-    def parity(self, load: Callable[[], Any], family: str, prompt: Inputs) -> Parity | None:
+    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
         import torch
 
         return compare(
-            load(), lambda one: self.wrap(one, torch.float32, TOKENS), family, prompt, wraps_only=self.ranks == 1
+            Source(source.folder, source.family).plain(),
+            lambda one: self.wrap(one, torch.float32, TOKENS),
+            source.family,
+            prompt,
+            wraps_only=self.ranks == 1,
         )
 
 

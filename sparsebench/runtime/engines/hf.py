@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
@@ -22,7 +23,7 @@ class Plain:
         return self.module(**inputs)
 
 
-class HuggingFace:
+class HuggingFace(Wrapping):
     """transformers without anything around it."""
 
     kernel = "dense torch linear"
@@ -41,5 +42,5 @@ class HuggingFace:
 
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
-    def parity(self, load: Callable[[], Any], family: str, prompt: Inputs) -> Parity | None:
+    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
         return None

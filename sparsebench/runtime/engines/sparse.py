@@ -1,0 +1,172 @@
+"""Our own engine: linear layers without their zeros. On a CPU by C++ kernels, on a GPU 2:4 through torch (untested)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, StorageError, UnsupportedError
+from sparsebench.models.assemble import Replace, Weights, assemble
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.native import Missing
+from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
+from sparsebench.runtime.results import Parity
+from sparsebench.runtime.workload import Inputs
+from sparsebench.storage import is_packed
+from sparsebench.storage.opened import PackedCheckpoint
+
+if TYPE_CHECKING:
+    from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
+
+DTYPES = ("float32", "bfloat16")
+ROUNDING = 2.0
+"""How much further than the plain model in the same dtype this engine may be from the plain model in float32: both keep
+the same weights and round the same activations, in another order. A wrong kernel is further off by an order."""
+EXACT = 1e-4
+"""What remains of that in float32, where the plain model is its own reference."""
+
+
+class Sparse:
+    """One process; a layer is sparse where enough of its weights are zero, the others stay torch's."""
+
+    reads_packed = True
+
+    def __init__(self) -> None:
+        self.kernels: Kernels | Missing = Missing("not started")
+        self.cuda = False
+        self.choices: Choices | None = None
+        self.layers: Counter[str] = Counter()
+        self.kinds: Counter[tuple[Any, ...]] = Counter()
+
+    def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        if ranks > 1:
+            raise UnsupportedError(
+                f"the sparse engine runs in one process, not at {ranks} ranks", "measure it at one rank"
+            )
+
+    def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        import torch
+
+        from sparsebench.runtime.kernels import Choices, kernels
+
+        self.choices, self.cuda = Choices(), torch.cuda.is_available()
+        if self.cuda:
+            return ("on a GPU only 2:4 layers are sparse, through torch; nobody has tried this yet",)
+        self.kernels = kernels()
+        if isinstance(self.kernels, Missing):
+            return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
+        if not self.kernels.shared:
+            return ("no OpenMP of torch's was found: each product starts threads of its own",)
+        return ()
+
+    def load(self, source: Source, tokens: int, baseline: bool) -> Plain:
+        """A ``baseline`` is the plain dense model, whatever its zeros."""
+        if not baseline:
+            return Plain(self._assembled(source))
+        weights = opened(source)
+        model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
+        return Plain(model.to("cuda" if self.cuda else "cpu"))
+
+    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        """Against the plain model in float32, as far off as the plain model in the engine's dtype is, times two."""
+        weights, blocks = opened(source), [BLOCKS]
+
+        def cut(model: Any) -> None:
+            blocks[0] = shorten(model)
+
+        def said(dtype: str) -> Any:
+            model: Any = assemble(weights, source.family, dtype, cut)
+            model = model.to(prompt.ids.device)
+            return outputs(model, source.family, prompt), str(model.dtype).removeprefix("torch.")
+
+        exact, _ = said("float32")
+        plain, dtype = said(source.dtype)
+        found = outputs(self._assembled(source, cut), source.family, prompt)
+        tolerance = ROUNDING * distance(plain, exact) + EXACT
+        judged = Parity(distance(found, exact), tolerance, dtype, blocks[0], not self.kinds)
+        return checked(judged, "report the model's architecture: a sparse kernel is wrong for it")
+
+    @property
+    def kernel(self) -> str:
+        """Such as ``bitmask avx512-bf16 ×112, csr16 avx512 ×98, dense torch linear ×1; several tokens: dense tiles ×210``."""
+        parts = [f"{name} ×{count}" for name, count in sorted(self.layers.items())]
+        many = self._many()
+        return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
+
+    def _many(self) -> str:
+        """How sparse layers multiplied several tokens, by number of layers."""
+        assert self.choices
+        words = {"dense": "dense tiles", "sparse": "sparse kernel"}
+        found: Counter[str] = Counter()
+        for kind, count in self.kinds.items():
+            chosen = {way for key, way in self.choices.faster.items() if key[: len(kind)] == kind}
+            if chosen:
+                found[" or ".join(words[way] for way in sorted(chosen))] += count
+        return ", ".join(f"{way} ×{count}" for way, count in found.items())
+
+    def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
+        weights = opened(source)
+        model: Any = assemble(weights, source.family, source.dtype, cut, self._replace(weights))
+        if str(model.dtype).removeprefix("torch.") not in DTYPES:
+            raise UnsupportedError(f"the sparse engine does not run in {model.dtype}", "measure it in bfloat16")
+        # Facts, not the model: the next one is loaded when this one is gone.
+        sparse = [module for module in model.modules() if hasattr(module, "layout") and hasattr(module, "nonzeros")]
+        self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse)
+        self.layers = Counter(f"{layer.layout} {layer.instructions}".strip() for layer in sparse)
+        rest = sum(type(module).__name__ in ("Linear", "Conv1D") for module in model.modules())
+        self.layers += Counter({"dense torch linear": rest})
+        return model.to("cuda") if self.cuda else model
+
+    def _replace(self, weights: Weights) -> Replace:
+        """The layer that takes a linear module's place, or None where its zeros do not pay."""
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for
+        from sparsebench.runtime.kernels.semi import semi_structured
+
+        def replaced(name: str, module: Any, dtype: Any) -> Any:
+            across = type(module).__name__ == "Conv1D"
+            if self.cuda:
+                return semi_structured(_dense(weights, name, dtype, across))
+            if isinstance(self.kernels, Missing):
+                weight = _dense(weights, name, dtype, across)
+                return TorchCsr(weight, None) if pays(weight) else None
+            assert self.choices
+            try:
+                found = _nonzeros(self.kernels, weights, name, dtype, across)
+                layout = layout_for(found)
+                if layout == "dense":
+                    return None
+                return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices)
+            except (StorageError, ModelError) as error:
+                raise type(error)(f"{name}: {error.message}", error.hint) from error
+
+        return replaced
+
+
+def opened(source: Source) -> Weights:
+    """The folder's tensors, packed or dense."""
+    return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
+
+
+def pays(weight: Any) -> bool:
+    """Whether torch's CSR, at eight bytes a nonzero, is smaller than the dense matrix in float32."""
+    return bool((weight != 0).sum() * 2 < weight.numel())
+
+
+def _dense(weights: Weights, name: str, dtype: Any, across: bool) -> Any:
+    """One matrix as (out, in)."""
+    weight = weights.load(name).to(dtype)
+    return weight.t().contiguous() if across else weight
+
+
+def _nonzeros(kernels: Kernels, weights: Weights, name: str, dtype: Any, across: bool) -> Nonzeros:
+    """A matrix's nonzeros, from a packed tensor without its dense form unless rows lie across."""
+    from sparsebench.runtime.kernels import from_dense, from_packed
+
+    kept = weights.kept(name) if isinstance(weights, PackedCheckpoint) and not across else None
+    if kept is None:
+        return from_dense(kernels, _dense(weights, name, dtype, across))
+    rows, cols = weights.tensors[name].shape
+    return from_packed(kernels, kept.encoding, kept.index, kept.values.to(dtype), rows, cols)

@@ -1,0 +1,104 @@
+"""The linear layer that holds a sparse matrix: in the place of ``nn.Linear`` or of GPT-2's ``Conv1D``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsebench.errors import MeasureError
+from sparsebench.runtime.kernels.choice import Choices, bucket
+from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
+from sparsebench.runtime.kernels.native import LEVELS, TYPES, Kernels
+
+TILE_BYTES = 2 << 20
+"""Dense rows that are expanded at a time: they are read back from the cache."""
+CODES = {torch.float32: TYPES["torch.float32"], torch.bfloat16: TYPES["torch.bfloat16"]}
+TOKENS = 128
+"""Tokens at most that the kernel is given at once, and that the two ways are timed with: its scratch stays small."""
+
+
+class SparseLinear(nn.Module):
+    """y = x Wᵀ + b for x (…, in) of bfloat16 or float32; y (…, out) has x's dtype.
+
+    Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel; several by it or by a dense
+    product of rows that are expanded tile by tile, whichever ``choices`` finds faster. No gradients.
+    """
+
+    data: torch.Tensor
+    weight: torch.Tensor
+    """Shape and dtype only (on the meta device): some models ask a layer for them."""
+    bias: nn.Parameter | None
+
+    def __init__(self, kernels: Kernels, matrix: SparseMatrix, bias: nn.Parameter | None, choices: Choices) -> None:
+        super().__init__()
+        self.in_features, self.out_features = matrix.cols, matrix.rows
+        self.layout, self.nonzeros, self.dtype = matrix.layout, matrix.nonzeros, matrix.dtype
+        self.kernels, self.choices, self.multiply = kernels, choices, kernels.library.sparse_multiply
+        self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
+        self.register_buffer("data", matrix.data, persistent=False)
+        self.register_parameter("bias", bias)
+        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=matrix.dtype, device="meta")
+        rows = TILE_BYTES // (matrix.cols * matrix.dtype.itemsize)
+        self.tile = max(TILE, rows // TILE * TILE)
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set of the kernel for vectors of the values' dtype."""
+        most = len(LEVELS) - 1 if self.layout == "bitmask" and self.dtype == torch.bfloat16 else LEVELS.index("avx512")
+        return LEVELS[min(most, LEVELS.index(self.kernels.level))]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
+            raise MeasureError(
+                f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
+                "measure in bfloat16 or float32",
+            )
+        if x.numel() <= self.in_features:
+            return self.by_kernel(x)
+        flat = x.reshape(-1, self.in_features)
+        some = flat[:TOKENS]
+        kind = (*self.kind, str(x.dtype), bucket(len(some)), torch.get_num_threads())
+        ways: dict[str, Any] = {"sparse": lambda: self.by_kernel(some), "dense": lambda: self.by_tiles(some)}
+        found = self.by_kernel(flat) if self.choices.pick(kind, ways) == "sparse" else self.by_tiles(flat)
+        return found.reshape(*x.shape[:-1], self.out_features)
+
+    def by_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out) by the sparse kernel, token after token. For one token Python's share counts: it is short."""
+        y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
+        tokens, size, x = y.numel() // self.out_features, x.dtype.itemsize, x.contiguous()
+        bias: torch.Tensor | None = self._parameters["bias"]
+        if bias is not None and bias.dtype != x.dtype:
+            bias = bias.to(x.dtype)
+        for first in range(0, tokens, TOKENS):
+            self.multiply(
+                self._buffers["data"].data_ptr(),  # type: ignore[union-attr]
+                x.data_ptr() + first * self.in_features * size,
+                y.data_ptr() + first * self.out_features * size,
+                None if bias is None else bias.data_ptr(),
+                min(TOKENS, tokens - first),
+                CODES[x.dtype],
+                torch.get_num_threads(),
+            )
+        return y
+
+    def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in) to (tokens, out) by dense products of some rows at a time."""
+        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
+        common = x.dtype if x.dtype == self.dtype else torch.float32  # neither is rounded to the other's dtype
+        x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
+        room = torch.empty((min(self.tile, self.out_features), self.in_features), dtype=self.dtype)
+        for first in range(0, self.out_features, self.tile):
+            last = min(first + self.tile, self.out_features)
+            rows = self.expanded(first, last, room[: last - first]).to(common)
+            y[:, first:last] = nn.functional.linear(x, rows, None if bias is None else bias[first:last])
+        return y
+
+    def expanded(self, first: int, last: int, out: torch.Tensor) -> torch.Tensor:
+        """Rows ``first`` to ``last`` as dense words in ``out``; ``first`` is a multiple of ``TILE``."""
+        self.kernels.library.sparse_expand(self.data.data_ptr(), first, last, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.layout}, nonzeros={self.nonzeros}"

@@ -1,0 +1,69 @@
+"""A packed folder opened without unpacking it: tensors one at a time, dense or as they are kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models.checkpoint import TensorInfo, torch_dtype
+from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
+from sparsebench.storage.packed import CODING, is_packed
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tensor as a packed file keeps it: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
+
+    encoding: str
+    index: torch.Tensor
+    values: torch.Tensor
+
+
+class PackedCheckpoint:
+    """The counterpart of ``Checkpoint`` for a folder that ``sparsebench pack`` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
+            raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's config.json, as it is."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        return config
+
+    @cached_property
+    def places(self) -> dict[str, tuple[StoredFile, Entry]]:
+        """Every tensor's file and entry by name. Raises StorageError where a file is damaged."""
+        files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
+        return {entry.info.name: (file, entry) for file in files for entry in file.entries}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, with the shape and dtype of its dense form."""
+        return {name: entry.info for name, (_, entry) in self.places.items()}
+
+    def load(self, name: str) -> torch.Tensor:
+        """One dense tensor, checked against its checksum."""
+        import torch
+
+        file, entry = self.places[name]
+        return torch.from_numpy(file.load(entry)).view(torch_dtype(entry.info.dtype)).reshape(entry.info.shape)
+
+    def kept(self, name: str) -> Kept | None:
+        """One tensor as it is kept, never dense; None where it is raw. No checksum covers this form."""
+        import torch
+
+        file, entry = self.places[name]
+        if entry.encoding == "raw":
+            return None
+        index, values = (torch.from_numpy(read_bytes(file.path, begin, end)) for begin, end in entry.parts)
+        return Kept(entry.encoding, index, values.view(torch_dtype(entry.info.dtype)))

@@ -1,0 +1,155 @@
+"""The sparse engine inside one process: loading, parity, what it says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import MeasureError, ModelError, UnsupportedError
+from sparsebench.models.assemble import assemble
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.native import Missing
+from sparsebench.runtime import Workload, memory
+from sparsebench.runtime.engines import engine
+from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.sparse import Sparse
+from sparsebench.runtime.kernels import SparseLinear, kernels
+from sparsebench.runtime.parity import distance, outputs
+from sparsebench.runtime.workload import Inputs, inputs
+from sparsebench.storage import pack
+from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
+
+
+@pytest.fixture(params=[*FAMILIES, "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A folder with half of its matrices zero, and its family."""
+    if request.param == "gpt2":
+        return prune(gpt2(tmp_path / "gpt2"), tmp_path / "pruned", 0.5), "decoder"
+    return prune(request.getfixturevalue(request.param), tmp_path / "pruned", 0.5), FAMILIES[request.param]
+
+
+def started() -> Sparse:
+    found = engine("sparse")
+    assert isinstance(found, Sparse)
+    found.start(0, 1)
+    return found
+
+
+def prompt(config: Mapping[str, Any]) -> Inputs:
+    return inputs(config, Workload(1, 12, 2), 0, "cpu")
+
+
+def sparse_layers(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    return {name: one for name, one in module.named_modules() if hasattr(one, "nonzeros")}
+
+
+def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
+    folder, family = model
+    stock, own = load_model(folder, family), assemble(Checkpoint(folder), family)
+    assert own.dtype == stock.dtype and not own.training
+    mine, theirs = own.state_dict(), stock.state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    words = prompt(own.config.to_dict())
+    assert distance(outputs(own, family, words), outputs(stock, family, words)) < 1e-6  # buffers that no file has, too
+    assert memory.tensor_bytes(own) == memory.tensor_bytes(stock)
+
+
+def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
+    model: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, family = model
+    pack(folder, tmp_path / "packed")
+    dense, packed = (started().load(Source(one, family), 40, False) for one in (folder, tmp_path / "packed"))
+    ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = (dict(one.module.named_parameters()) for one in (dense, packed))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    layers = sparse_layers(packed.module)
+    assert len(layers) >= 8
+    assert all(
+        (isinstance(one, SparseLinear) and not list(one.parameters())) or one.bias is not None
+        for one in layers.values()
+    )
+    assert memory.tensor_bytes(packed) < 0.8 * memory.tensor_bytes(load_model(folder, family))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_parity_with_the_plain_model(model: tuple[Path, str], dtype: str) -> None:
+    folder, family = model
+    found = started()
+    judged = found.parity(Source(folder, family, dtype), prompt(Checkpoint(folder).config))
+    assert judged is not None and not judged.wraps_only
+    assert judged.relative_l2 <= judged.tolerance < 0.05
+    if judged.dtype == "float32":
+        assert judged.relative_l2 < 1e-5
+
+
+def test_a_dense_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
+    found = started()
+    judged = found.parity(Source(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))
+    assert judged is not None and judged.wraps_only
+    assert not sparse_layers(found.load(Source(tiny_llama, "decoder"), 40, False).module)
+    assert found.kernel == "dense torch linear ×15"
+
+
+def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = prune(tiny_llama, tmp_path / "pruned", 0.9)
+    pack(folder, tmp_path / "packed")
+    for place in (folder, tmp_path / "packed"):
+        assert not sparse_layers(started().load(Source(place, "decoder"), 40, True).module)
+
+
+def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = prune(tiny_llama, tmp_path / "pruned", 0.5)
+    right = SparseLinear.by_kernel
+
+    def wrong(self: SparseLinear, x: torch.Tensor) -> torch.Tensor:
+        return right(self, x.roll(1, -1))
+
+    monkeypatch.setattr(SparseLinear, "by_kernel", wrong)
+    with pytest.raises(MeasureError, match="relative L2"):
+        started().parity(Source(folder, "decoder"), prompt(Checkpoint(folder).config))
+
+
+def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) -> None:
+    found = started()
+    folder = prune(tiny_llama, tmp_path / "pruned", 0.9)
+    loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
+    compiled = kernels()
+    assert not isinstance(compiled, Missing)
+    level = "avx512" if compiled.level.startswith("avx512") else compiled.level
+    assert found.kernel == f"csr16 {level} ×14, dense torch linear ×1"
+    with torch.inference_mode():
+        loaded(input_ids=torch.tensor([[5, 6, 7]]))
+    assert "several tokens: " in found.kernel
+
+
+def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
+    model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, family = model
+    monkeypatch.setattr("sparsebench.runtime.kernels.kernels", lambda: Missing("no C++ compiler"))
+    found = engine("sparse")
+    (note,) = found.start(0, 1)
+    assert "torch's CSR" in note and "no C++ compiler" in note
+    judged = found.parity(Source(folder, family, "bfloat16"), prompt(Checkpoint(folder).config))
+    assert judged is not None and judged.relative_l2 <= judged.tolerance
+
+
+def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="2 ranks"):
+        engine("sparse").check({}, 2)
+    with pytest.raises((UnsupportedError, ModelError), match="float16"):
+        started().load(Source(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16"), 40, False)
+
+
+def test_missing_weights_are_named(tiny_llama: Path) -> None:
+    weights = Checkpoint(tiny_llama)
+    weights.tensors.pop("model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(ModelError, match="up_proj"):
+        assemble(weights, "decoder")

@@ -1,0 +1,115 @@
+"""Tiny models of each family, pruned, under the sparse and int8 engines in a rank of their own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory
+from sparsebench.runtime.footprint import model_bytes
+from sparsebench.storage import pack
+from tests.runtime.engines.pruned import prune
+from tests.runtime.test_end_to_end import PHASES
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
+SHORT = Workload(batch=1, prompt=12, generate=4)
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled once for all of these tests."""
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "sparse-cache"))
+
+
+@pytest.fixture
+def models(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path) -> Mapping[str, Path]:
+    return {"encoder": tiny_bert, "decoder": tiny_llama, "encoder-decoder": tiny_t5}
+
+
+def setting(engine: str, **more: Any) -> Setting:
+    return Setting(engine, 1, SHORT, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, **more)
+
+
+def timed(dense: Path, variants: list[Path], family: str, how: Setting) -> list[LatencyResult]:
+    found: dict[str, LatencyResult] = {}
+    measure_latency(dense, [(str(one), one) for one in variants], family, how, found.__setitem__)
+    return list(found.values())
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("family", PHASES)
+def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, tmp_path: Path) -> None:
+    dense = models[family]
+    pruned, packed = prune(dense, tmp_path / "pruned", 0.9), tmp_path / "packed"
+    pack(pruned, packed)
+    same, sparse, straight = timed(dense, [dense, pruned, packed], family, setting("sparse"))
+    for result in (same, sparse, straight):
+        assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
+        assert result.parity is not None and result.parity.relative_l2 <= result.parity.tolerance
+        json.dumps(asdict(result), allow_nan=False)
+    assert same.parity is not None and same.parity.wraps_only and "csr16" not in same.kernel
+    for result in (sparse, straight):
+        assert result.parity is not None and not result.parity.wraps_only
+        assert result.kernel.startswith("csr16 ") and "several tokens" in result.kernel
+    weighed = measure_memory(packed, family, setting("sparse"))
+    assert [phase.phase for phase in weighed.phases] == PHASES[family]
+    whole = sum(info.nbytes for info in Checkpoint(dense).tensors.values())
+    assert all(0 < row.tensor_bytes < 0.8 * whole for row in weighed.per_rank)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_result_says_what_ran(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "cache"))
+    pruned = prune(tiny_llama, tmp_path / "pruned", 0.9)
+    (result,) = timed(tiny_llama, [pruned], "decoder", setting("sparse", dtype="bfloat16"))
+    assert "torch-csr ×14" in result.kernel
+    assert any("torch's CSR" in note and "compiler" in note for note in result.notes)
+
+
+@pytest.mark.slow
+def test_int8_is_measured_on_both_sides(tiny_llama: Path) -> None:
+    (result,) = timed(tiny_llama, [tiny_llama], "decoder", setting("int8"))
+    assert result.kernel.startswith("int8 dynamic torch") and result.dtype == "float32"
+    assert result.parity is not None and 0 < result.parity.relative_l2 < result.parity.tolerance
+    assert any("both sides are int8" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("engine", ["sparse", "int8"])
+def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(UnsupportedError, match="2 ranks"):
+        measure_memory(tiny_bert, "encoder", Setting(engine, 2, SHORT))
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "hf", "int8"])
+def test_a_packed_folder_is_for_the_sparse_engine(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    pack(tiny_bert, tmp_path / "packed")
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(UnsupportedError, match="packed"):
+        measure_memory(tmp_path / "packed", "encoder", setting(engine))
+
+
+def test_the_estimate_of_a_packed_model_follows_its_nonzeros(tiny_bert: Path, tmp_path: Path) -> None:
+    sizes = []
+    for sparsity in (0.0, 0.5, 0.95):
+        pack(prune(tiny_bert, tmp_path / f"pruned-{sparsity}", sparsity), tmp_path / f"packed-{sparsity}")
+        sizes.append(model_bytes(tmp_path / f"packed-{sparsity}", setting("sparse")))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] >= sum(info.nbytes for info in Checkpoint(tiny_bert).tensors.values())
