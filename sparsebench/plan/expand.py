@@ -11,6 +11,7 @@ from sparsebench.manifest import schema
 from sparsebench.manifest.schema import Manifest, Model, Sparsify, Task, is_nm, pattern_sparsity
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
+from sparsebench.runtime.engines import SHARDING
 from sparsebench.sparsify.calibration import DEFAULT, Calibration
 from sparsebench.sparsify.contract import Target
 from sparsebench.sparsify.registry import methods, needs_calibration
@@ -134,7 +135,7 @@ def _cells_of(
             yield cell("benchmarks", _task_settings(task, model))
     if manifest.runtime and _measured(manifest, variant):
         for engine in manifest.runtime.engines:
-            for ranks in manifest.runtime.ranks:
+            for ranks in _ranks(engine, manifest.runtime.ranks):
                 for workload in manifest.runtime.workloads:
                     shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump(), "dtype": model.dtype}
                     yield cell("latency", {**shared, "samples": manifest.runtime.samples, "against": base.id})
@@ -144,6 +145,11 @@ def _cells_of(
 def _task_settings(task: Task, model: Model) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
     return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels
+
+
+def _ranks(engine: str, asked: list[int]) -> list[int]:
+    """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
+    return [1] if 1 in asked and engine not in SHARDING else asked
 
 
 def _measured(manifest: Manifest, variant: Variant) -> bool:

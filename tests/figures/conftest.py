@@ -17,7 +17,13 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.report import calibrated
 
     path = tmp_path_factory.mktemp("figures") / "sample.duckdb"
-    Ledger(path).ingest([*samples.sample(samples.small()), *calibrated.sample()])
+    engines = samples.manifest(
+        models=[{"name": "fast", "source": "path:fast", "family": "decoder", "dtype": "bfloat16"}],
+        sparsify=[{"method": "magnitude", "sparsity": [0.5, 0.9]}],
+        runtime={"engines": ["hf", "sparse", "int8"]},
+    )
+    records = [samples.sample(samples.small()), calibrated.sample(), samples.sample(engines, "engines")]
+    Ledger(path).ingest([record for part in records for record in part])
     return path
 
 

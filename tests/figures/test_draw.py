@@ -32,7 +32,7 @@ def test_every_shipped_figure_is_rendered_the_same_every_time(ledger: Path, tmp_
             assert [path.name for path in done.paths] == [f"{done.name}.{end}" for end in ("png", "svg", "pdf")]
             for path in done.paths:
                 written.setdefault(path.name, []).append(path.read_bytes())
-    assert len(written) == 15
+    assert len(written) == 18
     for name, (first, second) in written.items():
         assert first == second, name
         assert len(first) > 5000, name
@@ -54,7 +54,7 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
     path = tmp_path / "empty.duckdb"
     Ledger(path).ingest(samples.sample(samples.small())[:1])
     found = render(path, [], tmp_path / "out", ("png",), NOWHERE)
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(done.skipped and not done.paths for done in found)
     assert not (tmp_path / "out").exists()
 
@@ -72,7 +72,7 @@ def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewher
     path = tmp_path / "rehearsal.duckdb"
     Ledger(path).ingest(rehearsed)
     done = {one.name: one for one in render(path, [], tmp_path / "out", ("png",), NOWHERE)}
-    assert all(done[name].skipped for name in ("score", "perplexity", "structure"))
+    assert all(done[name].skipped for name in ("score", "perplexity", "structure", "engines"))
     for name in ("runtime", "size"):
         facets = query.run(path, parse(SHIPPED / f"{name}.sql").sql).dicts()
         assert {row["facet"].splitlines()[0] for row in facets} == {"big (random weights)"}
@@ -282,7 +282,7 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     assert {row["broken"] for row in rows} == {1e4}
 
 
-@pytest.mark.parametrize("name", ["perplexity", "runtime", "score", "size", "structure"])
+@pytest.mark.parametrize("name", ["engines", "perplexity", "runtime", "score", "size", "structure"])
 def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str) -> None:
     spec = parse(SHIPPED / f"{name}.sql")
     assert overlaps(draw(spec, query.run(ledger, spec.sql), [])) == []
@@ -330,4 +330,23 @@ def test_neighbouring_series_differ_in_grey_as_well() -> None:
 
 
 def test_names_of_all_figures_are_listed() -> None:
-    assert [spec.name for spec in listing(NOWHERE)] == ["perplexity", "runtime", "score", "size", "structure"]
+    assert [spec.name for spec in listing(NOWHERE)] == [
+        "engines",
+        "perplexity",
+        "runtime",
+        "score",
+        "size",
+        "structure",
+    ]
+
+
+def test_int8_is_measured_against_plain_transformers_and_others_against_their_own_dense(ledger: Path) -> None:
+    rows = query.run(ledger, parse(SHIPPED / "engines.sql").sql).dicts()
+    asked = "SELECT sparsity, engine, ms, speedup FROM latency WHERE manifest = 'engines' AND phase = 'decode'"
+    known = {(row["sparsity"], row["engine"]): row for row in query.run(ledger, asked).dicts()}
+    decode = {(row["sparsity"], row["series"]): row for row in rows if "one more token" in row["facet"]}
+    assert {series for _, series in decode} == {"transformers", "sparse kernels", "int8"}
+    assert {sparsity for sparsity, _ in decode} == {0, 0.5, 0.9}
+    for sparsity in (0, 0.5, 0.9):
+        assert decode[sparsity, "sparse kernels"]["value"] == pytest.approx(1 / known[sparsity, "sparse"]["speedup"])
+        assert decode[sparsity, "int8"]["value"] == pytest.approx(known[sparsity, "int8"]["ms"] / known[0, "hf"]["ms"])

@@ -71,7 +71,7 @@ def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> Non
 
 def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:
     shipped = [parse(path) for path in sorted(SHIPPED.glob("*.sql"))]
-    assert [spec.name for spec in shipped] == ["perplexity", "runtime", "score", "size", "structure"]
+    assert [spec.name for spec in shipped] == ["engines", "perplexity", "runtime", "score", "size", "structure"]
     for spec in shipped:
         assert set(spec.values) <= set(KEYS)
         assert spec.get("xlabel")
@@ -82,6 +82,6 @@ def test_a_file_of_one_s_own_adds_or_overrides(figure: Callable[..., Any], tmp_p
     figure(GOOD, "extra")
     figure(GOOD, "score")
     found = {spec.name: spec for spec in listing(tmp_path / "figures")}
-    assert sorted(found) == ["extra", "perplexity", "runtime", "score", "size", "structure"]
+    assert sorted(found) == ["engines", "extra", "perplexity", "runtime", "score", "size", "structure"]
     assert found["score"].title == found["extra"].title == "Mine"
     assert found["size"].path.parent == SHIPPED

@@ -242,7 +242,7 @@ def timed(cell: Cell) -> runtime.LatencyResult:
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
     return runtime.LatencyResult(
-        "deepspeed",
+        cell.settings["engine"],
         "AutoTP",
         ranks,
         2 // ranks,
@@ -272,7 +272,7 @@ def weighed(cell: Cell) -> runtime.MemoryResult:
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 1, "")
     return runtime.MemoryResult(
-        "deepspeed",
+        cell.settings["engine"],
         "AutoTP",
         ranks,
         1,

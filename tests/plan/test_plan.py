@@ -101,6 +101,13 @@ def test_the_ids_of_earlier_storage_cells_are_kept() -> None:
     assert cell_id("storage", "v", {"formats": ["dense", "packed"]}) == "74b1c30bc60af523f4a8"
 
 
+@pytest.mark.parametrize(("ranks", "planned_for_sparse"), [([1, 2], {1}), ([2], {2})])
+def test_engines_of_one_process_are_planned_at_one_rank(ranks: list[int], planned_for_sparse: set[int]) -> None:
+    cells = planned(runtime={"engines": ["deepspeed", "sparse"], "ranks": ranks}).cells
+    found = {(cell.settings["engine"], cell.settings["ranks"]) for cell in cells if cell.stage == "memory"}
+    assert found == {("deepspeed", one) for one in ranks} | {("sparse", one) for one in planned_for_sparse}
+
+
 def test_jobs_share_what_is_expensive_and_follow_their_makers() -> None:
     plan = planned()
     found = jobs(plan, plan.cells, present=lambda variant: False)

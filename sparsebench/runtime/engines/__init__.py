@@ -13,6 +13,8 @@ ENGINES: dict[str, str] = {
     "int8": "sparsebench.runtime.engines.int8:Int8",
     "sparse": "sparsebench.runtime.engines.sparse:Sparse",
 }
+SHARDING = frozenset({"deepspeed"})
+"""Those that run at more than one rank."""
 
 
 def engine(name: str) -> Engine:
