@@ -16,14 +16,14 @@
 WITH plain AS (
     SELECT manifest, model, workload, machine, phase, any_value(ms) AS plain_ms FROM latency WHERE engine = 'hf' AND method = 'dense' GROUP BY ALL
 ), measured AS (
-    SELECT l.*, method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || way AS how,
+    SELECT l.*, method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS how,
            count(DISTINCT engine) OVER (PARTITION BY manifest, model, workload, machine) AS engines,
            CASE engine WHEN 'hf' THEN 'transformers' WHEN 'deepspeed' THEN 'DeepSpeed' WHEN 'sparse' THEN 'sparse kernels'
                        ELSE engine END AS name,
            if(engine = 'int8', ms / plain_ms, 1 / speedup) AS value, if(engine = 'int8', low_ms / plain_ms, 1 / speedup_high) AS low,
            if(engine = 'int8', high_ms / plain_ms, 1 / speedup_low) AS high
     FROM latency l
-    JOIN (SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells) USING (variant_id)
+    JOIN ways USING (variant_id)
     LEFT JOIN plain USING (manifest, model, workload, machine, phase)
     WHERE phase IN ('forward', 'encode', 'prefill', 'decode') AND ranks = 1
     QUALIFY engines > 1

@@ -16,15 +16,7 @@
 -- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model. Grey: random masks, which know nothing.
 -- note: Above 10,000 a model is broken and the order of methods means nothing: that part of the axis is packed together.
 
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), ways AS (
-    -- What else tells versions apart: whose inputs they saw, and in which text.
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
-    FROM cells
-    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
-), scored AS (
+WITH scored AS (
     SELECT sparsity, score, low, high, method, pattern LIKE '%:%' AS nm, pattern, granularity, way, seed, started_at, manifest,
            concat(model_label(model, weights), chr(10), task, ', ', if(limited, 'first ', ''), n, ' windows') AS facet
     FROM scores

@@ -12,10 +12,7 @@
 -- xlabel: sparsity of the prunable weights, %
 -- note: Times: the variant's over those of the dense model timed beside it, with 95% intervals of the paired ratio; at 0% the dense model against itself: the noise. Memory: the peak above the process's size before the model, summed over ranks; at 0% the dense model.
 
-WITH ways AS (
-    -- Versions that only differ in whose inputs the method saw.
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells
-), measured AS (
+WITH measured AS (
     SELECT manifest, variant_id, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
            CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END || ', time / dense' AS measure,
            1 / speedup AS value, 1 / speedup_high AS low, 1 / speedup_low AS high
@@ -28,7 +25,7 @@ WITH ways AS (
     FROM memory
     WHERE phase = 'overall'
 ), named AS (
-    SELECT *, method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || way AS how,
+    SELECT *, method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS how,
            concat(engine, ' ×', ranks, if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
                   if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS place
     FROM measured

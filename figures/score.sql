@@ -13,15 +13,7 @@
 -- ylabel: score
 -- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; average precision: bootstrap). The point at 0% is the dense model. Grey: random masks, which know nothing.
 
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), ways AS (
-    -- What else tells versions apart: whose inputs they saw, and in which text.
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
-    FROM cells
-    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
-), scored AS (
+WITH scored AS (
     SELECT sparsity, score, low, high, chance, method, pattern LIKE '%:%' AS nm, pattern, granularity, way, seed, started_at, manifest,
            concat(model_label(model, weights), chr(10), task, ' (', metric, if(limited, ', first ' || n, ''), ')') AS facet
     FROM scores

@@ -6,10 +6,10 @@ WITH made AS (
 ), everything AS (
     SELECT DISTINCT variant_id, zero_share FROM structure WHERE scope = 'all'
 )
-SELECT model, weights, concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, pattern,
+SELECT model, weights, concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs AS label, pattern,
        sparsity, seed,
        achieved_sparsity, abs(achieved_sparsity - sparsity) AS off, zero_share AS achieved_all
 FROM made
 LEFT JOIN everything USING (variant_id)
-JOIN (SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells) USING (variant_id)
+JOIN ways USING (variant_id)
 ORDER BY weights = 'random', model, method, pattern <> 'unstructured', label, sparsity, seed

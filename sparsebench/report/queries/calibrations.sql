@@ -1,20 +1,17 @@
 -- The calibration texts that methods looked at: their notation, samples x tokens in each, and how many tokens were read.
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), made AS (
+WITH made AS (
     SELECT variant_id, any_value(calibration_tokens) AS tokens, left(any_value(calibration_sha256), 8) AS sha256
     FROM base.sparsify
     JOIN base.records USING (record_id)
     WHERE status = 'done'
     GROUP BY variant_id
 )
-SELECT number, text, model, weights, tokens, string_agg(DISTINCT sha256, ', ' ORDER BY sha256) AS sha256,
+SELECT text_number AS number, text, model, weights, tokens, string_agg(DISTINCT sha256, ', ' ORDER BY sha256) AS sha256,
        string_agg(DISTINCT method, ', ' ORDER BY method) AS methods, string_agg(DISTINCT propagate, ', ' ORDER BY propagate DESC) AS propagate,
        string_agg(DISTINCT seed::VARCHAR, ', ' ORDER BY seed::VARCHAR) AS seeds
 FROM cells
-JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
+JOIN ways USING (variant_id)
 LEFT JOIN made USING (variant_id)
-WHERE status = 'done' /* manifests */
+WHERE status = 'done' AND text IS NOT NULL /* manifests */
 GROUP BY number, text, model, weights, tokens
 ORDER BY number, weights = 'random', model, tokens

@@ -1,13 +1,6 @@
 -- Methods side by side: perplexity at equal sparsity and pattern, and how many times the lowest each is, window by window (the
 -- ratio of sums, with a 95% interval from the spread of the windows; from ten windows on).
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), ways AS (
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
-    FROM cells
-    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
-), scored AS (
+WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), '')) || way AS label,
            s.score, s.score > 1e4 AS broken, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high, v.dense_score, v.verdict

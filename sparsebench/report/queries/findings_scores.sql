@@ -1,14 +1,7 @@
 -- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
 -- measured, the first at which one was, the one from which on no score could be told from chance, and the one from which
 -- on perplexity is above 10,000: broken.
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), ways AS (
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
-    FROM cells
-    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
-), compared AS (
+WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, concat_ws(' ', s.method, nullif(s.granularity, '')) || way AS label,

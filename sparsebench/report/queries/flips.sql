@@ -1,9 +1,9 @@
 -- Where no difference was detected: how many answers changed all the same.
 SELECT model, weights, task, metric, n, limited, num_fewshot, 
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, sparsity, gained, lost,
+       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs AS label, sparsity, gained, lost,
        (gained + lost) / pairs AS changed, difference
 FROM scores
-JOIN (SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells) USING (variant_id)
+JOIN ways USING (variant_id)
 JOIN (SELECT manifest, record_id, gained, lost, pairs, difference, verdict FROM vs_dense) USING (manifest, record_id)
 WHERE verdict = 'no difference detected' AND gained IS NOT NULL AND weights <> 'random' /* manifests */
 QUALIFY row_number() OVER (PARTITION BY model, task, n, num_fewshot ORDER BY changed DESC, label, sparsity, record_id) = 1

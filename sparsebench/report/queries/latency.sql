@@ -2,13 +2,13 @@
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
        low_ms, high_ms, n, steady, speedup, speedup_low, speedup_high, pairs, noise, baseline, parity_l2, parity_tolerance,
        wraps_only, notes, CASE method WHEN 'dense' THEN 'dense against itself' ELSE
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way END AS label,
+       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs END AS label,
        CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
-JOIN (SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells) USING (variant_id)
+JOIN ways USING (variant_id)
 WHERE phase IS NOT NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
-         pattern, way, sparsity,
+         pattern, inputs, sparsity,
          list_position(['load', 'forward', 'encode', 'prefill', 'decode', 'generate'], phase), record_id

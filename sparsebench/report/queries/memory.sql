@@ -6,12 +6,12 @@ WITH per_rank AS (
     GROUP BY record_id
 )
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, seed,
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, peak_bytes, dense_peak_bytes,
+       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs AS label, peak_bytes, dense_peak_bytes,
        ratio, rank_bytes, per_rank.tensor_bytes, measure
 FROM memory
 LEFT JOIN per_rank USING (record_id)
-JOIN (SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS way FROM cells) USING (variant_id)
+JOIN ways USING (variant_id)
 WHERE phase = 'overall' AND rank IS NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload, method <> 'dense', method, pattern <> 'unstructured', granularity,
-         pattern, way, sparsity, record_id
+         pattern, inputs, sparsity, record_id

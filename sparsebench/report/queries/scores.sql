@@ -1,12 +1,4 @@
 -- Every score beside its dense model's, one row per variant and task. A perplexity above 10,000 is broken, whatever the test says.
-WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
-), ways AS (
-    SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') || if(texts > 1, ', text ' || number, '') AS way
-    FROM cells
-    LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '')
-)
 SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
        concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), ''), nullif(s.pattern, 'unstructured')) || way AS label,
        s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, s.score, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high,
