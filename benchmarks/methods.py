@@ -112,18 +112,22 @@ def quality(asked: argparse.Namespace, results: Results) -> None:
     """The same calibration, the same text: ours, behind pruned predecessors as published, and the reference."""
     if "dense" not in results:
         results.add("dense", **evaluate(asked.folder, asked.text, asked.windows))
-    points = [("--sparsity", s) for s in ("0.1", "0.5", "0.7", "0.9")] + [("--pattern", "2:4")]
-    for method in ("wanda", "sparsegpt"):
+    points = [("--pattern" if ":" in point else "--sparsity", point) for point in asked.points]
+    for method in asked.methods:
         for flag, value in points:
             with scratch() as out:
                 if (name := f"reference {method} {value}") not in results:
-                    reference(asked.folder, out / "reference", "--method", method, flag, value, *asked.read)
-                    results.add(name, **evaluate(out / "reference", asked.text, asked.windows))
+                    cost = reference(asked.folder, out / "reference", "--method", method, flag, value, *asked.read)
+                    results.add(name, **cost, **evaluate(out / "reference", asked.text, asked.windows))
         wanted = [(flag, value) for flag, value in points if f"ours {method} {value}" not in results]
         with scratch() as out:
             options = [word for point in wanted for word in point]
             if wanted:
-                ours(asked.folder, out / "ours", "--method", method, *options, *asked.read)
+                names = " ".join(value for _, value in wanted)
+                results.add(
+                    f"ours {method} sweep of {names}",
+                    **ours(asked.folder, out / "ours", "--method", method, *options, *asked.read),
+                )
             for _, value in wanted:
                 folder = out / "ours" / (value.replace(":", "of") if ":" in value else f"{float(value):.2f}")
                 results.add(f"ours {method} {value}", **evaluate(folder, asked.text, asked.windows))
@@ -209,6 +213,8 @@ def main() -> None:
     parser.add_argument(
         "--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, rank, speed)"
     )
+    parser.add_argument("--points", nargs="+", default=["0.1", "0.5", "0.7", "0.9", "2:4"], help="quality: which")
+    parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], help="quality: of which methods")
     parser.add_argument("--method", default="wanda", help="memory: which one")
     parser.add_argument("--granularity", default="", help="memory: other than the method's own")
     parser.add_argument("--family", default="decoder", help="memory: the model's")

@@ -24,7 +24,19 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
     assert {cell.variant.sparsity for cell in ready.plan.cells} >= {0.0, 0.1, 0.5, 0.9, 0.95, 0.99}
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("examples/methods.yaml", {"sparsify", "storage", "benchmarks"}),
+        ("examples/engines.yaml", {"sparsify", "latency", "memory"}),
+    ],
+)
+def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: set[str]) -> None:
+    ready = prepare(Request(ROOT / name, offline=True))
+    assert {cell.stage for cell in ready.plan.cells} == stages
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS, "examples/methods.yaml", "examples/engines.yaml"])
 def test_every_wheel_is_pinned(name: str) -> None:
     sources = re.findall(r'"(wheel:[^"]+)"', (ROOT / name).read_text())
     assert sources
