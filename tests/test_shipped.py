@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sparsebench import sources
 from sparsebench.plan.preflight import Request, prepare
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +31,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
     [
         ("examples/methods.yaml", {"sparsify", "storage", "benchmarks"}),
         ("examples/engines.yaml", {"sparsify", "latency", "memory"}),
+        ("examples/coder.yaml", {"sparsify", "structure", "storage", "benchmarks"}),
     ],
 )
 def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: set[str]) -> None:
@@ -36,11 +39,12 @@ def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: 
     assert {cell.stage for cell in ready.plan.cells} == stages
 
 
-@pytest.mark.parametrize("name", [*MANIFESTS, "examples/methods.yaml", "examples/engines.yaml"])
+@pytest.mark.parametrize("name", [*MANIFESTS, "examples/methods.yaml", "examples/engines.yaml", "examples/coder.yaml"])
 def test_every_wheel_is_pinned(name: str) -> None:
-    sources = re.findall(r'"(wheel:[^"]+)"', (ROOT / name).read_text())
-    assert sources
-    assert all(re.search(r"#sha256=[0-9a-f]{64}$", source) for source in sources)
+    models = yaml.safe_load((ROOT / name).read_text())["models"]
+    parts = [part for model in models for part in sources.parse(model["source"]).parts]
+    assert parts
+    assert all(part.sha256 for part in parts)
 
 
 def test_the_lab_rehearses_without_the_hub() -> None:

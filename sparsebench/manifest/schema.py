@@ -117,9 +117,11 @@ class Parts(TypedDict):
     """One `PROJECT==VERSION!PATH/IN/WHEEL` per part."""
     sha256: NotRequired[Swept[Sha256]]
     """One sha256 per part, of its wheel."""
+    name: NotRequired[Name]
+    """What the joined file is called, where the parts' names do not say what it is: `model.gguf`."""
 
 
-def _paired(parts: dict[str, list[str]]) -> dict[str, list[str]]:
+def _paired(parts: dict[str, Any]) -> dict[str, Any]:
     if "sha256" in parts and len(parts["wheel"]) != len(parts["sha256"]):
         counts = f"{len(parts['wheel'])} wheels and {len(parts['sha256'])} sums"
         raise wrong(counts, "one sha256 per wheel, in the same order", at="sha256")

@@ -163,6 +163,7 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _gguf_file(source: Path) -> Path:
+    """The one GGUF file. Its name must say so: before it is fetched nothing else tells that its weights are dequantized."""
     files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
     if len(files) != 1:
         problem = f"{len(files)} GGUF files" if files else "neither config.json nor a GGUF file"
@@ -170,6 +171,8 @@ def _gguf_file(source: Path) -> Path:
     with files[0].open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{files[0]}: not a GGUF file", "name a Hugging Face folder, or one GGUF file")
+    if files[0].suffix.lower() != ".gguf":
+        raise ModelError(f"{files[0]}: a GGUF file under another name", "give it a name that ends in .gguf")
     return files[0]
 
 

@@ -66,7 +66,7 @@ def described(calibration: Calibration) -> str:
 
 
 def _dense(model: Model, revision: str, seed: int) -> Variant:
-    source = model.source if isinstance(model.source, str) else " + ".join(model.source.get("wheel", []))
+    source = model.source if isinstance(model.source, str) else sources.parse(model.source).text
     drawn = seed if source == "random" else DEFAULT_SEED
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype, "method": "dense"}
     if source == "random":

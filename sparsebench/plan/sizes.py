@@ -34,7 +34,7 @@ def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> 
 def _guess(source: str) -> int:
     if "wheel" not in source:
         return UNKNOWN
-    return PACKAGED["gguf" if ".gguf" in source.lower() else "other"]
+    return PACKAGED["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
 
 
 def parameters(config: Mapping[str, Any]) -> int:

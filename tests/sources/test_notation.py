@@ -33,6 +33,8 @@ A, B = "a" * 64, "b" * 64
             f"wheel:a==1!x.0#sha256={A} + b==2!x.1#sha256={B}",
         ),
         ({"wheel": [f"a==1!x.0#sha256={A}", "b==2!x.1"]}, f"wheel:a==1!x.0#sha256={A} + b==2!x.1"),
+        ({"wheel": ["a==1!0.bin", "b==2!1.bin"], "name": "m.gguf"}, "wheel:a==1!0.bin + b==2!1.bin as m.gguf"),
+        ("wheel:a==1!data as it is.bin as m.gguf", "wheel:a==1!data as it is.bin as m.gguf"),
     ],
 )
 def test_canonical_text_parses_back_to_the_same_source(value: Any, text: str) -> None:
@@ -91,6 +93,8 @@ def test_fields() -> None:
         ({"wheel": ["p==1!x"], "sha256": [A, B]}, "1 wheels but 2 sha256", "wheel:"),
         ({"wheel": ["p==1!x/", "q==1!y/"]}, "folders cannot be concatenated", "wheel:"),
         ({"wheel": []}, "`wheel` is empty", "wheel:"),
+        ({"wheel": ["p==1!x"], "name": "../m.gguf"}, "not a plain file name", "wheel:"),
+        ({"wheel": ["p==1!x/"], "name": "m.gguf"}, "folders cannot be concatenated or renamed", "wheel:"),
         ({"wheel": ["p==1!x"], "sha256": [1]}, "list of strings", "wheel:"),
         ({"whel": []}, "unknown key 'whel'", "{wheel:"),
         ({}, "no `wheel` key", "{wheel:"),
