@@ -66,7 +66,7 @@ def described(calibration: Calibration) -> str:
 
 
 def _dense(model: Model, revision: str, seed: int) -> Variant:
-    source = model.source if isinstance(model.source, str) else sources.parse(model.source).text
+    source = str(model.source)
     drawn = seed if source == "random" else DEFAULT_SEED
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype, "method": "dense"}
     if source == "random":

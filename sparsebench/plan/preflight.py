@@ -184,12 +184,10 @@ def _located(manifest: Manifest, folder: Path) -> Manifest:
     """The manifest with every source in canonical notation, relative paths made absolute."""
 
     def located(model: Model) -> Model:
-        if not isinstance(model.source, str):
-            return model
         return model.model_copy(update={"source": sources.parse(model.source, folder).text})
 
     calibration = manifest.calibration
-    if isinstance(calibration.source, str):
+    if calibration.source is not None:
         calibration = calibration.model_copy(update={"source": sources.parse(calibration.source, folder).text})
     return manifest.model_copy(
         update={"models": [located(model) for model in manifest.models], "calibration": calibration}
