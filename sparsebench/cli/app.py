@@ -25,6 +25,7 @@ VERBS = (
     "measure",
     "score",
     "pack",
+    "schema",
     "doctor",
 )
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from sparsebench.cli.options import JSON, OFFLINE
+
+if TYPE_CHECKING:
+    from sparsebench.run.doctor import Finding
+
+COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
 def register(app: typer.Typer) -> None:
@@ -16,27 +23,43 @@ def doctor(
     as_json: JSON = False,
     offline: OFFLINE = False,
 ) -> None:
-    """What works here: torch, DeepSpeed and its shared-memory op, sparse kernels, compiler, GPU, hub, index, disk, memory.
+    """What works on this machine, what is slower than it could be, and the fix for each.
+
+    Exits with 1 where something is missing without which a stage cannot run.
 
     \b
     sparsebench doctor
+    sparsebench doctor --offline --json
     """
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json, stderr
+    from sparsebench.cli.output import emit_json
     from sparsebench.run.doctor import examine
 
     findings = []
-    colours = {"ok": "green", "slower": "yellow", "missing": "red", "absent": "dim"}
     for finding in examine(offline):
         findings.append(finding)
         if not as_json:
-            console = stderr()
-            console.print(f"{finding.state:8}", style=colours[finding.state], end="")
-            console.print(f"{finding.what:16} {finding.detail}", markup=False, soft_wrap=True)
-            if finding.fix:
-                console.print(f"{'':8}{'':16} → {finding.fix}", markup=False, soft_wrap=True)
+            _show(finding)
     if as_json:
         emit_json([asdict(finding) for finding in findings])
     if any(finding.state == "missing" for finding in findings):
         raise typer.Exit(1)
+
+
+def _show(finding: Finding) -> None:
+    """One finding, its fix below it: wrapped under itself on a terminal, a line each in a pipe."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    lines = [finding.detail, *([f"→ {finding.fix}"] if finding.fix else [])]
+    if not console.is_terminal:
+        print(f"{finding.state:8} {finding.what:15} {'  '.join(lines)}", flush=True)
+        return
+    head = Text.assemble((f"{finding.state:8} ", COLOURS[finding.state]), f"{finding.what:15} ")
+    for line in lines:
+        for part in Text(line).wrap(console, max(console.width - len(head), 20)):
+            part.rstrip()
+            console.print(head + part, soft_wrap=True)
+            head = Text(" " * len(head))

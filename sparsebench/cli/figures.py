@@ -36,7 +36,9 @@ def figures(
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
-    """Render figures from the ledger. A ``.sql`` file of yours in ./figures is rendered too, or replaces a shipped one.
+    """Render figures from the ledger.
+
+    A .sql file of yours in ./figures is rendered too, or replaces a shipped one of that name.
 
     \b
     sparsebench figures

@@ -30,7 +30,9 @@ def ingest(
     folders: Annotated[list[Path], typer.Argument(help="Folders of records, also from other machines.")],
     ledger: LEDGER = None,
 ) -> None:
-    """Bring records into the ledger: rebuild it, or merge another machine's. What is there already stays once.
+    """Bring records into the ledger: rebuild it, or merge another machine's.
+
+    What is there already stays there once.
 
     \b
     sparsebench ingest ledger/records
@@ -54,6 +56,7 @@ def export(
 
     \b
     sparsebench export out/tables --to csv
+    sparsebench export out/ledger.sqlite --to sqlite
     """
     from sparsebench.cli.output import note
     from sparsebench.ledger.export import export as write
@@ -68,13 +71,15 @@ def bundle(
     out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
     manifest: Annotated[
         list[str] | None,
-        typer.Option("--manifest", help="Only what these manifests ask for; repeatable.", show_default=False),
+        typer.Option(
+            "--manifest", metavar="NAME", help="Only what these manifests ask for; repeatable.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Pack records into one compressed file that ``ingest`` reads: for sharing or committing.
+    """Pack records into one compressed file that ingest reads: for sharing or committing.
 
     \b
-    sparsebench bundle ledger/records ledger/published/small.jsonl.zst --manifest small
+    sparsebench bundle ledger/records small.jsonl.zst --manifest small
     """
     from sparsebench.cli.output import note, size
     from sparsebench.ledger.store import bundle as write

@@ -15,18 +15,30 @@ def register(app: typer.Typer) -> None:
 
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("experiments.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    editor: Annotated[
+        bool, typer.Option("--editor", help="Also write sparsebench.schema.json beside it, and point editors to it.")
+    ] = False,
 ) -> None:
     """Write a commented starter manifest.
 
     \b
     sparsebench init my.yaml && sparsebench plan my.yaml
+    sparsebench init my.yaml --editor
     """
+    import json
+
     from sparsebench.cli.output import note
     from sparsebench.errors import UserError
+    from sparsebench.manifest.published import FILE, MODELINE, json_schema
     from sparsebench.manifest.starter import starter
 
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
-    path.write_text(starter())
+    try:
+        path.write_text((MODELINE if editor else "") + starter(), encoding="utf-8")
+        if editor:
+            path.with_name(FILE).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
     note(f"wrote {path}; next: sparsebench plan {path}")

@@ -31,7 +31,7 @@ def inspect(
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """The sparsity structure of a model: what share of its weights is far from zero, overall, by layer, by kind of module.
+    """What share of a model's weights is far from zero: overall, by layer, by kind of module.
 
     \b
     sparsebench inspect path:my-model

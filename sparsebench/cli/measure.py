@@ -44,12 +44,14 @@ def measure(
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """Measure memory and latency of a model under an engine; close other programs first.
+    """Measure memory and latency of a model under an engine.
+
+    Close other programs first: they are measured with it.
 
     \b
     sparsebench measure pruned/0.90 --against path:my-model
     sparsebench measure packed/0.90 --against path:my-model --engine sparse
-    sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256 --generate 64
+    sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     """
     from dataclasses import asdict
 

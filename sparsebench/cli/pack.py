@@ -35,7 +35,9 @@ def pack(
     ] = Form.packed,
     out: OUT = None,
 ) -> None:
-    """Write a model folder in a smaller format, which is not loadable until unpacked.
+    """Write a model folder in a smaller format.
+
+    The sparse engine loads a packed folder; everything else needs it unpacked first.
 
     \b
     sparsebench pack pruned/0.90

@@ -30,7 +30,7 @@ def plan(
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
-    """Show every cell of MANIFEST, whether it will run and why, with the estimate of time, memory and disk.
+    """Show every cell of a manifest, whether it will run and why, and what it will take.
 
     \b
     sparsebench plan quickstart.yaml

@@ -32,7 +32,7 @@ def report(
 
     \b
     sparsebench report
-    sparsebench report --manifest quickstart --out out/report.md --figures out/figures
+    sparsebench report --manifest quickstart --out out/report.md
     """
     from sparsebench.plan.preflight import ledger_path
     from sparsebench.report import build

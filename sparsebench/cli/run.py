@@ -20,10 +20,10 @@ def run(
     manifest: MANIFEST,
     only: ONLY = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option(help="Try failed cells again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed cells again.")] = False,
     rehearse: REHEARSE = False,
     full: FULL = False,
-    fail_fast: Annotated[bool, typer.Option(help="Stop at the first failed cell.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.", show_default=False),
@@ -31,7 +31,7 @@ def run(
     ledger: LEDGER = None,
     offline: OFFLINE = False,
 ) -> None:
-    """Run every cell of MANIFEST that has no result yet.
+    """Run every cell of a manifest that has no result yet.
 
     Finished work is never repeated; Ctrl-C loses at most what is in flight.
 

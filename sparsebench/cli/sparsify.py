@@ -12,7 +12,11 @@ import typer
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
 
 if TYPE_CHECKING:
+    from sparsebench.plan.single import Single
+    from sparsebench.sparsify.calibration import Calibrated, Calibration
     from sparsebench.sparsify.contract import SparsifyResult, Target
+
+    Made = tuple[Path, Target, SparsifyResult]
 
 
 class Form(StrEnum):
@@ -20,6 +24,7 @@ class Form(StrEnum):
 
     dense = "dense"
     packed = "packed"
+    archive = "archive"
 
 
 class Competition(StrEnum):
@@ -49,60 +54,67 @@ def register(app: typer.Typer) -> None:
     app.command()(sparsify)
 
 
+OUT = Annotated[Path, typer.Option(help="One folder per version is made here.", show_default=False)]
+SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)]
+METHOD = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+        show_default=False,
+    ),
+]
+PATTERN = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable.", show_default=False
+    ),
+]
+GRANULARITY = Annotated[
+    Competition | None,
+    typer.Option(
+        help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
+        show_default=False,
+    ),
+]
+ALLOCATION = Annotated[
+    Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
+]
+PROPAGATE = Annotated[
+    Propagate,
+    typer.Option(help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."),
+]
+CALIBRATION = Annotated[
+    str | None,
+    typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.", show_default=False),
+]
+FIELD = Annotated[
+    str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
+]
+SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
+LENGTH = Annotated[
+    int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False)
+]
+SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
+FORM = Annotated[
+    Form, typer.Option("--format", help="dense loads in transformers; packed is smaller, archive smallest and slower.")
+]
+
+
 def sparsify(
     source: SOURCE,
-    out: Annotated[Path, typer.Option(help="One folder per version is made here.", show_default=False)],
-    sparsity: Annotated[
-        list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable.  "
-            "[default: magnitude]",
-            show_default=False,
-        ),
-    ] = None,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable.", show_default=False
-        ),
-    ] = None,
-    granularity: Annotated[
-        Competition | None,
-        typer.Option(
-            help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
-            show_default=False,
-        ),
-    ] = None,
-    allocation: Annotated[
-        Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
-    ] = Allocation.uniform,
-    propagate: Annotated[
-        Propagate,
-        typer.Option(
-            help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."
-        ),
-    ] = Propagate.pruned,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.", show_default=False
-        ),
-    ] = None,
-    field: Annotated[
-        str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
-    length: Annotated[
-        int | None,
-        typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")] = 0,
-    form: Annotated[
-        Form, typer.Option("--format", help="dense loads in transformers; packed is smaller.")
-    ] = Form.dense,
+    out: OUT,
+    sparsity: SPARSITY = None,
+    method: METHOD = None,
+    pattern: PATTERN = None,
+    granularity: GRANULARITY = None,
+    allocation: ALLOCATION = Allocation.uniform,
+    propagate: PROPAGATE = Propagate.pruned,
+    calibration: CALIBRATION = None,
+    field: FIELD = None,
+    samples: SAMPLES = 128,
+    length: LENGTH = None,
+    seed: SEED = 0,
+    form: FORM = Form.dense,
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
     offline: OFFLINE = False,
@@ -118,13 +130,10 @@ def sparsify(
     """
     from dataclasses import asdict
 
-    from sparsebench import sources
     from sparsebench.cli.output import emit_json, progress
-    from sparsebench.manifest.schema import Calibration, Sparsify
-    from sparsebench.plan.expand import resolved, targets
+    from sparsebench.manifest.schema import Calibration
+    from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
-    from sparsebench.sparsify.calibration import tokens
-    from sparsebench.sparsify.registry import needs_calibration
     from sparsebench.sparsify.sweep import Sweep
 
     names = list(dict.fromkeys(method or ["magnitude"]))
@@ -133,29 +142,44 @@ def sparsify(
     asked |= {"sparsity": sparsity} if sparsity else {}
     asked |= {"pattern": _patterns(sparsity, pattern)} if pattern else {}
     text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, "field": field})
-    for name in names:
-        _check_method(name, granularity.value if granularity else None)
-    entries = [validated(Sparsify, asked | {"method": name}) for name in names]
-    found = [target for entry in entries for target in targets(entry)]
-    folders = {target: (out / target.method if len(names) > 1 else out) / _name(target) for target in found}
+    folders = _folders(names, granularity.value if granularity else None, asked, out)
     _check_free(folders.values())
     model = single(source, family, dtype.value, offline)
-    results: list[tuple[Path, Target, SparsifyResult]] = []
-
-    def emit(target: Target, result: SparsifyResult) -> None:
-        results.append((folders[target], target, result))
-
+    made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
-        read = None
-        if any(needs_calibration(name, allocation.value) for name in names):
-            read = tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline)
-        Sweep(model.folder, model.family, folders, seed, read, propagate.value).run(emit, bar)
-    if form is Form.packed:
-        _pack_in_place([folder for folder, _, _ in results])
+        read = _read(model, folders, resolved(text, seed), offline)
+        sweep = Sweep(model.folder, model.family, folders, seed, read, propagate.value)
+        sweep.run(lambda target, result: made.append((folders[target], target, result)), bar)
+    if form is not Form.dense:
+        _store([folder for folder, _, _ in made], form)
     if as_json:
-        emit_json([{"folder": str(folder), **asdict(target), **asdict(result)} for folder, target, result in results])
+        emit_json([{"folder": str(folder), **asdict(target), **asdict(result)} for folder, target, result in made])
     else:
-        _show([(folder, result) for folder, _, result in results])
+        _show(made)
+
+
+def _folders(names: list[str], granularity: str | None, asked: dict[str, object], out: Path) -> dict[Target, Path]:
+    """Every version asked for, with the folder that it goes to; several methods get a folder each."""
+    from sparsebench.manifest.schema import Sparsify
+    from sparsebench.plan.expand import targets
+    from sparsebench.plan.single import validated
+
+    for name in names:
+        _check_method(name, granularity)
+    entries = [validated(Sparsify, asked | {"method": name}) for name in names]
+    found = [target for entry in entries for target in targets(entry)]
+    return {target: (out / target.method if len(names) > 1 else out) / _name(target) for target in found}
+
+
+def _read(model: Single, targets: Iterable[Target], text: Calibration, offline: bool) -> Calibrated | None:
+    """The calibration tokens; None where no method looks at them, nor the allocation."""
+    from sparsebench import sources
+    from sparsebench.sparsify.calibration import tokens
+    from sparsebench.sparsify.registry import needs_calibration
+
+    if not any(needs_calibration(target.method, target.allocation) for target in targets):
+        return None
+    return tokens(model.folder, model.family, text, sources.Cache(), offline)
 
 
 def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
@@ -194,20 +218,22 @@ def _check_free(folders: Iterable[Path]) -> None:
         raise UserError(f"{taken} exists", "name another --out, or remove it")
 
 
-def _pack_in_place(folders: list[Path]) -> None:
-    """Each folder becomes its own packed form; the dense one goes only when the packed one is whole."""
+def _store(folders: list[Path], form: Form) -> None:
+    """Each folder becomes its own stored form; the dense one goes only when the other is whole."""
     import shutil
 
-    from sparsebench.storage import pack
+    from sparsebench.storage import FORMATS
 
+    write = FORMATS[form.value].write
+    assert write
     for folder in folders:
-        packed = folder.with_name(folder.name + ".packing")
-        pack(folder, packed)
+        stored = folder.with_name(f"{folder.name}.{form.value}-part")
+        write(folder, stored)
         shutil.rmtree(folder)
-        packed.rename(folder)
+        stored.rename(folder)
 
 
-def _show(results: list[tuple[Path, SparsifyResult]]) -> None:
+def _show(made: list[Made]) -> None:
     from sparsebench.cli.output import emit_table, note, size
 
     rows = [
@@ -217,8 +243,8 @@ def _show(results: list[tuple[Path, SparsifyResult]]) -> None:
             f"{result.achieved_all:.4%}",
             size(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())),
         ]
-        for folder, result in results
+        for folder, _, result in made
     ]
     emit_table(["folder", "zeros, prunable", "zeros, all", "on disk"], rows)
-    for reason in dict.fromkeys(result.note for _, result in results if result.note):
+    for reason in dict.fromkeys(result.note for _, _, result in made if result.note):
         note(reason)

@@ -40,7 +40,7 @@ def sql(
 
     \b
     sparsebench sql
-    sparsebench sql "select model, method, sparsity, task, score, dense_score from results order by all"
+    sparsebench sql "select model, method, sparsity, task, score from results"
     sparsebench sql -f my.sql --format csv > my.csv
     """
     from sparsebench.cli.output import emit_table

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER, OFFLINE, REHEARSE
+from sparsebench.cli.options import JSON, LEDGER, REHEARSE
 from sparsebench.cli.plan import prepared
 
 
@@ -23,10 +23,11 @@ def status(
     ] = None,
     rehearse: REHEARSE = False,
     ledger: LEDGER = None,
-    offline: OFFLINE = True,
     as_json: JSON = False,
 ) -> None:
-    """What is done, failed and left, with the reasons of failures. Reads records only: safe while a run goes on.
+    """What is done, failed and left, with the reasons of failures.
+
+    It reads records only: safe while a run goes on.
 
     \b
     sparsebench status quickstart.yaml
@@ -38,7 +39,7 @@ def status(
     from sparsebench.run.workspace import Workspace
 
     if manifest:
-        ready = prepared(manifest, ledger, offline, rehearse, False, None)
+        ready = prepared(manifest, ledger, True, rehearse, False, None)
         folder = Workspace.of(ready.ledger, ready.work).records
         plans = {
             ready.plan.manifest: [(c.id, str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]

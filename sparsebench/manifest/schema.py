@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from pydantic import (
@@ -17,11 +18,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     GetPydanticSchema,
     Tag,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
 Family = Literal["encoder", "decoder", "encoder-decoder"]
@@ -44,6 +46,18 @@ def wrong(message: str, expected: str = "", hint: str = "", at: str = "") -> Pyd
     return PydanticCustomError(
         "manifest", "{message}", {"message": message, "expected": expected, "hint": hint, "at": at}
     )
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What a validator of ours means, in the words of JSON Schema; ``or_one`` admits an item in place of its list."""
+
+    words: tuple[tuple[str, Any], ...] = ()
+    or_one: bool = False
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = {**handler(core), **dict(self.words)}
+        return {"anyOf": [found["items"], found]} if self.or_one else found
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -83,21 +97,30 @@ def _block(value: list[int]) -> list[int]:
 
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
-Swept = Annotated[Some[T], BeforeValidator(lambda value: value if isinstance(value, list) else [value])]
+Swept = Annotated[
+    Some[T], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), _Published(or_one=True)
+]
 """A list; a single value stands for a list of one."""
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Name = Annotated[
     str,
     _matching(
-        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        _NAME,
         "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
     ),
+    _Published((("pattern", f"^{_NAME}$"),)),
 ]
-Share = Annotated[float, BeforeValidator(_share)]
+Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-Sha256 = Annotated[str, _matching(r"[0-9a-fA-F]{64}", "the 64 hexadecimal digits of a sha256")]
+_PATTERNS = "|".join(["^unstructured$", PATTERN.pattern, BLOCK.pattern])
+Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
+Sha256 = Annotated[
+    str,
+    _matching(r"[0-9a-fA-F]{64}", "the 64 hexadecimal digits of a sha256"),
+    _Published((("pattern", "^[0-9a-fA-F]{64}$"),)),
+]
 
 
 class Strict(BaseModel):
@@ -237,8 +260,11 @@ class Benchmarks(Strict):
     """What each family is scored on."""
 
     decoder: Some[Task] = []
+    """Tasks of the decoders."""
     encoder: Some[Task] = []
+    """Tasks of the encoders."""
     encoder_decoder: Some[Task] = Field(default=[], alias="encoder-decoder")
+    """Tasks of the encoder-decoders."""
 
     def of(self, family: Family) -> list[Task]:
         """The tasks of one family."""
@@ -250,8 +276,11 @@ class Workload(Strict):
     """One shape of request: `batch` sequences of `prompt` tokens, then `generate` new tokens each."""
 
     batch: Count = 1
+    """Sequences at once."""
     prompt: Count = 128
+    """Tokens in each prompt."""
     generate: Count = 16
+    """New tokens each."""
 
 
 class Runtime(Strict):

@@ -48,10 +48,12 @@ class TensorInfo:
 
     @property
     def numel(self) -> int:
+        """How many elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """How many bytes in the file."""
         return self.end - self.begin
 
 

@@ -61,6 +61,7 @@ class Stage(torch.nn.Module):
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the way says that this block gives. Raises Reached at the block that the forward is for."""
         return self.__dict__["way"].answer(self.__dict__["index"], Call(args, kwargs))
 
 

@@ -34,6 +34,7 @@ class Variant:
 
     @property
     def is_dense(self) -> bool:
+        """Whether nothing has been removed from it."""
         return self.method == "dense"
 
     @property

@@ -19,6 +19,8 @@ GIB = 2**30
 SHM_BYTES = 69_000_000
 """What one rank of DeepSpeed's shared-memory all-reduce takes in /dev/shm."""
 
+COMPILER = "install g++ (Debian: apt-get install g++), or name one in CXX"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -37,6 +39,7 @@ def examine(offline: bool = False) -> Iterator[Finding]:
     yield from _compiler()
     if not offline:
         yield from _network()
+    yield _packing()
     yield _sparse()
     yield _ranks()
 
@@ -122,6 +125,18 @@ def _hub() -> str:
         return f"reached ({answer.status})"
 
 
+def _packing() -> Finding:
+    """The C++ behind the packed and the archive format is really compiled, and loaded."""
+    from sparsebench.native import Missing, library
+
+    for name in ("packing", "checksum"):
+        found = library(name)
+        if isinstance(found, Missing):
+            loss = f"packed and archive are written and read by numpy: the same bytes, slower ({found.reason})"
+            return Finding("packing", "slower", loss, COMPILER)
+    return Finding("packing", "ok", "compiled")
+
+
 def _sparse() -> Finding:
     """The sparse engine's kernels are really compiled, and loaded."""
     from sparsebench.native import Missing
@@ -130,9 +145,7 @@ def _sparse() -> Finding:
     found = kernels()
     if isinstance(found, Missing):
         loss = f"the sparse engine falls back to torch's CSR, which is slower ({found.reason})"
-        return Finding(
-            "sparse kernels", "slower", loss, "install g++ (Debian: apt-get install g++), or name one in CXX"
-        )
+        return Finding("sparse kernels", "slower", loss, COMPILER)
     if not found.shared:
         loss = f"compiled, {found.level}; torch's OpenMP was not found, so each product starts threads of its own"
         return Finding("sparse kernels", "slower", loss, "install torch's own wheel, or measure with one thread")

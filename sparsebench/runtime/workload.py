@@ -101,6 +101,7 @@ class Forward(Phase):
         self.model, self.prompt = model, prompt
 
     def step(self) -> None:
+        """All sequences through the model, once."""
         self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask)
 
 
@@ -114,6 +115,7 @@ class Encode(Phase):
         self.output: Any = None
 
     def step(self) -> None:
+        """All sequences through the encoder, once."""
         self.output = self.encoder(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, return_dict=True)
 
 
@@ -136,10 +138,12 @@ class Prefill(Phase):
         self.start = prompt.ids[:, :1] * 0 + start_token(model.module.config) if encode else None
 
     def begin(self) -> None:
+        """Run the encoder where it has not run yet; that is not timed here."""
         if self.encode and self.encode.output is None:
             self.encode.step()
 
     def step(self) -> None:
+        """The whole prompt in one forward, with an empty cache; keeps the first new token and the cache."""
         if self.encode:
             out = self.model(
                 encoder_outputs=self.encode.output,
@@ -165,6 +169,7 @@ class Decode(Phase):
         self.mask = prefill.prompt.mask
 
     def begin(self) -> None:
+        """Go back to right behind the prompt, with a copy of its cache."""
         if self.prefill.cache is None:
             self.prefill.begin()
             self.prefill.step()
@@ -174,6 +179,7 @@ class Decode(Phase):
         self.mask = self.prefill.prompt.mask
 
     def step(self) -> None:
+        """One new token for each sequence."""
         extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
         if self.prefill.encode:
             out = self.model(
@@ -189,6 +195,7 @@ class Decode(Phase):
         self.cache = out[self.prefill.cache_name]
 
     def end(self) -> None:
+        """Let go of the caches."""
         self.cache = self.prefill.cache = None
 
 
@@ -215,6 +222,7 @@ class Generate(Phase):
         )
 
     def step(self) -> None:
+        """One call of ``generate``."""
         self.model.generate(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, generation_config=self.config)
 
 

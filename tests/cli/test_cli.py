@@ -30,9 +30,18 @@ def test_init_writes_a_manifest_that_plans(tmp_path: Path) -> None:
     planned = call("plan", tmp_path / "mine.yaml", "--json", "--offline")
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
     again = call("init", tmp_path / "mine.yaml")
     assert again.returncode == 2
     assert "--force" in again.stderr
+
+
+def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> None:
+    assert call("init", tmp_path / "mine.yaml", "--editor").returncode == 0
+    first = (tmp_path / "mine.yaml").read_text().splitlines()[0]
+    named = tmp_path / first.removeprefix("# yaml-language-server: $schema=")
+    assert json.loads(named.read_text()) == json.loads(call("schema").stdout)
+    assert call("plan", tmp_path / "mine.yaml", "--offline").returncode == 0
 
 
 def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
@@ -51,6 +60,17 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert call("pack", tmp_path / "pruned" / "0.90", "--format", "archive").returncode == 0
     assert call("unpack", tmp_path / "pruned" / "0.90.archive").returncode == 0
     assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["packed", "archive"])
+def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, form: str) -> None:
+    for name, out in (("dense", tmp_path / "dense"), (form, tmp_path / "stored")):
+        made = call("sparsify", tiny_llama, "--sparsity", 0.9, "--format", name, "--out", out)
+        assert made.returncode == 0, made.stderr
+    assert call("pack", tmp_path / "dense" / "0.90", "--format", form, "--out", tmp_path / "packed").returncode == 0
+    assert [path.name for path in (tmp_path / "stored").iterdir()] == ["0.90"]
+    name = f"model.safetensors.{form}"
+    assert (tmp_path / "stored" / "0.90" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
 
 
 @pytest.mark.slow

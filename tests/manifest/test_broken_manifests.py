@@ -189,7 +189,7 @@ BROKEN = {
     ),
     "wheel parts: unknown key": (
         MODEL + "{name: m, source: {wheel: [a==1!b], sha: [c]}, family: decoder}", 3, 41,
-        "unknown key `sha`", "`sha256` or `wheel`", "did you mean `sha256`?",
+        "unknown key `sha`", "`name`, `sha256`, `wheel`", "did you mean `sha256`?",
     ),
     "wheel parts: bad sum": (
         MODEL + "{name: m, source: {wheel: [a==1!b], sha256: [c0]}, family: decoder}", 3, 50,

@@ -62,6 +62,7 @@ class Wrapping:
     reads_packed = False
 
     def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+        """The plain model in the source's dtype, wrapped; a baseline is wrapped as well."""
         model = source.plain()
         return self.wrap(model, model.dtype, tokens)
 

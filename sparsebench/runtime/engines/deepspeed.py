@@ -31,6 +31,7 @@ class DeepSpeed(Wrapping):
         self.ranks = 1
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
         if ranks == 1:
             return
         settings = text_config(config)
@@ -39,6 +40,7 @@ class DeepSpeed(Wrapping):
             raise UnsupportedError(f"{reason}: not measured at {ranks} ranks", "measure it at one rank")
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Join the group of ranks; notes say where the shared-memory all-reduce was given up."""
         import deepspeed
 
         self.ranks = ranks
@@ -58,6 +60,9 @@ class DeepSpeed(Wrapping):
         return tuple(notes)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
+        """``deepspeed.init_inference`` with AutoTP. Raises UnsupportedError where DeepSpeed refuses, MeasureError where it
+        shards nothing.
+        """
         import deepspeed
 
         whole = block_parameters(model)
@@ -82,6 +87,7 @@ class DeepSpeed(Wrapping):
         return engine
 
     def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
 
         return compare(

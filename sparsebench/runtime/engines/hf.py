@@ -29,18 +29,22 @@ class HuggingFace(Wrapping):
     kernel = "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Raise UnsupportedError for more than one rank."""
         if ranks > 1:
             raise UnsupportedError(
                 f"the hf engine runs in one process, not at {ranks} ranks", "use the deepspeed engine"
             )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Nothing to join, nothing to note."""
         return ()
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Plain:
+        """The model itself, on the GPU where there is one."""
         import torch
 
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        """None: this is what others are compared with."""
         return None

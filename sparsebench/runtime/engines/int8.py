@@ -43,10 +43,12 @@ class Int8(Wrapping):
         return f"int8 dynamic torch {self.backend} ×{self.layers}, activations float32"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Raise UnsupportedError for more than one rank."""
         if ranks > 1:
             raise UnsupportedError(f"the int8 engine runs in one process, not at {ranks} ranks", "measure it at one")
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Note that both sides are int8. Raises UnsupportedError where there is a GPU."""
         import torch
 
         if torch.cuda.is_available():
@@ -55,9 +57,11 @@ class Int8(Wrapping):
         return ("both sides are int8: compare with another engine's rows to see what int8 buys",)
 
     def load(self, source: Source, tokens: int, baseline: bool) -> Quantized:
+        """The model read in float32, whatever was asked for, and quantized."""
         return self.wrap(Source(source.folder, source.family, "float32").plain(), None, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Quantized:
+        """Every linear layer quantized in place. Raises UnsupportedError for a model that has none."""
         import torch
 
         for path, module in list(model.named_modules()):
@@ -73,6 +77,7 @@ class Int8(Wrapping):
         return made
 
     def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        """The relative distance of outputs to the plain float32 model. Raises MeasureError above ``TOLERANCE``."""
         model = Source(source.folder, source.family, "float32").plain()
         blocks = shorten(model)
         plain = outputs(model, source.family, prompt)

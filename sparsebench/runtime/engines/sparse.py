@@ -42,12 +42,14 @@ class Sparse:
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Raise UnsupportedError for more than one rank."""
         if ranks > 1:
             raise UnsupportedError(
                 f"the sparse engine runs in one process, not at {ranks} ranks", "measure it at one rank"
             )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Compile or load the kernels; notes say what is used in their place where there are none."""
         import torch
 
         from sparsebench.runtime.kernels import Choices, kernels

@@ -36,6 +36,7 @@ class TorchCsr(nn.Module):
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out) in x's dtype, multiplied in float32."""
         flat = x.reshape(-1, self.in_features).float()
         matrix = self.matrix()
         # One token by `mv`; `F.linear` on CSR is 2 to 10 times slower than this.

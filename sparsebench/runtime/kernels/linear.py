@@ -50,6 +50,7 @@ class SparseLinear(nn.Module):
         return LEVELS[min(most, LEVELS.index(self.kernels.level))]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out) in x's dtype, bfloat16 or float32 on a CPU. Raises MeasureError for any other input."""
         if x.dtype not in CODES or x.shape[-1] != self.in_features or x.device.type != "cpu":
             raise MeasureError(
                 f"a sparse layer of {self.in_features} inputs was given {x.dtype} {tuple(x.shape)} on {x.device}",
@@ -101,4 +102,5 @@ class SparseLinear(nn.Module):
         return out
 
     def extra_repr(self) -> str:
+        """What ``print(model)`` says of the layer."""
         return f"{self.in_features}, {self.out_features}, {self.layout}, nonzeros={self.nonzeros}"

@@ -29,6 +29,7 @@ class SemiLinear(nn.Module):
         self.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(weight.cuda()), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out) on the GPU."""
         return nn.functional.linear(x, self.weight, self.bias)
 
 

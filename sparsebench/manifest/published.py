@@ -1,0 +1,30 @@
+"""The manifest's shape as JSON Schema, by which editors complete a manifest and mark what is wrong in it.
+
+It says less than the program: what needs another file, or another key's value, shows only in ``sparsebench plan``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from sparsebench.manifest.schema import Manifest
+
+FILE = "sparsebench.schema.json"
+"""The name under which the schema is written."""
+MODELINE = f"# yaml-language-server: $schema={FILE}\n"
+"""The line by which the YAML language server finds a schema beside the manifest."""
+
+
+class _Untitled(GenerateJsonSchema):
+    """Without a title for every key, which would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``."""
+    made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
+    return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}

@@ -1,0 +1,60 @@
+"""``sparsebench doctor`` as it looks on a terminal, in a pipe and to a script."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sparsebench import native
+from sparsebench.cli.app import app
+from sparsebench.run import doctor
+from sparsebench.run.doctor import Finding
+
+FINDINGS = (
+    Finding("cpu", "ok", "a processor with a long name, 2 cores"),
+    Finding("c++ compiler", "slower", "DeepSpeed's all-reduce between ranks falls back to plain gloo", "install g++"),
+    Finding("gpu", "absent", "none found: everything runs on the CPU"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda offline: iter(FINDINGS))
+
+
+def test_a_terminal_gets_columns_that_stay_whole() -> None:
+    shown = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "60", "FORCE_COLOR": "1", "NO_COLOR": "1"})
+    assert shown.exit_code == 0
+    assert shown.output.splitlines() == [
+        "ok       cpu             a processor with a long name, 2",
+        "                         cores",
+        "slower   c++ compiler    DeepSpeed's all-reduce between",
+        "                         ranks falls back to plain gloo",
+        "                         → install g++",
+        "absent   gpu             none found: everything runs on the",
+        "                         CPU",
+    ]
+
+
+def test_a_pipe_gets_a_line_each() -> None:
+    shown = CliRunner().invoke(app, ["doctor"])
+    assert len(shown.stdout.splitlines()) == len(FINDINGS)
+    assert shown.stdout.splitlines()[1].endswith("plain gloo  → install g++")
+
+
+def test_a_script_gets_json_and_what_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = Finding("two ranks", "missing", "no answer", "see the log")
+    monkeypatch.setattr(doctor, "examine", lambda offline: iter((*FINDINGS, lost)))
+    shown = CliRunner().invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == 1
+    assert [row["state"] for row in json.loads(shown.stdout)] == ["ok", "slower", "absent", "missing"]
+
+
+def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda name: native.Missing("no C++ compiler"))
+    found = doctor._packing()
+    assert found.state == "slower"
+    assert "numpy" in found.detail
+    assert "g++" in found.fix

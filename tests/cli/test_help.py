@@ -1,0 +1,76 @@
+"""``--help`` on a terminal of 80 columns: nothing cut, no example broken, and every example understood."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sparsebench import __version__
+from sparsebench.cli.app import app
+
+ROOT: click.Group = typer.main.get_command(app)  # type: ignore[assignment]
+VERBS = list(ROOT.commands)
+
+
+def examples(verb: str) -> Iterator[str]:
+    """The commands below the last ``\\b`` of a verb's docstring, continued lines joined."""
+    text = inspect.getdoc(ROOT.commands[verb].callback) or ""
+    for line in text.rpartition("\b")[2].replace("\\\n", " ").splitlines():
+        yield from (part.strip() for part in line.split("&&") if part.strip())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_eighty_columns(verb: str) -> None:
+    shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"})
+    assert shown.exit_code == 0
+    lines = shown.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in shown.output
+    assert "``" not in shown.output
+    assert not [line for line in lines if "…" in line and "path:…" not in line and "hf:…" not in line], (
+        "something is cut"
+    )
+    text = inspect.getdoc(ROOT.commands[verb].callback) or ""
+    for line in text.rpartition("\b")[2].strip().splitlines():
+        assert f" {line}".rstrip() in [shown.rstrip() for shown in lines], f"broken: {line}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_are_understood(verb: str) -> None:
+    found = list(examples(verb))
+    assert any(f"sparsebench {verb}" in example for example in found)
+    for example in found:
+        program, name, *words = shlex.split(example.partition(" > ")[0])
+        assert program == "sparsebench"
+        ROOT.commands[name].make_context(name, words)
+
+
+def test_python_dash_m_is_the_same_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsebench", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"sparsebench {__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_completes(shell: str) -> None:
+    """What ``--install-completion`` installs calls the program like this at every tab."""
+    ask = {
+        "_SPARSEBENCH_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "sparsebench in",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "sparsebench in",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    shown = CliRunner().invoke(app, [], prog_name="sparsebench", env=ask)
+    for verb in ("init", "ingest", "inspect"):
+        assert verb in shown.output
+    assert "sparsify" not in shown.output

@@ -1,0 +1,89 @@
+"""The published JSON Schema: up to date, right about every manifest that is shipped, and about wrong ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from sparsebench.manifest.nodes import read
+from sparsebench.manifest.published import FILE, MODELINE, json_schema
+from sparsebench.manifest.starter import starter
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = [*ROOT.glob("*.yaml"), *(ROOT / "examples").glob("*.yaml")]
+CHECK = Draft202012Validator(json_schema())
+RIGHT = """
+version: 1
+models: [{name: m, source: "path:m", family: decoder}]
+sparsify:
+- {method: wanda, granularity: row, sparsity: 0.5}
+- {method: magnitude, sparsity: [0.1, 0.99], pattern: [unstructured, 4x4]}
+- {method: magnitude, pattern: "2:4"}
+calibration: {source: {wheel: [a==1!b], sha256: ["SUM"]}}
+benchmarks: {encoder-decoder: [{task: piqa, limit: 3}]}
+runtime: {engines: sparse, workloads: {batch: 2}}
+structure: null
+""".replace("SUM", "0" * 64)
+
+
+def faults(text: str) -> set[str]:
+    """The places that the schema finds wrong, those within alternatives too."""
+    data, _, problems = read(text, "manifest.yaml")
+    assert problems == []
+    errors = list(CHECK.iter_errors(data))
+    for error in errors:
+        errors += error.context or []
+    return {".".join(map(str, error.absolute_path)) for error in errors}
+
+
+def test_the_committed_file_is_the_schema_of_today() -> None:
+    written = json.loads((ROOT / "docs" / FILE).read_text())
+    assert written == json_schema(), f"renew it: sparsebench schema > docs/{FILE}"
+
+
+def test_it_is_a_schema_in_which_every_key_is_explained() -> None:
+    Draft202012Validator.check_schema(json_schema())
+    for name, shape in [("Manifest", json_schema()), *json_schema()["$defs"].items()]:
+        assert shape["additionalProperties"] is False, name
+        for key, value in shape["properties"].items():
+            assert value.get("description") or "const" in value, f"{name}.{key}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_manifest_fits(path: Path) -> None:
+    assert faults(path.read_text()) == set()
+
+
+def test_the_starter_fits() -> None:
+    assert faults(MODELINE + starter()) == set()
+    assert faults(RIGHT) == set()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "at"),
+    [
+        ("version: 1", "version: 2", "version"),
+        ("version: 1", "", ""),
+        ("family: decoder", "family: decodr", "models.0.family"),
+        ("name: m,", "name: a/b,", "models.0.name"),
+        ("name: m,", "nam: m,", "models.0"),
+        ('source: "path:m"', "source: 3", "models.0.source"),
+        ("sparsity: 0.5", "sparsity: 50", "sparsify.0.sparsity"),
+        ("sparsity: 0.5", "sparsity: 50%", "sparsify.0.sparsity"),
+        ("sparsity: 0.5", "sparsity: []", "sparsify.0.sparsity"),
+        ("granularity: row", "granularity: rows", "sparsify.0.granularity"),
+        ("4x4", "4by4", "sparsify.1.pattern"),
+        ('"2:4"', '"0:4"', "sparsify.2.pattern"),
+        ("0" * 64, "00", "calibration.source"),
+        ("limit: 3", "limit: 0", "benchmarks.encoder-decoder.0.limit"),
+        ("encoder-decoder:", "encoder_decoder:", "benchmarks"),
+        ("engines: sparse", "engines: onnx", "runtime.engines"),
+        ("batch: 2", "batches: 2", "runtime.workloads"),
+    ],
+)
+def test_what_is_wrong_is_marked_where_it_stands(right: str, wrong: str, at: str) -> None:
+    assert right in RIGHT
+    assert at in faults(RIGHT.replace(right, wrong, 1))

@@ -1,0 +1,54 @@
+"""What surrounds the code: one version everywhere, a citation, and issue forms that are well formed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sparsebench import __version__
+
+ROOT = Path(__file__).parent.parent
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+
+
+def test_the_version_is_written_once_and_repeated_only_where_it_must_be() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sparsebench.__version__"}
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    released = re.findall(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[:1] in ([], [__version__])
+
+
+def test_the_citation_has_what_the_format_demands() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["authors"] == [{"name": "The sparsebench developers"}]
+    assert cited["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_issue_forms_are_well_formed(path: Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    if path.stem == "config":
+        assert set(form) == {"blank_issues_enabled"}
+        return
+    assert form["name"] and form["description"]
+    names = [field["id"] for field in form["body"]]
+    assert len(set(names)) == len(names)
+    for field in form["body"]:
+        assert field["type"] in ("textarea", "input", "dropdown", "checkboxes")
+        assert field["attributes"]["label"]
+
+
+def test_issue_forms_name_real_commands() -> None:
+    from sparsebench.cli.app import app
+
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    named = re.findall(r"`sparsebench (\w+)", "".join(path.read_text() for path in FORMS))
+    assert len(named) >= 3
+    assert set(named) <= verbs
