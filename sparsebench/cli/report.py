@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,22 @@ import typer
 from sparsebench.cli.options import LEDGER
 
 
+class Format(StrEnum):
+    """What the report is written as."""
+
+    md = "md"
+    html = "html"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command()(report)
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The Markdown file to write.")] = Path("report.md"),
+    out: Annotated[Path, typer.Option("--out", help="The Markdown file to write; the page lies beside it.")] = Path(
+        "report.md"
+    ),
     figures: Annotated[
         Path, typer.Option("--figures", help="Where `sparsebench figures` left its pictures; linked relatively.")
     ] = Path("figures"),
@@ -26,9 +36,17 @@ def report(
             "--manifest", metavar="NAME", help="Only this experiment; repeatable. Default: all.", show_default=False
         ),
     ] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option(
+            "--format",
+            help="Markdown, or one page with everything in it. Repeatable; default: both.",
+            show_default=False,
+        ),
+    ] = None,
     ledger: LEDGER = None,
 ) -> None:
-    """Write what the ledger shows, with figures and the SQL behind every table.
+    """Write what the ledger shows, with figures and the SQL behind every table, as report.md and as report.html.
 
     \b
     sparsebench report
@@ -37,4 +55,6 @@ def report(
     from sparsebench.plan.preflight import ledger_path
     from sparsebench.report import build
 
-    typer.echo(build(ledger_path(ledger), out, figures, manifest or ()))
+    chosen = [str(kind) for kind in formats or Format]
+    for path in build(ledger_path(ledger), out, figures, manifest or (), chosen):
+        typer.echo(path)

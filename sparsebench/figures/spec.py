@@ -70,6 +70,11 @@ class Spec:
         return self.values.get(key, default)
 
     @property
+    def query(self) -> str:
+        """The SQL without the header."""
+        return re.sub(r"\A(--.*\n)+\s*", "", self.sql).strip().rstrip(";")
+
+    @property
     def references(self) -> dict[str, str]:
         """Columns to draw as levels, each with its label."""
         pairs = (entry.partition("=") for entry in self.get("reference").split(";") if entry.strip())

@@ -1,4 +1,4 @@
-"""From the ledger to ``report.md``: templates that ask queries and show what they answer."""
+"""From the ledger to ``report.md`` and ``report.html``: templates that ask queries and show what they answer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sparsebench.errors import UserError
+from sparsebench.figures import listing
 from sparsebench.ledger import query
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
@@ -26,28 +27,38 @@ FILTER = "/* manifests */"
 
 
 class Pictures:
-    """The rendered figures of a folder, each placed in the report once."""
+    """The rendered figures of a folder, each placed in the report once, with the queries that they are drawn from."""
 
     def __init__(self, folder: Path, link: str) -> None:
         """``link`` is the folder as the report names it: relative to the report."""
         self.left = {path.stem: quote(f"{link}/{path.name}") for path in sorted(folder.glob("*.png"))}
+        self.queries = {spec.name: spec.query for spec in listing() if spec.name in self.left}
 
     def place(self, name: str) -> str | None:
         """The link to a figure, which is then no longer left; None where there is no such picture."""
         return self.left.pop(name, None)
 
 
-def build(ledger: Path, out: Path, figures: Path, manifests: Sequence[str] = ()) -> Path:
-    """Write the report on ``ledger`` to ``out``; the same ledger and pictures give the same bytes.
+def build(
+    ledger: Path, out: Path, figures: Path, manifests: Sequence[str] = (), formats: Sequence[str] = ("md",)
+) -> list[Path]:
+    """Write the report on ``ledger`` to ``out`` and its page (format ``html``) beside it; the paths written.
 
-    Pictures that lie in ``figures`` are linked relatively. ``manifests`` limits everything to these experiments (default: all).
+    The same ledger and pictures give the same bytes. Pictures that lie in ``figures`` are linked relatively, and are inside
+    the page. ``manifests`` limits everything to these experiments (default: all).
     Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold.
     """
-    link = Path(os.path.relpath(figures.resolve(), out.resolve().parent)).as_posix()
-    text = document(ledger, Pictures(figures, link), manifests)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
-    return out
+    folder = out.resolve().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    text = document(ledger, Pictures(figures, Path(os.path.relpath(figures.resolve(), folder)).as_posix()), manifests)
+    written = {out: text} if "md" in formats else {}
+    if "html" in formats:
+        from sparsebench.report.page import page
+
+        written[out.with_suffix(".html")] = page(text, folder)
+    for path, content in written.items():
+        path.write_text(content, encoding="utf-8")
+    return list(written)
 
 
 def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) -> str:

@@ -34,7 +34,7 @@ def written(tmp_path: Path, *records: list[dict[str, Any]]) -> str:
     ledger = tmp_path / "some.duckdb"
     for some in records:
         Ledger(ledger).ingest(some)
-    return build(ledger, tmp_path / "report.md", tmp_path / "figures").read_text()
+    return build(ledger, tmp_path / "report.md", tmp_path / "figures")[0].read_text()
 
 
 def test_every_built_in_method_is_explained(calibrated_report: str) -> None:

@@ -70,7 +70,7 @@ def test_tables_are_rectangular_and_filled(request: pytest.FixtureRequest, name:
 def test_the_same_records_give_the_same_bytes(records: list[dict[str, Any]], report: str, tmp_path: Path) -> None:
     copy = tmp_path / "again.duckdb"
     Ledger(copy).ingest(reversed(records))
-    assert build(copy, tmp_path / "report.md", tmp_path / "figures").read_text() == report
+    assert build(copy, tmp_path / "report.md", tmp_path / "figures")[0].read_text() == report
 
 
 @pytest.mark.parametrize("which", ["", "calibrated_"])
@@ -171,7 +171,7 @@ def test_pictures_are_linked_relatively_and_only_if_they_exist(ledger: Path, tmp
     figures.mkdir(parents=True)
     (figures / "score.png").write_bytes(b"")
     (figures / "my own.png").write_bytes(b"")
-    text = build(ledger, tmp_path / "out" / "deep" / "report.md", figures).read_text()
+    text = build(ledger, tmp_path / "out" / "deep" / "report.md", figures)[0].read_text()
     assert re.findall(r"!\[[^]]+]\((.+)\)", text) == ["../pictures/score.png", "../pictures/my%20own.png"]
     assert text.index("## Further pictures") < text.index("my%20own.png") < text.index("## How it was measured")
 
@@ -184,8 +184,8 @@ def test_two_manifests(tmp_path: Path) -> None:
     Ledger(ledger).ingest(
         samples.sample(samples.manifest(**(small | {"models": [*SMALL["models"], other]})), "it's second")
     )
-    both = build(ledger, tmp_path / "both.md", tmp_path).read_text()
-    one = build(ledger, tmp_path / "one.md", tmp_path, ["it's second"]).read_text()
+    both = build(ledger, tmp_path / "both.md", tmp_path)[0].read_text()
+    one = build(ledger, tmp_path / "one.md", tmp_path, ["it's second"])[0].read_text()
     # What is in both manifests is told once: but for the list of manifests, the tables are the same.
     assert tables(both)[:-1] == tables(one)[:-1]
     assert [row[0] for row in tables(both)[-1][2:]] == ["first", "it's second"]
@@ -194,7 +194,7 @@ def test_two_manifests(tmp_path: Path) -> None:
     shown = re.findall(r"```sql\n(.+?)\n```", one, re.DOTALL)
     assert all("AND manifest IN ('it''s second')" in sql for sql in shown)
     assert query.run(ledger, shown[0]).rows
-    first = build(ledger, tmp_path / "first.md", tmp_path, ["first"]).read_text()
+    first = build(ledger, tmp_path / "first.md", tmp_path, ["first"])[0].read_text()
     assert "smol" in first
     assert "other |" not in first
     with pytest.raises(UserError, match="no manifest 'frist'") as caught:
@@ -315,7 +315,7 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
     verb.register(app)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["--ledger", str(ledger), "--out", "out/page.md"])
-    assert (done.exit_code, done.stdout) == (0, "out/page.md\n")
+    assert (done.exit_code, done.stdout) == (0, "out/page.md\nout/page.html\n")
     assert (tmp_path / "out" / "page.md").read_text() == report
 
 

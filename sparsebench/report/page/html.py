@@ -1,0 +1,104 @@
+"""Markdown to one self-contained page: nothing on it is fetched from anywhere.
+
+Only the Markdown that the templates write is understood as markup: HTML that a ledger's text may hold is shown, not obeyed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.report.page import shape
+from sparsebench.report.page.pictures import embedded
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+ROOM = Path(__file__).parent
+_BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
+"""Bars of a modulus or a norm, around which a browser would leave the room of an operator."""
+
+
+def page(markdown: str, folder: Path) -> str:
+    """``markdown`` as an HTML document; pictures are read relative to ``folder`` and put into the page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    parser = _parser()
+    tokens = shape.shaped(parser.parse(markdown))
+    headings = shape.headings(tokens)
+    body = parser.renderer.render(tokens, parser.options, {"folder": folder})
+    script = (ROOM / "page.js").read_text(encoding="utf-8").strip()
+    environment = Environment(
+        loader=FileSystemLoader(ROOM), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        title=headings[0].text if headings else "Report",
+        chapters=shape.nested(headings),
+        style=Markup((ROOM / "page.css").read_text(encoding="utf-8").strip()),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        body=Markup(body),
+    )
+
+
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
+    parser.block.ruler.before("html_block", "details", shape.details)
+    parser.add_render_rule("details_open", _details)
+    parser.add_render_rule("figure", _figure)
+    parser.add_render_rule("heading_close", _heading_close)
+    parser.add_render_rule("table_open", _table_open)
+    parser.add_render_rule("table_close", _table_close)
+    return parser
+
+
+def _formula(latex: str, options: Mapping[str, bool]) -> str:
+    """A formula as MathML, which browsers draw by themselves; one that cannot be read stays as it is written."""
+    from latex2mathml import exceptions
+    from latex2mathml.converter import convert
+
+    # The converter's errors have no ancestor of their own.
+    found = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    unreadable: tuple[type[Exception], ...] = (LookupError, ValueError, *found)
+    try:
+        formula = convert(latex, display="block" if options["display_mode"] else "inline")
+        return _BARS.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)
+    except unreadable:
+        return f"<code>{escape(latex)}</code>"
+
+
+def _details(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    return f"<details><summary>{escape(tokens[at].content)}</summary>\n"
+
+
+def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    link = f'<a class="anchor" href="#{tokens[at].meta["anchor"]}" aria-label="Link to this section">#</a>'
+    return f"{link if tokens[at].tag != 'h1' else ''}</{tokens[at].tag}>\n"
+
+
+def _table_open(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    label = escape(f"Table in “{tokens[at].meta['section']}”")
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">\n<table>\n'
+
+
+def _table_close(*_: Any) -> str:
+    return "</table>\n</div>\n"
+
+
+def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Path]) -> str:
+    caption, source = escape(tokens[at].content), embedded(env["folder"], str(tokens[at].attrs["src"]))
+    return (
+        f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
+        f'<img alt="{caption}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+    )

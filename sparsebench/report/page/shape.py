@@ -1,0 +1,136 @@
+"""What the page adds to Markdown's own structure: anchors, folded blocks, figures with captions, tables with row headings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.token import Token
+
+LONG = 32
+"""Characters from which a cell is running text, which needs room and may be broken."""
+_FOLD = re.compile(r"<details><summary>(.+)</summary>|</details>")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading, and the anchor that leads to it."""
+
+    level: int
+    anchor: str
+    text: str
+
+
+def details(state: StateBlock, line: int, end: int, silent: bool) -> bool:
+    """A block rule: the two lines between which a report folds something away."""
+    found = _FOLD.fullmatch(state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]])
+    if not found:
+        return False
+    if not silent:
+        token = state.push("details_open" if found[1] else "details_close", "details", 1 if found[1] else -1)
+        token.content = found[1] or ""
+        token.block = True
+        state.line = line + 1
+    return True
+
+
+def shaped(tokens: Sequence[Token]) -> list[Token]:
+    """The tokens with anchors in headings, figures in place of captioned images, and scopes in tables."""
+    return _tables(_figures(_anchored(tokens)))
+
+
+def headings(tokens: Sequence[Token]) -> list[Heading]:
+    """The headings in order."""
+    return [
+        Heading(int(token.tag[1:]), str(token.attrs["id"]), _plain(tokens[at + 1]))
+        for at, token in enumerate(tokens)
+        if token.type == "heading_open"
+    ]
+
+
+def nested(found: Sequence[Heading]) -> list[tuple[Heading, list[Heading]]]:
+    """Each heading of the second level with those of the third below it."""
+    chapters: list[tuple[Heading, list[Heading]]] = []
+    for heading in found:
+        if heading.level == 2:
+            chapters.append((heading, []))
+        elif heading.level == 3 and chapters:
+            chapters[-1][1].append(heading)
+    return chapters
+
+
+def _anchored(tokens: Sequence[Token]) -> list[Token]:
+    """Anchors as GitHub makes them, so that a link into ``report.md`` holds in the page too."""
+    used: dict[str, int] = {}
+    for token, inline, end in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if token.type == "heading_open":
+            slug = re.sub(r"[^\w\- ]", "", _plain(inline).lower()).replace(" ", "-")
+            count = used[slug] = used.get(slug, -1) + 1
+            token.attrSet("id", f"{slug}-{count}" if count else slug)
+            end.meta["anchor"] = token.attrs["id"]
+    return list(tokens)
+
+
+def _figures(tokens: Sequence[Token]) -> list[Token]:
+    """A paragraph that is one image and the emphasized paragraph below it, which repeats its text, become a figure."""
+    from markdown_it.token import Token
+
+    shown: list[Token] = []
+    left = iter(tokens)
+    for token in left:
+        image = _only_image(token)
+        if image is None:
+            shown.append(token)
+            continue
+        shown.pop()  # the paragraph's beginning
+        next(left)  # and its end
+        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content))
+        shown.extend(_without_caption(left, image.content))
+    return shown
+
+
+def _only_image(token: Token) -> Token | None:
+    children = token.children or []
+    return children[0] if token.type == "inline" and [child.type for child in children] == ["image"] else None
+
+
+def _without_caption(left: Iterator[Token], caption: str) -> list[Token]:
+    """The next paragraph, unless it is the caption."""
+    following = [token for _, token in zip(range(3), left, strict=False)]
+    is_caption = len(following) == 3 and following[1].content == f"*{caption}*"
+    return [] if is_caption else following
+
+
+def _tables(tokens: Sequence[Token]) -> list[Token]:
+    """Columns of numbers by class, headings with their scope; the first cell of a line names the line."""
+    section, first, in_body = "", False, False
+    for at, token in enumerate(tokens):
+        if token.type == "heading_open":
+            section = _plain(tokens[at + 1])
+        elif token.type == "table_open":
+            token.meta["section"] = section
+        elif token.type in ("tbody_open", "thead_open"):
+            in_body = token.type == "tbody_open"
+        elif token.type == "tr_open":
+            first = True
+        elif token.type in ("th_open", "td_open"):
+            heading = first if in_body else bool(tokens[at + 1].content)
+            _cell(token, tokens[at + 1], tokens[at + 2], ("row" if in_body else "col") if heading else "")
+            first = False
+    return list(tokens)
+
+
+def _cell(token: Token, inline: Token, end: Token, scope: str) -> None:
+    """A heading of ``scope``, or a cell where there is none; its class says how it may be broken."""
+    numeric = "right" in str(token.attrs.get("style", ""))
+    kind = "number" if numeric else "text" if len(inline.content) > LONG else "name"
+    token.attrs = {"class": kind, "scope": scope} if scope else {"class": kind}
+    token.tag = end.tag = "th" if scope else "td"
+
+
+def _plain(inline: Token) -> str:
+    return "".join(child.content for child in inline.children or [])

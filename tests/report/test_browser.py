@@ -1,0 +1,111 @@
+"""The page in a real browser; skipped where there is none.
+
+``SPARSEBENCH_BROWSER`` names a Python that has PySide6 with QtWebEngine (``pip install 'PySide6-Addons[webengine]'``);
+without it, this Python is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.report import build
+from tests.report.test_page import SVG
+
+PYTHON = os.environ.get("SPARSEBENCH_BROWSER", sys.executable)
+LUMINANCE = """
+(() => {
+  const channel = (value) => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((value) => channel(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const lowest = {};
+  for (const element of document.querySelectorAll("main p, main a:not(.anchor), td, th, code, figcaption, summary, nav a")) {
+    const [a, b] = [light(getComputedStyle(element).color), light(ground(element))];
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    lowest[element.tagName] = Math.min(contrast, lowest[element.tagName] ?? 21);
+  }
+  return {
+    dark: matchMedia("(prefers-color-scheme: dark)").matches, contrast: lowest, page: document.documentElement.scrollWidth,
+    window: innerWidth, pictures: [...document.images].map((image) => image.naturalWidth),
+    contents: document.querySelector("#contents details").open,
+    outside: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:")),
+  };
+})()
+"""
+SORTED = """
+(() => {
+  const heading = [...document.querySelectorAll("thead .number")].find((cell) => cell.textContent.endsWith("near zero"));
+  const column = () => [...heading.closest("table").tBodies[0].rows].map((row) => row.cells[heading.cellIndex].textContent);
+  const seen = [[heading.ariaSort, column()]];
+  for (let click = 0; click < 3; click++) {
+    heading.querySelector("button").click();
+    seen.push([heading.ariaSort, column()]);
+  }
+  return seen;
+})()
+"""
+
+
+@cache
+def _browser() -> bool:
+    asked = "import PySide6.QtWebEngineWidgets"
+    return subprocess.run([PYTHON, "-c", asked], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def page(ledger: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not _browser():
+        pytest.skip("no QtWebEngine here: SPARSEBENCH_BROWSER can name a Python that has it")
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "score.png").write_bytes(b"")
+    (folder / "score.svg").write_text(SVG)
+    return build(ledger, folder / "report.md", folder, formats=("html",))[0]
+
+
+def opened(page: Path, width: int, scheme: str, script: str) -> Any:
+    command = [PYTHON, str(Path(__file__).with_name("browser.py")), str(page), str(width), scheme, script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["messages"] == []
+    return answer["found"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_and_can_be_read(page: Path, width: int, scheme: str) -> None:
+    found = opened(page, width, scheme, LUMINANCE)
+    assert found["window"] == width
+    assert found["page"] <= width
+    assert found["dark"] == (scheme == "dark")
+    assert min(found["contrast"].values()) >= 4.5
+    assert found["pictures"]
+    assert min(found["pictures"]) > 0
+    assert found["contents"] == (width > 1000)
+    assert found["outside"] == []
+
+
+def test_a_table_sorts_up_down_and_back(page: Path) -> None:
+    (none, came), (up, rising), (down, falling), (again, back) = opened(page, 1280, "light", SORTED)
+    assert (none, up, down, again) == (None, "ascending", "descending", None)
+    assert back == came
+    assert sorted(came) == sorted(rising) == sorted(falling)
+    values = [float(text.strip("%<")) for text in rising]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+    assert rising[::-1] == falling

@@ -1,0 +1,210 @@
+"""The page says what ``report.md`` says, and needs nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.report import build
+from sparsebench.report.page import page
+
+VOID = {"meta", "img", "br", "hr", "mspace"}
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+SVG = """<?xml version="1.0"?>
+<!-- made -->
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">
+ <path d="M 0 0
+L 9 9"/></svg>"""
+
+
+class Page(HTMLParser):
+    """An HTML document taken apart; an element that is not closed where it should be is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.main = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "main" in self.open and "math" not in self.open and "figcaption" not in self.open:
+            self.main += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def shown(cell: str) -> str:
+    """What of a Markdown cell a reader sees, without formulas."""
+    cell = re.sub(r"\$[^$]+\$", "", cell.replace("\\|", "|"))
+    return re.sub(r"\*\*|`|\*(?=\w)|(?<=\w)\*|\[([^]]+)\]\([^)]+\)", r"\1", cell).strip()
+
+
+def pipe_tables(text: str) -> list[list[list[str]]]:
+    found: list[list[list[str]]] = [[]]
+    for line in re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines():
+        if line.startswith("|"):
+            found[-1].append([shown(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [[table[0], *table[2:]] for table in found if table]
+
+
+def numbers(text: str) -> Counter[str]:
+    return Counter(re.findall(r"\d+(?:[.,]\d+)*", text))
+
+
+@pytest.fixture(scope="module", params=["ledger", "calibrated_ledger"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Markdown and page on the same ledger, with a bitmap, and a bitmap that has a drawing beside it."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "score.png").write_bytes(PIXEL)
+    (folder / "score.svg").write_text(SVG)
+    (folder / "my own.png").write_bytes(PIXEL)
+    ledger = request.getfixturevalue(request.param)
+    markdown, html = build(ledger, folder / "out" / "report.md", folder, formats=("md", "html"))
+    assert html == folder / "out" / "report.html"
+    return markdown.read_text(), html.read_text()
+
+
+def test_nothing_is_fetched(written: tuple[str, str]) -> None:
+    _, html = written
+    found = Page(html)
+    assert not found.all("link")
+    assert all(str(image["src"]).startswith("data:") for image in found.all("img"))
+    assert [tag for tag, attributes in found.tags if "src" in attributes and tag != "img"] == []
+    assert not re.search(r"@import|url\(", html)
+    policy = next(meta["content"] for meta in found.all("meta") if meta.get("http-equiv"))
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert len(script) == 1
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert html.count("&#39;sha256") == 0
+
+
+def test_every_table_is_there_cell_by_cell(written: tuple[str, str]) -> None:
+    markdown, html = written
+    expected = pipe_tables(markdown)
+    found = [[[cell.strip() for cell in row] for row in table] for table in Page(html).tables]
+    assert len(expected) > 10
+    for wanted, table in zip(expected, found, strict=True):
+        # A formula in a cell is drawn, not spelled.
+        bare = [[re.sub(r"^t$", "", cell) for cell in row] for row in table]
+        assert bare == wanted
+
+
+def test_every_number_is_there_as_often(written: tuple[str, str]) -> None:
+    markdown, html = written
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n\n\*[^\n]*\*", "", markdown)
+    code = "".join(re.findall(r"```.*?```", text, re.DOTALL))
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = re.sub(r"\]\([^)]*\)", "]", re.sub(r"\$\$.+?\$\$|\$[^$]+\$", "", prose, flags=re.DOTALL))
+    assert numbers(Page(html).main) == numbers(prose + code)
+
+
+def test_pictures_are_inside_with_their_text(written: tuple[str, str]) -> None:
+    markdown, html = written
+    captions = re.findall(r"!\[([^]]+)\]", markdown)
+    images = Page(html).all("img")
+    assert [image["alt"] for image in images] == captions
+    assert len(captions) == 2
+    assert html.count("<figcaption>") == 2
+    kinds = {str(image["src"]).partition(";")[0] for image in images}
+    assert kinds == {"data:image/svg+xml", "data:image/png"}
+    drawing = base64.b64decode(next(str(i["src"]) for i in images if "svg" in str(i["src"])).partition(",")[2]).decode()
+    assert drawing == '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M 0 0 L 9 9"/></svg>'
+    assert "<summary>The query behind the picture</summary>" in html
+
+
+def test_one_can_find_ones_way(written: tuple[str, str]) -> None:
+    markdown, html = written
+    found = Page(html)
+    anchors = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
+    links = [str(link["href"]) for link in found.all("a") if str(link["href"]).startswith("#")]
+    assert {link[1:] for link in links} <= set(anchors)
+    headings = re.findall(r"^#{2,3} ", re.sub(r"```.*?```", "", markdown, flags=re.DOTALL), re.MULTILINE)
+    contents = html.split("</nav>")[0]
+    assert contents.count("<li>") == len(headings)
+    assert found.all("html") == [{"lang": "en"}]
+
+
+def test_tables_have_headings_with_a_scope(written: tuple[str, str]) -> None:
+    found = Page(written[1])
+    headings = found.all("th")
+    assert {heading["scope"] for heading in headings} == {"col", "row"}
+    rows = sum(len(table) - 1 for table in found.tables)
+    assert sum(heading["scope"] == "row" for heading in headings) == rows
+
+
+def test_formulas_are_drawn_by_the_browser(written: tuple[str, str]) -> None:
+    markdown, html = written
+    assert html.count("<math ") == len(
+        re.findall(r"\$\$.+?\$\$|\$[^$]+\$", re.sub(r"```.*?```", "", markdown, flags=re.S))
+    )
+    assert not re.search(r"<m[ion][^>]*>\\", html)
+
+
+def test_a_ledgers_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    html = page("| reason |\n| --- |\n| <script>alert(1)</script> costs $5 </table> |\n\n<img src=x>\n", tmp_path)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; costs $5 &lt;/table&gt;" in html
+    assert "&lt;img src=x&gt;" in html
+    assert len(Page(html).all("script")) == 1
+
+
+def test_a_formula_that_cannot_be_read_stays_as_it_is_written(tmp_path: Path) -> None:
+    assert "<code>" in page(r"$a_b_c$", tmp_path)
+
+
+def test_two_headings_of_one_name_have_an_anchor_each(tmp_path: Path) -> None:
+    html = page("# T\n\n## Size & more\n\n### Size & more\n", tmp_path)
+    assert re.findall(r'<h\d id="(.+?)"', html) == ["t", "size--more", "size--more-1"]
+
+
+def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from sparsebench.cli import report as verb
+
+    app = typer.Typer()
+    verb.register(app)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> Any:
+        return CliRunner().invoke(app, ["--ledger", str(ledger), *options])
+
+    assert run("--format", "html", "--out", "a/r.md").stdout == "a/r.html\n"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["r.html"]
+    assert run("--format", "md").stdout == "report.md\n"
+    assert run().stdout == "report.md\nreport.html\n"
