@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup report lint clean
+.PHONY: demo test setup report reference docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
@@ -31,6 +31,15 @@ report: $(VENV)/.installed
 	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures \
 		--manifest small --manifest methods --manifest engines --manifest experiments-rehearsal
 
+# The pages and the JSON Schema that are made from the code; a test compares them.
+reference: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+
+# The site, in out/docs/index.html. Nothing is fetched while it is built or read; a warning is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs out/docs
+	@echo "Open out/docs/index.html"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
@@ -44,4 +53,8 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

@@ -21,7 +21,8 @@ PAGES = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
-    *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")),
+    "SECURITY.md",
+    *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 HEAD = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
@@ -85,27 +86,53 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"· {2 * allocation.SPREAD:g} " in METHODS
 
 
-def test_manifests_on_the_pages_are_valid() -> None:
+def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:
     blocks = [
         block for page in PAGES for block in re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)
     ]
     plain = [block for block in blocks if "method: rescaled" not in block]
-    assert len(plain) == len(blocks) - 1 >= 1
+    assert len(plain) == len(blocks) - 2 >= 5
     for block in plain:
-        load_text(HEAD + block, "page.yaml", checks())
+        for folder in re.findall(r"path:([\w/.-]+)", block):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        head = "" if "version:" in block else "version: 1\n" if "models:\n" in block else HEAD
+        load_text(head + block, str(tmp_path / "page.yaml"), checks())
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    text = re.sub(r"```.+?```", "", path.read_text(), flags=re.DOTALL)
+    heads = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-        if not target.startswith("http"):
-            assert ((ROOT / page).parent / target).exists(), target
+    text = re.sub(r"```.+?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)|<a href=\"([^\"]+)\"", text):
+        name, _, anchor = "".join(target).partition("#")
+        if name.startswith("http"):
+            continue
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), name
+        assert not anchor or anchor in anchors(path), "".join(target)
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    docs = ROOT / "docs"
+    pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
+    found = {"index"}
+    for path in docs.rglob("index.md"):
+        for tree in re.findall(r"```\{toctree\}\n(.+?)```", path.read_text(), re.DOTALL):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            found |= {(path.parent / name).relative_to(docs).as_posix() for name in names}
+    assert found == pages
 
 
 def test_a_method_in_a_command_exists() -> None:
     lines = [line for page in PAGES for line in (ROOT / page).read_text().splitlines() if "--method " in line]
     assert len(lines) > 1
     for line in lines:
-        words = shlex.split(line.replace("`", " "), comments=True)
+        words = shlex.split(line.replace("`", " ").rstrip("\\"), comments=True)
         name = words[words.index("--method") + 1]
         assert name in {method.name for method in BUILT_IN} | {"rescaled"}

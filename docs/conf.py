@@ -1,0 +1,22 @@
+"""How the pages become a site: Sphinx reads the Markdown beside this file. ``make docs`` builds it into out/docs."""
+
+from sparsebench import __version__
+
+project = "sparsebench"
+author = "The sparsebench developers"
+copyright = "The sparsebench developers, Apache-2.0"
+version = release = __version__
+
+extensions = ["myst_parser"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+# A warning is an error in `make docs`: a link or an anchor that leads nowhere is one.
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"sparsebench {__version__}"
+html_show_sphinx = False
+html_copy_source = False
+html_use_index = False
+html_extra_path = ["sparsebench.schema.json"]
+html_theme_options = {"navigation_with_keys": True}
