@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sparsebench.cli.options import JSON, OFFLINE
+from sparsebench.cli.options import JSON, MACHINE, OFFLINE
 
 if TYPE_CHECKING:
     from sparsebench.run.doctor import Finding
@@ -16,7 +16,7 @@ COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(doctor)
+    app.command(rich_help_panel=MACHINE)(doctor)
 
 
 def doctor(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.options import JSON, LEDGER, LEDGER_VERBS
 
 
 class Picture(StrEnum):
@@ -21,7 +21,7 @@ class Picture(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(figures)
+    app.command(rich_help_panel=LEDGER_VERBS)(figures)
 
 
 def figures(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import LEDGER
+from sparsebench.cli.options import LEDGER, LEDGER_VERBS
 
 
 class Target(StrEnum):
@@ -21,9 +21,9 @@ class Target(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(ingest)
-    app.command()(export)
-    app.command()(bundle)
+    app.command(rich_help_panel=LEDGER_VERBS)(ingest)
+    app.command(rich_help_panel=LEDGER_VERBS)(export)
+    app.command(rich_help_panel=LEDGER_VERBS)(bundle)
 
 
 def ingest(

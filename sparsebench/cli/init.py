@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from sparsebench.cli.options import EXPERIMENT
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(init)
+    app.command(rich_help_panel=EXPERIMENT)(init)
 
 
 def init(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
     from sparsebench.structure.summary import Row
@@ -17,7 +17,7 @@ RELATIVE = (0.01, 0.1, 0.5, 1.0)
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(inspect)
+    app.command(rich_help_panel=ONE_MODEL)(inspect)
 
 
 def inspect(

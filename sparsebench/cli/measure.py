@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -24,7 +24,7 @@ class Engine(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(measure)
+    app.command(rich_help_panel=ONE_MODEL)(measure)
 
 
 def measure(

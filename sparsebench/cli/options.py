@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that they read the same everywhere."""
+"""Options that several verbs share, so that they read the same everywhere; and the groups that ``--help`` shows verbs in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+EXPERIMENT = "An experiment"
+ONE_MODEL = "One model, without a manifest"
+LEDGER_VERBS = "The ledger"
+MACHINE = "This machine"
 
 
 class Precision(StrEnum):

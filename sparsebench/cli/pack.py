@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from sparsebench.cli.options import ONE_MODEL
+
 
 class Form(StrEnum):
     """What is written."""
@@ -18,8 +20,8 @@ class Form(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command()(pack)
-    app.command()(unpack)
+    app.command(rich_help_panel=ONE_MODEL)(pack)
+    app.command(rich_help_panel=ONE_MODEL)(unpack)
 
 
 OUT = Annotated[

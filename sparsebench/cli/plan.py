@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import EXPERIMENT, FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 
 if TYPE_CHECKING:
     from sparsebench.plan.cells import Cell
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(plan)
+    app.command(rich_help_panel=EXPERIMENT)(plan)
 
 
 def plan(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import LEDGER
+from sparsebench.cli.options import LEDGER, LEDGER_VERBS
 
 
 class Format(StrEnum):
@@ -20,7 +20,7 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(report)
+    app.command(rich_help_panel=LEDGER_VERBS)(report)
 
 
 def report(

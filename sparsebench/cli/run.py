@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import FULL, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import EXPERIMENT, FULL, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.plan import announce, prepared, show
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(run)
+    app.command(rich_help_panel=EXPERIMENT)(run)
 
 
 def run(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from sparsebench.cli.options import EXPERIMENT
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(schema)
+    app.command(rich_help_panel=EXPERIMENT)(schema)
 
 
 def schema() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, Precision
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks import ScoreResult, TaskSpec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(score)
+    app.command(rich_help_panel=ONE_MODEL)(score)
 
 
 def score(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE, Precision
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
     from sparsebench.plan.single import Single
@@ -51,7 +51,7 @@ class Propagate(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(sparsify)
+    app.command(rich_help_panel=ONE_MODEL)(sparsify)
 
 
 OUT = Annotated[Path, typer.Option(help="One folder per version is made here.", show_default=False)]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import LEDGER
+from sparsebench.cli.options import LEDGER, LEDGER_VERBS
 
 
 class Shape(StrEnum):
@@ -23,7 +23,7 @@ class Shape(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(sql)
+    app.command(rich_help_panel=LEDGER_VERBS)(sql)
 
 
 def sql(

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER, REHEARSE
+from sparsebench.cli.options import EXPERIMENT, JSON, LEDGER, REHEARSE
 from sparsebench.cli.plan import prepared
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(status)
+    app.command(rich_help_panel=EXPERIMENT)(status)
 
 
 def status(

@@ -120,31 +120,38 @@ class LiveDisplay(Display):
         self.jobs: dict[str, tuple[Job, str]] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
+        """Put up the bar."""
         super().begin(cells, jobs)
         self.live.start()
 
     def started(self, job: Job) -> None:
+        """A job joins those below the bar."""
         super().started(job)
         self.jobs[job.id] = (job, "")
         self.tick()
 
     def progress(self, job: Job, done: int, total: int) -> None:
+        """How far a job is; not redrawn while one is being timed."""
         self.jobs[job.id] = (job, f"{done}/{total}")
         if not job.exclusive:
             self.tick()
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
+        """A job leaves."""
         super().ended(job, seconds, trouble)
         self.jobs.pop(job.id, None)
         self.tick()
 
     def tick(self) -> None:
+        """Redraw."""
         self.live.update(self._bar(), refresh=True)
 
     def end(self, counts: Mapping[str, int]) -> None:
+        """Take the bar away."""
         self.live.stop()
 
     def line(self, text: str, style: str) -> None:
+        """One line above the bar."""
         self.live.console.print(text, style=style, highlight=False, markup=False)
 
     def _bar(self) -> Table:
