@@ -1,49 +1,27 @@
--- title: Time relative to dense, and peak memory, against sparsity
+-- title: Speed-up over dense by engine and ranks
+-- about: what sparsity does to the time of each phase, for every engine and number of ranks
 -- kind: line
 -- x: sparsity
--- y: value
--- low: low
--- high: high
+-- y: speedup
+-- low: speedup_low
+-- high: speedup_high
 -- series: series
--- facet: facet
--- row: model
+-- facet: panel
+-- mark: first_faster
+-- reference: dense = break-even
+-- columns: 2
 -- ymin: 0
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
--- note: Times: the variant's over those of the dense model timed beside it, with 95% intervals of the paired ratio; at 0% the dense model against itself: the noise. Memory: the peak above the process's size before the model, summed over ranks; at 0% the dense model.
+-- ylabel: speed-up over dense
+-- note: Paired with the dense model in the same engine and job, 95% intervals; at 0% the dense model against itself: the noise. Ring: the lowest sparsity that is faster beyond interval and noise. int8 is compared with dense in plain transformers.
 
-WITH measured AS (
-    SELECT manifest, variant_id, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
-           CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END || ', time / dense' AS measure,
-           1 / speedup AS value, 1 / speedup_high AS low, 1 / speedup_low AS high
-    FROM latency
-    -- Loading is timed once, generating is prefill and decode again.
-    WHERE phase NOT IN ('generate', 'load')
-    UNION ALL BY NAME
-    SELECT manifest, variant_id, model, weights, method, granularity, pattern, seed, sparsity, engine, ranks, workload, machine, started_at,
-           'peak memory, MB' AS measure, peak_bytes / 1e6 AS value
-    FROM memory
-    WHERE phase = 'overall'
-), named AS (
-    SELECT *, method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS how,
-           concat(engine, ' ×', ranks, if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
-                  if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS place
-    FROM measured
-    JOIN ways USING (variant_id)
-), lines AS (
-    SELECT *, how || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line FROM named WHERE method <> 'dense'
-), points AS (
-    FROM lines
-    UNION ALL BY NAME
-    -- Every line begins at the dense model.
-    SELECT d.*, coalesce(l.line, 'dense') AS line
-    FROM named d
-    LEFT JOIN (SELECT DISTINCT manifest, model, place, measure, line FROM lines) l USING (manifest, model, place, measure)
-    WHERE d.method = 'dense'
+WITH chosen AS (
+    SELECT *, count(DISTINCT line) FILTER (method <> 'dense') OVER () > 1 AS several,
+           sparsity = min(sparsity) FILTER (verdict = 'faster' AND paired) OVER (PARTITION BY panel, engine, ranks, line) AS first_faster
+    FROM speedups
 )
-SELECT sparsity, value, low, high, concat(line, ', ', place) AS series, model_label(model, weights) AS model,
-       concat(model_label(model, weights), chr(10), measure) AS facet
-FROM points
-QUALIFY row_number() OVER (PARTITION BY facet, series, sparsity ORDER BY started_at DESC, manifest) = 1
-ORDER BY weights = 'random', points.model, list_position(['forward pass, time / dense', 'encode, time / dense', 'prefill, time / dense', 'one more token, time / dense'], measure) NULLS LAST, series,
-         sparsity;
+SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, ranks) || if(several AND line <> 'dense', ', ' || line, '') AS series,
+       panel, coalesce(first_faster, false) AS first_faster, 1 AS dense
+FROM chosen
+ORDER BY weights = 'random', model, list_position(['forward', 'encode', 'prefill', 'decode'], phase), panel, series, sparsity;

@@ -1,4 +1,5 @@
 -- title: Size on disk by format, and what no format can go below
+-- about: megabytes in each storage format beside the information bound
 -- kind: bars
 -- x: sparsity
 -- y: megabytes
@@ -19,4 +20,4 @@ SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_byt
 FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest FROM sizes)
 WHERE pattern = 'unstructured'
 GROUP BY facet, sparsity, format
-ORDER BY facet, sparsity, format = 'archive', format;
+ORDER BY bool_or(weights = 'random'), facet, sparsity, format = 'archive', format;

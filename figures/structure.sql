@@ -1,4 +1,5 @@
 -- title: Share of near-zero weights (|w| below a tenth of their matrix's rms) in the dense models
+-- about: where the small weights of the untouched models are
 -- kind: heatmap
 -- x: layer
 -- y: kind

@@ -33,6 +33,9 @@ def figures(
     formats: Annotated[
         list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.", show_default=False)
     ] = None,
+    width: Annotated[
+        float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
+    ] = 6.5,
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
@@ -42,21 +45,22 @@ def figures(
 
     \b
     sparsebench figures
-    sparsebench figures score --format pdf --out paper/
+    sparsebench figures score --format pdf --width 3.3 --out paper/
     """
     from sparsebench import figures as room
     from sparsebench.cli.output import emit_json, emit_table, note
     from sparsebench.plan.preflight import ledger_path
 
     if list_them:
-        rows = [[spec.name, spec.title, str(spec.path)] for spec in room.listing()]
+        columns = ["name", "title", "about", "file"]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in room.listing()]
         if as_json:
-            emit_json([dict(zip(["name", "title", "file"], row, strict=True)) for row in rows])
+            emit_json([dict(zip(columns, row, strict=True)) for row in rows])
         else:
-            emit_table(["name", "title", "file"], rows)
+            emit_table(columns[:3], [row[:3] for row in rows])
         return
     chosen = tuple(picture.value for picture in formats or (Picture.png, Picture.svg))
-    for result in room.render(ledger_path(ledger), names or [], out, chosen):
+    for result in room.render(ledger_path(ledger), names or [], out, chosen, width=width):
         if result.skipped:
             note(f"{result.name}: left out: {result.skipped}")
         for path in result.paths:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
+from sparsebench.figures.names import Panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ LEVELS = (("#000000", "-"), ("#000000", (0, (1.2, 0.8))), (style.GREY, "-"))
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     spec = canvas.spec
-    places = {value: place for place, value in enumerate(canvas.categories)}
+    places = {value: place for place, value in enumerate(canvas.categories_of(rows))}
     width = GROUP / len(canvas.looks)
     for index, (name, look) in enumerate(canvas.looks.items()):
         mine = [row for row in rows if canvas.series(row) == name and row[spec.get("y")] is not None]
@@ -47,7 +48,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         )  # fmt: skip
 
 
-def finish(panels: Sequence[Axes], canvas: Canvas) -> None:
+def finish(panels: Panels, canvas: Canvas) -> None:
     """One legend for all panels."""
     levels = zip(LEVELS, canvas.spec.references.values(), strict=False)
     canvas.legend(line=False, levels=[(label, colour, dashes) for (colour, dashes), label in levels])

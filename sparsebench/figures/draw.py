@@ -42,9 +42,16 @@ def listing(local: Path = LOCAL) -> list[Spec]:
 
 
 def render(
-    ledger: Path, names: Sequence[str], out: Path, formats: Sequence[str] = ("png", "svg"), local: Path = LOCAL
+    ledger: Path,
+    names: Sequence[str],
+    out: Path,
+    formats: Sequence[str] = ("png", "svg"),
+    local: Path = LOCAL,
+    width: float = style.WIDTH,
 ) -> list[Rendered]:
-    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``; the same ledger gives the same bytes.
+    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide.
+
+    The same ledger gives the same bytes.
 
     A figure without rows is left out, with the reason. Raises UserError for an unknown name, a header that is wrong, or
     a column that the query does not give; QueryError, naming the file, for SQL that fails.
@@ -55,20 +62,20 @@ def render(
             close = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {close[0]}? " if close else ""
             raise UserError(f"no figure called {name!r}", f"{meant}known: {', '.join(known)}")
-    return [_render(known[name], ledger, out, formats) for name in names or known]
+    return [_render(known[name], ledger, out, formats, width) for name in names or known]
 
 
-def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> Figure:
-    """Draw the rows of ``table``, at least one, and write the picture to each of ``paths``."""
+def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
+    """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     from sparsebench.figures.canvas import Canvas, styled
 
     kind = import_module(f"sparsebench.figures.{spec.kind}")
     with styled():
-        canvas = Canvas(spec, table.dicts())
+        canvas = Canvas(spec, table.dicts(), width)
         panels = []
         for axes, rows in canvas.panels():
             kind.panel(axes, rows, canvas)
-            panels.append(axes)
+            panels.append((axes, rows))
         kind.finish(panels, canvas)
         canvas.close()
         for path in paths:
@@ -76,7 +83,7 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path]) -> Figure:
     return canvas.figure
 
 
-def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str]) -> Rendered:
+def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
     try:
         table = query.run(ledger, spec.sql)
     except QueryError as error:
@@ -86,7 +93,7 @@ def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str]) -> Rend
     places = [table.columns.index(column) for column in needed]
     rows = tuple(row for row in table.rows if all(row[place] is not None for place in places))
     if not rows:
-        return Rendered(spec.name, spec.title, skipped="the ledger has nothing to show in it yet")
+        return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
-    draw(spec, query.Table(table.columns, rows), paths)
+    draw(spec, query.Table(table.columns, rows), paths, width)
     return Rendered(spec.name, spec.title, paths)

@@ -1,4 +1,4 @@
-"""A grid of coloured cells: x across, y down, one scale of colour for all panels."""
+"""A grid of coloured cells: x across, y down, one scale of colour for all panels; cells may carry text and remarks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
+from sparsebench.figures.names import Panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,49 +19,77 @@ WRITTEN = 14
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
-    """Draw one panel; rows keep the query's order, columns are sorted."""
+    """Draw one panel; rows keep the query's order, and so do columns of words; numbers are sorted."""
     import numpy as np
 
     spec = canvas.spec
-    across = sorted({row[spec.get("x")] for row in rows})
+    across = canvas.categories if "text" in spec.values else canvas.categories_of(rows)
     down = list(dict.fromkeys(row[spec.get("y")] for row in rows))
     grid = np.full((len(down), len(across)), np.nan)
     for row in rows:
         grid[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = row[spec.get("value")]
     low, high = _range(canvas)
-    axes.imshow(grid, cmap=style.MAP, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    axes.imshow(
+        grid,
+        cmap=style.INK if "text" in spec.values else style.MAP,
+        vmin=low,
+        vmax=high,
+        aspect="auto",
+        interpolation="nearest",
+    )
     axes.grid(False)
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.set_yticks(range(len(down)), [str(value) for value in down])
-    step = max(1, -(-len(across) * canvas.across_panels // 24))
-    axes.set_xticks(range(0, len(across), step), [str(value) for value in across[::step]])
-    if len(across) * canvas.across_panels <= WRITTEN:
-        _write(axes, grid, (low, high), canvas)
+    labels = [style.percent(value) if spec.get("xscale") == "sparsity" else str(value) for value in across]
+    room = (canvas.width / canvas.across_panels - 1.2) / (0.1 + 0.06 * max(map(len, labels)))
+    step = max(1, -(-len(across) // max(1, int(room))))
+    axes.set_xticks(range(0, len(across), step), labels[::step])
+    if "text" in spec.values:
+        texts = {
+            (down.index(row[spec.get("y")]), across.index(row[spec.get("x")])): _marked(row, canvas) for row in rows
+        }
+    elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
+        texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}
+    else:
+        return
+    middle = low + 0.55 * (high - low)
+    for (row_at, column_at), text in texts.items():
+        colour = "white" if grid[row_at, column_at] > middle else "black"
+        axes.text(column_at, row_at, text, ha="center", va="center", fontsize=6.5, color=colour)
 
 
-def finish(panels: Sequence[Axes], canvas: Canvas) -> None:
-    """One colour bar for all panels."""
+def finish(panels: Panels, canvas: Canvas) -> None:
+    """One colour bar for all panels, and the remarks below."""
+    canvas.notes += [f"{letter}: {words}" for words, letter in _letters(canvas).items()]
+    if "text" in canvas.spec.values:
+        return  # its cells say in words what their colour means
     label = canvas.spec.get("ylabel", canvas.spec.get("value"))
-    bar = canvas.figure.colorbar(panels[0].images[0], ax=list(panels), fraction=0.03, pad=0.015, aspect=25, label=label)
+    axes = [axes for axes, _ in panels]
+    bar = canvas.figure.colorbar(axes[0].images[0], ax=axes, fraction=0.03, pad=0.015, aspect=25, label=label)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     bar.ax.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
 
 def _range(canvas: Canvas) -> tuple[float, float]:
+    if "range" in canvas.spec.values:
+        low, high = canvas.spec.get("range").split()
+        return float(low), float(high)
     values = [row[canvas.spec.get("value")] for row in canvas.rows if row[canvas.spec.get("value")] is not None]
     return min(values), max(values)
 
 
-def _write(axes: Axes, grid: Any, limits: tuple[float, float], canvas: Canvas) -> None:
-    middle = sum(limits) / 2
-    for down in range(grid.shape[0]):
-        for across in range(grid.shape[1]):
-            value = grid[down, across]
-            if value == value:  # a cell without a row is NaN
-                colour = "white" if value < middle else "black"
-                axes.text(
-                    across, down, canvas.written(value, digits=0), ha="center", va="center", fontsize=6.5, color=colour
-                )
+def _letters(canvas: Canvas) -> dict[str, str]:
+    """Each different remark with its letter: a to z, then aa."""
+    if "remark" not in canvas.spec.values:
+        return {}
+    found = dict.fromkeys(row[canvas.spec.get("remark")] for row in canvas.rows if row[canvas.spec.get("remark")])
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return {words: letters[at % 26] * (1 + at // 26) for at, words in enumerate(found)}
+
+
+def _marked(row: Mapping[str, Any], canvas: Canvas) -> str:
+    letter = _letters(canvas).get(row[canvas.spec.get("remark")], "") if "remark" in canvas.spec.values else ""
+    return f"{row[canvas.spec.get('text')] or ''} {letter}".strip()

@@ -14,17 +14,25 @@ _LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
 
 KEYS: Mapping[str, str] = {
     "title": "one sentence above the figure",
-    "kind": "line, bars or heatmap",
+    "about": "the question that the figure answers, for `figures --list`",
+    "kind": "how it is drawn: line, curve, bars, scatter, strip or heatmap",
     "x": "column along the horizontal axis",
-    "y": "column along the vertical axis (heatmap: the rows)",
+    "y": "column along the vertical axis (heatmap and strip: the rows)",
     "value": "heatmap: the column that is coloured",
     "low": "lower end of an interval around y",
     "high": "upper end of an interval around y",
+    "xlow": "scatter: lower end of an interval around x",
+    "xhigh": "scatter: upper end of an interval around x",
+    "mark": "line: column that is true for points that get a ring",
+    "front": "scatter: high or low, the better end of y (of x, less is better): points that no other beats are joined",
+    "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
+    "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",
+    "range": "heatmap: lowest and highest value of the colour, `0 1`; without it, those found",
     "base": "bars: the part of y that is drawn pale",
     "series": "column that tells lines or bars apart",
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
-    "bound": "lines: column that is true for series that know nothing; they are drawn in grey, behind the others",
+    "bound": "column that is true for series that know nothing; they are drawn in grey, behind the others",
     "reference": "columns drawn as a level across the panel (bars: across their own bar), `COLUMN = label; …`",
     "xscale": "linear, log, category, or sparsity (a share that is drawn in percent, 90 to 99 spread out)",
     "yscale": "linear, log, or percent (a share)",
@@ -37,14 +45,24 @@ KEYS: Mapping[str, str] = {
     "note": "small print below; may be repeated",
 }
 """Every key of a header with what it means; `docs` and the error messages are made from it."""
-KINDS: Mapping[str, tuple[str, ...]] = {"line": ("x", "y"), "bars": ("x", "y"), "heatmap": ("x", "y", "value")}
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "line": ("x", "y"),
+    "curve": ("x", "y"),
+    "bars": ("x", "y"),
+    "scatter": ("x", "y"),
+    "strip": ("x", "y"),
+    "heatmap": ("x", "y", "value"),
+}
 """Each kind of drawing (a module of this room) with the keys that it cannot do without."""
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),
     "yshare": ("yes", "no"),
+    "front": ("high", "low"),
 }
-COLUMNS = ("x", "y", "value", "low", "high", "base", "series", "facet", "row", "bound")
+COLUMNS = (
+    "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "facet", "row", "bound",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,8 @@ def _check(path: Path, number: int, key: str, value: str) -> None:
     allowed = tuple(KINDS) if key == "kind" else SCALES.get(key, ())
     if allowed and value not in allowed:
         raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")
+    if key == "range" and not re.fullmatch(r"-?\d+(\.\d+)? -?\d+(\.\d+)?", value):
+        raise UserError(f"{path}, line {number}: `range` is {value!r}", "two numbers such as 0 1")
     if key == "ymin" and not re.fullmatch(r"-?\d+(\.\d+)?", value):
         raise UserError(f"{path}, line {number}: `ymin` is {value!r}", "a number such as 0")
     if key == "knee" and not re.fullmatch(r"\d+(\.\d+)?", value):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
-WIDTH = 6.5
-"""Inches: a text column."""
+WIDTH, COLUMN = 6.5, 3.3
+"""Inches: the whole width of a page, and one of its two columns."""
 COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C00", "#882255", "#332288", "#44AA99",
     "#7F4F24",
@@ -36,8 +36,8 @@ DIGITS: tuple[tuple[float, Sequence[int]], ...] = (
 """First digits that have a label on a log axis of at least so many decades."""
 NEAR, FAR = (1e5, 1e6), (1e6, 1e10, 1e20, 1e50, 1e150, 1e300)
 """Ticks above a knee."""
-MAP = "cividis"
-"""Even in luminance: dark to light in greyscale as well."""
+MAP, INK = "cividis_r", "Greys"
+"""Even in luminance, light to dark in greyscale as well: much is dark, as ink is."""
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -62,7 +62,7 @@ RC: dict[str, Any] = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "hatch.linewidth": 0.5,
-    "figure.dpi": 100,
+    "figure.dpi": 200,  # as saved: glyphs have other widths at another resolution
     "savefig.dpi": 200,
     "svg.hashsalt": "sparsebench",
     "svg.fonttype": "path",
@@ -123,6 +123,11 @@ def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[
     decades = np.log10(np.clip(value, 1e-300, None))
     above = np.clip(decades - math.log10(knee), 0, None)
     return np.minimum(decades, math.log10(knee)) + PACKED * np.log2(1 + above)
+
+
+def fold_one(value: float) -> float:
+    """``fold`` of one number without a knee: its decades."""
+    return math.log10(max(value, 1e-300))
 
 
 def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:

@@ -15,13 +15,17 @@ import pytest
 from sparsebench.errors import QueryError, UserError
 from sparsebench.figures import draw, listing, render, style
 from sparsebench.figures.draw import SHIPPED
-from sparsebench.figures.line import apart
+from sparsebench.figures.names import apart
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 
 NOWHERE = Path("nowhere")
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
+NAMES = [
+    "allocation", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency",
+    "pareto_perplexity", "perplexity", "recovery", "runtime", "score", "size", "structure",
+]  # fmt: skip
 
 
 def test_every_shipped_figure_is_rendered_the_same_every_time(ledger: Path, tmp_path: Path) -> None:
@@ -32,7 +36,7 @@ def test_every_shipped_figure_is_rendered_the_same_every_time(ledger: Path, tmp_
             assert [path.name for path in done.paths] == [f"{done.name}.{end}" for end in ("png", "svg", "pdf")]
             for path in done.paths:
                 written.setdefault(path.name, []).append(path.read_bytes())
-    assert len(written) == 18
+    assert len(written) == 3 * len(NAMES)
     for name, (first, second) in written.items():
         assert first == second, name
         assert len(first) > 5000, name
@@ -54,7 +58,7 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
     path = tmp_path / "empty.duckdb"
     Ledger(path).ingest(samples.sample(samples.small())[:1])
     found = render(path, [], tmp_path / "out", ("png",), NOWHERE)
-    assert len(found) == 6
+    assert [done.name for done in found] == NAMES
     assert all(done.skipped and not done.paths for done in found)
     assert not (tmp_path / "out").exists()
 
@@ -72,10 +76,12 @@ def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewher
     path = tmp_path / "rehearsal.duckdb"
     Ledger(path).ingest(rehearsed)
     done = {one.name: one for one in render(path, [], tmp_path / "out", ("png",), NOWHERE)}
-    assert all(done[name].skipped for name in ("score", "perplexity", "structure", "engines"))
-    for name in ("runtime", "size"):
-        facets = query.run(path, parse(SHIPPED / f"{name}.sql").sql).dicts()
-        assert {row["facet"].splitlines()[0] for row in facets} == {"big (random weights)"}
+    shown = {name for name, figure in done.items() if not figure.skipped}
+    assert shown == {"runtime", "memory", "size"}
+    for name in shown:
+        spec = parse(SHIPPED / f"{name}.sql")
+        facets = query.run(path, spec.sql).dicts()
+        assert {row[spec.get("facet")].splitlines()[0] for row in facets} == {"big (random weights)"}
 
 
 def test_an_unknown_figure_is_answered_with_what_was_meant(ledger: Path, tmp_path: Path) -> None:
@@ -134,8 +140,8 @@ def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5,
-                        "dense": 0.7, "series": f"method-{name}/layer", "bound": name == 2,
-                        "facet": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
+                        "dense": 0.7, "line": f"method-{name}/layer", "bound": name == 2,
+                        "panel": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
                     }
                 )  # fmt: skip
     return found
@@ -194,8 +200,8 @@ def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9)
                     {
                         "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
                         "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
-                        "broken": 1e4 if worst > 1e4 else None, "series": f"method+owl/{name}", "bound": name == 1,
-                        "facet": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
+                        "broken": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1,
+                        "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
                     }
                 )  # fmt: skip
     return found
@@ -216,8 +222,8 @@ def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None
     assert overlaps(figure) == []
     assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6", "1e10"]
     named = {text.get_text() for text in figure.axes[0].texts}
-    assert {"dense", "above: broken"} <= named
-    assert ({row["series"] for row in rows} <= named) == (facets == 1 and series <= 12)
+    assert {"dense", "broken"} <= named
+    assert ({row["line"] for row in rows} <= named) == (series <= (12 if facets == 1 else 7))
 
 
 @pytest.mark.parametrize(
@@ -268,24 +274,27 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     path = tmp_path / "texts.duckdb"
     Ledger(path).ingest(calibrated.sample())
     sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score")}
-    series = [{row["series"] for row in query.run(path, text).dicts()} for text in sql.values()]
+    series = [{row["line"] for row in query.run(path, text).dicts()} for text in sql.values()]
     lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
     assert series[0] == series[1] == {*lines, "sparsegpt/layer 4x4", "wanda N:M", "wanda/row, dense inputs"}
     # Another text: told apart where there are two. Two patterns of one sparsity: each by its name.
     patterns = [{"method": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
     Ledger(path).ingest(calibrated.sample("other", sparsify=patterns, calibration={"samples": 4, "length": 64}))
     rows = query.run(path, sql["perplexity"]).dicts()
-    assert {row["series"] for row in rows if row["series"].startswith("wanda") and "/" not in row["series"]} == {
+    assert {row["line"] for row in rows if row["line"].startswith("wanda") and "/" not in row["line"]} == {
         "wanda 2:4, text 1", "wanda 4:8, text 1", "wanda N:M, text 1", "wanda N:M, text 2",
     }  # fmt: skip
-    assert {row["series"] for row in rows if row["bound"]} == {"random/layer"}
+    assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
     assert {row["broken"] for row in rows} == {1e4}
 
 
-@pytest.mark.parametrize("name", ["engines", "perplexity", "runtime", "score", "size", "structure"])
-def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str) -> None:
+@pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str, width: float) -> None:
     spec = parse(SHIPPED / f"{name}.sql")
-    assert overlaps(draw(spec, query.run(ledger, spec.sql), [])) == []
+    figure = draw(spec, query.run(ledger, spec.sql), [], width)
+    assert figure.get_figwidth() == width
+    assert overlaps(figure) == []
 
 
 @pytest.mark.parametrize(("layers", "models"), [(6, 1), (30, 2), (48, 3)])
@@ -330,23 +339,20 @@ def test_neighbouring_series_differ_in_grey_as_well() -> None:
 
 
 def test_names_of_all_figures_are_listed() -> None:
-    assert [spec.name for spec in listing(NOWHERE)] == [
-        "engines",
-        "perplexity",
-        "runtime",
-        "score",
-        "size",
-        "structure",
-    ]
+    found = listing(NOWHERE)
+    assert [spec.name for spec in found] == NAMES
+    assert all(0 < len(spec.get("about")) <= 110 for spec in found)
 
 
 def test_int8_is_measured_against_plain_transformers_and_others_against_their_own_dense(ledger: Path) -> None:
     rows = query.run(ledger, parse(SHIPPED / "engines.sql").sql).dicts()
     asked = "SELECT sparsity, engine, ms, speedup FROM latency WHERE manifest = 'engines' AND phase = 'decode'"
     known = {(row["sparsity"], row["engine"]): row for row in query.run(ledger, asked).dicts()}
-    decode = {(row["sparsity"], row["series"]): row for row in rows if "one more token" in row["facet"]}
+    decode = {(row["sparsity"], row["series"]): row for row in rows if "one more token" in row["panel"]}
     assert {series for _, series in decode} == {"transformers", "sparse kernels", "int8"}
     assert {sparsity for sparsity, _ in decode} == {0, 0.5, 0.9}
     for sparsity in (0, 0.5, 0.9):
-        assert decode[sparsity, "sparse kernels"]["value"] == pytest.approx(1 / known[sparsity, "sparse"]["speedup"])
-        assert decode[sparsity, "int8"]["value"] == pytest.approx(known[sparsity, "int8"]["ms"] / known[0, "hf"]["ms"])
+        assert decode[sparsity, "sparse kernels"]["speedup"] == pytest.approx(known[sparsity, "sparse"]["speedup"])
+        assert decode[sparsity, "int8"]["speedup"] == pytest.approx(
+            known[0, "hf"]["ms"] / known[sparsity, "int8"]["ms"]
+        )

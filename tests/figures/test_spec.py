@@ -11,6 +11,7 @@ import pytest
 from sparsebench.errors import UserError
 from sparsebench.figures import KEYS, listing, parse
 from sparsebench.figures.draw import SHIPPED
+from tests.figures.test_draw import NAMES
 
 GOOD = "-- title: Mine\n-- kind: line\n-- x: a\n-- y: b\n-- note: one\n-- note: two\n\n-- a comment\nSELECT 1 AS a, 2 AS b\n"
 
@@ -27,10 +28,12 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
     ("wrong", "words", "hint"),
     [
         ("-- titel: x", "line 5: unknown key `titel`", "did you mean title?"),
-        ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, bars, heatmap"),
+        ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, curve, bars, scatter, strip, heatmap"),
         ("-- xscale: logit", "line 5: `xscale` is 'logit'", "sparsity"),
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
         ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),
+        ("-- range: 0..1", "line 5: `range` is '0..1'", "two numbers"),
+        ("-- front: up", "line 5: `front` is 'up'", "high, low"),
         ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
         ("-- knee: -1", "line 5: `knee` is '-1'", "a number"),
         ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
@@ -45,7 +48,7 @@ def test_a_wrong_line_is_named(figure: Callable[[str], Any], tmp_path: Path, wro
     assert hint in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("heatmap", "value")])
+@pytest.mark.parametrize(("kind", "missing"), [("line", "y"), ("bars", "x"), ("scatter", "y"), ("heatmap", "value")])
 def test_a_missing_key_is_named(figure: Callable[[str], Any], kind: str, missing: str) -> None:
     keys = {"title": "T", "kind": kind, "x": "a", "y": "b", "value": "c"}
     text = "\n".join(f"-- {key}: {value}" for key, value in keys.items() if key != missing)
@@ -71,7 +74,7 @@ def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> Non
 
 def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:
     shipped = [parse(path) for path in sorted(SHIPPED.glob("*.sql"))]
-    assert [spec.name for spec in shipped] == ["engines", "perplexity", "runtime", "score", "size", "structure"]
+    assert [spec.name for spec in shipped] == NAMES
     for spec in shipped:
         assert set(spec.values) <= set(KEYS)
         assert spec.get("xlabel")
@@ -82,6 +85,6 @@ def test_a_file_of_one_s_own_adds_or_overrides(figure: Callable[..., Any], tmp_p
     figure(GOOD, "extra")
     figure(GOOD, "score")
     found = {spec.name: spec for spec in listing(tmp_path / "figures")}
-    assert sorted(found) == ["engines", "extra", "perplexity", "runtime", "score", "size", "structure"]
+    assert sorted(found) == sorted([*NAMES, "extra"])
     assert found["score"].title == found["extra"].title == "Mine"
     assert found["size"].path.parent == SHIPPED

@@ -23,13 +23,17 @@ RESULTS = [
 ]
 VIEWS = [
     "cells",
+    "curves",
     "failures",
     "latency",
+    "layer_sparsity",
     "memory",
     "pareto",
     "results",
+    "samples",
     "scores",
     "sizes",
+    "speedups",
     "structure",
     "tensors",
     "vs_dense",

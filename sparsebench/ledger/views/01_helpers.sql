@@ -12,11 +12,23 @@ CREATE OR REPLACE MACRO _goodness(metric, score) AS
     CASE WHEN metric IN ('perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss', 'brier_score',
                          'wer', 'per', 'ter') THEN -score ELSE score END;
 
+-- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
+-- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.
+CREATE OR REPLACE MACRO normal_share(threshold) AS
+    CASE WHEN threshold < 0.03 THEN sqrt(2 / pi()) * (threshold - threshold ** 3 / 6)
+         ELSE 1 - exp(-(threshold ** 2) / 2) * list_reduce([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592, 0.0],
+                  lambda sum, term: sum / (1 + 0.3275911 * threshold / sqrt(2)) + term) END;
+
 -- How figures and the report name a model and a method; weights that are not the real ones are always marked.
 CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(granularity, '')), nullif(pattern, 'unstructured'));
+CREATE OR REPLACE MACRO engine_label(engine, ranks) AS
+    concat(CASE engine WHEN 'hf' THEN 'transformers' WHEN 'deepspeed' THEN 'DeepSpeed' WHEN 'sparse' THEN 'sparse kernels' ELSE engine END,
+           ' ×' || ranks);
+CREATE OR REPLACE MACRO phase_label(phase) AS CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END;
+CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 
 -- The newest record of each cell.
 CREATE OR REPLACE VIEW _latest AS

@@ -4,7 +4,8 @@ WITH texts AS (
     FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
 )
 SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number,
-       inputs || if(texts > 1, ', text ' || number, '') AS way
+       inputs || if(texts > 1, ', text ' || number, '') AS way,
+       method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS line
 FROM cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
 
@@ -14,3 +15,4 @@ COMMENT ON COLUMN ways.inputs IS '", dense inputs" where the method saw the unpr
 COMMENT ON COLUMN ways.text IS 'the calibration without its seed: source, field, samples x tokens; NULL where none was read';
 COMMENT ON COLUMN ways.text_number IS 'that text''s number among those of the ledger';
 COMMENT ON COLUMN ways.way IS 'inputs, and the text''s number where the ledger has several';
+COMMENT ON COLUMN ways.line IS 'name of the line on which figures draw the variant: method, granularity or pattern, inputs';

@@ -1,0 +1,33 @@
+-- title: What could not be measured, and why
+-- about: cells that failed, are unsupported or were skipped, with their reasons
+-- kind: heatmap
+-- x: sparsity
+-- y: row_name
+-- value: severity
+-- text: text
+-- remark: reason
+-- facet: model
+-- range: 0 1
+-- xscale: sparsity
+-- xlabel: sparsity, %
+-- note: F failed, U unsupported (the combination does not exist), S skipped (what it needs had failed), · done. Only rows with such a cell are shown.
+
+WITH marked AS (
+    SELECT c.*, coalesce(CASE status WHEN 'failed' THEN 1.0 WHEN 'skipped' THEN 0.6 WHEN 'unsupported' THEN 0.35 WHEN 'done' THEN 0.0 END, 0) AS severity,
+           CASE status WHEN 'failed' THEN 'F' WHEN 'skipped' THEN 'S' WHEN 'unsupported' THEN 'U' WHEN 'done' THEN '·' END AS text,
+           if(c.method = 'dense', NULL, line) AS line
+    FROM cells c
+    JOIN ways USING (variant_id)
+    WHERE status <> 'missing'
+), named AS (
+    SELECT model, weights, stage, label, sparsity, severity, text,
+           regexp_replace(left(split_part(reason, chr(10), 1), 160), '\s+', ' ', 'g') AS reason,
+           concat(coalesce(line, max(line) OVER (PARTITION BY model, label)), ': ', regexp_replace(label, ' b\d+ p\d+ g\d+$', '')) AS row_name
+    FROM marked
+)
+SELECT DISTINCT ON (model, row_name, sparsity) sparsity, row_name, severity, text, if(text = '·', NULL, reason) AS reason,
+       model_label(named.model, weights) AS model
+FROM named
+QUALIFY bool_or(severity > 0) OVER (PARTITION BY model, row_name)
+ORDER BY weights = 'random', named.model, list_position(['sparsify', 'structure', 'storage', 'benchmarks', 'latency', 'memory'], stage), row_name, sparsity,
+         severity DESC;

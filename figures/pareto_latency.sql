@@ -1,0 +1,33 @@
+-- title: Score against time: which engine and sparsity are worth it
+-- about: the score that is left at a step's time relative to dense, engine by engine, with the Pareto front
+-- kind: scatter
+-- x: relative
+-- xlow: relative_low
+-- xhigh: relative_high
+-- y: score
+-- low: low
+-- high: high
+-- series: series
+-- facet: facet
+-- front: high
+-- text: text
+-- reference: chance = chance; dense = dense
+-- columns: 2
+-- xlabel: time of a step / that of the dense model in the same engine and job
+-- ylabel: score
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. int8 is left out: its rounded weights were not scored.
+
+WITH points AS (
+    SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, chance, dense, if(verdict = 'no difference detected', 1, speedup) AS speedup, speedup_low, speedup_high
+    FROM curves c
+    JOIN speedups s ON s.variant_id = c.variant_id
+    WHERE paired AND metric <> 'perplexity' AND phase <> 'encode'
+)
+SELECT DISTINCT if(dense_model, 1, round(1 / speedup, 2)) AS relative, if(dense_model, NULL, 1 / speedup_high) AS relative_low,
+       if(dense_model, NULL, 1 / speedup_low) AS relative_high, score, low, high, chance, dense, facet,
+       CASE WHEN dense_model THEN 'dense'
+            ELSE engine_label(engine, ranks) || if(count(DISTINCT line) FILTER (line <> 'dense') OVER () > 1, ', ' || line, '') END AS series,
+       if(dense_model, 'dense', percent_label(sparsity)) AS text
+FROM points
+ORDER BY facet, series = 'dense', series, relative, text;

@@ -1,0 +1,112 @@
+"""Names at the right edge of a panel, beside the lines and levels they belong to, moved apart where they would touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sparsebench.figures.canvas import Canvas
+
+Rows = Sequence[Mapping[str, Any]]
+Panels = Sequence[tuple["Axes", Rows]]
+LINE, CHARACTER = 9.5, 0.057
+"""Points from one name to the next; inches of a character."""
+NAMED = ("line", "curve")
+"""Kinds of drawing whose series have an end to be named at."""
+MOST, SHARE, LEAST = 12, 0.4, 2.3
+"""Lines are named directly if a panel has at most so many, the longest name takes at most this share of a panel's place,
+and that place is at least so many inches wide; else one legend names them for all panels."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name and the point that it belongs to, in data units; ``x`` is None for a level across the whole panel."""
+
+    text: str
+    x: Any
+    y: float
+    colour: str
+
+
+def direct(canvas: Canvas, panels: Sequence[Rows]) -> bool:
+    """Whether the series are named beside their lines rather than in a legend."""
+    place = canvas.width / canvas.across_panels
+    most = max(len({canvas.series(row) for row in rows}) for rows in panels)
+    fitting = int((canvas.panel_height - 0.55) * 72 / LINE) - len(canvas.spec.references)
+    longest = max(map(len, canvas.looks)) * CHARACTER
+    named = canvas.spec.kind in NAMED and "series" in canvas.spec.values
+    return named and most <= min(MOST, fitting) and longest <= SHARE * place and place >= LEAST
+
+
+def room(canvas: Canvas) -> float:
+    """Inches that the names beside a panel take from it."""
+    longest = max(map(len, canvas.looks)) if canvas.direct else 0
+    levels = max(map(len, canvas.spec.references.values()), default=0) if canvas.spec.kind in (*NAMED, "scatter") else 0
+    return CHARACTER * max(longest, levels) + 0.1
+
+
+def series(canvas: Canvas, rows: Rows) -> list[Name]:
+    """The name of each line of a panel, at the line's last point."""
+    x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    ends = {canvas.series(row): row for row in sorted(rows, key=lambda row: row[x]) if row[y] is not None}
+    return [Name(name, canvas.across(row[x]), row[y], canvas.looks[name].colour) for name, row in ends.items()]
+
+
+def levels(canvas: Canvas, rows: Rows) -> list[Name]:
+    """The name of each level across a panel."""
+    return [
+        Name(label, None, value, style.GREY)
+        for column, label in canvas.spec.references.items()
+        for value in sorted({row[column] for row in rows if row[column] is not None})
+    ]
+
+
+def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[Name]]) -> None:
+    """Write the names ``wanted`` of each panel. Call it when everything else is on the sheet: its height must be known."""
+    from matplotlib.transforms import blended_transform_factory
+
+    if not any(wanted):
+        return
+    canvas.fit()
+    canvas.figure.draw_without_rendering()
+    for (axes, _), names in zip(panels, wanted, strict=True):
+        box = axes.get_window_extent()
+        found = sorted(
+            ((canvas.height_of(axes, name.y), name) for name in names), key=lambda pair: (pair[0], pair[1].text)
+        )
+        gap = LINE / 72 * canvas.figure.dpi / box.height
+        edge = blended_transform_factory(axes.transAxes, axes.transData)
+        for at, (end, name) in zip(apart([end for end, _ in found], gap), found, strict=True):
+            moved = abs(at - end) > 0.4 * gap
+            thread = {"arrowstyle": "-", "color": name.colour, "linewidth": 0.5, "linestyle": (0, (1, 2.5)),
+                      "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2.5 if name.x is not None else 0}  # fmt: skip
+            axes.annotate(
+                name.text, (1 if name.x is None else name.x, name.y), xycoords=edge if name.x is None else "data",
+                xytext=(1.035 if name.x is not None or moved else 1.015, at), textcoords="axes fraction", va="center",
+                fontsize=6.5 if name.x is None else 7, color=name.colour, annotation_clip=False,
+                arrowprops=thread if moved or name.x is not None else None,
+            )  # fmt: skip
+
+
+def apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places at least ``gap`` apart, in the order of ``wanted`` (ascending) and as near to it as that allows (least squares).
+
+    They stay within 0 and 1 where there is room for all.
+    """
+    # Less the gaps before it, a place only must not fall below the one before: neighbours that would are pooled.
+    pools: list[list[float]] = []
+    for number, place in enumerate(wanted):
+        pools.append([place - number * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    level = [fmean(pool) for pool in pools for _ in pool]
+    top = max(0.0, 1 - (len(wanted) - 1) * gap)
+    return [min(max(place, 0.0), top) + number * gap for number, place in enumerate(level)]

@@ -1,0 +1,122 @@
+"""The two axes of a panel: scales, limits and ticks that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sparsebench.figures.canvas import Canvas
+
+FIRST = (0.0, 0.99, 0.5, 0.9, 0.95, 0.1)
+"""Sparsities that keep their tick label where there is no room for all."""
+
+
+def dress(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas, left: bool) -> None:
+    """Scale and label a panel whose content is drawn; ``left``: it begins a line of panels."""
+    spec = canvas.spec
+    if spec.kind == "heatmap":
+        return
+    if left:
+        axes.set_ylabel(spec.get("ylabel"))
+    across(axes, rows, canvas)
+    if spec.kind == "strip":
+        return
+    if spec.get("yscale") == "log":
+        upward(axes, canvas)
+    elif "ymin" in spec.values or spec.kind == "bars":
+        bottom = float(spec.get("ymin", "0"))
+        axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
+    axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
+
+
+def upward(axes: Axes, canvas: Canvas) -> None:
+    """A log axis of our own: labelled ticks however short or long it is, and room for the knee."""
+    knee = canvas.knee
+    axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
+    low, high = _ends(axes.dataLim.intervaly, knee, (-0.06, 0.08))
+    axes.set_ylim(low, high)
+    major, minor = style.log_ticks(low, high, knee)
+    axes.set_yticks(major)
+    axes.set_yticks(minor, minor=True)
+    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    if high > knee:
+        axes.axhspan(knee, high, color=style.GROUND, linewidth=0, zorder=0)
+
+
+def across(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> None:
+    """The horizontal axis."""
+    kind = canvas.spec.get("xscale", "linear")
+    if canvas.spec.kind == "bars" or kind == "category":
+        found = canvas.categories_of(rows) if canvas.spec.kind == "bars" else canvas.categories
+        names = {place: style.percent(value) if kind == "sparsity" else str(value) for place, value in enumerate(found)}
+        kept = _fitting(list(names), list(names), list(names.values()), canvas)
+        axes.set_xticks([int(place) for place in kept], [names[int(place)] for place in kept])
+        axes.tick_params(axis="x", length=0)
+    elif kind == "sparsity":
+        _sparsities(axes, canvas)
+    elif kind == "log":
+        low, high = _ends(axes.dataLim.intervalx, float("inf"), (-0.07, 0.07))
+        axes.set_xscale("function", functions=(style.fold, style.unfold))
+        axes.set_xlim(low, high)
+        major, minor = style.log_ticks(low, high)
+        axes.set_xticks(
+            _fitting(major, [style.fold_one(value) for value in major], [style.number(v) for v in major], canvas)
+        )
+        axes.set_xticks(minor, minor=True)
+        axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    else:
+        axes.xaxis.set_major_formatter(lambda value, _: style.number(round(value, 12)))
+
+
+def _ends(interval: Any, knee: float, room: tuple[float, float]) -> tuple[float, float]:
+    """Limits of a log axis around the data, with room by a share of its length."""
+    import numpy as np
+
+    ends = style.fold(np.array(interval), knee)
+    ends += np.array(room) * max(float(np.ptp(ends)), 0.05)
+    low, high = (float(end) for end in style.unfold(ends, knee))
+    return low, high
+
+
+def _sparsities(axes: Axes, canvas: Canvas) -> None:
+    import numpy as np
+
+    axes.set_xscale("function", functions=(style.spread, style.gather))
+    values = canvas.categories
+    places = [float(place) for place in style.spread(np.array(values, dtype=float))]
+    kept = _fitting(values, places, [style.percent(value) for value in values], canvas, _rank)
+    axes.set_xticks(kept, [style.percent(value) for value in kept])
+    axes.set_xticks([value for value in values if value not in kept], minor=True)
+    ends = np.array([min(places), max(places)])
+    left, right = style.gather(ends + np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 1.0))
+    axes.set_xlim(float(left), float(right))
+
+
+def _fitting(
+    values: Sequence[float], places: Sequence[float], labels: Sequence[str], canvas: Canvas, rank: Any = None
+) -> list[float]:
+    """The values whose labels fit side by side; those of a low ``rank`` first."""
+    width = canvas.width / canvas.across_panels - 0.6 - canvas.naming
+    scale = width / max(max(places, default=0) - min(places, default=0), 1e-9)
+    order = sorted(range(len(places)), key=lambda at: (rank(values[at]) if rank else 0, at))
+    kept: list[int] = []
+    for at in order:
+        if all(abs(places[at] - places[other]) * scale > _apart(labels[at], labels[other]) for other in kept):
+            kept.append(at)
+    return [values[at] for at in sorted(kept)]
+
+
+def _apart(first: str, second: str) -> float:
+    """Inches between the middles of two tick labels that just do not touch."""
+    return 0.045 + 0.029 * (len(first) + len(second))
+
+
+def _rank(sparsity: float) -> int:
+    return FIRST.index(sparsity) if sparsity in FIRST else len(FIRST)

@@ -1,0 +1,140 @@
+"""Points with intervals both ways; those that no other beats are solid, joined by the front, and carry their text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.figures import line, names, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
+    from sparsebench.figures.canvas import Canvas
+
+Rows = Sequence[Mapping[str, Any]]
+AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
+"""Points between a mark and its text, nearest first."""
+COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
+
+
+def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+    """Draw one panel."""
+    x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    best = front(rows, canvas)
+    axes.margins(x=0.08, y=0.1)
+    for row in rows:
+        look = canvas.looks[canvas.series(row)]
+        solid = row in best or "front" not in canvas.spec.values
+        behind = look.colour == style.BOUND
+        axes.plot(
+            [row[x]], [row[y]], marker=look.marker, markersize=4.6 if solid else 3.6, linestyle="none",
+            color=look.colour if solid else "white", markeredgecolor="white" if solid else look.colour,
+            markeredgewidth=0.3 if solid else 0.8, zorder=(2.5 if behind else 3) + solid,
+        )  # fmt: skip
+        _interval(axes, row, canvas, look.colour, solid)
+    steps = [row[x] for row in best], [row[y] for row in best]
+    axes.plot(*steps, color="#333333", linewidth=0.9, drawstyle="steps-post", zorder=2)
+    line.levels(axes, rows, canvas)
+
+
+def finish(panels: names.Panels, canvas: Canvas) -> None:
+    """One legend; the levels' names at the edge; the points' texts where they touch nothing."""
+    if "series" in canvas.spec.values:
+        canvas.legend(line=True, joined=False)
+    names.write(canvas, panels, [names.levels(canvas, rows) for _, rows in panels])
+    if "text" not in canvas.spec.values:
+        return
+    canvas.fit()
+    canvas.figure.draw_without_rendering()
+    placed = [_texts(axes, rows, canvas) for axes, rows in panels]
+    if not all(placed):
+        canvas.notes.append("Points without a number have no room for it.")
+
+
+def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
+    """The rows that no other is as good as and cheaper, or better and as cheap; cheapest first."""
+    x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    sign = {"high": 1, "low": -1}.get(canvas.spec.get("front"))
+    found: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
+        if not found or sign * row[y] > sign * found[-1][y]:
+            found.append(row)
+    return found
+
+
+def _interval(axes: Axes, row: Mapping[str, Any], canvas: Canvas, colour: str, solid: bool) -> None:
+    x, y = row[canvas.spec.get("x")], row[canvas.spec.get("y")]
+    style_of: dict[str, Any] = {"color": colour, "linewidth": 0.8, "alpha": 0.7 if solid else 0.35, "zorder": 1.5}
+    low, high = (row.get(canvas.spec.get(end)) for end in ("low", "high"))
+    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+        axes.plot([x, x], [low, high], **style_of)
+    low, high = (row.get(canvas.spec.get(end)) for end in ("xlow", "xhigh"))
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], **style_of)
+
+
+def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
+    """Write the texts of a panel, each at the nearest place where it touches nothing; whether all found one."""
+    from matplotlib.transforms import Bbox
+
+    x, y, column = (canvas.spec.get(key) for key in ("x", "y", "text"))
+    dot = canvas.figure.dpi / 72
+    marks = [axes.transData.transform((row[x], row[y])) for row in rows]
+    taken = [Bbox.from_bounds(mark[0] - 2.5 * dot, mark[1] - 2.5 * dot, 5 * dot, 5 * dot) for mark in marks]
+    taken += _strokes(axes)
+    panel_box = axes.get_window_extent()
+    best = front(rows, canvas)
+    whole = True
+    for row in sorted(rows, key=lambda row: (row[x], row[y])):
+        if not row[column] or (best and row not in best):
+            continue
+        text = axes.annotate(
+            str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",
+            fontsize=6.5, color=canvas.looks[canvas.series(row)].colour, zorder=6,
+        )  # fmt: skip
+        text.set_in_layout(False)
+        size = text.get_window_extent()
+        for across, up in _places(size.width / dot, size.height / dot):
+            box = size.translated(across * dot, up * dot)
+            if _inside(box, panel_box) and not any(box.overlaps(other) for other in taken):
+                text.set_position((across, up))
+                taken.append(box)
+                break
+        else:
+            text.remove()
+            whole = False
+    return whole
+
+
+def _strokes(axes: Axes) -> list[Bbox]:
+    """What the panel's straight strokes cover: intervals, the front's steps, levels."""
+    import numpy as np
+    from matplotlib.transforms import Bbox
+
+    found = []
+    for stroke in axes.lines:
+        points: Any = stroke.get_path().vertices
+        if stroke.get_drawstyle() == "steps-post":
+            points = [corner for (x, y), (after, _) in pairwise(points) for corner in ((x, y), (after, y))] + list(
+                points[-1:]
+            )
+        ends: Any = stroke.get_transform().transform(points) if len(points) > 1 else []
+        found += [
+            Bbox([np.minimum(first, last) - 0.8, np.maximum(first, last) + 0.8]) for first, last in pairwise(ends)
+        ]
+    return found
+
+
+def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
+    """Middles for a text of that size around its mark, in points."""
+    for away in AWAY:
+        for right, up in COMPASS:
+            yield right * (away + width / 2), up * (away + height / 2)
+
+
+def _inside(box: Bbox, panel_box: Bbox) -> bool:
+    return box.x0 >= panel_box.x0 and box.x1 <= panel_box.x1 and box.y0 >= panel_box.y0 and box.y1 <= panel_box.y1

@@ -1,0 +1,59 @@
+CREATE OR REPLACE VIEW curves AS
+WITH scored AS (
+    SELECT s.*, v.recovery, v.recovery + (v.low - v.difference) / (v.dense_score - v.chance) AS recovery_low,
+           v.recovery + (v.high - v.difference) / (v.dense_score - v.chance) AS recovery_high, way, s.pattern LIKE '%:%' AS nm,
+           concat(model_label(s.model, s.weights), chr(10), s.task,
+                  CASE WHEN s.metric = 'perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
+                       ELSE concat(' (', s.metric, if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
+    FROM scores s
+    JOIN ways USING (variant_id)
+    LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
+    WHERE s.weights <> 'random'
+    -- The first documents only: left out where the whole task was scored as well.
+    QUALIFY NOT s.limited OR NOT bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task)
+), named AS (
+    -- N:M patterns, which fix the sparsity, share a line, unless several fix the same one.
+    SELECT *,
+           method_label(method, if(nm, '', granularity),
+                        CASE WHEN NOT nm OR count(DISTINCT pattern)
+                             OVER (PARTITION BY manifest, panel, method, nm, way, sparsity) > 1
+                        THEN pattern ELSE 'N:M' END) || way AS how
+    FROM scored
+), dense AS (
+    SELECT * FROM named WHERE method = 'dense'
+), lines AS (
+    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.metric = 'perplexity') > 1, ', seed ' || s.seed, '')
+        AS line, regexp_matches(s.method, '^random(\+|$)') AS bound
+    FROM named s
+    JOIN dense d USING (manifest, panel)
+    WHERE s.method <> 'dense'
+), points AS (
+    FROM lines
+    UNION ALL BY NAME
+    -- Every line begins at the dense model.
+    SELECT d.* REPLACE (CASE WHEN low > chance THEN 1.0 END AS recovery), d.score AS dense, coalesce(l.line, 'dense') AS line,
+           coalesce(l.bound, false) AS bound
+    FROM dense d
+    LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound FROM lines) l USING (manifest, panel)
+)
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, task, metric, limited, n, panel,
+       score, low, high, chance, dense, recovery, recovery_low, recovery_high, started_at
+FROM points
+QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
+
+COMMENT ON VIEW curves IS 'scores as figures draw them: one line a method, which begins at the dense model; the newest where several manifests have a point';
+COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, what tells it from its like (inputs, text, seed)';
+COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
+COMMENT ON COLUMN curves.task IS 'benchmark';
+COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
+COMMENT ON COLUMN curves.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN curves.n IS 'documents scored';
+COMMENT ON COLUMN curves.panel IS 'the panel that the line belongs to: model and task, with the metric and how much was scored';
+COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN curves.low IS 'lower end of the 95% interval of score';
+COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
+COMMENT ON COLUMN curves.chance IS 'score of a model without skill';
+COMMENT ON COLUMN curves.dense IS 'the dense model''s score';
+COMMENT ON COLUMN curves.recovery IS '(score - chance) / (dense - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN curves.recovery_low IS 'lower end of the 95% interval of recovery: that of the paired difference, the dense score taken as it is';
+COMMENT ON COLUMN curves.recovery_high IS 'upper end of that interval';

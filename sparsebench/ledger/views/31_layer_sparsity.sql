@@ -1,0 +1,15 @@
+CREATE OR REPLACE VIEW layer_sparsity AS
+SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed, c.allocation,
+       t.side, t.layer, count(*) AS tensors, sum(t.count)::BIGINT AS params, sum(t.zeros)::BIGINT AS zeros,
+       sum(t.zeros) / sum(t.count) AS achieved
+FROM _cells c
+JOIN base.sparsify_tensors t USING (record_id)
+GROUP BY ALL;
+
+COMMENT ON VIEW layer_sparsity IS 'the sparsity that each transformer block of a variant got, counted in the written files';
+COMMENT ON COLUMN layer_sparsity.side IS 'encoder or decoder';
+COMMENT ON COLUMN layer_sparsity.layer IS 'index of the transformer block';
+COMMENT ON COLUMN layer_sparsity.tensors IS 'pruned tensors in the block';
+COMMENT ON COLUMN layer_sparsity.params IS 'their weights';
+COMMENT ON COLUMN layer_sparsity.zeros IS 'of which are exactly zero';
+COMMENT ON COLUMN layer_sparsity.achieved IS 'zeros / params';
