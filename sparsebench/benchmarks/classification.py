@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sparsebench.benchmarks.catalog import Task
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, fingerprint
 from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
 NEEDS_HEAD = True

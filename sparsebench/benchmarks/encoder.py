@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS, Task
+from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
+from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:

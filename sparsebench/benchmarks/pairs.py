@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.benchmarks.catalog import Task
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, fingerprint
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, average_precision_stderr
+from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsebench.benchmarks.catalog import Task
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, fingerprint
 from sparsebench.benchmarks.pairs import unit
 from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.task import Task
 
 NEEDS_HEAD = False
 

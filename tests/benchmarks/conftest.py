@@ -40,12 +40,16 @@ def make_documents() -> dict[str, list[dict[str, Any]]]:
         for place in range(40)
     ]
     sst2 = [{"sentence": row["sentence1"], "label": row["label"], "idx": row["idx"]} for row in pairs]
+    cb = [
+        {"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": row["idx"] % 3, "idx": row["idx"]}
+        for row in pairs
+    ]
     sciq = [
         {"question": sentence(draw), "support": "" if place % 5 == 0 else sentence(draw, 6, 40)} for place in range(30)
     ]
     # Two questions share a passage.
     sciq[7]["support"] = sciq[3]["support"]
-    return {"piqa": piqa, "ARC-Easy": arc, "mrpc": pairs, "rte": pairs, "sst2": sst2, "sciq": sciq}
+    return {"piqa": piqa, "ARC-Easy": arc, "mrpc": pairs, "rte": pairs, "sst2": sst2, "cb": cb, "sciq": sciq}
 
 
 @pytest.fixture

@@ -235,6 +235,7 @@ def answers(folder: Path, texts: list[tuple[str, ...]]) -> list[int]:
     [
         ("glue_rte", ("CONTRADICTION", "Entailment", "neutral"), (1, 0, 1)),
         ("glue_rte", ("not_entailment", "entailment"), (1, 0)),
+        ("superglue_cb", ("entailment", "neutral", "contradiction"), (0, 2, 1)),
         ("glue_mrpc", ("equivalent", "not_equivalent"), (1, 0)),
         ("glue_sst2", ("POSITIVE", "NEGATIVE"), (1, 0)),
     ],
@@ -244,13 +245,13 @@ def test_accuracy_of_a_head(
 ):
     folder = classifier(names, model_type)
     found = run(folder, "encoder", task, batch_size=6)
-    rows = documents[task.removeprefix("glue_")]
+    rows = documents[task.partition("_")[2]]
     predicted = answers(folder, [tuple(row[field] for field in TASKS[task].fields) for row in rows])
     right = [float(meaning[answer] == row["label"]) for answer, row in zip(predicted, rows, strict=True)]
     assert len(set(predicted)) > 1
     assert [outcome.value for outcome in found.outcomes] == right
-    ones = sum(row["label"] for row in rows)
-    assert found.chance == max(ones, len(rows) - ones) / len(rows)
+    commonest = max(sum(row["label"] == place for row in rows) for place in range(len(TASKS[task].classes)))
+    assert found.chance == commonest / len(rows)
     assert (found.metric, found.protocol["labels"]) == ("acc", ", ".join(names))
 
 
@@ -293,6 +294,7 @@ def test_mnli_comes_from_the_hub(classifier: Any, run: Run, monkeypatch: pytest.
 @pytest.mark.parametrize("order", list(itertools.permutations(NLI)))
 def test_order_of_the_outputs_does_not_matter(order: Names):
     assert [NLI[place] for place in match(order, TASKS["glue_mnli"])] == list(order)
+    assert [TASKS["superglue_cb"].classes[place] for place in match(order, TASKS["superglue_cb"])] == list(order)
     assert match(order, TASKS["glue_rte"]) == [int(name != "entailment") for name in order]
 
 
@@ -302,6 +304,7 @@ def test_order_of_the_outputs_does_not_matter(order: Names):
         ("glue_mnli", ("entailment", "not_entailment")),
         ("glue_mnli", ("entailment", "neutral", "contradiction", "other")),
         ("glue_rte", ("neutral", "contradiction")),
+        ("superglue_cb", ("entailment", "not_entailment")),
         ("glue_sst2", ("1 star", "2 stars", "3 stars")),
         ("glue_mrpc", NLI),
     ],

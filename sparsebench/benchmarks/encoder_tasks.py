@@ -1,0 +1,88 @@
+"""The tasks of encoders: a row each."""
+
+from __future__ import annotations
+
+from sparsebench.benchmarks.task import Task, validation
+
+_PAIR = ("sentence1", "sentence2")
+_NLI = ("premise", "hypothesis")
+_NEEDS_HEAD = "needs a sequence-classification head"
+
+
+def _head(name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str) -> Task:
+    return Task(
+        name,
+        ("encoder",),
+        "classification",
+        "acc",
+        "majority",
+        n,
+        description,
+        data=validation(data),
+        fields=fields,
+        classes=classes,
+    )
+
+
+ENCODER_TASKS = (
+    Task(
+        name="mrpc_pair",
+        families=("encoder",),
+        adapter="pairs",
+        metric="ap",
+        chance="positives",
+        n=408,
+        description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
+        scale="continuous",
+        data=validation("glue/mrpc"),
+    ),
+    Task(
+        name="sciq_retrieval",
+        families=("encoder",),
+        adapter="retrieval",
+        metric="acc",
+        chance="1/passages",
+        n=887,
+        description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
+        data=validation("sciq/none"),
+    ),
+    _head(
+        "glue_rte",
+        "glue/rte",
+        277,
+        _PAIR,
+        ("entailment", "not_entailment"),
+        f"GLUE RTE validation; {_NEEDS_HEAD} (NLI will do)",
+    ),
+    _head(
+        "superglue_cb",
+        "super_glue/cb",
+        56,
+        _NLI,
+        ("entailment", "contradiction", "neutral"),
+        f"SuperGLUE CB validation, accuracy; {_NEEDS_HEAD} (NLI)",
+    ),
+    _head(
+        "glue_mrpc",
+        "glue/mrpc",
+        408,
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        f"GLUE MRPC validation; {_NEEDS_HEAD}",
+    ),
+    _head(
+        "glue_sst2", "glue/sst2", 872, ("sentence",), ("negative", "positive"), f"GLUE SST-2 validation; {_NEEDS_HEAD}"
+    ),
+    Task(
+        name="glue_mnli",
+        families=("encoder",),
+        adapter="classification",
+        metric="acc",
+        chance="majority",
+        n=9815,
+        description=f"GLUE MNLI matched validation, from the hub; {_NEEDS_HEAD} (NLI)",
+        hub=("nyu-mll/glue", "mnli", "validation_matched"),
+        fields=_NLI,
+        classes=("entailment", "neutral", "contradiction"),
+    ),
+)

