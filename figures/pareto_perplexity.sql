@@ -21,5 +21,5 @@ SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) A
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
 FROM curves
 JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)
-WHERE metric = 'perplexity'
+WHERE metric LIKE '%perplexity'
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -20,5 +20,5 @@
 
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, line, bound, panel
 FROM curves
-WHERE metric = 'perplexity'
+WHERE metric LIKE '%perplexity'
 ORDER BY panel, bound, line, sparsity;

@@ -17,5 +17,5 @@
 
 SELECT sparsity, score, low, high, chance, dense, line, bound, panel
 FROM curves
-WHERE metric <> 'perplexity' -- which explodes and has a figure of its own
+WHERE metric NOT LIKE '%perplexity' -- which explodes and has a figure of its own
 ORDER BY panel, bound, line, sparsity;

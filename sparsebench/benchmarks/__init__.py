@@ -1,6 +1,6 @@
 """Scores per document: lm-eval's harness for decoders and encoder-decoders, adapters of our own for encoders."""
 
-from sparsebench.benchmarks.catalog import TASKS, data_sources
+from sparsebench.benchmarks.catalog import TASKS, data_sources, families
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import overlaps
@@ -16,6 +16,7 @@ __all__ = [
     "TaskSpec",
     "check",
     "data_sources",
+    "families",
     "known",
     "names",
     "overlaps",

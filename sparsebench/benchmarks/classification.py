@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from sparsebench import sources
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, fingerprint
+from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
-
-NEEDS_HEAD = True
 
 _SPELLINGS = {
     "entail": "entailment",
@@ -31,7 +30,7 @@ _SPELLINGS = {
 _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy of the most probable class. A document whose logits are not finite is wrong.
 
     Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
@@ -40,7 +39,8 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str
 
     outputs = head_labels(encoder.config, spec.labels)
     meaning = match(outputs, task)
-    rows = documents[: spec.limit]
+    every = documents(task, cache)
+    rows = every[: spec.limit]
     texts = [tuple(str(row[field]) for field in task.fields) for row in rows]
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
@@ -65,7 +65,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str
         score=sum(values) / len(values),
         stderr=mean_stderr(values),
         n=len(values),
-        limited=len(rows) < len(documents),
+        limited=len(rows) < len(every),
         chance=max(Counter(gold).values()) / len(gold),
         outcomes=tuple(
             Outcome(str(place), fingerprint(*text), value)

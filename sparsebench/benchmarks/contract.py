@@ -16,13 +16,14 @@ class TaskSpec:
     """A task as a manifest asks for it.
 
     ``limit`` scores only the first documents; ``labels`` names a classification head's outputs, in order, where the
-    checkpoint does not.
+    checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs of sentences.
     """
 
     task: str
     limit: int | None = None
     num_fewshot: int | None = None
     labels: tuple[str, ...] | None = None
+    data: str | None = None
 
 
 @dataclass(frozen=True)

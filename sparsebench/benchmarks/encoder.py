@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS
+from sparsebench.benchmarks.catalog import TASKS, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.benchmarks.task import Task
@@ -19,43 +20,73 @@ from sparsebench.errors import BenchmarkError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from transformers import PreTrainedModel
+
+    from sparsebench.benchmarks.harness import Harness
 
 BATCH_SIZE = 16
 """Texts a forward pass; fastest on two cores, in float32 and in bfloat16."""
+_HEADS = {"classification": "classifier", "harness": "masked", "pseudo_perplexity": "masked"}
+"""The head that an adapter needs; all others take the encoder alone."""
+_WORDS = {
+    "classifier": "a sequence-classification head",
+    "masked": "a masked-language-model head",
+    "none": "a plain encoder, without a head for classes",
+}
 
 
 class Encoder:
     """One model, loaded once, and any number of tasks."""
 
     def __init__(self, folder: Path, batch_size: int | None, progress: Progress | None) -> None:
-        from sparsebench.models.families import has_classifier
         from sparsebench.models.load import load_model, load_tokenizer
 
         self.folder = Path(folder)
-        self.model = load_model(folder, "encoder")
+        self.model: Any = load_model(folder, "encoder")
         self.tokenizer: Any = load_tokenizer(folder)
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        self.has_head = has_classifier(self.config)
+        self.asked_batch_size = batch_size
         self.batch_size = batch_size or BATCH_SIZE
         self.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when this encoder is not made for it."""
-        task = TASKS[spec.task]
-        adapter = import_module(f"sparsebench.benchmarks.{task.adapter}")
-        if self.has_head != adapter.NEEDS_HEAD:
-            needed = "a sequence-classification head" if adapter.NEEDS_HEAD else "a plain encoder, without a head"
-            fit = ", ".join(
-                name
-                for name, other in TASKS.items()
-                if other.families == ("encoder",) and (other.adapter == "classification") == self.has_head
-            )
+        adapter, heads = adapter_of(spec.task), self._heads()
+        needed = _HEADS.get(adapter, "none")
+        if needed not in heads:
+            fit = (name for name, other in TASKS.items() if "encoder" in other.families)
             raise BenchmarkError(
-                f"task {spec.task} needs {needed}; {self.folder.name} is {self.config.get('architectures')}",
-                f"for this model: {fit}",
+                f"task {spec.task} needs {_WORDS[needed]}; {self.folder.name} is {self.config.get('architectures')}",
+                f"for this model: {', '.join(name for name in fit if _HEADS.get(TASKS[name].adapter, 'none') in heads)}",
             )
-        result: ScoreResult = adapter.score(self, task, spec, documents(task, cache))
+        if adapter == "harness":
+            return self._harness.score(spec, cache)
+        result: ScoreResult = import_module(f"sparsebench.benchmarks.{adapter}").score(
+            self, TASKS[spec.task], spec, cache
+        )
         return result
+
+    def _heads(self) -> tuple[str, ...]:
+        from sparsebench.models.families import has_classifier, has_masked_lm
+
+        if has_classifier(self.config):
+            return ("classifier",)
+        return ("none", "masked") if has_masked_lm(self.config) else ("none",)
+
+    @cached_property
+    def masked(self) -> PreTrainedModel:
+        """The model with its masked-language-model head. Raises ModelError where the files do not hold it."""
+        from sparsebench.models.load import load_masked_lm
+
+        masked = load_masked_lm(self.folder)
+        self.model = masked.base_model
+        return masked
+
+    @cached_property
+    def _harness(self) -> Harness:
+        from sparsebench.benchmarks.harness import Harness
+
+        return Harness(self.folder, "encoder", self.asked_batch_size, self.progress, self.masked)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """One vector per text, float32 (n, width), pooled as the checkpoint says; equal texts are encoded once."""
@@ -83,15 +114,15 @@ class Encoder:
                 outputs[place] = row
         return np.stack(outputs)
 
-    def protocol(self, task: Task) -> dict[str, str | int | float]:
+    def protocol(self, task: Task, data: str | None = None) -> dict[str, str | int | float]:
         """What every encoder task records."""
         from importlib.metadata import version
 
         return {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
             "task_version": "1",
-            "data": " ".join(task.data) or "hub " + "/".join(task.hub or ()),
-            "split": task.hub[2] if task.hub else "validation",
+            "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
+            "split": "" if data else task.hub[2] if task.hub else "validation",
             "chance_rule": task.chance,
             "batch_size": self.batch_size,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -130,8 +161,13 @@ class Encoder:
                 self.progress(min(start + self.batch_size, len(order)), len(order))
 
 
-def documents(task: Task, cache: sources.Cache) -> list[dict[str, Any]]:
-    """The task's documents in the order of the data. Raises BenchmarkError when the hub does not serve them."""
+def documents(task: Task, cache: sources.Cache, data: str | None = None) -> list[dict[str, Any]]:
+    """The task's documents in the order of the data, or those of another source with the same columns.
+
+    Raises BenchmarkError when the hub does not serve them, or a column is missing.
+    """
+    if data:
+        return _records(task, sources.fetch(sources.parse(data), cache))
     if task.hub is None:
         import pyarrow as pa
 
@@ -149,6 +185,20 @@ def documents(task: Task, cache: sources.Cache) -> list[dict[str, Any]]:
             "check HF_ENDPOINT, HF_HUB_OFFLINE and the network, or choose a task with offline data",
         ) from error
     return [dict(row) for row in found]
+
+
+def _records(task: Task, path: Path) -> list[dict[str, Any]]:
+    from sparsebench.sources.text import read_records
+
+    found = [record for record in read_records(path, *task.fields) if isinstance(record, dict)]
+    missing = [field for field in task.fields if not found or field not in found[0]]
+    if missing:
+        there = ", ".join(map(str, found[0])) if found else "no records"
+        raise BenchmarkError(
+            f"task {task.name}: {path} has no column {missing[0]!r}",
+            f"it needs {', '.join(task.fields)}; there is {there}",
+        )
+    return found
 
 
 def fingerprint(*texts: str) -> str:

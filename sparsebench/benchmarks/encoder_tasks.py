@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparsebench.benchmarks.task import Task, validation
+from sparsebench.benchmarks.task import COQA, Task, validation
 
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
@@ -35,6 +35,32 @@ ENCODER_TASKS = (
         description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
         scale="continuous",
         data=validation("glue/mrpc"),
+        fields=(*_PAIR, "label"),
+    ),
+    Task(
+        name="stsb_sts",
+        families=("encoder",),
+        adapter="sts",
+        metric="spearman",
+        chance="uncorrelated",
+        n=1379,
+        description="STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)",
+        scale="continuous",
+        hub=("mteb/stsbenchmark-sts", "default", "test"),
+        fields=(*_PAIR, "score"),
+    ),
+    Task(
+        name="sst2_probe",
+        families=("encoder",),
+        adapter="probe",
+        metric="acc",
+        chance="1/choices",
+        n=672,
+        description="GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)",
+        scale="continuous",
+        data=validation("glue/sst2"),
+        fields=("sentence",),
+        classes=("negative", "positive"),
     ),
     Task(
         name="sciq_retrieval",
@@ -45,6 +71,19 @@ ENCODER_TASKS = (
         n=887,
         description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
         data=validation("sciq/none"),
+    ),
+    Task(
+        name="pseudo_perplexity",
+        families=("encoder",),
+        adapter="pseudo_perplexity",
+        metric="pseudo_perplexity",
+        chance="none",
+        n=1334,
+        tokens=128,
+        description="CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better",
+        scale="continuous",
+        data=(COQA,),
+        fields=("doc.story",),
     ),
     _head(
         "glue_rte",

@@ -21,6 +21,10 @@ from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.masked import MaskedScorer
     from sparsebench.manifest.schema import Family
 
 BATCH_SIZE = 16
@@ -43,23 +47,35 @@ class _Chosen:
 
 
 class Harness:
-    """One model, loaded once, and any number of tasks."""
+    """One model, loaded once, and any number of tasks. An encoder's ``model`` has a masked-language-model head."""
 
-    def __init__(self, folder: Path, family: Family, batch_size: int | None, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        family: Family,
+        batch_size: int | None,
+        progress: Progress | None,
+        model: PreTrainedModel | None = None,
+    ) -> None:
         from sparsebench.models.load import load_model, load_tokenizer
 
+        self.batch_size = batch_size or BATCH_SIZE
+        self.exact = batch_size is not None
+        self.model = model or load_model(folder, family)
+        self.lm: MaskedScorer | Scorer
+        tokenizer: Any = load_tokenizer(folder)
         with _quiet():
-            from sparsebench.benchmarks.causal import Scorer
+            if family == "encoder":
+                from sparsebench.benchmarks.masked import MaskedScorer
 
-            self.batch_size = batch_size or BATCH_SIZE
-            self.exact = batch_size is not None
-            self.model = load_model(folder, family)
-            self.lm = Scorer(
-                pretrained=self.model,
-                tokenizer=load_tokenizer(folder),
-                backend="causal" if family == "decoder" else "seq2seq",
-                batch_size=self.batch_size,
-            )
+                self.lm = MaskedScorer(self.model, tokenizer, batch_size)
+            else:
+                from sparsebench.benchmarks.causal import Scorer
+
+                backend: Any = "causal" if family == "decoder" else "seq2seq"
+                self.lm = Scorer(
+                    pretrained=self.model, tokenizer=tokenizer, backend=backend, batch_size=self.batch_size
+                )
         self.lm.progress = progress
         self.lm.share = not self.exact
 
@@ -130,7 +146,7 @@ class Harness:
             "prefix_sharing": self.lm.sharing,
             "dtype": dtype,
             "softmax_dtype": dtype,
-        }
+        } | dict(self.lm.notes)
 
 
 def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:

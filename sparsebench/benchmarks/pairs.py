@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sparsebench import sources
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, fingerprint
-from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, average_precision_stderr
+from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, bootstrap_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
     import numpy as np
 
-NEEDS_HEAD = False
 
-
-def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Average precision of cosine similarity; an outcome's value is the similarity, its label 1 for a true pair.
 
     Raises BenchmarkError when a vector is not finite (it has no rank), or all pairs have the same label.
     """
     import numpy as np
 
-    rows = documents[: spec.limit]
-    first, second = ([str(row[field]) for row in rows] for field in ("sentence1", "sentence2"))
+    every = documents(task, cache, spec.data)
+    rows = every[: spec.limit]
+    first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
     vectors = unit(encoder.embed(first + second), task)
     similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
-    labels = np.array([int(row["label"]) for row in rows])
+    labels = np.array([int(row[task.fields[2]]) for row in rows])
     if labels.min() == labels.max():
         raise BenchmarkError(
             f"task {task.name}: the first {len(rows)} pairs all have label {labels[0]}", "raise `limit`"
@@ -36,15 +36,15 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str
         task=task.name,
         metric=task.metric,
         score=average_precision(similarity, labels),
-        stderr=average_precision_stderr(similarity, labels),
+        stderr=bootstrap_stderr(average_precision, similarity, labels),
         n=len(rows),
-        limited=len(rows) < len(documents),
+        limited=len(rows) < len(every),
         chance=float(labels.mean()),
         outcomes=tuple(
             Outcome(str(place), fingerprint(*texts), float(similarity[place]), float(labels[place]))
             for place, texts in enumerate(zip(first, second, strict=True))
         ),
-        protocol=encoder.protocol(task)
+        protocol=encoder.protocol(task, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
     )
 

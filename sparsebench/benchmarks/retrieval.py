@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from sparsebench import sources
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, fingerprint
+from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
 from sparsebench.benchmarks.pairs import unit
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 
-NEEDS_HEAD = False
 
-
-def score(encoder: Encoder, task: Task, spec: TaskSpec, documents: list[dict[str, Any]]) -> ScoreResult:
+def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
 
     ``limit`` limits the questions, never the passages, so that the task stays as hard. A question whose best
     similarity is shared by a wrong passage (a collapsed encoder's are all equal) is wrong.
     Raises BenchmarkError when a vector is not finite.
     """
-    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in documents]
+    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in documents(task, cache)]
     usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
     asked = usable[: spec.limit]

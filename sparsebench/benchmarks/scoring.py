@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS
+from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, TaskSpec
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 def check(spec: TaskSpec, family: Family) -> None:
     """Whether the task exists for the family, by its name alone. Raises BenchmarkError naming both."""
-    task = TASKS.get(spec.task)
-    families: tuple[str, ...] = task.families if task else ("decoder", "encoder-decoder")
-    if family not in families:
+    fitting, adapter = families(spec.task), adapter_of(spec.task)
+    if family not in fitting:
         fit = ", ".join(name for name, other in TASKS.items() if family in other.families)
         raise BenchmarkError(
-            f"task {spec.task} is for {' and '.join(families)} models, not for family {family}", f"for {family}: {fit}"
+            f"task {spec.task} is for {' and '.join(fitting)} models, not for family {family}", f"for {family}: {fit}"
         )
-    if family == "encoder" and spec.num_fewshot:
-        raise BenchmarkError(f"task {spec.task}: an encoder takes no examples", "remove `num_fewshot`")
-    if _adapter(spec) == "perplexity" and spec.num_fewshot:
-        raise BenchmarkError(f"task {spec.task} takes no examples: a text is read as it is", "remove `num_fewshot`")
+    if spec.data and adapter not in ("pairs", "sts"):
+        fit = ", ".join(name for name, task in TASKS.items() if task.adapter in ("pairs", "sts"))
+        raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
+    if spec.num_fewshot and adapter != "harness":
+        reason = "a text is read as it is" if adapter.endswith("perplexity") else "an encoder reads what it is asked"
+        raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
 
 
 def score(
@@ -56,19 +57,14 @@ def score(
             emit(spec, error)
     if not fit:
         return
-    scorers = _load(folder, family, {_adapter(spec) for spec in fit}, batch_size, progress)
+    scorers = _load(folder, family, {adapter_of(spec.task) for spec in fit}, batch_size, progress)
     for spec in fit:
         try:
-            result = scorers[_adapter(spec)].score(spec, cache)
+            result = scorers[adapter_of(spec.task)].score(spec, cache)
         except SparsebenchError as error:
             emit(spec, error)
         else:
             emit(spec, result)
-
-
-def _adapter(spec: TaskSpec) -> str:
-    task = TASKS.get(spec.task)
-    return task.adapter if task else "harness"
 
 
 def _load(

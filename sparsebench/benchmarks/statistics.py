@@ -1,9 +1,9 @@
-"""Standard errors and average precision, in numpy."""
+"""Standard errors, average precision and rank correlation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,11 +40,23 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float((np.diff(hits[last], prepend=0) * (hits[last] / (last + 1))).sum() / positives)
 
 
-def average_precision_stderr(scores: np.ndarray, labels: np.ndarray) -> float:
+def spearman(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's rank correlation of two columns (n,), ties at their mean rank; 0 where either is constant."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    if np.ptp(scores) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return float(np.corrcoef(rankdata(scores), rankdata(labels))[0, 1])
+
+
+def bootstrap_stderr(
+    statistic: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, labels: np.ndarray
+) -> float:
     """The bootstrap standard error over documents: RESAMPLES draws with replacement from a generator seeded SEED."""
     import numpy as np
 
     generator = np.random.default_rng(SEED)
     draws = generator.integers(len(scores), size=(RESAMPLES, len(scores)))
-    values = [average_precision(scores[draw], labels[draw]) for draw in draws]
+    values = [statistic(scores[draw], labels[draw]) for draw in draws]
     return float(np.nanstd(values, ddof=1))

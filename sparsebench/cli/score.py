@@ -27,6 +27,14 @@ def score(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.", show_default=False)] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.", show_default=False)] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="What a classification head's outputs mean, in order.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A file in place of the data of stsb_sts or mrpc_pair.", show_default=False),
+    ] = None,
     list_them: Annotated[
         bool, typer.Option("--list", help="List the tasks that need no hub, with what they measure.")
     ] = False,
@@ -60,7 +68,7 @@ def score(
 
         raise UserError(f"--task {unknown[0]}: no such task", did_you_mean(unknown[0], benchmarks.names()) or None)
     model = single(source, family, dtype.value, offline)
-    specs = [benchmarks.TaskSpec(name, limit, num_fewshot) for name in task]
+    specs = [benchmarks.TaskSpec(name, limit, num_fewshot, tuple(label) if label else None, data) for name in task]
     rows_found: list[dict[str, Any]] = []
     failures: list[str] = []
 

@@ -2,8 +2,8 @@
 
 0/1 outcomes: Wilson's interval for a score; for a difference the exact McNemar test and Newcombe's interval for paired
 proportions (square-and-add with the correlation of the pairs, method 10 of Statistics in Medicine 17, 2635-2650, 1998).
-All else (average precision, perplexity, graded outcomes): a seeded percentile bootstrap over documents (perplexity:
-windows of text), both sides resampled together.
+All else (average precision, rank correlation, perplexity, graded outcomes): a seeded percentile bootstrap over documents
+(perplexity: windows of text), both sides resampled together.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Z95 = NormalDist().inv_cdf(0.975)
 LOWER_IS_BETTER = frozenset(
     {
         "perplexity",
+        "pseudo_perplexity",
         "word_perplexity",
         "byte_perplexity",
         "bits_per_byte",
@@ -41,11 +42,13 @@ LOWER_IS_BETTER = frozenset(
     }
 )
 RANKING = frozenset({"ap"})
-PER_TOKEN = frozenset({"perplexity"})
-POOLED = RANKING | PER_TOKEN
+CORRELATION = frozenset({"spearman"})
+PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
+POOLED = RANKING | CORRELATION | PER_TOKEN
 """Metrics of all documents together; every other score is the mean of its outcomes.
 
-A ranking's labels are 1 and 0; those of a metric per token are how many tokens an outcome's log-likelihood sums up.
+A ranking's labels are 1 and 0, a correlation's what its values are correlated with; those of a metric per token are how many
+tokens an outcome's log-likelihood sums up.
 """
 
 
@@ -182,6 +185,33 @@ def average_precision(
     return result
 
 
+def rank_correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Spearman's correlation of ``values`` and ``labels`` (n,) in each row of ``weights`` (r, n): how often each was drawn.
+
+    Ties share their mean rank. 0 where all values, or all labels, that were drawn are the same: they rank nothing.
+    """
+    import numpy as np
+
+    sides = [_centred_ranks(side, weights) for side in (values, labels)]
+    products = (weights * sides[0] * sides[1]).sum(axis=1)
+    spread = np.sqrt(np.prod([(weights * side**2).sum(axis=1) for side in sides], axis=0))
+    result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
+    return result
+
+
+def _centred_ranks(side: Floats, weights: Floats) -> Floats:
+    """The rank of each document among those drawn, less the mean rank."""
+    import numpy as np
+
+    _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
+    drawn = weights[:, np.argsort(group, kind="stable")]
+    upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
+    each = np.diff(upto, axis=1, prepend=0.0)
+    # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
+    ranks: Floats = (upto - each / 2 - upto[:, -1:] / 2)[:, group]
+    return ranks
+
+
 def _statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
     import numpy as np
 
@@ -190,6 +220,8 @@ def _statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> 
             # A broken model's resample may lie beyond a double: the largest double stands for it.
             mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
         return np.exp(mean_nll)
+    if metric in CORRELATION:
+        return rank_correlation(values, labels, weights)
     if metric not in RANKING:
         mean: Floats = weights @ values / len(values)
         return mean

@@ -29,6 +29,7 @@ MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items
 
 _ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 CLASSIFIER = "ForSequenceClassification"
+_MASKED_LM = ("ForMaskedLM", "ForPreTraining")
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
@@ -48,6 +49,14 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 def has_classifier(config: Mapping[str, Any]) -> bool:
     """Whether the checkpoint carries a sequence-classification head (an NLI fine-tune, for one)."""
     return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+
+
+def has_masked_lm(config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint says that it carries a masked-language-model head (its weights may still lack it)."""
+    # What ELECTRA was pretrained as tells replaced tokens from others; its generator has the head.
+    pretrained = config.get("model_type") != "electra"
+    names = [str(name) for name in config.get("architectures") or []]
+    return any(name.endswith(_MASKED_LM if pretrained else _MASKED_LM[:1]) for name in names)
 
 
 def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> Any:

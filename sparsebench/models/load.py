@@ -21,12 +21,24 @@ def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedM
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
     """
+    return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype)
+
+
+def load_masked_lm(folder: Path) -> PreTrainedModel:
+    """An encoder with its masked-language-model head, as ``load_model`` loads others; ``base_model`` is the encoder.
+
+    Raises ModelError as ``load_model`` does: some checkpoints name a head that their files do not hold.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, "auto")
+
+
+def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
-    checkpoint = Checkpoint(Path(folder))
-    kind = auto_class(family, checkpoint.config)
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
     try:

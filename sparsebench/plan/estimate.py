@@ -22,6 +22,8 @@ SECONDS_PER_FLOP = {"bfloat16": 1 / 200e9, "float16": 1 / 50e9, "float32": 1 / 8
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
 DEFAULT_DOCUMENTS = 2000
+MASKED_TOKENS = 12
+"""Tokens of a document's answers, each masked once."""
 CALIBRATION_LENGTH = 1024
 SOLVE_SECONDS = 3e-8
 """Tokens in a calibration sequence where nobody says; seconds per parameter to find one version's weights."""
@@ -50,7 +52,7 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
         case "benchmarks":
             task = benchmarks.TASKS.get(cell.settings["task"])
             length = (task and task.tokens) or DOCUMENT_TOKENS[variant.family]
-            flops = _documents(cell) * length * 2 * size.parameters
+            flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
             return flops * SECONDS_PER_FLOP[variant.dtype]
         case _:
             load = cell.settings["workload"]
@@ -65,6 +67,16 @@ def _documents(cell: Cell) -> int:
     task = benchmarks.TASKS.get(cell.settings["task"])
     size = task.n if task else DEFAULT_DOCUMENTS
     return min(size, cell.settings.get("limit") or size)
+
+
+def _passes(cell: Cell) -> int:
+    """How often a token is read: a masked language model reads a text once for each token that it scores."""
+    if cell.variant.family != "encoder":
+        return 1
+    task = benchmarks.TASKS.get(cell.settings["task"])
+    if task and task.adapter == "pseudo_perplexity":
+        return task.tokens or 1
+    return MASKED_TOKENS if task is None or task.adapter == "harness" else 1
 
 
 def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:

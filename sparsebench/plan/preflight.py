@@ -86,15 +86,9 @@ def checks() -> Checks:
         parse_source=sources.parse,
         family_of=family_of,
         task_known=benchmarks.known,
-        task_families=_task_families,
+        task_families=benchmarks.families,
         granularities=lambda name: methods()[name].granularities,
     )
-
-
-def _task_families(name: str) -> tuple[str, ...]:
-    """The families that a task is for; lm-eval's own tasks are for models that generate text."""
-    task = benchmarks.TASKS.get(name)
-    return tuple(task.families) if task else ("decoder", "encoder-decoder")
 
 
 def ledger_path(option: Path | None, manifest: str | None = None) -> Path:

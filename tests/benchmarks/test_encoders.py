@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsebench.benchmarks import TASKS
+from sparsebench.benchmarks import TASKS, probe
 from sparsebench.benchmarks.classification import head_labels, match
 from sparsebench.benchmarks.pooling import MODES, Pooling, read_pooling
 from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
@@ -23,13 +24,19 @@ Documents = dict[str, list[dict[str, Any]]]
 
 
 def one_by_one(folder: Path, texts: list[str]) -> np.ndarray:
-    """Unit vectors by mean pooling, straight from transformers."""
+    """Unit vectors by mean pooling."""
+    vectors = raw_vectors(folder, texts)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def raw_vectors(folder: Path, texts: list[str]) -> np.ndarray:
+    """Vectors by mean pooling, straight from transformers."""
     from transformers import BertModel
 
     model, tokenizer = BertModel.from_pretrained(folder, dtype=torch.float32).eval(), load_tokenizer(folder)
     with torch.inference_mode():
         means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0) for text in texts]
-    return torch.nn.functional.normalize(torch.stack(means)).numpy()
+    return torch.stack(means).numpy()
 
 
 def test_pairs_are_ranked_by_cosine_similarity(tiny_bert: Path, documents: Documents, run: Run):
@@ -54,6 +61,101 @@ def test_limit_of_pairs(tiny_bert: Path, documents: Documents, run: Run):
     alike = len(list(itertools.takewhile(lambda row: row["label"] == same, documents["mrpc"])))
     with pytest.raises(BenchmarkError, match="raise `limit`"):
         run(tiny_bert, "encoder", "mrpc_pair", limit=alike)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[Any]:
+    """A hub that has these documents; what it is asked for."""
+    import datasets
+
+    asked: list[Any] = []
+
+    def load_dataset(*names: Any, split: str, **_: Any) -> Any:
+        asked.append((*names, split))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_similarity_is_correlated_with_what_people_say(
+    tiny_bert: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from scipy.stats import spearmanr
+
+    draw = random.Random(1)
+    rows = [{**row, "score": round(draw.uniform(0, 5), 1)} for row in documents["mrpc"]]
+    asked = serve(monkeypatch, rows)
+    found = run(tiny_bert, "encoder", "stsb_sts")
+    assert asked == [("mteb/stsbenchmark-sts", "default", "test")]
+    first, second = (one_by_one(tiny_bert, [row[field] for row in rows]) for field in ("sentence1", "sentence2"))
+    similarity, gold = (first * second).sum(axis=1), [row["score"] for row in rows]
+    assert [outcome.value for outcome in found.outcomes] == pytest.approx(similarity.tolist(), abs=1e-5)
+    assert [outcome.label for outcome in found.outcomes] == gold
+    ours = [outcome.value for outcome in found.outcomes]
+    assert found.score == pytest.approx(spearmanr(ours, gold).statistic, abs=1e-9)
+    assert (found.metric, found.chance, found.n, found.limited) == ("spearman", 0.0, 40, False)
+    assert 0 < found.stderr < 0.4
+    collapsed = altered(tiny_bert, tmp_path / "zero", 0.0)
+    assert run(collapsed, "encoder", "stsb_sts", batch_size=100).score == pytest.approx(0, abs=0.3)
+    serve(monkeypatch, [{**row, "score": 2.0} for row in rows])
+    with pytest.raises(BenchmarkError, match="all score 2"):
+        run(tiny_bert, "encoder", "stsb_sts")
+
+
+def test_a_file_of_ones_own_stands_in_for_a_tasks_data(
+    tiny_bert: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    rows = [
+        {"sentence1": "the cat sat", "sentence2": f"the {word} ran", "score": place} for place, word in enumerate("abc")
+    ]
+    serve(monkeypatch, rows)
+    (tmp_path / "mine.csv").write_text(
+        "sentence1,sentence2,score\n"
+        + "".join(f"{row['sentence1']},{row['sentence2']},{row['score']}\n" for row in rows)
+    )
+    source = f"path:{tmp_path / 'mine.csv'}"
+    theirs, mine = run(tiny_bert, "encoder", "stsb_sts"), run(tiny_bert, "encoder", "stsb_sts", data=source)
+    assert (mine.score, mine.outcomes) == (theirs.score, theirs.outcomes)
+    assert (mine.protocol["data"], mine.protocol["split"]) == (source, "")
+    with pytest.raises(BenchmarkError, match=r"mrpc_pair.*mine\.csv has no column 'label'"):
+        run(tiny_bert, "encoder", "mrpc_pair", data=source)
+    with pytest.raises(BenchmarkError, match="sciq_retrieval has its own data"):
+        run(tiny_bert, "encoder", "sciq_retrieval", data=source)
+
+
+def test_a_probe_is_trained_on_a_few_and_scored_on_the_rest(
+    tiny_bert: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    from sklearn.linear_model import LogisticRegression
+
+    monkeypatch.setattr(probe, "POOL", 20)
+    monkeypatch.setattr(probe, "PER_LABEL", 5)
+    found = run(tiny_bert, "encoder", "sst2_probe", batch_size=6)
+    rows = [documents["sst2"][place] for place in np.random.RandomState(42).permutation(40)]
+    vectors, labels = (
+        raw_vectors(tiny_bert, [row["sentence"] for row in rows]),
+        np.array([row["label"] for row in rows]),
+    )
+    shuffler, order, right = np.random.RandomState(42), np.arange(20), np.zeros(20)
+    for _ in range(10):
+        shuffler.shuffle(order)
+        chosen: list[int] = []
+        for place in order:
+            if sum(labels[other] == labels[place] for other in chosen) < 5:
+                chosen.append(place)
+        chosen.sort(key=lambda place: labels[place])
+        model = LogisticRegression(random_state=42, max_iter=100).fit(vectors[chosen], labels[chosen])
+        right += model.predict(vectors[20:]) == labels[20:]
+    assert [outcome.value for outcome in found.outcomes] == pytest.approx((right / 10).tolist(), abs=1e-9)
+    assert found.score == pytest.approx(right.mean() / 10, abs=1e-9)
+    assert (found.metric, found.chance, found.n, found.limited) == ("acc", 0.5, 20, False)
+    assert found.protocol["experiments"] == 10 and "20 documents to train on, 20 to score" in str(
+        found.protocol["split"]
+    )
+    assert run(tiny_bert, "encoder", "sst2_probe", limit=7).outcomes == found.outcomes[:7]
+    monkeypatch.setattr(probe, "PER_LABEL", 15)
+    with pytest.raises(BenchmarkError, match="sst2_probe.*15 needed"):
+        run(tiny_bert, "encoder", "sst2_probe")
 
 
 @pytest.mark.parametrize("limit", [None, 6])
@@ -269,14 +371,8 @@ def test_labels_of_the_manifest_stand_in_for_numbers(classifier: Any, documents:
 def test_mnli_comes_from_the_hub(classifier: Any, run: Run, monkeypatch: pytest.MonkeyPatch):
     import datasets
 
-    asked: list[Any] = []
     rows = [{"premise": "the cat sat", "hypothesis": f"the {word} ran", "label": 2} for word in ("dog", "cat", "mat")]
-
-    def load_dataset(*names: Any, split: str, **_: Any) -> Any:
-        asked.append((*names, split))
-        return datasets.Dataset.from_list(rows)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    asked = serve(monkeypatch, rows)
     folder = classifier(NLI)
     found = run(folder, "encoder", "glue_mnli")
     expected = [float(answer == 2) for answer in answers(folder, [(row["premise"], row["hypothesis"]) for row in rows])]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsebench.benchmarks.statistics import average_precision, average_precision_stderr, mean_stderr
+from sparsebench.benchmarks.statistics import average_precision, bootstrap_stderr, mean_stderr, spearman
 
 RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -49,6 +49,16 @@ def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
 
     spread = np.std([average_precision(*sample(300)) for _ in range(400)], ddof=1)
     scores, labels = sample(300)
-    found = average_precision_stderr(scores, labels)
-    assert found == average_precision_stderr(scores, labels)
+    found = bootstrap_stderr(average_precision, scores, labels)
+    assert found == bootstrap_stderr(average_precision, scores, labels)
     assert found == pytest.approx(spread, rel=0.25)
+
+
+def test_spearman_is_scipy_s_and_zero_without_order():
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(2)
+    scores = generator.normal(size=200).round(1)
+    labels = (scores + generator.normal(size=200)).round(0)
+    assert spearman(scores, labels) == pytest.approx(spearmanr(scores, labels).statistic, abs=1e-12)
+    assert spearman(np.ones(200), labels) == 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench.benchmarks import probe, pseudo_perplexity
 from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.benchmarks.perplexity import JOINER, WINDOW
 from sparsebench.manifest.load import load_text
@@ -56,7 +57,13 @@ def test_the_table_of_tasks_is_the_catalog() -> None:
         assert all(family in families for family in TASKS[name].families)
         assert metric == TASKS[name].metric
         assert f"{TASKS[name].n:,}" in count
-    assert f"windows of {WINDOW:,} tokens" in (ROOT / "docs" / "benchmarks.md").read_text().replace("\n", " ")
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    assert f"windows of {WINDOW:,} tokens" in page
+    assert f"in windows of {pseudo_perplexity.WINDOW} tokens" in page
+    probed = f"each trained on {probe.PER_LABEL} documents of either class"
+    assert f"at most {probe.MAX_ITER} iterations) on the vectors, {probed}" in page
+    assert f"so {probe.POOL} documents of the validation split" in page
+    assert f"the other {TASKS['sst2_probe'].n} are scored" in page
 
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:

@@ -194,3 +194,31 @@ def test_the_bootstrap_p_value_is_uniform_enough_without_a_difference() -> None:
         ps.append(statistics.compare("f1", Pairs(dense + generator.normal(size=80), dense, dense)).p or 0.0)
     assert 0.25 < np.mean(ps) < 0.75
     assert np.mean(np.array(ps) < 0.05) < 0.17
+
+
+def test_rank_correlation_of_resamples_is_scipy_s() -> None:
+    from scipy.stats import spearmanr
+
+    generator = np.random.default_rng(3)
+    values = generator.normal(size=40).round(1)
+    labels = (values + generator.normal(size=40)).round(0)
+    draws = generator.integers(0, 40, size=(50, 40))
+    weights = np.stack([np.bincount(draw, minlength=40) for draw in draws]).astype(float)
+    wanted = [spearmanr(values[draw], labels[draw]).statistic for draw in draws]
+    assert statistics.rank_correlation(values, labels, weights) == pytest.approx(wanted, abs=1e-12)
+    assert statistics.rank_correlation(np.ones(40), labels, weights) == pytest.approx(np.zeros(50))
+
+
+def test_a_correlation_has_an_interval_and_is_compared_on_the_same_pairs() -> None:
+    generator = np.random.default_rng(4)
+    labels = generator.normal(size=300)
+    dense, worse = labels + generator.normal(size=300), labels + generator.normal(scale=3, size=300)
+    score = statistics.rank_correlation(dense, labels, np.ones((1, 300)))[0]
+    around = statistics.interval("spearman", float(score), dense, labels)
+    assert around.low is not None and around.high is not None and around.low < score < around.high
+    found = statistics.compare("spearman", Pairs(worse, dense, labels))
+    assert found.high is not None and found.high < 0 and found.p is not None and found.p < 0.01
+    assert (
+        found.higher_is_better
+        and not statistics.compare("pseudo_perplexity", Pairs(dense, dense, labels)).higher_is_better
+    )

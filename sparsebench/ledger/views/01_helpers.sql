@@ -9,8 +9,8 @@ CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(setti
 
 -- A score turned so that more is better, whatever the metric (`LOWER_IS_BETTER` in ledger/statistics.py lists the same).
 CREATE OR REPLACE MACRO _goodness(metric, score) AS
-    CASE WHEN metric IN ('perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss', 'brier_score',
-                         'wer', 'per', 'ter') THEN -score ELSE score END;
+    CASE WHEN metric IN ('perplexity', 'pseudo_perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss',
+                         'brier_score', 'wer', 'per', 'ter') THEN -score ELSE score END;
 
 -- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.

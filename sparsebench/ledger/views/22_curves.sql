@@ -3,7 +3,7 @@ WITH scored AS (
     SELECT s.*, v.recovery, v.recovery + (v.low - v.difference) / (v.dense_score - v.chance) AS recovery_low,
            v.recovery + (v.high - v.difference) / (v.dense_score - v.chance) AS recovery_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
-                  CASE WHEN s.metric = 'perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
+                  CASE WHEN s.metric LIKE '%perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
                        ELSE concat(' (', s.metric, if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
@@ -22,7 +22,7 @@ WITH scored AS (
 ), dense AS (
     SELECT * FROM named WHERE method = 'dense'
 ), lines AS (
-    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.metric = 'perplexity') > 1, ', seed ' || s.seed, '')
+    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.metric LIKE '%perplexity') > 1, ', seed ' || s.seed, '')
         AS line, regexp_matches(s.method, '^random(\+|$)') AS bound
     FROM named s
     JOIN dense d USING (manifest, panel)

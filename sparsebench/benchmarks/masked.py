@@ -1,0 +1,54 @@
+"""Masked language models under lm-eval's harness: its log-likelihoods answered by pseudo-log-likelihoods.
+
+Imported only to score: lm-eval and torch are heavy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lm_eval.api.model import LM
+
+from sparsebench.benchmarks import pll
+from sparsebench.benchmarks.contract import Progress
+from sparsebench.errors import UnsupportedError
+
+
+class MaskedScorer(LM):
+    """lm-eval's model interface around an encoder with a masked-language-model head.
+
+    A continuation's log-likelihood is its tokens' pseudo-log-likelihood given the context and one another.
+    """
+
+    progress: Progress | None = None
+    share = False
+    sharing = ""
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int | None) -> None:
+        super().__init__()
+        self.reader = pll.Reader(tokenizer, model.config.to_dict())
+        self.scorer = pll.Scorer(model, tokenizer, batch_size)
+        self.notes: dict[str, str | int] = {}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(Σ log p, whether every token is the most probable one) for each (context, continuation)."""
+        texts = [self.reader.continuation(*request.args) for request in requests]
+        self.sharing = "off: a masked language model"
+        self.notes = {
+            "softmax_dtype": "float32",
+            "likelihood": f"pseudo, {pll.METHOD}",
+            "cut_inputs": sum(text.cut > 0 for text in texts),
+        }
+        answers = self.scorer.score(texts, self.progress)
+        return [(math.fsum(p for p, _ in found), all(first for _, first in found)) for found in answers]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Raises UnsupportedError: what would come out is no perplexity."""
+        raise UnsupportedError(
+            "a masked language model has no perplexity", "the task pseudo_perplexity is the measure for it"
+        )
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Raises UnsupportedError."""
+        raise UnsupportedError("a masked language model generates no text", "choose a multiple-choice task")

@@ -1,0 +1,188 @@
+"""Pseudo-log-likelihoods under a masked language model: each token masked in turn, scored given all others.
+
+The pseudo-log-likelihood of a text is Σ log p(token | every other token) (Salazar et al. 2020). The pieces of a word
+give each other away, so that long rare words come out likely. With the correction within words ("word-l2r", Kauf &
+Ivanova 2023) the pieces to the right of a token in its own word are therefore masked with it.
+
+Imported only to score: torch is heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sparsebench.benchmarks.contract import Progress
+from sparsebench.errors import BenchmarkError, UnsupportedError
+from sparsebench.models.text import longest_input, special_tokens
+
+METHOD = "word-l2r"
+TOKENS = 1024
+"""Tokens in a batch of masked copies."""
+ROWS = 64
+"""Copies in a batch: it bounds the logits over the vocabulary."""
+Answer = tuple[float, bool]
+"""(log p of a token, whether no token of the vocabulary is more probable)."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the model sees, special tokens included; the places from ``begin`` to before ``end`` are scored.
+
+    ``words`` numbers the word of each token. ``cut`` tokens at the beginning did not fit.
+    """
+
+    ids: tuple[int, ...]
+    words: tuple[int, ...]
+    begin: int
+    end: int
+    cut: int = 0
+
+    def masked(self, place: int, within_words: bool = True) -> range:
+        """The places that are masked when the token at ``place`` is scored."""
+        last = place + 1
+        while within_words and last < self.end and self.words[last] == self.words[place]:
+            last += 1
+        return range(place, last)
+
+
+class Reader:
+    """Texts as a tokenizer and a model's longest input make them. Raises UnsupportedError where it cannot mask."""
+
+    def __init__(self, tokenizer: Any, config: Any) -> None:
+        name = type(tokenizer).__name__
+        if tokenizer.mask_token_id is None:
+            raise UnsupportedError(f"{name} has no mask token", "the tokenizer's files are not a masked model's")
+        if not tokenizer.is_fast:
+            raise UnsupportedError(f"{name} does not say where its tokens stand in a text", "add its tokenizer.json")
+        self.tokenizer = tokenizer
+        self.before, self.after = special_tokens(tokenizer)
+        self.longest = min(int(tokenizer.model_max_length), longest_input(config) or int(tokenizer.model_max_length))
+
+    @property
+    def room(self) -> int:
+        """The most tokens that a text may have beside the special ones."""
+        return self.longest - len(self.before) - len(self.after)
+
+    def tokens(self, text: str) -> tuple[list[int], list[int], list[int]]:
+        """A text's tokens without special ones, the number of each one's word, and where each ends in the text.
+
+        A word is what the tokenizer splits a text into before it makes tokens, and never holds a space.
+        """
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        words: list[int] = []
+        piece, before = None, 0
+        for found, end in zip(encoded.word_ids(), ends, strict=True):
+            new = found is None or found != piece or text[before:end][:1].isspace()
+            words.append(words[-1] + new if words else 0)
+            piece, before = found, end
+        return list(encoded["input_ids"]), words, ends
+
+    def continuation(self, context: str, continuation: str) -> Text:
+        """A text of which only ``continuation`` is scored; of a context that is too long the beginning is cut.
+
+        Without a context the text begins without a space. Raises BenchmarkError where nothing is left to score.
+        """
+        text = context + continuation if context else continuation.lstrip()
+        ids, words, ends = self.tokens(text)
+        begin = next((place for place, end in enumerate(ends) if end > len(context)), len(ids))
+        cut = max(0, len(ids) - self.room)
+        if begin == len(ids) or begin < cut:
+            problem = "has no token" if begin == len(ids) else f"has more than {self.room} tokens"
+            raise BenchmarkError(f"the continuation {continuation[:60]!r} {problem}", "choose another task")
+        return self.framed(ids[cut:], words[cut:], begin - cut, cut)
+
+    def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut: int = 0) -> Text:
+        """Tokens between the special ones, scored from ``begin`` on."""
+        return Text(
+            ids=(*self.before, *ids, *self.after),
+            words=(*[-1] * len(self.before), *words, *[-1] * len(self.after)),
+            begin=len(self.before) + begin,
+            end=len(self.before) + len(ids),
+            cut=cut,
+        )
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model with a masked-language-model head, and what its batches are made of.
+
+    A batch has ``rows`` copies, or as many as fit into ``TOKENS`` tokens. ``within_words`` False is Salazar et al.'s
+    original.
+    """
+
+    model: Any
+    tokenizer: Any
+    rows: int | None = None
+    within_words: bool = True
+
+    def score(self, texts: Sequence[Text], progress: Progress | None = None) -> list[list[Answer]]:
+        """The answer for each scored token of each text, in order. Equal texts are scored once.
+
+        Weights and logits are in the model's precision, the softmax is float32. The head sees masked tokens only.
+        """
+        distinct = list(dict.fromkeys(texts))
+        found: dict[Text, list[Answer]] = {text: [] for text in distinct}
+        total, done = sum(text.end - text.begin for text in distinct), 0
+        for batch in self._batches(sorted(distinct, key=lambda text: -len(text.ids))):
+            for (text, _), answer in zip(batch, self._answers(batch), strict=True):
+                found[text].append(answer)
+            done += len(batch)
+            if progress:
+                progress(done, total)
+        return [found[text] for text in texts]
+
+    def _batches(self, texts: Sequence[Text]) -> Iterator[list[tuple[Text, int]]]:
+        """(text, place that is scored) of each copy, longest texts first."""
+        batch: list[tuple[Text, int]] = []
+        for text in texts:
+            for place in range(text.begin, text.end):
+                batch.append((text, place))
+                if len(batch) >= (self.rows or max(1, min(ROWS, TOKENS // len(batch[0][0].ids)))):
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _answers(self, batch: Sequence[tuple[Text, int]]) -> Iterator[Answer]:
+        width = len(batch[0][0].ids)
+        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0)
+        seen = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, (text, place) in enumerate(batch):
+            ids[row, : len(text.ids)] = torch.tensor(text.ids)
+            seen[row, : len(text.ids)] = 1
+            masked = text.masked(place, self.within_words)
+            ids[row, masked.start : masked.stop] = self.tokenizer.mask_token_id
+        device = self.model.device
+        logits = self._logits(ids.to(device), seen.to(device), torch.tensor([place for _, place in batch])).float()
+        wanted = torch.tensor([text.ids[place] for text, place in batch], device=device).unsqueeze(1)
+        likely = F.log_softmax(logits, dim=-1).gather(1, wanted).squeeze(1)
+        first = logits.gather(1, wanted).squeeze(1) >= logits.amax(dim=-1)
+        return zip(likely.tolist(), first.tolist(), strict=True)
+
+    def _logits(self, ids: torch.Tensor, seen: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, vocabulary) at one place of each row: the head is called on hidden states there alone."""
+        rows = torch.arange(len(ids), device=ids.device)
+        chosen = places.to(ids.device)
+
+        def only_chosen(module: torch.nn.Module, args: Any, output: Any) -> Any:
+            hidden = output[0][rows, chosen].unsqueeze(1)
+            if isinstance(output, tuple):
+                return (hidden, *output[1:])
+            output.last_hidden_state = hidden
+            return output
+
+        hook = self.model.base_model.register_forward_hook(only_chosen)
+        try:
+            with torch.inference_mode():
+                logits: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits
+        finally:
+            hook.remove()
+        if logits.shape[:2] != (len(ids), 1):
+            raise UnsupportedError(f"{type(self.model).__name__}: its head does not take hidden states one by one")
+        return logits[:, 0]

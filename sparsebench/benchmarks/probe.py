@@ -1,0 +1,97 @@
+"""A linear probe: logistic regression on sentence vectors (MTEB classification, Muennighoff et al. 2023, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.task import Task
+from sparsebench.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EXPERIMENTS = 10
+PER_LABEL = 16
+MAX_ITER = 100
+SEED = 42
+POOL = 200
+"""Documents that experiments draw their training samples from; the others are scored."""
+
+
+def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+    """Mean accuracy of EXPERIMENTS probes, each trained on PER_LABEL documents a class and scored on all others.
+
+    An outcome is the share of the probes that are right. ``limit`` limits what is scored, never the training.
+    Raises BenchmarkError when a vector is not finite, or the pool has too few documents of a class.
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    pool, tested = parted(documents(task, cache))
+    rows = tested[: spec.limit]
+    texts = [str(row[task.fields[0]]) for row in pool + rows]
+    vectors = encoder.embed(texts)
+    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
+    if broken:
+        raise BenchmarkError(
+            f"task {task.name}: the sentence vectors of {broken} of {len(texts)} texts are not finite",
+            "its weights overflow or are damaged: try dtype float32",
+        )
+    labels = np.array([int(row["label"]) for row in pool + rows])
+    right = np.zeros(len(rows))
+    for chosen in draws(labels[: len(pool)], task):
+        probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
+        right += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
+    values = (right / EXPERIMENTS).tolist()
+    return ScoreResult(
+        task=task.name,
+        metric=task.metric,
+        score=sum(values) / len(values),
+        stderr=mean_stderr(values),
+        n=len(values),
+        limited=len(rows) < len(tested),
+        chance=1 / len(task.classes),
+        outcomes=tuple(
+            Outcome(str(place), fingerprint(text), value)
+            for place, (text, value) in enumerate(zip(texts[len(pool) :], values, strict=True))
+        ),
+        protocol=encoder.protocol(task)
+        | {
+            "pooling": encoder.pooling.mode,
+            "split": f"validation: {len(pool)} documents to train on, {len(tested)} to score, by a permutation of seed {SEED}",
+            "experiments": EXPERIMENTS,
+            "samples_per_label": PER_LABEL,
+            "max_iter": MAX_ITER,
+            "stderr": "over the documents scored; the training samples are the same for every variant",
+        },
+    )
+
+
+def parted(every: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The documents to train on and those to score, of a permutation seeded SEED."""
+    import numpy as np
+
+    order = np.random.RandomState(SEED).permutation(len(every))
+    return [every[place] for place in order[:POOL]], [every[place] for place in order[POOL:]]
+
+
+def draws(labels: np.ndarray, task: Task) -> list[np.ndarray]:
+    """For each experiment the places of its training documents, PER_LABEL of each class; one order is shuffled on.
+
+    Raises BenchmarkError when a class has fewer.
+    """
+    import numpy as np
+
+    counts = np.bincount(labels, minlength=len(task.classes))
+    if counts.min() < PER_LABEL:
+        raise BenchmarkError(f"task {task.name}: {counts.min()} documents of a class to train on, {PER_LABEL} needed")
+    generator, order, found = np.random.RandomState(SEED), np.arange(len(labels)), []
+    for _ in range(EXPERIMENTS):
+        generator.shuffle(order)
+        each = [order[labels[order] == label][:PER_LABEL] for label in range(len(task.classes))]
+        found.append(np.concatenate(each))
+    return found

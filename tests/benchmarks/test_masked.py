@@ -1,0 +1,301 @@
+"""Masked language models against one token masked at a time, one text at a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.benchmarks import TaskSpec, check
+from sparsebench.benchmarks.pseudo_perplexity import windows
+from sparsebench.errors import BenchmarkError, ModelError, UnsupportedError
+from sparsebench.models.families import MODEL_TYPES, has_masked_lm
+from sparsebench.models.load import load_masked_lm, load_tokenizer
+from tests.benchmarks.conftest import Run, sentence
+from tests.benchmarks.masked_models import Slow, save
+from tests.models.model_zoo import small
+
+Documents = dict[str, list[dict[str, Any]]]
+ENCODERS = sorted(name for name, family in MODEL_TYPES.items() if family == "encoder")
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny masked language model of either kind."""
+    return save(tmp_path_factory.mktemp("masked") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def slow(folder: Path) -> Slow:
+    return Slow(folder)
+
+
+def reader(folder: Path) -> Any:
+    from sparsebench.benchmarks.pll import Reader
+
+    return Reader(load_tokenizer(folder), json.loads((folder / "config.json").read_text()))
+
+
+def asked(count: int) -> list[tuple[str, str]]:
+    """(context, continuation) of plain words; some contexts are empty."""
+    draw = random.Random(3)
+    return [("" if place % 5 == 0 else sentence(draw), " " + sentence(draw, 1, 6)) for place in range(count)]
+
+
+@pytest.mark.parametrize("within_words", [True, False])
+@pytest.mark.parametrize("rows", [None, 1, 7])
+def test_likelihoods_are_those_of_one_mask_at_a_time(folder: Path, slow: Slow, within_words: bool, rows: int | None):
+    from sparsebench.benchmarks.pll import Scorer
+
+    read, pairs = reader(folder), asked(12)
+    scorer = Scorer(load_masked_lm(folder), load_tokenizer(folder), rows, within_words)
+    found = scorer.score([read.continuation(*pair) for pair in pairs])
+    several = 0
+    for (context, continuation), answers in zip(pairs, found, strict=True):
+        text = continuation if context else continuation.lstrip()
+        expected = slow.continuation(context, text, within_words)
+        assert [likelihood for likelihood, _ in answers] == pytest.approx(expected, abs=2e-5)
+        several += sum(expected) != pytest.approx(sum(slow.continuation(context, text, not within_words)), abs=1e-3)
+    assert several > 6, "words of several pieces make the correction count"
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_what_is_masked_with_a_token(kind: str, tmp_path: Path):
+    text = reader(save(tmp_path / kind, kind)).continuation("", "the house's tree,  a mat")
+    pieces = load_tokenizer(tmp_path / kind).convert_ids_to_tokens(list(text.ids))
+    joined: list[str] = []
+    place = text.begin
+    while place < text.end:
+        masked = text.masked(place)
+        assert [text.masked(p).stop for p in masked] == [masked.stop] * len(masked)
+        assert text.masked(place, within_words=False) == range(place, place + 1)
+        joined.append("".join(pieces[p] for p in masked).replace("##", "").replace("Ġ", ""))
+        place = masked.stop
+    apostrophe = ["'", "s"] if kind == "bert" else ["'s"]
+    assert [word for word in joined if word] == ["the", "house", *apostrophe, "tree", ",", "a", "mat"]
+
+
+def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
+    from sparsebench.benchmarks.pll import Scorer
+
+    read, context = reader(folder), " ".join(["the cat sat on a house"] * 20)
+    text = read.continuation(context, " big tree")
+    assert len(text.ids) == read.longest == 64
+    whole = slow.tokenizer(context + " big tree")["input_ids"]
+    assert text.cut == len(whole) - 64
+    assert list(text.ids[1:-1]) == whole[1:-1][text.cut :]
+    (answers,) = Scorer(load_masked_lm(folder), load_tokenizer(folder)).score([text])
+    expected = slow.log_likelihoods(list(text.ids), list(range(text.begin, 63)))
+    assert [likelihood for likelihood, _ in answers] == pytest.approx(expected, abs=2e-5)
+    with pytest.raises(BenchmarkError, match="more than 62 tokens"):
+        read.continuation("a", " " + context)
+    with pytest.raises(BenchmarkError, match="has no token"):
+        read.continuation("a cat", "")
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    from sparsebench.benchmarks.pll import Scorer
+    from sparsebench.models.families import transformers_config
+
+    torch.manual_seed(0)
+    try:
+        model = AutoModelForMaskedLM.from_config(transformers_config(small(model_type, initializer_range=0.3)))
+    except ValueError:
+        pytest.skip(f"transformers has no masked {model_type}")
+    ids = torch.randint(3, 90, (5, 9))
+    seen, places = torch.ones_like(ids), torch.tensor([0, 8, 3, 3, 5])
+    seen[1, 6:] = seen[4, 7:] = 0
+    model.eval()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=seen).logits[torch.arange(5), places]
+    torch.testing.assert_close(Scorer(model, None)._logits(ids, seen, places), expected, atol=1e-5, rtol=1e-4)
+    assert float(expected.std()) > 1e-3
+
+
+def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: Documents, run: Run):
+    found = run(folder, "encoder", "piqa")
+    for outcome, row in zip(found.outcomes, documents["piqa"], strict=True):
+        sums = [
+            math.fsum(slow.continuation(f"Question: {row['goal']}\nAnswer:", f" {row[name]}"))
+            for name in ("sol1", "sol2")
+        ]
+        assert outcome.value == float(sums.index(max(sums)) == row["label"])
+    assert (found.metric, found.chance, found.n) == ("acc", 0.5, 24)
+    assert 0 < found.score < 1
+    assert found.protocol["likelihood"] == "pseudo, word-l2r"
+    assert found.protocol["prefix_sharing"] == "off: a masked language model"
+    assert (found.protocol["cut_inputs"], found.protocol["softmax_dtype"]) == (0, "float32")
+    assert run(folder, "encoder", "arc_easy", limit=4, num_fewshot=1).protocol["num_fewshot"] == 1
+
+
+def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, run: Run, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    draw = random.Random(8)
+    rows = [{"sentence_good": sentence(draw), "sentence_bad": sentence(draw)} for _ in range(30)]
+    served = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: served)
+    found = run(folder, "encoder", "blimp_adjunct_island")
+    expected = [
+        float(sum(slow.continuation("", row["sentence_good"])) > sum(slow.continuation("", row["sentence_bad"])))
+        for row in rows
+    ]
+    assert [outcome.value for outcome in found.outcomes] == expected
+    assert 0 < sum(expected) < 30
+
+
+def test_what_a_masked_model_cannot_do(folder: Path):
+    from sparsebench.benchmarks.masked import MaskedScorer
+
+    scorer = MaskedScorer(load_masked_lm(folder), load_tokenizer(folder), None)
+    with pytest.raises(UnsupportedError, match="generates no text"):
+        scorer.generate_until([])
+    with pytest.raises(UnsupportedError, match="no perplexity") as caught:
+        scorer.loglikelihood_rolling([])
+    assert "pseudo_perplexity" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Passages in place of CoQA's."""
+    from sparsebench import sources
+
+    draw = random.Random(2)
+    made = [sentence(draw, 20, 60) for _ in range(6)]
+    file = tmp_path / "requests.jsonl"
+    file.write_text("".join(json.dumps({"doc": {"story": story}}) + "\n" for story in [*made, made[0]]))
+    monkeypatch.setattr(sources, "fetch", lambda *_: file)
+    return made
+
+
+def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: Run):
+    found = run(folder, "encoder", "pseudo_perplexity", limit=3)
+    text = "\n\n".join(passages)
+    ids, total, count = slow.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 0.0, 0
+    for outcome in found.outcomes:
+        size = int(outcome.label or 0)
+        window = [slow.tokenizer.cls_token_id, *ids[count : count + size], slow.tokenizer.sep_token_id]
+        assert size <= 62
+        expected = -math.fsum(slow.log_likelihoods(window, list(range(1, size + 1))))
+        assert outcome.value == pytest.approx(expected, rel=1e-5)
+        total, count = total + expected, count + size
+    assert found.score == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert (found.metric, found.chance, found.n, found.limited) == ("pseudo_perplexity", None, 3, True)
+    assert (found.protocol["window"], found.protocol["scored_tokens"], found.protocol["passages"]) == (64, count, 6)
+    assert found.stderr > 0
+
+
+def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):
+    read = reader(folder)
+    text = "the house sat on a tree " * 30 + "x" * 90 + " a small house"
+    ids, words, _ = read.tokens(text)
+    found = windows(read, text, 32)
+    assert [token for window in found for token in window.ids[1:-1]] == ids
+    assert max(len(window.ids) for window in found) <= 32
+    numbers = [window.words[1:-1] for window in found]
+    long = max(set(words), key=words.count)
+    for one, other in itertools.pairwise(numbers):
+        assert one[-1] != other[0] or one[-1] == long
+    with pytest.raises(BenchmarkError, match="fill no window"):
+        windows(read, "", 32)
+
+
+def test_a_model_that_knows_nothing_has_the_vocabulary_for_pseudo_perplexity(
+    folder: Path, passages: list[str], run: Run, tmp_path: Path
+):
+    flat = changed(folder, tmp_path / "flat", lambda name, tensor: tensor.zero_())
+    size = json.loads((flat / "config.json").read_text())["vocab_size"]
+    assert run(flat, "encoder", "pseudo_perplexity", limit=2).score == pytest.approx(size, rel=1e-5)
+    broken = changed(folder, tmp_path / "nan", lambda name, tensor: tensor.fill_(math.nan))
+    with pytest.raises(BenchmarkError, match="pseudo_perplexity.*window 1 of 2 is not finite"):
+        run(broken, "encoder", "pseudo_perplexity", limit=2)
+
+
+def changed(folder: Path, out: Path, change: Any) -> Path:
+    """A copy whose tensors are changed."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    tensors = load_file(out / "model.safetensors")
+    for name, tensor in tensors.items():
+        change(name, tensor)
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_the_encoder_under_the_head_embeds_as_before(folder: Path, documents: Documents, run: Run):
+    from sparsebench import benchmarks, sources
+
+    alone = run(folder, "encoder", "mrpc_pair")
+    found: list[Any] = []
+    specs = [TaskSpec(name, limit=10) for name in ("piqa", "mrpc_pair")]
+    benchmarks.score(folder, "encoder", specs, sources.Cache(), lambda _, result: found.append(result))
+    assert [result.metric for result in found] == ["acc", "ap"]
+    assert [o.value for o in found[1].outcomes] == pytest.approx([o.value for o in alone.outcomes[:10]], abs=1e-6)
+
+
+def test_a_head_that_the_files_lack(folder: Path, documents: Documents, run: Run, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    headless = Path(shutil.copytree(folder, tmp_path / "headless"))
+    tensors = load_file(headless / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(("cls.", "lm_head."))}
+    assert len(kept) < len(tensors)
+    save_file(kept, headless / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="missing"):
+        run(headless, "encoder", "piqa")
+    assert run(headless, "encoder", "mrpc_pair").n == 40
+
+
+def test_a_task_for_another_head_is_refused(tiny_bert: Path, folder: Path, documents: Documents, run: Run):
+    for task in ("piqa", "pseudo_perplexity", "blimp"):
+        with pytest.raises(BenchmarkError, match=f"{task} needs a masked-language-model head") as caught:
+            run(tiny_bert, "encoder", task)
+        assert "mrpc_pair" in (caught.value.hint or "") and "piqa" not in (caught.value.hint or "")
+    with pytest.raises(BenchmarkError, match="glue_rte needs a sequence-classification head") as caught:
+        run(folder, "encoder", "glue_rte")
+    assert "piqa" in (caught.value.hint or "") and "stsb_sts" in (caught.value.hint or "")
+
+
+def test_perplexity_is_for_decoders_and_pseudo_perplexity_for_encoders():
+    check(TaskSpec("pseudo_perplexity"), "encoder")
+    for task, family in (
+        ("perplexity", "encoder-decoder"),
+        ("perplexity", "encoder"),
+        ("pseudo_perplexity", "decoder"),
+    ):
+        with pytest.raises(BenchmarkError, match=f"task {task} is for .* not for family {family}"):
+            check(TaskSpec(task), family)  # type: ignore[arg-type]
+    with pytest.raises(BenchmarkError, match="takes no examples"):
+        check(TaskSpec("pseudo_perplexity", num_fewshot=1), "encoder")
+
+
+@pytest.mark.parametrize(
+    ("config", "has"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, True),
+        ({"model_type": "bert", "architectures": ["BertForPreTraining"]}, True),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, False),
+        ({"model_type": "bert"}, False),
+        ({"model_type": "electra", "architectures": ["ElectraForPreTraining"]}, False),
+        ({"model_type": "electra", "architectures": ["ElectraForMaskedLM"]}, True),
+        ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, False),
+    ],
+)
+def test_which_checkpoints_say_that_they_have_the_head(config: dict[str, Any], has: bool):
+    assert has_masked_lm(config) is has
+
+
+def test_a_tokenizer_without_a_mask_is_named(tiny_bert: Path):
+    with pytest.raises(UnsupportedError, match="no mask token"):
+        reader(tiny_bert)
