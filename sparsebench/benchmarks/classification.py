@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsebench import sources
+from sparsebench.benchmarks import clusters
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
 from sparsebench.benchmarks.statistics import mean_stderr
@@ -68,7 +69,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(rows) < len(every),
         chance=max(Counter(gold).values()) / len(gold),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(*text), value)
+            Outcome(str(place), fingerprint(*text), value, cluster=clusters.name(text[0]))
             for place, (text, value) in enumerate(zip(texts, values, strict=True))
         ),
         protocol=encoder.protocol(task) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},

@@ -30,13 +30,15 @@ class TaskSpec:
 class Outcome:
     """One document: ``value`` is 1 or 0 (right or wrong), or what the metric ranks, with the gold ``label`` beside it.
 
-    ``doc_hash`` is the sha1 of what the model was shown, so that two variants can be paired and checked.
+    ``doc_hash`` is the sha1 of what the model was shown, so that two variants can be paired and checked. Documents of
+    one ``cluster`` share a context (``clusters``); None is a document of its own.
     """
 
     doc_id: str
     doc_hash: str
     value: float
     label: float | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)

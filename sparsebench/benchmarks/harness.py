@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks import index
 from sparsebench.benchmarks.catalog import TASKS, data_sources, definition
+from sparsebench.benchmarks.clusters import cluster
 from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
@@ -234,6 +235,7 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
         doc_hash=hashlib.sha1(shown.encode()).hexdigest(),
         value=0.0 if _broken(sample) else float(sample[metric]),
+        cluster=cluster(sample["doc"]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsebench import sources
+from sparsebench.benchmarks import clusters
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
 from sparsebench.benchmarks.pairs import unit
@@ -36,7 +37,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(asked) < len(usable),
         chance=1 / len(passages),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(question, passage), value)
+            Outcome(str(place), fingerprint(question, passage), value, cluster=clusters.name(passage))
             for (place, question, passage), value in zip(asked, values, strict=True)
         ),
         protocol=encoder.protocol(task)

@@ -24,6 +24,7 @@ VERBS = (
     "sparsify",
     "measure",
     "score",
+    "compare",
     "pack",
     "schema",
     "doctor",

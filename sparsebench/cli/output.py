@@ -34,7 +34,7 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     if not sys.stdout.isatty():
         print("\t".join(columns))
         for row in rows:
-            print("\t".join("" if value is None else str(value) for value in row))
+            print("\t".join("" if value is None else str(value).replace("\n", "; ") for value in row))
         return
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
@@ -63,6 +63,14 @@ def _is_number(value: Any) -> bool:
 def cell(value: Any) -> str:
     """A value as a table shows it: floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A score or a difference: ``0.681``, ``+0.013``, ``26.15``, ``8,210``, ``2.4e+05``; nothing where there is none."""
+    if value is None:
+        return ""
+    digits = "z.3f" if abs(value) < 10 else ",.2f" if abs(value) < 100 else ",.0f" if abs(value) < 1e5 else ".1e"
+    return f"{value:{sign}{digits}}"
 
 
 def size(count: float) -> str:

@@ -16,16 +16,29 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
     for record_id, metric, score in connection.execute(sqlfiles.read("derive/open_intervals")).fetchall():
         data = connection.execute(sqlfiles.read("derive/outcomes"), {"record_id": record_id}).fetchnumpy()
-        around = statistics.interval(metric, score, _plain(data["value"]), _plain(data["label"]))
+        around = statistics.interval(
+            metric, score, _plain(data["value"]), _plain(data["label"]), _clusters(data["cluster"])
+        )
         connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
-    for record_id, dense_id, metric, explained in connection.execute(
+    for record_id, dense_id, metric, explained, chance in connection.execute(
         sqlfiles.read("derive/open_comparisons")
     ).fetchall():
+        found = (
+            statistics.compare(metric, pairs(connection, record_id, dense_id), chance)
+            if explained
+            else statistics.none(statistics.UNEXPLAINED)
+        )
         ids = {"record_id": record_id, "dense_id": dense_id}
-        data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
-        pairs = statistics.Pairs(_plain(data["variant"]), _plain(data["dense"]), _plain(data["label"]))
-        found = statistics.compare(metric, pairs) if explained else statistics.none(statistics.UNEXPLAINED)
         connection.execute(sqlfiles.read("derive/insert_comparison"), ids | vars(found))
+
+
+def pairs(connection: duckdb.DuckDBPyConnection, record_id: str, dense_id: str) -> statistics.Pairs:
+    """The outcomes of two records on the documents that both were shown, word for word."""
+    ids = {"record_id": record_id, "dense_id": dense_id}
+    data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
+    return statistics.Pairs(
+        _plain(data["variant"]), _plain(data["dense"]), _plain(data["label"]), _clusters(data["cluster"])
+    )
 
 
 def _plain(column: Any) -> npt.NDArray[np.float64]:
@@ -33,3 +46,10 @@ def _plain(column: Any) -> npt.NDArray[np.float64]:
     import numpy as np
 
     return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
+
+
+def _clusters(column: Any) -> npt.NDArray[np.int64] | None:
+    """A column of cluster names, NULL for a document of its own, as numbers."""
+    import numpy as np
+
+    return statistics.codes(np.ma.asarray(column).tolist())

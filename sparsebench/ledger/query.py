@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import QueryError
-from sparsebench.ledger import connect, migrate, sqlfiles
+from sparsebench.ledger import connect, derive, migrate, sqlfiles
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,16 +37,16 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def run(path: Path, sql: str, patience: float = PATIENCE) -> Table:
-    """The rows of ``sql``, which can read this ledger and nothing else.
+def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE) -> Table:
+    """The rows of ``sql`` with its ``parameters``, which can read this ledger and nothing else.
 
     Raises QueryError for SQL that fails, with its line; LedgerError for a file that cannot be opened.
     """
     import duckdb
 
-    with _reader(Path(path), patience) as connection:
+    with reader(Path(path), patience) as connection:
         try:
-            cursor = connection.execute(sql)
+            cursor = connection.execute(sql, parameters)
             names = tuple(column[0] for column in cursor.description or ())
             return Table(names, tuple(cursor.fetchall()))
         except duckdb.Error as error:
@@ -64,7 +64,7 @@ def render(table: Table, shape: str) -> str:
 
 
 @contextmanager
-def _reader(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
+def reader(path: Path, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
     """An open ledger of this program's schema; one that an older version has left is brought up to date first."""
     with connect.reader(path, patience) as connection:
         ready = migrate.current(connection, path)
@@ -73,6 +73,10 @@ def _reader(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     if not ready:
         with connect.writer(path, patience) as connection:
             migrate.upgrade(connection, path)
+            # A migration may ask for what is derived to be computed again.
+            connection.execute("BEGIN")
+            derive.derive(connection)
+            connection.execute("COMMIT")
         with connect.reader(path, patience) as connection:
             yield connection
 

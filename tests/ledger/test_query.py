@@ -18,7 +18,8 @@ from sparsebench.ledger.export import export
 RESULTS = [
     *("manifest", "variant_id", "model", "family", "weights", "method", "granularity", "pattern", "sparsity"),
     *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "score", "low", "high", "n"),
-    *("limited", "chance", "dense_score", "recovery", "verdict", "bytes_dense", "bytes_packed", "bytes_archive"),
+    *("limited", "chance", "dense_score", "recovery", "recovery_low", "recovery_high", "verdict", "detectable"),
+    *("bytes_dense", "bytes_packed", "bytes_archive"),
     *("engine", "ranks", "workload", "prefill_ms", "decode_ms", "peak_bytes"),
 ]
 VIEWS = [

@@ -1,1 +1,1 @@
-SELECT value, label FROM base.outcomes WHERE record_id = $record_id ORDER BY position;
+SELECT value, label, cluster FROM base.outcomes WHERE record_id = $record_id ORDER BY position;

@@ -1,7 +1,7 @@
 INSERT INTO base.outcomes
 WITH typed AS (
     SELECT record_id, from_json(result -> '$.outcomes', '[{"doc_id":"VARCHAR","doc_hash":"VARCHAR","value":"DOUBLE",
-        "label":"DOUBLE"}]') AS outcomes
+        "label":"DOUBLE","cluster":"VARCHAR"}]') AS outcomes
     FROM incoming
     WHERE done = 'benchmarks'
 )

@@ -7,7 +7,7 @@ CREATE OR REPLACE MACRO _workload(settings) AS
 -- Settings that compare equal whatever the order of their keys.
 CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;
 
--- A score turned so that more is better, whatever the metric (`LOWER_IS_BETTER` in ledger/statistics.py lists the same).
+-- A score turned so that more is better, whatever the metric (`LOWER_IS_BETTER` in ledger/statistics lists the same).
 CREATE OR REPLACE MACRO _goodness(metric, score) AS
     CASE WHEN metric IN ('perplexity', 'pseudo_perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss',
                          'brier_score', 'wer', 'per', 'ter') THEN -score ELSE score END;
@@ -29,6 +29,11 @@ CREATE OR REPLACE MACRO engine_label(engine, ranks) AS
            ' ×' || ranks);
 CREATE OR REPLACE MACRO phase_label(phase) AS CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END;
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
+
+-- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when
+-- exactly one of the models is right on a share `discordance` of them.
+CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS
+    ceil(((1.959964 * sqrt(greatest(discordance, loss)) + 0.841621 * sqrt(greatest(discordance, loss) - loss ** 2)) / loss) ** 2)::BIGINT;
 
 -- The newest record of each cell.
 CREATE OR REPLACE VIEW _latest AS

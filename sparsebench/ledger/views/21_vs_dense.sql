@@ -1,7 +1,8 @@
 CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
-    SELECT s.*, d.score AS dense_score, d.low AS dense_low, c.n AS pairs, c.difference, c.low AS difference_low,
-           c.high AS difference_high, c.p, c.gained, c.lost, c.method AS test, c.higher_is_better
+    SELECT s.*, d.score AS dense_score, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
+           c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.recovery, c.recovery_low, c.recovery_high,
+           c.method AS test, c.higher_is_better
     FROM scores s
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
@@ -17,13 +18,13 @@ WITH paired AS (
     FROM ranked
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
-       metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, gained, lost, p,
-       p_holm, CASE WHEN dense_low > chance THEN (score - chance) / (dense_score - chance) END AS recovery,
+       metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
+       p, p_holm, recovery, recovery_low, recovery_high,
        CASE WHEN p_holm IS NULL THEN NULL
             WHEN p_holm >= 0.05 OR difference = 0 THEN 'no difference detected'
             WHEN (difference > 0) = higher_is_better THEN 'better'
             ELSE 'worse' END AS verdict,
-       test, limited, record_id
+       detectable, test, limited, record_id
 FROM adjusted;
 
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
@@ -33,14 +34,18 @@ COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';
 COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score, same task and settings';
 COMMENT ON COLUMN vs_dense.chance IS 'score of a model without skill';
 COMMENT ON COLUMN vs_dense.difference IS 'variant minus dense over the documents of both, in the metric''s unit';
-COMMENT ON COLUMN vs_dense.low IS 'lower end of the 95% interval of difference (0/1 outcomes: Newcombe, paired; else paired bootstrap)';
+COMMENT ON COLUMN vs_dense.low IS 'lower end of the 95% interval of difference (0/1 outcomes: Newcombe, paired; else paired bootstrap); clusters are resampled, or discounted, as a whole';
 COMMENT ON COLUMN vs_dense.high IS 'upper end of the 95% interval of difference';
 COMMENT ON COLUMN vs_dense.pairs IS 'documents that both were shown';
+COMMENT ON COLUMN vs_dense.clusters IS 'contexts (passages, say) that those documents share out between them; equals pairs where each has its own';
 COMMENT ON COLUMN vs_dense.gained IS 'documents that only the variant gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.lost IS 'documents that only the dense model gets right (0/1 outcomes)';
-COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar; else paired bootstrap)';
+COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar, in clusters the exact sign-flip test; else paired bootstrap)';
 COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant';
 COMMENT ON COLUMN vs_dense.recovery IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN vs_dense.recovery_low IS 'lower end of the 95% interval of recovery (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; else paired bootstrap); NULL where it has no end';
+COMMENT ON COLUMN vs_dense.recovery_high IS 'upper end of the 95% interval of recovery';
 COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; NULL where nothing could be compared';
+COMMENT ON COLUMN vs_dense.detectable IS 'smallest true difference, in the metric''s unit, that such a sample shows with a power of 80% at p < 0.05 before Holm''s correction; NULL where none is large enough';
 COMMENT ON COLUMN vs_dense.test IS 'how difference, interval and p were computed';
 COMMENT ON COLUMN vs_dense.limited IS 'true where only the first documents of the task were scored';

@@ -45,7 +45,8 @@ WITH variants AS (
 SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.score, s.low, s.high, s.n, s.limited,
-       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.verdict,
+       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.recovery_low, c.recovery_high,
+       c.verdict, c.detectable,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
 FROM variants v
 LEFT JOIN scores s USING (manifest, variant_id)
@@ -68,7 +69,10 @@ COMMENT ON COLUMN results.limited IS 'true where only the first n documents of t
 COMMENT ON COLUMN results.chance IS 'score of a model without skill';
 COMMENT ON COLUMN results.dense_score IS 'the dense model''s score, same task and settings';
 COMMENT ON COLUMN results.recovery IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN results.recovery_low IS 'lower end of the 95% interval of recovery';
+COMMENT ON COLUMN results.recovery_high IS 'upper end of the 95% interval of recovery';
 COMMENT ON COLUMN results.verdict IS 'better, worse or no difference detected against dense, paired, after Holm''s correction across tasks';
+COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense that such a sample shows with a power of 80% at p < 0.05, in the metric''s unit';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
 COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';

@@ -1,0 +1,32 @@
+"""Which documents share a context: several questions on one passage say less than as many on different ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+CONTEXTS = ("passage", "context", "paragraph", "article", "story", "premise", "support", "goal", "source_id")
+"""Fields that hold what a document is about, in the order in which they are looked for: BoolQ, SQuAD, MultiRC, RACE, CoQA, NLI
+tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from)."""
+_START = 3
+"""Words at the beginning that WinoGrande's twins (the same sentence but for the word that decides) always share."""
+
+
+def cluster(document: Any) -> str | None:
+    """A short name for the context of an lm-eval document, the same for all that share it; None where none is known."""
+    if not isinstance(document, Mapping):
+        return None
+    options = document.get("option1"), document.get("option2")
+    if isinstance(document.get("sentence"), str) and all(isinstance(option, str) for option in options):
+        return name("twins", *sorted(map(str, options)), *document["sentence"].split()[:_START])
+    for field in CONTEXTS:
+        text = document.get(field)
+        if isinstance(text, str) and text.strip():
+            return name(text)
+    return None
+
+
+def name(*texts: str) -> str:
+    """The name of the cluster of these texts: 12 hex digits of their sha1."""
+    return hashlib.sha1("\x1f".join(text.strip() for text in texts).encode()).hexdigest()[:12]

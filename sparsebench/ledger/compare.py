@@ -1,0 +1,137 @@
+"""Two variants side by side: every task that both were scored on, their sizes, times and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UserError
+from sparsebench.ledger import derive, query, sqlfiles, statistics
+from sparsebench.ledger.naming import Named, known, resolve
+from sparsebench.ledger.statistics import Comparison
+
+if TYPE_CHECKING:
+    import duckdb
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One task of both: the scores over all documents of each, ``paired`` (B minus A) over those that both were shown."""
+
+    task: str
+    metric: str
+    a: float
+    b: float
+    n_a: int
+    n_b: int
+    limited: bool
+    chance: float | None
+    paired: Comparison
+    p_holm: float | None = None
+    verdict: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """B against A. Ratios are B over A, ``speedup`` is A's time over B's."""
+
+    a: Named
+    b: Named
+    scores: tuple[Scored, ...]
+    sizes: tuple[Row, ...]
+    latency: tuple[Row, ...]
+    memory: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> SideBySide:
+    """Compare the variants that ``a`` and ``b`` name (``naming``); with ``tasks``, on these only.
+
+    Raises UserError for a name that fits none or several, or a task that either was not scored on.
+    """
+    variants = known(ledger)
+    first, second = resolve(a, variants), resolve(b, variants)
+    ids = {"a": first.id, "b": second.id}
+    own, other = (_rows(ledger, "scores", {"id": one.id}) for one in (first, second))
+    shared = sorted({_task(row) for row in own} & {_task(row) for row in other})
+    _check(tasks, shared, first, second)
+    with query.reader(ledger) as connection:
+        scored = [
+            _paired(
+                connection, [row for row in own if _task(row) == task], [row for row in other if _task(row) == task]
+            )
+            for task in shared
+            if not tasks or task[0] in tasks
+        ]
+    left = {row["task"] for row in [*own, *other]} - {task for task, _ in shared}
+    tables = {name: tuple(_rows(ledger, name, ids)) for name in ("sizes", "latency", "memory")}
+    return SideBySide(first, second, tuple(_judged(scored)), **tables, notes=tuple(_notes(first, second, left, tables)))
+
+
+def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Row]:
+    return query.run(ledger, sqlfiles.read(f"side_by_side/{name}"), parameters).dicts()
+
+
+def _task(row: Row) -> tuple[str, str]:
+    return row["task"], row["metric"]
+
+
+def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Named, b: Named) -> None:
+    from sparsebench.manifest.problems import did_you_mean
+
+    names = [task for task, _ in shared]
+    for task in tasks:
+        if task not in names:
+            both = f"both were scored on {', '.join(names)}" if names else "no task is common to both"
+            raise UserError(f"{a.name} and {b.name} do not share a task {task!r}", did_you_mean(task, names) or both)
+
+
+def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[Row]) -> Scored:
+    """The two records of one task that go together best: the same settings, else most documents, each the newest."""
+    choices = [(x, y) for x in own for y in other]
+    same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
+    x, y = max(same or choices, key=lambda pair: min(pair[0]["n"], pair[1]["n"]))
+    notes = []
+    if x["num_fewshot"] != y["num_fewshot"]:
+        notes.append("different numbers of examples in the prompt")
+    paired = statistics.none(statistics.UNEXPLAINED)
+    if x["low"] is not None and y["low"] is not None:
+        pairs = derive.pairs(connection, y["record_id"], x["record_id"])
+        paired = statistics.compare(x["metric"], pairs, x["chance"])
+        if 0 < paired.n < min(x["n"], y["n"]):
+            notes.append(f"only {paired.n} documents were shown to both, word for word")
+    if paired.p is None:
+        notes.append(paired.method.removeprefix("none: "))
+    return Scored(
+        x["task"], x["metric"], x["score"], y["score"], x["n"], y["n"], x["limited"] or y["limited"], x["chance"], paired,
+        note="; ".join(notes),
+    )  # fmt: skip
+
+
+def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
+    """With p values corrected for the number of tasks, and the verdict on them."""
+    for one, p in zip(scored, statistics.holm([one.paired.p for one in scored]), strict=True):
+        found = statistics.verdict(one.paired.difference, p, one.paired.higher_is_better)
+        yield replace(one, p_holm=p, verdict=found)
+
+
+def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Row, ...]]) -> Iterator[str]:
+    """What a reader must know before believing a line."""
+    if a.id == b.id:
+        yield "A and B are the same variant"
+    if a.model != b.model:
+        yield "different models: scores are paired by document, times are not paired"
+    elif a.dtype != b.dtype:
+        yield f"different precisions: A {a.dtype}, B {b.dtype}"
+    if "random" in (a.weights, b.weights):
+        yield "random weights: only time, memory and size mean something"
+    if left:
+        yield f"scored for one of them only: {', '.join(sorted(left))}"
+    missing = [name for name, rows in tables.items() if not rows]
+    if missing:
+        yield f"not measured for both in the same way: {', '.join(missing)}"

@@ -1,0 +1,104 @@
+"""What passes in and out of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    Integers = npt.NDArray[np.int64]
+
+UNEXPLAINED = "the score is not made of its outcomes"
+Z95 = NormalDist().inv_cdf(0.975)
+LOWER_IS_BETTER = frozenset(
+    {
+        "perplexity",
+        "pseudo_perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+        "nll",
+        "loss",
+        "brier_score",
+        "wer",
+        "per",
+        "ter",
+    }
+)
+RANKING = frozenset({"ap"})
+CORRELATION = frozenset({"spearman"})
+PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
+POOLED = RANKING | CORRELATION | PER_TOKEN
+"""Metrics of all documents together; every other score is the mean of its outcomes.
+
+A ranking's labels are 1 and 0, a correlation's what its values are correlated with; those of a metric per token are how many
+tokens an outcome's log-likelihood sums up.
+"""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95% interval; None and the reason in ``method`` where there is none."""
+
+    low: float | None
+    high: float | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The outcomes (n,) of a variant and of what it is held against (``dense``) on the same documents.
+
+    ``label`` has the gold labels, NaN where there are none; ``cluster`` the number of each document's cluster, as
+    ``codes`` gives it, None where every document is its own.
+    """
+
+    variant: Floats
+    dense: Floats
+    label: Floats
+    cluster: Integers | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variant minus dense over ``n`` shared documents in ``clusters`` contexts: 95% interval, two-sided p value.
+
+    ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes).
+    ``detectable`` is the smallest true difference that such documents show in four samples of five; None where none
+    would be. ``recovery`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.
+    """
+
+    n: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    gained: int | None
+    lost: int | None
+    method: str
+    higher_is_better: bool
+    clusters: int = 0
+    detectable: float | None = None
+    recovery: float | None = None
+    recovery_low: float | None = None
+    recovery_high: float | None = None
+
+
+def none(reason: str, higher_is_better: bool = True) -> Comparison:
+    """The comparison that cannot be made, recorded so that it is not tried again."""
+    return Comparison(0, None, None, None, None, None, None, f"none: {reason}", higher_is_better)
+
+
+def codes(names: Iterable[str | None]) -> Integers | None:
+    """Numbers for the clusters named, in order of appearance; None when no two documents share one."""
+    import numpy as np
+
+    known: dict[str | tuple[int], int] = {}
+    found = [known.setdefault((place,) if name is None else name, len(known)) for place, name in enumerate(names)]
+    return np.array(found, dtype=np.int64) if len(known) < len(found) else None

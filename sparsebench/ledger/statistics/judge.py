@@ -1,0 +1,173 @@
+"""From outcomes to an interval, a comparison, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparsebench.ledger.statistics import proportions, resampling, sensitivity
+from sparsebench.ledger.statistics.contract import (
+    LOWER_IS_BETTER,
+    POOLED,
+    RANKING,
+    UNEXPLAINED,
+    Comparison,
+    Interval,
+    Pairs,
+    none,
+)
+from sparsebench.ledger.statistics.proportions import Table
+from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
+
+if TYPE_CHECKING:
+    from sparsebench.ledger.statistics.contract import Floats, Integers
+
+SIGNIFICANT = 0.05
+
+
+def interval(
+    metric: str, score: float, values: Floats, labels: Floats, clusters: Integers | None = None, seed: int = 0
+) -> Interval:
+    """The 95% interval of ``score`` from its outcomes ``values`` (n,) and, for pooled metrics, ``labels`` (n,).
+
+    ``clusters`` (n,) numbers the documents' contexts (``codes``); None where each has its own.
+    """
+    if not explains(metric, score, values, labels):
+        return Interval(None, None, f"none: {UNEXPLAINED}")
+    n, many = len(values), _many(len(values), clusters)
+    if metric not in POOLED and _binary(values):
+        effect = design_effect(values, clusters)
+        return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
+    if many < 2:
+        return Interval(None, None, "none: one document does not show how much documents vary")
+    drawn = resampling.resampled(metric, [values], labels, clusters, seed)[:, 0]
+    return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
+
+
+def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
+    """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is)."""
+    n = len(pairs.variant)
+    if not n:
+        return none("no document in common", metric not in LOWER_IS_BETTER)
+    if metric not in POOLED and _binary(pairs.variant) and _binary(pairs.dense):
+        return _counted(metric, pairs, chance)
+    if _many(n, pairs.cluster) < 2:
+        return none("one document does not show how much documents vary", metric not in LOWER_IS_BETTER)
+    return _bootstrapped(metric, pairs, chance, seed)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Each p value after Holm's correction for as many tests as there are (Scandinavian J. of Statistics 6, 65-70, 1979)."""
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    adjusted: list[float | None] = [None] * len(ps)
+    least = 0.0
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        adjusted[place] = least
+    return adjusted
+
+
+def verdict(difference: float | None, p: float | None, higher_is_better: bool) -> str | None:
+    """``better``, ``worse`` or ``no difference detected`` at an (adjusted) p below 0.05; None where nothing was compared."""
+    if difference is None or p is None:
+        return None
+    if p >= SIGNIFICANT or difference == 0:
+        return "no difference detected"
+    return "better" if (difference > 0) == higher_is_better else "worse"
+
+
+def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
+    """Whether ``score`` is what its outcomes give: a metric that this room does not know gets no interval."""
+    if not len(values):
+        return False
+    found = resampling.value(metric, values, labels)
+    return bool(abs(found - score) <= 1e-6 * max(1.0, abs(score)))
+
+
+def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
+    """0/1 outcomes, by how many documents each side alone gets right."""
+    import numpy as np
+
+    n, net = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
+    many = _many(n, pairs.cluster)
+    gained, lost = int((net > 0).sum()), int((net < 0).sum())
+    both = int((pairs.variant * pairs.dense).sum())
+    table = Table(both, gained, lost, n - both - gained - lost)
+    effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
+    low, high = proportions.newcombe(table.scaled(1 / effect))
+    sums = net if pairs.cluster is None else np.bincount(pairs.cluster, weights=net).round().astype(int)
+    test = "McNemar exact" if many == n else f"exact sign-flip test{_in(many, n)}"
+    return Comparison(
+        n=n,
+        difference=(gained - lost) / n,
+        low=low,
+        high=high,
+        p=proportions.sign_flip(sums),
+        gained=gained,
+        lost=lost,
+        method=f"{test}, Newcombe interval",
+        higher_is_better=metric not in LOWER_IS_BETTER,
+        clusters=many,
+        detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
+        **_recovery_of_counts(table, pairs, chance),
+    )
+
+
+def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+    if chance is None:
+        return {}
+    n, right = table.n, table.both + table.lost
+    alone = design_effect(pairs.dense, pairs.cluster)
+    if proportions.wilson(right / alone, n / alone)[0] <= chance:
+        return {}
+    ratio = ((table.both + table.gained) / n - chance) / (right / n - chance)
+    effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster)
+    low, high = proportions.recovered(table.scaled(1 / effect), chance)
+    return {"recovery": ratio, "recovery_low": low, "recovery_high": high}
+
+
+def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
+    """All else, by both sides on the same resamples."""
+    n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
+    sides = [pairs.variant, pairs.dense]
+    drawn = resampling.resampled(metric, sides, pairs.label, pairs.cluster, seed)
+    shifts = drawn[:, 0] - drawn[:, 1]
+    low, high = resampling.quantiles(shifts, many)
+    variant, dense = (resampling.value(metric, side, pairs.label) for side in sides)
+    recovery: dict[str, float | None] = {}
+    if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
+        base = drawn[:, :1] * 0 + chance
+        if metric in RANKING:
+            # A random ranking's average precision is the share of true pairs, in each resample its own.
+            chance = float(pairs.label.mean())
+            base = resampling.resampled("mean", [pairs.label], pairs.label, pairs.cluster, seed)
+        above = drawn - base
+        ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], many)
+        ratio = (variant - chance) / (dense - chance)
+        recovery = {"recovery": ratio, "recovery_low": ratio_low, "recovery_high": ratio_high}
+    return Comparison(
+        n=n,
+        difference=variant - dense,
+        low=low,
+        high=high,
+        p=resampling.p_value(shifts, many),
+        gained=None,
+        lost=None,
+        method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",
+        higher_is_better=metric not in LOWER_IS_BETTER,
+        clusters=many,
+        detectable=sensitivity.of_interval(low, high, many),
+        **recovery,
+    )
+
+
+def _many(n: int, clusters: Integers | None) -> int:
+    return n if clusters is None else int(clusters.max()) + 1
+
+
+def _in(many: int, n: int) -> str:
+    return "" if many == n else f" over {many} clusters"
+
+
+def _binary(values: Floats) -> bool:
+    return bool(((values == 0) | (values == 1)).all())

@@ -1,0 +1,151 @@
+"""0/1 outcomes: exact tests of pairs, and intervals that hold near 0 and 1. Counts may be effective ones, not whole."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsebench.ledger.statistics.contract import Z95
+
+if TYPE_CHECKING:
+    from sparsebench.ledger.statistics.contract import Floats, Integers
+
+_FAR = 1e6
+"""A ratio beyond which an interval has no end."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Documents by who is right; of clustered documents, as many as independent ones would have to be."""
+
+    both: float
+    gained: float
+    lost: float
+    neither: float
+
+    @property
+    def n(self) -> float:
+        return self.both + self.gained + self.lost + self.neither
+
+    def scaled(self, factor: float) -> Table:
+        """The same shares of ``factor`` times the documents."""
+        return Table(self.both * factor, self.gained * factor, self.lost * factor, self.neither * factor)
+
+    def correlation(self) -> float:
+        """Newcombe's φ of the pairs, with his continuity correction, which applies to positive correlation only."""
+        margins = (self.both + self.gained) * (self.lost + self.neither)
+        margins *= (self.both + self.lost) * (self.gained + self.neither)
+        excess = self.both * self.neither - self.gained * self.lost
+        corrected = max(0.0, excess - self.n / 2) if excess > 0 else excess
+        return corrected / math.sqrt(margins) if margins else 0.0
+
+
+def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (1927); ``n`` is above 0."""
+    centre = (successes + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(max(0.0, successes * (n - successes)) / n + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
+    total = gained + lost
+    term = tail = 1
+    for k in range(min(gained, lost)):
+        term = term * (total - k) // (k + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**total)
+
+
+def sign_flip(net: Integers) -> float:
+    """The exact two-sided p value when the sides of each cluster may be swapped; ``net`` is gained less lost in each.
+
+    The sum of ±|net| over all swaps, by convolution. McNemar's test where every cluster has one document.
+    """
+    import numpy as np
+
+    sizes, counts = np.unique(np.abs(net[net != 0]), return_counts=True)
+    if not len(sizes) or (len(sizes) == 1 and sizes[0] == 1):
+        return mcnemar(int((net > 0).sum()), int((net < 0).sum()))
+    chances = np.ones(1)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        spaced = np.zeros(size * count + 1)
+        spaced[::size] = binomial_half(count)
+        chances = np.convolve(chances, spaced)
+    total = len(chances) - 1
+    far = np.abs(2 * np.arange(total + 1) - total) >= abs(int(net.sum()))
+    return float(np.clip(chances[far].sum(), sys.float_info.min, 1.0))
+
+
+def binomial_half(n: int) -> Floats:
+    """The probabilities (n + 1,) of 0 to n heads of n coins."""
+    import numpy as np
+
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    return np.exp(logs[n] - logs - logs[::-1] - n * math.log(2))
+
+
+def newcombe(table: Table) -> tuple[float, float]:
+    """Newcombe's 95% interval of the difference between paired proportions, (both + gained) / n - (both + lost) / n.
+
+    Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
+    """
+    (first, low, high), (second, other_low, other_high) = _sides(table)
+    phi = table.correlation()
+    shift = first - second
+    return (
+        shift - _root(first - low, other_high - second, phi),
+        shift + _root(high - first, second - other_low, phi),
+    )
+
+
+def recovered(table: Table, chance: float) -> tuple[float | None, float | None]:
+    """The 95% interval of (variant - chance) / (dense - chance): the ratios r for which variant - r dense, both above chance,
+    may be 0 by ``newcombe``'s square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008).
+
+    Without clusters it holds 1 exactly when the interval of the difference holds 0. None where it has no end.
+    """
+    (first, low, high), (second, other_low, other_high) = _sides(table)
+    phi = table.correlation()
+    top, base = first - chance, second - chance
+
+    def excess(ratio: float, upper: bool) -> float:
+        # The side of r x dense that adds to the limit: with r < 0 its ends change places, and so does the correlation's sign.
+        own = high - first if upper else first - low
+        other = (second - other_low) if upper == (ratio >= 0) else (other_high - second)
+        root = _root(own, abs(ratio) * other, phi if ratio >= 0 else -phi)
+        return top - ratio * base + (root if upper else -root)
+
+    return _end(excess, top / base, upper=False), _end(excess, top / base, upper=True)
+
+
+def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> float | None:
+    """The ratio, from ``start`` outwards, at which the limit of variant - r dense reaches 0.
+
+    Going down from the estimate the difference grows, until its lower limit is above 0; going up, the reverse.
+    """
+    away = 1.0 if upper else -1.0
+    step, near = 1e-3, start
+    while (excess(start + away * step, upper) > 0) == upper:
+        near, step = start + away * step, step * 2
+        if step > _FAR:
+            return None
+    far = start + away * step
+    for _ in range(60):
+        middle = (near + far) / 2
+        near, far = (middle, far) if (excess(middle, upper) > 0) == upper else (near, middle)
+    return far
+
+
+def _sides(table: Table) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Each side's share with Wilson's interval: the variant's, the dense model's."""
+    n, right = table.n, (table.both + table.gained, table.both + table.lost)
+    first, second = ((count / n, *wilson(count, n)) for count in right)
+    return first, second
+
+
+def _root(a: float, b: float, phi: float) -> float:
+    return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))

@@ -1,0 +1,159 @@
+"""The bootstrap over documents, or over their clusters: of any metric that is one number of all documents together."""
+
+from __future__ import annotations
+
+import math
+import sys
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from sparsebench.ledger.statistics import student
+from sparsebench.ledger.statistics.contract import CORRELATION, PER_TOKEN, RANKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sparsebench.ledger.statistics.contract import Floats, Integers
+
+RESAMPLES = 2000
+CHUNK = 1 << 21
+"""Numbers drawn at once: the memory is bounded."""
+LARGEST = math.log(sys.float_info.max)
+_NORMAL = NormalDist()
+
+
+def value(metric: str, values: Floats, labels: Floats) -> float:
+    """The metric of the documents themselves."""
+    import numpy as np
+
+    return float(statistic(metric, values, labels, np.ones((1, len(values))))[0])
+
+
+def statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """The metric (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
+    import numpy as np
+
+    if metric in PER_TOKEN:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # A broken model's resample may lie beyond a double: the largest double stands for it.
+            mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
+        return np.exp(mean_nll)
+    if metric in CORRELATION:
+        return rank_correlation(values, labels, weights)
+    if metric not in RANKING:
+        mean: Floats = weights @ values / weights.sum(axis=1)
+        return mean
+    order = np.argsort(-values, kind="stable")
+    last = np.append(np.diff(values[order]) != 0, True)
+    return average_precision(order, last, labels, weights)
+
+
+def average_precision(
+    order: npt.NDArray[np.intp], last: npt.NDArray[np.bool_], labels: Floats, weights: Floats
+) -> Floats:
+    """Average precision of each row of ``weights`` (r, n): how often each document was drawn.
+
+    ``order`` sorts documents from the highest value down, ``last`` marks the end of each run of equal values in that
+    order, so that ties share a threshold. The sum over thresholds of (recall step) x precision, as in scikit-learn; NaN
+    without positives.
+    """
+    import numpy as np
+
+    drawn = weights[:, order]
+    hits = np.cumsum(drawn * labels[order], axis=1)[:, last]
+    seen = np.cumsum(drawn, axis=1)[:, last]
+    steps = np.diff(hits, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A threshold before which nothing was drawn has no step either.
+        precision = np.where(seen > 0, hits / seen, 0.0)
+        result: Floats = (steps * precision).sum(axis=1) / hits[:, -1]
+    return result
+
+
+def rank_correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Spearman's correlation of ``values`` and ``labels`` (n,) in each row of ``weights`` (r, n): how often each was drawn.
+
+    Ties share their mean rank. 0 where all values, or all labels, that were drawn are the same: they rank nothing.
+    """
+    import numpy as np
+
+    sides = [_centred_ranks(side, weights) for side in (values, labels)]
+    products = (weights * sides[0] * sides[1]).sum(axis=1)
+    spread = np.sqrt(np.prod([(weights * side**2).sum(axis=1) for side in sides], axis=0))
+    result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
+    return result
+
+
+def _centred_ranks(side: Floats, weights: Floats) -> Floats:
+    """The rank of each document among those drawn, less the mean rank."""
+    import numpy as np
+
+    _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
+    drawn = weights[:, np.argsort(group, kind="stable")]
+    upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
+    each = np.diff(upto, axis=1, prepend=0.0)
+    # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
+    ranks: Floats = (upto - each / 2 - upto[:, -1:] / 2)[:, group]
+    return ranks
+
+
+def resampled(metric: str, sides: list[Floats], labels: Floats, clusters: Integers | None, seed: int) -> Floats:
+    """The metric of every side on the same resamples: (RESAMPLES, sides); the same ``seed`` and shape draw the same."""
+    import numpy as np
+
+    n = len(sides[0])
+    drawn = n if clusters is None else int(clusters.max()) + 1
+    generator = np.random.default_rng(seed)
+    rows = max(1, CHUNK // n)
+    found = []
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
+        draws = generator.integers(0, drawn, size=(size, drawn)) + np.arange(size)[:, None] * drawn
+        weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
+        if clusters is not None:
+            weights = weights[:, clusters]
+        found.append(np.stack([statistic(metric, values, labels, weights) for values in sides], axis=1))
+    return np.concatenate(found)
+
+
+def quantiles(values: Floats, n: int) -> tuple[float, float]:
+    """The 95% interval of resamples of ``n`` documents (or clusters): percentiles, moved out for small n.
+
+    Hesterberg's expanded percentile interval (The American Statistician 69, 371-386, 2015): the normal quantile is
+    replaced by t(n - 1) times the root of n / (n - 1).
+    """
+    import numpy as np
+
+    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student.quantile(0.975, n - 1))
+    low, high = np.nanquantile(values, [outer, 1 - outer])
+    return float(low), float(high)
+
+
+def p_value(shifts: Floats, n: int) -> float:
+    """Two-sided: twice the smaller share of resampled differences on one side of 0, expanded as ``quantiles`` is."""
+    share = (1 + min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))) / (1 + len(shifts))
+    if share >= 0.5:
+        return 1.0
+    return 2 * student.tail(-_NORMAL.inv_cdf(share) / math.sqrt(n / (n - 1)), n - 1)
+
+
+def design_effect(values: Floats, clusters: Integers | None) -> float:
+    """How many documents in clusters say as much as one on its own, at least 1: the ratio of the mean's two variances.
+
+    Few clusters make their own variance uncertain: it is enlarged by (t(K - 1) / t(n - 1))², as Korn & Graubard do
+    (Survey Methodology 24, 193-201, 1998).
+    """
+    import numpy as np
+
+    if clusters is None:
+        return 1.0
+    n, centred = len(values), values - values.mean()
+    sums = np.bincount(clusters, weights=centred)
+    many = len(sums)
+    alone = float((centred**2).sum()) * n / (n - 1)
+    if many < 2 or not alone:
+        return 1.0
+    together = float((sums**2).sum()) * many / (many - 1)
+    uncertain = student.quantile(0.975, many - 1) / student.quantile(0.975, n - 1)
+    return max(1.0, together / alone * uncertain**2)

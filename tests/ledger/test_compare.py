@@ -1,0 +1,178 @@
+"""Two variants side by side: how they are named, which documents are paired, and that the numbers are the ledger's own."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import UserError
+from sparsebench.ledger import naming, query
+from sparsebench.ledger.compare import side_by_side
+from sparsebench.ledger.store import Ledger
+from tests.ledger.test_views import of, outcomes
+
+WORN = "smol/magnitude/layer/0.9"
+
+
+def test_against_dense_it_says_what_the_view_says(ledger: Path) -> None:
+    found = side_by_side(ledger, "smol/dense", WORN)
+    rows = query.run(
+        ledger, "FROM vs_dense WHERE model = 'smol' AND method = 'magnitude' AND sparsity = 0.9 ORDER BY task"
+    ).dicts()
+    assert [one.task for one in found.scores] == [row["task"] for row in rows] == ["arc_easy", "piqa"]
+    for one, row in zip(found.scores, rows, strict=True):
+        for name in ("difference", "low", "high", "p", "gained", "lost", "detectable", "recovery", "recovery_low"):
+            assert getattr(one.paired, name) == pytest.approx(row[name]), name
+        assert (one.p_holm, one.verdict) == (pytest.approx(row["p_holm"]), row["verdict"])
+        assert (one.a, one.b, one.n_a, one.limited) == (row["dense_score"], row["score"], row["pairs"], True)
+
+
+def test_the_other_way_round_everything_is_mirrored(ledger: Path) -> None:
+    there, back = side_by_side(ledger, "smol/dense", WORN), side_by_side(ledger, WORN, "smol/dense")
+    for one, other in zip(there.scores, back.scores, strict=True):
+        assert one.paired.difference == -other.paired.difference  # type: ignore[operator]
+        assert one.paired.low == pytest.approx(-other.paired.high)  # type: ignore[operator]
+        assert (one.paired.p, one.paired.detectable) == (other.paired.p, other.paired.detectable)
+        assert {one.verdict, other.verdict} in ({"worse", "better"}, {"no difference detected"})
+    for one, other in zip(there.sizes, back.sizes, strict=True):
+        assert one["ratio"] == pytest.approx(1 / other["ratio"])
+    for one, other in zip(there.latency, back.latency, strict=True):
+        assert one["speedup"] == pytest.approx(1 / other["speedup"])
+        assert one["speedup_low"] == pytest.approx(1 / other["speedup_high"])
+
+
+def test_sizes_times_and_memory_are_the_views(ledger: Path) -> None:
+    found = side_by_side(ledger, "smol/dense", WORN)
+    where = "model = 'smol' AND method = 'magnitude' AND sparsity = 0.9"
+    shares = dict(query.run(ledger, f"SELECT format, bytes / unpruned_bytes FROM sizes WHERE {where}").rows)
+    assert {row["format"]: row["ratio"] for row in found.sizes} == pytest.approx(shares)
+    rows = query.run(
+        ledger,
+        f"SELECT engine, ranks, phase, speedup, speedup_low, speedup_high, verdict, ms, dense_ms FROM latency WHERE {where}",
+    ).dicts()
+    assert len(found.latency) == len(rows) > 0
+    for row in found.latency:
+        wanted = next(x for x in rows if all(x[key] == row[key] for key in ("engine", "ranks", "phase")))
+        for name in ("speedup", "speedup_low", "speedup_high"):
+            assert row[name] == pytest.approx(wanted[name])
+        assert (row["verdict"], row["a_ms"], row["b_ms"]) == (wanted["verdict"], wanted["dense_ms"], wanted["ms"])
+    assert len(found.memory) == 2 and all(row["ratio"] == row["b"] / row["a"] for row in found.memory)
+
+
+def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> None:
+    found = side_by_side(ledger, "smol/magnitude/layer/0.5", WORN)
+    rows = query.run(
+        ledger, "SELECT phase, ranks, sparsity, speedup, speedup_low, speedup_high FROM latency WHERE model = 'smol'"
+    ).dicts()
+    for row in found.latency:
+        half, most = (
+            next(x for x in rows if x["sparsity"] == s and (x["phase"], x["ranks"]) == (row["phase"], row["ranks"]))
+            for s in (0.5, 0.9)
+        )
+        assert row["speedup"] == pytest.approx(most["speedup"] / half["speedup"])
+        assert row["speedup_high"] / row["speedup"] > most["speedup_high"] / most["speedup"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [WORN, "smol/magnitude/90%", "smol/0.90/layer", "smol/magnitude/0.9/seed0", "smol/magnitude/layer/0.9/bfloat16"],
+)
+def test_a_variant_has_many_names(ledger: Path, name: str) -> None:
+    variants = [one for one in naming.known(ledger) if one.method != "random"]
+    found = naming.resolve(name, variants)
+    assert (found.name, found.weights) == (WORN, "real")
+    assert naming.resolve(found.id[:8], variants) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("smol/magnitud/0.9", f"did you mean {WORN} or"),
+        ("smoll/dense", "did you mean smol/dense or"),
+        ("nonsense", "the models are mini, smol"),
+        ("smol/0.9", r"names 2 variants:\n    smol/magnitude/layer/0.9\n    smol/random/layer/0.9\n  → say which"),
+        ("smol", "names 4 variants:"),
+        ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/0.5"),
+    ],
+)
+def test_a_name_that_fits_none_or_several_is_explained(ledger: Path, name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        naming.resolve(name, naming.known(ledger))
+
+
+def test_variants_of_one_name_are_told_apart_by_their_details(ledger: Path) -> None:
+    one = naming.resolve(WORN, naming.known(ledger))
+    twins = [one, replace(one, id="feedbeef0000", seed=1)]
+    with pytest.raises(UserError, match=r"\(id feedbeef00, bfloat16, seed 1"):
+        naming.resolve(WORN, twins)
+    assert naming.resolve(f"{WORN}/seed1", twins).id == "feedbeef0000"
+
+
+@pytest.fixture
+def two_models(found: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Two dense models' records of piqa: B was shown fewer documents, and one in other words."""
+    first = copy.deepcopy(of(found, stage="benchmarks", model="smol", method="dense")[0])
+    second = copy.deepcopy(first) | {"cell_id": "other"}
+    second["variant"] |= {"id": "0123456789", "model": "other", "source": "path:other"}
+    second["settings"] |= {"limit": 40}
+    first["result"], second["result"] = outcomes([1] * 50 + [0] * 10), outcomes([1] * 20 + [0] * 20)
+    second["result"]["outcomes"][3]["doc_hash"] = "another prompt"
+    path = tmp_path / "two.duckdb"
+    Ledger(path).ingest([first, second])
+    return path, [first, second]
+
+
+def test_models_are_paired_on_the_documents_that_both_were_shown(two_models: tuple[Path, Any]) -> None:
+    found = side_by_side(two_models[0], "smol/dense", "other/dense")
+    one = found.scores[0]
+    assert (one.paired.n, one.paired.lost, one.paired.gained) == (39, 20, 0)
+    assert one.verdict == "worse"
+    assert "only 39 documents were shown to both, word for word" in one.note
+    assert any(note.startswith("different models") for note in found.notes)
+
+
+def test_no_document_in_common_is_said(two_models: tuple[Path, Any], tmp_path: Path) -> None:
+    first, second = two_models[1]
+    for at, document in enumerate(second["result"]["outcomes"]):
+        document["doc_hash"] = f"other {at}"
+    Ledger(tmp_path / "none.duckdb").ingest([first, second])
+    one = side_by_side(tmp_path / "none.duckdb", "smol/dense", "other/dense").scores[0]
+    assert (one.verdict, one.paired.p, one.note) == (None, None, "no document in common")
+
+
+def test_documents_of_one_cluster_count_once(two_models: tuple[Path, Any], tmp_path: Path) -> None:
+    first, second = two_models[1]
+    for at, document in enumerate(first["result"]["outcomes"]):
+        document["cluster"] = f"c{at // 20}"
+    Ledger(tmp_path / "clustered.duckdb").ingest([first, second])
+    one = side_by_side(tmp_path / "clustered.duckdb", "smol/dense", "other/dense").scores[0]
+    assert (one.paired.clusters, one.paired.p, one.verdict) == (2, 1.0, "no difference detected")
+    rows = query.run(tmp_path / "clustered.duckdb", "SELECT interval FROM scores ORDER BY interval").rows
+    assert rows == (("Wilson",), ("Wilson over 3 clusters",))
+
+
+def test_a_task_that_is_not_shared_is_named(ledger: Path) -> None:
+    assert [one.task for one in side_by_side(ledger, "smol/dense", WORN, ["piqa"]).scores] == ["piqa"]
+    with pytest.raises(UserError, match="do not share a task 'piqua'\n  → did you mean `piqa`"):
+        side_by_side(ledger, "smol/dense", WORN, ["piqua"])
+
+
+def test_on_the_command_line(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.testing import CliRunner
+
+    from sparsebench.cli.app import app
+
+    words = ["compare", "smol/dense", WORN, "--ledger", str(ledger)]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "B  smol/magnitude/layer/0.9" in shown.stdout and "detectable" in shown.stdout
+    asked = CliRunner().invoke(app, [*words, "--json"])
+    loaded = json.loads(asked.stdout)
+    assert loaded["b"]["name"] == WORN
+    assert {one["task"]: one["verdict"] for one in loaded["scores"]} == {"arc_easy": "worse", "piqa": "worse"}
+    assert {"difference", "low", "high", "detectable", "recovery_low"} <= set(loaded["scores"][0]["paired"])
