@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.options import JSON, LEDGER, LEDGER_VERBS
 
 if TYPE_CHECKING:
     from sparsebench.ledger.compare import Scored, SideBySide
@@ -16,12 +16,12 @@ VARIANT = "MODEL/METHOD/SPARSITY, such as smollm2-135m/wanda/0.5; MODEL/dense; o
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command()(compare)
+    app.command(rich_help_panel=LEDGER_VERBS)(compare)
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help=VARIANT, show_default=False)],
-    b: Annotated[str, typer.Argument(help="The variant that is held against A.", show_default=False)],
+    a: Annotated[str, typer.Argument(metavar="A", help=VARIANT, show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.", show_default=False)],
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Only this task; repeatable.", show_default=False)
     ] = None,
@@ -30,14 +30,14 @@ def compare(
 ) -> None:
     """Compare two measured variants: scores on the same documents, size, time, memory.
 
+    The difference is B minus A over the documents that both were shown, with its 95% interval. The verdict is on B, at 5% after
+    a correction for the number of tasks (Holm). `detectable` is the smallest true difference that such a sample shows in four
+    cases of five: where no difference was detected, a smaller one may well be there.
+
     \b
     sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
-    sparsebench compare smollm2-135m/wanda/0.5 smollm2-135m/sparsegpt/0.5 --task piqa
-    sparsebench compare m/magnitude/row/50% m/sparsegpt/2:4 --json
-
-    The difference is B minus A over the documents that both were shown, with its 95% interval. The verdict is B's, at 5% after
-    Holm's correction for the number of tasks. "detectable" is the smallest true difference that such a sample shows in four
-    cases of five: with "no difference detected", a smaller one may well be there.
+    sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5 --task mrpc_pair
+    sparsebench compare smollm2-135m/dense smollm2-135m/sparsegpt/2:4 --json
     """
     from dataclasses import asdict
 

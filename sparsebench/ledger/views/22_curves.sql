@@ -1,7 +1,6 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
-    SELECT s.*, v.recovery, v.recovery + (v.low - v.difference) / (v.dense_score - v.chance) AS recovery_low,
-           v.recovery + (v.high - v.difference) / (v.dense_score - v.chance) AS recovery_high, way, s.pattern LIKE '%:%' AS nm,
+    SELECT s.*, v.recovery, v.recovery_low, v.recovery_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
                   CASE WHEN s.metric LIKE '%perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
                        ELSE concat(' (', s.metric, if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
@@ -55,5 +54,5 @@ COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN curves.chance IS 'score of a model without skill';
 COMMENT ON COLUMN curves.dense IS 'the dense model''s score';
 COMMENT ON COLUMN curves.recovery IS '(score - chance) / (dense - chance); NULL where the dense model''s own interval reaches chance';
-COMMENT ON COLUMN curves.recovery_low IS 'lower end of the 95% interval of recovery: that of the paired difference, the dense score taken as it is';
+COMMENT ON COLUMN curves.recovery_low IS 'lower end of the 95% interval of recovery, as in vs_dense';
 COMMENT ON COLUMN curves.recovery_high IS 'upper end of that interval';
