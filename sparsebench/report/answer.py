@@ -60,13 +60,22 @@ class Answer:
         return pipe(list(known), list(zip(*known.values(), strict=True)))
 
     def matrix(self, down: str, shown: str, heading: str = "") -> str:
-        """A pipe table: a row per ``down``, a column per sparsity, cells ``shown``; several in one place stand side by side."""
-        steps = self.values("sparsity")
-        lines: dict[str, dict[float, list[str]]] = {}
+        """A pipe table: a row per ``down``, a column per sparsity, cells ``shown``; several in one place stand side by side.
+
+        A line in which nothing is known is left out; without any line there is no table.
+        """
+        lines: dict[str, dict[float, dict[str, None]]] = {}
         for row in self.rows:
-            lines.setdefault(cell(down, row), {}).setdefault(row["sparsity"], []).append(cell(shown, row))
-        body = [[name, *(" / ".join(line.get(step, [])) for step in steps)] for name, line in lines.items()]
-        return pipe([heading, *(cell("{sparsity:sparsity}", {"sparsity": step}) for step in steps)], body)
+            text = cell(shown, row)
+            if text != DASH:
+                lines.setdefault(cell(down, row), {}).setdefault(row["sparsity"], {})[text] = None
+        steps = sorted({step for line in lines.values() for step in line})
+        body = [[name, *(" / ".join(line.get(step, {})) for step in steps)] for name, line in lines.items()]
+        return (
+            ""
+            if not lines
+            else pipe([heading, *(cell("{sparsity:sparsity}", {"sparsity": step}) for step in steps)], body)
+        )
 
     def _of(self, rows: Iterable[Row]) -> Answer:
         return replace(self, rows=tuple(rows))
@@ -75,6 +84,6 @@ class Answer:
 def pipe(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A GitHub pipe table; columns that hold numbers only stand to the right."""
     right = [all(_NUMBER.match(line[place]) for line in lines) for place in range(len(heads))]
-    escaped = [[text.replace("|", "\\|") for text in line] for line in (heads, *lines)]
+    escaped = [[re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|") for text in line] for line in (heads, *lines)]
     rule = ["--:" if numeric else "---" for numeric in right]
     return "\n".join("| " + " | ".join(line) + " |" for line in (escaped[0], rule, *escaped[1:]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
@@ -27,12 +28,14 @@ FILTER = "/* manifests */"
 
 
 class Pictures:
-    """The rendered figures of a folder, each placed in the report once, with the queries that they are drawn from."""
+    """The rendered figures of a folder, each placed in the report once, with their titles and queries."""
 
     def __init__(self, folder: Path, link: str) -> None:
         """``link`` is the folder as the report names it: relative to the report."""
         self.left = {path.stem: quote(f"{link}/{path.name}") for path in sorted(folder.glob("*.png"))}
-        self.queries = {spec.name: spec.query for spec in listing() if spec.name in self.left}
+        drawn = [spec for spec in listing() if spec.name in self.left]
+        self.queries = {spec.name: spec.query for spec in drawn}
+        self.titles = {spec.name: spec.title for spec in drawn}
 
     def place(self, name: str) -> str | None:
         """The link to a figure, which is then no longer left; None where there is no such picture."""
@@ -105,12 +108,14 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
     environment.globals |= {
         "ask": ask,
         "registry": methods(),
+        "catalog": TASKS,
         "pictures": pictures,
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
     environment.filters |= {
         "size": words.size,
+        "amount": words.amount,
         "pct": words.percent,
         "pct0": lambda share: words.percent(share, 0),
         "points": words.points,

@@ -25,6 +25,11 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def amount(number: float) -> str:
+    """A number of parameters as people say it: ``134.5 million``, ``1.32 billion``."""
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage, such as ``12.5%``; never rounded to 0% or 100% where it is neither."""
     if share in (0, 1):

@@ -41,6 +41,17 @@ def test_two_values_in_one_place_of_a_matrix_are_both_shown() -> None:
     assert "| a | 1 / 2 |" in twice.matrix("{m}", "{v}")
 
 
+def test_equal_values_in_one_place_are_shown_once_and_unknown_ones_not_at_all() -> None:
+    rows = [("a", 0.1, 1), ("a", 0.1, 1), ("a", 0.1, None), ("b", 0.1, None), ("b", 0.5, None)]
+    answer = Answer("", tuple({"m": m, "sparsity": s, "v": v} for m, s, v in rows))
+    assert answer.matrix("{m}", "{v}") == "|  | 10% |\n| --- | --: |\n| a | 1 |"
+    assert answer.where(m="b").matrix("{m}", "{v}") == ""
+
+
+def test_a_cell_of_several_lines_becomes_one() -> None:
+    assert pipe(["why"], [["it broke\n  → mend it"]]).splitlines()[-1] == "| it broke → mend it |"
+
+
 def test_an_answer_without_rows_is_false() -> None:
     assert not Answer("", ())
     assert ROWS

@@ -12,7 +12,7 @@ import pytest
 
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.report import build
+from sparsebench.report import build, words
 from sparsebench.report.build import ROOM
 from sparsebench.sparsify.registry import BUILT_IN
 from tests.ledger import samples
@@ -211,10 +211,48 @@ def test_few_windows_give_no_interval(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrated_report: str) -> None:
-    lines = [line for line in calibrated_report.splitlines() if "the same share of zeros without a pattern" in line]
-    assert len(lines) == 6
-    assert any("sparsegpt layer 4x4 scores 5,390 [" in line and "(layer) scores 1,161 [" in line for line in lines)
-    assert any("wanda 2:4 scores 37.06 [" in line and "(row) scores 33.12 [" in line for line in lines)
+    found = next(table for table in tables(calibrated_report) if "with the pattern" in table[0])
+    rows = {tuple(row[2:4]): row[4:] for row in found[2:] if row[1] == "perplexity"}
+    assert (len(rows), len(found) - 2) == (3, 6)
+    block, free, _ = rows["sparsegpt layer 4x4", "90%"]
+    assert block.startswith("5,390 [")
+    assert free.startswith("1,161 [")
+    block, free, dense = rows["wanda 2:4", "50%"]
+    assert block.startswith("37.06 [")
+    assert free.startswith("33.12 [")
+    assert dense == "25.00"
+
+
+def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report: str) -> None:
+    """Each pair that is shown differs in that one ingredient, and holds the two variants' own scores."""
+    scores = {
+        (row["task"], row["label"], row["sparsity"]): row["score"]
+        for row in query.run(calibrated_ledger, (ROOM / "queries" / "scores.sql").read_text()).dicts()
+    }
+    rows = query.run(calibrated_ledger, (ROOM / "queries" / "contrasts.sql").read_text()).dicts()
+    pairs = {(row["ingredient"], row["label"], row["after_label"]) for row in rows}
+    assert {
+        ("inputs", "magnitude layer", "wanda row"),
+        ("update", "wanda row", "sparsegpt layer"),
+        ("allocation", "wanda row", "wanda+owl row"),
+        ("propagation", "wanda row", "wanda row"),
+    } <= pairs
+    for row in rows:
+        dense = ", dense inputs" if row["ingredient"] == "propagation" else ""
+        assert row["before"] == scores[row["task"], row["label"] + dense, row["sparsity"]]
+        assert row["after"] == scores[row["task"], row["after_label"], row["sparsity"]]
+        better = row["after"] < row["before"] if row["task"] == "perplexity" else row["after"] > row["before"]
+        assert row["better"] == (better and min(row["after"], row["before"]) <= 1e4)
+    shown = next(
+        row
+        for table in tables(calibrated_report)
+        for row in table
+        if "perplexity: magnitude layer → wanda row" in row[0]
+    )
+    known = next(
+        row for row in rows if row["ingredient"] == "inputs" and row["sparsity"] == 0.5 and row["task"] == "perplexity"
+    )
+    assert shown[1] == f"{words.perplexity(known['before'])} → {words.perplexity(known['after'])}"
 
 
 def test_random_weights_stay_a_rehearsal(tmp_path: Path) -> None:

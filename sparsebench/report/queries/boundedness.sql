@@ -7,7 +7,7 @@ WITH phases AS (
     WHERE method = 'dense' AND family = 'decoder' /* manifests */
     GROUP BY ALL
 )
-SELECT *, prefill_ms / (batch * prompt) AS prefill_token_ms, decode_ms / batch AS decode_token_ms,
+SELECT *, batch * prompt AS together, prefill_ms / (batch * prompt) AS prefill_token_ms, decode_ms / batch AS decode_token_ms,
        (decode_ms / batch) / (prefill_ms / (batch * prompt)) AS ratio
 FROM phases
 WHERE prefill_ms IS NOT NULL AND decode_ms IS NOT NULL

@@ -1,12 +1,16 @@
--- What it took to make the variants; the versions of one sweep share its time.
+-- What it took to make the variants, the last time that each was made; the versions of one sweep share its time.
 WITH made AS (
-    SELECT DISTINCT record_id, variant_id, s.seconds / s.sweep_size AS seconds
+    SELECT variant_id, arg_max(s.seconds / s.sweep_size, started_at) AS seconds
     FROM base.sparsify s
     JOIN base.records USING (record_id)
-    WHERE status = 'done' /* manifests */
+    WHERE status = 'done'
+    GROUP BY variant_id
+), asked AS (
+    SELECT DISTINCT variant_id FROM cells WHERE stage = 'sparsify' AND status = 'done' /* manifests */
 )
-SELECT model, weights, method, count(DISTINCT variant_id) AS variants, sum(seconds) AS seconds
-FROM made
+SELECT model, weights, method, count(*) AS variants, sum(seconds) AS seconds, avg(seconds) AS each
+FROM asked
+JOIN made USING (variant_id)
 JOIN base.variants USING (variant_id)
 GROUP BY model, weights, method
 ORDER BY weights = 'random', model, method

@@ -8,7 +8,8 @@ WITH compared AS (
 SELECT model, weights, machine, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
        max(sparsity) AS largest, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, max(speedup) AS best,
-       arg_max(phase, speedup) AS best_phase, arg_max(sparsity, speedup) AS best_sparsity
+       arg_max(phase, speedup) AS best_phase, arg_max(sparsity, speedup) AS best_sparsity,
+       arg_max(noise, speedup) AS best_noise, min(noise) AS least_noise, max(parity_l2) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload

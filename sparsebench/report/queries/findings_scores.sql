@@ -26,7 +26,8 @@ WITH compared AS (
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )
-SELECT *, row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
+SELECT *, lost_at IS NULL AND largest >= 0.9 AND broken_from IS NULL AS blind,
+       row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY kept_to DESC NULLS LAST, lost_at DESC, label) = 1 AS best
 FROM found
 ORDER BY model, dtype, task, n, num_fewshot, method, label
