@@ -8,26 +8,17 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
+from sparsebench.benchmarks.lm_eval_tasks import FAMILIES, LM_EVAL_TASKS
 from sparsebench.benchmarks.task import COQA, Task
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-LM_EVAL_FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
-
-
-def _lm_eval(name: str, metric: str, n: int, description: str) -> Task:
-    return Task(name, LM_EVAL_FAMILIES, "harness", metric, "1/choices", n, description)
-
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _lm_eval("piqa", "acc", 1838, "physical common sense, 2 answers; validation split, as stock lm-eval"),
-        _lm_eval(
-            "arc_easy", "acc_norm", 570, "school science, 4 answers; validation split (stock lm-eval: test, 2,376)"
-        ),
+        *LM_EVAL_TASKS,
         Task(
             name="perplexity",
             families=("decoder",),
@@ -54,7 +45,7 @@ def adapter_of(name: str) -> str:
 
 def families(name: str) -> tuple[Family, ...]:
     """The families that a task is for. An encoder takes lm-eval's where it has a masked-language-model head."""
-    return TASKS[name].families if name in TASKS else LM_EVAL_FAMILIES
+    return TASKS[name].families if name in TASKS else FAMILIES
 
 
 @cache
@@ -73,5 +64,14 @@ def data_sources(name: str) -> list[str]:
     if task is None:
         return []
     if task.adapter == "harness":
-        return list(definition(name)["dataset_kwargs"]["data_files"].values())
+        return list(
+            dict.fromkeys(located(text)[0] for text in definition(name)["dataset_kwargs"]["data_files"].values())
+        )
     return list(task.data)
+
+
+def located(text: str) -> tuple[str, str]:
+    """A task file's datum as a source and a path in it: what names the subtask's data set lies in one folder for all."""
+    outer, brace, inner = text.partition("{")
+    inner, _, sha256 = inner.partition("#")
+    return (f"{outer}#{sha256}", brace + inner) if brace else (text, "")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import random
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import index
-from sparsebench.benchmarks.catalog import TASKS, data_sources, definition
+from sparsebench.benchmarks import index, offline
+from sparsebench.benchmarks.catalog import TASKS, data_sources
 from sparsebench.benchmarks.clusters import cluster
 from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
@@ -118,7 +118,7 @@ class Harness:
             stderr=mean_stderr([outcome.value for outcome in outcomes]),
             n=len(outcomes),
             limited=len(outcomes) < available,
-            chance=_chance(loaded["tasks"], found, chosen.metric),
+            chance=_chance(spec.task, loaded["tasks"], found, chosen.metric),
             outcomes=outcomes,
             protocol=self._protocol(spec, loaded, results, chosen) | {"documents": available, "non_finite": broken},
         )
@@ -135,7 +135,7 @@ class Harness:
         return {
             "harness": f"lm-eval {version('lm_eval')}",
             "task_version": str(results["versions"].get(spec.task, results["versions"].get(name))),
-            "data": " ".join(data_sources(spec.task)) or f"hub {', '.join(sorted(hub))}",
+            "data": " ".join(data_sources(spec.task)) if offline.serves(spec) else f"hub {', '.join(sorted(hub))}",
             "split": split,
             "num_fewshot": config.num_fewshot,
             "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",
@@ -157,34 +157,29 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     file = index.stock(cache).get(spec.task)
     if file is None:
         raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
-    # Reading all of lm-eval's task files takes six seconds; only a group needs it.
-    manager = TaskManager(include_defaults=file == index.GROUP)
+    local = offline.serves(spec)
     try:
-        if spec.task in TASKS:
-            with tempfile.TemporaryDirectory() as folder:
-                return dict(manager.load([str(_write_definition(spec.task, cache, Path(folder)))]))
+        if local:
+            return offline.load(spec.task, cache)
+        # Reading all of lm-eval's task files takes six seconds; only a group needs it.
+        manager = TaskManager(include_defaults=file == index.GROUP)
         return dict(manager.load([spec.task if file == index.GROUP else str(index.tasks_folder() / file)]))
     except _LM_EVAL_ERRORS as error:
-        where = "" if spec.task in TASKS else " (stock data come from the hub: is it reachable?)"
-        offline = ", ".join(name for name, task in TASKS.items() if task.adapter == "harness")
-        raise BenchmarkError(
-            f"task {spec.task}: its data cannot be loaded{where}: {type(error).__name__}: {error}",
-            f"tasks that need no hub: {offline}",
-        ) from error
+        raise BenchmarkError(*_not_loaded(spec, local, error)) from error
 
 
-def _write_definition(name: str, cache: sources.Cache, folder: Path) -> Path:
-    """Our task file with every path made real: the stock file it includes, and the data."""
-    import yaml
-
-    ours = dict(definition(name))
-    kwargs = ours["dataset_kwargs"]
-    local = {split: str(sources.fetch(sources.parse(text), cache)) for split, text in kwargs["data_files"].items()}
-    ours["include"] = str(index.tasks_folder() / ours["include"])
-    ours["dataset_kwargs"] = {**kwargs, "data_files": local, "cache_dir": str(cache.root / "datasets")}
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(ours), encoding="utf-8")
-    return path
+def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str]:
+    """What to say when lm-eval cannot load a task, and the way out."""
+    reason = f"{type(error).__name__}: {error}"
+    if spec.task in TASKS and not local:
+        with_examples = ", ".join(name for name, task in TASKS.items() if task.examples)
+        return (
+            f"task {spec.task}: the examples come from a split that only the hub has, which does not serve it: {reason}",
+            f"remove `num_fewshot`; tasks that need no hub for examples: {with_examples}",
+        )
+    where = "" if local else " (stock data come from the hub: is it reachable?)"
+    without_hub = ", ".join(name for name, task in TASKS.items() if task.adapter == "harness")
+    return f"task {spec.task}: its data cannot be loaded{where}: {reason}", f"tasks that need no hub: {without_hub}"
 
 
 def _set_fewshot(task: Any, spec: TaskSpec) -> None:
@@ -256,8 +251,10 @@ def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: 
         )
 
 
-def _chance(tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str) -> float | None:
-    """The mean over documents of one over the number of choices; 0 where the answer is open; else unknown."""
+def _chance(name: str, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str) -> float | None:
+    """By our table's rule; else the mean over documents of one over the choices; 0 where the answer is open; else unknown."""
+    if name in TASKS and TASKS[name].chance == "majority":
+        return max(Counter(sample["target"] for _, sample in found).values()) / len(found)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     if kinds == {"multiple_choice"} and metric.startswith("acc"):
         return math.fsum(1 / len(tasks[name].doc_to_choice(sample["doc"])) for name, sample in found) / len(found)

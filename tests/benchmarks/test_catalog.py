@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 import pytest
-import yaml
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, TaskSpec, check, data_sources
@@ -38,11 +38,18 @@ def test_every_source_is_pinned_and_every_adapter_exists(name: str):
 @pytest.mark.parametrize("name", HARNESS)
 def test_our_definition_is_the_stock_one_but_for_the_data(name: str):
     ours = definition(name)
-    assert set(ours) <= {"include", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "test_split"}
-    theirs = yaml.safe_load((tasks_folder() / ours["include"]).read_text())
-    assert theirs["task"] == name
+    data = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
+    assert set(ours) <= {"include", "training_split", "validation_split", "test_split", *data}
+    assert all(ours[key] is None for key in ours if key.endswith("_split"))
+    theirs = load_yaml(tasks_folder() / ours["include"], resolve_func=False)
+    assert theirs.get("group" if TASKS[name].parts > 1 else "task") == name
+    if TASKS[name].parts > 1:
+        theirs = load_yaml(tasks_folder() / ours["include"].replace("_mmlu", "mmlu_anatomy"), resolve_func=False)
     assert TASKS[name].metric in [entry["metric"] for entry in theirs["metric_list"]]
-    assert set(ours["dataset_kwargs"]["data_files"]) == {theirs["validation_split"]}
+    split, *examples = ours["dataset_kwargs"]["data_files"]
+    assert split in (theirs.get("test_split"), theirs.get("validation_split"))
+    assert (split == (theirs.get("test_split") or theirs["validation_split"])) is (name not in ("arc_easy", "sciq"))
+    assert examples == ([theirs["fewshot_split"]] if TASKS[name].examples else [])
 
 
 def test_encoder_names_are_not_lm_evals():

@@ -50,7 +50,6 @@ def stock(folder: Path, task: str, data: Path, **settings: Any) -> dict[str, Any
     [
         ("tiny_llama", "decoder", "piqa", {}),
         ("tiny_llama", "decoder", "arc_easy", {"limit": 16}),
-        ("tiny_llama", "decoder", "piqa", {"num_fewshot": 2}),
         ("tiny_t5", "encoder-decoder", "piqa", {}),
         ("tiny_t5", "encoder-decoder", "arc_easy", {}),
     ],
@@ -145,20 +144,23 @@ def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: P
     assert run(tiny_llama, "decoder", "piqa", limit=3).chance == 0.5
 
 
-def test_outcomes_can_be_paired_by_what_was_shown(tiny_llama: Path, documents: Documents, run: Run):
+def test_outcomes_can_be_paired_by_what_was_shown(
+    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
     whole = run(tiny_llama, "decoder", "piqa")
     part = run(tiny_llama, "decoder", "piqa", limit=5, batch_size=2)
     assert part.outcomes == whole.outcomes[:5]
     assert len({outcome.doc_hash for outcome in whole.outcomes}) == whole.n
     assert not run(tiny_llama, "decoder", "piqa", limit=1000).limited
+    hub(monkeypatch, {"train": documents["piqa"][5:], "validation": documents["piqa"]})
     examples = run(tiny_llama, "decoder", "piqa", limit=5, num_fewshot=1)
     assert not {o.doc_hash for o in examples.outcomes} & {o.doc_hash for o in whole.outcomes}
 
 
 def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
-    protocol = run(tiny_llama, "decoder", "piqa", limit=3, num_fewshot=2, batch_size=4).protocol
+    protocol = run(tiny_llama, "decoder", "piqa", limit=3, batch_size=4).protocol
     assert protocol["data"] == benchmarks.data_sources("piqa")[0]
-    wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 2, "fewshot_split": "validation"}
+    wanted = {"task_version": "1.0", "split": "validation", "num_fewshot": 0, "fewshot_split": ""}
     wanted |= {
         "batch_size": 4,
         "dtype": "bfloat16",
@@ -251,10 +253,35 @@ def hub(monkeypatch: pytest.MonkeyPatch, splits: dict[str, list[dict[str, Any]]]
 
 def test_any_lm_eval_task_by_name(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     rows = [{"text": f"the cat sat on the {word}"} for word in ("mat", "house", "tree")]
-    hub(monkeypatch, {"test": rows})
-    found = run(tiny_llama, "decoder", "lambada_openai")
+    hub(monkeypatch, {"validation": rows, "test": rows})
+    found = run(tiny_llama, "decoder", "lambada_standard")
     assert (found.metric, found.n, found.chance, found.limited) == ("acc", 3, 0.0, False)
-    assert found.protocol["data"].startswith("hub EleutherAI/lambada_openai")
+    assert found.protocol["data"].startswith("hub ")
+
+
+def test_examples_come_from_the_hub_with_the_task(
+    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    hub(monkeypatch, {"train": documents["piqa"][10:], "validation": documents["piqa"][:10]})
+    found = run(tiny_llama, "decoder", "piqa", num_fewshot=2)
+    assert found.n == 10
+    protocol = {"data": "hub baber/piqa/", "num_fewshot": 2, "fewshot_split": "train", "fewshot_seed": 1234}
+    assert found.protocol | protocol == found.protocol
+
+
+def test_examples_without_the_hub_are_an_error(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
+    hub(monkeypatch, None)
+    with pytest.raises(BenchmarkError, match="piqa: the examples come from a split that only the hub has") as caught:
+        run(tiny_llama, "decoder", "piqa", num_fewshot=2)
+    assert "remove `num_fewshot`" in (caught.value.hint or "")
+    assert "mmlu" in (caught.value.hint or "")
+
+
+def test_a_constant_answer_is_the_chance_of_classes(tiny_llama: Path, documents: Documents, run: Run):
+    found = run(tiny_llama, "decoder", "mrpc", limit=25)
+    positive = sum(row["label"] for row in documents["mrpc"][:25]) / 25
+    assert found.chance == pytest.approx(max(positive, 1 - positive)) != 0.5
+    assert found.protocol["chance_rule"] == "majority"
 
 
 def test_a_task_without_an_outcome_per_document_is_unsupported(
@@ -269,8 +296,8 @@ def test_a_task_without_an_outcome_per_document_is_unsupported(
 def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     hub(monkeypatch, None)
     with pytest.raises(BenchmarkError) as caught:
-        run(tiny_llama, "decoder", "hellaswag")
-    assert "hellaswag" in caught.value.message
+        run(tiny_llama, "decoder", "commonsense_qa")
+    assert "commonsense_qa" in caught.value.message
     assert "hub" in caught.value.message
     assert "piqa" in (caught.value.hint or "")
 
