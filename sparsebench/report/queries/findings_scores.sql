@@ -6,6 +6,7 @@ WITH compared AS (
            s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, concat_ws(' ', s.method, nullif(s.granularity, '')) || way AS label,
            perplexity AND s.score > 1e4 AS broken, min(s.sparsity) FILTER (v.verdict = 'worse') OVER sweep AS lost_at,
+           v.detectable,
            coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
            coalesce(max(s.sparsity) FILTER (NOT perplexity OR s.score <= 1e4) OVER sweep, -1) AS sound_to
     FROM scores s
@@ -19,6 +20,7 @@ WITH compared AS (
            any_value(lost_at) AS lost_at, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS kept_to,
            arg_max(half_width, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS half_width,
+           arg_max(detectable, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
            min(sparsity) FILTER (broken AND sparsity > sound_to) AS broken_from, any_value(perplexity) AS perplexity,
