@@ -77,10 +77,12 @@ class Spec:
 
     @property
     def title(self) -> str:
+        """The sentence above the figure."""
         return self.values["title"]
 
     @property
     def kind(self) -> str:
+        """What draws it: a key of ``KINDS``."""
         return self.values["kind"]
 
     def get(self, key: str, default: str = "") -> str:

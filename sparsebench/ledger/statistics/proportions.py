@@ -28,6 +28,7 @@ class Table:
 
     @property
     def n(self) -> float:
+        """All documents."""
         return self.both + self.gained + self.lost + self.neither
 
     def scaled(self, factor: float) -> Table:
