@@ -30,14 +30,16 @@ def compare(
 ) -> None:
     """Compare two measured variants: scores on the same documents, size, time, memory.
 
-    The difference is B minus A over the documents that both were shown, with its 95% interval. The verdict is on B, at 5% after
-    a correction for the number of tasks (Holm). `detectable` is the smallest true difference that such a sample shows in four
-    cases of five: where no difference was detected, a smaller one may well be there.
+    The difference is B minus A over the documents that both were shown, with
+    its 95% interval. The verdict is on B, at 5% after a correction for the
+    number of tasks (Holm). `detectable` is the smallest true difference that
+    such a sample shows in four cases of five: where no difference was
+    detected, a smaller one may well be there.
 
     \b
     sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
-    sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5 --task mrpc_pair
-    sparsebench compare smollm2-135m/dense smollm2-135m/sparsegpt/2:4 --json
+    sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5
+    sparsebench compare smollm2-135m/dense smollm2-135m/ria/2:4 --task piqa
     """
     from dataclasses import asdict
 

@@ -39,6 +39,9 @@ def test_help_fits_eighty_columns(verb: str) -> None:
         "something is cut"
     )
     text = inspect.getdoc(ROOT.commands[verb].callback) or ""
+    for paragraph in text.partition("\b")[0].strip().split("\n\n"):
+        if "\n" in paragraph:  # its line breaks are kept
+            assert max(map(len, paragraph.splitlines())) <= 78, f"broken twice: {paragraph}"
     for line in text.rpartition("\b")[2].strip().splitlines():
         assert f" {line}".rstrip() in [shown.rstrip() for shown in lines], f"broken: {line}"
 
