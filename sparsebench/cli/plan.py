@@ -65,6 +65,7 @@ def show(ready: Prepared, as_json: bool) -> None:
             "what": d.cell.label,
             "runs": d.runs,
             "why": d.why,
+            "detectable": _detectable(d.cell),
         }
         for d in found
     ]
@@ -94,6 +95,8 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
         return
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
+    for text in dict.fromkeys(filter(None, map(_unseen, cells))):
+        note(f"  {text}")
     need = needs(ready, work)
     free = shutil.disk_usage(next(folder for folder in (ready.work, *ready.work.parents) if folder.exists())).free
     if need.disk > free:
@@ -101,3 +104,38 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+
+
+def _detectable(cell: Cell) -> float | None:
+    """The smallest drop that the cell's documents would show; None where outcomes are no 0/1, or their number is not known."""
+    from sparsebench.ledger.statistics import detectable
+
+    documents = _documents(cell)
+    return detectable(documents) if documents else None
+
+
+def _unseen(cell: Cell) -> str:
+    """What a `limit` hides, in a sentence; nothing for other cells."""
+    from sparsebench.benchmarks import TASKS
+    from sparsebench.ledger.statistics import ASSUMED, detectable
+
+    documents = _documents(cell)
+    if not documents or not cell.settings.get("limit"):
+        return ""
+    task = cell.settings["task"]
+    drop = detectable(documents)
+    least = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
+    every = detectable(TASKS[task].n) if task in TASKS and TASKS[task].n > documents else None
+    whole = f"; all {TASKS[task].n:,}: {100 * every:.2g}" if every else ""
+    return f"{task}, {documents:,} documents: {least}{whole} (if {ASSUMED:.0%} of the answers change)"
+
+
+def _documents(cell: Cell) -> int:
+    """How many right-or-wrong documents a benchmark's cell scores, as far as is known; else 0."""
+    from sparsebench.benchmarks import TASKS
+
+    task = TASKS.get(cell.settings.get("task", ""))
+    limit = cell.settings.get("limit") or 0
+    if cell.stage != "benchmarks" or (task and task.scale != "0/1"):
+        return 0
+    return min(limit or task.n, task.n) if task else limit

@@ -1,0 +1,198 @@
+"""What the ledger's statistics do when the truth is known: false alarms, losses found, intervals that hold it.
+
+    python benchmarks/power.py
+
+Documents are drawn at random, judged by `sparsebench.ledger.statistics` as the ledger's are, and counted. Prints a table;
+exits with 1 where a number misses its target by more than three standard errors of the simulation.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsebench.ledger import statistics
+from sparsebench.ledger.statistics import Comparison, Pairs
+
+SEED = 7
+DISCORDANT = 0.1
+Draw = Callable[[np.random.Generator], Pairs]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A share of simulated samples, and the range that it should be in."""
+
+    what: str
+    share: float
+    runs: int
+    low: float
+    high: float
+
+    @property
+    def missed(self) -> bool:
+        slack = 3 * math.sqrt(max(self.share * (1 - self.share), 1e-4) / self.runs)
+        return self.share < self.low - slack or self.share > self.high + slack
+
+    def __str__(self) -> str:
+        target = f"{self.low:.0%} to {self.high:.0%}" if self.low and self.high < 1 else (
+            f"at least {self.low:.0%}" if self.low else f"at most {self.high:.0%}"
+        )  # fmt: skip
+        return f"| {self.what} | {self.share:.1%}{' MISSED' if self.missed else ''} | {target} | {self.runs:,} |"
+
+
+def answers(n: int, drop: float, discordant: float = DISCORDANT, right: float = 0.7, size: int = 1) -> Draw:
+    """Right-or-wrong documents in clusters of ``size`` that answer alike; ``right`` is the dense model's share."""
+    shares = [right - (discordant + drop) / 2, (discordant - drop) / 2, (discordant + drop) / 2]
+    cells = np.array([(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+
+    def draw(generator: np.random.Generator) -> Pairs:
+        kinds = generator.choice(4, size=n // size, p=[*shares, 1 - sum(shares)])
+        variant, dense = np.repeat(cells[kinds], size, axis=0).T
+        return Pairs(variant, dense, np.full(n, np.nan), np.repeat(np.arange(n // size), size) if size > 1 else None)
+
+    return draw
+
+
+def windows(n: int, rise: float, spread: float = 0.04) -> Draw:
+    """Perplexity: windows of 1,023 tokens whose mean -ln p differs from window to window, and rises by ``rise``."""
+
+    def draw(generator: np.random.Generator) -> Pairs:
+        dense = 1023 * generator.normal(3.2, 0.35, size=n)
+        return Pairs(dense + 1023 * (rise + spread * generator.normal(size=n)), dense, np.full(n, 1023.0))
+
+    return draw
+
+
+def similarities(n: int, noise: float) -> Draw:
+    """Average precision of pairs, 68% of them true, whose similarity is the label and noise; the variant has its own besides."""
+
+    def draw(generator: np.random.Generator) -> Pairs:
+        labels = (generator.random(n) < 0.68).astype(float)
+        shared = labels + generator.normal(size=n)
+        sides = [shared + noise * generator.normal(size=n) for _ in range(2)]
+        return Pairs(*sides, labels)
+
+    return draw
+
+
+def many(metric: str, draw: Draw, runs: int, chance: float | None = None) -> list[Comparison]:
+    generator = np.random.default_rng(SEED)
+    return [statistics.compare(metric, draw(generator), chance, seed) for seed in range(runs)]
+
+
+def found(comparisons: list[Comparison]) -> float:
+    return float(np.mean([one.p < 0.05 for one in comparisons]))
+
+
+def false_alarms() -> Iterator[Line]:
+    for n in (100, 1000):
+        yield Line(
+            f"no loss, accuracy, {n:,} documents: called different",
+            found(many("acc", answers(n, 0), 2000)),
+            2000,
+            0,
+            0.05,
+        )
+    clustered = many("acc", answers(600, 0, size=3), 2000)
+    yield Line("the same, 600 documents in 200 contexts", found(clustered), 2000, 0, 0.05)
+    for n in (12, 43, 172):
+        yield Line(f"no loss, perplexity, {n} windows", found(many("perplexity", windows(n, 0), 600)), 600, 0, 0.05)
+    yield Line("no loss, average precision, 400 pairs", found(many("ap", similarities(400, 0.5), 400)), 400, 0, 0.05)
+
+
+def power() -> Iterator[Line]:
+    yield Line(
+        "a drop of 5 points, 10% discordant, 1,000 documents: found",
+        found(many("acc", answers(1000, 0.05), 2000)),
+        2000,
+        0.95,
+        1,
+    )
+    for n, discordant, size in ((100, 0.1, 1), (1000, 0.1, 1), (1838, 0.3, 1), (600, 0.1, 3)):
+        drop = statistics.detectable(n // size, discordant)
+        assert drop is not None
+        name = f"in {n // size} contexts" if size > 1 else f"{discordant:.0%} discordant"
+        share = found(many("acc", answers(n, drop, max(discordant, drop), size=size), 2000))
+        yield Line(
+            f"the detectable drop of {n:,} documents, {name} ({100 * drop:.1f} points): found", share, 2000, 0.77, 0.83
+        )
+    rise = float(np.median([math.log1p(one.detectable / 24.5) for one in many("perplexity", windows(43, 0), 60)]))
+    yield Line(
+        "the detectable rise of perplexity, 43 windows: found",
+        found(many("perplexity", windows(43, rise), 600)),
+        600,
+        0.77,
+        0.83,
+    )
+
+
+def scores() -> Iterator[Line]:
+    generator = np.random.default_rng(SEED)
+    for n, right in ((100, 0.95), (500, 0.7), (1838, 0.65)):
+        values = [(generator.random(n) < right).astype(float) for _ in range(2000)]
+        yield _holds(f"Wilson, {n:,} documents, {right:.0%} right: holds the truth", "acc", values, None, None, right)
+    codes = np.repeat(np.arange(200), 3)
+    values = [np.repeat((generator.random(200) < 0.7).astype(float), 3) for _ in range(2000)]
+    yield _holds("Wilson, 600 documents in 200 contexts", "acc", values, None, codes, 0.7)
+    for n in (12, 43, 172):
+        drawn = [windows(n, 0)(generator) for _ in range(600)]
+        yield _holds(
+            f"bootstrap, perplexity, {n} windows",
+            "perplexity",
+            [one.dense for one in drawn],
+            drawn[0].label,
+            None,
+            math.exp(3.2),
+        )
+
+
+def _holds(
+    what: str, metric: str, samples: list, labels: np.ndarray | None, clusters: np.ndarray | None, truth: float
+) -> Line:
+    held = []
+    for seed, values in enumerate(samples):
+        label = np.full(len(values), np.nan) if labels is None else labels
+        score = math.exp(values.sum() / label.sum()) if metric == "perplexity" else float(values.mean())
+        around = statistics.interval(metric, score, values, label, clusters, seed)
+        held.append(around.low <= truth <= around.high)
+    return Line(what, float(np.mean(held)), len(samples), 0.93, 1)
+
+
+def recoveries() -> Iterator[Line]:
+    for n, drop, chance, size in ((200, 0.05, 0.5, 1), (1838, 0.1, 0.5, 1), (570, 0.2, 0.25, 1), (600, 0.05, 0.25, 3)):
+        truth = (0.7 - drop - chance) / (0.7 - chance)
+        made = many("acc", answers(n, drop, 0.25, size=size), 2000, chance)
+        where = f", in {n // size} contexts" if size > 1 else ""
+        yield _recovered(f"recovery of {truth:.0%}, accuracy, {n:,} documents{where}: holds the truth", made, truth)
+    big = [one.recovery for one in many("ap", similarities(200_000, 0.5), 3, 0.68)]
+    made = many("ap", similarities(400, 0.5), 400, 0.68)
+    yield _recovered("recovery, average precision, 400 pairs", made, float(np.mean(big)))
+
+
+def _recovered(what: str, made: list[Comparison], truth: float) -> Line:
+    kept = [one for one in made if one.recovery is not None]
+    held = [
+        (one.recovery_low is None or one.recovery_low <= truth)
+        and (one.recovery_high is None or truth <= one.recovery_high)
+        for one in kept
+    ]
+    return Line(what, float(np.mean(held)), len(kept), 0.93, 1)
+
+
+def main() -> int:
+    print("| what | share | wanted | samples |\n|---|---|---|---|")
+    lines = []
+    for part in (false_alarms, power, scores, recoveries):
+        for line in part():
+            print(line, flush=True)
+            lines.append(line)
+    return int(any(line.missed for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Scores that are not in a ledger, judged as the ledger judges them: what ``sparsebench score`` shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.ledger import statistics
+from sparsebench.ledger.statistics import Comparison, Interval, Pairs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sparsebench.benchmarks import Outcome, ScoreResult
+
+Results = Mapping[str, "ScoreResult"]
+
+
+def rows(results: Results, against: Results | None = None) -> list[dict[str, Any]]:
+    """One row a task: the score with its interval and, with ``against``, the paired difference, corrected and judged."""
+    found = [_row(result) for result in results.values()]
+    if against is None:
+        for row, result in zip(found, results.values(), strict=True):
+            binary = all(outcome.value in (0, 1) for outcome in result.outcomes)
+            row["detectable"] = statistics.detectable(result.n) if binary else None
+        return found
+    pairs = [compare(result, against[task]) if task in against else None for task, result in results.items()]
+    adjusted = statistics.holm([pair.p if pair else None for pair in pairs])
+    for row, pair, p in zip(found, pairs, adjusted, strict=True):
+        shown = pair or statistics.none("the other model has no score")
+        row["other"] = against[row["task"]].score if pair else None
+        row |= {
+            "difference": shown.difference,
+            "difference_low": shown.low,
+            "difference_high": shown.high,
+            "recovery": shown.recovery,
+            "p_holm": p,
+            "verdict": statistics.verdict(shown.difference, p, shown.higher_is_better),
+            "detectable": shown.detectable,
+        }
+    return found
+
+
+def interval(result: ScoreResult) -> Interval:
+    """The 95% interval of a score."""
+    values, labels = _columns(result.outcomes)
+    codes = statistics.codes(outcome.cluster for outcome in result.outcomes)
+    return statistics.interval(result.metric, result.score, values, labels, codes)
+
+
+def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
+    """Two scores of one task, on the documents that both models were shown, word for word."""
+    if variant.metric != dense.metric or interval(variant).low is None or interval(dense).low is None:
+        return statistics.none(statistics.UNEXPLAINED)
+    other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
+    both = [(one, other[key]) for one in variant.outcomes if (key := (one.doc_id, one.doc_hash)) in other]
+    values, _ = _columns([one for one, _ in both])
+    others, labels = _columns([one for _, one in both])
+    codes = statistics.codes(one.cluster for one, _ in both)
+    return statistics.compare(variant.metric, Pairs(values, others, labels, codes), dense.chance)
+
+
+def write_outcomes(path: Path, results: Results, against: Results | None = None) -> None:
+    """Every document of every task as a line of JSON; with ``against``, also what the other model got (null: not shown to it)."""
+    with path.open("w", encoding="utf-8") as file:
+        for task, result in results.items():
+            other = {} if against is None or task not in against else {
+                (one.doc_id, one.doc_hash): one.value for one in against[task].outcomes
+            }  # fmt: skip
+            for outcome in result.outcomes:
+                line = {"task": task, "metric": result.metric} | asdict(outcome)
+                if against is not None:
+                    line["against"] = other.get((outcome.doc_id, outcome.doc_hash))
+                file.write(json.dumps(line) + "\n")
+
+
+def whole(result: ScoreResult) -> dict[str, Any]:
+    """The protocol and the outcomes, as JSON has them."""
+    kept = asdict(result)
+    return {"protocol": kept["protocol"], "outcomes": kept["outcomes"]}
+
+
+def _row(result: ScoreResult) -> dict[str, Any]:
+    around = interval(result)
+    return {
+        "task": result.task,
+        "metric": result.metric,
+        "score": result.score,
+        "low": around.low,
+        "high": around.high,
+        "stderr": result.stderr,
+        "n": result.n,
+        "limited": result.limited,
+        "chance": result.chance,
+    }
+
+
+def _columns(outcomes: Sequence[Outcome]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Values and labels, NaN for a label that there is not."""
+    import numpy as np
+
+    values = np.array([one.value for one in outcomes], dtype=np.float64)
+    return values, np.array([np.nan if one.label is None else one.label for one in outcomes], dtype=np.float64)
