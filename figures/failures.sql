@@ -7,7 +7,7 @@
 -- text: text
 -- remark: reason
 -- facet: model
--- range: 0 1
+-- range: -0.15 1.4
 -- xscale: sparsity
 -- xlabel: sparsity, %
 -- note: F failed, U unsupported (the combination does not exist), S skipped (what it needs had failed), · done. Only rows with such a cell are shown.

@@ -1,4 +1,4 @@
--- title: Every timed step: its time over the median of the dense model in the same job
+-- title: Every timed step, over the median of the dense model beside it
 -- about: how the times of single steps spread, as they were measured
 -- kind: strip
 -- x: relative
@@ -6,7 +6,6 @@
 -- series: engine
 -- facet: facet
 -- reference: one = median of the dense model
--- columns: 2
 -- xlabel: time of a step / median of the dense model in the same job
 -- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself: the noise. Steps over 2.5 medians are drawn at 2.5.
 

@@ -19,8 +19,9 @@ PANEL, FRAME, CELL = 1.8, 0.55, 0.17
 TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
 CHARACTER, TITLE_CHARACTER = 0.061, 0.064
 HANDLE = 0.5
-NARROWEST = 1.6
-"""Inches that a panel of a small multiple needs at least."""
+NARROWEST = {"heatmap": 1.6}
+ELSE = 1.9
+"""Inches that a panel of a small multiple needs at least, by kind and else."""
 
 
 class Canvas:
@@ -42,12 +43,13 @@ class Canvas:
         self.rowing = 0.0
         if spec.kind in ("heatmap", "strip"):
             self.rowing = CHARACTER * max(len(str(row[spec.get("y")])) for row in rows)
-        fitting = max(1, int(width / max(NARROWEST, 1.0 + self.rowing)))
-        most = min(int(spec.get("columns", "1" if spec.kind == "heatmap" else "3")), fitting)
+        fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.rowing)))
+        most = min(int(spec.get("columns", "1" if spec.kind in ("heatmap", "strip") else "3")), fitting)
         # Four panels stand two by two rather than three and one.
         self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
+        self.most_rows = 1
         self.direct = False
         self.naming = 0.0
         self._legend: dict[str, Any] | None = None
@@ -92,6 +94,7 @@ class Canvas:
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
         shared: Axes | None = None
         for down, line in enumerate(lines):
+            self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
             for across, name in enumerate(line):
                 axes = self.figure.add_subplot(
                     grid[down, across], sharey=shared if self.spec.get("yshare") == "yes" else None
@@ -111,14 +114,17 @@ class Canvas:
 
     def _height(self, line: Sequence[Rows]) -> float:
         if self.spec.kind in ("heatmap", "strip"):
-            return FRAME + CELL * max(len({row[self.spec.get("y")] for row in rows}) for rows in line)
+            return FRAME + CELL * max(map(self._rows_of, line))
         return self.panel_height
+
+    def _rows_of(self, rows: Rows) -> int:
+        return len({row[self.spec.get("y")] for row in rows})
 
     def _title(self, name: str) -> str:
         bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
         beside = max(0.5, self.rowing + 0.2)
         width = int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER)
-        return "\n".join(line for part in name.splitlines() for line in textwrap.wrap(part, width))
+        return "\n".join(line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False))
 
     def legend(self, line: bool | None, levels: Sequence[tuple[str, str, Any]] = (), joined: bool = True) -> None:
         """One legend for all panels.

@@ -38,6 +38,11 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         interpolation="nearest",
     )
     axes.grid(False)
+    if "text" in spec.values:
+        for edge in range(1, len(down)):
+            axes.axhline(edge - 0.5, color="white", linewidth=1.5)
+        for edge in range(1, len(across)):
+            axes.axvline(edge - 0.5, color="white", linewidth=1.5)
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)

@@ -25,7 +25,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """Draw one panel."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
     best = front(rows, canvas)
-    axes.margins(x=0.08, y=0.1)
+    axes.margins(x=0.1, y=0.1)
     for row in rows:
         look = canvas.looks[canvas.series(row)]
         solid = row in best or "front" not in canvas.spec.values

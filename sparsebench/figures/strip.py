@@ -35,9 +35,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.fill_between([first, third], place - BOX, place + BOX, color=colour, alpha=0.35, linewidth=0, zorder=3)
         axes.plot([middle] * 2, [place - 1.3 * BOX, place + 1.3 * BOX], color="black", linewidth=1.4, zorder=4)
     axes.set_yticks(range(len(down)), [str(name) for name in down])
-    # Rows are as high as in the fullest panel.
-    most = max(len({row[y] for row in canvas.rows if canvas.facet(row) == facet}) for facet in canvas.facets)
-    axes.set_ylim(most - 0.4, -0.6)
+    axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
