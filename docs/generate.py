@@ -243,9 +243,10 @@ A figure is a `.sql` file whose first lines are `-- key: value`; the query below
     text += "".join(f"| `{key}` | {_cell(meaning)} |\n" for key, meaning in KEYS.items())
     text += "\nWhat each kind cannot do without:\n\n| kind | keys |\n|---|---|\n"
     text += "".join(f"| `{kind}` | {', '.join(f'`{key}`' for key in keys)} |\n" for kind, keys in KINDS.items())
-    text += "\n## The shipped figures\n\n| name | shows | kind |\n|---|---|---|\n"
+    text += "\n## The shipped figures\n\n| name | title | what it is about | kind |\n|---|---|---|---|\n"
     return text + "".join(
-        f"| `{one.name}` | {_cell(one.title)} | {one.kind} |\n" for one in listing(Path("no such folder"))
+        f"| `{one.name}` | {_cell(one.title)} | {_cell(one.get('about'))} | {one.kind} |\n"
+        for one in listing(Path("no such folder"))
     )
 
 

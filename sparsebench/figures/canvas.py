@@ -124,7 +124,9 @@ class Canvas:
         bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
         beside = max(0.5, self.rowing + 0.2)
         width = int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER)
-        return "\n".join(line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False))
+        return "\n".join(
+            line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False)
+        )
 
     def legend(self, line: bool | None, levels: Sequence[tuple[str, str, Any]] = (), joined: bool = True) -> None:
         """One legend for all panels.

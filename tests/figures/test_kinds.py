@@ -1,0 +1,160 @@
+"""Scatter, strip, curve and the heatmap's words: whatever the number of series or rows, nothing clips or overlaps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsebench.figures import draw, style
+from sparsebench.figures.canvas import Canvas
+from sparsebench.figures.draw import SHIPPED
+from sparsebench.figures.scatter import front
+from sparsebench.figures.spec import parse
+from sparsebench.ledger import query
+from tests.figures.test_draw import overlaps
+
+SERIES = pytest.mark.parametrize("series", [3, 10, 40])
+WIDTHS = pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
+
+
+def table(rows: list[dict[str, Any]]) -> query.Table:
+    return query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+
+
+def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:
+    """Scores that rise with size, many alike."""
+    generator = np.random.default_rng(series)
+    return [
+        {
+            "megabytes": round(50 + 200 * (1 - sparsity), 0), "score": score, "low": score - 0.02, "high": score + 0.02,
+            "chance": 0.5,
+            "dense": 0.7, "bound": number == 1, "panel": f"a-model-{facet} (dequantized)\ntask (acc)",
+            "series": f"method-{number}/row",
+            "text": f"{100 * sparsity:g}",
+        }
+        for facet in range(facets) for number in range(series) for sparsity in (0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+        for score in [0.7 - 0.2 * sparsity**2 + 0.01 * generator.normal()]
+    ]  # fmt: skip
+
+
+@WIDTHS
+@SERIES
+def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: float) -> None:
+    figure = draw(parse(SHIPPED / "pareto_bytes.sql"), table(costs(series)), [], width)
+    assert overlaps(figure) == []
+    for axes in figure.axes:
+        assert 1 <= len([text for text in axes.texts if text.get_text().isdigit()]) <= 7
+
+
+def test_the_front_is_what_no_other_point_beats() -> None:
+    rows = [{"megabytes": x, "score": y} for x, y in ((3, 0.5), (1, 0.2), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))]
+    for better, expected in (("high", [(1, 0.2), (2.5, 0.45), (3, 0.5)]), ("low", [(1, 0.1)])):
+        spec = parse(SHIPPED / "pareto_bytes.sql")
+        values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
+        canvas = Canvas(type(spec)(spec.name, spec.path, values, {}, ""), rows)
+        assert [(row["megabytes"], row["score"]) for row in front(rows, canvas)] == expected
+
+
+@WIDTHS
+@SERIES
+def test_strips_clip_and_overlap_nothing(series: int, width: float) -> None:
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "relative": 1 + abs(generator.normal()) / 9, "one": 1, "engine": f"engine {row % 3}",
+            "facet": f"a-model-{facet}\none more token",
+            "label": f"sparse kernels ×1 {row}%, {20 + row}.3 ms",
+        }
+        for facet in range(2) for row in range(series - facet) for _ in range(24)
+    ]  # fmt: skip
+    figure = draw(parse(SHIPPED / "latency.sql"), table(rows), [], width)
+    assert overlaps(figure) == []
+    heights = [axes.bbox.height / (axes.get_ylim()[0] + 0.6) for axes in figure.axes]
+    assert max(heights) == pytest.approx(min(heights), rel=0.25), "rows of one figure are alike"
+
+
+@WIDTHS
+@SERIES
+def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int, width: float) -> None:
+    rows = [
+        {
+            "sparsity": sparsity, "row_name": f"method-{row}/layer: latency int8 ×1",
+            "severity": 1.0 if sparsity > 0.5 else 0.0,
+            "text": "F" if sparsity > 0.5 else "·", "reason": f"reason number {row}" if sparsity > 0.5 else None,
+            "model": "a-model (random weights)",
+        }
+        for row in range(series) for sparsity in (0.0, 0.5, 0.9, 0.99)
+    ]  # fmt: skip
+    figure = draw(parse(SHIPPED / "failures.sql"), table(rows), [], width)
+    assert overlaps(figure) == []
+    cells = {text.get_text() for text in figure.axes[0].texts}
+    assert "F a" in cells and ("F nn" in cells) == (series == 40)
+    told = next(text.get_text() for text in figure.texts if "reason number 0" in text.get_text())
+    assert all(f"reason number {row}" in told for row in range(series))
+
+
+@WIDTHS
+@SERIES
+def test_curves_clip_and_overlap_nothing(series: int, width: float) -> None:
+    rows = [
+        {
+            "threshold": 2.0 ** (step / 3), "value": 100 * math.erf(2.0 ** (step / 3) * (1 + number / 50)),
+            "bound": number == 0,
+            "series": f"third {number}", "model": "m", "facet": f"a-model-{facet} (dequantized)\nshare below, %",
+        }
+        for facet in range(2) for number in range(series) for step in range(-18, 7)
+    ]  # fmt: skip
+    assert overlaps(draw(parse(SHIPPED / "magnitudes.sql"), table(rows), [], width)) == []
+
+
+@pytest.mark.parametrize("threshold", [1e-4, 0.0299, 0.0301, 0.1, 0.5, 1.0, 3.0])
+def test_the_normal_distribution_s_share_is_known_to_sql(ledger: Path, threshold: float) -> None:
+    found = query.run(ledger, f"SELECT normal_share({threshold}::DOUBLE)").rows[0][0]
+    assert found == pytest.approx(math.erf(threshold / math.sqrt(2)), rel=1e-5, abs=2e-7)
+
+
+def test_curves_hold_the_recovery_of_vs_dense_and_its_interval(ledger: Path) -> None:
+    asked = """
+        SELECT c.recovery, c.recovery_low, c.recovery_high, v.score, v.dense_score, v.chance, v.difference, v.low, v.high
+        FROM curves c JOIN vs_dense v USING (manifest, variant_id, task, metric)
+        WHERE c.recovery IS NOT NULL AND c.method <> 'dense'
+    """
+    rows = query.run(ledger, asked).dicts()
+    assert rows
+    for row in rows:
+        skill = row["dense_score"] - row["chance"]
+        assert row["recovery"] == pytest.approx((row["score"] - row["chance"]) / skill)
+        assert row["recovery_high"] - row["recovery_low"] == pytest.approx((row["high"] - row["low"]) / skill)
+    asked = "SELECT count(*) FROM curves WHERE sparsity = 0 AND recovery IS NOT NULL AND recovery <> 1"
+    assert query.run(ledger, asked).rows == ((0,),)
+
+
+def test_layers_of_a_variant_add_up_to_its_achieved_sparsity(ledger: Path) -> None:
+    asked = """
+        SELECT DISTINCT l.found, r.achieved_sparsity
+        FROM (SELECT manifest, variant_id, sum(zeros) / sum(params) AS found FROM layer_sparsity GROUP BY ALL) l
+        JOIN results r USING (manifest, variant_id)
+    """
+    rows = query.run(ledger, asked).rows
+    assert rows
+    assert all(found == pytest.approx(achieved, abs=1e-3) for found, achieved in rows)
+
+
+def test_a_failed_cell_is_on_the_map_with_its_reason(ledger: Path) -> None:
+    rows = query.run(ledger, parse(SHIPPED / "failures.sql").sql).dicts()
+    assert {row["row_name"] for row in rows} == {"magnitude/layer: memory int8 ×1"}
+    assert [(row["sparsity"], row["text"], (row["reason"] or "").partition(":")[0]) for row in rows] == [
+        (0.0, "·", ""), (0.5, "U", "unsupported"), (0.9, "F", "failed"),
+    ]  # fmt: skip
+
+
+def test_only_int8_is_not_paired_and_lines_begin_at_dense(ledger: Path) -> None:
+    rows = query.run(ledger, "FROM speedups WHERE manifest = 'engines'").dicts()
+    assert {row["paired"] for row in rows if row["engine"] != "int8"} == {True}
+    assert {row["paired"] for row in rows if row["engine"] == "int8"} == {False}
+    for row in rows:
+        assert row["line"] == "magnitude/layer"  # dense is where the line begins
