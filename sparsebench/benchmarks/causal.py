@@ -44,7 +44,7 @@ class Scorer(HFLM):
     progress: Progress | None = None
     share = False
     sharing = "off: not asked for"
-    notes: Mapping[str, str | int] = {}
+    notes: Mapping[str, str | int | float] = {}
     _shown = False
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:

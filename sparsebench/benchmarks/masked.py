@@ -29,17 +29,13 @@ class MaskedScorer(LM):
         super().__init__()
         self.reader = pll.Reader(tokenizer, model.config.to_dict())
         self.scorer = pll.Scorer(model, tokenizer, batch_size)
-        self.notes: dict[str, str | int] = {}
+        self.notes: dict[str, str | int | float] = {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(Σ log p, whether every token is the most probable one) for each (context, continuation)."""
         texts = [self.reader.continuation(*request.args) for request in requests]
         self.sharing = "off: a masked language model"
-        self.notes = {
-            "softmax_dtype": "float32",
-            "likelihood": f"pseudo, {pll.METHOD}",
-            "cut_inputs": sum(text.cut > 0 for text in texts),
-        }
+        self.notes = {**self.scorer.protocol, "cut_inputs": sum(text.cut > 0 for text in texts)}
         answers = self.scorer.score(texts, self.progress)
         return [(math.fsum(p for p, _ in found), all(first for _, first in found)) for found in answers]
 

@@ -21,6 +21,7 @@ from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.models.text import longest_input, special_tokens
 
 METHOD = "word-l2r"
+"""The correction within words, by its authors' name."""
 TOKENS = 1024
 """Tokens in a batch of masked copies."""
 ROWS = 64
@@ -120,6 +121,15 @@ class Scorer:
     tokenizer: Any
     rows: int | None = None
     within_words: bool = True
+
+    @property
+    def protocol(self) -> dict[str, str | int | float]:
+        """What a record says of how likelihoods were computed."""
+        return {
+            "likelihood": f"pseudo, {METHOD if self.within_words else 'original'}",
+            "softmax_dtype": "float32",
+            "batch_size": self.rows or f"{TOKENS} tokens",
+        }
 
     def score(self, texts: Sequence[Text], progress: Progress | None = None) -> list[list[Answer]]:
         """The answer for each scored token of each text, in order. Equal texts are scored once.

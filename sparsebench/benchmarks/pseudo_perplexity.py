@@ -40,7 +40,8 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     size = min(WINDOW, reader.longest)
     every = windows(reader, text, size)
     part = every[: spec.limit]
-    answers = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size).score(part, encoder.progress)
+    scorer = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size)
+    answers = scorer.score(part, encoder.progress)
     values = [-math.fsum(likelihood for likelihood, _ in window) for window in answers]
     broken = next((place for place, value in enumerate(values, 1) if not math.isfinite(value)), None)
     if broken:
@@ -64,8 +65,8 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
             for place, (window, value, count) in enumerate(zip(part, values, counts, strict=True))
         ),
         protocol=encoder.protocol(task)
+        | scorer.protocol
         | {
-            "likelihood": f"pseudo, {pll.METHOD}",
             "passages": len(found.rows),
             "joiner": "blank line",
             "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -73,7 +74,6 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
             "documents": len(every),
             "scored_tokens": sum(counts),
             "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
-            "softmax_dtype": "float32",
         },
     )
 

@@ -7,6 +7,7 @@ import pytest
 from sparsebench import environment
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
+from sparsebench.plan.estimate import ModelSize, seconds_of
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
@@ -195,3 +196,14 @@ def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
     assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.allocation == "uniform"} == {
         "wanda", "sparsegpt",
     }  # fmt: skip
+
+
+def test_a_masked_model_reads_a_text_once_for_each_token() -> None:
+    tasks = [{"task": name, "limit": 100} for name in ("sst2_probe", "piqa", "hellaswag", "pseudo_perplexity")]
+    made = planned(models=[{"name": "m", "source": "path:m", "family": "encoder"}], benchmarks={"encoder": tasks})
+    size = ModelSize(1_000_000, 4_000_000)
+    once, known, stock, text = (
+        seconds_of(cell, size) for cell in made.cells if cell.stage == "benchmarks" and cell.variant.is_dense
+    )
+    assert known == stock == pytest.approx(12 * once)
+    assert text == pytest.approx(128 * 128 / 50 * once)
