@@ -1,10 +1,11 @@
 """Scores a model with sparsebench and with stock lm-eval on the same documents, and compares every number.
 
-    python benchmarks/stock_lm_eval.py FOLDER --task piqa --limit 50 [--batch-size N] [--stock-batch-size N] [--float32]
+    python benchmarks/stock_lm_eval.py FOLDER --task piqa --task boolq --limit 50 [--batch-size N] [--stock-batch-size N …]
 
 Without a batch size sparsebench shares the beginnings of inputs and is compared with stock at 16: at most 0.2% of the
-outcomes may differ, and in float32 no log-likelihood by more than 1e-3. With one, sparsebench takes stock's batches, and
-nothing may differ when stock has the same. Exits with 1 when more differs than may.
+outcomes may differ, and with --float32 no log-likelihood by more than 1e-3. With one, sparsebench takes stock's batches,
+and no outcome and no score may differ when stock has the same. Exits with 1 when more differs than may. Each side loads
+the model and the tasks once; their seconds count. Several stock batch sizes are tried in turn.
 """
 
 from __future__ import annotations
@@ -12,92 +13,101 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import ScoreResult, TaskSpec
-from sparsebench.benchmarks.catalog import definition
-from sparsebench.benchmarks.index import tasks_folder
+from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec, offline
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Family
 
+CHOICES = [name for name, task in TASKS.items() if task.adapter == "harness" and task.parts == 1]
 STOCK_BATCH_SIZE = 16
 OUTCOMES = 0.002
 """The share of outcomes that may differ when beginnings are shared."""
 LIKELIHOOD = 1e-3
 """How far log-likelihoods may then lie apart in float32."""
 
-Answers = dict[tuple[str, str], tuple[float, bool]]
-"""(log-likelihood, whether greedy decoding gives it) of every (context, continuation)."""
+Answers = dict[tuple[str, str, str], tuple[float, bool]]
+"""(log-likelihood, whether greedy decoding gives it) of every (task, context, continuation)."""
 
 
-def ours(folder: Path, family: Family, spec: TaskSpec, cache: sources.Cache, batch_size: int | None) -> ScoreResult:
-    """sparsebench's result."""
-    found: list[ScoreResult] = []
+@dataclass
+class Side:
+    """What one harness found: per task its score and standard error, every document's outcome, every answer."""
 
-    def emit(_: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
+    scores: dict[str, tuple[float, float]]
+    outcomes: dict[str, list[float]]
+    answers: Answers
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+def ours(
+    options: argparse.Namespace, folder: Path, specs: list[TaskSpec], cache: sources.Cache
+) -> tuple[Side, set[str]]:
+    """sparsebench's results, and what it says of prefix sharing."""
+    found: dict[str, ScoreResult] = {}
+
+    def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
         if isinstance(result, SparsebenchError):
             raise result
-        found.append(result)
+        found[spec.task] = result
 
-    benchmarks.score(folder, family, [spec], cache, emit, batch_size=batch_size)
-    return found[0]
+    with recorded() as answers:
+        benchmarks.score(folder, options.family, specs, cache, emit)
+    scores = {task: (result.score, result.stderr) for task, result in found.items()}
+    outcomes = {task: [outcome.value for outcome in result.outcomes] for task, result in found.items()}
+    return Side(scores, outcomes, answers), {str(result.protocol["prefix_sharing"]) for result in found.values()}
 
 
-def stock(folder: Path, spec: TaskSpec, cache: sources.Cache, batch_size: int) -> dict[str, Any]:
-    """lm-eval's own results for the stock task, with only the place of the data changed."""
+def stock(options: argparse.Namespace, folder: Path, specs: list[TaskSpec], cache: sources.Cache, size: int) -> Side:
+    """lm-eval's own results for the stock tasks, with only the place of the data changed."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    ((split, source),) = definition(spec.task)["dataset_kwargs"]["data_files"].items()
-    data = sources.fetch(sources.parse(source), cache)
-    task = {
-        "include": str(tasks_folder() / definition(spec.task)["include"]),
-        "dataset_path": "arrow",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(data)}},
-        "training_split": None,
-        "test_split": None,
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "task.yaml").write_text(yaml.safe_dump(task))
-        found = simple_evaluate(
+    with recorded() as answers, tempfile.TemporaryDirectory() as scratch:
+        for spec in specs:
+            offline.write(spec.task, cache, Path(scratch))
+        results = simple_evaluate(
             model="hf",
             model_args={"pretrained": str(folder), "dtype": "auto", "device": "cpu"},
-            batch_size=batch_size,
-            tasks=[spec.task],
-            limit=spec.limit,
-            num_fewshot=spec.num_fewshot,
+            batch_size=size,
+            tasks=[spec.task for spec in specs],
+            limit=options.limit,
+            num_fewshot=options.num_fewshot,
             task_manager=TaskManager(include_path=scratch, include_defaults=False),
         )
-    assert found is not None
-    return dict(found)
+    assert results is not None
+    scores, outcomes = {}, {}
+    for spec in specs:
+        metric, reported = TASKS[spec.task].metric, results["results"][spec.task]
+        scores[spec.task] = reported[f"{metric},none"], reported[f"{metric}_stderr,none"]
+        samples = sorted(results["samples"][spec.task], key=lambda sample: int(sample["doc_id"]))
+        outcomes[spec.task] = [float(sample[metric]) for sample in samples]
+    return Side(scores, outcomes, answers)
 
 
 @contextmanager
-def recorded() -> Iterator[tuple[Answers, list[float]]]:
-    """All that lm-eval's Hugging Face model answers meanwhile, and the wall and CPU seconds that it takes to."""
+def recorded() -> Iterator[Answers]:
+    """All that lm-eval's Hugging Face model answers meanwhile."""
     from lm_eval.models.huggingface import HFLM
 
     answers: Answers = {}
-    seconds = [0.0, 0.0]
     loglikelihood = HFLM.loglikelihood
 
     def record(self: HFLM, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        start = time.perf_counter(), time.process_time()
         found: list[tuple[float, bool]] = loglikelihood(self, requests, *args, **kwargs)
-        seconds[:] = time.perf_counter() - start[0], time.process_time() - start[1]
-        answers.update(zip((request.args for request in requests), found, strict=True))
+        asked = ((str(request.task_name), *request.args) for request in requests)
+        answers.update(zip(asked, found, strict=True))
         return found
 
     HFLM.loglikelihood = record
     try:
-        yield answers, seconds
+        yield answers
     finally:
         HFLM.loglikelihood = loglikelihood
 
@@ -113,38 +123,61 @@ def in_float32(folder: Path, family: Family) -> Iterator[Path]:
         yield Path(copy)
 
 
-def compare(folder: Path, options: argparse.Namespace) -> bool:
-    """Score twice, print both scores, the seconds and all differences; whether they are no more than may be."""
-    spec = TaskSpec(options.task, options.limit, options.num_fewshot)
-    cache = sources.Cache()
-    stock_size = options.stock_batch_size or options.batch_size or STOCK_BATCH_SIZE
-    with recorded() as (answers, spent):
-        mine = ours(folder, options.family, spec, cache, options.batch_size)
-    with recorded() as (known, stock_spent):
-        theirs = stock(folder, spec, cache, stock_size)
-    reported = theirs["results"][spec.task]
-    samples = sorted(theirs["samples"][spec.task], key=lambda sample: sample["doc_id"])
-    pairs = zip(mine.outcomes, samples, strict=True)
-    differing = sum(outcome.value != sample[mine.metric] for outcome, sample in pairs)
-    assert answers.keys() == known.keys()
-    apart = [abs(answers[request][0] - likelihood) for request, (likelihood, _) in known.items()]
-    greedy = sum(answers[request][1] != is_greedy for request, (_, is_greedy) in known.items())
-    exact = options.batch_size is not None
-    for name, score, stderr, (wall, cpu) in (
-        ("sparsebench", mine.score, mine.stderr, spent),
-        ("stock", reported[f"{mine.metric},none"], reported[f"{mine.metric}_stderr,none"], stock_spent),
-    ):
-        speed = f"{wall:.1f} s wall, {cpu:.1f} s CPU, {mine.n / cpu:.1f} documents per CPU second"
-        print(f"{name:12} {mine.metric} {score!r} ± {stderr!r}  {speed}")
-    sizes = f"batch size {options.batch_size}" if exact else f"prefix sharing {mine.protocol['prefix_sharing']}"
-    print(f"{differing} of {mine.n} documents differ ({sizes}; stock: batch size {stock_size})")
+def timed(run: Callable[[], Side], name: str) -> Side:
+    """Run one side, model and tasks loaded from nothing; print its seconds."""
+    start = time.perf_counter(), time.process_time()
+    side = run()
+    side.wall, side.cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    documents = sum(map(len, side.outcomes.values()))
     print(
-        f"{sum(distance > 0 for distance in apart)} of {len(apart)} log-likelihoods differ, by {max(apart):.1e} at "
-        f"most; {greedy} of the greedy flags"
+        f"{name:30} {side.wall:7.1f} s wall {side.cpu:7.1f} s CPU {documents / side.cpu:7.2f} documents per CPU second"
     )
-    if exact:
-        return differing == 0 or stock_size != options.batch_size
-    return differing <= OUTCOMES * mine.n and (not options.float32 or max(apart) <= LIKELIHOOD)
+    return side
+
+
+def compare(folder: Path, options: argparse.Namespace) -> bool:
+    """Score, print seconds, scores and all differences; whether they are no more than may be."""
+    specs = [TaskSpec(task, options.limit, options.num_fewshot, batch=options.batch_size) for task in options.task]
+    cache, sharing = sources.Cache(), set[str]()
+
+    def run_ours() -> Side:
+        side, said = ours(options, folder, specs, cache)
+        sharing.update(said)
+        return side
+
+    mine = timed(run_ours, f"sparsebench, {options.batch_size or 'auto'}")
+    print("prefix sharing:", "; ".join(sorted(sharing)))
+    good = True
+    for size in options.stock_batch_size or [options.batch_size or STOCK_BATCH_SIZE]:
+        theirs = timed(lambda size=size: stock(options, folder, specs, cache, size), f"stock, {size}")
+        print(
+            f"sparsebench is {theirs.cpu / mine.cpu:.2f} times as fast by CPU, {theirs.wall / mine.wall:.2f} by wall time"
+        )
+        good &= _differences(mine, theirs, options, size)
+    return good
+
+
+def _differences(mine: Side, theirs: Side, options: argparse.Namespace, size: int) -> bool:
+    exact = options.batch_size is not None
+    good, documents, differing = True, 0, 0
+    for task, values in mine.outcomes.items():
+        changed = sum(one != other for one, other in zip(values, theirs.outcomes[task], strict=True))
+        pairs = [(mine.answers[key], known) for key, known in theirs.answers.items() if key[0] == task]
+        apart = [abs(one[0] - other[0]) for one, other in pairs]
+        greedy = sum(one[1] != other[1] for one, other in pairs)
+        same = "to the digit" if mine.scores[task] == theirs.scores[task] else "NOT EQUAL"
+        print(
+            f"  {task:16} {mine.scores[task][0]!r:20} stock {theirs.scores[task][0]!r:20} {same}; {changed} of {len(values)} "
+            f"outcomes, {sum(d > 0 for d in apart)} of {len(apart)} log-likelihoods differ, by {max(apart):.1e} at most; "
+            f"{greedy} greedy flags"
+        )
+        documents, differing = documents + len(values), differing + changed
+        if exact and size == options.batch_size:
+            good &= changed == 0 and mine.scores[task] == theirs.scores[task]
+        elif options.float32:
+            good &= max(apart) <= LIKELIHOOD
+    print(f"  {differing} of {documents} outcomes differ")
+    return good and (exact or differing <= OUTCOMES * documents)
 
 
 def main() -> int:
@@ -152,13 +185,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", default="decoder", choices=["decoder", "encoder-decoder"])
-    parser.add_argument("--task", default="piqa")
+    parser.add_argument("--task", action="append", choices=CHOICES)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--num-fewshot", type=int)
     parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--stock-batch-size", type=int)
+    parser.add_argument("--stock-batch-size", type=int, action="append")
     parser.add_argument("--float32", action="store_true")
     options = parser.parse_args()
+    options.task = options.task or ["piqa"]
     if not options.float32:
         return int(not compare(options.folder, options))
     with in_float32(options.folder, options.family) as copy:

@@ -16,7 +16,8 @@ class TaskSpec:
     """A task as a manifest asks for it.
 
     ``limit`` scores only the first documents; ``labels`` names a classification head's outputs, in order, where the
-    checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs of sentences.
+    checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs of sentences; ``batch`` is a
+    number of sequences a forward pass, None the fastest way.
     """
 
     task: str
@@ -24,6 +25,7 @@ class TaskSpec:
     num_fewshot: int | None = None
     labels: tuple[str, ...] | None = None
     data: str | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)

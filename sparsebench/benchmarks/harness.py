@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import random
@@ -120,7 +121,8 @@ class Harness:
             limited=len(outcomes) < available,
             chance=_chance(spec.task, loaded["tasks"], found, chosen.metric),
             outcomes=outcomes,
-            protocol=self._protocol(spec, loaded, results, chosen) | {"documents": available, "non_finite": broken},
+            protocol=self._protocol(spec, loaded, results, chosen)
+            | {"documents": available, "documents_sha256": _digest(found), "non_finite": broken},
         )
 
     def _protocol(
@@ -232,6 +234,14 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
         value=0.0 if _broken(sample) else float(sample[metric]),
         cluster=cluster(sample["doc"]),
     )
+
+
+def _digest(found: list[tuple[str, dict[str, Any]]]) -> str:
+    """The sha256 of the scored documents as the data has them, in order."""
+    digest = hashlib.sha256()
+    for _, sample in found:
+        digest.update(json.dumps(sample["doc"], sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _broken(sample: dict[str, Any]) -> bool:

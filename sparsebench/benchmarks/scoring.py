@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
-from sparsebench.benchmarks.contract import Emit, Progress, TaskSpec
+from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ def check(spec: TaskSpec, family: Family) -> None:
     if spec.num_fewshot and adapter != "harness":
         reason = "a text is read as it is" if adapter.endswith("perplexity") else "an encoder reads what it is asked"
         raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
+    if spec.batch and adapter == "perplexity":
+        raise BenchmarkError(f"task {spec.task} reads one window at a time", "remove `batch`")
 
 
 def score(
@@ -40,13 +44,13 @@ def score(
     tasks: Sequence[TaskSpec],
     cache: sources.Cache,
     emit: Emit,
-    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
-    Without ``batch_size`` the family's fastest way is taken; with it lm-eval's own batches of so many sequences, whose
-    numbers are stock's to the digit. Raises ModelError when the model itself cannot be loaded.
+    Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
+    numbers are stock's to the digit. (Tasks with different ones: the model is loaded once for each.)
+    Raises ModelError when the model itself cannot be loaded.
     """
     fit: list[TaskSpec] = []
     for spec in tasks:
@@ -55,16 +59,22 @@ def score(
             fit.append(spec)
         except BenchmarkError as error:
             emit(spec, error)
-    if not fit:
-        return
-    scorers = _load(folder, family, {adapter_of(spec.task) for spec in fit}, batch_size, progress)
-    for spec in fit:
-        try:
-            result = scorers[adapter_of(spec.task)].score(spec, cache)
-        except SparsebenchError as error:
-            emit(spec, error)
-        else:
-            emit(spec, result)
+    for size in dict.fromkeys(spec.batch for spec in fit):
+        alike = [spec for spec in fit if spec.batch == size]
+        scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress)
+        for spec in alike:
+            try:
+                result = _with_prompts(scorers[adapter_of(spec.task)].score(spec, cache))
+            except SparsebenchError as error:
+                emit(spec, error)
+            else:
+                emit(spec, result)
+
+
+def _with_prompts(result: ScoreResult) -> ScoreResult:
+    """The result with one hash of all that the model was shown, the documents' ids and their order."""
+    shown = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
+    return replace(result, protocol=result.protocol | {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()})
 
 
 def _load(

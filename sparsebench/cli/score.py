@@ -29,6 +29,10 @@ def score(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.", show_default=False)] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.", show_default=False)] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.", show_default=False),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option("--label", help="What a classification head's outputs mean, in order.", show_default=False),
@@ -86,7 +90,9 @@ def score(
         raise UserError(f"--task {unknown[0]}: no such task", did_you_mean(unknown[0], benchmarks.names()) or None)
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    specs = [benchmarks.TaskSpec(name, limit, num_fewshot) for name in task]
+    specs = [
+        benchmarks.TaskSpec(name, limit, num_fewshot, tuple(label) if label else None, data, batch) for name in task
+    ]
     sides = [single(text, family, dtype.value, offline) for text in (against, source) if text]
     failures: list[str] = []
     found = [_scored(model, specs, failures) for model in sides]

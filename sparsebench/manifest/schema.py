@@ -252,6 +252,8 @@ class Task(Strict):
     """Score only the first documents; such scores are marked as limited everywhere."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples in the prompt, where the task allows it."""
+    batch: Count | Literal["auto"] = "auto"
+    """Sequences a forward pass: `auto` is the fastest way; a number makes lm-eval's own batches, and its numbers to the digit."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
 

@@ -144,7 +144,8 @@ def _cells_of(
 
 def _task_settings(task: Task, model: Model) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
-    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels
+    batch = {} if task.batch == "auto" else {"batch": task.batch}
+    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:

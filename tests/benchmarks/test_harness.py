@@ -172,6 +172,46 @@ def test_protocol_says_how(tiny_llama: Path, documents: Documents, run: Run):
     assert protocol["harness"].startswith("lm-eval 0.")
 
 
+def test_the_same_cell_again_gives_the_same_to_the_bit(tiny_llama: Path, documents: Documents, run: Run):
+    first, again = (run(tiny_llama, "decoder", "arc_easy", limit=9) for _ in range(2))
+    assert again == first
+    assert (
+        run(tiny_llama, "decoder", "arc_easy", limit=9, batch_size=3).protocol["prompts_sha256"]
+        == (first.protocol["prompts_sha256"])
+    )
+
+
+def test_documents_and_prompts_are_known_by_their_hashes(
+    tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    first = run(tiny_llama, "decoder", "piqa", limit=5).protocol
+    hub(monkeypatch, {"validation": [documents["piqa"][place] for place in (1, 0, 2, 3, 4)]})
+    other = run(tiny_llama, "decoder", "piqa").protocol
+    assert (
+        len({first["documents_sha256"], other["documents_sha256"], first["prompts_sha256"], other["prompts_sha256"]})
+        == 4
+    )
+    hub(monkeypatch, {"validation": documents["piqa"][:5]})
+    same = run(tiny_llama, "decoder", "piqa").protocol
+    assert (same["documents_sha256"], same["prompts_sha256"]) == (first["documents_sha256"], first["prompts_sha256"])
+
+
+def test_each_task_has_its_own_batch(tiny_llama: Path, documents: Documents):
+    found: list[Any] = []
+    specs = [
+        TaskSpec("piqa", 3, batch=2),
+        TaskSpec("arc_easy", 3),
+        TaskSpec("arc_easy", 3, batch=2),
+        TaskSpec("perplexity", batch=2),
+    ]
+    benchmarks.score(tiny_llama, "decoder", specs, sources.Cache(), lambda spec, result: found.append((spec, result)))
+    assert {spec for spec, _ in found} == set(specs)
+    sizes = {spec: result.protocol["batch_size"] for spec, result in found if not isinstance(result, Exception)}
+    assert sizes == {specs[0]: 2, specs[1]: 16, specs[2]: 2}
+    (error,) = (result for _, result in found if isinstance(result, Exception))
+    assert "one window at a time" in str(error)
+
+
 def test_a_failing_task_does_not_stop_the_others(tiny_llama: Path, documents: Documents):
     found: dict[str, Any] = {}
     specs = [TaskSpec(name, limit=2) for name in ("mrpc_pair", "piqa", "no_such_task", "arc_easy")]

@@ -63,6 +63,8 @@ def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
         ({"revision": "r2"}, {"sparsify", "structure", "storage", "benchmarks", "latency", "memory"}),
         ({"structure": {"relative": [0.3]}}, {"structure"}),
         ({"benchmarks": {"decoder": [{"task": "piqa", "limit": 5}]}}, {"benchmarks"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "batch": 8}]}}, {"benchmarks"}),
+        ({"benchmarks": {"decoder": [{"task": "piqa", "batch": "auto"}]}}, set()),
         ({"runtime": {"ranks": [1, 2], "sparsity": [0.9], "samples": 8}}, {"latency"}),
         ({"storage": {"formats": ["dense"]}}, {"storage"}),
         ({"storage": {"keep": "none"}}, set()),

@@ -1,0 +1,84 @@
+"""Holds a dense model against itself under other batch sizes: how often does the ledger call the two different?
+
+    python benchmarks/false_alarms.py FOLDER --limit 50 [--task piqa …] [--batch-size 4 --batch-size 32]
+
+Every task is scored in the fastest way and then in batches of each size. The scores differ only in how sums are rounded,
+so a verdict other than "no difference detected" is a false alarm. Verdicts are the ledger's: McNemar's exact test (a
+sign-flip test over clusters), once as it is and once after Holm's correction over the tasks, as in `vs_dense`. Exits with 1
+at a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec
+from sparsebench.errors import SparsebenchError
+from sparsebench.ledger.statistics import Pairs, codes, compare, holm, verdict
+
+USUAL = (
+    "piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "openbookqa", "sciq", "copa", "rte", "sst2",
+)  # fmt: skip
+NONE = "no difference detected"
+
+
+def scored(folder: Path, family: str, specs: list[TaskSpec]) -> dict[TaskSpec, ScoreResult]:
+    """Every task's result; an error ends the program."""
+    found: dict[TaskSpec, ScoreResult] = {}
+
+    def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
+        if isinstance(result, SparsebenchError):
+            raise result
+        found[spec] = result
+
+    benchmarks.score(folder, family, specs, sources.Cache(), emit)  # type: ignore[arg-type]
+    return found
+
+
+def main() -> int:
+    """Score, compare, count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--family", default="decoder", choices=["decoder", "encoder-decoder"])
+    parser.add_argument("--task", action="append", choices=[name for name in TASKS if TASKS[name].adapter == "harness"])
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--batch-size", type=int, action="append")
+    options = parser.parse_args()
+    tasks, sizes = options.task or USUAL, options.batch_size or [4, 32]
+    dense = scored(options.folder, options.family, [TaskSpec(task, options.limit) for task in tasks])
+    alarms = adjusted_alarms = differing = documents = 0
+    for size in sizes:
+        specs = [TaskSpec(task, options.limit, batch=size) for task in tasks]
+        again = scored(options.folder, options.family, specs)
+        found = []
+        for spec in specs:
+            one, other = again[spec], dense[TaskSpec(spec.task, spec.limit)]
+            assert [outcome.doc_hash for outcome in one.outcomes] == [outcome.doc_hash for outcome in other.outcomes]
+            values = [np.array([outcome.value for outcome in side.outcomes]) for side in (one, other)]
+            unlabelled = np.full(one.n, np.nan)
+            clusters = codes(outcome.cluster for outcome in one.outcomes)
+            found.append(compare(one.metric, Pairs(*values, unlabelled, clusters), one.chance))
+        for spec, comparison, p in zip(specs, found, holm([comparison.p for comparison in found]), strict=True):
+            alone = verdict(comparison.difference, comparison.p, comparison.higher_is_better)
+            adjusted = verdict(comparison.difference, p, comparison.higher_is_better)
+            changed = (comparison.gained or 0) + (comparison.lost or 0)
+            print(
+                f"{spec.task:16} batch {size:3}  {changed} of {comparison.n} outcomes differ, "
+                f"difference {comparison.difference:+.4f}, p {comparison.p:.3f}: {alone}",
+                flush=True,
+            )
+            alarms, adjusted_alarms = alarms + (alone != NONE), adjusted_alarms + (adjusted != NONE)
+            differing, documents = differing + changed, documents + comparison.n
+    print(
+        f"called different: {alarms} of {len(tasks) * len(sizes)}, after Holm {adjusted_alarms}; "
+        f"{differing} of {documents} outcomes differ"
+    )
+    return int(alarms > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
