@@ -10,7 +10,7 @@
 -- columns: 2
 -- xscale: log
 -- xlabel: threshold on |w|, in units of its matrix's root mean square
--- note: Prunable weights, all counted. Left: the share below the threshold, %. Right: that share over a normal distribution's; above 1, a heavier tail and more to remove. Blocks are taken in thirds by depth.
+-- note: Prunable weights, all counted. Left: the share below the threshold, %. Right: that share over a normal distribution's; above 1, more to remove. Blocks are taken in thirds by depth.
 
 WITH dense AS (
     SELECT t.*, max(layer) OVER (PARTITION BY model, side) + 1 AS depth
@@ -29,7 +29,7 @@ WITH dense AS (
     UNION ALL BY NAME
     SELECT DISTINCT model, weights, 'normal' AS series, threshold, normal_share(threshold) AS share, normal_share(threshold) AS normal FROM counted
 )
-SELECT threshold, unnest([100 * share, share / normal]) AS value, series, series = 'normal' AS bound,
+SELECT threshold, unnest([100 * share, if(threshold <= 1, share / normal, NULL)]) AS value, series, series = 'normal' AS bound,
        model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), unnest(['share below, %', 'over a normal distribution''s'])) AS facet
 FROM compared
 WHERE threshold BETWEEN 0.015 AND 6 -- below, too few weights for a ratio
