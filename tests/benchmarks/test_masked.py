@@ -137,7 +137,6 @@ def test_multiple_choice_tasks_of_lm_eval(folder: Path, slow: Slow, documents: D
     assert (found.protocol["cut_inputs"], found.protocol["softmax_dtype"]) == (0, "float32")
     assert found.protocol["batch_size"] == "1024 tokens"
     assert run(folder, "encoder", "piqa", limit=2, batch_size=3).protocol["batch_size"] == 3
-    assert run(folder, "encoder", "arc_easy", limit=4, num_fewshot=1).protocol["num_fewshot"] == 1
 
 
 def test_minimal_pairs_of_blimp(folder: Path, slow: Slow, run: Run, monkeypatch: pytest.MonkeyPatch):

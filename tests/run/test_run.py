@@ -74,7 +74,11 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "sparsebench", "run", str(manifest)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "sparsebench", "run", str(manifest)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs are born deaf to Ctrl-C, and these tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = tmp_path / "ledger" / "records"
     deadline = time.monotonic() + 60

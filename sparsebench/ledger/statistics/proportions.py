@@ -53,6 +53,8 @@ def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
 
 def mcnemar(gained: int, lost: int) -> float:
     """The exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
+    # Python's integers: NumPy's overflow from some sixty pairs on.
+    gained, lost = int(gained), int(lost)
     total = gained + lost
     term = tail = 1
     for k in range(min(gained, lost)):
