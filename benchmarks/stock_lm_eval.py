@@ -65,29 +65,35 @@ def ours(
 
 
 def stock(options: argparse.Namespace, folder: Path, specs: list[TaskSpec], cache: sources.Cache, size: int) -> Side:
-    """lm-eval's own results for the stock tasks, with only the place of the data changed."""
+    """lm-eval's own results for the stock tasks, with only the place of the data changed.
+
+    One command for all tasks mixes their requests in its batches, so for equality each task is asked for by itself.
+    """
     from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    scores: dict[str, tuple[float, float]] = {}
+    outcomes: dict[str, list[float]] = {}
     with recorded() as answers, tempfile.TemporaryDirectory() as scratch:
         for spec in specs:
             offline.write(spec.task, cache, Path(scratch))
-        results = simple_evaluate(
-            model="hf",
-            model_args={"pretrained": str(folder), "dtype": "auto", "device": "cpu"},
-            batch_size=size,
-            tasks=[spec.task for spec in specs],
-            limit=options.limit,
-            num_fewshot=options.num_fewshot,
-            task_manager=TaskManager(include_path=scratch, include_defaults=False),
-        )
-    assert results is not None
-    scores, outcomes = {}, {}
-    for spec in specs:
-        metric, reported = TASKS[spec.task].metric, results["results"][spec.task]
-        scores[spec.task] = reported[f"{metric},none"], reported[f"{metric}_stderr,none"]
-        samples = sorted(results["samples"][spec.task], key=lambda sample: int(sample["doc_id"]))
-        outcomes[spec.task] = [float(sample[metric]) for sample in samples]
+        manager = TaskManager(include_path=scratch, include_defaults=False)
+        lm = HFLM(pretrained=str(folder), dtype="auto", device="cpu", batch_size=size)
+        for part in [[spec] for spec in specs] if options.batch_size else [specs]:
+            results = simple_evaluate(
+                model=lm,
+                tasks=[spec.task for spec in part],
+                limit=options.limit,
+                num_fewshot=options.num_fewshot,
+                task_manager=manager,
+            )
+            assert results is not None
+            for spec in part:
+                metric, reported = TASKS[spec.task].metric, results["results"][spec.task]
+                scores[spec.task] = reported[f"{metric},none"], reported[f"{metric}_stderr,none"]
+                samples = sorted(results["samples"][spec.task], key=lambda sample: int(sample["doc_id"]))
+                outcomes[spec.task] = [float(sample[metric]) for sample in samples]
     return Side(scores, outcomes, answers)
 
 
@@ -121,6 +127,25 @@ def in_float32(folder: Path, family: Family) -> Iterator[Path]:
         load_model(folder, family, "float32").save_pretrained(copy)
         load_tokenizer(folder).save_pretrained(copy)
         yield Path(copy)
+
+
+@contextmanager
+def random_t5(tokenizer: Path) -> Iterator[Path]:
+    """A small T5 of seeded random weights with another model's tokenizer, in float32."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from sparsebench.models.load import load_tokenizer
+
+    known = load_tokenizer(tokenizer)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(known), d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+        known.save_pretrained(folder)
+        yield Path(folder)
 
 
 def timed(run: Callable[[], Side], name: str) -> Side:
@@ -191,8 +216,15 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--stock-batch-size", type=int, action="append")
     parser.add_argument("--float32", action="store_true")
+    parser.add_argument(
+        "--random-t5", action="store_true", help="a small T5 with FOLDER's tokenizer in place of FOLDER"
+    )
     options = parser.parse_args()
     options.task = options.task or ["piqa"]
+    if options.random_t5:
+        options.family = "encoder-decoder"
+        with random_t5(options.folder) as made:
+            return int(not compare(made, options))
     if not options.float32:
         return int(not compare(options.folder, options))
     with in_float32(options.folder, options.family) as copy:
