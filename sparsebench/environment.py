@@ -115,6 +115,16 @@ def gpus() -> tuple[str, ...]:
     return ()
 
 
+def gpu_memory() -> int | None:
+    """Free bytes of the fullest NVIDIA GPU; None where there is none, or its tool does not say."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    free = [int(word) * 2**20 for word in shown.stdout.split() if word.isdigit()]
+    return min(free) if free and not shown.returncode else None
+
+
 @cache
 def machine() -> str:
     """The class of hardware that latencies may be compared within: ``AMD EPYC ×2, 23 GiB``."""

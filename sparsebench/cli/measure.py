@@ -17,6 +17,7 @@ class Engine(StrEnum):
     """What runs the model."""
 
     deepspeed = "deepspeed"
+    zero3 = "deepspeed-zero3"
     hf = "hf"
     sparse = "sparse"
     int8 = "int8"

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from sparsebench.plan.preflight import Prepared
 
 
+TOO_LARGE = (
+    "use a smaller dtype, or a machine with more; a pruned model packed, with `measure --engine sparse`; "
+    "where a GPU's memory is short, the deepspeed-zero3 engine"
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(rich_help_panel=EXPERIMENT)(plan)
@@ -82,7 +88,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     from sparsebench.cli.output import note, size
     from sparsebench.plan.estimate import total_seconds
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import needs, slots
+    from sparsebench.plan.resources import crowded, needs, slots
     from sparsebench.run.display import duration
     from sparsebench.run.workspace import Workspace
 
@@ -101,6 +107,11 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     free = shutil.disk_usage(next(folder for folder in (ready.work, *ready.work.parents) if folder.exists())).free
     if need.disk > free:
         note(f"  the disk of {ready.work} has {size(free)} free: set work_dir to a larger one, or keep: none", "yellow")
+    for model in crowded(ready, work):
+        words = (
+            "will not fit: " + TOO_LARGE if model.alone else "is too much for a pair: dense and variant are timed apart"
+        )
+        note(f"  {model.model} needs about {size(model.needed)} of memory, which {words}", "yellow")
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")

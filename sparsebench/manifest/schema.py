@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
-Engine = Literal["deepspeed", "hf", "sparse", "int8"]
+Engine = Literal["deepspeed", "deepspeed-zero3", "hf", "sparse", "int8"]
 Format = Literal["dense", "packed", "archive"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
@@ -289,7 +289,8 @@ class Runtime(Strict):
     """How variants are measured."""
 
     engines: Swept[Engine] = Field(default=["deepspeed"])
-    """`deepspeed`; `hf` is plain transformers, `sparse` our kernels that skip zeros, `int8` torch's dynamic quantization."""
+    """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
+    plain transformers, `sparse` our kernels that skip zeros, `int8` torch's dynamic quantization."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[Workload] = Field(default=[Workload()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsebench import environment, sources
@@ -16,6 +16,11 @@ PROCESS_BYTES = 700_000_000
 PACKED_SHARE = 0.65
 """What a kept packed copy takes of its dense size, typically, over a sweep of sparsities."""
 MOST_SLOTS = 4
+
+
+PAIR = {"latency": 2.2, "memory": 1.2, "benchmarks": 1.3}
+ONE = {**PAIR, "latency": 1.2}
+"""Models held at once, with room to work, by kind of job: as planned, and where a pair's sides are timed one by one."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,29 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     return Needs(sum(size.bytes for size in models.values()) + widest + kept, memory, fetch, packages)
 
 
-def _memory(job: Job, size: ModelSize) -> int:
+@dataclass(frozen=True)
+class Crowded:
+    """A model for whose jobs memory is short; ``alone`` where even one copy at a time is too much."""
+
+    model: str
+    needed: int
+    alone: bool
+
+
+def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
+    """The models that will not fit into what is free now, or not two at a time where a pair is to be timed."""
+    free, found = environment.memory()[1], {}
+    for job in jobs:
+        model = job.variants[0].model
+        for needed, alone in ((_memory(job, ready.sizes[model]), False), (_memory(job, ready.sizes[model], ONE), True)):
+            if needed > free and (alone or job.kind == "latency"):
+                found[model] = max(found.get(model, (alone, needed)), (alone, needed))
+    return [Crowded(model, needed, alone) for model, (alone, needed) in found.items()]
+
+
+def _memory(job: Job, size: ModelSize, models: Mapping[str, float] = PAIR) -> int:
     """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
-    held = {"latency": 2.2, "memory": 1.2, "benchmarks": 1.3}.get(job.kind, 0.2)
+    held = models.get(job.kind, 0.2)
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
     return int(size.bytes * held) + PROCESS_BYTES * ranks
 

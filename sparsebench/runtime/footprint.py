@@ -15,6 +15,8 @@ RANK_BYTES = 700 * 2**20
 """A rank without a model: its imports (430 MB measured), and room for activations and the cache of a small workload."""
 INDEXED = 2
 """What a packed model's nonzeros take at most when they are laid out for the kernels, over what they take packed."""
+PREFETCHED = 50_000_000
+"""Parameters that ZeRO-3 gathers ahead of the layer that runs, DeepSpeed's default."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -45,4 +47,13 @@ def model_bytes(folder: Path, setting: Setting) -> int:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
-    return max(kept * (setting.ranks if converted else 1), shortened * setting.ranks)
+    held = kept * (setting.ranks if converted else 1) + setting.ranks * _gathered(checkpoint, setting, size)
+    return max(held, shortened * setting.ranks)
+
+
+def _gathered(checkpoint: Checkpoint | PackedCheckpoint, setting: Setting, size: int | None) -> int:
+    """What each rank has gathered at most beside its share: the largest tensor and what is read ahead."""
+    if setting.engine != "deepspeed-zero3":
+        return 0
+    counts = [info.numel for info in checkpoint.tensors.values()]
+    return (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)

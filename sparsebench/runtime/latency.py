@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from sparsebench.runtime.energy import Meter
 from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, Setting, Side
 from sparsebench.runtime.statistics import paired_ratio, steady, summary, unpaired_ratio
@@ -26,35 +27,42 @@ WAITING = 0.8
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model's phases, and the (wall, CPU) seconds that loading took."""
+    """A model's phases, and the (wall, CPU) seconds and joules that loading took."""
 
     phases: Sequence[Phase]
     load: tuple[float, float]
+    joules: float | None = None
 
 
 Settled = list[tuple[str, Side]]
 """The phases of sides that were steady."""
+Energy = dict[tuple[str, Side], float]
+"""Joules per step of the phases of sides; empty where the machine has no counter."""
 
 
 def run(
-    sides: Mapping[Side, Loaded], setting: Setting, peers: Peers, done: Callable[[], None]
-) -> tuple[list[Sample], Settled]:
+    sides: Mapping[Side, Loaded], setting: Setting, peers: Peers, done: Callable[[], None], meter: Meter
+) -> tuple[list[Sample], Settled, Energy]:
     """Time every phase of ``sides`` (one or two); ``done`` is called between phases, never while one is timed."""
     samples = [Sample("load", side, 0, 0, *loaded.load) for side, loaded in sides.items()]
     settled: Settled = []
+    spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        found, steadies = _phase(ours, setting, peers)
+        found, steadies, joules = _phase(ours, setting, peers, meter)
         gc.enable()
         samples += found
         settled += [(phase.name, side) for side in steadies]
+        spent |= {(phase.name, side): energy for side, energy in joules.items()}
         done()
-    return samples, settled
+    return samples, settled, spent
 
 
-def _phase(sides: Mapping[Side, Phase], setting: Setting, peers: Peers) -> tuple[list[Sample], list[Side]]:
+def _phase(
+    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: Meter
+) -> tuple[list[Sample], list[Side], dict[Side, float]]:
     longest = BLOCK
     if next(iter(sides.values())).name == "decode":
         longest = min(BLOCK, setting.workload.generate)  # stay within the positions that the workload was checked for
@@ -63,6 +71,7 @@ def _phase(sides: Mapping[Side, Phase], setting: Setting, peers: Peers) -> tuple
     affordable = int(setting.phase_seconds / (step * len(sides) * MIN_PAIRS))
     block = max(1, min(longest, affordable))
     samples: list[Sample] = []
+    joules: dict[Side, float] = {}
     for pair in range(max(MIN_PAIRS, math.ceil(setting.samples / block))):
         if pair >= MIN_PAIRS and sum(sample.wall_s for sample in samples) > setting.phase_seconds:
             break
@@ -70,12 +79,16 @@ def _phase(sides: Mapping[Side, Phase], setting: Setting, peers: Peers) -> tuple
         for side in sorted(sides, reverse=bool(pair % 2)):
             phase = sides[side]
             phase.begin()
+            meter.joules()
             for index in range(block):
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(Sample(phase.name, side, pair, index, wall, cpu))
-    return samples, [
-        side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])
-    ]
+            spent = meter.joules()
+            if spent is not None:
+                joules[side] = joules.get(side, 0.0) + spent
+    counts = {side: sum(one.side == side for one in samples) for side in sides}
+    steadies = [side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])]
+    return samples, steadies, {side: total / counts[side] for side, total in joules.items()}
 
 
 def _warm_up(phase: Phase, block: int, setting: Setting, peers: Peers) -> list[float]:
@@ -98,12 +111,15 @@ def _is_steady(warm: Sequence[float], walls: Sequence[float]) -> bool:
     return steady(warm) or (half >= 2 and steady(walls[: 2 * half], window=half))
 
 
-def summaries(samples: Sequence[Sample], settled: Settled, seed: int) -> tuple[PhaseSummary, ...]:
+def summaries(
+    samples: Sequence[Sample], settled: Settled, seed: int, spent: Energy | None = None
+) -> tuple[PhaseSummary, ...]:
     """One summary per phase and side, in the order of measuring. Loading is one sample, and never called steady."""
     groups: dict[tuple[str, Side], list[Sample]] = {}
     for sample in samples:
         groups.setdefault((sample.phase, sample.side), []).append(sample)
-    return tuple(summary(name, side, group, (name, side) in settled, seed) for (name, side), group in groups.items())
+    spent = spent or {}
+    return tuple(summary(*key, group, key in settled, seed, spent.get(key)) for key, group in groups.items())
 
 
 def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:

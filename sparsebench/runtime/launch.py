@@ -27,6 +27,7 @@ from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, Workload
+from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, Watch, oom_kills, place
 from sparsebench.sources import Cache
 
 ADDRESS = "127.0.0.1"
@@ -56,12 +57,14 @@ class RankGroup:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.channels: list[socket.socket] = []
         self.errors: dict[int, SparsebenchError] = {}
+        self.echoes: set[int] = set()
 
     def __enter__(self) -> RankGroup:
         self.folder = tempfile.TemporaryDirectory(prefix="sparsebench-ranks-")
         path = Path(self.folder.name)
         (path / "spec.json").write_text(json.dumps(self.spec))
         self.port = _free_port()
+        self.kills = oom_kills()
         shm.unlink(ADDRESS, self.port, range(self.ranks))  # a stale buffer would be mapped before it is made anew
         try:
             for rank in range(self.ranks):
@@ -80,18 +83,20 @@ class RankGroup:
         """Every message as it comes, until all ranks have ended well.
 
         A message whose ``wait`` is true holds its rank until the iteration goes on. Raises the error that a rank sent,
-        else MeasureError for a rank that died, failed, or was silent for the timeout.
+        else MeasureError for a rank that died, failed, hangs, or was silent for the timeout.
         """
+        watch = Watch([process.pid for process in self.processes], [self._log(rank) for rank in range(self.ranks)])
         with selectors.DefaultSelector() as selector:
             for rank, channel in enumerate(self.channels):
                 selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
+            spoken = time.monotonic()
             while selector.get_map():
-                ready = selector.select(self.timeout)
+                left = spoken + self.timeout - time.monotonic()
+                ready = selector.select(max(0.0, min(left, LOOK_SECONDS)))
                 if not ready:
-                    silent = sorted(key.data[0] for key in selector.get_map().values())
-                    raise MeasureError(
-                        f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
-                    )
+                    self._look(watch, sorted(key.data[0] for key in selector.get_map().values()), left <= LOOK_SECONDS)
+                    continue
+                watch.restart()
                 for key, _ in ready:
                     rank, pending = key.data
                     data = self._receive(rank)
@@ -102,12 +107,14 @@ class RankGroup:
                     while b"\n" in pending:
                         line, _, pending[:] = pending.partition(b"\n")
                         yield from self._deliver(rank, json.loads(line))
+                spoken = time.monotonic()
 
     def close(self) -> None:
         """End every rank with all it started, and remove what the group left."""
         for process in self.processes:
-            if process.poll() is None:  # the number of one that was reaped may be another's by now
-                os.killpg(process.pid, signal.SIGKILL)
+            if process.returncode is None:  # the number of one that was reaped may be another's by now
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes:
             process.wait()
         for channel in self.channels:
@@ -131,7 +138,7 @@ class RankGroup:
             CHANNEL: str(theirs.fileno()),
             PARENT: str(os.getpid()),
         }
-        with theirs, (path / f"rank-{rank}.log").open("wb") as log:
+        with theirs, self._log(rank).open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
                     [sys.executable, *self.entry, str(path / "spec.json"), str(rank)],
@@ -154,34 +161,78 @@ class RankGroup:
         if message["kind"] == "error":
             # Not raised yet: it may only be the echo of another rank's death.
             self.errors[rank] = _rebuilt(message)
+            if message.get("echo"):
+                self.echoes.add(rank)
             return
         yield message
         if message.get("wait"):
             with contextlib.suppress(BrokenPipeError):  # its end is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
+    def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
+        """Nobody has spoken for a while: raise MeasureError where a rank hangs, or where time is ``over``."""
+        if over:
+            where = "; ".join(f"rank {rank} {place(stack)}" for rank, stack in watch.stacks(silent).items())
+            raise MeasureError(f"{self._names(silent)} said nothing for {self.timeout:g} seconds; {where}")
+        stuck = watch.stuck(silent) if self.ranks > 1 else {}  # one rank alone may wait for another program's lock
+        if stuck:
+            verb = "hangs" if len(stuck) == 1 else "hang"
+            where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())
+            raise MeasureError(
+                f"{self._names(list(stuck))} {verb}, nothing done for {STALL_SECONDS:g} seconds; {where}"
+            )
+
     def _ended(self, rank: int) -> None:
         """A rank closed its channel: nothing to say if it ended well, else find the rank that is to blame."""
         if self._code(rank, GRACE_SECONDS) == 0:
             return
-        # When one rank dies its peers fail a moment later: give them that moment, then blame a signal before an error.
+        # When one rank dies its peers fail a moment later: give them that moment, then blame a signal before an error,
+        # an error before an exit code, and last whoever only says that another is gone.
         deadline = time.monotonic() + GRACE_SECONDS
         codes = {one: self._code(one, max(0.0, deadline - time.monotonic())) for one in range(self.ranks)}
         killed = [one for one, code in codes.items() if code is not None and code < 0]
         if killed:
-            name = signal.Signals(-(codes[killed[0]] or 0)).name
-            hint = "the machine may be out of memory: see the kernel's log" if name == "SIGKILL" else None
-            raise MeasureError(f"{self._names(killed)} died of {name}\n{self._tails(killed)}", hint)
-        if self.errors:
+            raise self._killed(killed, signal.Signals(-(codes[killed[0]] or 0)).name)
+        if own := self.errors.keys() - self.echoes:
+            raise self.errors[min(own)]
+        crashed = [one for one, code in codes.items() if code and one not in self.errors]
+        if not crashed and self.errors:
             raise self.errors[min(self.errors)]
-        ending = "closed its channel" if codes[rank] is None else f"ended with exit code {codes[rank]}"
-        raise MeasureError(f"{self._names([rank])} {ending}\n{self._tails([rank])}")
+        blamed = rank if rank in crashed or not crashed else crashed[0]
+        ending = "closed its channel" if codes[blamed] is None else f"ended with exit code {codes[blamed]}"
+        raise MeasureError(f"{self._names([blamed])} {ending}\n{self._tails([blamed])}")
+
+    def _killed(self, ranks: Sequence[int], name: str) -> MeasureError:
+        hint = None
+        if name == "SIGKILL":
+            hint = "somebody else ended it, or the machine is out of memory: see the kernel's log"
+            if oom_kills() > self.kills:
+                hint = "the kernel ended it for want of memory: use a smaller dtype, fewer ranks, or a larger machine"
+        return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
 
     def _code(self, rank: int, seconds: float) -> int | None:
-        try:
-            return self.processes[rank].wait(seconds)
-        except subprocess.TimeoutExpired:
+        """A rank's exit code, negative for a signal; None when it still runs after so many seconds.
+
+        The rank is not reaped: what it has started can then be ended by its number, which nobody else can have.
+        """
+        process = self.processes[rank]
+        if not hasattr(os, "waitid"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(seconds)
             return None
+        deadline = time.monotonic() + seconds
+        while True:
+            if process.returncode is not None:
+                return process.returncode
+            found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found:
+                return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.01)
+
+    def _log(self, rank: int) -> Path:
+        return Path(self.folder.name) / f"rank-{rank}.log"
 
     def _names(self, ranks: Sequence[int]) -> str:
         return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {self.ranks}"
@@ -190,7 +241,7 @@ class RankGroup:
         """The last lines of these ranks' logs, indented."""
         shown = []
         for rank in ranks:
-            lines = (Path(self.folder.name) / f"rank-{rank}.log").read_text(errors="replace").splitlines()
+            lines = self._log(rank).read_text(errors="replace").splitlines()
             shown += [f"    rank {rank}: {line}" for line in lines[-TAIL_LINES:]]
         return "\n".join(shown)
 

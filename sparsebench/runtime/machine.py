@@ -1,8 +1,9 @@
-"""The machine while it measures: load, cores, threads, governor; and how many threads a rank gets."""
+"""The machine while it measures: load, cores, threads, governor, clock; and how many threads a rank gets."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from sparsebench import environment
@@ -23,4 +24,17 @@ def observe(threads: int) -> Machine:
         affinity=environment.cores(),
         threads=threads,
         governor=governor.read_text().strip() if governor.is_file() else "",
+        mhz=mhz(),
     )
+
+
+def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> float | None:
+    """The processors' clock at this moment, the mean over them; None where the system does not tell."""
+    found = []
+    for file in processors.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"):
+        with suppress(OSError, ValueError):
+            found.append(int(file.read_text()) / 1e3)
+    if not found:
+        with suppress(OSError):
+            found = [float(line.split(":")[1]) for line in info.read_text().splitlines() if line.startswith("cpu MHz")]
+    return sum(found) / len(found) if found else None

@@ -41,10 +41,11 @@ def measure_latency(
     for folder in (dense, *(folder for _, folder in variants)):
         _check_folder(folder, family, setting)
     largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
-    if footprint(dense, setting) + model_bytes(largest, setting) <= environment.memory()[1]:
+    if _pair_fits(dense, largest, setting):
         _latency_group(dense, variants, family, setting, emit)
         return
-    _check_fits(largest, setting)
+    for folder in (dense, largest):
+        _check_fits(folder, setting)
     alone: list[LatencyResult] = []
     _latency_group(None, [("", dense)], family, setting, lambda _, result: alone.append(result))
     _latency_group(None, variants, family, setting, lambda key, result: emit(key, _against(alone[0], result, setting)))
@@ -97,7 +98,8 @@ def _latency_group(
                 continue
             samples = tuple(Sample(**row) for row in message["samples"])
             settled = [(name, side) for name, side in message["steady"]]
-            phases = latency.summaries(samples, settled, setting.seed)
+            spent = {(name, side): joules for name, side, joules in message["energy"]}
+            phases = latency.summaries(samples, settled, setting.seed, spent)
             after = observe(threads)
             facts = _facts(message, setting)
             result = LatencyResult(
@@ -108,6 +110,7 @@ def _latency_group(
                 samples=samples,
                 before=before,
                 after=after,
+                energy_source=message["energy_source"],
             )
             before = after
             emit(variants[message["index"]][0], result)
@@ -145,11 +148,39 @@ def _check_folder(folder: Path, family: str, setting: Setting) -> None:
         )
 
 
+def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
+    more, room = model_bytes(variant, setting), _gpu_room(setting)
+    if room is not None and (model_bytes(dense, setting) + more) // setting.ranks > room:
+        return False
+    return footprint(dense, setting) + more <= environment.memory()[1]
+
+
+def _gpu_room(setting: Setting) -> int | None:
+    """Bytes for a rank's share on its GPU; None where it lies elsewhere."""
+    return None if setting.engine == "deepspeed-zero3" else environment.gpu_memory()
+
+
+SMALLER = (
+    "use a smaller dtype or fewer ranks; pack a pruned model and use the sparse engine, which holds its nonzeros only; "
+    "or use a larger machine"
+)
+OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory; or a smaller dtype, or more ranks"
+
+
 def _check_fits(folder: Path, setting: Setting) -> None:
+    """Raise MeasureError where the files alone tell that memory will not do, the machine's or a GPU's."""
     need, available = footprint(folder, setting), environment.memory()[1]
+    where = f"at {setting.ranks} rank{'s' * (setting.ranks > 1)} of the {setting.engine} engine"
     if need > available:
         raise MeasureError(
-            f"{folder.name} needs about {need / 2**30:.1f} GiB at {setting.ranks} ranks; "
+            f"{folder.name} needs about {need / 2**30:.1f} GiB {where}, by its files; "
             f"{available / 2**30:.1f} GiB are available",
-            "use a smaller dtype, fewer ranks, or a larger machine",
+            SMALLER,
+        )
+    room, share = _gpu_room(setting), model_bytes(folder, setting) // setting.ranks
+    if room is not None and share > room:
+        raise MeasureError(
+            f"{folder.name} needs about {share / 2**30:.1f} GiB on each GPU {where}, by its files; "
+            f"{room / 2**30:.1f} GiB are free",
+            OFFLOAD,
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, start_token
 
@@ -71,6 +72,8 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
         try:
             engine = _output(wrapped, family, prompt)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if not_the_models(error):
+                raise
             reason = str(error).strip().splitlines()[:1]
             raise UnsupportedError(
                 f"the engine's model does not run: {type(error).__name__}: {' '.join(reason)}"

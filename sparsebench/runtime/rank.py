@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
-from sparsebench.runtime import latency, memory
+from sparsebench.runtime import energy, failures, latency, memory, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
 from sparsebench.runtime.latency import Loaded
@@ -67,6 +67,8 @@ class Work:
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         self._import_model_code(folder)
         self.peers = Peers(self.setting.ranks, cuda)
+        # The counters are the machine's: one rank reads them.
+        self.meter = energy.meter(self.device, self.setting.ranks) if self.rank == 0 else energy.Nothing("")
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
@@ -115,11 +117,18 @@ class Work:
             for index, folder in variants:
                 parity = self.parity(folder)
                 sides["variant"] = self._timed_load(folder)
-                samples, settled = latency.run(sides, self.setting, self.peers, self._phase_done)
+                samples, settled, spent = latency.run(sides, self.setting, self.peers, self._phase_done, self.meter)
                 if self.rank == 0:
-                    rows = [asdict(sample) for sample in samples]
                     self.channel.send(
-                        "result", True, index=index, samples=rows, steady=settled, parity=parity, **self.facts()
+                        "result",
+                        True,
+                        index=index,
+                        samples=[asdict(sample) for sample in samples],
+                        steady=settled,
+                        energy=[(*key, joules) for key, joules in spent.items()],
+                        energy_source=self.meter.source,
+                        parity=parity,
+                        **self.facts(),
                     )
                 del sides["variant"]
                 gc.collect()
@@ -171,9 +180,11 @@ class Work:
             auto_class(self.family, self.config).from_config(AutoConfig.from_pretrained(folder))  # type: ignore[arg-type]
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> Loaded:
+        self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
+        joules = self.meter.joules()
         made = phases(model, self.family, self.prompt(), self.setting.workload.generate)
-        return Loaded(made, sample)
+        return Loaded(made, sample, joules)
 
     def _phase_done(self) -> None:
         self.channel.send("phase")
@@ -193,8 +204,10 @@ def die_with_parent() -> None:
 def main(spec_path: str, rank: int) -> int:
     """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
     die_with_parent()
+    watch.answer()
     channel = Channel(int(os.environ[CHANNEL]))
     spec = json.loads(Path(spec_path).read_text())
+    named = f"rank {rank} of {spec['setting']['ranks']}"
     try:
         work = Work(spec, rank, channel)
         if spec["job"] == "try":
@@ -206,6 +219,18 @@ def main(spec_path: str, rank: int) -> int:
             work.latency(dense, [(index, Path(folder)) for index, folder in spec["variants"]])
     except SparsebenchError as error:
         channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
+        return 3
+    except (MemoryError, RuntimeError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if failures.out_of_memory(error):
+            hint = "use a smaller dtype, fewer ranks, or a larger machine"
+            channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
+        elif failures.echo(error):
+            message = f"{named} lost another rank: {first}"
+            channel.send("error", type="MeasureError", message=message, hint=None, echo=True)
+        else:
+            raise
+        traceback.print_exc()
         return 3
     return 0
 

@@ -55,7 +55,7 @@ class PhaseSummary:
     """One phase of one side, in seconds: median, its 95% bootstrap interval, MAD, number of samples, median CPU time.
 
     ``steady`` is false where warm-up ended at its cap and the halves of the samples disagree; ``p90_s`` is None below
-    64 samples.
+    64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
     """
 
     phase: str
@@ -68,6 +68,7 @@ class PhaseSummary:
     steady: bool
     cpu_s: float
     p90_s: float | None
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,22 @@ class Parity:
 
 @dataclass(frozen=True)
 class Machine:
-    """The state of the machine at one moment; ``governor`` is empty where it cannot be read."""
+    """The state of the machine at one moment; ``governor`` is empty and ``mhz`` None where it cannot be read."""
 
     load: float
     cores: int
     affinity: int
     threads: int
     governor: str
+    mhz: float | None = None
 
 
 @dataclass(frozen=True)
 class LatencyResult:
-    """Latency of one variant beside its dense model (``paired``: in the same process, in alternating blocks)."""
+    """Latency of one variant beside its dense model (``paired``: in the same process, in alternating blocks).
+
+    ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there is none.
+    """
 
     engine: str
     kernel: str
@@ -128,6 +133,7 @@ class LatencyResult:
     before: Machine
     after: Machine
     notes: tuple[str, ...]
+    energy_source: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) ->
     return abs(first - second) <= tolerance * min(first, second)
 
 
-def summary(phase: str, side: Side, samples: Sequence[Sample], is_steady: bool, seed: int) -> PhaseSummary:
-    """The summary of one phase of one side; ``samples`` must hold at least one."""
+def summary(
+    phase: str, side: Side, samples: Sequence[Sample], is_steady: bool, seed: int, energy: float | None = None
+) -> PhaseSummary:
+    """The summary of one phase of one side; ``samples`` must hold at least one; ``energy`` is in joules per step."""
     walls = sorted(sample.wall_s for sample in samples)
     middle = median(walls)
     low, high = median_interval(walls, seed)
@@ -46,6 +48,7 @@ def summary(phase: str, side: Side, samples: Sequence[Sample], is_steady: bool, 
         steady=is_steady,
         cpu_s=median(sample.cpu_s for sample in samples),
         p90_s=walls[math.ceil(0.9 * len(walls)) - 1] if len(walls) >= P90_SAMPLES else None,
+        energy_j=energy,
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+from sparsebench.runtime import watch
 from sparsebench.runtime.launch import CHANNEL
 from sparsebench.runtime.rank import Channel, die_with_parent
 
 die_with_parent()
+watch.answer()
 spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
 action = spec["actions"][rank]
@@ -25,8 +28,21 @@ elif action == "sigkill":
     os.kill(os.getpid(), signal.SIGKILL)
 elif action == "hang":
     time.sleep(600)
+elif action == "stop":
+    os.kill(os.getpid(), signal.SIGSTOP)
+elif action == "work":
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        pass
+elif action == "leave a child":
+    child = subprocess.Popen(["sleep", "600"])
+    channel.send("child", True, pid=child.pid)
+    os.kill(os.getpid(), signal.SIGKILL)
 elif action == "error":
     channel.send("error", type="UnsupportedError", message="this cannot be", hint="do otherwise")
+    sys.exit(3)
+elif action == "echo":
+    channel.send("error", type="MeasureError", message="lost another rank", hint=None, echo=True)
     sys.exit(3)
 elif action == "crash":
     raise ValueError("something unforeseen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -127,9 +128,41 @@ def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monke
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     monkeypatch.setattr(environment, "memory", lambda: (2**31, 2**20))
-    with pytest.raises(MeasureError, match="GiB"):
+    said = r"needs about 0\.7 GiB at 1 rank of the deepspeed engine, by its files; 0\.0 GiB are available"
+    with pytest.raises(MeasureError, match=said) as caught:
         measure_memory(tiny_bert, "encoder", setting(1))
+    assert "sparse engine" in (caught.value.hint or "")
+    with pytest.raises(MeasureError, match=said):
+        collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1))
+
+
+def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = shutil.copytree(tiny_bert, tmp_path / "small")
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.setattr(measure, "model_bytes", lambda folder, _: 2**20 if folder == small else 2**40)
+    monkeypatch.setattr(measure, "footprint", lambda folder, _: 2**20 if folder == small else 2**40)
+    with pytest.raises(MeasureError, match=f"{tiny_bert.name} needs about 1024"):
+        collected(tiny_bert, [("variant", small)], "encoder", setting(1, "sparse"))
+
+
+def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 40000\necho 0\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment.gpu_memory() == 0
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(MeasureError, match="on each GPU") as caught:
+        measure_memory(tiny_bert, "encoder", setting(2))
+    assert "deepspeed-zero3" in (caught.value.hint or "")
+    with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+        measure_memory(tiny_bert, "encoder", setting(2, "deepspeed-zero3"))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sparsebench.runtime import Setting, Workload
+from sparsebench.runtime.energy import Nothing
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, differences, run, summaries, waiting
 from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.workload import Phase
@@ -43,7 +44,7 @@ def timed(dense: Callable[[int], float], variant: Callable[[int], float], **sett
         "dense": Loaded([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": Loaded([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled = run(sides, setting, clock, lambda: None)  # type: ignore[arg-type]
+    samples, settled, _ = run(sides, setting, clock, lambda: None, Nothing(""))  # type: ignore[arg-type]
     return samples, settled, clock
 
 
@@ -99,3 +100,33 @@ def test_a_gap_between_wall_and_cpu_time_is_flagged_on_a_cpu() -> None:
     assert "33%" in note
     assert waiting(phases, "cuda", 1) == ()
     assert waiting([one for one in phases if one.side == "dense"], "cpu", 1) == ()
+
+
+class Counter:
+    """Ten joules per step of the dense side, four of the variant's; what passes between blocks is not theirs."""
+
+    source = "a counter"
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.read = clock, 0
+
+    def joules(self) -> float:
+        new, self.read = self.clock.steps[self.read :], len(self.clock.steps)
+        return sum({"dense": 10.0, "variant": 4.0}[side] for side in new)
+
+
+def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
+    clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8)
+    sides = {
+        "dense": Loaded([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
+        "variant": Loaded([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
+    }
+    samples, settled, spent = run(sides, setting, clock, lambda: None, Counter(clock))  # type: ignore[arg-type]
+    found = {(one.phase, one.side): one.energy_j for one in summaries(samples, settled, 0, spent)}
+    assert found == {
+        ("load", "dense"): 70.0,
+        ("load", "variant"): 30.0,
+        ("forward", "dense"): 10.0,
+        ("forward", "variant"): 4.0,
+    }
+    assert {one.energy_j for one in summaries(samples, settled, 0)} == {None}

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import shm
+from sparsebench.runtime import launch, shm, watch
 from sparsebench.runtime.launch import RankGroup
 
 FAKE = str(Path(__file__).with_name("fake_rank.py"))
@@ -75,11 +75,63 @@ def test_a_signal_is_blamed_before_the_error_that_it_causes_elsewhere() -> None:
 
 def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
     with (
-        pytest.raises(MeasureError, match="rank 1 of 2 said nothing for 2 seconds"),
-        group("nothing", "hang", timeout=2) as ranks,
+        pytest.raises(MeasureError, match="rank 1 of 2 said nothing for 8 seconds; rank 1 at runtime/fake_rank.py"),
+        group("nothing", "hang", timeout=8) as ranks,
     ):
         list(ranks.messages())
     assert not any(alive(process.pid) for process in ranks.processes)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of doing nothing are enough."""
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "STALL_SECONDS", 2.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        (("work", "hang"), r"rank 1 of 2 hangs, .*; rank 1 at runtime/fake_rank.py:\d+ in <module>"),
+        (("stop", "work"), r"rank 0 of 2 hangs, .*; rank 0 and does not answer: stopped\?"),
+        (("hang", "hang"), r"ranks? [01, ]+ of 2 hangs?, "),
+    ],
+)
+def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
+    actions: tuple[str, ...], said: str, hasty: None
+) -> None:
+    with pytest.raises(MeasureError, match=said), group(*actions) as ranks:
+        list(ranks.messages())
+    assert not any(alive(process.pid) for process in ranks.processes)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="a process that is not reaped keeps its number where this exists")
+def test_what_a_killed_rank_had_started_ends_too() -> None:
+    children: list[int] = []
+    with pytest.raises(MeasureError, match="SIGKILL"), group("leave a child") as ranks:
+        children.extend(message["pid"] for message in ranks.messages())
+    assert len(children) == 2
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in children)
+
+
+def test_the_kernels_own_kills_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([7, 7, 7, 8])
+    monkeypatch.setattr(launch, "oom_kills", lambda: next(counts))
+    for words in ("somebody else ended it", "the kernel ended it for want of memory"):
+        with pytest.raises(MeasureError) as caught, group("sigkill") as ranks:
+            list(ranks.messages())
+        assert words in (caught.value.hint or "")
+
+
+def test_an_echo_is_blamed_last() -> None:
+    with pytest.raises(MeasureError, match="rank 1 of 2 ended with exit code 1"), group("echo", "crash") as ranks:
+        list(ranks.messages())
+    with pytest.raises(MeasureError, match="lost another rank"), group("echo", "nothing") as ranks:
+        list(ranks.messages())
 
 
 def test_a_known_error_comes_back_as_its_own_type() -> None:

@@ -1,9 +1,10 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        l.engine, l.ranks, _workload(c.settings) AS workload, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady,
-       p.cpu_s, p.p90_s, d.median_s AS dense_s, r.ratio, r.low AS ratio_low, r.high AS ratio_high, r.pairs, l.baseline,
-       l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance, l.wraps_only, l.load_before, l.load_after,
-       l.notes, c.machine, c.started_at, c.record_id
+       p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
+       r.high AS ratio_high, r.pairs, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
+       l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
+       c.machine, c.started_at, c.record_id
 FROM _cells c
 JOIN base.latency l USING (record_id)
 JOIN base.latency_phases p ON p.record_id = c.record_id AND p.side = 'variant'
@@ -21,19 +22,19 @@ WITH noise AS (
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
-       1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, 1000 * dense_s AS dense_ms, 1 / ratio AS speedup,
-       1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
+       1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
+       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
        CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
             WHEN ratio_high < 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'faster'
             WHEN ratio_low > 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
-       baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after, notes,
-       machine, started_at, record_id
+       baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
+       governor, mhz_before, mhz_after, energy_source, notes, machine, started_at, record_id
 FROM _latency_phases
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, phase, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed, hf (plain transformers), sparse (kernels that skip zeros) or int8';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
@@ -45,6 +46,8 @@ COMMENT ON COLUMN latency.n IS 'timed steps';
 COMMENT ON COLUMN latency.steady IS 'false where the warm-up ended at its cap: distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
+COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
+COMMENT ON COLUMN latency.dense_energy_j IS 'joules of one step of the dense model in the same job';
 COMMENT ON COLUMN latency.dense_ms IS 'median wall time of the dense model in the same job, ms';
 COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is faster';
 COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, from pairs of blocks';
@@ -62,4 +65,8 @@ COMMENT ON COLUMN latency.parity_tolerance IS 'largest parity_l2 that is accepte
 COMMENT ON COLUMN latency.wraps_only IS 'true where the engine runs the very same modules, so that agreement is no evidence';
 COMMENT ON COLUMN latency.load_before IS 'load average of the machine before';
 COMMENT ON COLUMN latency.load_after IS 'load average of the machine after';
+COMMENT ON COLUMN latency.governor IS 'the processor''s frequency governor; empty where the system does not say';
+COMMENT ON COLUMN latency.mhz_before IS 'clock of the processors before, mean; NULL where the system does not say';
+COMMENT ON COLUMN latency.mhz_after IS 'clock of the processors after, mean';
+COMMENT ON COLUMN latency.energy_source IS 'the counters behind energy_j (RAPL packages, NVML), or why there is none';
 COMMENT ON COLUMN latency.notes IS 'what else a reader must know';

@@ -9,11 +9,12 @@ from sparsebench.runtime.engines.base import Engine
 
 ENGINES: dict[str, str] = {
     "deepspeed": "sparsebench.runtime.engines.deepspeed:DeepSpeed",
+    "deepspeed-zero3": "sparsebench.runtime.engines.zero3:Zero3",
     "hf": "sparsebench.runtime.engines.hf:HuggingFace",
     "int8": "sparsebench.runtime.engines.int8:Int8",
     "sparse": "sparsebench.runtime.engines.sparse:Sparse",
 }
-SHARDING = frozenset({"deepspeed"})
+SHARDING = frozenset({"deepspeed", "deepspeed-zero3"})
 """Those that run at more than one rank."""
 
 

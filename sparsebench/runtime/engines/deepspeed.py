@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.parity import TOKENS, compare
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, text_config
@@ -20,15 +22,24 @@ NOT_SHARDED = {
     "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
 }
 """Model types that AutoTP cannot shard, and why."""
+INJECTED = ("bert", "roberta", "distilbert")
+"""Model types that get DeepSpeed's own kernels on a GPU (written to its code, not yet run on one).
+
+It has kernels for some decoders too, but with a cache of their own: decoding could not go on from a prompt's cache.
+"""
+KERNELS = "deepspeed.model_implementations"
 
 
 class DeepSpeed(Wrapping):
     """DeepSpeed's inference engine."""
 
-    kernel = "dense torch linear"
-
     def __init__(self) -> None:
-        self.ranks = 1
+        self.ranks, self.injected, self.cuda = 1, 0, False
+
+    @property
+    def kernel(self) -> str:
+        """DeepSpeed's kernels by number of blocks, or torch's."""
+        return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
@@ -41,23 +52,15 @@ class DeepSpeed(Wrapping):
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; notes say where the shared-memory all-reduce was given up."""
-        import deepspeed
+        import deepspeed  # noqa: F401 (outside of load time)
+        import torch
 
-        self.ranks = ranks
+        self.ranks, self.cuda = ranks, torch.cuda.is_available()
         if ranks == 1:
             return ()
-        notes = []
         reason = os.environ.get(shm.DISABLED)
-        if reason:
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-            notes.append(f"plain gloo: {reason}")
-        deepspeed.init_distributed(verbose=False)
-        import torch.distributed as dist
-
-        # Behind the barrier all ranks have mapped all buffers: names that go now are not left behind, even by SIGKILL.
-        dist.barrier()
-        shm.unlink(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], [rank])
-        return tuple(notes)
+        join(rank, reason)
+        return (f"plain gloo: {reason}",) if reason else ()
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
         """``deepspeed.init_inference`` with AutoTP. Raises UnsupportedError where DeepSpeed refuses, MeasureError where it
@@ -65,19 +68,25 @@ class DeepSpeed(Wrapping):
         """
         import deepspeed
 
-        whole = block_parameters(model)
+        whole, kind = block_parameters(model), model.config.model_type
+        inject = self.cuda and kind in INJECTED
         try:
             engine = deepspeed.init_inference(
                 model,
                 tensor_parallel={"tp_size": self.ranks},
                 dtype=dtype,
-                replace_with_kernel_inject=False,
+                replace_with_kernel_inject=inject,
                 max_out_tokens=tokens,
             )
         except (AssertionError, ValueError, RuntimeError) as error:
+            if not_the_models(error):
+                raise
             raise UnsupportedError(
                 f"DeepSpeed refuses a {type(model).__name__} at {self.ranks} ranks: {error}"
             ) from error
+        self.injected = sum(type(one).__module__.startswith(KERNELS) for one in engine.module.modules())
+        if inject and not self.injected:
+            raise MeasureError(f"DeepSpeed was asked for its kernels for {kind} and put in none", "use the hf engine")
         if self.ranks > 1 and block_parameters(engine.module) >= whole:
             raise MeasureError(
                 f"DeepSpeed left all {whole} block parameters on each of {self.ranks} ranks", "measure at one rank"
@@ -90,13 +99,22 @@ class DeepSpeed(Wrapping):
         """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
 
-        return compare(
-            Source(source.folder, source.family).plain(),
-            lambda one: self.wrap(one, torch.float32, TOKENS),
-            source.family,
-            prompt,
-            wraps_only=self.ranks == 1,
-        )
+        plain = Source(source.folder, source.family).plain()
+        found = compare(plain, lambda one: self.wrap(one, torch.float32, TOKENS), source.family, prompt, False)
+        return replace(found, wraps_only=self.ranks == 1 and not self.injected)
+
+
+def join(rank: int, without_shm: str | None) -> None:
+    """Join the group that the environment describes; the shared-memory operation stays out for a reason given."""
+    import deepspeed
+    import torch.distributed as dist
+
+    if without_shm:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    # Behind the barrier all ranks have mapped all buffers: names that go now are not left behind, even by SIGKILL.
+    dist.barrier()
+    shm.unlink(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], [rank])
 
 
 def block_parameters(model: Any) -> int:

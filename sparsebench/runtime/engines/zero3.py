@@ -1,0 +1,92 @@
+"""DeepSpeed's ZeRO stage 3 without training: each rank keeps a share of every parameter, outside of the accelerator.
+
+``deepspeed.initialize`` without an optimizer. A layer's parameters are gathered on each rank just before it runs and let
+go after it; every rank computes the whole request. So it is memory that ranks share, not work, and on a machine without
+an accelerator, where parameters are offloaded to the memory that they would be in anyway, it saves none at one rank.
+Seen on 0.19.8: right at one rank and two, for encoders, decoders and encoder-decoders, on a CPU.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.engines.deepspeed import join
+from sparsebench.runtime.failures import not_the_models
+from sparsebench.runtime.parity import compare
+from sparsebench.runtime.results import Parity
+from sparsebench.runtime.workload import Inputs
+
+NOTE = "ZeRO-3: every rank computes the whole request, parameters are gathered layer by layer"
+
+
+class Zero3(Wrapping):
+    """ZeRO-3 with the parameters in the processor's memory."""
+
+    kernel = "dense torch linear, ZeRO-3: parameters gathered layer by layer"
+
+    def __init__(self) -> None:
+        self.ranks = 1
+
+    def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Any model and any number of ranks: nothing is cut along a dimension that must divide."""
+
+    def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        self.ranks = ranks
+        join(rank, without_shm="it gathers nothing")
+        return (NOTE,)
+
+    def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
+        import deepspeed
+        from deepspeed.runtime.zero import parameter_offload
+
+        whole = sum(one.numel() for one in model.parameters())
+        try:
+            engine = deepspeed.initialize(model=model, config=settings(dtype))[0]
+        except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
+            if not_the_models(error):
+                raise
+            raise UnsupportedError(f"DeepSpeed's ZeRO-3 refuses a {type(model).__name__}: {error}") from error
+        # A global list of DeepSpeed's would keep every model that was ever wrapped; while a model runs it fills it itself.
+        parameter_offload.FWD_MODULE_STACK.clear()
+        engine.module.eval()
+        shares = [one.ds_tensor for one in engine.module.parameters()]
+        if self.ranks > 1 and sum(one.numel() for one in shares) >= whole:
+            raise MeasureError(
+                f"DeepSpeed left all {whole} parameters on each of {self.ranks} ranks", "measure at one rank"
+            )
+        engine.hidden_bytes = sum(one.untyped_storage().nbytes() for one in shares)
+        return engine
+
+    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+        import torch
+
+        made: list[Any] = []
+
+        def wrap(model: Any) -> Any:
+            made.append(self.wrap(model, torch.float32, 0))
+            return made[0]
+
+        plain = Source(source.folder, source.family).plain()
+        try:
+            return compare(plain, wrap, source.family, prompt, wraps_only=False)
+        finally:
+            for engine in made:
+                engine.destroy()
+            gc.collect()
+
+
+def settings(dtype: Any) -> dict[str, Any]:
+    """DeepSpeed's configuration; everything that is not named is DeepSpeed's default."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # it must be some number
+        "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu", "pin_memory": cuda}},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }

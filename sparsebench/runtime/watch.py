@@ -1,0 +1,114 @@
+"""Ranks that are silent: do they work? Told by what they, and all that they started, use of processor and input.
+
+The parent looks only when a group was silent for a while, and asks a rank for its stack only when it used nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+LOOK_SECONDS = 5.0
+"""Silence after which the parent looks."""
+STALL_SECONDS = 20.0
+STALL_CPU = 0.05
+"""A rank that uses less CPU time than this in so many seconds, and reads nothing, does not work."""
+STACK_SECONDS = 0.5
+WAITING = ("torch/distributed/", "deepspeed/comm/")
+"""In a stack: it waits for other ranks."""
+FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
+CALLS = 3
+ASKED = signal.SIGUSR1 if sys.platform != "win32" else None
+"""On it a rank writes its stack into its log."""
+
+
+def answer() -> None:
+    """In a rank: write all threads' stacks into the log when the parent asks, whatever the rank is in the middle of."""
+    import faulthandler
+
+    if ASKED is not None:
+        faulthandler.register(ASKED, all_threads=True)
+
+
+class Watch:
+    """Watches a group's processes, by rank; ``logs`` are where their stacks come."""
+
+    def __init__(self, processes: Sequence[int], logs: Sequence[Path]) -> None:
+        self.processes, self.logs = processes, logs
+        self.seen: dict[int, tuple[float, float, float]] = {}
+
+    def restart(self) -> None:
+        """Somebody spoke."""
+        self.seen.clear()
+
+    def stuck(self, ranks: Sequence[int]) -> dict[int, str]:
+        """Those of ``ranks`` (the ones that still run) that keep the group from going on, and where; usually none.
+
+        A rank that does nothing because it waits for one that works is not stuck. Where all wait, all are.
+        """
+        idle = [rank for rank in ranks if self._idle(rank)]
+        if not idle:
+            return {}
+        told = self.stacks(idle)
+        guilty = [rank for rank in idle if not any(word in told[rank] for word in WAITING)]
+        return {rank: place(told[rank]) for rank in guilty or (idle if len(idle) == len(ranks) else [])}
+
+    def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
+        """What each of ``ranks`` is in the middle of; "" for one that does not answer."""
+        starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
+        for rank in ranks:
+            if ASKED is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self.processes[rank], ASKED)
+        time.sleep(STACK_SECONDS)
+        return {rank: self.logs[rank].read_bytes()[start:].decode(errors="replace") for rank, start in starts.items()}
+
+    def _idle(self, rank: int) -> bool:
+        """Whether ``rank`` has done nothing for long enough; the first look only begins to count."""
+        now, (cpu, read) = time.monotonic(), _used(self.processes[rank])
+        since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
+        if cpu - cpu_then >= STALL_CPU or read != read_then:
+            self.seen[rank] = (now, cpu, read)
+            return False
+        return now - since >= STALL_SECONDS
+
+
+def place(stack: str) -> str:
+    """``at lib/module.py:12 in wait, from …``: the innermost calls of a stack's main thread."""
+    main = stack.rpartition("(most recent call first):\n")[2].splitlines()
+    calls = [FRAME.match(line) for line in main[:CALLS]]
+    found = [f"{'/'.join(Path(call[1]).parts[-2:])}:{call[2]} in {call[3]}" for call in calls if call]
+    return "at " + ", from ".join(found) if found else "and does not answer: stopped?"
+
+
+def _used(process: int) -> tuple[float, float]:
+    """CPU seconds and bytes read so far by a process and its children; to wait for a processor or a disk is as good."""
+    import psutil
+
+    cpu, read = 0.0, 0.0
+    with suppress(psutil.Error):
+        first = psutil.Process(process)
+        for one in (first, *first.children(recursive=True)):
+            times = one.cpu_times()
+            cpu += times.user + times.system
+            if one.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP):
+                read += time.monotonic()
+            if hasattr(one, "io_counters"):
+                counts = one.io_counters()
+                read += counts.read_bytes + getattr(counts, "read_chars", 0)
+    return cpu, read
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has ended for want of memory since it started; 0 where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,126 @@
+"""ZeRO-3 on a CPU: the output is the plain model's, parameters are really shared out, nothing outlives its model."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.runtime import Setting, Workload, footprint, measure_latency, measure_memory, memory
+from sparsebench.runtime.engines import SHARDING, engine
+from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.zero3 import NOTE, Zero3
+from sparsebench.runtime.launch import _free_port
+from sparsebench.runtime.workload import inputs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
+]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama whose matrices are above DeepSpeed's threshold of 100,000 parameters, below which it keeps them whole."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=384, intermediate_size=512, num_hidden_layers=2, num_attention_heads=6,
+        num_key_value_heads=6, max_position_embeddings=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zero3]:
+    """The engine in a group of one, in this process."""
+    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**names, "MASTER_PORT": _free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+    found = engine("deepspeed-zero3")
+    assert isinstance(found, Zero3)
+    found.start(0, 1)
+    yield found
+    from deepspeed import comm
+
+    comm.destroy_process_group()
+
+
+def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3) -> None:
+    seen: list[int] = []
+    source = Source(wide, "decoder")
+    with torch.inference_mode():
+        made = alone.load(source, 20, False)
+        block = made.module.model.layers[0]
+        block.mlp.register_forward_hook(lambda *_: seen.append(block.self_attn.q_proj.weight.numel()))
+        block.self_attn.q_proj.register_forward_hook(lambda layer, *_: seen.append(layer.weight.numel()))
+        prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu")
+        plain: Any = source.plain()
+        expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
+        found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
+    assert torch.equal(found, expected)
+    assert seen == [384 * 384, 0]
+    whole = sum(one.nbytes for one in plain.parameters())
+    kept = sum(one.nbytes for one in plain.parameters() if one.numel() <= 100_000)
+    assert made.hidden_bytes == whole
+    assert whole <= memory.tensor_bytes(made) <= whole + kept + 4096
+
+
+def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alone: Zero3) -> None:
+    judged = alone.parity(Source(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu"))
+    assert judged is not None
+    assert (judged.wraps_only, judged.dtype) == (False, "float32")
+    assert judged.relative_l2 < 1e-6
+    made = alone.load(Source(wide, "decoder"), 20, False)
+    share = weakref.ref(next(made.module.parameters()).ds_tensor)
+    del made
+    gc.collect()
+    assert share() is None
+
+
+def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
+    wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import deepspeed
+
+    def refuse(**_: object) -> None:
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(deepspeed, "initialize", refuse)
+    with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: not this one"):
+        alone.load(Source(wide, "decoder"), 20, False)
+
+
+@pytest.mark.parametrize(("name", "family", "ranks"), [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)])
+def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    setting = Setting(
+        "deepspeed-zero3", ranks, Workload(1, 12, 4), samples=4, threads=1, phase_seconds=0.3, timeout_seconds=100
+    )
+    timed: list[Any] = []
+    measure_latency(folder, [("it", folder)], family, setting, lambda _, result: timed.append(result))
+    assert timed[0].parity.relative_l2 < 1e-6
+    assert not timed[0].parity.wraps_only
+    assert "gathered layer by layer" in timed[0].kernel
+    assert NOTE in timed[0].notes
+    if family == "decoder":
+        found = measure_memory(folder, family, setting)
+        whole = sum(info.nbytes for info in Checkpoint(folder).tensors.values())
+        assert all(row.tensor_bytes < 0.6 * whole for row in found.per_rank)
+
+
+def test_it_is_planned_at_several_ranks_and_needs_room_to_gather(wide: Path) -> None:
+    assert "deepspeed-zero3" in SHARDING
+    plain, zero3 = (footprint(wide, Setting(name, 1, Workload())) for name in ("deepspeed", "deepspeed-zero3"))
+    assert plain < zero3 < plain + 2 * 2**20 * 10

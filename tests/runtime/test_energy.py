@@ -1,0 +1,105 @@
+"""Counters in a made-up sysfs: summed over packages, wrapped around, or absent with the reason."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsebench.runtime import energy, machine
+
+LIMIT = 1_000_000
+
+
+def zone(root: Path, name: str, label: str, value: int) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(label + "\n")
+    (folder / "max_energy_range_uj").write_text(f"{LIMIT}\n")
+    (folder / "energy_uj").write_text(f"{value}\n")
+    return folder / "energy_uj"
+
+
+def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path: Path) -> None:
+    first = zone(tmp_path, "intel-rapl:0", "package-0", 100)
+    second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
+    inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
+    around = zone(tmp_path, "intel-rapl:2", "psys", 500)
+    found = energy.meter("cpu", powercap=tmp_path)
+    assert found.source == "RAPL package-0, package-1"
+    for file in (first, second, inside, around):
+        file.write_text(str(int(file.read_text()) + 250_000))
+    assert found.joules() == pytest.approx(0.5)
+    assert found.joules() == 0.0
+
+
+def test_a_counter_that_wrapped_around_goes_on_from_its_limit(tmp_path: Path) -> None:
+    file = zone(tmp_path, "intel-rapl:0", "package-0", LIMIT - 99)
+    found = energy.meter("cpu", powercap=tmp_path)
+    file.write_text("400")
+    assert found.joules() == pytest.approx(500e-6)
+
+
+def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
+    found = energy.meter("cpu", powercap=tmp_path / "absent")
+    assert found.joules() is None
+    assert found.source == f"none: no RAPL counters in {tmp_path / 'absent'}"
+    broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    broken.write_text("nonsense")
+    assert "cannot be read" in energy.meter("cpu", powercap=tmp_path).source
+
+
+def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = zone(tmp_path, "intel-rapl:0", "package-0", 1)
+    if os.getuid() == 0:  # root reads it whatever its mode
+        right = Path.read_text
+
+        def refused(self: Path, *given: Any, **named: Any) -> str:
+            if self == file:
+                raise PermissionError(13, "Permission denied", str(self))
+            return right(self, *given, **named)
+
+        monkeypatch.setattr(Path, "read_text", refused)
+    else:
+        file.chmod(0)
+    found = energy.meter("cpu", powercap=tmp_path)
+    assert found.source == f"none: only root may read {file}"
+    assert found.joules() is None
+
+
+def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = {0: 5000, 1: 7000}
+    fake = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__,
+        NVMLError=RuntimeError,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    found = energy.meter("cuda:0", ranks=2)
+    counters |= {0: 6500, 1: 7500}
+    assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
+
+    def refuse() -> None:
+        raise RuntimeError("no driver")
+
+    fake.nvmlInit = refuse
+    assert energy.meter("cuda:0").source == "none: NVML says: no driver"
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source
+
+
+def test_the_clock_is_the_mean_over_the_processors(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\ncpu MHz\t\t: 2000.5\nprocessor\t: 1\ncpu MHz\t\t: 3000.5\n")
+    assert machine.mhz(tmp_path / "absent", info) == 2500.5
+    for number, value in enumerate((1_000_000, 3_000_000)):
+        folder = tmp_path / f"cpu{number}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_cur_freq").write_text(f"{value}\n")
+    assert machine.mhz(tmp_path, info) == 2000.0
+    assert machine.mhz(tmp_path / "absent", tmp_path / "none") is None

@@ -1,0 +1,93 @@
+"""Real ranks that die, hang, or run out of memory in the middle of a measurement: who, why, how soon, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparsebench.errors import MeasureError
+from sparsebench.runtime import Setting, Workload, failures, launch, measure, measure_latency, shm, watch
+
+ENTRY = [str(Path(__file__).with_name("faulty_rank.py"))]
+GROUPS = Path("/sys/fs/cgroup/memory")
+"""Control groups, version 1."""
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "echo"),
+    [
+        (MemoryError(), True, False),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5213"), False, True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("out of memory is a word in a sentence"), False, False),
+    ],
+)
+def test_errors_are_told_apart(error: Exception, memory: bool, echo: bool) -> None:
+    assert (failures.out_of_memory(error), failures.echo(error)) == (memory, echo)
+
+
+@contextmanager
+def faulty(fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ranks with a fault; afterwards none of their processes and none of their buffers is left."""
+    groups: list[launch.RankGroup] = []
+
+    def made(*given: object, **named: object) -> launch.RankGroup:
+        groups.append(launch.RankGroup(*given, entry=ENTRY, **named))  # type: ignore[arg-type]
+        return groups[-1]
+
+    monkeypatch.setattr(measure, "RankGroup", made)
+    monkeypatch.setenv("FAULT", fault)
+    before = set(shm.BUFFERS.iterdir())
+    yield
+    numbers = {process.pid for group in groups for process in group.processes}
+    assert len(numbers) == 2
+    assert not [one for one in psutil.pids() if _group(one) in numbers]
+    assert set(shm.BUFFERS.iterdir()) <= before
+
+
+def _group(process: int) -> int:
+    with suppress(ProcessLookupError):
+        return os.getpgid(process)
+    return -1
+
+
+def _measure(folder: Path) -> None:
+    setting = Setting("deepspeed", 2, Workload(1, 12, 4), samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100)
+    measure_latency(folder, [("it", folder)], "decoder", setting, lambda *_: pytest.fail("it was measured"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("kill@1", r"rank 1 of 2 died of SIGKILL"),
+        ("kill@0", r"rank 0 of 2 died of SIGKILL"),
+        ("memory@1", r"rank 1 of 2 ran out of memory: .*allocate"),
+        ("hang@1", r"rank 1 of 2 hangs, nothing done for 3 seconds; rank 1 at runtime/faulty_rank.py:\d+ in fault"),
+        ("stop@0", r"rank 0 of 2 hangs, .* rank 0 and does not answer: stopped\?"),
+    ],
+)
+def test_a_rank_that_fails_is_named_with_the_reason(
+    tiny_llama: Path, fault: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(watch, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(launch, "STALL_SECONDS", 3.0)
+    monkeypatch.setattr(launch, "LOOK_SECONDS", 1.0)
+    with faulty(fault, monkeypatch), pytest.raises(MeasureError, match=said):
+        _measure(tiny_llama)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(shm.missing()), reason="the shared-memory operation cannot be compiled here")
+def test_a_killed_rank_leaves_nothing_in_shared_memory(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty("kill@1", monkeypatch), pytest.raises(MeasureError, match="rank 1 of 2 died of SIGKILL"):
+        _measure(tiny_llama)

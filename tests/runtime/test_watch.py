@@ -1,0 +1,70 @@
+"""Who works in silence and who hangs: plain processes in the place of ranks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sparsebench.runtime import watch
+from sparsebench.runtime.watch import Watch, place
+
+WAITS = """
+import faulthandler, signal, time
+faulthandler.register(signal.SIGUSR1)
+print(flush=True)
+def wait_for_others(): time.sleep(600)
+wait_for_others()
+"""
+WORKS = """
+import faulthandler, signal
+faulthandler.register(signal.SIGUSR1)
+print(flush=True)
+while True: pass
+"""
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """Rank 0 works, rank 1 waits; a second of doing nothing is enough."""
+    monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
+    processes, logs = [], [tmp_path / "0.log", tmp_path / "1.log"]
+    for program, log in zip((WORKS, WAITS), logs, strict=True):
+        with log.open("wb") as told:
+            command = [sys.executable, "-c", program]
+            processes.append(subprocess.Popen(command, stderr=told, stdout=subprocess.PIPE))
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    yield Watch([process.pid for process in processes], logs)
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from Linux")
+def test_who_waits_for_one_that_works_is_not_stuck(both: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert both.stuck([0, 1]) == {}
+    time.sleep(1.5)
+    found = both.stuck([0, 1])
+    assert list(found) == [1]
+    assert "in wait_for_others" in found[1]
+    monkeypatch.setattr(watch, "WAITING", ("wait_for_others",))
+    assert both.stuck([0, 1]) == {}
+    assert list(both.stuck([1])) == [1]  # nobody is left that it could wait for
+    both.restart()
+    assert both.stuck([1]) == {}
+
+
+def test_the_innermost_calls_of_the_main_thread_are_named() -> None:
+    stack = (
+        'Thread 0x1 (most recent call first):\n  File "/a/threading.py", line 1 in wait\n\n'
+        'Current thread 0x2 (most recent call first):\n  File "/a/b/c.py", line 7 in inner\n'
+        '  File "/a/b/d.py", line 8 in outer\n'
+    )
+    assert place(stack) == "at b/c.py:7 in inner, from b/d.py:8 in outer"
+    assert "does not answer" in place("")
