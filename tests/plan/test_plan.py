@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from sparsebench import environment
@@ -11,6 +13,7 @@ from sparsebench.plan.estimate import ModelSize, seconds_of
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
+from sparsebench.plan.resources import crowded
 from sparsebench.plan.sizes import parameters
 
 
@@ -209,3 +212,17 @@ def test_a_masked_model_reads_a_text_once_for_each_token() -> None:
     )
     assert known == stock == pytest.approx(12 * once)
     assert text == pytest.approx(128 * 128 / 50 * once)
+
+
+def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(runtime={"ranks": [1]}, benchmarks={})
+    work = jobs(plan, plan.cells, lambda variant: True)
+    ready = SimpleNamespace(sizes={"m": ModelSize(5 * 10**9, 10**10)})
+
+    def short(free: int) -> list[tuple[str, bool]]:
+        monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
+        return [(one.model, one.alone) for one in crowded(ready, work)]  # type: ignore[arg-type]
+
+    assert short(30 * 10**9) == []
+    assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one
+    assert short(10 * 10**9) == [("m", True)]
