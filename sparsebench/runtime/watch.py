@@ -19,10 +19,13 @@ LOOK_SECONDS = 5.0
 STALL_SECONDS = 20.0
 STALL_CPU = 0.05
 """A rank that uses less CPU time than this in so many seconds, and reads nothing, does not work."""
-STACK_SECONDS = 0.5
+STACK_SECONDS = 10.0
+"""At most so long a rank may take to tell its stack: where many programs run, it has to wait for a processor."""
 WAITING = ("torch/distributed/", "deepspeed/comm/")
 """In a stack: it waits for other ranks."""
 FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
+ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
+"""The main thread's stack, which comes last: it answers to signals."""
 CALLS = 3
 ASKED = signal.SIGUSR1 if sys.platform != "win32" else None
 """On it a rank writes its stack into its log."""
@@ -56,18 +59,29 @@ class Watch:
         if not idle:
             return {}
         told = self.stacks(idle)
-        guilty = [rank for rank in idle if not any(word in told[rank] for word in WAITING)]
+        guilty = [rank for rank in idle if self._blamed(rank, told[rank])]
         return {rank: place(told[rank]) for rank in guilty or (idle if len(idle) == len(ranks) else [])}
+
+    def _blamed(self, rank: int, stack: str) -> bool:
+        """One that tells where it is must not wait for others; one that tells nothing must be stopped."""
+        return not any(word in stack for word in WAITING) if stack else _stopped(self.processes[rank])
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
         """What each of ``ranks`` is in the middle of; "" for one that does not answer."""
         starts = {rank: self.logs[rank].stat().st_size for rank in ranks}
+
+        def told(rank: int) -> str:
+            text = self.logs[rank].read_bytes()[starts[rank] :].decode(errors="replace")
+            return text if ENDING.search(text) else ""
+
         for rank in ranks:
             if ASKED is not None:
                 with suppress(ProcessLookupError):
                     os.kill(self.processes[rank], ASKED)
-        time.sleep(STACK_SECONDS)
-        return {rank: self.logs[rank].read_bytes()[start:].decode(errors="replace") for rank, start in starts.items()}
+        until = time.monotonic() + STACK_SECONDS
+        while time.monotonic() < until and not all(told(rank) or _stopped(self.processes[rank]) for rank in ranks):
+            time.sleep(0.05)
+        return {rank: told(rank) for rank in ranks}
 
     def _idle(self, rank: int) -> bool:
         """Whether ``rank`` has done nothing for long enough; the first look only begins to count."""
@@ -84,7 +98,15 @@ def place(stack: str) -> str:
     main = stack.rpartition("(most recent call first):\n")[2].splitlines()
     calls = [FRAME.match(line) for line in main[:CALLS]]
     found = [f"{'/'.join(Path(call[1]).parts[-2:])}:{call[2]} in {call[3]}" for call in calls if call]
-    return "at " + ", from ".join(found) if found else "and does not answer: stopped?"
+    return "at " + ", from ".join(found) if found else "does not answer"
+
+
+def _stopped(process: int) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return bool(psutil.Process(process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP))
+    return True
 
 
 def _used(process: int) -> tuple[float, float]:
