@@ -59,7 +59,8 @@ class Crowded:
 
 def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
     """The models that will not fit into what is free now, or not two at a time where a pair is to be timed."""
-    free, found = environment.memory()[1], {}
+    free = environment.memory()[1]
+    found: dict[str, tuple[bool, int]] = {}
     for job in jobs:
         model = job.variants[0].model
         for needed, alone in ((_memory(job, ready.sizes[model]), False), (_memory(job, ready.sizes[model], ONE), True)):
