@@ -7,12 +7,18 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from sparsebench.benchmarks.cmudict import SOURCE
 from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
 from sparsebench.benchmarks.lm_eval_tasks import FAMILIES, LM_EVAL_TASKS
-from sparsebench.benchmarks.task import COQA, Task
+from sparsebench.benchmarks.task import COQA, ChanceRule, Scale, Task
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
+
+
+def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Task:
+    description = f"CMUdict, 10% of its words held out: spelling to phonemes without stress, {measure}"
+    return Task(name, ("encoder-decoder",), "generation", metric, chance, 12653, description, scale, data=(SOURCE,))
 
 
 TASKS: dict[str, Task] = {
@@ -32,6 +38,8 @@ TASKS: dict[str, Task] = {
             data=(COQA,),
             fields=("doc.story",),
         ),
+        _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
+        _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
         *ENCODER_TASKS,
     )
 }

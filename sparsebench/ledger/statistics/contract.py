@@ -34,11 +34,12 @@ LOWER_IS_BETTER = frozenset(
 RANKING = frozenset({"ap"})
 CORRELATION = frozenset({"spearman"})
 PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
-POOLED = RANKING | CORRELATION | PER_TOKEN
+PER_SYMBOL = frozenset({"per"})
+POOLED = RANKING | CORRELATION | PER_TOKEN | PER_SYMBOL
 """Metrics of all documents together; every other score is the mean of its outcomes.
 
 A ranking's labels are 1 and 0, a correlation's what its values are correlated with; those of a metric per token are how many
-tokens an outcome's log-likelihood sums up.
+tokens an outcome's log-likelihood sums up, those of an error rate per symbol how many symbols the right answer has.
 """
 
 

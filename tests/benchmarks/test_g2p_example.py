@@ -1,0 +1,117 @@
+"""examples/g2p: the training script goes on where it was interrupted; its model is what its card says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, cmudict
+from sparsebench.models.load import load_model, load_tokenizer
+from tests.benchmarks.conftest import Run
+
+FOLDER = Path(__file__).parents[2] / "examples" / "g2p"
+CACHE = sources.Cache()
+"""The user's own, read before a test is isolated."""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The training script with a tiny model and a dictionary of 300 words."""
+    found = importlib.util.spec_from_file_location("g2p_train", FOLDER / "train.py")
+    assert found and found.loader
+    train = importlib.util.module_from_spec(found)
+    found.loader.exec_module(train)
+    letters = "abcdefghij"
+    path = tmp_path / "cmudict.dict"
+    path.write_text(
+        "".join(
+            f"{letters[n // 100]}{letters[n // 10 % 10]}{letters[n % 10]} {cmudict.PHONEMES[n % 39]} AA1\n"
+            for n in range(300)
+        )
+    )
+    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    small = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+    for name, value in {"SHAPE": small, "BATCH": 200, "EVERY": 3, "WARMUP": 2}.items():
+        monkeypatch.setattr(train, name, value)
+    return train
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = script.train(tmp_path / "whole", 12).state_dict()
+    seen = []
+
+    def interrupted(*given: object) -> torch.Tensor:
+        seen.append(given)
+        if len(seen) > 8:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    original = script.loss
+    monkeypatch.setattr(script, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script.train(tmp_path / "parts", 12)
+    monkeypatch.setattr(script, "loss", original)
+    parts = script.train(tmp_path / "parts", 12)
+    assert all(torch.equal(parts.state_dict()[name], weights) for name, weights in whole.items())
+    script.save(parts, tmp_path / "parts", "bfloat16")
+    saved = load_model(tmp_path / "parts", "encoder-decoder")
+    assert saved.dtype == torch.bfloat16
+    tokenizer = load_tokenizer(tmp_path / "parts")
+    assert tokenizer.convert_ids_to_tokens(tokenizer("o'b-c.")["input_ids"]) == ["<s>", *"o'b-c.", "</s>"]
+    assert tokenizer.decode(tokenizer("AA B NG")["input_ids"], skip_special_tokens=True) == "AA B NG"
+
+
+def test_batches_are_full_and_hold_every_pair_once(script: ModuleType) -> None:
+    data = [([1] * (n % 7 + 2), [1] * (n % 5 + 1)) for n in range(500)]
+    for epoch in (0, 1):
+        made = list(script.batches(data, epoch))
+        assert sorted(pair for batch in made for pair in batch) == sorted(data)
+        for batch in made:
+            assert (max(len(a) for a, _ in batch) + max(len(b) for _, b in batch)) * len(batch) <= script.BATCH
+    first, second = list(script.batches(data, 0)), list(script.batches(data, 1))
+    assert [len(batch[0][0]) for batch in first] == sorted(len(batch[0][0]) for batch in first)
+    assert first != second == list(script.batches(data, 1))
+
+
+def test_the_rate_rises_stays_and_falls_to_zero(script: ModuleType) -> None:
+    rates = [script.rate(step, 100) for step in range(101)]
+    assert rates[0] == 1 / script.WARMUP
+    assert set(rates[script.WARMUP : 75]) == {1.0}
+    assert rates[75:] == sorted(rates[75:], reverse=True)
+    assert rates[100] == 0
+
+
+def test_the_model_in_the_repository_is_small_and_whole() -> None:
+    folder = FOLDER / "model"
+    assert (folder / "model.safetensors").stat().st_size < 12e6
+    model = load_model(folder, "encoder-decoder")
+    assert model.dtype == torch.bfloat16
+    assert 2e6 < model.num_parameters() < 4e6
+    assert len(load_tokenizer(folder)) == model.config.vocab_size
+    assert json.loads((folder / "generation_config.json").read_text())["max_new_tokens"] >= 28
+    card = (folder / "README.md").read_text()
+    for word in ("BSD", "Apache-2.0", "cmudict", "train.py", f"{TASKS['g2p'].n:,}"):
+        assert word in card
+
+
+@pytest.mark.slow
+def test_the_model_writes_as_well_as_its_card_says(run: Run) -> None:
+    card = (FOLDER / "model" / "README.md").read_text()
+    stated = re.search(r"bfloat16, as saved[^|]*\| ([\d.]+)% \| ([\d.]+)%", card)
+    assert stated
+    rates = [float(number) / 100 for number in stated.groups()]
+    found = [
+        run(FOLDER / "model", "encoder-decoder", task, limit=1500, cache=CACHE).score for task in ("g2p_per", "g2p")
+    ]
+    # Three standard errors of a sample of 1,500 words.
+    assert found[0] == pytest.approx(rates[0], abs=0.012)
+    assert 1 - found[1] == pytest.approx(rates[1], abs=0.037)

@@ -1,0 +1,199 @@
+"""What an encoder-decoder writes, against a plain loop over the stock model; CMUdict's split; edit distance."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import TASKS, TaskSpec, check, cmudict
+from sparsebench.benchmarks.generation import LONGEST, distance, ratio
+from sparsebench.errors import BenchmarkError
+from sparsebench.models.load import load_model, load_tokenizer
+from tests.benchmarks.conftest import Run
+
+SYMBOLS = st.lists(st.sampled_from("abc"), max_size=6)
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CMUdict's format; what `sources` fetches."""
+    draw = random.Random(4)
+    lines = []
+    for number in range(200):
+        spelling = "".join("abcdefghij"[int(digit)] for digit in f"{number:03}") + "k" * draw.randint(0, 4)
+        lines.append(f"{spelling} {' '.join(draw.choices(['AA1', 'B', 'K', 'IY0', 'T'], k=draw.randint(1, 6)))}")
+        if number % 5 == 0:
+            lines.append(f"{spelling}(2) B AA2 # another way")
+    path = tmp_path / "cmudict.dict"
+    path.write_text("\n".join(lines) + "\n\n# the end\n")
+    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 with random weights that reads letters and writes phonemes, other ones for other words."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("models") / "speller"
+    entries = ["<pad>", "</s>", "<unk>", *"abcdefghijk", "AA", "B", "K", "IY", "T"]
+    core = Tokenizer(models.WordLevel({entry: place for place, entry in enumerate(entries)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
+    config = T5Config(vocab_size=len(entries), decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes)
+    model = T5ForConditionalGeneration(config)
+    torch.manual_seed(0)
+    # Transformers' own initial weights make every model repeat one token.
+    for name, weight in model.named_parameters():
+        if "Attention" in name or "Dense" in name:
+            torch.nn.init.normal_(weight, std=0.7)
+        elif "shared" in name:
+            torch.nn.init.normal_(weight, std=0.4)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_dictionary_is_read_without_stress_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "cmudict.dict"
+    path.write_text("read R EH1 D\nread(2) R IY1 D # now\n\nrecord R AH0 K AO1 R D\nrecord(2) R AH0 K AO2 R D\n")
+    read, record = cmudict.read(path)
+    assert read == cmudict.Word("read", (("R", "EH", "D"), ("R", "IY", "D")))
+    assert record.pronunciations == (("R", "AH", "K", "AO", "R", "D"),), "the two differ in stress alone"
+
+
+@pytest.mark.parametrize("line", ["word", "word X1 Y2", "wort V O R T"])
+def test_a_line_that_is_no_entry_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "cmudict.dict"
+    path.write_text(f"a AH0\n{line}\n")
+    with pytest.raises(BenchmarkError, match=r"cmudict\.dict:2: no entry of CMUdict"):
+        cmudict.read(path)
+
+
+def test_the_split_is_a_partition_that_a_word_keeps(dictionary: Path) -> None:
+    words = cmudict.read(dictionary)
+    parts = {name: cmudict.split(words, name) for name in ("train", "valid", "test")}
+    together = [word for part in parts.values() for word in part]
+    assert Counter(together) == Counter(words)
+    assert 10 < len(parts["test"]) < 35 < 150 < len(parts["train"])
+    fewer = cmudict.split(words[::2], "test")
+    assert fewer == [word for word in parts["test"] if word in words[::2]], "same part, same order"
+    assert [word.spelling for word in fewer] != sorted(word.spelling for word in fewer)
+
+
+@given(SYMBOLS, SYMBOLS)
+def test_the_distance_is_levenshtein_s(one: list[str], other: list[str]) -> None:
+    @cache
+    def slow(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        return min(slow(i - 1, j) + 1, slow(i, j - 1) + 1, slow(i - 1, j - 1) + (one[i - 1] != other[j - 1]))
+
+    assert distance(one, other) == slow(len(one), len(other))
+
+
+def plain(model: Any, tokenizer: Any, text: str) -> tuple[str, ...]:
+    """Greedy decoding one token at a time, without a cache."""
+    given = torch.tensor([tokenizer(text)["input_ids"]])
+    written = [model.config.decoder_start_token_id]
+    while len(written) <= LONGEST and written[-1] != model.config.eos_token_id:
+        with torch.no_grad():
+            logits = model(input_ids=given, decoder_input_ids=torch.tensor([written])).logits
+        written.append(int(logits[0, -1].argmax()))
+    return tuple(tokenizer.decode(written, skip_special_tokens=True).split())
+
+
+def test_the_tasks_are_a_plain_loop_over_one_generation(
+    speller: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(speller, "encoder-decoder"), load_tokenizer(speller)
+    words = cmudict.split(cmudict.read(dictionary), "test")
+    written = [plain(model, tokenizer, word.spelling) for word in words]
+    assert len(set(written)) > 3
+    # The first word's answer is what the model writes: a random model gets nothing right.
+    right = cmudict.Word(words[0].spelling, (written[0],))
+    monkeypatch.setattr(cmudict, "split", lambda *_: [right, *words[1:]])
+    calls: list[int] = []
+    original = type(model).generate
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, **given: calls.append(1) or original(self, **given), raising=False
+    )
+    found: dict[str, Any] = {}
+    specs = [TaskSpec("g2p"), TaskSpec("g2p_per")]
+    benchmarks.score(
+        speller, "encoder-decoder", specs[:1], sources.Cache(), lambda spec, result: found.update({spec.task: result})
+    )
+    once = len(calls)
+    benchmarks.score(
+        speller, "encoder-decoder", specs, sources.Cache(), lambda spec, result: found.update({spec.task: result})
+    )
+    assert len(calls) == 2 * once, "both tasks of a job are served by one generation"
+    exact, rate = found["g2p"], found["g2p_per"]
+    assert [outcome.value for outcome in exact.outcomes] == [1.0] + [0.0] * (len(words) - 1)
+    assert (exact.score, exact.metric, exact.chance, exact.n) == (1 / len(words), "exact_match", 0.0, len(words))
+    wanted = [(0, len(written[0]))] + [
+        (min(distance(text, answer) for answer in word.pronunciations), len(word.pronunciations[0]))
+        for text, word in zip(written[1:], words[1:], strict=True)
+    ]
+    assert len({label for _, label in wanted}) > 2
+    assert [(outcome.value, outcome.label) for outcome in rate.outcomes] == wanted
+    assert rate.score == pytest.approx(sum(edits for edits, _ in wanted) / sum(length for _, length in wanted))
+    assert (rate.metric, rate.chance, rate.limited) == ("per", None, False)
+    assert [outcome.doc_hash for outcome in rate.outcomes] == [outcome.doc_hash for outcome in exact.outcomes]
+    assert len({outcome.doc_hash for outcome in rate.outcomes}) == len(words)
+    assert exact.protocol["documents_sha256"] == rate.protocol["documents_sha256"]
+    json.dumps(rate.protocol)
+
+
+def test_limit_takes_the_first_words(speller: Path, dictionary: Path, run: Run) -> None:
+    seen: list[tuple[int, int]] = []
+    whole = run(speller, "encoder-decoder", "g2p_per")
+    some = run(speller, "encoder-decoder", "g2p_per", limit=7, progress=lambda *done: seen.append(done))
+    assert (some.n, some.limited, some.protocol["documents"]) == (7, True, whole.n)
+    assert some.outcomes == whole.outcomes[:7]
+    assert seen[-1] == (7, 7)
+
+
+def test_the_standard_error_is_that_of_many_draws() -> None:
+    draw = random.Random(1)
+    rows = [(float(draw.randint(0, length)), float(length)) for length in draw.choices(range(1, 12), k=200)]
+    found = [
+        (lambda some: sum(a for a, _ in some) / sum(b for _, b in some))(draw.choices(rows, k=200)) for _ in range(3000)
+    ]
+    mean = sum(found) / len(found)
+    rate, stderr = ratio([edits for edits, _ in rows], [length for _, length in rows])
+    assert rate == sum(edits for edits, _ in rows) / sum(length for _, length in rows)
+    assert stderr == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in found) / len(found)), rel=0.1)
+
+
+def test_a_damaged_model_is_an_error(
+    speller: Path, dictionary: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsebench.models import load
+
+    model = load_model(speller, "encoder-decoder")
+    torch.nn.init.constant_(model.shared.weight, math.nan)
+    monkeypatch.setattr(load, "load_model", lambda *_: model)
+    with pytest.raises(BenchmarkError, match="not finite"):
+        run(speller, "encoder-decoder", "g2p")
+
+
+def test_what_does_not_suit_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="takes no examples"):
+        check(TaskSpec("g2p", num_fewshot=2), "encoder-decoder")
+    with pytest.raises(BenchmarkError, match="for encoder-decoder models, not for family decoder"):
+        check(TaskSpec("g2p_per"), "decoder")
+    assert TASKS["g2p"].families == TASKS["g2p_per"].families == ("encoder-decoder",)
