@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,15 +68,15 @@ class Generation:
         if texts not in self._written:
             self._written[texts] = self.write(texts)
         pairs = list(zip(asked, self._written[texts], strict=True))
-        labels: list[float] | None = None
+        lengths: list[float] = []
         if task.metric == "exact_match":
             values = [float(written in document.answers) for document, written in pairs]
         else:
             values = [
                 float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
             ]
-            labels = [float(len(document.answers[0])) for document in asked]
-        score, stderr = ratio(values, labels or [1.0] * len(values))
+            lengths = [float(len(document.answers[0])) for document in asked]
+        score, stderr = ratio(values, lengths or [1.0] * len(values))
         return ScoreResult(
             task=task.name,
             metric=task.metric,
@@ -86,7 +87,7 @@ class Generation:
             chance=0.0 if task.chance == "open" else None,
             outcomes=tuple(
                 Outcome(text, hashlib.sha1(text.encode()).hexdigest(), value, label)
-                for text, value, label in zip(texts, values, labels or [None] * len(values), strict=True)
+                for text, value, label in zip_longest(texts, values, lengths)
             ),
             protocol={
                 "harness": f"sparsebench generation, transformers {version('transformers')}",

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.perplexity import Perplexity
     from sparsebench.manifest.schema import Family
 
-    Scorer = Encoder | Generation | Harness | Perplexity
+    Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity
 
 
 def check(spec: TaskSpec, family: Family) -> None:
