@@ -60,13 +60,14 @@ def score(
 ) -> None:
     """Score a model on benchmarks, with 95% intervals. With --against, on the same documents as another model.
 
-    `detectable` is the smallest true difference that such a sample shows in four cases of five; without --against it
-    supposes that two models differ on a tenth of the answers.
+    `detectable` is the smallest true difference that such a sample shows in
+    four cases of five; without --against it supposes that two models differ
+    on a tenth of the answers.
 
     \b
     sparsebench score --list
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
-    sparsebench score pruned/0.50 --against path:my-model --task piqa --outcomes piqa.jsonl
+    sparsebench score pruned/0.50 --against path:my-model --task piqa
     """
     from sparsebench import benchmarks
     from sparsebench.cli.output import emit_json, emit_table, note
