@@ -82,6 +82,7 @@ def test_it_is_the_installed_program_that_runs(program: Path, tmp_path: Path) ->
 def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_path: Path) -> None:
     call(program, tmp_path, "init", "mine.yaml")
     shutil.copy(ROOT / "quickstart.yaml", tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")  # the quickstart's own model lies there
     for manifest in ("mine.yaml", "quickstart.yaml"):
         assert len(json.loads(call(program, tmp_path, "plan", manifest, "--offline", "--json"))) > 10
     shown = json.loads(call(program, tmp_path, "figures", "--list", "--json"))
