@@ -79,6 +79,57 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
+def _flags() -> frozenset[str]:
+    """What an x86 processor says that it can do; empty elsewhere."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+_AVX512 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
+_LEVELS = {
+    "AMX": {"amx_bf16"},
+    "AVX-512 BF16": _AVX512 | {"avx512_bf16"},
+    "AVX-512": _AVX512,
+    "AVX2": {"avx2"},
+}
+_NATIVE = {
+    "bfloat16": (_AVX512, frozenset({"avx_ne_convert"})),
+    "float16": (_AVX512 | {"avx512_fp16"}, frozenset({"avx_ne_convert"})),
+}
+"""Instruction sets with any of which oneDNN, PyTorch's library, multiplies matrices of a precision."""
+
+
+@cache
+def instructions() -> str:
+    """The widest vector instructions that matter to matrix products, such as ``AVX-512 BF16``; empty where unknown.
+
+    Processors that go by one name can differ in them, and in speed by ten times.
+    """
+    return next((name for name, needed in _LEVELS.items() if needed <= _flags()), "")
+
+
+@cache
+def emulated(dtype: str) -> bool:
+    """Whether PyTorch has no instructions for matrix products of ``dtype`` on this CPU.
+
+    It then goes through them number by number: bfloat16 at 10 GFLOP/s where float32 reaches 85 (one AVX2 core). What
+    ``auto`` will turn out to be is unknown, so that it counts as bfloat16. False where the CPU does not say.
+    """
+    ways = _NATIVE.get("bfloat16" if dtype == "auto" else dtype, ())
+    return bool(ways and _flags()) and not any(way <= _flags() for way in ways)
+
+
+def arithmetic(dtype: str) -> str:
+    """The precision to calculate in, for weights of ``dtype``: the same, or float32 where this CPU would emulate it."""
+    return "float32" if emulated(dtype) else dtype
+
+
 def cores() -> int:
     """Cores that this process may run on, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
@@ -127,8 +178,9 @@ def gpu_memory() -> int | None:
 
 @cache
 def machine() -> str:
-    """The class of hardware that latencies may be compared within: ``AMD EPYC ×2, 23 GiB``."""
-    words = [f"{cpu_model()} ×{cores()}", f"{memory()[0] // 2**30} GiB", *gpus()]
+    """The class of hardware that latencies may be compared within: ``AMD EPYC (AVX2) ×2, 23 GiB``."""
+    level = f" ({instructions()})" if instructions() else ""
+    words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB", *gpus()]
     return ", ".join(words)
 
 

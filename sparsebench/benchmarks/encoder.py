@@ -38,13 +38,14 @@ _WORDS = {
 class Encoder:
     """One model, loaded once, and any number of tasks."""
 
-    def __init__(self, folder: Path, batch_size: int | None, progress: Progress | None) -> None:
+    def __init__(self, folder: Path, batch_size: int | None, progress: Progress | None, dtype: str = "auto") -> None:
         from sparsebench.models.load import load_model, load_tokenizer
 
         self.folder = Path(folder)
-        self.model: Any = load_model(folder, "encoder")
+        self.model: Any = load_model(folder, "encoder", dtype)
         self.tokenizer: Any = load_tokenizer(folder)
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self.dtype = dtype
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or BATCH_SIZE
         self.progress = progress
@@ -78,7 +79,7 @@ class Encoder:
         """The model with its masked-language-model head. Raises ModelError where the files do not hold it."""
         from sparsebench.models.load import load_masked_lm
 
-        masked = load_masked_lm(self.folder)
+        masked = load_masked_lm(self.folder, self.dtype)
         self.model = masked.base_model
         return masked
 

@@ -58,12 +58,13 @@ class Harness:
         batch_size: int | None,
         progress: Progress | None,
         model: PreTrainedModel | None = None,
+        dtype: str = "auto",
     ) -> None:
         from sparsebench.models.load import load_model, load_tokenizer
 
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None
-        self.model = model or load_model(folder, family)
+        self.model = model or load_model(folder, family, dtype)
         self.lm: MaskedScorer | Scorer
         tokenizer: Any = load_tokenizer(folder)
         with _quiet():

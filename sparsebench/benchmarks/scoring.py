@@ -52,11 +52,13 @@ def score(
     cache: sources.Cache,
     emit: Emit,
     progress: Progress | None = None,
+    dtype: str = "auto",
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
     Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
-    numbers are stock's to the digit. (Tasks with different ones: the model is loaded once for each.)
+    numbers are stock's to the digit. (Tasks with different ones: the model is loaded once for each.) It calculates in
+    ``dtype`` (``auto``: the checkpoint's).
     Raises ModelError when the model itself cannot be loaded.
     """
     fit: list[TaskSpec] = []
@@ -68,7 +70,7 @@ def score(
             emit(spec, error)
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress)
+        scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress, dtype)
         for spec in alike:
             try:
                 result = _with_prompts(scorers[adapter_of(spec.task)].score(spec, cache))
@@ -85,30 +87,31 @@ def _with_prompts(result: ScoreResult) -> ScoreResult:
 
 
 def _load(
-    folder: Path, family: Family, adapters: set[str], batch_size: int | None, progress: Progress | None
+    folder: Path, family: Family, adapters: set[str], batch_size: int | None, progress: Progress | None, dtype: str
 ) -> dict[str, Scorer]:
     """What scores the tasks of each adapter, around one loaded model."""
     if family == "encoder":
         from sparsebench.benchmarks.encoder import Encoder
 
-        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress))
+        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype))
     scorers: dict[str, Scorer] = {}
     model = None
     if "harness" in adapters:
         from sparsebench.benchmarks.harness import Harness
 
-        scorers["harness"] = harness = Harness(folder, family, batch_size, progress)
+        scorers["harness"] = harness = Harness(folder, family, batch_size, progress, dtype=dtype)
         model = harness.model
     if "perplexity" in adapters:
         from sparsebench.benchmarks.perplexity import Perplexity
         from sparsebench.models.load import load_model, load_tokenizer
 
         # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
-        scorers["perplexity"] = Perplexity(model or load_model(folder, family), load_tokenizer(folder), progress)
+        model = model or load_model(folder, family, dtype)
+        scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress)
     if "generation" in adapters:
         from sparsebench.benchmarks.generation import Generation
         from sparsebench.models.load import load_model, load_tokenizer
 
-        model = model or load_model(folder, family)
+        model = model or load_model(folder, family, dtype)
         scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
     return scorers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -42,6 +42,7 @@ def measure(
     samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side.")] = 24,
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
+    compute_dtype: COMPUTE_DTYPE = Precision.auto,
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -56,13 +57,14 @@ def measure(
     """
     from dataclasses import asdict
 
-    from sparsebench import runtime
+    from sparsebench import environment, runtime
     from sparsebench.cli.output import emit_json, note
     from sparsebench.plan.single import single
 
     model = single(source, family, dtype.value, offline)
     dense = single(against, family, dtype.value, offline) if against else model
-    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), dtype.value, samples)
+    run_in = dtype if environment.gpus() and compute_dtype is Precision.auto else model.calculated(compute_dtype.value)
+    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), str(run_in), samples)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
     runtime.measure_latency(

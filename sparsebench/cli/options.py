@@ -34,6 +34,10 @@ FAMILY = Annotated[
     typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.", show_default=False),
 ]
 DTYPE = Annotated[Precision, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
+COMPUTE_DTYPE = Annotated[
+    Precision,
+    typer.Option(help="Precision to calculate in; auto: the weights', or float32 where this CPU would emulate it."),
+]
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", show_default=False)]
 LEDGER = Annotated[
     Path | None,

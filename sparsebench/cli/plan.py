@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from sparsebench import environment
 from sparsebench.cli.options import EXPERIMENT, FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
         return
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
+    for text in _emulated(ready, cells):
+        note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
         note(f"  {text}")
     need = needs(ready, work)
@@ -115,6 +119,22 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+
+
+def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
+    """Which models of 16 bits this CPU would emulate, whether they run so, and what decides it."""
+    for what, key, switch in (
+        ("scores and calibration", "compute_dtype", "the model's `compute_dtype`"),
+        ("runtime", "dtype", "`dtype` under `runtime`"),
+    ):
+        runs: dict[str, list[str]] = {}
+        for cell in cells:
+            size, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
+            if dtype and environment.emulated(cell.variant.dtype) and size.bytes < 4 * size.parameters:
+                runs.setdefault(dtype, []).append(cell.variant.model)
+        for dtype, models in runs.items():
+            slow = " slowly" * environment.emulated(dtype)
+            yield f"{what} of {', '.join(dict.fromkeys(models))}{slow} in {dtype}: this CPU emulates 16 bits ({switch} decides)"
 
 
 def _detectable(cell: Cell) -> float | None:

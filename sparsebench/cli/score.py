@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks import ScoreResult, TaskSpec
     from sparsebench.errors import SparsebenchError
+    from sparsebench.manifest.schema import Dtype
     from sparsebench.plan.single import Single
 
 
@@ -55,6 +56,7 @@ def score(
     documents: Annotated[bool, typer.Option("--documents", help="With --json: every document's outcome.")] = False,
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
+    compute_dtype: COMPUTE_DTYPE = Precision.auto,
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -69,37 +71,26 @@ def score(
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
     sparsebench score pruned/0.50 --against path:my-model --task piqa
     """
-    from sparsebench import benchmarks
     from sparsebench.cli.output import emit_json, emit_table, note
     from sparsebench.errors import UserError
     from sparsebench.ledger import scored
     from sparsebench.plan.single import single
 
     if list_them:
-        heads = ["task", "family", "metric", "what"]
-        listed = [
-            [name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.TASKS.items()
-        ]
-        emit_json([dict(zip(heads, row, strict=True)) for row in listed]) if as_json else emit_table(heads, listed)
+        _list(as_json)
         return
-    if not source or not task:
+    specs = _specs(task or [], limit, num_fewshot, label, data, batch)
+    if not source or not specs:
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
-    unknown = [name for name in task if not benchmarks.known(name)]
-    if unknown:
-        from sparsebench.manifest.problems import did_you_mean
-
-        raise UserError(f"--task {unknown[0]}: no such task", did_you_mean(unknown[0], benchmarks.names()) or None)
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    specs = [
-        benchmarks.TaskSpec(name, limit, num_fewshot, tuple(label) if label else None, data, batch) for name in task
-    ]
     sides = [single(text, family, dtype.value, offline) for text in (against, source) if text]
     failures: list[str] = []
-    found = [_scored(model, specs, failures) for model in sides]
-    rows = scored.rows(found[-1], found[0] if against else None)
+    found = [_scored(model, specs, model.calculated(compute_dtype.value), failures) for model in sides]
+    dense = found[0] if against else None
+    rows = scored.rows(found[-1], dense)
     if outcomes:
-        scored.write_outcomes(outcomes, found[-1], found[0] if against else None)
+        scored.write_outcomes(outcomes, found[-1], dense)
     if as_json:
         emit_json([row | (scored.whole(found[-1][row["task"]]) if documents else {}) for row in rows])
     elif rows:
@@ -110,7 +101,37 @@ def score(
         raise typer.Exit(1)
 
 
-def _scored(model: Single, specs: list[TaskSpec], failures: list[str]) -> dict[str, ScoreResult]:
+def _list(as_json: bool) -> None:
+    """The offline tasks, with what they measure."""
+    from sparsebench import benchmarks
+    from sparsebench.cli.output import emit_json, emit_table
+
+    heads = ["task", "family", "metric", "what"]
+    rows = [[name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.TASKS.items()]
+    emit_json([dict(zip(heads, row, strict=True)) for row in rows]) if as_json else emit_table(heads, rows)
+
+
+def _specs(
+    names: list[str],
+    limit: int | None,
+    num_fewshot: int | None,
+    label: list[str] | None,
+    data: str | None,
+    batch: int | None,
+) -> list[TaskSpec]:
+    """What each task is to do; an unknown name is refused before anything is loaded."""
+    from sparsebench import benchmarks
+    from sparsebench.errors import UserError
+    from sparsebench.manifest.problems import did_you_mean
+
+    for name in names:
+        if not benchmarks.known(name):
+            raise UserError(f"--task {name}: no such task", did_you_mean(name, benchmarks.names()) or None)
+    labels = tuple(label) if label else None
+    return [benchmarks.TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in names]
+
+
+def _scored(model: Single, specs: list[TaskSpec], dtype: Dtype, failures: list[str]) -> dict[str, ScoreResult]:
     """The model's result of each task; what failed is added to ``failures``."""
     from sparsebench import benchmarks, sources
 
@@ -122,5 +143,5 @@ def _scored(model: Single, specs: list[TaskSpec], failures: list[str]) -> dict[s
         else:
             results[spec.task] = result
 
-    benchmarks.score(model.folder, model.family, specs, sources.Cache(), emit)
+    benchmarks.score(model.folder, model.family, specs, sources.Cache(), emit, dtype=dtype)
     return results

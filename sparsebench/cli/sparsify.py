@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
     from sparsebench.plan.single import Single
@@ -117,6 +117,7 @@ def sparsify(
     form: FORM = Form.dense,
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
+    compute_dtype: COMPUTE_DTYPE = Precision.auto,
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -148,7 +149,9 @@ def sparsify(
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
         read = _read(model, folders, resolved(text, seed), offline)
-        sweep = Sweep(model.folder, model.family, folders, seed, read, propagate.value)
+        sweep = Sweep(
+            model.folder, model.family, folders, seed, read, propagate.value, model.calculated(compute_dtype.value)
+        )
         sweep.run(lambda target, result: made.append((folders[target], target, result)), bar)
     if form is not Form.dense:
         _store([folder for folder, _, _ in made], form)

@@ -171,6 +171,9 @@ class Model(Strict):
     """`encoder`, `decoder` or `encoder-decoder`."""
     dtype: Dtype = "auto"
     """The precision to work in; `auto` keeps the checkpoint's."""
+    compute_dtype: Dtype = "auto"
+    """The precision in which scores and calibration are calculated; `auto` is the weights', or float32 where this CPU would
+    emulate it, many times slower. Results name it."""
     architecture: dict[str, Any] | None = None
     """The model's config.json: required for `random`, used by `run --rehearse`."""
     labels: Some[str] | None = None
@@ -301,6 +304,8 @@ class Runtime(Strict):
     """Measure only the variants of these methods; default: every method."""
     granularity: Swept[Granularity] | None = None
     """Measure only the variants of these granularities; default: every one."""
+    dtype: Dtype = "auto"
+    """The precision to run in; `auto` is the weights', or float32 where this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side."""
 

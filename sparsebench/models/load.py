@@ -24,14 +24,14 @@ def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedM
     return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype)
 
 
-def load_masked_lm(folder: Path) -> PreTrainedModel:
+def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     """An encoder with its masked-language-model head, as ``load_model`` loads others; ``base_model`` is the encoder.
 
     Raises ModelError as ``load_model`` does: some checkpoints name a head that their files do not hold.
     """
     from transformers import AutoModelForMaskedLM
 
-    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, "auto")
+    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
 
 
 def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:

@@ -89,8 +89,9 @@ class Block:
 class Replay:
     """A checkpoint's blocks, visited in order with the calibration text at hand.
 
-    Memory: one block's weights, two copies of every stream's hidden states in the model's precision (files under
-    ``spill`` when they would take more than ``memory`` bytes), and activations of about `GROUP` tokens.
+    It calculates in ``dtype`` (``auto``: the checkpoint's). Memory: one block's weights, two copies of every stream's
+    hidden states in that precision (files under ``spill`` when they would take more than ``memory`` bytes), and
+    activations of about `GROUP` tokens.
     Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
     """
 
@@ -101,12 +102,13 @@ class Replay:
         batch: Batch,
         streams: int = 1,
         spill: Path | None = None,
+        dtype: str = "auto",
         memory: int = 2 << 30,
     ) -> None:
         self.checkpoint = checkpoint
         self.batch = batch
         self.streams = streams
-        self._skeleton = blocks.survey(_stated(checkpoint), family)
+        self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
         _check_batch(batch, self._skeleton)
         filling.fill(self._skeleton, checkpoint, family)
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
@@ -181,10 +183,12 @@ def check(config: Mapping[str, Any], family: Family) -> str | None:
     return None
 
 
-def _stated(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config with the precision of most of the weights where it states none."""
+def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
+    """The config with the precision to calculate in: ``dtype``, for ``auto`` its own, else that of most of the weights."""
     from sparsebench.models import precision
 
+    if dtype != "auto":
+        return precision.stated(checkpoint.config, dtype)
     if precision.of_config(checkpoint.config):
         return checkpoint.config
     sizes = dict.fromkeys(precision.NAMES, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparsebench import benchmarks
+from sparsebench import benchmarks, environment
 from sparsebench.plan.cells import Cell, Job
 
 START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, "latency": 9.0, "memory": 7.0}
@@ -16,8 +16,9 @@ START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, 
 
 SWEEP_BYTES = 150e6
 ASSESS_BYTES = 60e6
-SECONDS_PER_FLOP = {"bfloat16": 1 / 200e9, "float16": 1 / 50e9, "float32": 1 / 80e9, "auto": 1 / 80e9}
-"""Bytes a second through a sweep and through structure and storage; seconds per floating-point operation."""
+FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
+EMULATED_FLOPS = 10e9
+"""Bytes a second through a sweep and through structure and storage; floating-point operations a second."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
@@ -53,14 +54,19 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
             task = benchmarks.TASKS.get(cell.settings["task"])
             length = (task and task.tokens) or DOCUMENT_TOKENS[variant.family]
             flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
-            return flops * SECONDS_PER_FLOP[variant.dtype]
+            return flops / speed(cell.settings.get("compute_dtype", variant.dtype))
         case _:
             load = cell.settings["workload"]
-            step = 2 * size.parameters * SECONDS_PER_FLOP[variant.dtype] * load["batch"] * load["prompt"]
+            step = 2 * size.parameters / speed(cell.settings["dtype"]) * load["batch"] * load["prompt"]
             load_seconds = size.bytes / 300e6
             if cell.stage == "memory":
                 return load_seconds + 3 * step
             return load_seconds + PHASES[variant.family] * max(2 * PHASE_SECONDS, STEPS * step)
+
+
+def speed(dtype: str) -> float:
+    """Floating-point operations a second in a precision, on this machine."""
+    return EMULATED_FLOPS if dtype != "auto" and environment.emulated(dtype) else FLOPS[dtype]
 
 
 def _documents(cell: Cell) -> int:
@@ -98,8 +104,8 @@ def _calibrating(job: Job, size: ModelSize) -> float:
     setting = read[0].settings
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.propagate == "dense" else 2 * len(read)
-    forward = 2 * size.parameters * tokens * SECONDS_PER_FLOP[read[0].variant.dtype]
-    moments = 2 * size.parameters * tokens * SECONDS_PER_FLOP["float32"]
+    forward = 2 * size.parameters * tokens / speed(setting.get("compute_dtype", read[0].variant.dtype))
+    moments = 2 * size.parameters * tokens / speed("float32")
     return passes * (forward + moments / 2) + len(read) * size.parameters * SOLVE_SECONDS
 
 

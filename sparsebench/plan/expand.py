@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sparsebench import sources
+from sparsebench import environment, sources
 from sparsebench.manifest import schema
 from sparsebench.manifest.schema import Manifest, Model, Sparsify, Task, is_nm, pattern_sparsity
 from sparsebench.plan.cells import Cell, Stage, Variant
@@ -44,7 +44,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], text: st
     cells: list[Cell] = []
     for model in manifest.models:
         base = dense[model.name]
-        for variant in [base, *_sparsified(manifest, base, calibration, text)]:
+        for variant in [base, *_sparsified(manifest, model, base, calibration, text)]:
             cells += _cells_of(manifest, model, variant, base, calibration)
     return Plan(name, tuple(manifest.models), dense, tuple({cell.id: cell for cell in cells}.values()), calibration)
 
@@ -89,7 +89,23 @@ def _weights(source: str) -> str:
     return "dequantized" if ".gguf" in source.lower() else "real"
 
 
-def _sparsified(manifest: Manifest, base: Variant, calibration: Calibration, text: str) -> Iterator[Variant]:
+def _calculated(model: Model) -> dict[str, str]:
+    """The precision of scores and calibration as a setting, where it is not simply the weights'."""
+    dtype = environment.arithmetic(model.dtype) if model.compute_dtype == "auto" else model.compute_dtype
+    return {} if dtype == model.dtype else {"compute_dtype": dtype}
+
+
+def _run_in(manifest: Manifest, model: Model) -> str:
+    """The precision of runtime cells. A GPU emulates nothing that a manifest can name."""
+    assert manifest.runtime
+    if manifest.runtime.dtype != "auto":
+        return manifest.runtime.dtype
+    return model.dtype if environment.gpus() else environment.arithmetic(model.dtype)
+
+
+def _sparsified(
+    manifest: Manifest, model: Model, base: Variant, calibration: Calibration, text: str
+) -> Iterator[Variant]:
     for entry in manifest.sparsify:
         if entry.models is not None and base.model not in entry.models:
             continue
@@ -104,6 +120,7 @@ def _sparsified(manifest: Manifest, base: Variant, calibration: Calibration, tex
             if needs_calibration(target.method, target.allocation):
                 made = replace(made, calibration=described(calibration), propagate=entry.propagate)
                 identity |= {"calibration": made.calibration, "propagate": made.propagate, "text": text}
+                identity |= _calculated(model)
             yield replace(made, id=variant_id(identity))
 
 
@@ -124,8 +141,8 @@ def _cells_of(
         return Cell(cell_id(stage, variant.id, settings), stage, variant, settings)
 
     if not variant.is_dense:
-        read = {"samples": calibration.samples, "length": calibration.length} if variant.calibration else {}
-        yield cell("sparsify", read)
+        read: dict[str, Any] = {"samples": calibration.samples, "length": calibration.length}
+        yield cell("sparsify", read | _calculated(model) if variant.calibration else {})
     if manifest.structure:
         yield cell("structure", manifest.structure.model_dump())
     if manifest.storage:
@@ -137,7 +154,8 @@ def _cells_of(
         for engine in manifest.runtime.engines:
             for ranks in _ranks(engine, manifest.runtime.ranks):
                 for workload in manifest.runtime.workloads:
-                    shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump(), "dtype": model.dtype}
+                    shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
+                    shared["dtype"] = _run_in(manifest, model)
                     yield cell("latency", {**shared, "samples": manifest.runtime.samples, "against": base.id})
                     yield cell("memory", shared)
 
@@ -145,7 +163,7 @@ def _cells_of(
 def _task_settings(task: Task, model: Model) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
     batch = {} if task.batch == "auto" else {"batch": task.batch}
-    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch
+    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch | _calculated(model)
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
-from sparsebench.plan.cells import Job
+from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.preflight import Prepared
 
@@ -73,7 +73,14 @@ def _memory(job: Job, size: ModelSize, models: Mapping[str, float] = PAIR) -> in
     """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
     held = models.get(job.kind, 0.2)
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
-    return int(size.bytes * held) + PROCESS_BYTES * ranks
+    return int(_running_bytes(job.cells, size) * held) + PROCESS_BYTES * ranks
+
+
+def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
+    """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
+    settings = [cell.settings for cell in cells if cell.stage in ("benchmarks", "latency", "memory")]
+    wide = any("float32" in (setting.get("compute_dtype"), setting.get("dtype")) for setting in settings)
+    return max(size.bytes, 4 * size.parameters * wide)
 
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
@@ -99,6 +106,7 @@ def slots(ready: Prepared) -> int:
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
-    largest = max(size.bytes for size in ready.sizes.values())
+    cells = {name: [cell for cell in ready.plan.cells if cell.variant.model == name] for name in ready.sizes}
+    largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)
     return max(1, min(environment.cores(), MOST_SLOTS, fitting))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sparsebench import sources
+from sparsebench import environment, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
 from sparsebench.models.families import family_of
@@ -28,6 +28,11 @@ class Single:
     name: str
     folder: Path
     family: Family
+    dtype: Dtype = "auto"
+
+    def calculated(self, asked: Dtype) -> Dtype:
+        """The precision to calculate in: the one asked for; for ``auto`` the weights', or float32 where this CPU emulates it."""
+        return environment.arithmetic(self.dtype) if asked == "auto" else asked  # type: ignore[return-value]
 
 
 def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single:
@@ -48,7 +53,7 @@ def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, offline, 0)
-    return Single(model.name, folder, model.family)
+    return Single(model.name, folder, model.family, dtype)
 
 
 def _packed(folder: Path, family: str | None) -> Single:

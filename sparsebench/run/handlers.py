@@ -53,7 +53,8 @@ def make(spec: Spec, recorder: Recorder) -> None:
             if first.calibration
             else None
         )
-        Sweep(dense, family, folders, first.seed, read, first.propagate or "pruned").run(emit, recorder.progress)
+        dtype = next(iter(cells.values())).settings.get("compute_dtype", "auto")
+        Sweep(dense, family, folders, first.seed, read, first.propagate or "pruned", dtype).run(emit, recorder.progress)
 
 
 def assess(spec: Spec, recorder: Recorder) -> None:
@@ -87,6 +88,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}
+    dtype = spec.job.cells[0].settings.get("compute_dtype", "auto")  # the model's, so that it is the same for all tasks
 
     def emit(task: Any, result: Any) -> None:
         if isinstance(result, SparsebenchError):
@@ -96,7 +98,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, progress=recorder.progress)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype)
 
 
 def latency(spec: Spec, recorder: Recorder) -> None:
@@ -140,7 +142,11 @@ def _runtime_setting(cell: Cell) -> Any:
 
 def _listed(settings: dict[str, Any]) -> dict[str, Any]:
     """Task settings with hashable values."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in settings.items()
+        if key != "compute_dtype"
+    }
 
 
 HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {

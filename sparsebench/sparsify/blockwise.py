@@ -36,7 +36,7 @@ Place = tuple[str, int]
 
 @dataclass
 class BlockSweep:
-    """A sweep whose versions share a calibration; ``batch`` is what the model reads."""
+    """A sweep whose versions share a calibration; ``batch`` is what the model reads, calculating in ``dtype``."""
 
     checkpoint: Checkpoint
     places: dict[str, Part]
@@ -45,6 +45,7 @@ class BlockSweep:
     batch: Batch
     seed: int = 0
     propagate: str = "pruned"
+    dtype: str = "auto"
     shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
 
     def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
@@ -55,9 +56,9 @@ class BlockSweep:
         streams = len(self.targets) if self.propagate == "pruned" else 1
         with tempfile.TemporaryDirectory(dir=_beside(outputs), prefix=".activations-") as spill:
             if passes == 2:
-                scout = Replay(self.checkpoint, self.family, self.batch, 1, Path(spill))
+                scout = Replay(self.checkpoint, self.family, self.batch, 1, Path(spill), self.dtype)
                 self._allocate(scout, _step(progress, 0, passes))
-            replay = Replay(self.checkpoint, self.family, self.batch, streams, Path(spill))
+            replay = Replay(self.checkpoint, self.family, self.batch, streams, Path(spill), self.dtype)
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
             replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
         for name in outputs.missing:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Sweep:
     """Versions of the model in ``dense``; ``folders`` says where each goes, ``tokens`` is the calibration, if any.
 
-    ``propagate`` (pruned or dense) matters to calibrated methods alone: whose inputs they see.
+    ``propagate`` (pruned or dense) matters to calibrated methods alone: whose inputs they see; so does ``dtype``, the
+    precision in which the model reads the text (``auto``: the checkpoint's).
     """
 
     dense: Path
@@ -33,6 +34,7 @@ class Sweep:
     seed: int = 0
     tokens: Calibrated | None = None
     propagate: str = "pruned"
+    dtype: str = "auto"
 
     def run(self, emit: Emit, progress: Progress | None = None) -> None:
         """Make every version, count each from its files, and emit its result.
@@ -55,7 +57,7 @@ class Sweep:
         if calibrated:
             if self.tokens is None:
                 raise ModelError(f"{calibrated[0].method} needs calibration text", "name it under `calibration:`")
-            ways = (self.tokens.batch, self.seed, self.propagate)
+            ways = (self.tokens.batch, self.seed, self.propagate, self.dtype)
             blocks = BlockSweep(checkpoint, places, self.family, calibrated, *ways)
             with Outputs(checkpoint, {target: self.folders[target] for target in calibrated}) as outputs:
                 blocks.run(outputs, progress)

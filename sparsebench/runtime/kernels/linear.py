@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.kernels.choice import Choices, bucket
 from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
@@ -20,7 +21,7 @@ TOKENS = 128
 
 
 class SparseLinear(nn.Module):
-    """y = x Wᵀ + b for x (…, in) of bfloat16 or float32; y (…, out) has x's dtype.
+    """y = x Wᵀ + b for x (…, in) of bfloat16 or float32; y (…, out) has x's dtype, which need not be that of the values.
 
     Sums are kept in float32 and rounded once. One token is multiplied by the sparse kernel; several by it or by a dense
     product of rows that are expanded tile by tile, whichever ``choices`` finds faster. No gradients.
@@ -28,10 +29,17 @@ class SparseLinear(nn.Module):
 
     data: torch.Tensor
     weight: torch.Tensor
-    """Shape and dtype only (on the meta device): some models ask a layer for them."""
+    """Shape and the dtype to run in only (on the meta device): some models ask a layer for them."""
     bias: nn.Parameter | None
 
-    def __init__(self, kernels: Kernels, matrix: SparseMatrix, bias: nn.Parameter | None, choices: Choices) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        matrix: SparseMatrix,
+        bias: nn.Parameter | None,
+        choices: Choices,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = matrix.cols, matrix.rows
         self.layout, self.nonzeros, self.dtype = matrix.layout, matrix.nonzeros, matrix.dtype
@@ -39,7 +47,7 @@ class SparseLinear(nn.Module):
         self.kind = (matrix.layout, matrix.rows, matrix.cols, str(matrix.dtype), bucket(matrix.nonzeros))
         self.register_buffer("data", matrix.data, persistent=False)
         self.register_parameter("bias", bias)
-        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=matrix.dtype, device="meta")
+        self.weight = torch.empty((matrix.rows, matrix.cols), dtype=dtype or matrix.dtype, device="meta")
         rows = TILE_BYTES // (matrix.cols * matrix.dtype.itemsize)
         self.tile = max(TILE, rows // TILE * TILE)
 
@@ -87,7 +95,9 @@ class SparseLinear(nn.Module):
     def by_tiles(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, in) to (tokens, out) by dense products of some rows at a time."""
         y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
-        common = x.dtype if x.dtype == self.dtype else torch.float32  # neither is rounded to the other's dtype
+        # Neither is rounded to the other's dtype, nor multiplied in one that this CPU emulates.
+        alike = x.dtype == self.dtype and not emulated(str(x.dtype).removeprefix("torch."))
+        common = x.dtype if alike else torch.float32
         x, bias = x.to(common), None if self.bias is None else self.bias.to(common)
         room = torch.empty((min(self.tile, self.out_features), self.in_features), dtype=self.dtype)
         for first in range(0, self.out_features, self.tile):
