@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import names, scales, style
-from sparsebench.figures.spec import Spec
+from sparsebench.figures.spec import NAMED_ROWS, Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +41,10 @@ class Canvas:
         self.width = width
         self.panel_height = PANEL if len(self.facets) > 1 else 1.6 * PANEL
         self.rowing = 0.0
-        if spec.kind in ("heatmap", "strip"):
+        if spec.kind in NAMED_ROWS:
             self.rowing = CHARACTER * max(len(str(row[spec.get("y")])) for row in rows)
         fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.rowing)))
-        most = min(int(spec.get("columns", "1" if spec.kind in ("heatmap", "strip") else "3")), fitting)
+        most = min(int(spec.get("columns", "1" if spec.kind in NAMED_ROWS else "3")), fitting)
         # Four panels stand two by two rather than three and one.
         self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
@@ -113,8 +113,9 @@ class Canvas:
         return [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
 
     def _height(self, line: Sequence[Rows]) -> float:
-        if self.spec.kind in ("heatmap", "strip"):
-            return FRAME + CELL * max(map(self._rows_of, line))
+        if self.spec.kind in NAMED_ROWS:
+            cell = CELL * max(1, len(self.looks) / 2) if self.spec.kind == "forest" else CELL
+            return FRAME + cell * max(map(self._rows_of, line))
         return self.panel_height
 
     def _rows_of(self, rows: Rows) -> int:

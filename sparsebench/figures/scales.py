@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
+from sparsebench.figures.spec import NAMED_ROWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ def dress(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas, left: b
     if left:
         axes.set_ylabel(spec.get("ylabel"))
     across(axes, rows, canvas)
-    if spec.kind == "strip":
+    if spec.kind in NAMED_ROWS:
         return
     if spec.get("yscale") == "log":
         upward(axes, canvas)

@@ -15,14 +15,14 @@ _LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
 KEYS: Mapping[str, str] = {
     "title": "one sentence above the figure",
     "about": "the question that the figure answers, for `figures --list`",
-    "kind": "how it is drawn: line, curve, bars, scatter, strip or heatmap",
+    "kind": "how it is drawn: line, curve, bars, scatter, strip, forest or heatmap",
     "x": "column along the horizontal axis",
-    "y": "column along the vertical axis (heatmap and strip: the rows)",
+    "y": "column along the vertical axis (heatmap, strip and forest: the rows)",
     "value": "heatmap: the column that is coloured",
     "low": "lower end of an interval around y",
     "high": "upper end of an interval around y",
-    "xlow": "scatter: lower end of an interval around x",
-    "xhigh": "scatter: upper end of an interval around x",
+    "xlow": "scatter, forest: lower end of an interval around x",
+    "xhigh": "scatter, forest: upper end of an interval around x",
     "mark": "line: column that is true for points that get a ring",
     "front": "scatter: high or low, the better end of y (of x, less is better): points that no other beats are joined",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
@@ -51,6 +51,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "bars": ("x", "y"),
     "scatter": ("x", "y"),
     "strip": ("x", "y"),
+    "forest": ("x", "y"),
     "heatmap": ("x", "y", "value"),
 }
 """Each kind of drawing (a module of this room) with the keys that it cannot do without."""
@@ -60,6 +61,8 @@ SCALES = {
     "yshare": ("yes", "no"),
     "front": ("high", "low"),
 }
+NAMED_ROWS = ("heatmap", "strip", "forest")
+"""Kinds whose vertical axis is a list of names."""
 COLUMNS = (
     "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "facet", "row", "bound",
 )  # fmt: skip

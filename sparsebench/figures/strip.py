@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.figures import names
+from sparsebench.figures import names, rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,14 +17,13 @@ TICK, BOX = 0.3, 0.17
 """Half the height of a tick and of a box; a row's place is 1 high."""
 
 
-def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     """Draw one panel; rows keep the query's order, the first on top, and share a line with the same y."""
     import numpy as np
 
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    down = list(dict.fromkeys(row[y] for row in rows))
-    for place, name in enumerate(down):
-        mine = [row for row in rows if row[y] == name]
+    for place, name in enumerate(rows.dress(axes, given, canvas)):
+        mine = [row for row in given if str(row[y]) == name]
         colour = canvas.looks[canvas.series(mine[0])].colour
         values = np.sort(np.array([row[x] for row in mine], dtype=float))
         # One path of a row's ticks, broken by NaN: a figure of thousands of samples stays small.
@@ -34,18 +33,9 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
         axes.fill_between([first, third], place - BOX, place + BOX, color=colour, alpha=0.35, linewidth=0, zorder=3)
         axes.plot([middle] * 2, [place - 1.3 * BOX, place + 1.3 * BOX], color="black", linewidth=1.4, zorder=4)
-    axes.set_yticks(range(len(down)), [str(name) for name in down])
-    axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.grid(True, axis="x")
-    for column in canvas.spec.references:
-        for value in {row[column] for row in rows if row[column] is not None}:
-            axes.axvline(value, color="black", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
 def finish(panels: names.Panels, canvas: Canvas) -> None:
     """The rows carry their names; series only colour them. Levels have a legend."""
-    labels = [(label, "black", (0, (1, 1.5))) for label in canvas.spec.references.values()]
-    if labels:
-        canvas.legend(line=None, levels=labels)
+    if canvas.spec.references:
+        canvas.legend(line=None, levels=rows.levels(canvas))

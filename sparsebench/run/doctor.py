@@ -46,7 +46,10 @@ def examine(offline: bool = False) -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     total, available = environment.memory()
-    yield Finding("cpu", "ok", f"{environment.cpu_model()}, {environment.cores()} cores")
+    words = [environment.cpu_model(), f"{environment.cores()} cores", environment.instructions()]
+    lacks = environment.emulated("bfloat16")
+    words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] if lacks else []
+    yield Finding("cpu", "slower" if lacks else "ok", ", ".join(filter(None, words)))
     low = available < 4 * GIB
     yield Finding(
         "memory",

@@ -81,7 +81,7 @@ def run() -> Run:
 
     def run_one(folder: Path, family: Any, task: str, **settings: Any) -> ScoreResult:
         found: list[Any] = []
-        options = {name: settings.pop(name) for name in ("progress", "cache") if name in settings}
+        options = {name: settings.pop(name) for name in ("progress", "cache", "dtype") if name in settings}
         cache = options.pop("cache", None) or sources.Cache()
         spec = TaskSpec(task, batch=settings.pop("batch_size", None), **settings)
         benchmarks.score(folder, family, [spec], cache, lambda _, result: found.append(result), **options)

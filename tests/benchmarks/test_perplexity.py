@@ -116,6 +116,18 @@ def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(model_type: str) -> 
     assert len(set(found)) == 3
 
 
+def test_a_model_of_16_bits_calculates_in_float32_where_it_is_told_to(
+    tiny_llama: Path, tmp_path: Path, stories: list[str], run: Run
+) -> None:
+    wide = tmp_path / "wide"
+    load_model(tiny_llama, "decoder", "float32").save_pretrained(wide)
+    load_tokenizer(tiny_llama).save_pretrained(wide)
+    told, stored = run(tiny_llama, "decoder", "perplexity", dtype="float32"), run(wide, "decoder", "perplexity")
+    assert told.outcomes == stored.outcomes
+    assert told.protocol["dtype"] == "float32"
+    assert told.score != run(tiny_llama, "decoder", "perplexity").score
+
+
 def test_limit_counts_windows(tiny_llama: Path, stories: list[str], run: Run) -> None:
     seen: list[tuple[int, int]] = []
     whole = run(tiny_llama, "decoder", "perplexity")

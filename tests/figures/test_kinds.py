@@ -79,6 +79,28 @@ def test_strips_clip_and_overlap_nothing(series: int, width: float) -> None:
 
 @WIDTHS
 @SERIES
+@pytest.mark.parametrize("settings", [1, 12])
+def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: float) -> None:
+    generator = np.random.default_rng(0)
+    rows = [
+        {
+            "label": f"one more token, sparse kernels ×{setting}", "speedup": middle, "speedup_low": middle - 0.1,
+            "speedup_high": middle + 0.1, "sparsity": f"{number}%", "facet": f"a-model-{facet} (random weights)", "dense": 1,
+        }
+        for number in range(series) for facet in range(3) for setting in range(settings)
+        for middle in [1 + abs(generator.normal()) / 3]
+    ]  # fmt: skip
+    figure = draw(parse(SHIPPED / "runtime.sql"), table(rows), [], width)
+    assert overlaps(figure) == []
+    for axes in figure.axes:
+        places = sorted(line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "None")
+        assert len(places) == series * settings
+        pixels = np.diff(axes.transData.transform([(0, place) for place in places])[:, 1])
+        assert max(pixels) < 0 and places[0] > -0.5 and places[-1] < settings - 0.5, "no point hides another"
+
+
+@WIDTHS
+@SERIES
 def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int, width: float) -> None:
     rows = [
         {

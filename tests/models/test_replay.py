@@ -114,3 +114,19 @@ def test_a_changed_stream_is_a_changed_model(shape: str, tmp_path: Path) -> None
             # A block is observed with its stored weights: in the first one both streams read the same.
             in_first = any(name.startswith(first.rpartition(".0.")[0] + ".0.") for first in changed)
             assert_reads(seen[1][name], (dense if in_first else pruned).rows(name, given), name)
+
+
+def test_a_model_of_16_bits_is_replayed_in_the_precision_that_is_asked_for(tiny_llama: Path, tmp_path: Path) -> None:
+    from sparsebench.models.load import load_model
+
+    load_model(tiny_llama, "decoder", "float32").save_pretrained(tmp_path / "wide")
+    given = batch("decoder")
+    seen: dict[str, dict[str, Any]] = {}
+    for name, folder, dtype in (("told", tiny_llama, "float32"), ("stored", tmp_path / "wide", "auto")):
+        found = seen.setdefault(name, {})
+        replay = Replay(Checkpoint(folder), "decoder", given, dtype=dtype)
+        replay.run(lambda block, found=found: found.update(block.observe(0, True)))
+        found["outputs"] = replay.outputs(0)
+    assert_close(seen["told"]["outputs"], seen["stored"].pop("outputs"), "outputs")
+    for name, inputs in seen["stored"].items():
+        assert_close(seen["told"][name].gram, inputs.gram, name)

@@ -17,6 +17,13 @@ from sparsebench.plan.resources import crowded
 from sparsebench.plan.sizes import parameters
 
 
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that multiplies every precision, and no GPU, whatever this one is."""
+    monkeypatch.setattr(environment, "emulated", lambda dtype: False)
+    monkeypatch.setattr(environment, "gpus", lambda: ())
+
+
 def planned(revision: str = "r1", **changes: object) -> Plan:
     content: dict[str, object] = {
         "version": 1,
@@ -226,3 +233,73 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     assert short(30 * 10**9) == []
     assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one
     assert short(10 * 10**9) == [("m", True)]
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU without instructions for 16 bits."""
+    monkeypatch.setattr(environment, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
+
+
+def precisions(plan: Plan) -> dict[str, set[object]]:
+    """By stage, the precision that its cells are told to calculate in; None where it is that of the weights."""
+    found: dict[str, set[object]] = {}
+    for cell in plan.cells:
+        key = "dtype" if cell.stage in ("latency", "memory") else "compute_dtype"
+        found.setdefault(cell.stage, set()).add(cell.settings.get(key))
+    return found
+
+
+HALF = [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]
+
+
+def test_what_a_cpu_would_emulate_runs_in_float32_and_only_what_calculates_gets_another_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = planned(models=HALF, sparsify=CALIBRATED[1:3])
+    assert precisions(before)["benchmarks"] == {None} and precisions(before)["latency"] == {"bfloat16"}
+    lacking(monkeypatch)
+    after = planned(models=HALF, sparsify=CALIBRATED[1:3])
+    assert precisions(after)["benchmarks"] == precisions(after)["latency"] == precisions(after)["memory"] == {"float32"}
+    assert precisions(after)["structure"] == precisions(after)["storage"] == {None}
+    kept = {cell.stage for cell in after.cells if cell.id in ids(before)}
+    assert kept == {"structure", "storage"}, "a calibrated version's too are others: of the dense model alone"
+    assert all(cell.variant.is_dense for cell in after.cells if cell.id in ids(before))
+
+
+def test_magnitude_has_the_same_versions_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = planned(models=HALF)
+    lacking(monkeypatch)
+    after = planned(models=HALF)
+    assert {cell.variant.id for cell in before.cells} == {cell.variant.id for cell in after.cells}
+
+
+def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    plain = planned(models=HALF, runtime={"dtype": "bfloat16"})
+    assert precisions(plain)["latency"] == {"bfloat16"} and precisions(plain)["benchmarks"] == {"float32"}
+    stubborn = planned(models=[HALF[0] | {"compute_dtype": "bfloat16"}])
+    assert precisions(stubborn)["benchmarks"] == {None} and precisions(stubborn)["latency"] == {"float32"}
+    wide = planned(models=[HALF[0] | {"dtype": "float32"}])
+    assert precisions(wide)["benchmarks"] == {None} and precisions(wide)["latency"] == {"float32"}
+
+
+def test_a_gpu_runs_what_the_cpu_beside_it_would_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking(monkeypatch)
+    monkeypatch.setattr(environment, "gpus", lambda: ("some GPU",))
+    found = precisions(planned(models=HALF))
+    assert found["latency"] == {"bfloat16"} and found["benchmarks"] == {"float32"}
+
+
+def test_emulation_is_slow_and_float32_large_and_the_plan_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = ModelSize(10**9, 2 * 10**9)
+    lacking(monkeypatch)
+
+    def seconds(model: dict[str, object]) -> float:
+        return sum(seconds_of(cell, size) for cell in planned(models=[model]).cells if cell.stage == "benchmarks")
+
+    assert seconds(HALF[0] | {"compute_dtype": "bfloat16"}) == pytest.approx(8 * seconds(HALF[0]))
+    plan = planned(models=HALF, runtime=None)
+    work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
+    ready = SimpleNamespace(sizes={"m": size})
+    monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
+    assert crowded(ready, work)  # type: ignore[arg-type]

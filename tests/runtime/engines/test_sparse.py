@@ -89,6 +89,22 @@ def test_parity_with_the_plain_model(model: tuple[Path, str], dtype: str) -> Non
         assert judged.relative_l2 < 1e-5
 
 
+def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    """A T5 asks its layers for their dtype and rounds to it."""
+    from sparsebench.models.prepare import prepare
+
+    prepare(tiny_t5, tmp_path / "t5", "encoder-decoder", "bfloat16")
+    for place, family in ((tiny_llama, "decoder"), (tmp_path / "t5", "encoder-decoder")):
+        folder = prune(place, tmp_path / f"pruned-{family}", 0.9)
+        found, words = started(), prompt(Checkpoint(folder).config)
+        loaded = found.load(Source(folder, family, "float32"), 40, False).module
+        assert {one.dtype for one in sparse_layers(loaded).values()} == {torch.bfloat16}
+        assert " from bfloat16 ×" in found.kernel
+        stock = load_model(folder, family, "float32")
+        assert distance(outputs(loaded, family, words), outputs(stock, family, words)) < 1e-5
+        assert found.parity(Source(folder, family, "float32"), words).relative_l2 < 1e-5
+
+
 def test_a_dense_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
     found = started()
     judged = found.parity(Source(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))

@@ -1,0 +1,42 @@
+"""Points with their intervals along the horizontal axis, some in each row: one number under many settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.figures import names, rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sparsebench.figures.canvas import Canvas
+
+Rows = Sequence[Mapping[str, Any]]
+APART, FILLED = 0.2, 0.72
+"""Between two points of a row, and what they take of it at most; a row's place is 1 high."""
+
+
+def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
+    """Draw one panel; a row's points stand below each other in the order of the legend."""
+    spec = canvas.spec
+    down = rows.dress(axes, given, canvas)
+    order = list(canvas.looks)
+    step = min(APART, FILLED / len(order))
+    for row in given:
+        series = canvas.series(row)
+        look = canvas.looks[series]
+        place = down.index(str(row[spec.get("y")])) + (order.index(series) - (len(order) - 1) / 2) * step
+        low, high = (row[spec.get(end)] if end in spec.values else None for end in ("xlow", "xhigh"))
+        if low is not None and high is not None:
+            axes.hlines([place], [low], [high], color=look.colour, linewidth=1.0, alpha=0.75, zorder=2)
+        axes.plot(
+            [row[spec.get("x")]], [place], color=look.colour, marker=look.marker, markersize=3.6, linestyle="none",
+            markeredgecolor="white", markeredgewidth=0.3, zorder=3,
+        )  # fmt: skip
+    axes.margins(x=0.06)
+
+
+def finish(panels: names.Panels, canvas: Canvas) -> None:
+    """Rows carry their names; series and levels have a legend."""
+    canvas.legend(line=True, levels=rows.levels(canvas), joined=False)

@@ -1,0 +1,48 @@
+"""What this machine is: the instructions that decide in which precision to calculate."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from sparsebench import environment
+
+ZEN3 = frozenset({"sse2", "avx", "avx2", "fma"})
+SKYLAKE = ZEN3 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+ZEN4 = SKYLAKE | {"avx512_bf16"}
+SAPPHIRE = ZEN4 | {"avx512_fp16", "amx_bf16", "amx_tile"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "level", "slow"),
+    [
+        (ZEN3, "AVX2", {"bfloat16", "float16", "auto"}),
+        (SKYLAKE, "AVX-512", {"float16"}),
+        (ZEN4, "AVX-512 BF16", {"float16"}),
+        (SAPPHIRE, "AMX", set()),
+        (frozenset(), "", set()),
+    ],
+)
+def test_the_instructions_decide_what_is_emulated(
+    flags: frozenset[str], level: str, slow: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_flags", lambda: flags)
+    dtypes = ("bfloat16", "float16", "auto", "float32", "float64")
+    assert environment.instructions.__wrapped__() == level
+    assert {dtype for dtype in dtypes if environment.emulated.__wrapped__(dtype)} == slow
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the CPU is not asked")
+def test_pytorch_says_the_same_of_this_machine() -> None:
+    import torch
+
+    assert environment.emulated("bfloat16") is not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert environment.emulated("float16") is not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "instructions", lambda: "AVX2")
+    one = environment.machine.__wrapped__()
+    monkeypatch.setattr(environment, "instructions", lambda: "AVX-512 BF16")
+    assert one != environment.machine.__wrapped__()
