@@ -7,7 +7,7 @@
 -- facet: facet
 -- reference: one = median of the dense model
 -- xlabel: time of a step / median of the dense model in the same job
--- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself: the noise. Steps over 2.5 medians are drawn at 2.5.
+-- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself, the noise; in int8 against the plain model. Steps over 2.5 medians are drawn at 2.5.
 
 WITH dense AS (
     SELECT record_id, phase, median(ms) AS dense_ms FROM samples WHERE side = 'dense' GROUP BY ALL
@@ -17,8 +17,7 @@ WITH dense AS (
     FROM samples s
     JOIN dense USING (record_id, phase)
     JOIN ways USING (variant_id)
-    -- int8 runs beside itself: its ticks would say nothing about dense.
-    WHERE side = 'variant' AND phase IN ('forward', 'prefill', 'decode') AND weights <> 'random' AND engine <> 'int8'
+    WHERE side = 'variant' AND phase IN ('forward', 'prefill', 'decode') AND weights <> 'random'
 ), newest AS (
     SELECT *, percent_label(sparsity) AS percent
     FROM timed

@@ -1,4 +1,4 @@
--- title: Near-zero weights before and after each method, block by block
+-- title: Near-zero weights before and after the methods that choose where, block by block
 -- about: which blocks and kinds of module a method empties: share of |w| below a tenth of the rms, dense beside pruned
 -- kind: heatmap
 -- x: layer
@@ -7,11 +7,10 @@
 -- facet: facet
 -- row: model
 -- columns: 3
--- range: 0 1
 -- yscale: percent
 -- xlabel: transformer block
 -- ylabel: near zero, %
--- note: Exact zeros among them. The threshold is a tenth of the root mean square that the matrix has in that variant. Of each method, the sparsity nearest to 50%.
+-- note: Exact zeros among them. The threshold is a tenth of the root mean square that the matrix has in that variant. Of each method, the sparsity nearest to 50%; methods that take the same share of every matrix are left out: theirs is one colour.
 
 WITH placed AS (
     SELECT s.*, line, abs(sparsity - 0.5) AS off, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS row_name
@@ -19,9 +18,17 @@ WITH placed AS (
     JOIN ways USING (variant_id)
     WHERE weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1
     QUALIFY off = min(off) OVER (PARTITION BY model, line)
+), uneven AS (
+    -- Two points between two matrices: more than rounding.
+    SELECT variant_id, model
+    FROM placed
+    WHERE method <> 'dense'
+    GROUP BY ALL
+    HAVING max(zero_share) - min(zero_share) > 0.02
 )
 SELECT DISTINCT ON (facet, row_name, layer) layer, row_name AS kind, near_share, model_label(model, weights) AS model,
        concat(model_label(model, weights), chr(10), if(method = 'dense', 'dense', concat(line, ', ', percent_label(sparsity), '%'))) AS facet
 FROM placed
+WHERE variant_id IN (SELECT variant_id FROM uneven) OR (method = 'dense' AND placed.model IN (SELECT model FROM uneven))
 ORDER BY placed.model, method <> 'dense', facet, side DESC,
          list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], placed.kind), layer;

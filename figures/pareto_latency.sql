@@ -22,7 +22,7 @@ WITH points AS (
            c.method = 'dense' AS dense_model, c.sparsity, score, low, high, chance, dense, if(verdict = 'no difference detected', 1, speedup) AS speedup, speedup_low, speedup_high
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
-    WHERE paired AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
+    WHERE engine <> 'int8' AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
 )
 SELECT DISTINCT if(dense_model, 1, round(1 / speedup, 2)) AS relative, if(dense_model, NULL, 1 / speedup_high) AS relative_low,
        if(dense_model, NULL, 1 / speedup_low) AS relative_high, score, low, high, chance, dense, facet,

@@ -10,16 +10,15 @@
 -- bound: bound
 -- front: low
 -- text: text
--- reference: dense = dense; broken = broken
+-- reference: dense = dense
 -- yscale: log
--- knee: 10000
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Grey: random masks, which know nothing.
+-- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out. Grey: random masks, which know nothing.
 
-SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, bound AND method <> 'dense' AS bound, panel,
+SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound, panel,
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
 FROM curves
 JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)
-WHERE metric LIKE '%perplexity'
+WHERE metric LIKE '%perplexity' AND score <= 1e4
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -7,9 +7,10 @@
 -- y: label
 -- series: sparsity
 -- facet: facet
+-- xshare: yes
 -- reference: dense = break-even
 -- xlabel: speed-up over dense
--- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. int8 is compared with dense in plain transformers.
+-- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. Under int8 everything but the baseline has 8 bits: dense itself is what they alone do.
 
 WITH placed AS (
     SELECT *, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),

@@ -1,4 +1,4 @@
--- title: Size on disk by format, and what no format can go below
+-- title: Size on disk by format, beside two reference sizes
 -- about: megabytes in each storage format beside the information bound
 -- kind: bars
 -- x: sparsity

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
-# Inches: a panel of lines or bars, a heatmap's frame and each of its rows, lines of text by size.
-PANEL, FRAME, CELL = 1.8, 0.55, 0.17
+# Inches: a panel of lines or bars, a heatmap's frame and each of its rows, a forest's points; lines of text by size.
+PANEL, FRAME, CELL, POINT = 1.8, 0.55, 0.17, 0.065
 TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
 CHARACTER, TITLE_CHARACTER = 0.061, 0.064
 HANDLE = 0.5
@@ -93,12 +93,12 @@ class Canvas:
         self.height = sum(heights) + titles
         grid = self.figure.add_gridspec(len(lines), self.across_panels, height_ratios=heights)
         shared: Axes | None = None
+        alike = {axis: self.spec.get(f"{axis}share") == "yes" for axis in "xy"}
         for down, line in enumerate(lines):
             self.most_rows = max(self._rows_of(by_facet[name]) for name in line)
             for across, name in enumerate(line):
-                axes = self.figure.add_subplot(
-                    grid[down, across], sharey=shared if self.spec.get("yshare") == "yes" else None
-                )
+                same = {f"share{axis}": shared for axis, yes in alike.items() if yes}
+                axes = self.figure.add_subplot(grid[down, across], **same)
                 shared = shared or axes
                 yield axes, by_facet[name]
                 axes.set_title(self._title(name), pad=4)
@@ -114,9 +114,13 @@ class Canvas:
 
     def _height(self, line: Sequence[Rows]) -> float:
         if self.spec.kind in NAMED_ROWS:
-            cell = CELL * max(1, len(self.looks) / 2) if self.spec.kind == "forest" else CELL
-            return FRAME + cell * max(map(self._rows_of, line))
+            return FRAME + max(self._cell(rows) * self._rows_of(rows) for rows in line)
         return self.panel_height
+
+    def _cell(self, rows: Rows) -> float:
+        """The height of a row; a forest's holds a point of each series below each other."""
+        points = len({self.series(row) for row in rows}) if self.spec.kind == "forest" else 1
+        return max(CELL, POINT * (points + 1))
 
     def _rows_of(self, rows: Rows) -> int:
         return len({row[self.spec.get("y")] for row in rows})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.figures import names, rows
+from sparsebench.figures import names, rows, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from sparsebench.figures.canvas import Canvas
 
 Rows = Sequence[Mapping[str, Any]]
-APART, FILLED = 0.2, 0.72
-"""Between two points of a row, and what they take of it at most; a row's place is 1 high."""
 
 
 def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     """Draw one panel; a row's points stand below each other in the order of the legend."""
     spec = canvas.spec
     down = rows.dress(axes, given, canvas)
-    order = list(canvas.looks)
-    step = min(APART, FILLED / len(order))
+    order = [name for name in canvas.looks if any(canvas.series(row) == name for row in given)]
+    step = 1 / (len(order) + 1)  # a row's place is 1 high
+    for above in range(len(down) - 1):
+        axes.axhline(above + 0.5, color=style.GROUND, linewidth=0.8, zorder=0)
     for row in given:
         series = canvas.series(row)
         look = canvas.looks[series]

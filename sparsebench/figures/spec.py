@@ -38,6 +38,7 @@ KEYS: Mapping[str, str] = {
     "yscale": "linear, log, or percent (a share)",
     "ymin": "number at which the vertical axis begins",
     "knee": "with a log axis: number above which its decades are packed together, on a grey ground",
+    "xshare": "yes: all panels have one horizontal axis; no (default): each its own",
     "yshare": "yes: all panels have one vertical axis; no (default): each its own",
     "xlabel": "name and unit of the horizontal axis",
     "ylabel": "name and unit of the vertical axis or of the colour",
@@ -58,6 +59,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),
+    "xshare": ("yes", "no"),
     "yshare": ("yes", "no"),
     "front": ("high", "low"),
 }

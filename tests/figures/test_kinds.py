@@ -171,9 +171,8 @@ def test_a_failed_cell_is_on_the_map_with_its_reason(ledger: Path) -> None:
     ]  # fmt: skip
 
 
-def test_only_int8_is_not_paired_and_lines_begin_at_dense(ledger: Path) -> None:
+def test_lines_begin_at_dense(ledger: Path) -> None:
     rows = query.run(ledger, "FROM speedups WHERE manifest = 'engines'").dicts()
-    assert {row["paired"] for row in rows if row["engine"] != "int8"} == {True}
-    assert {row["paired"] for row in rows if row["engine"] == "int8"} == {False}
+    assert {row["engine"] for row in rows} == {"hf", "sparse", "int8"}
     for row in rows:
         assert row["line"] == "magnitude/layer"  # dense is where the line begins

@@ -133,7 +133,8 @@ def structured(cell: Cell) -> StructureResult:
     for layer in range(12 if cell.variant.model == "smol" else 6):
         for kind in KINDS:
             weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
-            _prune(weights, cell.variant.sparsity)
+            uneven = cell.variant.granularity == "global" or cell.variant.method == "random"
+            _prune(weights, max(0.0, cell.variant.sparsity - 0.05 * uneven * (layer % 2)))
             tensors.append(
                 _tensor(
                     f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family

@@ -17,14 +17,21 @@ WITH noise AS (
     SELECT manifest, model, engine, ranks, workload, phase, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
     FROM _latency_phases
-    WHERE method = 'dense'
+    WHERE method = 'dense' AND engine <> 'int8'
+    GROUP BY ALL
+    UNION ALL BY NAME
+    -- int8 stands beside the plain model even when nothing is pruned, so that plain transformers tell its noise.
+    SELECT manifest, model, 'int8' AS engine, ranks, workload, phase, machine,
+           max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
+    FROM _latency_phases
+    WHERE method = 'dense' AND engine = 'hf'
     GROUP BY ALL
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
        1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
-       CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
+       CASE WHEN ratio IS NULL OR method = 'dense' AND engine <> 'int8' THEN NULL
             WHEN ratio_high < 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'faster'
             WHEN ratio_low > 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
@@ -34,7 +41,7 @@ FROM _latency_phases
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, phase, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8 (the baseline is plain transformers)';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
@@ -53,7 +60,7 @@ COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is
 COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, from pairs of blocks';
 COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
-COMMENT ON COLUMN latency.noise IS 'largest relative difference within the interval of the dense model against itself (A/A run)';
+COMMENT ON COLUMN latency.noise IS 'largest relative difference within the interval of the dense model against itself (A/A run); for int8, that of plain transformers';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise, else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';

@@ -1,17 +1,9 @@
 CREATE OR REPLACE VIEW speedups AS
-WITH plain AS (
-    SELECT manifest, model, workload, machine, phase, any_value(ms) AS plain_ms FROM latency WHERE engine = 'hf' AND method = 'dense' GROUP BY ALL
-), measured AS (
-    SELECT l.* REPLACE (
-               CASE WHEN engine = 'int8' THEN plain_ms / ms ELSE speedup END AS speedup,
-               CASE WHEN engine = 'int8' THEN plain_ms / high_ms ELSE speedup_low END AS speedup_low,
-               CASE WHEN engine = 'int8' THEN plain_ms / low_ms ELSE speedup_high END AS speedup_high),
-           engine <> 'int8' AS paired, line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line,
+WITH measured AS (
+    SELECT l.* REPLACE (line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line),
            concat(model_label(model, weights), chr(10), phase_label(phase), ', ', workload,
                   if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS panel
-    FROM latency l
-    JOIN ways USING (variant_id)
-    LEFT JOIN plain USING (manifest, model, workload, machine, phase)
+    FROM (FROM latency JOIN ways USING (variant_id)) l
     -- Loading is timed once, generating is prefill and decode again.
     WHERE phase NOT IN ('generate', 'load')
 ), points AS (
@@ -24,7 +16,7 @@ WITH plain AS (
     WHERE method = 'dense'
 )
 SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, engine, ranks, workload, phase, panel, speedup,
-       speedup_low, speedup_high, paired, verdict, machine, started_at
+       speedup_low, speedup_high, verdict, machine, started_at
 FROM points
 WHERE speedup IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY panel, engine, ranks, line, sparsity ORDER BY started_at DESC, manifest) = 1;
@@ -36,8 +28,7 @@ COMMENT ON COLUMN speedups.ranks IS 'processes that share the model by tensor pa
 COMMENT ON COLUMN speedups.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN speedups.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token)';
 COMMENT ON COLUMN speedups.panel IS 'the panel that the line belongs to: model, phase and workload, the machine where there are several';
-COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise';
+COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise (under int8: what 8 bits alone do)';
 COMMENT ON COLUMN speedups.speedup_low IS 'lower end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.speedup_high IS 'upper end of the 95% interval of speedup';
-COMMENT ON COLUMN speedups.paired IS 'true where dense ran in the same job, in turns; false for int8: against dense in plain transformers, in a job of its own';
 COMMENT ON COLUMN speedups.verdict IS 'faster, slower or no difference detected, as in latency';

@@ -1,12 +1,12 @@
 -- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
--- measured, the first at which one was, the one from which on no score could be told from chance, and the one from which
+-- measured, the first at which one was, the one from which on no score was above chance, and the one from which
 -- on perplexity is above 10,000: broken.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, _goodness(s.metric, 1) < 0 AS lower_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, concat_ws(' ', s.method, nullif(s.granularity, '')) || way AS label,
            perplexity AND s.score > 1e4 AS broken, min(s.sparsity) FILTER (v.verdict = 'worse') OVER sweep AS lost_at,
-           v.detectable,
+           v.detectable, -v.difference * _goodness(s.metric, 1) AS loss,
            coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
            coalesce(max(s.sparsity) FILTER (NOT perplexity OR s.score <= 1e4) OVER sweep, -1) AS sound_to
     FROM scores s
@@ -19,6 +19,7 @@ WITH compared AS (
     SELECT model, weights, dtype, task, metric, n, any_value(limited) AS limited, num_fewshot, method, label, any_value(chance) AS chance,
            any_value(lost_at) AS lost_at, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS kept_to,
+           arg_max(loss, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS loss,
            arg_max(half_width, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS half_width,
            arg_max(detectable, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
@@ -30,6 +31,6 @@ WITH compared AS (
 )
 SELECT *, lost_at IS NULL AND largest >= 0.9 AND broken_from IS NULL AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
-                             ORDER BY kept_to DESC NULLS LAST, lost_at DESC, label) = 1 AS best
+                             ORDER BY kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best
 FROM found
 ORDER BY model, dtype, task, n, num_fewshot, method, label

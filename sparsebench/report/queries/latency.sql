@@ -1,9 +1,9 @@
 -- Wall time of each phase beside the dense model's in the same job; the dense rows are the model against itself (A/A).
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
        low_ms, high_ms, n, steady, speedup, speedup_low, speedup_high, pairs, noise, baseline, parity_l2, parity_tolerance,
-       wraps_only, notes, CASE method WHEN 'dense' THEN 'dense against itself' ELSE
+       wraps_only, notes, CASE WHEN method = 'dense' AND engine = 'int8' THEN 'dense in 8 bits' WHEN method = 'dense' THEN 'dense against itself' ELSE
        concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs END AS label,
-       CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
+       CASE WHEN method = 'dense' AND engine <> 'int8' THEN 'noise floor' WHEN verdict = 'no difference detected' AND noise > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
 JOIN ways USING (variant_id)

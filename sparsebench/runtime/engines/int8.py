@@ -48,16 +48,18 @@ class Int8(Wrapping):
             raise UnsupportedError(f"the int8 engine runs in one process, not at {ranks} ranks", "measure it at one")
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Note that both sides are int8. Raises UnsupportedError where there is a GPU."""
+        """Choose torch's backend. Raises UnsupportedError where there is a GPU."""
         import torch
 
         if torch.cuda.is_available():
             raise UnsupportedError("torch's dynamic int8 runs on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
         self.backend = torch.backends.quantized.engine
-        return ("both sides are int8: compare with another engine's rows to see what int8 buys",)
+        return ()
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Quantized:
-        """The model read in float32, whatever was asked for, and quantized."""
+    def load(self, source: Source, tokens: int, baseline: bool) -> Plain:
+        """The model read in float32, whatever was asked for, and quantized; a ``baseline`` is the plain dense model."""
+        if baseline:
+            return Plain(source.plain())
         return self.wrap(Source(source.folder, source.family, "float32").plain(), None, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Quantized:

@@ -34,6 +34,12 @@ def test_the_output_is_the_models_own(name: str, request: pytest.FixtureRequest,
     assert f"×{loaded.layers}" in found.kernel
 
 
+def test_its_baseline_is_the_plain_model(tiny_llama: Path) -> None:
+    beside = engine("int8").load(Source(tiny_llama, "decoder"), 20, True).module
+    assert beside.dtype == torch.bfloat16
+    assert sum(type(one) is torch.nn.Linear for one in beside.modules()) == 15
+
+
 def test_a_broken_one_fails(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparsebench.runtime.engines.int8 import Int8
 

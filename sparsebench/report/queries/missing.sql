@@ -1,0 +1,8 @@
+-- What a manifest asks for and nobody has measured yet: which methods lack it, per model and stage or benchmark.
+SELECT manifest, model, coalesce(settings ->> 'task', stage) AS what, count(*) AS cells,
+       string_agg(DISTINCT concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured'),
+                                     if(method = 'dense', NULL, format('{:g}%', round(100 * sparsity, 2)))), ', ') AS variants
+FROM cells
+WHERE status = 'missing' AND manifest IS NOT NULL /* manifests */
+GROUP BY ALL
+ORDER BY manifest, model, what
