@@ -34,7 +34,8 @@ class Needs:
 
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
-    """The needs of ``jobs``: all dense models, the widest sweep's folders, the packed copies kept, two models when timed."""
+    """The needs of ``jobs``: all dense models, the widest sweep's folders, the packed copies kept; in memory
+    two models when timed, else one for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     widest = kept = memory = 0
     for job in jobs:
@@ -43,7 +44,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
             widest = max(widest, size.bytes * len(job.makes))
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
-        memory = max(memory, _memory(job, size))
+        memory = max(memory, _memory(job, size) * (1 if job.exclusive else slots(ready)))
     fetch, packages = _downloads(ready, jobs)
     return Needs(sum(size.bytes for size in models.values()) + widest + kept, memory, fetch, packages)
 

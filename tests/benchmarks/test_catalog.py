@@ -32,7 +32,7 @@ def test_every_source_is_pinned_and_every_adapter_exists(name: str):
         assert all(part.sha256 for part in source.parts)
     assert data_sources(name) or task.hub
     adapter = import_module(f"sparsebench.benchmarks.{task.adapter}")
-    assert any(hasattr(adapter, name) for name in ("score", "Harness", "Perplexity"))
+    assert any(hasattr(adapter, name) for name in ("score", "Generation", "Harness", "Perplexity"))
 
 
 @pytest.mark.parametrize("name", HARNESS)
