@@ -125,8 +125,10 @@ def emulated(dtype: str) -> bool:
     return bool(ways and _flags()) and not any(way <= _flags() for way in ways)
 
 
-def arithmetic(dtype: str) -> str:
-    """The precision to calculate in, for weights of ``dtype``: the same, or float32 where this CPU would emulate it."""
+def arithmetic(dtype: str, asked: str = "auto") -> str:
+    """The precision to calculate in, for weights of ``dtype``: the one asked for; else the same, or float32 if emulated."""
+    if asked != "auto":
+        return asked
     return "float32" if emulated(dtype) else dtype
 
 

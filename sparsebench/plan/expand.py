@@ -91,7 +91,7 @@ def _weights(source: str) -> str:
 
 def _calculated(model: Model) -> dict[str, str]:
     """The precision of scores and calibration as a setting, where it is not simply the weights'."""
-    dtype = environment.arithmetic(model.dtype) if model.compute_dtype == "auto" else model.compute_dtype
+    dtype = environment.arithmetic(model.dtype, model.compute_dtype)
     return {} if dtype == model.dtype else {"compute_dtype": dtype}
 
 

@@ -32,7 +32,7 @@ class Single:
 
     def calculated(self, asked: Dtype) -> Dtype:
         """The precision to calculate in: the one asked for; for ``auto`` the weights', or float32 where this CPU emulates it."""
-        return environment.arithmetic(self.dtype) if asked == "auto" else asked  # type: ignore[return-value]
+        return environment.arithmetic(self.dtype, asked)  # type: ignore[return-value]
 
 
 def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single:

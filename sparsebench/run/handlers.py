@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sparsebench import environment
 from sparsebench.errors import SparsebenchError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.run.recorder import Recorder, Spec
@@ -53,7 +54,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
             if first.calibration
             else None
         )
-        dtype = next(iter(cells.values())).settings.get("compute_dtype", "auto")
+        dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
         Sweep(dense, family, folders, first.seed, read, first.propagate or "pruned", dtype).run(emit, recorder.progress)
 
 
@@ -88,7 +89,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}
-    dtype = spec.job.cells[0].settings.get("compute_dtype", "auto")  # the model's, so that it is the same for all tasks
+    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
 
     def emit(task: Any, result: Any) -> None:
         if isinstance(result, SparsebenchError):
