@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import environment, sources
-from sparsebench.benchmarks import TASKS, data_sources, encoder
+from sparsebench.benchmarks import TASKS, encoder
 from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.obtain import obtain

@@ -52,6 +52,17 @@ def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: P
     assert "sparsify" not in again.stderr.split("tiny dense")[1]
 
 
+def test_a_new_cell_of_a_variant_that_was_not_kept_sweeps_again(
+    manifest: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    manifest.write_text(manifest.read_text() + "storage: {formats: [dense], keep: none}\n")
+    assert sparsebench("run", manifest).returncode == 0
+    manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert "3 done" in again.stderr
+
+
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     manifest: Path, tiny_llama: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
