@@ -70,7 +70,7 @@ def test_parameters_are_gathered_to_run_and_let_go(wide: Path, alone: Zero3) -> 
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
     assert torch.equal(found, expected)
-        seen.append(block.self_attn.q_proj.weight.numel())
+    seen.append(block.self_attn.q_proj.weight.numel())
     # When within the pass they go is DeepSpeed's choice: so small a model is read ahead as a whole.
     assert seen == [0, 384 * 384, 0]
     whole = sum(one.nbytes for one in plain.parameters())
