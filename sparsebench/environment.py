@@ -132,6 +132,11 @@ def arithmetic(dtype: str, asked: str = "auto") -> str:
     return "float32" if emulated(dtype) else dtype
 
 
+def running(dtype: str, asked: str = "auto") -> str:
+    """The precision to be measured in: as ``arithmetic``, but a GPU runs what the CPU beside it would emulate."""
+    return dtype if asked == "auto" and gpus() else arithmetic(dtype, asked)
+
+
 def cores() -> int:
     """Cores that this process may run on, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

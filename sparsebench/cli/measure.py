@@ -63,8 +63,8 @@ def measure(
 
     model = single(source, family, dtype.value, offline)
     dense = single(against, family, dtype.value, offline) if against else model
-    run_in = dtype if environment.gpus() and compute_dtype is Precision.auto else model.calculated(compute_dtype.value)
-    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), str(run_in), samples)
+    run_in = environment.running(model.dtype, compute_dtype.value)
+    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), run_in, samples)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
     runtime.measure_latency(

@@ -95,14 +95,6 @@ def _calculated(model: Model) -> dict[str, str]:
     return {} if dtype == model.dtype else {"compute_dtype": dtype}
 
 
-def _run_in(manifest: Manifest, model: Model) -> str:
-    """The precision of runtime cells. A GPU emulates nothing that a manifest can name."""
-    assert manifest.runtime
-    if manifest.runtime.dtype != "auto":
-        return manifest.runtime.dtype
-    return model.dtype if environment.gpus() else environment.arithmetic(model.dtype)
-
-
 def _sparsified(
     manifest: Manifest, model: Model, base: Variant, calibration: Calibration, text: str
 ) -> Iterator[Variant]:
@@ -155,7 +147,7 @@ def _cells_of(
             for ranks in _ranks(engine, manifest.runtime.ranks):
                 for workload in manifest.runtime.workloads:
                     shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    shared["dtype"] = _run_in(manifest, model)
+                    shared["dtype"] = environment.running(model.dtype, manifest.runtime.dtype)
                     timed = {"samples": manifest.runtime.samples, "against": base.id}
                     # What int8 is measured beside has changed: once it was int8 itself.
                     timed |= {"baseline": "plain"} if engine == "int8" else {}

@@ -311,6 +311,32 @@ def test_the_bootstrap_agrees_with_the_t_test_on_normal_differences(n: int) -> N
     assert found.p == pytest.approx(wanted.pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("n", [4, 8, 20])
+def test_a_clear_loss_on_few_windows_is_found_by_the_paired_t_test(n: int) -> None:
+    """No resample crosses 0 here, and 2,000 of them could never say so at 5% of four windows."""
+    from scipy.stats import ttest_rel
+
+    generator = np.random.default_rng(n)
+    dense = generator.normal(3.0, 0.2, n)
+    variant = dense + generator.normal(0.8, 0.1, n)
+    tokens = np.full(n, 1023.0)
+    found = statistics.compare("perplexity", Pairs(variant * tokens, dense * tokens, tokens))
+    wanted = ttest_rel(variant, dense).pvalue
+    assert found.p is not None and math.log10(found.p) == pytest.approx(math.log10(wanted), abs=0.12 * n)
+    assert found.p < 0.01
+
+
+@pytest.mark.parametrize("n", [4, 6, 8])
+def test_few_windows_without_a_difference_raise_no_more_alarms_than_they_may(n: int) -> None:
+    generator, alarms, trials = np.random.default_rng(7), 0, 300
+    tokens = np.full(n, 1023.0)
+    for _ in range(trials):
+        sides = generator.normal(3.0, 0.3, n) + generator.normal(0.0, 0.05, (2, n))
+        found = statistics.compare("perplexity", Pairs(sides[0] * tokens, sides[1] * tokens, tokens))
+        alarms += found.p is not None and found.p < 0.05
+    assert alarms <= 0.05 * trials + 3 * math.sqrt(0.05 * 0.95 * trials)
+
+
 @settings(deadline=None)
 @given(st.integers(1, 400), st.floats(0, 8))
 def test_student_s_t_is_scipy_s(df: int, t: float) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity
 from sparsebench.ledger.statistics.contract import (
     LOWER_IS_BETTER,
+    PER_TOKEN,
     POOLED,
     RANKING,
     UNEXPLAINED,
@@ -128,11 +129,15 @@ def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dic
 
 def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """All else, by both sides on the same resamples."""
+    import numpy as np
+
     n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
     sides = [pairs.variant, pairs.dense]
     drawn = resampling.resampled(metric, sides, pairs.label, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
+    # A perplexity is exp of a mean: its logarithm is the symmetric one of the two.
+    judged = np.log(drawn[:, 0] / drawn[:, 1]) if metric in PER_TOKEN else shifts
     variant, dense = (resampling.value(metric, side, pairs.label) for side in sides)
     recovery: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
@@ -150,7 +155,7 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
         difference=variant - dense,
         low=low,
         high=high,
-        p=resampling.p_value(shifts, many),
+        p=resampling.p_value(judged, many),
         gained=None,
         lost=None,
         method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",

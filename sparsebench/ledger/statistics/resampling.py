@@ -134,11 +134,22 @@ def quantiles(values: Floats, n: int) -> tuple[float, float]:
 
 
 def p_value(shifts: Floats, n: int) -> float:
-    """Two-sided: twice the smaller share of resampled differences on one side of 0, expanded as ``quantiles`` is."""
-    share = (1 + min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))) / (1 + len(shifts))
+    """Two-sided: twice the smaller share of resampled differences on one side of 0, expanded as ``quantiles`` is.
+
+    Where no resample crosses 0 their number would set the p value, which few documents then could not bring below 5%: how
+    many standard deviations 0 is away tells more. Of a mean that is Student's paired t test.
+    """
+    import numpy as np
+
+    crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
+    share = (1 + crossing) / (1 + len(shifts))
     if share >= 0.5:
         return 1.0
-    return 2 * student.tail(-_NORMAL.inv_cdf(share) / math.sqrt(n / (n - 1)), n - 1)
+    away = -_NORMAL.inv_cdf(share)
+    if not crossing:
+        spread = float(np.nanstd(shifts))
+        away = max(away, abs(float(np.nanmean(shifts))) / spread) if spread else math.inf
+    return 2 * student.tail(away / math.sqrt(n / (n - 1)), n - 1)
 
 
 def design_effect(values: Floats, clusters: Integers | None) -> float:

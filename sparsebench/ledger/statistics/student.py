@@ -21,11 +21,11 @@ def tail(t: float, df: int) -> float:
         for k in range(2, df, 2):
             total += term
             term *= cosine * k / (k + 1)
-        return 0.5 - (theta + math.sin(theta) * total) / math.pi
+        return max(0.0, 0.5 - (theta + math.sin(theta) * total) / math.pi)
     for k in range(1, df, 2):
         total += term
         term *= cosine * k / (k + 1)
-    return (1 - math.sin(theta) * total) / 2
+    return max(0.0, (1 - math.sin(theta) * total) / 2)
 
 
 @lru_cache(maxsize=256)

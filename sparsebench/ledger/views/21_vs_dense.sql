@@ -1,9 +1,7 @@
 CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
     SELECT s.*, d.score AS dense_score, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
-           c.high AS difference_high,
-           -- Five pairs that all go one way are still no evidence at 5%: whatever happens, such a test says nothing.
-           CASE WHEN least(c.n, coalesce(c.clusters, c.n)) >= 6 THEN c.p END AS p, c.gained, c.lost, c.detectable, c.recovery, c.recovery_low, c.recovery_high,
+           c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.recovery, c.recovery_low, c.recovery_high,
            c.method AS test, c.higher_is_better
     FROM scores s
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
@@ -42,12 +40,12 @@ COMMENT ON COLUMN vs_dense.pairs IS 'documents that both were shown';
 COMMENT ON COLUMN vs_dense.clusters IS 'contexts (passages, say) that those documents share out between them; equals pairs where each has its own';
 COMMENT ON COLUMN vs_dense.gained IS 'documents that only the variant gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.lost IS 'documents that only the dense model gets right (0/1 outcomes)';
-COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar, in clusters the exact sign-flip test; else paired bootstrap); NULL below 6 documents or clusters, which can show nothing at 5%';
+COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar, in clusters the exact sign-flip test; else paired bootstrap)';
 COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant';
 COMMENT ON COLUMN vs_dense.recovery IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN vs_dense.recovery_low IS 'lower end of the 95% interval of recovery (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; else paired bootstrap); NULL where it has no end';
 COMMENT ON COLUMN vs_dense.recovery_high IS 'upper end of the 95% interval of recovery';
-COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; NULL where nothing could be compared, or on fewer than 6 documents';
+COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; NULL where nothing could be compared';
 COMMENT ON COLUMN vs_dense.detectable IS 'smallest true difference, in the metric''s unit, that such a sample shows with a power of 80% at p < 0.05 before Holm''s correction; NULL where none is large enough';
 COMMENT ON COLUMN vs_dense.test IS 'how difference, interval and p were computed';
 COMMENT ON COLUMN vs_dense.limited IS 'true where only the first documents of the task were scored';

@@ -57,21 +57,22 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zero3]:
     comm.destroy_process_group()
 
 
-def test_parameters_are_gathered_to_run_and_let_go(wide: Path, alone: Zero3) -> None:
+def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3) -> None:
     seen: list[int] = []
     source = Source(wide, "decoder")
     with torch.inference_mode():
         made = alone.load(source, 20, False)
         block = made.module.model.layers[0]
-        seen.append(block.self_attn.q_proj.weight.numel())
-        block.self_attn.q_proj.register_forward_hook(lambda layer, *_: seen.append(layer.weight.numel()))
+        # The parameter itself: who asks a module for it within a pass makes DeepSpeed gather it.
+        weight = block.self_attn.q_proj.weight
+        block.self_attn.q_proj.register_forward_pre_hook(lambda *_: seen.append(weight.numel()))
+        block.mlp.register_forward_hook(lambda *_: seen.append(weight.numel()))
+        seen.append(weight.numel())
         prompt = inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu")
         plain: Any = source.plain()
         expected = plain(input_ids=prompt.ids, attention_mask=prompt.mask).logits
         found = made(input_ids=prompt.ids, attention_mask=prompt.mask).logits
     assert torch.equal(found, expected)
-    seen.append(block.self_attn.q_proj.weight.numel())
-    # When within the pass they go is DeepSpeed's choice: so small a model is read ahead as a whole.
     assert seen == [0, 384 * 384, 0]
     whole = sum(one.nbytes for one in plain.parameters())
     kept = sum(one.nbytes for one in plain.parameters() if one.numel() <= 100_000)
