@@ -99,6 +99,8 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[R
     notes = []
     if x["num_fewshot"] != y["num_fewshot"]:
         notes.append("different numbers of examples in the prompt")
+    if x["dtype"] != y["dtype"]:
+        notes.append(f"A was calculated in {x['dtype']}, B in {y['dtype']}")
     paired = statistics.none(statistics.UNEXPLAINED)
     if x["low"] is not None and y["low"] is not None:
         pairs = derive.pairs(connection, y["record_id"], x["record_id"])

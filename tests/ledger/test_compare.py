@@ -145,6 +145,14 @@ def test_no_document_in_common_is_said(two_models: tuple[Path, Any], tmp_path: P
     assert (one.verdict, one.paired.p, one.note) == (None, None, "no document in common")
 
 
+def test_two_precisions_are_compared_and_named(two_models: tuple[Path, Any], tmp_path: Path) -> None:
+    for record, dtype in zip(two_models[1], ("bfloat16", "float32"), strict=True):
+        record["result"]["protocol"] = {"dtype": dtype}
+    Ledger(tmp_path / "precisions.duckdb").ingest(two_models[1])
+    one = side_by_side(tmp_path / "precisions.duckdb", "smol/dense", "other/dense").scores[0]
+    assert "A was calculated in bfloat16, B in float32" in one.note
+
+
 def test_documents_of_one_cluster_count_once(two_models: tuple[Path, Any], tmp_path: Path) -> None:
     first, second = two_models[1]
     for at, document in enumerate(first["result"]["outcomes"]):

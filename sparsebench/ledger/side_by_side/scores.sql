@@ -1,5 +1,6 @@
 -- The scores of one variant, each record once.
-SELECT DISTINCT record_id, task, metric, score, low, high, n, limited, chance, num_fewshot, _same(settings) AS settings, started_at
+SELECT DISTINCT record_id, task, metric, score, low, high, n, limited, chance, num_fewshot, protocol ->> '$.dtype' AS dtype,
+       _same(settings) AS settings, started_at
 FROM scores
 WHERE variant_id = $id
 ORDER BY task, started_at DESC, record_id;
