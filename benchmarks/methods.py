@@ -1,6 +1,6 @@
 """How good, how fast and how small pruning is here, against the straightforward procedure of `reference.py`.
 
-    python benchmarks/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20]
+    python benchmarks/methods.py quality FOLDER TEXT --out results.jsonl [--windows 20] [--seed 1]
     python benchmarks/methods.py rank FOLDER TEXT --out results.jsonl
     python benchmarks/methods.py speed FOLDER --out results.jsonl
     python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda] [--samples 32]
@@ -113,24 +113,25 @@ def quality(asked: argparse.Namespace, results: Results) -> None:
     if "dense" not in results:
         results.add("dense", **evaluate(asked.folder, asked.text, asked.windows))
     points = [("--pattern" if ":" in point else "--sparsity", point) for point in asked.points]
+    tag = f" seed {asked.seed}" if asked.seed else ""
     for method in asked.methods:
         for flag, value in points:
             with scratch() as out:
-                if (name := f"reference {method} {value}") not in results:
+                if (name := f"reference {method} {value}{tag}") not in results:
                     cost = reference(asked.folder, out / "reference", "--method", method, flag, value, *asked.read)
                     results.add(name, **cost, **evaluate(out / "reference", asked.text, asked.windows))
-        wanted = [(flag, value) for flag, value in points if f"ours {method} {value}" not in results]
+        wanted = [(flag, value) for flag, value in points if f"ours {method} {value}{tag}" not in results]
         with scratch() as out:
             options = [word for point in wanted for word in point]
             if wanted:
                 names = " ".join(value for _, value in wanted)
                 results.add(
-                    f"ours {method} sweep of {names}",
+                    f"ours {method} sweep of {names}{tag}",
                     **ours(asked.folder, out / "ours", "--method", method, *options, *asked.read),
                 )
             for _, value in wanted:
                 folder = out / "ours" / (value.replace(":", "of") if ":" in value else f"{float(value):.2f}")
-                results.add(f"ours {method} {value}", **evaluate(folder, asked.text, asked.windows))
+                results.add(f"ours {method} {value}{tag}", **evaluate(folder, asked.text, asked.windows))
 
 
 def rank(asked: argparse.Namespace, results: Results) -> None:
@@ -215,11 +216,12 @@ def main() -> None:
     )
     parser.add_argument("--points", nargs="+", default=["0.1", "0.5", "0.7", "0.9", "2:4"], help="quality: which")
     parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], help="quality: of which methods")
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration passages drawn")
     parser.add_argument("--method", default="wanda", help="memory: which one")
     parser.add_argument("--granularity", default="", help="memory: other than the method's own")
     parser.add_argument("--family", default="decoder", help="memory: the model's")
     asked = parser.parse_args()
-    asked.read = ["--samples", str(asked.samples), "--length", "512"]
+    asked.read = ["--samples", str(asked.samples), "--length", "512", "--seed", str(asked.seed)]
     {"quality": quality, "rank": rank, "speed": speed, "memory": memory}[asked.what](asked, Results(asked.out))
 
 

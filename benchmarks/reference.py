@@ -177,9 +177,10 @@ def main() -> None:
     parser.add_argument("--pattern", default="")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0, help="of the passages drawn")
     asked = parser.parse_args()
     started = time.perf_counter()
-    calibration = resolved(Calibration(samples=asked.samples, length=asked.length), 0)
+    calibration = resolved(Calibration(samples=asked.samples, length=asked.length), asked.seed)
     ids = tokens(asked.folder, "decoder", calibration, sources.Cache()).batch.input_ids
     model = AutoModelForCausalLM.from_pretrained(asked.folder, dtype=torch.float32).eval()
     prune(model, ids, asked.method, asked.sparsity, asked.pattern)

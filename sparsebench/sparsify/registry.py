@@ -124,6 +124,3 @@ def methods() -> dict[str, Method]:
 def needs_calibration(method: str, allocation: str = "uniform") -> bool:
     """Whether a method, or how the sparsity is spread over the blocks, looks at activations."""
     return bool(methods()[method].needs) or allocation != "uniform"
-
-
-METHODS = {method.name: method for method in BUILT_IN}

@@ -19,6 +19,11 @@ watch.answer()
 spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
 action = spec["actions"][rank]
+# Nobody acts before all have started: how long a process takes to start says nothing about who failed first.
+started = Path(sys.argv[1]).parent
+(started / f"started-{rank}").touch()
+while len(list(started.glob("started-*"))) < len(spec["actions"]):
+    time.sleep(0.01)
 print(f"this is rank {rank}", flush=True)
 channel.send("hello", True, rank=rank, pid=os.getpid(), environment=dict(os.environ))
 if action == "buffer":
