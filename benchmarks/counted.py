@@ -70,13 +70,24 @@ def main() -> None:
     for method in asked.method:
         rows = registry.methods()[method].granularities[0] == "row"
         with tempfile.TemporaryDirectory(prefix="counted-") as out:
-            words = ["-m", "sparsebench", "sparsify", f"path:{asked.folder}", "--family", asked.family, "--method", method]
+            words = [
+                "-m",
+                "sparsebench",
+                "sparsify",
+                f"path:{asked.folder}",
+                "--family",
+                asked.family,
+                "--method",
+                method,
+            ]
             read = ["--samples", str(asked.samples), "--length", str(asked.length), *asked.calibration]
             subprocess.run([sys.executable, *words, *five, *read, "--out", out], check=True, stdout=subprocess.DEVNULL)
             versions = {share: matrices(Path(out) / f"{share:.2f}", asked.family) for share in FIVE}
         shares = [f"{zeros(version) / size:.5%}" for version in versions.values()]
         far = max(distance(one, share, rows) for share, version in versions.items() for one in version.values())
-        print(f"| {method} | " + " | ".join(shares) + f" | {far}{' in a row' if rows else ' in a matrix'} |", flush=True)
+        print(
+            f"| {method} | " + " | ".join(shares) + f" | {far}{' in a row' if rows else ' in a matrix'} |", flush=True
+        )
 
 
 def zeros(found: dict[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +158,16 @@ HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
     "latency": latency,
     "memory": memory,
 }
+
+LIBRARIES = {
+    "prepare": ("torch", "transformers.modeling_utils"),
+    "make": ("torch", "transformers.modeling_utils"),
+    "assess": ("torch",),
+    "benchmarks": ("torch", "transformers.modeling_utils", "lm_eval.evaluator"),
+}
+"""What takes seconds to import and each job of the kind needs."""
+
+
+def libraries(kinds: Iterable[str]) -> list[str]:
+    """What to import before jobs of these kinds are forked."""
+    return list(dict.fromkeys(name for kind in sorted(kinds) for name in LIBRARIES.get(kind, ())))

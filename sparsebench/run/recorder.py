@@ -31,7 +31,6 @@ class Spec:
     cache: Path
     offline: bool
     keep: str
-    events: int
     calibration: Calibration
 
     def save(self, path: Path) -> Path:
@@ -44,8 +43,8 @@ class Spec:
 class Recorder:
     """Writes the records of a job's cells and reports each on the event pipe."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, spec: Spec, events: int) -> None:
+        self.spec, self.events = spec, events
         self.open: dict[str, Cell] = {cell.id: cell for cell in spec.job.cells}
         self.mark = time.perf_counter()
         self.started = datetime.now(UTC)
@@ -72,7 +71,7 @@ class Recorder:
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
 
     def _tell(self, event: dict[str, Any]) -> None:
-        os.write(self.spec.events, json.dumps(event).encode() + b"\n")
+        os.write(self.events, json.dumps(event).encode() + b"\n")
 
     def broken(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""

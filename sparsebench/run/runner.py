@@ -23,8 +23,10 @@ from sparsebench.errors import Interrupted
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import records
+from sparsebench.run import nursery, records
 from sparsebench.run.display import Display
+from sparsebench.run.handlers import libraries
+from sparsebench.run.nursery import Nursery, Process
 from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Workspace
 
@@ -52,7 +54,7 @@ class Child:
     """A running job: its process, its event pipe and what it has said so far."""
 
     job: Job
-    process: subprocess.Popen[bytes]
+    process: Process
     events: int
     log: Path
     started: float
@@ -71,6 +73,8 @@ class Runner:
         self.display = display
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
+        self.nursery: Nursery | None = None
+        self.kinds: set[str] = set()
         self.children: list[Child] = []
         self.waiting: list[Job] = []
         self.ended: dict[str, str | None] = {}
@@ -86,6 +90,7 @@ class Runner:
         todo = list(cells)
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
+        self.kinds = {job.kind for job in self.waiting}
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -99,6 +104,8 @@ class Runner:
         finally:
             self._end_all()
             self._ingest()
+            if self.nursery:
+                self.nursery.close()
             self.display.end(self.counts)
             signal.signal(signal.SIGTERM, previous)
         return self.counts
@@ -134,22 +141,12 @@ class Runner:
             cache=self.settings.cache,
             offline=self.settings.offline,
             keep=self.settings.keep,
-            events=writing,
             calibration=self.plan.calibration,
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"
         path = spec.save(self.space.logs / f"{job.kind}-{job.id}.job")
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "sparsebench.run.worker", str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment(job),
-                pass_fds=[writing],
-                start_new_session=True,
-            )
+        process = self._process(job, path, log, writing)
         os.close(writing)
         os.set_blocking(reading, False)
         child = Child(job, process, reading, log, time.monotonic())
@@ -157,11 +154,31 @@ class Runner:
         self.selector.register(reading, selectors.EVENT_READ, child)
         self.display.started(job)
 
-    def _environment(self, job: Job) -> dict[str, str]:
-        """The one place where a worker's environment is decided: threads, quiet libraries, offline."""
+    def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
+        """A process of the job's own, with what it prints in ``log``."""
+        if nursery.usable():
+            if self.nursery is None or not self.nursery.alive:
+                self.nursery = Nursery(libraries(self.kinds), self._environment())
+            return self.nursery.start(spec, log, events, self._threads(job))
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment() | self._threads(job),
+                pass_fds=[events],
+                start_new_session=True,
+            )
+
+    def _threads(self, job: Job) -> dict[str, str]:
+        """A worker's share of the cores."""
         share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
+        return {"OMP_NUM_THREADS": str(share)}
+
+    def _environment(self) -> dict[str, str]:
+        """The one place where a worker's environment is decided, but for its threads: quiet libraries, offline."""
         quiet = {
-            "OMP_NUM_THREADS": str(share),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -267,7 +284,7 @@ class Runner:
         self.children = []
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(process: Process, number: int) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

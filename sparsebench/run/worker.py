@@ -1,6 +1,6 @@
-"""The process that does one job: ``python -m sparsebench.run.worker SPEC``.
+"""The process that does one job: ``python -m sparsebench.run.worker SPEC EVENTS``, or a fork of the nursery.
 
-It reads a specification, does the job, leaves one record per cell as each finishes, and tells its parent on the
+It reads a specification, does the job, leaves one record per cell as each finishes, and tells the run on the
 event pipe. This is the boundary at which any failure becomes a record.
 """
 
@@ -17,11 +17,11 @@ from sparsebench.run.handlers import HANDLERS
 from sparsebench.run.recorder import Recorder, Spec
 
 
-def main() -> int:
-    """Do the job of the specification named on the command line."""
-    _die_with_parent()
-    spec: Spec = pickle.loads(Path(sys.argv[1]).read_bytes())
-    recorder = Recorder(spec)
+def main(path: Path, events: int) -> int:
+    """Do the job of the specification at ``path``, tell of it on the descriptor ``events``; the exit code."""
+    die_with_parent()
+    spec: Spec = pickle.loads(path.read_bytes())
+    recorder = Recorder(spec, events)
     try:
         HANDLERS[spec.job.kind](spec, recorder)
     except Exception as error:  # the worker boundary: every failure becomes a record
@@ -33,11 +33,11 @@ def main() -> int:
     return 0
 
 
-def _die_with_parent() -> None:
-    """On Linux a worker ends when its parent does, however that dies."""
+def die_with_parent() -> None:
+    """On Linux this process ends when its parent does, however that dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,197 @@
+"""Processes for jobs, forked from one in which the libraries that jobs need are imported already.
+
+Importing torch and transformers takes a processor three to seven seconds, as long as many a small job. Every job still has a
+process of its own, with its session, its log and its share of the cores. Only where forking is safe: on Linux, and without a
+GPU, whose driver does not survive it; elsewhere a job's process starts from nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from sparsebench import environment
+from sparsebench.run import worker
+
+MESSAGE_BYTES = 1 << 16
+
+
+class Process(Protocol):
+    """What a run needs of a job's process; ``subprocess.Popen`` has it too. A negative code is a signal's number."""
+
+    @property
+    def pid(self) -> int:
+        """Its number, and that of its process group."""
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+
+
+def usable() -> bool:
+    """Whether processes that have imported torch may be forked here."""
+    return sys.platform == "linux" and not environment.gpus()
+
+
+class Nursery:
+    """The parent's end. ``modules`` are imported once, in the background; what cannot be is left to the jobs."""
+
+    def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
+        self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.answers: dict[int, int | None] = {}
+        self.asked = 0
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sparsebench.run.nursery", str(theirs.fileno()), *modules],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(variables),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can start another job."""
+        return self.process.poll() is None
+
+    def start(self, spec: Path, log: Path, events: int, variables: Mapping[str, str]) -> Forked:
+        """A job's process; ``variables`` are set in its environment. Returns at once, before there is a process."""
+        order = {"spec": str(spec), "log": str(log), "variables": dict(variables)}
+        return Forked(self, self.ask(order, [events]))
+
+    def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
+        """Send an order; the number under which it is answered."""
+        self.asked += 1
+        with suppress(BrokenPipeError, ConnectionResetError):  # its death is found where an answer is waited for
+            socket.send_fds(self.line, [json.dumps({"number": self.asked, **order}).encode()], descriptors)
+        return self.asked
+
+    def answer(self, number: int) -> int | None:
+        """The answer to an order. Raises ChildProcessError where none can come."""
+        while number not in self.answers:
+            try:
+                data = self.line.recv(MESSAGE_BYTES)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise ChildProcessError("the process that jobs are forked from has died")
+            # Kept by number: Ctrl-C may have come between an order and its answer.
+            found = json.loads(data)
+            self.answers[found["number"]] = found["value"]
+        return self.answers.pop(number)
+
+    def close(self) -> None:
+        """End it; its jobs have ended."""
+        self.line.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Forked:
+    """A job's process, of which only the nursery knows when it ends."""
+
+    def __init__(self, nursery: Nursery, order: int) -> None:
+        self.nursery, self.order = nursery, order
+        self.number: int | None = None
+        self.code: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its number; waits until the nursery has imported and forked. Raises ProcessLookupError if that died."""
+        if self.number is None:
+            try:
+                self.number = self.nursery.answer(self.order)
+            except ChildProcessError as error:
+                raise ProcessLookupError(str(error)) from error
+        assert self.number is not None
+        return self.number
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs. A job ends with the nursery, by the signal that the nursery died of."""
+        if self.code is None:
+            try:
+                self.code = self.nursery.answer(self.nursery.ask({"ended": self.pid}))
+            except (ChildProcessError, ProcessLookupError):
+                self.code = self.nursery.process.wait() or 1
+        return self.code
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        while (code := self.poll()) is None:
+            time.sleep(0.01)
+        return code
+
+
+def main() -> None:
+    """The nursery's own process: import, then fork whenever told to, until the parent closes the line."""
+    worker.die_with_parent()
+    line = socket.socket(fileno=int(sys.argv[1]))
+    for name in sys.argv[2:]:
+        with suppress(Exception):  # the job that needs it fails with the reason
+            importlib.import_module(name)
+    gc.freeze()  # the children need no copies of what is never collected
+    while True:
+        data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 1)
+        if not data:
+            return
+        order = json.loads(data)
+        value = _ended(order["ended"]) if "ended" in order else _forked(order, descriptors, line)
+        line.send(json.dumps({"number": order["number"], "value": value}).encode())
+
+
+def _ended(pid: int) -> int | None:
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _forked(order: Mapping[str, Any], descriptors: Sequence[int], line: socket.socket) -> int:
+    pid = os.fork()
+    if not pid:
+        _live(order, descriptors[0], line)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pid
+
+
+def _live(order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
+    """A new process's whole life; nothing that the nursery still had to do may happen here as well."""
+    code = 1
+    try:
+        os.setsid()
+        line.close()
+        with open(order["log"], "wb") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
+        os.environ.update(order["variables"])
+        if "torch" in sys.modules:  # which has read the nursery's variable
+            import torch
+
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        code = worker.main(Path(order["spec"]), events)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

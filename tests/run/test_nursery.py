@@ -1,0 +1,130 @@
+"""Jobs are forked from a process that has imported what they need, and live and die as if they were not."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from sparsebench import environment
+from sparsebench.cli.app import app
+from sparsebench.run import nursery
+from sparsebench.run.handlers import HANDLERS, LIBRARIES, libraries
+from sparsebench.run.nursery import Forked, Nursery
+from sparsebench.run.records import statuses
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux only")
+
+
+class Saying:
+    """Pickled in place of a specification: a program that the worker runs while it reads."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (self.program,)
+
+
+@pytest.fixture
+def forks(tmp_path: Path) -> Iterator[Nursery]:
+    made = Nursery(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "1", "BOTH": "nursery"})
+    yield made
+    made.close()
+
+
+def start(forks: Nursery, folder: Path, program: str | None) -> Forked:
+    """A process that runs ``program``, or waits for ever."""
+    spec, log = folder / "spec.job", folder / "log"
+    if program is None:
+        os.mkfifo(spec)
+    else:
+        spec.write_bytes(pickle.dumps(Saying(program)))
+    reading, writing = os.pipe()
+    try:
+        return forks.start(spec, log, writing, {"OMP_NUM_THREADS": "2", "BOTH": "job"})
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not psutil.pid_exists(pid)
+
+
+def test_a_process_has_its_own_variables_threads_log_and_code(forks: Nursery, tmp_path: Path) -> None:
+    program = (
+        "import os, sys; print('torch' in sys.modules, os.environ['BOTH'], os.environ['OMP_NUM_THREADS'])\n"
+        "import torch; print(torch.get_num_threads())"
+    )
+    process = start(forks, tmp_path, program)
+    assert process.wait() == 1
+    assert (tmp_path / "log").read_text().split()[:4] == ["True", "job", "2", "2"]
+
+
+def test_an_error_is_in_the_log(forks: Nursery, tmp_path: Path) -> None:
+    assert start(forks, tmp_path, "raise ValueError('something unforeseen')").wait() == 1
+    assert "ValueError: something unforeseen" in (tmp_path / "log").read_text()
+
+
+def test_signals_reach_its_group(forks: Nursery, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    deadline = time.monotonic() + 5
+    while os.getpgid(process.pid) != process.pid and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM
+    assert process.wait() == -signal.SIGTERM
+
+
+def test_an_answer_that_nobody_waited_for_is_not_mistaken(forks: Nursery, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    lost = forks.ask({"ended": process.pid})  # Ctrl-C before its answer
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert forks.answer(lost) is None
+
+
+def test_jobs_end_with_the_nursery(forks: Nursery, tmp_path: Path) -> None:
+    process = start(forks, tmp_path, None)
+    pid = process.pid
+    assert forks.alive
+    forks.process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not forks.alive and gone(pid)
+    with pytest.raises(ProcessLookupError):
+        _ = start(forks, tmp_path / "..", "pass").pid
+
+
+def test_every_kind_that_has_libraries_exists() -> None:
+    assert set(LIBRARIES) <= set(HANDLERS)
+    assert libraries(["memory"]) == []
+    assert libraries(HANDLERS)[0] == "torch" and len(set(libraries(HANDLERS))) == len(libraries(HANDLERS))
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_run_is_the_same_with_and_without(
+    forked: bool, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if forked and environment.gpus():
+        pytest.skip("a GPU's driver does not survive a fork")
+    begun: list[object] = []
+    born = Nursery.__init__
+    monkeypatch.setattr(nursery, "usable", lambda: forked)
+    monkeypatch.setattr(Nursery, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
+    done = CliRunner().invoke(app, ["run", str(manifest)])
+    assert done.exit_code == 0, done.output
+    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 8
+    assert len(begun) == forked
