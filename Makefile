@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup report reference docs lint clean
+.PHONY: demo test test-long setup report reference docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
@@ -19,7 +19,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not setup'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not setup and not long'
+
+# What takes a minute or more by itself, and is not run on every change.
+test-long: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 setup: $(VENV)/.installed-dev
 

@@ -60,6 +60,7 @@ def test_minilm_ranks_paraphrases(minilm: Path, run: Run):
     assert found.n == TASKS["mrpc_pair"].n
 
 
+@pytest.mark.long
 def test_minilm_finds_passages(minilm: Path, run: Run):
     found = run(minilm, "encoder", "sciq_retrieval", cache=CACHE, limit=200)
     assert found.score == pytest.approx(0.8, abs=0.1)
@@ -67,7 +68,7 @@ def test_minilm_finds_passages(minilm: Path, run: Run):
     assert found.protocol["questions_without_passage"] == 1000 - TASKS["sciq_retrieval"].n
 
 
-@pytest.mark.parametrize("task", ["piqa", "arc_easy"])
+@pytest.mark.parametrize("task", ["piqa", pytest.param("arc_easy", marks=pytest.mark.long)])
 def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
     command = [
         sys.executable,

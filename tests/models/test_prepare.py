@@ -250,7 +250,7 @@ def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
     assert torch.equal(rounded.load("model.layers.0.mlp.up_proj.weight"), up.to(torch.bfloat16))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smollm2_gives_the_logits_of_transformers_own_gguf_load(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
