@@ -161,7 +161,7 @@ def rank(asked: argparse.Namespace, results: Results) -> None:
 def speed(asked: argparse.Namespace, results: Results) -> None:
     """One run, five separate runs, one sweep: ours and the reference's, in turn."""
     five = [word for share in FIVE for word in ("--sparsity", share)]
-    for method in ("wanda", "sparsegpt"):
+    for method in asked.methods:
         plans = {
             f"{method} reference one": lambda out, m=method: reference(
                 asked.folder, out / "a", "--method", m, "--sparsity", "0.5", *asked.read
@@ -176,11 +176,13 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
                 asked.folder, out / "a", "--method", m, *five, *asked.read
             ),
         }
+        if asked.propagate:
+            plans = {name: plan for name, plan in plans.items() if "sweep" not in name or asked.propagate in name}
         for name, plan in plans.items():
             if name not in results:
                 with scratch() as out:
                     results.add(name, **plan(out))
-    if "all three, five sparsities, dense" not in results:
+    if asked.propagate != "pruned" and "all three, five sparsities, dense" not in results:
         with scratch() as out:
             three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
             results.add(
@@ -215,7 +217,10 @@ def main() -> None:
         "--samples", type=int, default=64, help="calibration samples of 512 tokens (quality, rank, speed)"
     )
     parser.add_argument("--points", nargs="+", default=["0.1", "0.5", "0.7", "0.9", "2:4"], help="quality: which")
-    parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], help="quality: of which methods")
+    parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"], help="quality, speed: of which methods")
+    parser.add_argument(
+        "--propagate", choices=["dense", "pruned"], help="speed: only sweeps of this kind; default: both"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the calibration passages drawn")
     parser.add_argument("--method", default="wanda", help="memory: which one")
     parser.add_argument("--granularity", default="", help="memory: other than the method's own")

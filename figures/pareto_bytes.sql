@@ -13,7 +13,8 @@
 -- reference: chance = chance; dense = dense
 -- xlabel: weight files in the packed format, MB
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Grey: random masks, which know nothing.
+-- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
+-- boundnote: Grey: random masks, which know nothing.
 
 SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, chance, dense, bound AND method <> 'dense' AS bound, panel,
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text

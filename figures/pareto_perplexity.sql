@@ -14,7 +14,8 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out. Grey: random masks, which know nothing.
+-- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out.
+-- boundnote: Grey: random masks, which know nothing.
 
 SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound, panel,
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text

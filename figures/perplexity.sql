@@ -15,7 +15,8 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model. Grey: random masks, which know nothing.
+-- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model.
+-- boundnote: Grey: random masks, which know nothing.
 -- note: Above 10,000 a model is broken and the order of methods means nothing: that part of the axis is packed together.
 
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, line, bound, panel

@@ -14,7 +14,8 @@
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: recovery, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. Grey: random masks, which know nothing: where they recover much, the benchmark does not see the damage.
+-- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out.
+-- boundnote: Grey: random masks, which know nothing: where they recover much, the benchmark does not see the damage.
 
 SELECT sparsity, recovery, recovery_low, recovery_high, 0 AS zero, 1 AS one, line, bound, panel
 FROM curves

@@ -13,7 +13,8 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: score
--- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is the dense model. Grey: random masks, which know nothing.
+-- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is the dense model.
+-- boundnote: Grey: random masks, which know nothing.
 
 SELECT sparsity, score, low, high, chance, dense, line, bound, panel
 FROM curves

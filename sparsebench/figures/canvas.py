@@ -49,6 +49,8 @@ class Canvas:
         self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
+        if bounds and "boundnote" in spec.values:
+            self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
         self.direct = False
         self.naming = 0.0

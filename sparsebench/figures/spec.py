@@ -44,6 +44,7 @@ KEYS: Mapping[str, str] = {
     "ylabel": "name and unit of the vertical axis or of the colour",
     "columns": "panels side by side, at most",
     "note": "small print below; may be repeated",
+    "boundnote": "small print about those that know nothing, where there are any",
 }
 """Every key of a header with what it means; `docs` and the error messages are made from it."""
 KINDS: Mapping[str, tuple[str, ...]] = {

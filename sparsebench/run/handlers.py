@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +159,5 @@ HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
     "memory": memory,
 }
 
-LIBRARIES = {
-    "prepare": ("torch", "transformers.modeling_utils"),
-    "make": ("torch", "transformers.modeling_utils"),
-    "assess": ("torch",),
-    "benchmarks": ("torch", "transformers.modeling_utils", "lm_eval.evaluator"),
-}
-"""What takes seconds to import and each job of the kind needs."""
-
-
-def libraries(kinds: Iterable[str]) -> list[str]:
-    """What to import before jobs of these kinds are forked."""
-    return list(dict.fromkeys(name for kind in sorted(kinds) for name in LIBRARIES.get(kind, ())))
+LIBRARIES = {"benchmarks": ("torch", "transformers.modeling_utils", "lm_eval.evaluator")}
+"""By kind of job, of which there are many in a run, what takes seconds to import: such jobs are forked after that."""

@@ -1,8 +1,8 @@
-"""Processes for jobs, forked from one in which the libraries that jobs need are imported already.
+"""Processes for jobs, forked from one in which the libraries that such jobs need are imported already.
 
-Importing torch and transformers takes a processor three to seven seconds, as long as many a small job. Every job still has a
-process of its own, with its session, its log and its share of the cores. Only where forking is safe: on Linux, and without a
-GPU, whose driver does not survive it; elsewhere a job's process starts from nothing.
+Importing torch, transformers and lm-eval takes a processor five to ten seconds, and a variant is often scored in less than
+half a minute. Every job still has a process of its own, with its session, its log and its share of the cores. Only where
+forking is safe: on Linux, and without a GPU, whose driver does not survive it; elsewhere a process starts from nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from sparsebench import environment
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
 
 
 class Process(Protocol):
@@ -43,7 +44,7 @@ class Process(Protocol):
 
 def usable() -> bool:
     """Whether processes that have imported torch may be forked here."""
-    return sys.platform == "linux" and not environment.gpus()
+    return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
 
 
 class Nursery:
@@ -144,13 +145,19 @@ def main() -> None:
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
             importlib.import_module(name)
+    codes: dict[int, int | None] = {}  # an answer may have been lost, and a process can be waited for only once
     gc.freeze()  # the children need no copies of what is never collected
     while True:
         data, descriptors, *_ = socket.recv_fds(line, MESSAGE_BYTES, 1)
         if not data:
             return
         order = json.loads(data)
-        value = _ended(order["ended"]) if "ended" in order else _forked(order, descriptors, line)
+        if "ended" in order:
+            pid = order["ended"]
+            codes[pid] = value = _ended(pid) if codes[pid] is None else codes[pid]
+        else:
+            pid = value = _forked(order, descriptors, line)
+            codes[pid] = None
         line.send(json.dumps({"number": order["number"], "value": value}).encode())
 
 
@@ -160,18 +167,20 @@ def _ended(pid: int) -> int | None:
 
 
 def _forked(order: Mapping[str, Any], descriptors: Sequence[int], line: socket.socket) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _live(order, descriptors[0], line)
+        _live(parent, order, descriptors[0], line)
     for descriptor in descriptors:
         os.close(descriptor)
     return pid
 
 
-def _live(order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
+def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
     """A new process's whole life; nothing that the nursery still had to do may happen here as well."""
     code = 1
     try:
+        worker.die_with_parent(parent)
         os.setsid()
         line.close()
         with open(order["log"], "wb") as log:

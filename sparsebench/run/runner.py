@@ -25,7 +25,7 @@ from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import nursery, records
 from sparsebench.run.display import Display
-from sparsebench.run.handlers import libraries
+from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.nursery import Nursery, Process
 from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Workspace
@@ -74,7 +74,6 @@ class Runner:
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
         self.nursery: Nursery | None = None
-        self.kinds: set[str] = set()
         self.children: list[Child] = []
         self.waiting: list[Job] = []
         self.ended: dict[str, str | None] = {}
@@ -90,7 +89,6 @@ class Runner:
         todo = list(cells)
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
-        self.kinds = {job.kind for job in self.waiting}
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -156,9 +154,9 @@ class Runner:
 
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
-        if nursery.usable():
+        if job.kind in LIBRARIES and nursery.usable():
             if self.nursery is None or not self.nursery.alive:
-                self.nursery = Nursery(libraries(self.kinds), self._environment())
+                self.nursery = Nursery(LIBRARIES[job.kind], self._environment())
             return self.nursery.start(spec, log, events, self._threads(job))
         with log.open("wb") as output:
             return subprocess.Popen(

@@ -7,6 +7,7 @@ event pipe. This is the boundary at which any failure becomes a record.
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import signal
 import sys
@@ -33,10 +34,12 @@ def main(path: Path, events: int) -> int:
     return 0
 
 
-def die_with_parent() -> None:
-    """On Linux this process ends when its parent does, however that dies."""
+def die_with_parent(parent: int | None = None) -> None:
+    """On Linux this process ends when its parent does, however that dies; at once if ``parent`` is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        if parent is not None and os.getppid() != parent:
+            sys.exit("the parent was gone before this process began")
 
 
 if __name__ == "__main__":

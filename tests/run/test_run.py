@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sparsebench.run.records import statuses
@@ -118,11 +116,12 @@ def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path)
     )
     killed = False
     while process.poll() is None and not killed:
-        for one in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if one.name().startswith("assess"):
-                    one.kill()
-                    killed = True
+        found = subprocess.run(
+            ["pgrep", "-f", f"sparsebench.run.worker {tmp_path}.*assess"], capture_output=True, text=True
+        )
+        for pid in found.stdout.split():
+            subprocess.run(["kill", "-9", pid], check=False)
+            killed = True
     _, said = process.communicate(timeout=60)
     assert killed
     assert process.returncode == 1, said
