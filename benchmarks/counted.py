@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--calibration", nargs="*", default=[], help="options of sparsify that name another text")
     asked = parser.parse_args()
+    transformers.logging.disable_progress_bar()
     dense = matrices(asked.folder, asked.family)
     size = sum(one.numel() for one in dense.values())
     print(f"{asked.folder.name}: {len(dense)} matrices, {size:,} weights, {zeros(dense):,} of them 0")

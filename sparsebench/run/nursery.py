@@ -48,7 +48,10 @@ def usable() -> bool:
 
 
 class Nursery:
-    """The parent's end. ``modules`` are imported once, in the background; what cannot be is left to the jobs."""
+    """The parent's end. ``modules`` are imported once, in the background; what cannot be is left to the jobs.
+
+    ``variables`` are the environment of all its jobs, threads among them: libraries read those when they are imported.
+    """
 
     def __init__(self, modules: Iterable[str], variables: Mapping[str, str]) -> None:
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -70,10 +73,9 @@ class Nursery:
         """Whether it can start another job."""
         return self.process.poll() is None
 
-    def start(self, spec: Path, log: Path, events: int, variables: Mapping[str, str]) -> Forked:
-        """A job's process; ``variables`` are set in its environment. Returns at once, before there is a process."""
-        order = {"spec": str(spec), "log": str(log), "variables": dict(variables)}
-        return Forked(self, self.ask(order, [events]))
+    def start(self, spec: Path, log: Path, events: int) -> Forked:
+        """A job's process. Returns at once, before there is one."""
+        return Forked(self, self.ask({"spec": str(spec), "log": str(log)}, [events]))
 
     def ask(self, order: Mapping[str, Any], descriptors: Sequence[int] = ()) -> int:
         """Send an order; the number under which it is answered."""
@@ -187,11 +189,6 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
-        os.environ.update(order["variables"])
-        if "torch" in sys.modules:  # which has read the nursery's variable
-            import torch
-
-            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         code = worker.main(Path(order["spec"]), events)
     except BaseException:
         traceback.print_exc()

@@ -156,27 +156,27 @@ class Runner:
         """A process of the job's own, with what it prints in ``log``."""
         if job.kind in LIBRARIES and nursery.usable():
             if self.nursery is None or not self.nursery.alive:
-                self.nursery = Nursery(LIBRARIES[job.kind], self._environment())
-            return self.nursery.start(spec, log, events, self._threads(job))
+                self.nursery = Nursery(LIBRARIES[job.kind], self._environment(job))
+            return self.nursery.start(spec, log, events)
         with log.open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment() | self._threads(job),
+                env=self._environment(job),
                 pass_fds=[events],
                 start_new_session=True,
             )
 
-    def _threads(self, job: Job) -> dict[str, str]:
-        """A worker's share of the cores."""
-        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
-        return {"OMP_NUM_THREADS": str(share)}
+    def _environment(self, job: Job) -> dict[str, str]:
+        """The one place where a worker's environment is decided: threads, quiet libraries, offline.
 
-    def _environment(self) -> dict[str, str]:
-        """The one place where a worker's environment is decided, but for its threads: quiet libraries, offline."""
+        Jobs of one kind have the same.
+        """
+        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
         quiet = {
+            "OMP_NUM_THREADS": str(share),
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -43,7 +43,7 @@ class Saying:
 
 @pytest.fixture
 def forks(tmp_path: Path) -> Iterator[Nursery]:
-    made = Nursery(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "1", "BOTH": "nursery"})
+    made = Nursery(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
     yield made
     made.close()
 
@@ -57,7 +57,7 @@ def start(forks: Nursery, folder: Path, program: str | None) -> Forked:
         spec.write_bytes(pickle.dumps(Saying(program)))
     reading, writing = os.pipe()
     try:
-        return forks.start(spec, log, writing, {"OMP_NUM_THREADS": "2", "BOTH": "job"})
+        return forks.start(spec, log, writing)
     finally:
         os.close(reading)
         os.close(writing)
@@ -72,12 +72,12 @@ def gone(pid: int) -> bool:
 
 def test_a_process_has_its_own_variables_threads_log_and_code(forks: Nursery, tmp_path: Path) -> None:
     program = (
-        "import os, sys; print('torch' in sys.modules, os.environ['BOTH'], os.environ['OMP_NUM_THREADS'])\n"
+        "import os, sys; print('torch' in sys.modules, os.environ['MINE'], os.environ['OMP_NUM_THREADS'])\n"
         "import torch; print(torch.get_num_threads())"
     )
     process = start(forks, tmp_path, program)
     assert process.wait() == 1
-    assert (tmp_path / "log").read_text().split()[:4] == ["True", "job", "2", "2"]
+    assert (tmp_path / "log").read_text().split()[:4] == ["True", "yes", "2", "2"]
 
 
 def test_an_error_is_in_the_log(forks: Nursery, tmp_path: Path) -> None:
