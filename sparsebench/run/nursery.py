@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Nursery:
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.answers: dict[int, int | None] = {}
         self.asked = 0
+        self.heard = False
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sparsebench.run.nursery", str(theirs.fileno()), *modules],
@@ -72,6 +74,11 @@ class Nursery:
     def alive(self) -> bool:
         """Whether it can start another job."""
         return self.process.poll() is None
+
+    @property
+    def importing(self) -> bool:
+        """Whether nothing was answered yet: none of its jobs has begun, and it can be killed without harm."""
+        return not self.heard and not select.select([self.line], [], [], 0)[0]
 
     def start(self, spec: Path, log: Path, events: int) -> Forked:
         """A job's process. Returns at once, before there is one."""
@@ -95,6 +102,7 @@ class Nursery:
                 raise ChildProcessError("the process that jobs are forked from has died")
             # Kept by number: Ctrl-C may have come between an order and its answer.
             found = json.loads(data)
+            self.heard = True
             self.answers[found["number"]] = found["value"]
         return self.answers.pop(number)
 

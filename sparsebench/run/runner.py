@@ -267,6 +267,8 @@ class Runner:
 
     def _end_all(self) -> None:
         """End every child with its process group: politely, then not."""
+        if self.nursery and self.nursery.importing:
+            self.nursery.process.kill()  # nobody waits for imports after Ctrl-C
         for send in (signal.SIGTERM, signal.SIGKILL):
             for child in self.children:
                 _signal_group(child.process, send)

@@ -110,12 +110,24 @@ def test_an_answer_that_nobody_waited_for_is_not_mistaken(forks: Nursery, tmp_pa
 def test_jobs_end_with_the_nursery(forks: Nursery, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     pid = process.pid
-    assert forks.alive
+    assert forks.alive and not forks.importing
     forks.process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not forks.alive and gone(pid)
     with pytest.raises(ProcessLookupError):
         _ = start(forks, tmp_path / "..", "pass").pid
+
+
+def test_a_nursery_that_still_imports_is_known_and_can_be_killed(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
+    forks = Nursery(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    process = start(forks, tmp_path, "pass")
+    assert forks.importing and forks.alive
+    forks.process.kill()
+    assert process.wait() == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        _ = process.pid
+    forks.close()
 
 
 def test_every_kind_that_has_libraries_exists() -> None:
