@@ -129,7 +129,7 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
     """`models:` lists, which must name models, and under a family models of that family."""
     models = _entries(data, "models")
     families = {name: model.get("family") for at, model in models for _, name in _each(at, model, "name", str)}
-    places = [(at, entry, "") for at, entry in _entries(data, "sparsify")]
+    places = [(at, entry, "") for at, entry in [*_entries(data, "sparsify"), *_blocks(data)]]
     places += [(at, entry, family) for family in FAMILIES for at, entry in _entries(data, "benchmarks", family)]
     for at, entry, family in places:
         for place, name in _each(at, entry, "models", str):
@@ -156,23 +156,21 @@ def _sweeps(data: Any, positions: Positions) -> Iterator[Problem]:
 
 def _runtime(data: Any, positions: Positions) -> Iterator[Problem]:
     """What is measured must be among what is made."""
-    runtime = _under(data, "runtime")
-    if not isinstance(runtime, dict):
-        return
     entries = _entries(data, "sparsify")
     methods = list({text: "" for at, entry in entries for _, text in _each(at, entry, "method", str)})
-    for place, name in _each(("runtime",), runtime, "methods", str):
-        if name not in methods:
-            yield positions.problem(
-                place, f"no `sparsify` entry has the method `{name}`", one_of(methods), did_you_mean(name, methods)
-            )
     shares = [0, *(share for at, entry in entries for _, share in _each(at, entry, "sparsity", int, float))]
     patterns = [text for at, entry in entries for _, text in _each(at, entry, "pattern", str)]
     shares += [pattern_sparsity(text) for text in patterns if is_nm(text)]
     made = ", ".join(f"{share:g}" for share in sorted(set(shares)) if 0 <= share <= 1)
-    for place, share in _each(("runtime",), runtime, "sparsity", int, float):
-        if 0 <= share <= 1 and share not in shares:
-            yield positions.problem(place, f"no `sparsify` entry has the sparsity {share:g}", f"one of {made}")
+    for at, block in _blocks(data):
+        for place, name in _each(at, block, "methods", str):
+            if name not in methods:
+                yield positions.problem(
+                    place, f"no `sparsify` entry has the method `{name}`", one_of(methods), did_you_mean(name, methods)
+                )
+        for place, share in _each(at, block, "sparsity", int, float):
+            if 0 <= share <= 1 and share not in shares:
+                yield positions.problem(place, f"no `sparsify` entry has the sparsity {share:g}", f"one of {made}")
 
 
 def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
@@ -203,6 +201,12 @@ def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]
 
 def _under(data: Any, key: str) -> Any:
     return data.get(key) if isinstance(data, dict) else None
+
+
+def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
+    """The mappings under `runtime`, which is one or a list of them, each with its place."""
+    alone = _under(data, "runtime")
+    return [(("runtime",), alone)] if isinstance(alone, dict) else _entries(data, "runtime")
 
 
 def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:

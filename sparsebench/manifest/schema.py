@@ -289,7 +289,7 @@ class Workload(Strict):
 
 
 class Runtime(Strict):
-    """How variants are measured."""
+    """How variants are measured; a list of these measures each its own way."""
 
     engines: Swept[Engine] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
@@ -308,6 +308,8 @@ class Runtime(Strict):
     """The precision to run in; `auto` is the weights', or float32 where this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
     """Timed samples per phase and side."""
+    models: Swept[str] | None = None
+    """Only for these models; default: all."""
 
 
 class Structure(Strict):
@@ -349,7 +351,7 @@ class Manifest(Strict):
     """The text that wanda, ria, sparsegpt, alps and owl read."""
     benchmarks: Benchmarks = Benchmarks()
     """Tasks by family."""
-    runtime: Runtime | None = None
+    runtime: Swept[Runtime] | None = None
     """Latency and memory; without it they are not measured."""
     structure: Structure | None = Structure()
     """Thresholds for near-zero shares; `null` leaves the stage out."""

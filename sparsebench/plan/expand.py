@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsebench import environment, sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.schema import Manifest, Model, Sparsify, Task, is_nm, pattern_sparsity
+from sparsebench.manifest.schema import Manifest, Model, Runtime, Sparsify, Task, is_nm, pattern_sparsity
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
 from sparsebench.runtime.engines import SHARDING
@@ -142,13 +142,13 @@ def _cells_of(
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if task.models is None or model.name in task.models:
             yield cell("benchmarks", _task_settings(task, model))
-    if manifest.runtime and _measured(manifest, variant):
-        for engine in manifest.runtime.engines:
-            for ranks in _ranks(engine, manifest.runtime.ranks):
-                for workload in manifest.runtime.workloads:
+    for runtime in manifest.runtime or []:
+        for engine in runtime.engines if _measured(runtime, variant) else []:
+            for ranks in _ranks(engine, runtime.ranks):
+                for workload in runtime.workloads:
                     shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    shared["dtype"] = environment.running(model.dtype, manifest.runtime.dtype)
-                    timed = {"samples": manifest.runtime.samples, "against": base.id}
+                    shared["dtype"] = environment.running(model.dtype, runtime.dtype)
+                    timed = {"samples": runtime.samples, "against": base.id}
                     # What int8 is measured beside has changed: once it was int8 itself.
                     timed |= {"baseline": "plain"} if engine == "int8" else {}
                     yield cell("latency", shared | timed)
@@ -166,9 +166,9 @@ def _ranks(engine: str, asked: list[int]) -> list[int]:
     return [1] if 1 in asked and engine not in SHARDING else asked
 
 
-def _measured(manifest: Manifest, variant: Variant) -> bool:
-    runtime = manifest.runtime
-    assert runtime
+def _measured(runtime: Runtime, variant: Variant) -> bool:
+    if runtime.models is not None and variant.model not in runtime.models:
+        return False
     if variant.is_dense:
         return True
     asked = (

@@ -27,7 +27,8 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     if not full:
         update["sparsify"] = [_one(manifest.sparsify)] if manifest.sparsify else []
         if manifest.runtime:
-            update["runtime"] = manifest.runtime.model_copy(update={"sparsity": None, "methods": None})
+            unfiltered = {"sparsity": None, "methods": None, "granularity": None}
+            update["runtime"] = [runtime.model_copy(update=unfiltered) for runtime in manifest.runtime]
     return manifest.model_copy(update=update)
 
 

@@ -23,7 +23,7 @@ from sparsebench.errors import Interrupted
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import nursery, records
+from sparsebench.run import early, nursery, records
 from sparsebench.run.display import Display
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.nursery import Nursery, Process
@@ -74,6 +74,7 @@ class Runner:
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
         self.nursery: Nursery | None = None
+        self.compiler: subprocess.Popen[bytes] | None = None
         self.children: list[Child] = []
         self.waiting: list[Job] = []
         self.ended: dict[str, str | None] = {}
@@ -89,6 +90,7 @@ class Runner:
         todo = list(cells)
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
+        self.compiler = early.compiler(todo)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -128,6 +130,8 @@ class Runner:
         return len(self.children) < self.settings.slots
 
     def _start(self, job: Job) -> None:
+        if job.exclusive and self.compiler:
+            self.compiler.wait()
         reading, writing = os.pipe()
         variant = job.variants[0]
         spec = Spec(
@@ -269,6 +273,9 @@ class Runner:
         """End every child with its process group: politely, then not."""
         if self.nursery and self.nursery.importing:
             self.nursery.process.kill()  # nobody waits for imports after Ctrl-C
+        if self.compiler and self.compiler.poll() is None:
+            _signal_group(self.compiler, signal.SIGKILL)
+            self.compiler.wait()
         for send in (signal.SIGTERM, signal.SIGKILL):
             for child in self.children:
                 _signal_group(child.process, send)

@@ -261,7 +261,7 @@ def variables(setting: Setting) -> dict[str, str]:
     }
     if sys.platform == "linux":
         found["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
-    if setting.engine == "deepspeed" and setting.ranks > 1:
+    if shm.used(setting.engine, setting.ranks):
         found[shm.DISABLED] = shm.ensure(cache)
     return found
 

@@ -24,6 +24,11 @@ BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
+def used(engine: str, ranks: int) -> bool:
+    """Whether ranks of this engine add up their tensors with it."""
+    return engine == "deepspeed" and ranks > 1
+
+
 def path_with_tools() -> str:
     """PATH with the interpreter's own folder in front: pip puts ninja there, and it need not be activated."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -171,6 +171,14 @@ BROKEN = {
         ENTRY + "{method: random, sparsity: 0.5}\nruntime: {sparsity: [0.5, 0.9]}", 6, 27,
         "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
     ),
+    "one of several runtimes for a model not there": (
+        ENTRY + "{method: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {models: [m, mm]}]", 6, 36,
+        "no model is called `mm`", "`m`", "did you mean `m`?",
+    ),
+    "one of several runtimes for a sparsity not made": (
+        ENTRY + "{method: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {sparsity: 0.9}]", 6, 34,
+        "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
+    ),
     "unparsable source": (
         MODEL + "{name: m, source: fh:a/m, family: decoder}", 3, 23,
         "no such kind", "", "did you mean hf:?",

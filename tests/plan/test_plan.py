@@ -96,6 +96,15 @@ def test_runtime_measures_what_is_chosen_and_always_dense(chosen: dict[str, obje
     assert any(variant.is_dense for variant in measured)
 
 
+def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> None:
+    blocks = [{"ranks": 1, "sparsity": 0.9}, {"ranks": [1, 2], "sparsity": 0.9, "models": "other"}]
+    families = {"m": "decoder", "other": "encoder"}
+    models = [{"name": name, "source": "path:m", "family": family} for name, family in families.items()]
+    measured = [cell for cell in planned(models=models, runtime=blocks).cells if cell.stage == "memory"]
+    dense = [(cell.variant.model, cell.settings["ranks"]) for cell in measured if cell.variant.is_dense]
+    assert sorted(dense) == [("m", 1), ("other", 1), ("other", 2)]
+
+
 def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def both() -> tuple[set[str], set[str]]:
         return ids(planned(), "storage"), ids(planned(storage={"formats": ["dense", "packed", "archive"]}), "storage")

@@ -1,0 +1,31 @@
+"""What ranks share is compiled, once per machine, while the first jobs run: a timed job, alone, could only wait for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from sparsebench.plan.cells import Cell
+from sparsebench.run.worker import die_with_parent
+from sparsebench.runtime import shm
+from sparsebench.sources import Cache
+
+
+def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
+    """A process, leader of its group, that compiles what ``cells`` will need; None where they need nothing.
+
+    How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
+    """
+    if not any(
+        "ranks" in cell.settings and shm.used(cell.settings["engine"], cell.settings["ranks"]) for cell in cells
+    ):
+        return None
+    quiet = subprocess.DEVNULL
+    command = [sys.executable, "-m", __name__]
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    shm.ensure(Cache())
