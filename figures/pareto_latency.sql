@@ -9,7 +9,7 @@
 -- high: high
 -- series: series
 -- facet: facet
--- front: high
+-- front: higher_is_better
 -- text: text
 -- reference: chance = chance; dense = dense
 -- columns: 2
@@ -19,7 +19,7 @@
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
-           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, chance, dense, if(verdict = 'no difference detected', 1, speedup) AS speedup, speedup_low, speedup_high
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense, if(verdict = 'no difference detected', 1, speedup) AS speedup, speedup_low, speedup_high
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
     WHERE engine <> 'int8' AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
@@ -27,7 +27,7 @@ WITH points AS (
     SELECT DISTINCT facet FROM points WHERE NOT dense_model AND speedup <> 1
 )
 SELECT DISTINCT if(dense_model, 1, round(1 / speedup, 2)) AS relative, if(dense_model, NULL, 1 / speedup_high) AS relative_low,
-       if(dense_model, NULL, 1 / speedup_low) AS relative_high, score, low, high, chance, dense, facet,
+       if(dense_model, NULL, 1 / speedup_low) AS relative_high, score, low, high, higher_is_better, chance, dense, facet,
        CASE WHEN dense_model THEN 'dense'
             ELSE engine_label(engine, ranks) || if(count(DISTINCT line) FILTER (line <> 'dense') OVER () > 1, ', ' || line, '') END AS series,
        if(dense_model, 'dense', percent_label(sparsity)) AS text

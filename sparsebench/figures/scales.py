@@ -73,6 +73,8 @@ def across(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> Non
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     else:
+        if all(isinstance(row[canvas.spec.get("x")], int) for row in rows):
+            axes.locator_params(axis="x", integer=True)  # there is no layer 0.5
         axes.xaxis.set_major_formatter(lambda value, _: style.number(round(value, 12)))
 
 

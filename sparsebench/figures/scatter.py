@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import line, names, style
+from sparsebench.figures.spec import ENDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +57,9 @@ def finish(panels: names.Panels, canvas: Canvas) -> None:
 
 
 def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
-    """The rows that no other is as good as and cheaper, or better and as cheap; cheapest first."""
-    x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    sign = {"high": 1, "low": -1}.get(canvas.spec.get("front"))
+    """The rows of a panel that no other is as good as and cheaper, or better and as cheap; cheapest first."""
+    x, y, better = (canvas.spec.get(key) for key in ("x", "y", "front"))
+    sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
     found: list[Mapping[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
         if not found or sign * row[y] > sign * found[-1][y]:

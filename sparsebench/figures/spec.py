@@ -24,7 +24,8 @@ KEYS: Mapping[str, str] = {
     "xlow": "scatter, forest: lower end of an interval around x",
     "xhigh": "scatter, forest: upper end of an interval around x",
     "mark": "line: column that is true for points that get a ring",
-    "front": "scatter: high or low, the better end of y (of x, less is better): points that no other beats are joined",
+    "front": "scatter: the better end of y, high or low, or a column that is true where it is high (of x, less is better): "
+    "points that no other beats are joined",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
     "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",
     "range": "heatmap: lowest and highest value of the colour, `0 1`; without it, those found",
@@ -62,8 +63,9 @@ SCALES = {
     "yscale": ("linear", "log", "percent"),
     "xshare": ("yes", "no"),
     "yshare": ("yes", "no"),
-    "front": ("high", "low"),
 }
+ENDS = {"high": 1, "low": -1}
+"""Ends of an axis, with the sign that makes more of them better."""
 NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
@@ -109,6 +111,8 @@ class Spec:
     def check_columns(self, found: tuple[str, ...]) -> None:
         """Raise UserError where the header names a column that the query does not give."""
         named = {self.values[key]: key for key in COLUMNS if key in self.values}
+        if self.get("front") and self.get("front") not in ENDS:
+            named[self.get("front")] = "front"
         for column, key in {**named, **dict.fromkeys(self.references, "reference")}.items():
             if column not in found:
                 raise UserError(

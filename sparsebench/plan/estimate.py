@@ -31,7 +31,8 @@ SOLVE_SECONDS = 3e-8
 PHASE_SECONDS = 4.0
 PHASES = {"decoder": 3, "encoder": 1, "encoder-decoder": 4}
 STEPS = 14
-"""A timed pair spends about so long on each phase, goes through so many, and takes at least so many steps in each."""
+"""A timed pair spends at most so long a side on each phase, goes through so many, and takes at least so many steps in each."""
+WARM_UP_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
             load_seconds = size.bytes / 300e6
             if cell.stage == "memory":
                 return load_seconds + 3 * step
-            return load_seconds + PHASES[variant.family] * max(2 * PHASE_SECONDS, STEPS * step)
+            wanted = (2 * cell.settings["samples"] + WARM_UP_STEPS) * step
+            return load_seconds + PHASES[variant.family] * max(STEPS * step, min(2 * PHASE_SECONDS, wanted))
 
 
 def speed(dtype: str) -> float:

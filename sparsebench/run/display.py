@@ -1,6 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces.
 
-Time left is the jobs' estimates, scaled by how the finished ones compared with theirs.
+Time left is the jobs' estimates, scaled by how the finished ones of their kind compared with theirs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize, job_seconds
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
+DAMPING_SECONDS = 30.0
+"""A kind of job is taken to be on schedule for so long: its first ones, which fetch and compile, say little about its pace."""
 COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
 
 
@@ -29,14 +31,16 @@ class Clock:
         self.sizes = dict(sizes)
         self.slots = slots
         self.expected: dict[str, float] = {}
-        self.spent = 0.0
-        self.foreseen = 0.0
-        self.shares: dict[str, float] = {}
+        self.jobs: dict[str, Job] = {}
+        self.spent: dict[str, float] = {}
+        self.foreseen: dict[str, float] = {}
         self.starts: dict[str, float] = {}
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Take the jobs' estimates."""
-        self.expected = {job.id: job_seconds(job, self.sizes) / (1 if job.exclusive else self.slots) for job in jobs}
+        for job in jobs:
+            self.jobs[job.id] = job
+            self.expected[job.id] = job_seconds(job, self.sizes) / self._side_by_side(job)
 
     def started(self, job: Job) -> None:
         """A job has begun."""
@@ -44,17 +48,24 @@ class Clock:
 
     def ended(self, job: Job, seconds: float) -> None:
         """A job took ``seconds``."""
-        self.foreseen += self.expected.pop(job.id, 0.0)
-        self.spent += seconds / (1 if job.exclusive else self.slots)
+        self.foreseen[job.kind] = self.foreseen.get(job.kind, 0.0) + self.expected.pop(job.id, 0.0)
+        self.spent[job.kind] = self.spent.get(job.kind, 0.0) + seconds / self._side_by_side(job)
         self.starts.pop(job.id, None)
 
     def left(self) -> float:
-        """Seconds to go if the rest compares with its estimates as the finished part did."""
-        # The first minute says little about pace: a prior of 30 expected seconds damps it.
-        pace = (self.spent + 30.0) / (self.foreseen + 30.0)
+        """Seconds to go if the rest of each kind compares with its estimates as the finished part did."""
         now = time.monotonic()
-        running = sum(min(now - start, pace * self.expected.get(job, 0.0)) for job, start in self.starts.items())
-        return max(0.0, pace * sum(self.expected.values()) - running)
+        left = {name: self._pace(self.jobs[name].kind) * expected for name, expected in self.expected.items()}
+        for name, start in self.starts.items():
+            left[name] = max(0.0, left[name] - (now - start) / self._side_by_side(self.jobs[name]))
+        return sum(left.values())
+
+    def _pace(self, kind: str) -> float:
+        spent, foreseen = self.spent.get(kind, 0.0), self.foreseen.get(kind, 0.0)
+        return (spent + DAMPING_SECONDS) / (foreseen + DAMPING_SECONDS)
+
+    def _side_by_side(self, job: Job) -> int:
+        return 1 if job.exclusive else self.slots
 
 
 class Display:

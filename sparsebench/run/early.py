@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
+from sparsebench.lifetime import die_with_parent
 from sparsebench.plan.cells import Cell
-from sparsebench.run.worker import die_with_parent
 from sparsebench.runtime import shm
 from sparsebench.sources import Cache
 

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from sparsebench.lifetime import die_with_parent
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
@@ -150,7 +151,7 @@ class Forked:
 
 def main() -> None:
     """The nursery's own process: import, then fork whenever told to, until the parent closes the line."""
-    worker.die_with_parent()
+    die_with_parent()
     line = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
@@ -190,7 +191,7 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
     """A new process's whole life; nothing that the nursery still had to do may happen here as well."""
     code = 1
     try:
-        worker.die_with_parent(parent)
+        die_with_parent(parent)
         os.setsid()
         line.close()
         with open(order["log"], "wb") as log:

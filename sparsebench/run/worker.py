@@ -6,14 +6,12 @@ event pipe. This is the boundary at which any failure becomes a record.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import pickle
-import signal
 import sys
 import traceback
 from pathlib import Path
 
+from sparsebench.lifetime import die_with_parent
 from sparsebench.run.handlers import HANDLERS
 from sparsebench.run.recorder import Recorder, Spec
 
@@ -32,14 +30,6 @@ def main(path: Path, events: int) -> int:
         recorder.broken(error)
         return 1
     return 0
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """On Linux this process ends when its parent does, however that dies; at once if ``parent`` is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-        if parent is not None and os.getppid() != parent:
-            sys.exit("the parent was gone before this process began")
 
 
 if __name__ == "__main__":

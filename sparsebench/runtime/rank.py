@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
+from sparsebench.lifetime import die_with_parent
 from sparsebench.runtime import energy, failures, latency, memory, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
@@ -190,20 +192,9 @@ class Work:
         self.channel.send("phase")
 
 
-def die_with_parent() -> None:
-    """On Linux: be killed when the parent dies, however it dies; elsewhere the next message finds it gone."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(os.environ[PARENT]):
-            sys.exit("the parent was gone before this rank began")
-
-
 def main(spec_path: str, rank: int) -> int:
     """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
-    die_with_parent()
+    die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
     watch.answer()
     channel = Channel(int(os.environ[CHANNEL]))
     spec = json.loads(Path(spec_path).read_text())

@@ -31,7 +31,7 @@ def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:
     return [
         {
             "megabytes": round(50 + 200 * (1 - sparsity), 0), "score": score, "low": score - 0.02, "high": score + 0.02,
-            "chance": 0.5,
+            "chance": 0.5, "higher_is_better": True,
             "dense": 0.7, "bound": number == 1, "panel": f"a-model-{facet} (dequantized)\ntask (acc)",
             "series": f"method-{number}/row",
             "text": f"{100 * sparsity:g}",
@@ -51,8 +51,10 @@ def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: flo
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:
-    rows = [{"megabytes": x, "score": y} for x, y in ((3, 0.5), (1, 0.2), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))]
-    for better, expected in (("high", [(1, 0.2), (2.5, 0.45), (3, 0.5)]), ("low", [(1, 0.1)])):
+    points = ((3, 0.5), (1, 0.2), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))
+    rows = [{"megabytes": x, "score": y, "more": True, "less": False} for x, y in points]
+    up, down = [(1, 0.2), (2.5, 0.45), (3, 0.5)], [(1, 0.1)]
+    for better, expected in (("high", up), ("more", up), ("low", down), ("less", down), ("", [])):
         spec = parse(SHIPPED / "pareto_bytes.sql")
         values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
         canvas = Canvas(type(spec)(spec.name, spec.path, values, {}, ""), rows)

@@ -33,7 +33,6 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
         ("-- columns: many", "line 5: `columns` is 'many'", "from 1 to 6"),
         ("-- range: 0..1", "line 5: `range` is '0..1'", "two numbers"),
-        ("-- front: up", "line 5: `front` is 'up'", "high, low"),
         ("-- ymin: none", "line 5: `ymin` is 'none'", "a number"),
         ("-- knee: -1", "line 5: `knee` is '-1'", "a number"),
         ("-- x: again", "line 5: `x` again (first on line 3)", "remove one"),
@@ -70,6 +69,13 @@ def test_references_are_columns_with_labels(figure: Callable[[str], Any]) -> Non
     assert spec.references == {"lo": "chance level, or so", "hi": "hi"}
     with pytest.raises(UserError, match=r"line 5: `reference` names 'lo'"):
         spec.check_columns(("a", "b", "hi"))
+
+
+def test_the_better_end_is_named_or_a_column(figure: Callable[[str], Any]) -> None:
+    for end in ("high", "low", "b"):
+        figure(GOOD.replace("-- note: one", f"-- front: {end}")).check_columns(("a", "b"))
+    with pytest.raises(UserError, match=r"line 5: `front` names 'up'"):
+        figure(GOOD.replace("-- note: one", "-- front: up")).check_columns(("a", "b"))
 
 
 def test_every_shipped_figure_is_well_formed_and_says_what_it_shows() -> None:

@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+from sparsebench.lifetime import die_with_parent
 from sparsebench.runtime import watch
-from sparsebench.runtime.launch import CHANNEL
-from sparsebench.runtime.rank import Channel, die_with_parent
+from sparsebench.runtime.launch import CHANNEL, PARENT
+from sparsebench.runtime.rank import Channel
 
-die_with_parent()
+die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
 watch.answer()
 spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))

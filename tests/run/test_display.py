@@ -1,0 +1,49 @@
+"""The time that a run says is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.estimate import ModelSize, job_seconds
+from sparsebench.run.display import DAMPING_SECONDS, Clock
+
+MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
+SIZES = {"m": ModelSize(100_000_000, 400_000_000)}
+LOAD = {"engine": "hf", "ranks": 1, "dtype": "float32", "samples": 24}
+
+
+def scored(name: str) -> Job:
+    return Job(name, "benchmarks", (Cell(name, "benchmarks", MODEL, {"task": "piqa"}),))
+
+
+def timed(name: str) -> Job:
+    load = {"batch": 1, "prompt": 64, "generate": 8}
+    return Job(name, "latency", (Cell(name, "latency", MODEL, LOAD | {"workload": load}),), exclusive=True)
+
+
+def test_the_pace_of_one_kind_of_job_says_nothing_about_another() -> None:
+    clock, jobs = Clock(SIZES, slots=2), [scored("a"), scored("b"), timed("c")]
+    scoring, timing = job_seconds(jobs[0], SIZES), job_seconds(jobs[2], SIZES)
+    clock.begin(jobs)
+    assert clock.left() == pytest.approx(2 * scoring / 2 + timing)
+    clock.ended(jobs[0], 3 * scoring)
+    pace = (3 * scoring / 2 + DAMPING_SECONDS) / (scoring / 2 + DAMPING_SECONDS)
+    assert 1 < pace < 3
+    assert clock.left() == pytest.approx(pace * scoring / 2 + timing)
+
+
+def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    clock, jobs = Clock(SIZES, slots=2), [scored("a"), timed("c")]
+    scoring, timing = job_seconds(jobs[0], SIZES), job_seconds(jobs[1], SIZES)
+    clock.begin(jobs)
+    clock.started(jobs[0])
+    now = 10.0
+    assert clock.left() == pytest.approx((scoring - 10) / 2 + timing)
+    now = 10 * scoring
+    assert clock.left() == pytest.approx(timing)
+    clock.ended(jobs[0], now)
+    clock.ended(jobs[1], timing)
+    assert clock.left() == 0
