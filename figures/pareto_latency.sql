@@ -15,7 +15,7 @@
 -- columns: 2
 -- xlabel: time of a step / that of the dense model in the same engine and job
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Where some time does differ, panels in which none does are left out. int8 is left out: its rounded weights were not scored.
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Panels in which no time differs are left out. int8 is left out: its rounded weights were not scored.
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
@@ -32,5 +32,5 @@ SELECT DISTINCT if(dense_model, 1, round(1 / speedup, 2)) AS relative, if(dense_
             ELSE engine_label(engine, ranks) || if(count(DISTINCT line) FILTER (line <> 'dense') OVER () > 1, ', ' || line, '') END AS series,
        if(dense_model, 'dense', percent_label(sparsity)) AS text
 FROM points
-WHERE facet IN (FROM moved) OR NOT EXISTS (FROM moved)
+WHERE facet IN (FROM moved)
 ORDER BY facet, series = 'dense', series, relative, text;

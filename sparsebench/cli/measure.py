@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE,
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
+    from sparsebench.runtime.hosts import Hosts
 
 
 class Engine(StrEnum):
@@ -36,6 +38,13 @@ def measure(
     ] = None,
     engine: Annotated[Engine, typer.Option(help="What runs the model.")] = Engine.deepspeed,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.", show_default=False),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
     generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
@@ -54,17 +63,25 @@ def measure(
     sparsebench measure pruned/0.90 --against path:my-model
     sparsebench measure packed/0.90 --against path:my-model --engine sparse
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
+    sparsebench measure /shared/model --ranks 8 --hostfile hosts --dry-run
     """
     from dataclasses import asdict
 
     from sparsebench import environment, runtime
     from sparsebench.cli.output import emit_json, note
     from sparsebench.plan.single import single
+    from sparsebench.runtime import hosts
 
+    placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
+    if dry_run:
+        _show_launch(placed)
+        return
     model = single(source, family, dtype.value, offline)
     dense = single(against, family, dtype.value, offline) if against else model
     run_in = environment.running(model.dtype, compute_dtype.value)
-    setting = runtime.Setting(engine.value, ranks, runtime.Workload(batch, prompt, generate), run_in, samples)
+    setting = runtime.Setting(
+        engine.value, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed
+    )
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
     runtime.measure_latency(
@@ -76,6 +93,20 @@ def measure(
         emit_json({"latency": asdict(timed[0]), "memory": asdict(weighed)})
         return
     _show(timed[0], weighed)
+
+
+def _show_launch(placed: Hosts) -> None:
+    """The nodes, and the command that would start their ranks."""
+    import shlex
+
+    from sparsebench.errors import UserError
+    from sparsebench.runtime import hosts
+
+    if not placed:
+        raise UserError("--dry-run shows how ranks are started on other nodes", "name them with --hostfile")
+    typer.echo(f"ranks on {hosts.told(placed)}")
+    command = hosts.command(Path("HOSTFILE"), placed, "PORT", ("ADDRESS", "PORT", "TOKEN"))
+    typer.echo(shlex.join(command))
 
 
 def _show(timed: LatencyResult, weighed: MemoryResult) -> None:

@@ -48,6 +48,7 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _filters(data, positions)
     yield from _sweeps(data, positions)
     yield from _runtime(data, positions)
+    yield from _hostfiles(data, positions, folder)
     if checks:
         yield from _methods(data, positions, checks)
         yield from _tasks(data, positions, checks)
@@ -171,6 +172,15 @@ def _runtime(data: Any, positions: Positions) -> Iterator[Problem]:
         for place, share in _each(at, block, "sparsity", int, float):
             if 0 <= share <= 1 and share not in shares:
                 yield positions.problem(place, f"no `sparsify` entry has the sparsity {share:g}", f"one of {made}")
+
+
+def _hostfiles(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
+    for at, block in _blocks(data):
+        for place, name in _each(at, block, "hostfile", str):
+            path = folder / os.path.expanduser(name)
+            if not path.is_file():
+                hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
+                yield positions.problem(place, "no such file", "a file of `NAME slots=N` lines", hint)
 
 
 def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:

@@ -310,6 +310,9 @@ class Runtime(Strict):
     """Timed samples per phase and side."""
     models: Swept[str] | None = None
     """Only for these models; default: all."""
+    hostfile: str | None = None
+    """A file of `NAME slots=N` lines: DeepSpeed's launcher starts ranks on these nodes, by ssh, where there are more than one;
+    default: all on this machine."""
 
 
 class Structure(Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sparsebench import environment, sources
@@ -11,6 +12,7 @@ from sparsebench.manifest import schema
 from sparsebench.manifest.schema import Manifest, Model, Runtime, Sparsify, Task, is_nm, pattern_sparsity
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
+from sparsebench.runtime import hosts
 from sparsebench.runtime.engines import SHARDING
 from sparsebench.sparsify.calibration import DEFAULT, Calibration
 from sparsebench.sparsify.contract import Target
@@ -145,8 +147,13 @@ def _cells_of(
     for runtime in manifest.runtime or []:
         for engine in runtime.engines if _measured(runtime, variant) else []:
             for ranks in _ranks(engine, runtime.ranks):
+                placed = _placed(runtime, ranks)
                 for workload in runtime.workloads:
-                    shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
+                    shared: dict[str, Any] = {
+                        "engine": engine,
+                        "ranks": ranks,
+                        "workload": workload.model_dump(),
+                    } | placed
                     shared["dtype"] = environment.running(model.dtype, runtime.dtype)
                     timed = {"samples": runtime.samples, "against": base.id}
                     # What int8 is measured beside has changed: once it was int8 itself.
@@ -164,6 +171,13 @@ def _task_settings(task: Task, model: Model) -> dict[str, Any]:
 def _ranks(engine: str, asked: list[int]) -> list[int]:
     """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
     return [1] if 1 in asked and engine not in SHARDING else asked
+
+
+def _placed(runtime: Runtime, ranks: int) -> dict[str, Any]:
+    """The nodes that several ranks are started on as a setting, where there is a hostfile."""
+    if runtime.hostfile is None or ranks == 1:
+        return {}
+    return {"hosts": [list(host) for host in hosts.share(hosts.read(Path(runtime.hostfile)), ranks)]}
 
 
 def _measured(runtime: Runtime, variant: Variant) -> bool:

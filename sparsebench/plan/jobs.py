@@ -68,7 +68,8 @@ def _share(cell: Cell) -> tuple[object, ...]:
         case "benchmarks":
             return ("benchmarks", cell.variant.id)
         case "latency":
-            return ("latency", setting["engine"], setting["ranks"], digest(setting["workload"]))
+            where = digest([setting["workload"], setting.get("hosts")])
+            return ("latency", setting["engine"], setting["ranks"], where)
         case "memory":
             return ("memory", cell.id)
 

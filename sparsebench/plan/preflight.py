@@ -18,7 +18,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.schema import FAMILIES, Manifest, Model
+from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.families import family_of
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
@@ -177,6 +177,10 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
 def _located(manifest: Manifest, folder: Path) -> Manifest:
     """The manifest with every source in canonical notation, relative paths made absolute."""
 
+    def placed(runtime: Runtime) -> Runtime:
+        hostfile = runtime.hostfile and str(folder.absolute() / Path(runtime.hostfile).expanduser())
+        return runtime.model_copy(update={"hostfile": hostfile})
+
     def located(model: Model) -> Model:
         return model.model_copy(update={"source": sources.parse(model.source, folder).text})
 
@@ -184,5 +188,9 @@ def _located(manifest: Manifest, folder: Path) -> Manifest:
     if calibration.source is not None:
         calibration = calibration.model_copy(update={"source": sources.parse(calibration.source, folder).text})
     return manifest.model_copy(
-        update={"models": [located(model) for model in manifest.models], "calibration": calibration}
+        update={
+            "models": [located(model) for model in manifest.models],
+            "calibration": calibration,
+            "runtime": [placed(runtime) for runtime in manifest.runtime or []],
+        }
     )

@@ -17,9 +17,8 @@ def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
 
     How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
     """
-    if not any(
-        "ranks" in cell.settings and shm.used(cell.settings["engine"], cell.settings["ranks"]) for cell in cells
-    ):
+    here = [cell.settings for cell in cells if "ranks" in cell.settings and "hosts" not in cell.settings]
+    if not any(shm.used(setting["engine"], setting["ranks"]) for setting in here):
         return None
     quiet = subprocess.DEVNULL
     command = [sys.executable, "-m", __name__]

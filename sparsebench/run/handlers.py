@@ -138,6 +138,7 @@ def _runtime_setting(cell: Cell) -> Any:
         samples=wanted.get("samples", 1),
         seed=PROMPT_SEED,
         threads=None,
+        hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),
     )
 
 

@@ -63,7 +63,7 @@ class RankGroup:
         self.folder = tempfile.TemporaryDirectory(prefix="sparsebench-ranks-")
         path = Path(self.folder.name)
         (path / "spec.json").write_text(json.dumps(self.spec))
-        self.port = _free_port()
+        self.port = free_port()
         self.kills = oom_kills()
         shm.unlink(ADDRESS, self.port, range(self.ranks))  # a stale buffer would be mapped before it is made anew
         try:
@@ -247,18 +247,19 @@ class RankGroup:
 
 
 def variables(setting: Setting) -> dict[str, str]:
-    """The environment that ranks of ``setting`` get beside what ``RankGroup`` sets; compiles what they need, once."""
-    cache = Cache()
+    """The environment that ranks of ``setting`` get beside what starts them sets; compiles what they need, once."""
     threads = str(threads_per_rank(setting))
     found = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,  # torch prefers it, so a user's own setting must not leak in
-        "PATH": shm.path_with_tools(),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache)),
     }
+    if setting.hosts:  # what is installed and compiled there is not this machine's business
+        return {**found, shm.DISABLED: "the ranks were started by a hostfile"}
+    cache = Cache()
+    found |= {"PATH": shm.path_with_tools(), "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache))}
     if sys.platform == "linux":
         found["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
     if shm.used(setting.engine, setting.ranks):
@@ -280,7 +281,8 @@ def _rebuilt(message: Mapping[str, Any]) -> SparsebenchError:
     return kind(message["message"], message["hint"])
 
 
-def _free_port() -> str:
+def free_port() -> str:
+    """A port of this machine that nobody uses."""
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
         return str(probe.getsockname()[1])

@@ -12,7 +12,7 @@ from sparsebench.runtime.results import Machine, Setting
 
 def threads_per_rank(setting: Setting) -> int:
     """The setting's own number, else an equal share of the usable cores, at least one."""
-    return setting.threads or max(1, environment.cores() // setting.ranks)
+    return setting.threads or max(1, environment.cores() // setting.ranks_per_node)
 
 
 def observe(threads: int) -> Machine:

@@ -15,6 +15,7 @@ from sparsebench.runtime.engines import engine
 from sparsebench.runtime.footprint import footprint, model_bytes
 from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, threads_per_rank
+from sparsebench.runtime.nodes import NodeGroup
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Parity, PhaseMemory, RankMemory, Sample, Setting
 from sparsebench.runtime.workload import check_positions
 from sparsebench.storage import is_packed
@@ -62,7 +63,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     threads = threads_per_rank(setting)
     before = observe(threads)
     spec = {"job": "memory", "folder": str(folder), "family": family, "setting": asdict(setting)}
-    with RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds) as group:
+    with _group(spec, setting) as group:
         found = [message for message in group.messages() if message["kind"] == "result"]
     rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
     sums: dict[str, int] = {}
@@ -79,6 +80,13 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     )
 
 
+def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
+    """The ranks of ``setting``, here or on the nodes of its hostfile."""
+    if setting.hosts:
+        return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds)
+    return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
+
+
 def _latency_group(
     dense: Path | None, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
 ) -> None:
@@ -92,7 +100,7 @@ def _latency_group(
         "family": family,
         "setting": asdict(setting),
     }
-    with RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds) as group:
+    with _group(spec, setting) as group:
         for message in group.messages():
             if message["kind"] != "result":
                 continue
@@ -149,6 +157,8 @@ def _check_folder(folder: Path, family: str, setting: Setting) -> None:
 
 
 def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
+    if setting.hosts:  # this machine's memory says nothing about theirs
+        return True
     more, room = model_bytes(variant, setting), _gpu_room(setting)
     if room is not None and (model_bytes(dense, setting) + more) // setting.ranks > room:
         return False
@@ -169,6 +179,8 @@ OFFLOAD = "use the deepspeed-zero3 engine, which keeps parameters in main memory
 
 def _check_fits(folder: Path, setting: Setting) -> None:
     """Raise MeasureError where the files alone tell that memory will not do, the machine's or a GPU's."""
+    if setting.hosts:
+        return
     need, available = footprint(folder, setting), environment.memory()[1]
     where = f"at {setting.ranks} rank{'s' * (setting.ranks > 1)} of the {setting.engine} engine"
     if need > available:

@@ -1,4 +1,4 @@
-"""What one rank does: ``python -m sparsebench.runtime.rank SPEC.json RANK``, started by ``launch``."""
+"""What one rank does: ``python -m sparsebench.runtime.rank SPEC.json RANK``, started by ``launch``; or by ``nodes``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.lifetime import die_with_parent
-from sparsebench.runtime import energy, failures, latency, memory, watch
+from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
 from sparsebench.runtime.latency import Loaded
@@ -42,12 +42,19 @@ class Channel:
             os.read(self.descriptor, 1)
 
 
+def setting_of(spec: Mapping[str, Any]) -> Setting:
+    """The setting as it was before it became JSON."""
+    told = spec["setting"]
+    placed = tuple((name, slots) for name, slots in told["hosts"])
+    return Setting(**{**told, "workload": Workload(**told["workload"]), "hosts": placed})
+
+
 class Work:
     """A rank's engine and inputs, and the jobs it knows."""
 
     def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
         self.family: str = spec["family"]
-        self.setting = Setting(**{**spec["setting"], "workload": Workload(**spec["setting"]["workload"])})
+        self.setting = setting_of(spec)
         self.rank, self.channel = rank, channel
         self.engine: Engine = engine(self.setting.engine)
 
@@ -59,18 +66,20 @@ class Work:
         torch.set_num_threads(threads_per_rank(self.setting))
         self.config = json.loads((folder / "config.json").read_text())
         cuda = torch.cuda.is_available()
-        if cuda and torch.cuda.device_count() < self.setting.ranks:
-            raise UnsupportedError(
-                f"{self.setting.ranks} ranks need as many GPUs; this machine has {torch.cuda.device_count()}"
-            )
+        local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
+        if cuda and torch.cuda.device_count() < here:
+            raise UnsupportedError(f"{here} ranks need as many GPUs; this machine has {torch.cuda.device_count()}")
         if cuda:
-            torch.cuda.set_device(self.rank)
-        self.device = f"cuda:{self.rank}" if cuda else "cpu"
+            torch.cuda.set_device(local)
+        self.device = f"cuda:{local}" if cuda else "cpu"
         self.notes = self.engine.start(self.rank, self.setting.ranks)
+        if self.setting.hosts:
+            self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
         self._import_model_code(folder)
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
-        self.meter = energy.meter(self.device, self.setting.ranks) if self.rank == 0 else energy.Nothing("")
+        reads = self.rank == 0 and len(self.setting.hosts) < 2
+        self.meter = energy.meter(self.device, self.setting.ranks) if reads else energy.Nothing("")
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
@@ -192,22 +201,33 @@ class Work:
         self.channel.send("phase")
 
 
-def main(spec_path: str, rank: int) -> int:
-    """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
+def started_here(spec: str, rank: str) -> tuple[Channel, dict[str, Any], int]:
+    """The channel, the spec and the number of a rank that its parent has started itself."""
     die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
     watch.answer()
-    channel = Channel(int(os.environ[CHANNEL]))
-    spec = json.loads(Path(spec_path).read_text())
+    return Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank)
+
+
+def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str, Any], int]:
+    """The same of a rank that a launcher has started on some node."""
+    descriptor, spec, rank = nodes.call(address, int(port), token)
+    nodes.end_with_parent(descriptor)
+    os.environ.update(spec["environment"])
+    return Channel(descriptor), spec, rank
+
+
+def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
+    """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
     named = f"rank {rank} of {spec['setting']['ranks']}"
     try:
-        work = Work(spec, rank, channel)
+        job = Work(spec, rank, channel)
         if spec["job"] == "try":
-            work.add_up()
+            job.add_up()
         elif spec["job"] == "memory":
-            work.memory(Path(spec["folder"]))
+            job.memory(Path(spec["folder"]))
         else:
             dense = Path(spec["dense"]) if spec["dense"] else None
-            work.latency(dense, [(index, Path(folder)) for index, folder in spec["variants"]])
+            job.latency(dense, [(index, Path(folder)) for index, folder in spec["variants"]])
     except SparsebenchError as error:
         channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
         return 3
@@ -226,10 +246,23 @@ def main(spec_path: str, rank: int) -> int:
     return 0
 
 
+def main(arguments: Sequence[str]) -> int:
+    """A rank's whole life: with SPEC.json and RANK under its parent, with ADDRESS, PORT and TOKEN far from it."""
+    if len(arguments) == 2:
+        return work(*started_here(*arguments))
+    channel, spec, rank = called_back(*arguments)
+    code = 1
+    try:
+        code = work(channel, spec, rank)
+    finally:
+        channel.send("end", code=code)
+    return code
+
+
 if __name__ == "__main__":
     code = 1
     try:
-        code = main(sys.argv[1], int(sys.argv[2]))
+        code = main(sys.argv[1:])
     except BaseException:  # the worker's boundary: the launcher shows the end of this log
         traceback.print_exc()
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsebench.runtime.hosts import Hosts
+
 Side = Literal["dense", "variant"]
 Baseline = Literal["paired", "unpaired"]
 
@@ -24,7 +26,8 @@ class Setting:
 
     ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side;
     ``threads`` per rank, default the cores divided by the ranks; ``phase_seconds`` caps the sampling of one phase (both
-    sides together), which then has fewer samples; a group silent for ``timeout_seconds`` is ended.
+    sides together), which then has fewer samples; a group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
+    of a hostfile with equally many ranks on each; default: this machine, without ssh.
     """
 
     engine: str
@@ -36,6 +39,12 @@ class Setting:
     threads: int | None = None
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0
+    hosts: Hosts = ()
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks that share a machine."""
+        return self.ranks // max(1, len(self.hosts))
 
 
 @dataclass(frozen=True)

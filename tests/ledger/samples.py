@@ -238,7 +238,8 @@ def timed(cell: Cell) -> runtime.LatencyResult:
             samples += [
                 runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)
             ]
-        ratio = float(np.exp(0.01 * generator.normal()))
+        gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.sparsity else 1.0
+        ratio = gain * float(np.exp(0.01 * generator.normal()))
         differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4))
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")

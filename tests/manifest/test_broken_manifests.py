@@ -179,6 +179,9 @@ BROKEN = {
         ENTRY + "{method: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {sparsity: 0.9}]", 6, 34,
         "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
     ),
+    "hostfile that is not there": (
+        HEAD + "runtime: {ranks: 2, hostfile: none/hosts}", 4, 31, "no such file", "`NAME slots=N`", "manifest's folder",
+    ),
     "unparsable source": (
         MODEL + "{name: m, source: fh:a/m, family: decoder}", 3, 23,
         "no such kind", "", "did you mean hf:?",

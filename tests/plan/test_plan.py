@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import crowded
 from sparsebench.plan.sizes import parameters
+from sparsebench.run import early
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +105,21 @@ def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> 
     measured = [cell for cell in planned(models=models, runtime=blocks).cells if cell.stage == "memory"]
     dense = [(cell.variant.model, cell.settings["ranks"]) for cell in measured if cell.variant.is_dense]
     assert sorted(dense) == [("m", 1), ("other", 1), ("other", 2)]
+
+
+def test_a_hostfile_places_ranks_and_is_part_of_a_cell(tmp_path: Path) -> None:
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=4\nb slots=4\n")
+    runtime = {"engines": ["deepspeed", "hf"], "ranks": [1, 2, 8]}
+    here, there = planned(runtime=runtime), planned(runtime=runtime | {"hostfile": str(hostfile)})
+    found = {cell.settings["ranks"]: cell for cell in there.cells if cell.stage == "memory" and cell.variant.is_dense}
+    assert {ranks: cell.settings.get("hosts") for ranks, cell in found.items()} == {
+        1: None, 2: [["a", 2]], 8: [["a", 4], ["b", 4]],
+    }  # fmt: skip
+    assert found[8].label == "memory deepspeed ×8 on 2 nodes b1 p128 g16"
+    assert found[1].id in ids(here)
+    assert found[2].id not in ids(here)
+    assert early.compiler(cell for cell in there.cells if cell.settings.get("ranks", 1) > 1) is None
 
 
 def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:

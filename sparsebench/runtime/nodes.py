@@ -1,0 +1,199 @@
+"""Ranks on several nodes: DeepSpeed's launcher starts them by ssh, and each calls its parent back over TCP.
+
+What one node knows of another is a connection and what comes over it: a rank that ends says so, and one whose connection
+closes without a word is dead. A rank whose parent is gone finds the connection closed and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.runtime import hosts
+from sparsebench.runtime.launch import RankGroup, free_port
+from sparsebench.runtime.watch import Watch, oom_kills
+
+JOIN_SECONDS = 300.0
+"""All ranks must have called back by then."""
+LOOK_SECONDS = 0.5
+END_SECONDS = 5.0
+"""So long the launcher may take to end what it has started."""
+NEEDED = ("pdsh", "ssh")
+
+
+class NodeGroup(RankGroup):
+    """The ranks of one job on the nodes of ``where``; what they are told and how they are used is as in a RankGroup.
+
+    Raises UnsupportedError without the programs that DeepSpeed's launcher starts ranks with.
+    """
+
+    def __init__(
+        self, spec: Mapping[str, Any], where: hosts.Hosts, settings: Mapping[str, str], timeout: float
+    ) -> None:
+        super().__init__(spec, sum(slots for _, slots in where), settings, timeout)
+        self.where = where
+        self.codes: dict[int, int] = {}
+        self.places: dict[int, str] = {}
+
+    def __enter__(self) -> NodeGroup:
+        missing = [name for name in NEEDED if not shutil.which(name)]
+        if missing:
+            raise UnsupportedError(
+                f"DeepSpeed's launcher starts ranks on other nodes with {' and '.join(NEEDED)}; not here: {', '.join(missing)}",
+                "install them, and let this account reach the hosts by ssh without a password",
+            )
+        self.folder = tempfile.TemporaryDirectory(prefix="sparsebench-ranks-")
+        self.port, self.kills, self.token = free_port(), oom_kills(), secrets.token_hex(16)
+        try:
+            with socket.create_server(("", 0)) as server:
+                self._launch(server.getsockname()[1])
+                self.channels = self._gather(server)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Hang up, which ends the ranks, and end the launcher, which ends what is left of them."""
+        for channel in self.channels:
+            channel.close()
+        for process in self.processes:
+            for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, None)):
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+        self.folder.cleanup()
+
+    def _launch(self, callback: int) -> None:
+        hostfile = Path(self.folder.name) / "hostfile"
+        hostfile.write_text(hosts.written(self.where))
+        call = [_reached_at(self.where[0][0]), str(callback), self.token]
+        with self._log(0).open("wb") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    hosts.command(hostfile, self.where, int(self.port), call),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+
+    def _gather(self, server: socket.socket) -> list[socket.socket]:
+        """The ranks' connections, by rank, each told what to do once all are there."""
+        found: dict[int, socket.socket] = {}
+        deadline = time.monotonic() + JOIN_SECONDS
+        server.settimeout(LOOK_SECONDS)
+        while len(found) < self.ranks:
+            with contextlib.suppress(TimeoutError):
+                channel, _ = server.accept()
+                self._greet(channel, found)
+            absent = f"{len(found)} of {self.ranks} ranks on {hosts.told(self.where)} called back"
+            code = self.processes[0].poll()
+            if code is not None:
+                raise MeasureError(
+                    f"{absent} before DeepSpeed's launcher ended with exit code {code}\n{self._tails([])}"
+                )
+            if time.monotonic() > deadline:
+                raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
+        order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
+        for channel in found.values():
+            channel.sendall(order)
+        return [found[rank] for rank in range(self.ranks)]
+
+    def _greet(self, channel: socket.socket, found: dict[int, socket.socket]) -> None:
+        """Take in who is calling; strangers are left alone."""
+        channel.settimeout(10)
+        try:
+            hello = json.loads(channel.makefile("rb").readline())
+            if secrets.compare_digest(hello["token"], self.token):
+                found[int(hello["rank"])], self.places[int(hello["rank"])] = channel, str(hello["host"])
+                channel.settimeout(None)
+                return
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        channel.close()
+
+    def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if message["kind"] == "end":
+            self.codes[rank] = message["code"]
+            return
+        yield from super()._deliver(rank, message)
+
+    def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
+        if over:
+            raise MeasureError(
+                f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
+            )
+
+    def _code(self, rank: int, seconds: float) -> int | None:
+        """The code that the rank said it would end with; None for one that said nothing."""
+        return self.codes.get(rank)
+
+    def _log(self, rank: int) -> Path:
+        """One for all: the launcher's, which has what every rank prints."""
+        return Path(self.folder.name) / "launcher.log"
+
+    def _names(self, ranks: Sequence[int]) -> str:
+        places = dict.fromkeys(self.places.get(rank, "?") for rank in ranks)
+        return f"{super()._names(ranks)} on {', '.join(places)}"
+
+    def _tails(self, ranks: Sequence[int]) -> str:
+        return super()._tails(ranks[:1] or [0])
+
+
+def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]:
+    """In a rank: call the parent; the connection's descriptor, what to do, and this rank's number."""
+    rank = int(os.environ["RANK"])
+    line = socket.create_connection((address, port), timeout=60)
+    line.settimeout(None)
+    line.sendall(json.dumps({"token": token, "rank": rank, "host": socket.gethostname()}).encode() + b"\n")
+    told = bytearray()
+    while not told.endswith(b"\n"):
+        data = line.recv(1 << 16)
+        if not data:
+            raise ConnectionError("the parent hung up before it said what to do")
+        told += data
+    return line.detach(), json.loads(told), rank
+
+
+def end_with_parent(descriptor: int) -> None:
+    """In a rank on Linux: end as soon as the parent hangs up, whatever this rank is in the middle of; costs no time."""
+    import select
+    import threading
+
+    if not hasattr(select, "POLLRDHUP"):
+        return
+    hung_up = select.poll()
+    hung_up.register(descriptor, select.POLLRDHUP)
+
+    def wait() -> None:
+        hung_up.poll()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _reached_at(host: str) -> str:
+    """This machine's address as ``host`` sees it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # nothing is sent: the system only picks a way
+            address: str = probe.getsockname()[0]
+            return address
+    except OSError as error:
+        raise MeasureError(f"no way to the host {host}: {error}", "correct the hostfile") from None

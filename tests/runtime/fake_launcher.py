@@ -1,0 +1,39 @@
+"""Stands in for DeepSpeed's launcher: ranks that do what the spec says, and what the launcher prints and returns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from sparsebench.runtime import nodes
+from sparsebench.runtime.rank import Channel
+
+words = sys.argv[1:]
+if words[0] != "rank":
+    ranks, *call = words
+    if ranks == "0":
+        sys.exit("pdsh: node-7: no route to host")
+    started = [
+        subprocess.Popen([sys.executable, __file__, "rank", *call], env=os.environ | {"RANK": str(rank)})
+        for rank in range(int(ranks))
+    ]
+    sys.exit(max(process.wait() & 0xFF for process in started))
+
+descriptor, spec, rank = nodes.call(words[1], int(words[2]), words[3])
+nodes.end_with_parent(descriptor)
+channel = Channel(descriptor)
+print(f"this is rank {rank}", flush=True)
+channel.send("hello", True, rank=rank, pid=os.getpid(), environment=spec["environment"])
+match spec["actions"][rank]:
+    case "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    case "hang":
+        time.sleep(600)
+    case "error":
+        channel.send("error", type="UnsupportedError", message="this cannot be", hint="do otherwise")
+        channel.send("end", code=3)
+        sys.exit(3)
+channel.send("end", code=0)

@@ -1,0 +1,188 @@
+"""Ranks on several nodes: the hostfile, what a launcher starts and how it ends; ssh and pdsh are imitated on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparsebench import runtime
+from sparsebench.errors import MeasureError, UnsupportedError, UserError
+from sparsebench.runtime import hosts, nodes
+from sparsebench.runtime.nodes import NodeGroup
+
+LAUNCHER = Path(__file__).with_name("fake_launcher.py")
+TWO = (("localhost", 1), ("127.0.0.1", 1))
+PDSH = """#!/usr/bin/env bash
+# pdsh -S -f N -w a,b COMMAND: every host is this machine.
+while getopts "Sf:w:" option; do [ "$option" = w ] && hosts=$OPTARG; done
+shift $((OPTIND - 1))
+words="$*" number=0 code=0
+for host in ${hosts//,/ }; do bash -c "${words//%n/$number}" & number=$((number + 1)); done
+trap 'kill $(jobs -p) 2>/dev/null' INT TERM
+for job in $(jobs -p); do wait "$job" || code=$?; done
+exit $code
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pdsh and an ssh that reach this machine only."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("pdsh", PDSH), ("ssh", "#!/bin/sh\nexit 0\n")):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def group(
+    monkeypatch: pytest.MonkeyPatch, *actions: str, launched: int | None = None, timeout: float = 30
+) -> NodeGroup:
+    def command(hostfile: Path, where: hosts.Hosts, port: int, arguments: list[str]) -> list[str]:
+        assert hostfile.read_text() == "localhost slots=1\n127.0.0.1 slots=1\n"
+        return [sys.executable, str(LAUNCHER), str(len(actions) if launched is None else launched), *arguments]
+
+    monkeypatch.setattr(hosts, "command", command)
+    return NodeGroup({"actions": actions}, TWO, {"OMP_NUM_THREADS": "1"}, timeout)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a slots=2\nb slots=3\n", (("a", 2), ("b", 3))),
+        ("# nodes\n\n  a   slots=1  # the first\n", (("a", 1),)),
+        ("a slots=2\na slots=3\n", "hostfile, line 2: a second line for a"),
+        ("a slots=2\nb 4\n", "hostfile, line 2: 'b 4' is no host"),
+        ("a slots=0\n", "hostfile, line 1: 'a slots=0' is no host"),
+        ("\n# none\n", "hostfile names no host"),
+    ],
+)
+def test_a_hostfile_is_read_or_its_line_is_named(text: str, found: object, tmp_path: Path) -> None:
+    path = tmp_path / "hostfile"
+    path.write_text(text)
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            hosts.read(path)
+    else:
+        assert hosts.read(path) == found
+
+
+def test_a_hostfile_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"cannot read the hostfile {tmp_path}/none: No such file"):
+        hosts.read(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "used"),
+    [(1, [1]), (4, [4]), (6, [3, 3]), (8, [4, 4]), (12, [4, 4, 4]), (5, None), (7, None), (14, None)],
+)
+def test_ranks_are_shared_equally_among_as_few_nodes_as_will_do(ranks: int, used: list[int] | None) -> None:
+    known = (("a", 4), ("b", 4), ("c", 6))
+    if used is None:
+        with pytest.raises(UserError, match=f"{ranks} ranks do not fit .*a slots=4, b slots=4, c slots=6"):
+            hosts.share(known, ranks)
+    else:
+        assert hosts.share(known, ranks) == tuple(zip("abc", used, strict=False))
+
+
+def test_threads_are_shared_by_the_ranks_of_a_node() -> None:
+    load = runtime.Workload()
+    assert runtime.Setting("deepspeed", 8, load, hosts=(("a", 4), ("b", 4))).ranks_per_node == 4
+    assert runtime.Setting("deepspeed", 8, load).ranks_per_node == 8
+
+
+def test_ranks_call_back_and_a_good_end_is_no_error(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with group(monkeypatch, "nothing", "nothing") as ranks:
+        messages = {message["rank"]: message for message in ranks.messages()}
+    assert sorted(messages) == [0, 1]
+    assert messages[1]["environment"]["OMP_NUM_THREADS"] == "1"
+    assert messages[0]["pid"] != messages[1]["pid"]
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_dead_rank_is_named_with_its_node_and_takes_the_others_along(
+    dying: int, programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = ["hang", "hang"]
+    actions[dying] = "sigkill"
+    started = time.monotonic()
+    with (
+        pytest.raises(MeasureError, match=f"rank {dying} of 2 on .* closed its channel") as caught,
+        group(monkeypatch, *actions) as ranks,
+    ):
+        list(ranks.messages())
+    assert socket.gethostname() in caught.value.message
+    assert "this is rank" in caught.value.message
+    assert time.monotonic() - started < 20
+    while left := [one for one in psutil.process_iter(["cmdline"]) if ranks.token in (one.info["cmdline"] or [])]:
+        assert time.monotonic() - started < 30, left
+        time.sleep(0.1)
+
+
+def test_a_rank_s_own_error_is_raised(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnsupportedError, match="this cannot be"), group(monkeypatch, "error", "nothing") as ranks:
+        list(ranks.messages())
+
+
+def test_silence_ends_at_the_timeout(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsebench.runtime.launch.LOOK_SECONDS", 0.5)
+    with (
+        pytest.raises(MeasureError, match="rank 1 of 2 on .* said nothing for 2 seconds"),
+        group(monkeypatch, "nothing", "hang", timeout=2) as ranks,
+    ):
+        list(ranks.messages())
+
+
+def test_a_launcher_that_cannot_is_quoted(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(MeasureError, match=r"0 of 2 ranks on localhost ×1, 127.0.0.1 ×1 called back before") as caught,
+        group(monkeypatch, "nothing", "nothing", launched=0),
+    ):
+        pass
+    assert "no route to host" in caught.value.message
+
+
+def test_ranks_that_do_not_call_are_not_waited_for_for_ever(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "JOIN_SECONDS", 3.0)
+    with (
+        pytest.raises(MeasureError, match="1 of 2 ranks on .* called back within 3 seconds"),
+        group(monkeypatch, "nothing", "nothing", launched=1),
+    ):
+        pass
+
+
+def test_a_stranger_is_not_taken_for_a_rank(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    with group(monkeypatch, "nothing", "nothing") as ranks:
+        ours.sendall(b'{"token": "guessed", "rank": 0, "host": "here"}\n')
+        found: dict[int, socket.socket] = {}
+        ranks._greet(theirs, found)
+        assert not found
+        assert sorted(message["rank"] for message in ranks.messages()) == [0, 1]
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnsupportedError, match="not here: pdsh, ssh"), group(monkeypatch, "nothing", "nothing"):
+        pass
+
+
+@pytest.mark.slow
+def test_deepspeed_s_launcher_starts_ranks_that_agree_with_the_plain_model(
+    programs: None, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    setting = runtime.Setting("deepspeed", 2, runtime.Workload(1, 8, 2), "float32", 4, hosts=TWO, phase_seconds=0.2)
+    found: list[runtime.LatencyResult] = []
+    runtime.measure_latency(
+        tiny_llama, [("it", tiny_llama)], "decoder", setting, lambda _, result: found.append(result)
+    )
+    assert found[0].parity is not None and found[0].parity.relative_l2 < 1e-4
+    assert "ranks on localhost ×1, 127.0.0.1 ×1" in found[0].notes
+    assert {phase.phase for phase in found[0].phases} == {"load", "prefill", "decode", "generate"}
