@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
 
-from sparsebench.lifetime import die_with_parent
+from sparsebench.children import die_with_parent, imports
 from sparsebench.plan.cells import Cell
 from sparsebench.runtime import shm
 from sparsebench.sources import Cache
@@ -22,7 +23,8 @@ def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
         return None
     quiet = subprocess.DEVNULL
     command = [sys.executable, "-m", __name__]
-    return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    settings = os.environ | imports()
+    return subprocess.Popen(command, env=settings, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 if __name__ == "__main__":

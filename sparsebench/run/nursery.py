@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from sparsebench.lifetime import die_with_parent
+from sparsebench.children import die_with_parent
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsebench import environment
+from sparsebench import children, environment
 from sparsebench.errors import Interrupted
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
@@ -174,7 +174,7 @@ class Runner:
             )
 
     def _environment(self, job: Job) -> dict[str, str]:
-        """The one place where a worker's environment is decided: threads, quiet libraries, offline.
+        """The one place where a worker's environment is decided: what it imports, threads, quiet libraries, offline.
 
         Jobs of one kind have the same.
         """
@@ -189,7 +189,7 @@ class Runner:
         }
         if self.settings.offline:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        return {**os.environ, **quiet}
+        return {**os.environ, **children.imports(), **quiet}
 
     def _listen(self) -> None:
         """Wait for events. While a timed job runs, only its own events wake the parent."""

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from sparsebench.lifetime import die_with_parent
+from sparsebench.children import die_with_parent
 from sparsebench.run.handlers import HANDLERS
 from sparsebench.run.recorder import Recorder, Spec
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sparsebench import errors
+from sparsebench import children, errors
 from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
@@ -129,6 +129,7 @@ class RankGroup:
         everybody = {"WORLD_SIZE": str(self.ranks), "LOCAL_SIZE": str(self.ranks)}
         environment = {
             **os.environ,
+            **children.imports(),
             **self.settings,
             **everybody,
             "RANK": str(rank),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsebench import children
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import hosts
 from sparsebench.runtime.launch import RankGroup, free_port
@@ -86,6 +87,7 @@ class NodeGroup(RankGroup):
             self.processes.append(
                 subprocess.Popen(
                     hosts.command(hostfile, self.where, int(self.port), call),
+                    env=os.environ | children.imports(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
-from sparsebench.lifetime import die_with_parent
 from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source

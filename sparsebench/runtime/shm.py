@@ -15,7 +15,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from sparsebench import environment
+from sparsebench import children, environment
 from sparsebench.sources import Cache
 
 DISABLED = "SPARSEBENCH_PLAIN_GLOO"
@@ -72,7 +72,7 @@ def ensure(cache: Cache) -> str:
             return outcome.read_text()
         for stale in folder.glob("*/lock"):
             stale.unlink()
-        settings = {**os.environ, "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
+        settings = {**os.environ, **children.imports(), "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
         command = [sys.executable, "-m", "sparsebench.runtime.shm"]
         try:
             built = subprocess.run(

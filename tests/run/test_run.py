@@ -110,6 +110,18 @@ def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: P
     assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
 
 
+def test_what_lies_in_the_current_folder_is_not_imported(manifest: Path, tmp_path: Path) -> None:
+    """`python -m` would take a person's own files for libraries, and another checkout for this one."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("sparsebench", "torch", "safetensors", "numpy"):
+        (folder / f"{name}.py").write_text("raise SystemExit('imported from the current folder')\n")
+    command = [sys.executable, "-P", "-m", "sparsebench", "run", str(manifest)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "8 done" in done.stderr
+
+
 def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sparsebench", "run", str(manifest), "--jobs", "1"], stderr=subprocess.PIPE, text=True

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from sparsebench.lifetime import die_with_parent
+from sparsebench.children import die_with_parent
 from sparsebench.runtime import watch
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.rank import Channel

@@ -1,0 +1,35 @@
+"""Processes of ours: they import what their parent does, and do not outlive it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import sysconfig
+from pathlib import Path
+
+DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+def imports() -> dict[str, str]:
+    """Environment variables under which another Python imports this very package, and nothing from the current folder.
+
+    ``python -m`` would look there first: a person's own datasets.py, or another checkout, would be taken for ours.
+    """
+    root, path = str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")
+    installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    known = [part for part in path.split(os.pathsep) if part]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(known if installed else [root, *known])}
+
+
+def die_with_parent(parent: int | None = None, number: signal.Signals = signal.SIGTERM) -> None:
+    """On Linux this process gets the signal ``number`` when its parent dies, however that dies; elsewhere nothing happens.
+
+    No signal is sent for a parent that has died before; where its number ``parent`` is given, SystemExit is raised instead.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DEATH_SIGNAL, number)
+        if parent is not None and os.getppid() != parent:
+            sys.exit("the parent was gone before this process began")
