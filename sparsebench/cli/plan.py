@@ -59,8 +59,8 @@ def prepared(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    from sparsebench.cli.output import emit_json, emit_table
-    from sparsebench.run.select import decisions
+    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.run.select import LEFT_OUT, decisions
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
@@ -81,7 +81,12 @@ def show(ready: Prepared, as_json: bool) -> None:
         emit_json(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        emit_table(columns, [[("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in rows])
+        shown = [row for row in rows if row["why"] != LEFT_OUT]
+        emit_table(
+            columns, [[("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in shown]
+        )
+        if len(shown) < len(rows):
+            note(f"not listed: {len(rows) - len(shown)} cells {LEFT_OUT}")
     announce(ready, [d.cell for d in found if d.runs])
 
 

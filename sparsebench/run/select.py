@@ -16,6 +16,7 @@ from sparsebench.plan.cells import STAGES, Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.run.records import statuses
 
+LEFT_OUT = "left out by --only"
 KEYS = ("model", "method", "granularity", "pattern", "sparsity", "stage", "task", "engine", "ranks")
 
 
@@ -36,7 +37,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     for cell in ready.plan.cells:
         status = known.get(cell.id)
         if not _matches(cell, ready.request.only):
-            found.append(Decision(cell, False, "left out by --only"))
+            found.append(Decision(cell, False, LEFT_OUT))
         elif status == "done":
             found.append(Decision(cell, False, "done"))
         elif status == "failed":

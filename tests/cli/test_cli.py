@@ -116,3 +116,12 @@ def test_only_names_the_known_keys(tmp_path: Path, tiny_llama: Path) -> None:
     done = call("plan", path, "--only", "modle=a")
     assert done.returncode == 2
     assert "did you mean model=a" in done.stderr
+
+
+def test_a_plan_lists_what_only_asks_for_and_counts_the_rest(tmp_path: Path, tiny_llama: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f'version: 1\nmodels: [{{name: a, source: "path:{tiny_llama}", family: decoder}}]\n')
+    done = call("plan", path, "--only", "stage=structure")
+    assert done.stdout.splitlines() == ["model\tvariant\twhat\truns\twhy", "a\tdense\tstructure\tyes\tnew"]
+    assert "not listed: 1 cells left out by --only" in done.stderr
+    assert len(json.loads(call("plan", path, "--only", "stage=structure", "--json").stdout)) == 2
