@@ -60,7 +60,7 @@ class NodeGroup(RankGroup):
         try:
             with socket.create_server(("", 0)) as server:
                 self._launch(server.getsockname()[1])
-                self.channels = self._gather(server)
+                self._gather(server)
         except BaseException:
             self.close()
             raise
@@ -95,8 +95,8 @@ class NodeGroup(RankGroup):
                 )
             )
 
-    def _gather(self, server: socket.socket) -> list[socket.socket]:
-        """The ranks' connections, by rank, each told what to do once all are there."""
+    def _gather(self, server: socket.socket) -> None:
+        """Wait until all ranks have called, and tell each what to do."""
         found: dict[int, socket.socket] = {}
         deadline = time.monotonic() + JOIN_SECONDS
         server.settimeout(LOOK_SECONDS)
@@ -104,6 +104,7 @@ class NodeGroup(RankGroup):
             with contextlib.suppress(TimeoutError):
                 channel, _ = server.accept()
                 self._greet(channel, found)
+                self.channels = [found[rank] for rank in sorted(found)]
             absent = f"{len(found)} of {self.ranks} ranks on {hosts.told(self.where)} called back"
             code = self.processes[0].poll()
             if code is not None:
@@ -113,9 +114,8 @@ class NodeGroup(RankGroup):
             if time.monotonic() > deadline:
                 raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
         order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
-        for channel in found.values():
+        for channel in self.channels:
             channel.sendall(order)
-        return [found[rank] for rank in range(self.ranks)]
 
     def _greet(self, channel: socket.socket, found: dict[int, socket.socket]) -> None:
         """Take in who is calling; strangers are left alone."""
