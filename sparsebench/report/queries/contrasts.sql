@@ -21,7 +21,8 @@ WITH scored AS (
     JOIN scored b ON b.model = a.model AND b.dtype = a.dtype AND b.task = a.task AND b.metric = a.metric AND b.n = a.n
                  AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
 )
-SELECT ingredient, model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity, label, after_label, dense_score, score AS before, after,
+SELECT ingredient, model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity,
+       label || if(ingredient = 'propagation', '', inputs) AS label, after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN metric LIKE '%perplexity' THEN score END AS before_perplexity,
        CASE WHEN metric LIKE '%perplexity' THEN after END AS after_perplexity,
        metric LIKE '%perplexity' AND least(score, after) > 1e4 AS broken, NOT broken AND _goodness(metric, after) > _goodness(metric, score) AS better

@@ -1,4 +1,5 @@
--- Per setting: how many comparisons with dense there are, and how many were faster by more than the noise. In int8 the
+-- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
+-- had a noise above 20%, under which a gain may hide. In int8 the
 -- unpruned model is one of those compared: its baseline has no 8 bits.
 WITH compared AS (
     SELECT *
@@ -8,10 +9,12 @@ WITH compared AS (
 )
 SELECT model, weights, machine, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
+       count(*) FILTER (verdict = 'no difference detected' AND noise > 0.2) AS unclear,
        max(sparsity) AS largest, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, max(speedup) AS best,
        max(speedup) FILTER (method = 'dense') AS best_dense,
        arg_max(phase, speedup) AS best_phase, arg_max(sparsity, speedup) AS best_sparsity,
-       arg_max(noise, speedup) AS best_noise, min(noise) AS least_noise, max(parity_l2) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best
+       arg_max(noise, speedup) AS best_noise, min(noise) AS least_noise, max(parity_l2) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best,
+       CASE WHEN unclear = comparisons THEN 'too noisy to tell' WHEN unclear > 0 THEN 'no gain seen' ELSE 'no gain' END AS otherwise
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload
 ORDER BY weights = 'random', model, machine, engine, ranks, threads, dtype, workload
