@@ -43,7 +43,7 @@ def score(
         typer.Option("--data", help="A file in place of the data of stsb_sts or mrpc_pair.", show_default=False),
     ] = None,
     list_them: Annotated[
-        bool, typer.Option("--list", help="List the tasks that need no hub, with what they measure.")
+        bool, typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
     ] = False,
     against: Annotated[
         str | None,

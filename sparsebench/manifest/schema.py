@@ -345,7 +345,7 @@ class Manifest(Strict):
     work_dir: str | None = None
     """Where variants live; default: the user's cache."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the `random` method, of random weights and of what is drawn while measuring."""
+    """Of the `random` method, of random weights and of the calibration text's order."""
     models: Some[Model]
     """A list of checkpoints, each with `name`, `source` and `family`."""
     sparsify: Some[Sparsify] = []

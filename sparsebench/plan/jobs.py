@@ -68,8 +68,7 @@ def _share(cell: Cell) -> tuple[object, ...]:
         case "benchmarks":
             return ("benchmarks", cell.variant.id)
         case "latency":
-            where = digest([setting["workload"], setting.get("hosts")])
-            return ("latency", setting["engine"], setting["ranks"], where)
+            return ("latency", digest({key: value for key, value in setting.items() if key != "against"}))
         case "memory":
             return ("memory", cell.id)
 

@@ -63,6 +63,8 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
     free = environment.memory()[1]
     found: dict[str, tuple[bool, int]] = {}
     for job in jobs:
+        if any("hosts" in cell.settings for cell in job.cells):
+            continue  # this machine's memory says nothing about theirs
         model = job.variants[0].model
         for needed, alone in ((_memory(job, ready.sizes[model]), False), (_memory(job, ready.sizes[model], ONE), True)):
             if needed > free and (alone or job.kind == "latency"):

@@ -107,6 +107,17 @@ def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> 
     assert sorted(dense) == [("m", 1), ("other", 1), ("other", 2)]
 
 
+@pytest.mark.parametrize("other", [{"dtype": "float32"}, {"samples": 8}, {"workloads": {"batch": 2}}])
+def test_what_is_timed_otherwise_is_timed_in_a_job_of_its_own(other: dict[str, object]) -> None:
+    plan = planned(runtime=[{"engines": "hf"}, {"engines": "hf"} | other])
+    timed = [job for job in jobs(plan, plan.cells, lambda _: True) if job.kind == "latency"]
+    for job in timed:
+        assert len({cell.variant.id for cell in job.cells}) == len(job.cells)
+        assert len({cell_id("latency", "v", cell.settings) for cell in job.cells}) == 1
+    alone = planned(runtime={"engines": "hf"})
+    assert len(timed) == 2 * len([job for job in jobs(alone, alone.cells, lambda _: True) if job.kind == "latency"])
+
+
 def test_a_hostfile_places_ranks_and_is_part_of_a_cell(tmp_path: Path) -> None:
     hostfile = tmp_path / "hosts"
     hostfile.write_text("a slots=4\nb slots=4\n")

@@ -72,13 +72,14 @@ JOIN base.variants v USING (variant_id)
 LEFT JOIN _latest r USING (cell_id)
 LEFT JOIN base.environments e USING (environment_id);
 
--- The first engine, ranks and workload that each manifest names.
+-- The first engine, ranks and workload that each manifest names for a model.
 CREATE OR REPLACE VIEW _first_runtime AS
-SELECT manifest, arg_min(settings ->> '$.engine', position) AS engine,
+SELECT manifest, model, arg_min(settings ->> '$.engine', position) AS engine,
        arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload
 FROM _members
+JOIN base.variants USING (variant_id)
 WHERE stage IN ('latency', 'memory')
-GROUP BY manifest;
+GROUP BY manifest, model;
 
 -- Columns that many views share are explained once; `inherit_comments.sql` hands these comments on.
 COMMENT ON COLUMN _cells.manifest IS 'name of the experiment file';

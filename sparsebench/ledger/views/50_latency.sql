@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       l.engine, l.ranks, _workload(c.settings) AS workload, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady,
+       l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
        r.high AS ratio_high, r.pairs, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
@@ -14,14 +14,14 @@ LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = 
 CREATE OR REPLACE VIEW latency AS
 WITH noise AS (
     -- The dense model against itself: what an interval can be off by without any difference.
-    SELECT manifest, model, engine, ranks, workload, phase, machine,
+    SELECT manifest, model, engine, ranks, workload, asked, phase, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
     FROM _latency_phases
     WHERE method = 'dense' AND engine <> 'int8'
     GROUP BY ALL
     UNION ALL BY NAME
     -- int8 stands beside the plain model even when nothing is pruned, so that plain transformers tell its noise.
-    SELECT manifest, model, 'int8' AS engine, ranks, workload, phase, machine,
+    SELECT manifest, model, 'int8' AS engine, ranks, workload, asked, phase, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
     FROM _latency_phases
     WHERE method = 'dense' AND engine = 'hf'
@@ -38,7 +38,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, notes, machine, started_at, record_id
 FROM _latency_phases
-LEFT JOIN noise USING (manifest, model, engine, ranks, workload, phase, machine);
+LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, phase, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
 COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8 (the baseline is plain transformers)';

@@ -1,24 +1,24 @@
--- Each variant's numbers at the first engine, ranks and workload of its manifest, newest machine first.
+-- Each variant's numbers at the first engine, ranks and workload that its manifest has for the model, newest machine first.
 CREATE OR REPLACE VIEW _runtime AS
 WITH timed AS (
-    SELECT l.manifest, l.variant_id, any_value(l.machine) AS machine, max(l.started_at) AS started_at,
+    SELECT l.manifest, l.variant_id, any_value(l.model) AS model, any_value(l.machine) AS machine, max(l.started_at) AS started_at,
            sum(ms) FILTER (phase IN ('forward', 'encode', 'prefill')) AS prefill_ms, sum(ms) FILTER (phase = 'decode') AS decode_ms
     FROM latency l
-    JOIN _first_runtime f USING (manifest, engine, ranks, workload)
+    JOIN _first_runtime f USING (manifest, model, engine, ranks, workload)
     GROUP BY l.manifest, l.variant_id, l.record_id
     QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id ORDER BY max(l.started_at) DESC) = 1
 ), weighed AS (
-    SELECT manifest, variant_id, machine, started_at, peak_bytes
+    SELECT manifest, variant_id, model, machine, started_at, peak_bytes
     FROM memory
-    JOIN _first_runtime USING (manifest, engine, ranks, workload)
+    JOIN _first_runtime USING (manifest, model, engine, ranks, workload)
     WHERE phase = 'overall'
     QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY started_at DESC) = 1
 )
 SELECT manifest, variant_id, coalesce(timed.machine, weighed.machine) AS machine, f.engine, f.ranks, f.workload, prefill_ms,
        decode_ms, peak_bytes
 FROM timed
-FULL JOIN weighed USING (manifest, variant_id)
-JOIN _first_runtime f USING (manifest);
+FULL JOIN weighed USING (manifest, variant_id, model)
+JOIN _first_runtime f USING (manifest, model);
 
 CREATE OR REPLACE VIEW results AS
 WITH variants AS (
@@ -76,9 +76,9 @@ COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense tha
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
 COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';
-COMMENT ON COLUMN results.engine IS 'the manifest''s first engine; the others are in latency and memory';
-COMMENT ON COLUMN results.ranks IS 'the manifest''s first number of ranks';
-COMMENT ON COLUMN results.workload IS 'the manifest''s first workload: b sequences of p prompt tokens, then g new tokens each';
+COMMENT ON COLUMN results.engine IS 'the first engine that the manifest names for the model; the others are in latency and memory';
+COMMENT ON COLUMN results.ranks IS 'the first number of ranks that the manifest names for the model';
+COMMENT ON COLUMN results.workload IS 'the first workload that the manifest names for the model: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN results.prefill_ms IS 'median time to the first new token, ms (encoder: the whole forward pass; encoder-decoder: encoding included)';
 COMMENT ON COLUMN results.decode_ms IS 'median time of one more token, ms';
 COMMENT ON COLUMN results.peak_bytes IS 'peak memory above the process''s size before the model, summed over ranks, bytes';
