@@ -154,14 +154,18 @@ def memory() -> tuple[int, int]:
     try:
         limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
+        state_of_group = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= int(state_of_group["inactive_file"])  # files that were read: the kernel takes their pages back
+    except (OSError, ValueError, KeyError):
         return total, available
     return min(total, limit), min(available, max(0, limit - used))
 
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """Names of the GPUs that NVIDIA's or AMD's own tool lists; empty where neither is installed."""
+    """Names of the GPUs that NVIDIA's or AMD's own tool lists; empty where neither is installed, or all are hidden from torch."""
+    if _hidden():
+        return ()
     for command in (
         ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
         ["rocm-smi", "--showproductname", "--csv"],
@@ -173,9 +177,13 @@ def gpus() -> tuple[str, ...]:
     return ()
 
 
+def _hidden() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+
+
 def gpu_memory() -> int | None:
     """Free bytes of the fullest NVIDIA GPU; None where there is none, or its tool does not say."""
-    if not shutil.which("nvidia-smi"):
+    if not shutil.which("nvidia-smi") or _hidden():
         return None
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -16,6 +16,7 @@ from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import longest_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from sparsebench.benchmarks.harness import Harness
 
+DEFAULT_LENGTH = 512
+"""Tokens of an input at most, where neither the tokenizer nor a table of positions says."""
 BATCH_SIZE = 16
 """Texts a forward pass; fastest on two cores, in float32 and in bfloat16."""
 _HEADS = {"classification": "classifier", "harness": "masked", "pseudo_perplexity": "masked"}
@@ -137,11 +140,7 @@ class Encoder:
     @property
     def max_length(self) -> int:
         """The longest input in tokens: the tokenizer's word, or the position table's size where it has none."""
-        positions = int(self.config.get("max_position_embeddings") or 512)
-        if self.config.get("model_type") in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet"):
-            # Their positions begin after the padding token's.
-            positions -= int(self.config.get("pad_token_id", 1)) + 1
-        return min(int(self.tokenizer.model_max_length), positions)
+        return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
 
     def _batches(
         self, texts: Sequence[tuple[str, ...]], limit: int

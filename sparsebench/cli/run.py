@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparsebench.cli.options import EXPERIMENT, FULL, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.plan import announce, prepared, show
+from sparsebench.errors import UserError
+
+if TYPE_CHECKING:
+    from sparsebench.run.select import Decision
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +50,7 @@ def run(
     from sparsebench.run.display import display
     from sparsebench.run.lock import exclusive
     from sparsebench.run.runner import Runner, Settings
-    from sparsebench.run.select import open_cells
+    from sparsebench.run.select import decisions
     from sparsebench.run.workspace import Workspace
 
     ready = prepared(manifest, ledger, offline, rehearse, full, only)
@@ -54,17 +58,20 @@ def run(
         show(ready, as_json=False)
         return
     space = Workspace.of(ready.ledger, ready.work)
-    cells = open_cells(ready, space.records, retry_failed)
+    found = decisions(ready, space.records, retry_failed)
+    cells = [decision.cell for decision in found if decision.runs]
     announce(ready, cells)
-    if not cells:
-        note("nothing to do: every cell has its result")
-        return
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
     settings = Settings(space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast)
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
             note(f"{space.ledger} is gone: made anew from {Ledger(space.ledger).rebuild([space.records])} records")
+        elif added := Ledger(space.ledger).catch_up(space.records):
+            note(f"{added} records had not reached {space.ledger}: added")
+        if not cells:
+            _nothing(found, manifest)
+            return
         counts = Runner(
             ready.plan, settings, Ledger(space.ledger).ingest, display(ready.sizes, side_by_side, stderr())
         ).run(cells)
@@ -73,3 +80,19 @@ def run(
     if counts["failed"] or counts["skipped"]:
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
+
+
+def _nothing(found: list[Decision], manifest: Path) -> None:
+    """Why nothing runs; raises UserError where --only names nothing, Exit where cells have failed before."""
+    from sparsebench.cli.output import note
+    from sparsebench.run.select import LEFT_OUT
+
+    asked = [decision for decision in found if decision.why != LEFT_OUT]
+    if found and not asked:
+        raise UserError("no cell of the manifest is meant by --only", f"see them all: sparsebench plan {manifest}")
+    failed = sum(decision.why == "failed before" for decision in asked)
+    if failed:
+        note(f"nothing to do: {failed} cells failed before, all others have their result")
+        note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
+        raise typer.Exit(1)
+    note("nothing to do: every cell has its result")

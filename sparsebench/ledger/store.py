@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsebench.ledger import connect, derive, migrate, records, sqlfiles
 from sparsebench.ledger.records import bundle
+from sparsebench.run.records import statuses
 
 __all__ = ["Ledger", "bundle"]
 
@@ -46,6 +47,16 @@ class Ledger:
             derive.derive(connection)
             connection.execute("COMMIT")
         return row[0] if row else 0
+
+    def catch_up(self, folder: Path) -> int:
+        """Add the records of one folder that a killed run left there without bringing them in; how many."""
+        if not self.path.exists():
+            return 0
+        with connect.writer(self.path, self.patience) as connection:
+            migrate.upgrade(connection, self.path)
+            known = set(connection.execute("SELECT cell_id || '.' || status || '.json' FROM base.records").fetchall())
+        names = sorted(f"{cell}.{status}.json" for cell, status in statuses(folder).items())
+        return self.ingest(json.loads((folder / name).read_text()) for name in names if (name,) not in known)
 
     def rebuild(self, folders: Sequence[Path]) -> int:
         """Add every record below ``folders``, on top of what the ledger holds; how many were read.

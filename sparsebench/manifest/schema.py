@@ -311,8 +311,8 @@ class Runtime(Strict):
     models: Swept[str] | None = None
     """Only for these models; default: all."""
     hostfile: str | None = None
-    """A file of `NAME slots=N` lines: DeepSpeed's launcher starts ranks on these nodes, by ssh, where there are more than one;
-    default: all on this machine."""
+    """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by DeepSpeed's launcher and ssh; default: on
+    this machine."""
 
 
 class Structure(Strict):

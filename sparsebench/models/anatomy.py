@@ -1,7 +1,7 @@
 """What each tensor of a transformer is, read from its name: layer, side, kind, and whether it is prunable.
 
 Names follow Hugging Face conventions. Prunable are the linear weights inside transformer blocks:
-embeddings, output heads, norms, biases and position tables stay as they are (METHODS, pitfall 5).
+embeddings, output heads, norms, biases and position tables stay as they are.
 """
 
 from __future__ import annotations

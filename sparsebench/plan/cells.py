@@ -75,7 +75,8 @@ class Cell:
         if self.stage in ("latency", "memory"):
             load = setting["workload"]
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
-            where = f" on {len(setting['hosts'])} nodes" if setting.get("hosts") else ""
+            nodes = len(setting.get("hosts", ()))
+            where = f" on {nodes} node{'s' * (nodes > 1)}" if nodes else ""
             return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}"
         return self.stage
 

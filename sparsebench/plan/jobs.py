@@ -1,7 +1,7 @@
 """Cells into jobs: those that share what is expensive share a process; a sweep's jobs follow one another.
 
 Order within a model: fetch and prepare it, the dense variant's jobs, then each sweep (make, assess, score, time,
-weigh), so that few sweeps' folders are on disk at a time.
+weigh). Timed jobs wait until nothing else can run, and the folders of what they time wait with them.
 """
 
 from __future__ import annotations

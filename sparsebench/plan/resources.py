@@ -34,19 +34,22 @@ class Needs:
 
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
-    """The needs of ``jobs``: all dense models, the widest sweep's folders, the packed copies kept; in memory
-    two models when timed, else one for each job that runs beside others."""
+    """The needs of ``jobs``: all dense models, the folders of what is timed, which wait until nothing else runs, the widest
+    sweep's, the packed copies kept; in memory two models when timed, else one for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
-    widest = kept = memory = 0
+    timed = {variant.id for job in jobs if job.exclusive for variant in job.variants}
+    waiting = widest = kept = memory = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == "make":
-            widest = max(widest, size.bytes * len(job.makes))
+            held = sum(variant.id in timed for variant in job.makes)
+            waiting += size.bytes * held
+            widest = max(widest, size.bytes * (len(job.makes) - held))
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
         memory = max(memory, _memory(job, size) * (1 if job.exclusive else slots(ready)))
     fetch, packages = _downloads(ready, jobs)
-    return Needs(sum(size.bytes for size in models.values()) + widest + kept, memory, fetch, packages)
+    return Needs(sum(size.bytes for size in models.values()) + waiting + widest + kept, memory, fetch, packages)
 
 
 @dataclass(frozen=True)

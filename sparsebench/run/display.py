@@ -52,6 +52,10 @@ class Clock:
         self.spent[job.kind] = self.spent.get(job.kind, 0.0) + seconds / self._side_by_side(job)
         self.starts.pop(job.id, None)
 
+    def skipped(self, job: Job) -> None:
+        """A job will not run."""
+        self.expected.pop(job.id, None)
+
     def left(self) -> float:
         """Seconds to go if the rest of each kind compares with its estimates as the finished part did."""
         now = time.monotonic()
@@ -101,6 +105,10 @@ class Display:
         self.clock.ended(job, seconds)
         if trouble and not job.cells:
             self.line(f"✗ {trouble}", COLOURS["failed"])
+
+    def skipped(self, job: Job) -> None:
+        """A job will not run, because what it needs has failed."""
+        self.clock.skipped(job)
 
     def tick(self) -> None:
         """A chance to redraw; never called while something is being timed."""

@@ -18,13 +18,14 @@ def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
 
     How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
     """
-    here = [cell.settings for cell in cells if "ranks" in cell.settings and "hosts" not in cell.settings]
-    if not any(shm.used(setting["engine"], setting["ranks"]) for setting in here):
+    settings = (cell.settings for cell in cells if "ranks" in cell.settings)
+    if not any(shm.used(setting["engine"], setting["ranks"], setting.get("hosts")) for setting in settings):
         return None
     quiet = subprocess.DEVNULL
     command = [sys.executable, "-m", __name__]
-    settings = os.environ | imports()
-    return subprocess.Popen(command, env=settings, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(
+        command, env=os.environ | imports(), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import children, environment
-from sparsebench.errors import Interrupted
+from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -103,11 +103,11 @@ class Runner:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
         finally:
             self._end_all()
-            self._ingest()
             if self.nursery:
                 self.nursery.close()
             self.display.end(self.counts)
             signal.signal(signal.SIGTERM, previous)
+            self._ingest(last=True)
         return self.counts
 
     def _start_ready(self) -> None:
@@ -159,6 +159,7 @@ class Runner:
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
         if job.kind in LIBRARIES and nursery.usable():
+            log.touch()  # a nursery that dies leaves none
             if self.nursery is None or not self.nursery.alive:
                 self.nursery = Nursery(LIBRARIES[job.kind], self._environment(job))
             return self.nursery.start(spec, log, events)
@@ -227,10 +228,10 @@ class Runner:
 
     def _finish(self, child: Child) -> None:
         """A job's pipe closed: collect it, record what it left undone, free what nobody needs any more."""
+        code = child.process.wait()  # before the rest: Ctrl-C finds a child whole, or not at all
+        self.children.remove(child)
         self.selector.unregister(child.events)
         os.close(child.events)
-        code = child.process.wait()
-        self.children.remove(child)
         reason = child.broken
         if code and reason is None:
             reason = _death(code, child.log)
@@ -252,6 +253,7 @@ class Runner:
 
     def _skip(self, job: Job, reason: str) -> None:
         self.ended[job.id] = reason
+        self.display.skipped(job)
         for cell in job.cells:
             self._record(cell, "skipped", reason)
         self._release(job.variants)
@@ -262,11 +264,18 @@ class Runner:
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
 
-    def _ingest(self) -> None:
-        """Bring the records that have come since the last time into the ledger, in one transaction."""
-        paths, self.fresh = self.fresh, []
-        if paths:
-            self.ingest([json.loads(path.read_text()) for path in paths])
+    def _ingest(self, last: bool = False) -> None:
+        """Bring the records that have come since the last time into the ledger, in one transaction.
+
+        While somebody holds the file they wait for the next time; ``last``: there is none. Raises LedgerError then.
+        """
+        try:
+            if self.fresh:
+                self.ingest([json.loads(path.read_text()) for path in self.fresh])
+            self.fresh = []
+        except LedgerError:
+            if last:
+                raise
         self.ingested = time.monotonic()
 
     def _end_all(self) -> None:

@@ -51,11 +51,6 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     return found
 
 
-def open_cells(ready: Prepared, records: Path, retry_failed: bool) -> list[Cell]:
-    """The cells that run."""
-    return [decision.cell for decision in decisions(ready, records, retry_failed) if decision.runs]
-
-
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
     """``model=opt-1.3b`` as a pair. Raises UserError for an unknown key or stage."""
     pairs = []
@@ -67,8 +62,16 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
         if key == "stage" and value not in STAGES:
             raise UserError(f"--only {word}: no such stage", f"one of {', '.join(STAGES)}")
-        pairs.append((key, value))
+        pairs.append((key, _share(word, value) if key == "sparsity" else value))
     return tuple(pairs)
+
+
+def _share(word: str, value: str) -> str:
+    """A sparsity as a share, written as one or in percent."""
+    try:
+        return str(float(value.removesuffix("%")) / (100 if value.endswith("%") else 1))
+    except ValueError:
+        raise UserError(f"--only {word}: not a sparsity", "a share or percent, such as 0.5 or 50%") from None
 
 
 def _matches(cell: Cell, only: tuple[tuple[str, str], ...]) -> bool:

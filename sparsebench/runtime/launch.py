@@ -155,7 +155,7 @@ class RankGroup:
     def _receive(self, rank: int) -> bytes:
         try:
             return self.channels[rank].recv(65536)
-        except ConnectionResetError:  # it died with our answer unread
+        except OSError:  # it died with our answer unread, or its machine did
             return b""
 
     def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,7 @@ class RankGroup:
             return
         yield message
         if message.get("wait"):
-            with contextlib.suppress(BrokenPipeError):  # its end is found at the next reading
+            with contextlib.suppress(OSError):  # its end is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
     def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:

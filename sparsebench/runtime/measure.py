@@ -62,7 +62,7 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
     _check_fits(folder, setting)
     threads = threads_per_rank(setting)
     before = observe(threads)
-    spec = {"job": "memory", "folder": str(folder), "family": family, "setting": asdict(setting)}
+    spec = {"job": "memory", "folder": str(folder.absolute()), "family": family, "setting": asdict(setting)}
     with _group(spec, setting) as group:
         found = [message for message in group.messages() if message["kind"] == "result"]
     rows = sorted((RankMemory(**row) for message in found for row in message["rows"]), key=lambda row: row.rank)
@@ -95,8 +95,8 @@ def _latency_group(
     before = observe(threads)
     spec = {
         "job": "latency",
-        "dense": str(dense) if dense else None,
-        "variants": [(index, str(folder)) for index, (_, folder) in enumerate(variants)],
+        "dense": str(dense.absolute()) if dense else None,
+        "variants": [(index, str(folder.absolute())) for index, (_, folder) in enumerate(variants)],
         "family": family,
         "setting": asdict(setting),
     }

@@ -1,7 +1,8 @@
 """Ranks on several nodes: DeepSpeed's launcher starts them by ssh, and each calls its parent back over TCP.
 
 What one node knows of another is a connection and what comes over it: a rank that ends says so, and one whose connection
-closes without a word is dead. A rank whose parent is gone finds the connection closed and ends.
+closes without a word is dead. A rank whose parent hangs up, or is gone, ends. A machine that
+vanishes is missed by TCP's keepalive.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsebench import children
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import hosts
-from sparsebench.runtime.launch import RankGroup, free_port
+from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
 from sparsebench.runtime.watch import Watch, oom_kills
 
 JOIN_SECONDS = 300.0
 """All ranks must have called back by then."""
-LOOK_SECONDS = 0.5
-END_SECONDS = 5.0
-"""So long the launcher may take to end what it has started."""
+JOIN_LOOK_SECONDS = 0.5
+END_SECONDS = 10.0
+"""So long the launcher may take to see that its ranks have ended: it looks once a second."""
+SILENT_SECONDS, PROBES = 15, 3
+"""A connection without a sign of life is probed after so long, and as often, before it counts as closed."""
 NEEDED = ("pdsh", "ssh")
 
 
@@ -67,27 +70,31 @@ class NodeGroup(RankGroup):
         return self
 
     def close(self) -> None:
-        """Hang up, which ends the ranks, and end the launcher, which ends what is left of them."""
+        """Hang up, which ends the ranks, and with them the launcher.
+
+        Asked to end, the launcher would kill every DeepSpeed job of this account on those nodes: it is waited for instead.
+        """
         for channel in self.channels:
             channel.close()
         for process in self.processes:
-            for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, None)):
-                if process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(process.pid, number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(seconds)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS)
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         self.folder.cleanup()
 
     def _launch(self, callback: int) -> None:
         hostfile = Path(self.folder.name) / "hostfile"
         hostfile.write_text(hosts.written(self.where))
-        call = [_reached_at(self.where[0][0]), str(callback), self.token]
+        call = [_address(name for name, _ in self.where), str(callback), self.token]
         with self._log(0).open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
                     hosts.command(hostfile, self.where, int(self.port), call),
                     env=os.environ | children.imports(),
+                    cwd="/",  # the launcher lets ranks import from its current folder
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -99,7 +106,7 @@ class NodeGroup(RankGroup):
         """Wait until all ranks have called, and tell each what to do."""
         found: dict[int, socket.socket] = {}
         deadline = time.monotonic() + JOIN_SECONDS
-        server.settimeout(LOOK_SECONDS)
+        server.settimeout(JOIN_LOOK_SECONDS)
         while len(found) < self.ranks:
             with contextlib.suppress(TimeoutError):
                 channel, _ = server.accept()
@@ -113,9 +120,15 @@ class NodeGroup(RankGroup):
                 )
             if time.monotonic() > deadline:
                 raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
+            for rank, channel in found.items():
+                if _closed(channel):
+                    raise MeasureError(
+                        f"{self._names([rank])} closed its channel while others joined\n{self._tails([])}"
+                    )
         order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
         for channel in self.channels:
-            channel.sendall(order)
+            with contextlib.suppress(OSError):  # one that has died since is found at the next reading
+                channel.sendall(order)
 
     def _greet(self, channel: socket.socket, found: dict[int, socket.socket]) -> None:
         """Take in who is calling; strangers are left alone."""
@@ -125,6 +138,7 @@ class NodeGroup(RankGroup):
             if secrets.compare_digest(hello["token"], self.token):
                 found[int(hello["rank"])], self.places[int(hello["rank"])] = channel, str(hello["host"])
                 channel.settimeout(None)
+                _keep_alive(channel)
                 return
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -143,7 +157,13 @@ class NodeGroup(RankGroup):
             )
 
     def _code(self, rank: int, seconds: float) -> int | None:
-        """The code that the rank said it would end with; None for one that said nothing."""
+        """The code that the rank said it would end with; None for one that said nothing.
+
+        The others' last words, and its own on the launcher's output, may still be on their way: they get ``seconds``.
+        """
+        if rank not in self.codes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.processes[0].wait(seconds)
         return self.codes.get(rank)
 
     def _log(self, rank: int) -> Path:
@@ -155,7 +175,8 @@ class NodeGroup(RankGroup):
         return f"{super()._names(ranks)} on {', '.join(places)}"
 
     def _tails(self, ranks: Sequence[int]) -> str:
-        return super()._tails(ranks[:1] or [0])
+        lines = self._log(0).read_text(errors="replace").splitlines()
+        return "\n".join(f"    launcher: {line}" for line in lines[-TAIL_LINES * self.ranks :])
 
 
 def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]:
@@ -163,6 +184,7 @@ def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]
     rank = int(os.environ["RANK"])
     line = socket.create_connection((address, port), timeout=60)
     line.settimeout(None)
+    _keep_alive(line)
     line.sendall(json.dumps({"token": token, "rank": rank, "host": socket.gethostname()}).encode() + b"\n")
     told = bytearray()
     while not told.endswith(b"\n"):
@@ -190,6 +212,12 @@ def end_with_parent(descriptor: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _address(names: Iterable[str]) -> str:
+    """This machine's address as other nodes see it; 127.0.0.1 where there are none."""
+    found = [_reached_at(name) for name in names]
+    return next((address for address in found if not address.startswith("127.")), found[0])
+
+
 def _reached_at(host: str) -> str:
     """This machine's address as ``host`` sees it."""
     try:
@@ -199,3 +227,20 @@ def _reached_at(host: str) -> str:
             return address
     except OSError as error:
         raise MeasureError(f"no way to the host {host}: {error}", "correct the hostfile") from None
+
+
+def _closed(channel: socket.socket) -> bool:
+    try:
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _keep_alive(line: socket.socket) -> None:
+    """Let the system find out that the other machine has vanished."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", SILENT_SECONDS), ("TCP_KEEPINTVL", SILENT_SECONDS), ("TCP_KEEPCNT", PROBES)):
+        if hasattr(socket, name):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -25,6 +25,8 @@ from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.results import Setting, Side, Workload
 from sparsebench.runtime.workload import Inputs, inputs, phases
 
+NO_METER = "none: the ranks are on several nodes"
+
 
 class Channel:
     """The rank's end of its socket: JSON lines out, one byte in where it is told to wait."""
@@ -38,8 +40,8 @@ class Channel:
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
         while line:
             line = line[os.write(self.descriptor, line) :]
-        if wait:
-            os.read(self.descriptor, 1)
+        if wait and not os.read(self.descriptor, 1):
+            raise SystemExit("the parent is gone")
 
 
 def setting_of(spec: Mapping[str, Any]) -> Setting:
@@ -79,7 +81,9 @@ class Work:
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
-        self.meter = energy.meter(self.device, self.setting.ranks) if reads else energy.Nothing("")
+        self.meter = (
+            energy.meter(self.device, self.setting.ranks) if reads else energy.Nothing("" if self.rank else NO_METER)
+        )
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
@@ -212,7 +216,8 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
     """The same of a rank that a launcher has started on some node."""
     descriptor, spec, rank = nodes.call(address, int(port), token)
     nodes.end_with_parent(descriptor)
-    os.environ.update(spec["environment"])
+    threads = str(threads_per_rank(setting_of(spec)))  # of this node, whatever the parent's has
+    os.environ.update(spec["environment"], OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     return Channel(descriptor), spec, rank
 
 

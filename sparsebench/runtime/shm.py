@@ -24,9 +24,9 @@ BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
-def used(engine: str, ranks: int) -> bool:
-    """Whether ranks of this engine add up their tensors with it."""
-    return engine == "deepspeed" and ranks > 1
+def used(engine: str, ranks: int, hosts: object = ()) -> bool:
+    """Whether ranks of this engine add up their tensors with it: those that share this machine, and that we start."""
+    return engine == "deepspeed" and ranks > 1 and not hosts
 
 
 def path_with_tools() -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.text import OFFSET_TYPES
 from sparsebench.runtime.results import Workload
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def check_positions(config: Mapping[str, Any], family: str, workload: Workload) 
     limit = settings.get("max_position_embeddings") or settings.get("n_positions")
     if not limit or settings.get("model_type") in ("t5", "mt5", "umt5"):  # relative positions have no end
         return
-    # RoBERTa and its kin number positions from the padding id on.
-    first = settings.get("pad_token_id", 1) + 1 if "roberta" in settings.get("model_type", "") else 0
+    padding = settings.get("pad_token_id")
+    first = (1 if padding is None else padding) + 1 if settings.get("model_type") in OFFSET_TYPES else 0
     longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
     longest += workload.generate if family == "decoder" else 0
     if longest > limit - first:

@@ -26,7 +26,6 @@ EDGES: tuple[float, ...] = tuple(
 _WIDE = {"F32": np.float32, "F64": np.float64}
 
 Floats = npt.NDArray[np.floating]
-Weighted = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,14 @@ def _from_patterns(
 
 def _from_blocks(weights: Floats, absolute: Sequence[float], relative: Sequence[float]) -> Numbers:
     total = square = second = fourth = 0.0
-    lowest, highest = np.inf, -np.inf
+    lowest, highest, finite = np.inf, -np.inf, True
     for block in _blocks(weights):
+        finite &= bool(np.isfinite(block).all())  # min and max lose a NaN of any block but the first
         wide = block.astype(np.float64)
         total += float(wide.sum())
         square += float(wide @ wide)
         lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
-    if not np.isfinite(lowest + highest):
+    if not finite:
         raise _not_finite(int(np.count_nonzero(~np.isfinite(weights))))
     mean = total / weights.size
     for block in _blocks(weights):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench.ledger.store import Ledger
 from sparsebench.run.records import statuses
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -159,3 +160,44 @@ def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path,
     assert "made anew" in again.stderr
     counted = sparsebench("sql", "--ledger", ledger, "--format", "csv", "select count(*) from results")
     assert counted.stdout.split() == ["count_star()", "4"]
+
+
+def test_records_that_a_killed_run_left_behind_reach_the_ledger(
+    manifest: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    sparsebench("run", manifest)
+    path = tmp_path / "ledger" / "test.duckdb"
+    path.unlink()
+    records = sorted((tmp_path / "ledger" / "records").glob("*.*.json"))
+    Ledger(path).ingest(json.loads(record.read_text()) for record in records[:5])
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert "3 records had not reached" in again.stderr
+    assert "nothing to do: every cell has its result" in again.stderr
+    counted = sparsebench("sql", "--ledger", path, "--format", "csv", "select count(*) from base.records")
+    assert counted.stdout.split() == ["count_star()", "8"]
+
+
+@pytest.mark.parametrize(
+    ("only", "says", "code"),
+    [
+        ("sparsity=50%", "2 cells", 0),
+        ("sparsity=half", "--only sparsity=half: not a sparsity", 2),
+        ("model=tinny", "no cell of the manifest is meant by --only", 2),
+    ],
+)
+def test_only_takes_what_it_understands(only: str, says: str, code: int, manifest: Path, sparsebench: Call) -> None:
+    done = sparsebench("run", manifest, "--only", only, "--only", "stage=storage")
+    assert done.returncode == code, done.stderr
+    assert says.replace("2 cells", "1 of 8 cells to do") in done.stderr
+
+
+def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    sparsebench("run", manifest)
+    done = (tmp_path / "ledger" / "records").glob("*.done.json")
+    record = next(path for path in done if '"stage":"structure"' in path.read_text())
+    record.rename(record.with_name(record.name.replace(".done.", ".failed.")))
+    again = sparsebench("run", manifest)
+    assert again.returncode == 1
+    assert "1 cells failed before" in again.stderr
+    assert "--retry-failed" in again.stderr

@@ -3,7 +3,7 @@
 -- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks were on several.
 CREATE OR REPLACE MACRO _workload(settings) AS
     format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate')
-    || coalesce(format(' on {} nodes', json_array_length(settings, '$.hosts')), '');
+    || coalesce(format(' on {} node{}', json_array_length(settings, '$.hosts'), if(json_array_length(settings, '$.hosts') > 1, 's', '')), '');
 
 -- Settings that compare equal whatever the order of their keys.
 CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;

@@ -11,7 +11,6 @@ from sparsebench.runtime.kernels.native import ENCODINGS, LAYOUTS, TYPES, Kernel
 if TYPE_CHECKING:
     import torch
 
-ITEMS = {"torch.bfloat16": 2, "torch.float32": 4}
 WIDEST = 2**16 - 1
 """Columns that a 16-bit index reaches, less the one that stands for no column."""
 MOST = 2**32 - 1
