@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench.errors import ModelError
+from sparsebench.models.building import beside
 
 if TYPE_CHECKING:
     import torch
@@ -225,9 +226,7 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path, layout: list[TensorInfo], companions: list[Path] | None = None) -> None:
         self.folder = Path(folder)
-        self.partial = self.folder.with_name(self.folder.name + ".partial")
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
+        self.partial = beside(self.folder)
         self.layout = layout
         self.missing = {info.name: info for info in layout}
         self.places: dict[str, int] = {}

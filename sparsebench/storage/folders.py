@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench.errors import StorageError
+from sparsebench.models.building import beside
 from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import again, read, write
@@ -128,9 +129,7 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
         raise StorageError(f"{out}: lies in {source}, which is read", "choose a folder elsewhere")
     if out.exists() and not replace and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out}: exists and is not empty", "choose a new folder, or remove it first")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = beside(out)
     try:
         yield partial
         shutil.rmtree(out, ignore_errors=True)

@@ -1,0 +1,28 @@
+"""Folders are built where no other process builds the same, and what the dead left there goes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sparsebench.models.building import beside
+
+
+def test_two_processes_do_not_meet_and_the_dead_leave_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "model[1]"
+    (beside(folder) / "half").touch()
+    ours = beside(folder)
+    assert not list(ours.iterdir()), "what this process had begun is begun again"
+    script = f"from pathlib import Path; from sparsebench.models.building import beside; print(beside(Path({str(folder)!r})))"
+    theirs = Path(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    )
+    assert theirs.is_dir()
+    assert theirs != ours
+    assert str(os.getpid()) in ours.name
+    assert beside(folder) == ours
+    assert not theirs.exists(), "its process is gone"
+    ours.rename(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model[1]"]
