@@ -5,7 +5,7 @@ WITH timed AS (
            if(itself, 1, 1 / speedup_low) AS ratio_high
     FROM latency
     WHERE variant_id IN ($a, $b) AND phase <> 'load'
-    QUALIFY row_number() OVER (PARTITION BY variant_id, engine, ranks, workload, phase, machine ORDER BY started_at DESC, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY variant_id, engine, ranks, workload, dtype, phase, machine ORDER BY started_at DESC, record_id) = 1
 ), paired AS (
     -- Beside a dense model's variant stands the time of the dense model in the same job.
     SELECT engine, ranks, workload, phase, machine, if(a.itself AND a.model = b.model, coalesce(b.dense_ms, a.ms), a.ms) AS a_ms,
@@ -14,7 +14,7 @@ WITH timed AS (
            sqrt(ln(a.ratio / a.ratio_low) ** 2 + ln(b.ratio_high / b.ratio) ** 2) AS down,
            sqrt(ln(a.ratio_high / a.ratio) ** 2 + ln(b.ratio / b.ratio_low) ** 2) AS up
     FROM timed a
-    JOIN timed b USING (engine, ranks, workload, phase, machine)
+    JOIN timed b USING (engine, ranks, workload, dtype, phase, machine)
     WHERE a.variant_id = $a AND b.variant_id = $b
 )
 SELECT engine, ranks, workload, phase, machine, a_ms, b_ms, coalesce(exp(shift), a_ms / b_ms) AS speedup,

@@ -2,6 +2,8 @@ CREATE OR REPLACE VIEW speedups AS
 WITH measured AS (
     SELECT l.* REPLACE (line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line),
            concat(model_label(model, weights), chr(10), phase_label(phase), ', ', workload,
+                  -- An engine that was timed in two number formats has a panel for each.
+                  if(count(DISTINCT dtype) OVER (PARTITION BY model, engine, ranks, workload, phase, machine) > 1, ', ' || dtype, ''),
                   if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS panel
     FROM (FROM latency JOIN ways USING (variant_id)) l
     -- Loading is timed once, generating is prefill and decode again.
