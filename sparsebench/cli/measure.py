@@ -78,7 +78,7 @@ def measure(
         return
     model = single(source, family, dtype.value, offline)
     dense = single(against, family, dtype.value, offline) if against else model
-    run_in = environment.running(model.dtype, compute_dtype.value)
+    run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
     setting = runtime.Setting(
         engine.value, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed
     )

@@ -154,7 +154,8 @@ def _cells_of(
                         "ranks": ranks,
                         "workload": workload.model_dump(),
                     } | placed
-                    shared["dtype"] = environment.running(model.dtype, runtime.dtype)
+                    # What other nodes emulate is not known here: `auto` stays the weights' precision.
+                    shared["dtype"] = runtime.dtype if placed else environment.running(model.dtype, runtime.dtype)
                     timed = {"samples": runtime.samples, "against": base.id}
                     # What int8 is measured beside has changed: once it was int8 itself.
                     timed |= {"baseline": "plain"} if engine == "int8" else {}
