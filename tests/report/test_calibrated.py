@@ -133,8 +133,8 @@ def test_findings_of_perplexity(calibrated_report: str) -> None:
         "Broken, above 10,000: magnitude layer from 90%, random layer from 50%."
     ) in calibrated_report
     assert (
-        "2 of 8 ways of pruning end broken, with a perplexity above 10,000, from 50% (the first) or 90% (the last) on"
-        in calibrated_report
+        "of the 8 ways of pruning that went so far, 2 end broken, with a perplexity above 10,000, from 50% (the first) or 90% (the "
+        "last) on" in calibrated_report
     )
     summary = calibrated_report.split("## 1.")[0]
     assert "dense 25.00; the lowest at equal sparsity: 30.16 at 50% (alps layer), 864 at 90% (alps layer)" in summary
@@ -215,10 +215,12 @@ def test_patterns_and_blocks_stand_beside_their_own_method_without_one(calibrate
     found = next(table for table in tables(calibrated_report) if "with the pattern" in table[0])
     rows = {tuple(row[2:4]): row[4:] for row in found[2:] if row[1] == "perplexity"}
     assert (len(rows), len(found) - 2) == (3, 6)
-    block, free, _ = rows["sparsegpt layer 4x4", "90%"]
+    block, free, granularity, _ = rows["sparsegpt layer 4x4", "90%"]
+    assert granularity == "layer"
     assert block.startswith("5,390 [")
     assert free.startswith("1,161 [")
-    block, free, dense = rows["wanda 2:4", "50%"]
+    block, free, granularity, dense = rows["wanda 2:4", "50%"]
+    assert granularity == "row"
     assert block.startswith("37.06 [")
     assert free.startswith("33.12 [")
     assert dense == "25.00"
