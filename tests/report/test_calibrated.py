@@ -132,10 +132,8 @@ def test_findings_of_perplexity(calibrated_report: str) -> None:
         "broken, at the smallest sparsity measured already. "
         "Broken, above 10,000: magnitude layer from 90%, random layer from 50%."
     ) in calibrated_report
-    assert (
-        "of the 8 ways of pruning that went so far, 2 end broken, with a perplexity above 10,000, from 50% (the first) or 90% (the "
-        "last) on" in calibrated_report
-    )
+    fallen = "of the 8 ways of pruning that went so far, 2 end broken, with a perplexity above 10,000"
+    assert f"{fallen}, from 50% (the first) or 90% (the last) on" in calibrated_report
     summary = calibrated_report.split("## 1.")[0]
     assert "dense 25.00; the lowest at equal sparsity: 30.16 at 50% (alps layer), 864 at 90% (alps layer)" in summary
     assert "on perplexity, which does not notice" not in calibrated_report
