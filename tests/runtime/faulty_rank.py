@@ -51,7 +51,7 @@ def main() -> int:
         return right(self, step)
 
     Peers.timed = timed  # type: ignore[method-assign]
-    return rank.main(sys.argv[1], int(sys.argv[2]))
+    return rank.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

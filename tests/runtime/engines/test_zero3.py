@@ -18,7 +18,7 @@ from sparsebench.runtime import Setting, Workload, footprint, measure_latency, m
 from sparsebench.runtime.engines import SHARDING, engine
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3
-from sparsebench.runtime.launch import _free_port
+from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
 
 pytestmark = [
@@ -46,7 +46,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zero3]:
     """The engine in a group of one, in this process."""
     names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    for name, value in {**names, "MASTER_PORT": _free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
+    for name, value in {**names, "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
         monkeypatch.setenv(name, value)
     found = engine("deepspeed-zero3")
     assert isinstance(found, Zero3)
