@@ -154,11 +154,18 @@ def memory() -> tuple[int, int]:
     try:
         limit = int((group / "memory.max").read_text())
         used = int((group / "memory.current").read_text())
-        state_of_group = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used -= int(state_of_group["inactive_file"])  # files that were read: the kernel takes their pages back
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return total, available
-    return min(total, limit), min(available, max(0, limit - used))
+    return min(total, limit), min(available, max(0, limit - used + _reclaimable(group)))
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of a control group's files that were read and lie idle: counted as used, but the kernel takes their pages back."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,9 @@ def test_a_class_of_machines_has_one_set_of_instructions(monkeypatch: pytest.Mon
     one = environment.machine.__wrapped__()
     monkeypatch.setattr(environment, "instructions", lambda: "AVX-512 BF16")
     assert one != environment.machine.__wrapped__()
+
+
+def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:
+    assert environment._reclaimable(tmp_path) == 0
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 4096\nactive_file 7\n")
+    assert environment._reclaimable(tmp_path) == 4096

@@ -86,7 +86,8 @@ def show(ready: Prepared, as_json: bool) -> None:
             columns, [[("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in shown]
         )
         if len(shown) < len(rows):
-            note(f"not listed: {len(rows) - len(shown)} cells {LEFT_OUT}")
+            hidden = len(rows) - len(shown)
+            note(f"not listed: {hidden} cell{'s' * (hidden > 1)} {LEFT_OUT}")
     announce(ready, [d.cell for d in found if d.runs])
 
 

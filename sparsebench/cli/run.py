@@ -68,7 +68,7 @@ def run(
         if not space.ledger.exists() and space.records.is_dir():
             note(f"{space.ledger} is gone: made anew from {Ledger(space.ledger).rebuild([space.records])} records")
         elif added := Ledger(space.ledger).catch_up(space.records):
-            note(f"{added} records had not reached {space.ledger}: added")
+            note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
         if not cells:
             _nothing(found, manifest)
             return
@@ -92,7 +92,7 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
         raise UserError("no cell of the manifest is meant by --only", f"see them all: sparsebench plan {manifest}")
     failed = sum(decision.why == "failed before" for decision in asked)
     if failed:
-        note(f"nothing to do: {failed} cells failed before, all others have their result")
+        note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
     note("nothing to do: every cell has its result")

@@ -123,5 +123,5 @@ def test_a_plan_lists_what_only_asks_for_and_counts_the_rest(tmp_path: Path, tin
     path.write_text(f'version: 1\nmodels: [{{name: a, source: "path:{tiny_llama}", family: decoder}}]\n')
     done = call("plan", path, "--only", "stage=structure")
     assert done.stdout.splitlines() == ["model\tvariant\twhat\truns\twhy", "a\tdense\tstructure\tyes\tnew"]
-    assert "not listed: 1 cells left out by --only" in done.stderr
+    assert "not listed: 1 cell left out by --only" in done.stderr
     assert len(json.loads(call("plan", path, "--only", "stage=structure", "--json").stdout)) == 2

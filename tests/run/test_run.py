@@ -199,5 +199,5 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     record.rename(record.with_name(record.name.replace(".done.", ".failed.")))
     again = sparsebench("run", manifest)
     assert again.returncode == 1
-    assert "1 cells failed before" in again.stderr
+    assert "1 cell failed before" in again.stderr
     assert "--retry-failed" in again.stderr

@@ -167,6 +167,23 @@ def test_a_stranger_is_not_taken_for_a_rank(programs: None, monkeypatch: pytest.
         assert sorted(message["rank"] for message in ranks.messages()) == [0, 1]
 
 
+def test_a_rank_that_dies_while_others_join_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    assert not nodes._closed(ours)
+    theirs.sendall(b"still here")
+    assert not nodes._closed(ours)
+    ours.recv(10)
+    theirs.close()
+    assert nodes._closed(ours)
+
+
+def test_ranks_elsewhere_are_not_told_to_call_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"here": "127.0.1.1", "there": "10.0.0.5"}
+    monkeypatch.setattr(nodes, "_reached_at", seen.__getitem__)
+    assert nodes._address(["here", "there"]) == "10.0.0.5"
+    assert nodes._address(["here"]) == "127.0.1.1"
+
+
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="not here: pdsh, ssh"), group(monkeypatch, "nothing", "nothing"):
