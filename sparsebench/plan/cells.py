@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 Stage = Literal["sparsify", "structure", "storage", "latency", "memory", "benchmarks"]
 STAGES: tuple[Stage, ...] = ("sparsify", "structure", "storage", "benchmarks", "latency", "memory")
+TIMED: tuple[Stage, ...] = ("latency", "memory")
+"""Stages whose jobs have the machine to themselves."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Cell:
         if self.stage == "benchmarks":
             limit = f" (first {setting['limit']})" if setting.get("limit") else ""
             return f"{setting['task']}{limit}"
-        if self.stage in ("latency", "memory"):
+        if self.stage in TIMED:
             load = setting["workload"]
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
             nodes = len(setting.get("hosts", ()))

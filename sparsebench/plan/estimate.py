@@ -17,8 +17,9 @@ START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, 
 SWEEP_BYTES = 150e6
 ASSESS_BYTES = 60e6
 FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
+WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
 EMULATED_FLOPS = 10e9
-"""Bytes a second through a sweep and through structure and storage; floating-point operations a second."""
+"""Bytes a second through a sweep and through structure and storage; floating-point operations a second, bytes a weight."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
@@ -29,10 +30,13 @@ CALIBRATION_LENGTH = 1024
 SOLVE_SECONDS = 3e-8
 """Tokens in a calibration sequence where nobody says; seconds per parameter to find one version's weights."""
 PHASE_SECONDS = 4.0
-PHASES = {"decoder": 3, "encoder": 1, "encoder-decoder": 4}
-STEPS = 14
-"""A timed pair spends at most so long a side on each phase, goes through so many, and takes at least so many steps in each."""
-WARM_UP_STEPS = 12
+PAIRED_STEPS, WARM_UP_STEPS = 8, (3, 6)
+"""A timed pair spends at most so long on each phase, and about a third more to warm up; but takes at least so many steps in
+each. Warming up takes a side at least so many, or one that takes as long as all that; and typically so many."""
+READ_BYTES = 8e9
+"""Bytes of weights that one new token reads a second."""
+ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
+"""What an encoder-decoder's encoder is of it, and what of it reads the encoder's output."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,31 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
             flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
             return flops / speed(cell.settings.get("compute_dtype", variant.dtype))
         case _:
-            load = cell.settings["workload"]
-            step = 2 * size.parameters / speed(cell.settings["dtype"]) * load["batch"] * load["prompt"]
-            load_seconds = size.bytes / 300e6
+            load_seconds, steps = size.bytes / 300e6, _steps(cell, size)
             if cell.stage == "memory":
-                return load_seconds + 3 * step
-            wanted = (2 * cell.settings["samples"] + WARM_UP_STEPS) * step
-            return load_seconds + PHASES[variant.family] * max(STEPS * step, min(2 * PHASE_SECONDS, wanted))
+                return load_seconds + sum(steps)
+            return load_seconds + sum(_timed(step, cell.settings["samples"]) for step in steps)
+
+
+def _timed(step: float, samples: int) -> float:
+    """Seconds to time a phase of a pair."""
+    least, typical = WARM_UP_STEPS
+    needed = PAIRED_STEPS + 2 * min(least, 1 + PHASE_SECONDS // step)
+    return max(needed * step, min(1.3 * PHASE_SECONDS, 2 * (samples + typical) * step))
+
+
+def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
+    """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight once."""
+    load, dtype = cell.settings["workload"], cell.settings["dtype"]
+    forward = 2 * size.parameters * load["batch"] / speed(dtype)
+    prompt = forward * load["prompt"]
+    token = forward + size.parameters * WIDTH[dtype] / READ_BYTES
+    if cell.variant.family == "encoder":
+        return (prompt,)
+    if cell.variant.family == "decoder":
+        return (prompt, token, prompt + load["generate"] * token)
+    encode, prefill, token = ENCODER_SHARE * prompt, CROSS_SHARE * prompt + token, (1 - ENCODER_SHARE) * token
+    return (encode, prefill, token, encode + prefill + load["generate"] * token)
 
 
 def speed(dtype: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.plan.cells import Stage
+from sparsebench.plan.cells import TIMED, Stage
 
 STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "sparsify": ("torch",),
@@ -53,7 +53,7 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
     """The id of a cell. Runtime cells also depend on the class of machine."""
-    where = environment.machine() if stage in ("latency", "memory") else ""
+    where = environment.machine() if stage in TIMED else ""
     libraries = [name for form in settings.get("formats", ()) for name in FORMAT_LIBRARIES.get(form, ())]
     return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.cells import TIMED, Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
 
@@ -75,4 +75,4 @@ def _share(cell: Cell) -> tuple[object, ...]:
 
 def _job(kind: str, cells: tuple[Cell, ...], before: tuple[str, ...]) -> Job:
     name = digest([kind, [cell.id for cell in cells]])
-    return Job(name, kind, cells, after=before, exclusive=kind in ("latency", "memory"))
+    return Job(name, kind, cells, after=before, exclusive=kind in TIMED)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
-from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.cells import TIMED, Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.preflight import Prepared
 
@@ -35,10 +35,12 @@ class Needs:
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     """The needs of ``jobs``: all dense models, the folders of what is timed, which wait until nothing else runs, the widest
-    sweep's, the packed copies kept; in memory two models when timed, else one for each job that runs beside others."""
+    sweep's, the packed copies kept; in memory two models when timed, unless only one fits into what is free now, else one
+    for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     timed = {variant.id for job in jobs if job.exclusive for variant in job.variants}
     waiting = widest = kept = memory = 0
+    free = environment.memory()[1]
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == "make":
@@ -47,7 +49,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
             widest = max(widest, size.bytes * (len(job.makes) - held))
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
-        memory = max(memory, _memory(job, size) * (1 if job.exclusive else slots(ready)))
+        memory = max(memory, _held(job, size, free) * (1 if job.exclusive else slots(ready)))
     fetch, packages = _downloads(ready, jobs)
     return Needs(sum(size.bytes for size in models.values()) + waiting + widest + kept, memory, fetch, packages)
 
@@ -82,9 +84,15 @@ def _memory(job: Job, size: ModelSize, models: Mapping[str, float] = PAIR) -> in
     return int(_running_bytes(job.cells, size) * held) + PROCESS_BYTES * ranks
 
 
+def _held(job: Job, size: ModelSize, free: int) -> int:
+    """What a job takes where ``free`` bytes are free: the sides of a pair that does not fit are timed one by one."""
+    pair = _memory(job, size)
+    return pair if pair <= free else _memory(job, size, ONE)
+
+
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
     """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
-    settings = [cell.settings for cell in cells if cell.stage in ("benchmarks", "latency", "memory")]
+    settings = [cell.settings for cell in cells if cell.stage in ("benchmarks", *TIMED)]
     wide = any("float32" in (setting.get("compute_dtype"), setting.get("dtype")) for setting in settings)
     return max(size.bytes, 4 * size.parameters * wide)
 
@@ -112,7 +120,8 @@ def slots(ready: Prepared) -> int:
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
-    cells = {name: [cell for cell in ready.plan.cells if cell.variant.model == name] for name in ready.sizes}
+    beside = [cell for cell in ready.plan.cells if cell.stage not in TIMED]
+    cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)
     return max(1, min(environment.cores(), MOST_SLOTS, fitting))

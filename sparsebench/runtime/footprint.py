@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsebench.models.anatomy import part
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import is_packed
@@ -33,7 +34,8 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     """The model's share of a footprint: its tensors while loading, or its shortened float32 copy for parity.
 
     Every rank loads the whole model before it keeps its share. In the checkpoint's own dtype that is mapped and costs
-    nothing that the system cannot take back; converted it is a copy.
+    nothing that the system cannot take back; converted it is a copy, except where it is cut first: then only what is
+    outside of the blocks, and not cut, is a copy for each rank.
     """
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
     checkpoint = packed or Checkpoint(Path(folder))
@@ -47,7 +49,12 @@ def model_bytes(folder: Path, setting: Setting) -> int:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
-    held = kept * (setting.ranks if converted else 1) + setting.ranks * _gathered(checkpoint, setting, size)
+    copied = kept if converted else 0
+    if setting.engine == "deepspeed" and cut_first(
+        {info.dtype for info in tensors if info.dtype in FLOATS}, setting.dtype, setting.ranks
+    ):
+        copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
+    held = kept + copied * (setting.ranks - 1) + setting.ranks * _gathered(checkpoint, setting, size)
     return max(held, shortened * setting.ranks)
 
 

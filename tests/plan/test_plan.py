@@ -14,7 +14,7 @@ from sparsebench.plan.estimate import ModelSize, seconds_of
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.resources import crowded
+from sparsebench.plan.resources import crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import early
 
@@ -261,7 +261,9 @@ def test_a_masked_model_reads_a_text_once_for_each_token() -> None:
 def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned(runtime={"ranks": [1]}, benchmarks={})
     work = jobs(plan, plan.cells, lambda variant: True)
-    ready = SimpleNamespace(sizes={"m": ModelSize(5 * 10**9, 10**10)})
+    ready = SimpleNamespace(
+        sizes={"m": ModelSize(5 * 10**9, 10**10)}, manifest=SimpleNamespace(storage=None), plan=plan, has=lambda _: True
+    )
 
     def short(free: int) -> list[tuple[str, bool]]:
         monkeypatch.setattr(environment, "memory", lambda: (2**40, free))
@@ -269,7 +271,24 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
 
     assert short(30 * 10**9) == []
     assert short(20 * 10**9) == [("m", False)]  # the pair is timed one by one
+    alone = needs(ready, work).memory  # type: ignore[arg-type]
+    assert 10**10 < alone <= 20 * 10**9
     assert short(10 * 10**9) == [("m", True)]
+    assert needs(ready, work).memory == alone  # type: ignore[arg-type]
+    assert short(30 * 10**9) == []
+    assert needs(ready, work).memory > 2 * 10**10  # type: ignore[arg-type]
+
+
+def test_a_new_token_costs_its_weights_reading_and_a_long_step_is_warmed_up_once() -> None:
+    def seconds(size: ModelSize, **shape: int) -> float:
+        plan = planned(runtime={"ranks": [1], "workloads": [{"batch": 1, "prompt": 128, "generate": 16, **shape}]})
+        return next(seconds_of(cell, size) for cell in plan.cells if cell.stage == "latency")
+
+    small, large = ModelSize(10**8, 2 * 10**8), ModelSize(10**11, 2 * 10**11)
+    load = small.bytes / 300e6
+    assert seconds(small) - load == pytest.approx(seconds(small, prompt=256) - load, rel=0.5)  # capped in time
+    more = seconds(large, generate=17) - seconds(large)
+    assert more == pytest.approx(10 * (large.parameters * (2 / 80e9 + 4 / 8e9)))  # 2 steps to warm up and 8 timed
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.failures import not_the_models
@@ -62,6 +63,23 @@ class DeepSpeed(Wrapping):
         join(rank, reason)
         return (f"plain gloo: {reason}",) if reason else ()
 
+    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+        """As every engine that wraps; but what can be cut first is widened only then (see ``cut_first``)."""
+        stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
+        if not cut_first(stored, source.dtype, self.ranks):
+            return super().load(source, tokens, baseline)
+        import torch
+
+        model = Source(source.folder, source.family).plain()
+        # DeepSpeed rounds these to the weights' precision, rotary frequencies among them.
+        exact = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
+        engine = self.wrap(model, model.dtype, tokens)
+        engine.module.float()
+        for name, buffer in exact.items():
+            owner, _, attribute = name.rpartition(".")
+            engine.module.get_submodule(owner)._buffers[attribute] = buffer
+        return engine
+
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
         """``deepspeed.init_inference`` with AutoTP. Raises UnsupportedError where DeepSpeed refuses, MeasureError where it
         shards nothing.
@@ -102,6 +120,15 @@ class DeepSpeed(Wrapping):
         plain = Source(source.folder, source.family).plain()
         found = compare(plain, lambda one: self.wrap(one, torch.float32, TOKENS), source.family, prompt, False)
         return replace(found, wraps_only=self.ranks == 1 and not self.injected)
+
+
+def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
+    """Whether weights of the dtypes ``stored`` are cut as the file has them and widened to ``dtype`` as shares.
+
+    Every rank reads the whole model: in the file's precision that is mapped and free, widened it is a copy for each rank.
+    bfloat16 to float32 is exact, so that the order makes no difference.
+    """
+    return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}
 
 
 def join(rank: int, without_shm: str | None) -> None:

@@ -1,0 +1,79 @@
+"""DeepSpeed's engine: weights that are widened behind the cut are those that are widened before it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.runtime import Setting, Workload
+from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
+from sparsebench.runtime.launch import free_port
+from sparsebench.runtime.workload import inputs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
+]
+
+
+class Uncut(DeepSpeed):
+    """One of two ranks to all that it is asked, but alone where DeepSpeed would cut."""
+
+    def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
+        self.ranks = 1
+        try:
+            return super().wrap(model, dtype, tokens)
+        finally:
+            self.ranks = 2
+
+
+@pytest.fixture
+def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
+    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**names, "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+    found = Uncut()
+    found.start(0, 1)
+    found.ranks = 2
+    yield found
+    from deepspeed import comm
+
+    if comm.is_initialized():
+        comm.destroy_process_group()
+
+
+def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
+    source = Source(tiny_llama, "decoder", "float32")
+    assert cut_first({"BF16"}, source.dtype, uncut.ranks)
+    after, before = uncut.load(source, 32, False), Wrapping.load(uncut, source, 32, False)
+    told, expected = (dict(one.module.named_parameters()) | dict(one.module.named_buffers()) for one in (after, before))
+    assert told.keys() == expected.keys()
+    assert any("inv_freq" in name for name in told)
+    for name, tensor in told.items():
+        assert tensor.dtype == expected[name].dtype, name
+        assert torch.equal(tensor, expected[name]), name
+    config = after.module.config.to_dict()
+    prompt = inputs(config, Workload(prompt=16, generate=4), 0, "cpu")
+    with torch.inference_mode():
+        ours, theirs = (one(input_ids=prompt.ids, attention_mask=prompt.mask).logits for one in (after, before))
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, theirs)
+
+
+def test_only_one_copy_is_widened_at_several_ranks(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    footprint = sys.modules["sparsebench.runtime.footprint"]  # the package's own name of it is the function
+    monkeypatch.setattr(footprint, "BLOCKS", 0)  # or the copy for parity would be the larger one
+
+    def held(ranks: int, dtype: str) -> int:
+        return footprint.model_bytes(tiny_llama, Setting("deepspeed", ranks, Workload(), dtype))
+
+    assert held(1, "float32") < held(2, "float32") < 2 * held(1, "float32")
+    assert not cut_first({"BF16", "F32"}, "float32", 2)
+    assert not cut_first({"BF16"}, "auto", 2)
+    assert not cut_first({"BF16"}, "float32", 1)
