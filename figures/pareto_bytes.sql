@@ -6,6 +6,7 @@
 -- low: low
 -- high: high
 -- series: series
+-- place: place
 -- facet: panel
 -- bound: bound
 -- front: higher_is_better
@@ -17,7 +18,7 @@
 -- boundnote: Grey: random masks, which know nothing.
 
 SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense,
-       bound AND method <> 'dense' AS bound, panel,
+       bound AND method <> 'dense' AS bound, if(method = 'dense', 100, place) AS place, panel,
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
 FROM curves
 JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)

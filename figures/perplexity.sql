@@ -6,6 +6,7 @@
 -- low: low
 -- high: high
 -- series: line
+-- place: place
 -- facet: panel
 -- bound: bound
 -- reference: dense = dense; broken = broken
@@ -19,7 +20,7 @@
 -- boundnote: Grey: random masks, which know nothing.
 -- note: Above 10,000 a model is broken and the order of methods means nothing: that part of the axis is packed together.
 
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, line, bound, panel
+SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, line, bound, place, panel
 FROM curves
 WHERE metric LIKE '%perplexity'
 ORDER BY panel, bound, line, sparsity;

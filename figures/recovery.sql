@@ -6,6 +6,7 @@
 -- low: recovery_low
 -- high: recovery_high
 -- series: line
+-- place: place
 -- facet: panel
 -- bound: bound
 -- reference: zero = chance; one = dense
@@ -17,7 +18,7 @@
 -- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out.
 -- boundnote: Grey: random masks, which know nothing: where they recover much, the benchmark does not see the damage.
 
-SELECT sparsity, recovery, recovery_low, recovery_high, 0 AS zero, 1 AS one, line, bound, panel
+SELECT sparsity, recovery, recovery_low, recovery_high, 0 AS zero, 1 AS one, line, bound, place, panel
 FROM curves
 WHERE recovery IS NOT NULL
 ORDER BY panel, bound, line, sparsity;

@@ -6,6 +6,7 @@
 -- low: low
 -- high: high
 -- series: line
+-- place: place
 -- facet: panel
 -- bound: bound
 -- reference: chance = chance; dense = dense
@@ -16,7 +17,7 @@
 -- note: Whiskers: 95% intervals over documents (0/1 outcomes: Wilson; else bootstrap). The point at 0% is the dense model.
 -- boundnote: Grey: random masks, which know nothing.
 
-SELECT sparsity, score, low, high, chance, dense, line, bound, panel
+SELECT sparsity, score, low, high, chance, dense, line, bound, place, panel
 FROM curves
 WHERE metric NOT LIKE '%perplexity' -- which explodes and has a figure of its own
 ORDER BY panel, bound, line, sparsity;

@@ -31,6 +31,7 @@ KEYS: Mapping[str, str] = {
     "range": "heatmap: lowest and highest value of the colour, `0 1`; without it, those found",
     "base": "bars: the part of y that is drawn pale",
     "series": "column that tells lines or bars apart",
+    "place": "column of numbers from 0: series with the same one look alike in all figures, where their colour is free",
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
     "bound": "column that is true for series that know nothing; they are drawn in grey, behind the others",
@@ -69,7 +70,8 @@ ENDS = {"high": 1, "low": -1}
 NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
-    "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "facet", "row", "bound",
+    "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet", "row",
+    "bound",
 )  # fmt: skip
 
 

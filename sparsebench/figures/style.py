@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,10 +86,17 @@ class Look:
     hatch: str
 
 
-def looks(names: Sequence[str], bounds: Collection[str] = ()) -> dict[str, Look]:
-    """A look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey."""
-    places = {name: place for place, name in enumerate([name for name in names if name not in bounds])}
-    places |= {name: place for place, name in enumerate([name for name in names if name in bounds])}
+def looks(
+    names: Sequence[str], bounds: Collection[str] = (), wanted: Mapping[str, int] | None = None
+) -> dict[str, Look]:
+    """A look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey.
+
+    ``wanted`` are places among the looks: who asks for the same one in several figures looks alike in them, if nobody
+    before has its colour.
+    """
+    places: dict[str, int] = {}
+    for group in ([name for name in names if name not in bounds], [name for name in names if name in bounds]):
+        _place(group, wanted or {}, places)
     return {
         name: Look(
             BOUND if name in bounds else COLOURS[places[name] % len(COLOURS)],
@@ -98,6 +106,17 @@ def looks(names: Sequence[str], bounds: Collection[str] = ()) -> dict[str, Look]
         )
         for name in names
     }
+
+
+def _place(names: Sequence[str], wanted: Mapping[str, int], places: dict[str, int]) -> None:
+    """Give each of ``names`` the place that it wants or, where that or its colour is taken, the next that is free."""
+    places_taken: set[int] = set()
+    for name in sorted(names, key=lambda one: wanted.get(one, 0)):
+        colours = {place % len(COLOURS) for place in places_taken} if len(places_taken) < len(COLOURS) else set()
+        candidates = itertools.count(wanted.get(name, 0))
+        place = next(one for one in candidates if one not in places_taken and one % len(COLOURS) not in colours)
+        places_taken.add(place)
+        places[name] = place
 
 
 def spread(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -138,7 +138,7 @@ def rows_of(series: int, facets: int) -> list[dict[str, Any]]:
                 found.append(
                     {
                         "sparsity": sparsity, "score": score, "low": score - 0.03, "high": score + 0.03, "chance": 0.5,
-                        "dense": 0.7, "line": f"method-{name}/layer", "bound": name == 2,
+                        "dense": 0.7, "line": f"method-{name}/layer", "bound": name == 2, "place": name,
                         "panel": f"a-model-with-a-long-name-{facet} (dequantized)\ntask (acc)",
                     }
                 )  # fmt: skip
@@ -198,7 +198,7 @@ def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9)
                     {
                         "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
                         "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
-                        "broken": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1,
+                        "broken": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1, "place": name,
                         "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
                     }
                 )  # fmt: skip
@@ -254,6 +254,18 @@ def test_random_is_drawn_in_grey_and_leaves_the_colours_to_others() -> None:
     found = style.looks(["a", "random/layer", "b"], {"random/layer"})
     assert found["random/layer"].colour == style.BOUND
     assert [found[name] for name in "ab"] == list(style.looks(["a", "b"]).values())
+
+
+def test_a_series_that_asks_for_a_place_looks_alike_in_every_figure_where_its_colour_is_free() -> None:
+    wanted = {"wanda": 3, "sparsegpt": 1, "magnitude": 0, "ria": 15}  # 15 has the colour of 3
+    whole = style.looks(["magnitude", "wanda", "sparsegpt"], (), wanted)
+    assert style.looks(["sparsegpt", "wanda"], (), wanted) == {name: whole[name] for name in ("sparsegpt", "wanda")}
+    crowded = style.looks(["ria", "wanda"], (), wanted)
+    assert crowded["wanda"] == whole["wanda"]
+    assert crowded["ria"].colour != whole["wanda"].colour
+    many = [str(number) for number in range(40)]
+    alike = style.looks(many, (), dict.fromkeys(many, 7)).values()
+    assert len({(look.colour, look.marker, str(look.dashes)) for look in alike}) == 40
 
 
 @pytest.mark.parametrize("wanted", [[0.5] * 12, [0.0, 0.01, 0.02, 0.9, 1.0], [-0.2, 0.3, 1.4], [0.7]])

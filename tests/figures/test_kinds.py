@@ -32,7 +32,7 @@ def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:
         {
             "megabytes": round(50 + 200 * (1 - sparsity), 0), "score": score, "low": score - 0.02, "high": score + 0.02,
             "chance": 0.5, "higher_is_better": True,
-            "dense": 0.7, "bound": number == 1, "panel": f"a-model-{facet} (dequantized)\ntask (acc)",
+            "dense": 0.7, "bound": number == 1, "place": number, "panel": f"a-model-{facet} (dequantized)\ntask (acc)",
             "series": f"method-{number}/row",
             "text": f"{100 * sparsity:g}",
         }

@@ -35,14 +35,20 @@ WITH scored AS (
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound FROM lines) l USING (manifest, panel)
 )
-SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, task, metric, limited, n, panel,
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, place, task, metric, limited, n, panel,
        score, low, high, chance, dense, recovery, recovery_low, recovery_high, started_at
 FROM points
+JOIN (
+    -- What most panels show comes first, so that it keeps its looks when rarer lines come and go.
+    SELECT line, row_number() OVER (ORDER BY bool_or(bound), count(DISTINCT panel) DESC, line) - 1 AS place
+    FROM points GROUP BY line
+) USING (line)
 QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_at DESC, manifest) = 1;
 
 COMMENT ON VIEW curves IS 'scores as figures draw them: one line a method, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, what tells it from its like (inputs, text, seed)';
 COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
+COMMENT ON COLUMN curves.place IS 'number of the line, from 0: the same in every panel, so that figures give it the same looks';
 COMMENT ON COLUMN curves.task IS 'benchmark';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
 COMMENT ON COLUMN curves.limited IS 'true where only the first n documents of the task were scored';
