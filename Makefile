@@ -33,7 +33,7 @@ report: $(VENV)/.installed
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
 	$(BIN)/sparsebench figures --ledger ledger/published.duckdb --out figures
 	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures \
-		--manifest small --manifest g2p --manifest coder --manifest methods --manifest engines --manifest experiments-rehearsal
+		--manifest small --manifest g2p --manifest coder --manifest methods --manifest calibration --manifest engines --manifest experiments-rehearsal
 
 # The pages and the JSON Schema that are made from the code; a test compares them.
 reference: $(VENV)/.installed

@@ -28,6 +28,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
     ("name", "stages"),
     [
         ("examples/methods.yaml", {"sparsify", "storage", "benchmarks"}),
+        ("examples/calibration.yaml", {"sparsify", "storage", "benchmarks"}),
         ("examples/engines.yaml", {"sparsify", "latency", "memory"}),
         ("examples/coder.yaml", {"sparsify", "structure", "storage", "benchmarks"}),
     ],
@@ -37,7 +38,10 @@ def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: 
     assert {cell.stage for cell in ready.plan.cells} == stages
 
 
-@pytest.mark.parametrize("name", [*MANIFESTS, "examples/methods.yaml", "examples/engines.yaml", "examples/coder.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    [*MANIFESTS, "examples/methods.yaml", "examples/calibration.yaml", "examples/engines.yaml", "examples/coder.yaml"],
+)
 def test_every_wheel_is_pinned(name: str) -> None:
     models = yaml.safe_load((ROOT / name).read_text())["models"]
     parts = [part for model in models for part in sources.parse(model["source"]).parts]

@@ -287,12 +287,12 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     series = [{row["line"] for row in query.run(path, text).dicts()} for text in sql.values()]
     lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
     assert series[0] == series[1] == {*lines, "sparsegpt/layer 4x4", "wanda N:M", "wanda/row, dense inputs"}
-    # Another text: told apart where there are two. Two patterns of one sparsity: each by its name.
+    # Another text: told apart from the usual one. Two patterns of one sparsity: each by its name.
     patterns = [{"method": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
     Ledger(path).ingest(calibrated.sample("other", sparsify=patterns, calibration={"samples": 4, "length": 64}))
     rows = query.run(path, sql["perplexity"]).dicts()
     assert {row["line"] for row in rows if row["line"].startswith("wanda") and "/" not in row["line"]} == {
-        "wanda 2:4, text 1", "wanda 4:8, text 1", "wanda N:M, text 1", "wanda N:M, text 2",
+        "wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2",
     }  # fmt: skip
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
     assert {row["broken"] for row in rows} == {1e4}

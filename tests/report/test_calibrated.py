@@ -79,8 +79,8 @@ def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
     ]
     text = written(tmp_path, *both)
     labels = {row[0] for table in tables(text.split("## 5.")[1].split("## 6.")[0]) for row in table}
-    assert {"wanda row, text 1", "wanda row, text 2"} <= labels
-    assert "wanda row" not in labels
+    assert {"wanda row", "wanda row, text 2"} <= labels
+    assert "wanda row, text 1" not in labels
     assert "2 calibration texts (section 4)" in text
 
 

@@ -1,10 +1,11 @@
 CREATE OR REPLACE VIEW ways AS
 WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY text) AS number, count(*) OVER () AS texts
-    FROM (SELECT DISTINCT regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+    SELECT text, row_number() OVER (ORDER BY count(DISTINCT variant_id) DESC, text) AS number
+    FROM (SELECT variant_id, regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+    GROUP BY text
 )
 SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number,
-       inputs || if(texts > 1, ', text ' || number, '') AS way,
+       inputs || if(number > 1, ', text ' || number, '') AS way,
        method_label(method, if(pattern LIKE '%:%', '', granularity), if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS line
 FROM cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
@@ -13,6 +14,6 @@ COMMENT ON VIEW ways IS 'what tells variants apart in a label that have the same
 COMMENT ON COLUMN ways.variant_id IS 'the variant';
 COMMENT ON COLUMN ways.inputs IS '", dense inputs" where the method saw the unpruned model''s activations, else empty';
 COMMENT ON COLUMN ways.text IS 'the calibration without its seed: source, field, samples x tokens; NULL where none was read';
-COMMENT ON COLUMN ways.text_number IS 'that text''s number among those of the ledger';
-COMMENT ON COLUMN ways.way IS 'inputs, and the text''s number where the ledger has several';
+COMMENT ON COLUMN ways.text_number IS 'that text''s number among those of the ledger: 1 made most variants';
+COMMENT ON COLUMN ways.way IS 'inputs, and the text''s number where it is not the usual one, 1';
 COMMENT ON COLUMN ways.line IS 'name of the line on which figures draw the variant: method, granularity or pattern, inputs';

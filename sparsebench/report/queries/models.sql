@@ -9,7 +9,9 @@ WITH asked AS (
 )
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
        coalesce(formats, dtype) AS formats,
-       regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…') AS source, revision
+       -- Of a file in many parts the first, and how many there are.
+       regexp_replace(regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…', 'g'), '^(\S+) \+ .* \+ \S+( as \S+)?$',
+                      '\1 + … (' || len(string_split(source, ' + ')) || ' parts)\2') AS source, revision
 FROM asked
 JOIN base.variants USING (variant_id)
 LEFT JOIN counted USING (variant_id)
