@@ -19,12 +19,13 @@ NOTE = "<!-- Made by docs/generate.py: change the code, then `make reference`. -
 
 def pages() -> dict[str, str]:
     """Every generated file's text, by its path below docs/."""
-    from sparsebench.manifest.published import FILE, json_schema
+    from sparsebench.cli.schema import manifest_schema
+    from sparsebench.manifest.published import FILE
 
     return {
-        FILE: json.dumps(json_schema(), indent=2) + "\n",
+        FILE: json.dumps(manifest_schema(), indent=2) + "\n",
         "reference/index.md": index(),
-        "reference/manifest.md": manifest(json_schema()),
+        "reference/manifest.md": manifest(manifest_schema()),
         "reference/commands.md": commands(),
         "reference/views.md": views(),
         "reference/figures.md": figures(),

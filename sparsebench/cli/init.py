@@ -31,8 +31,9 @@ def init(
     import json
 
     from sparsebench.cli.output import note
+    from sparsebench.cli.schema import manifest_schema
     from sparsebench.errors import UserError
-    from sparsebench.manifest.published import FILE, MODELINE, json_schema
+    from sparsebench.manifest.published import FILE, MODELINE
     from sparsebench.manifest.starter import starter
 
     if path.exists() and not force:
@@ -40,7 +41,7 @@ def init(
     try:
         path.write_text((MODELINE if editor else "") + starter(), encoding="utf-8")
         if editor:
-            path.with_name(FILE).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+            path.with_name(FILE).write_text(json.dumps(manifest_schema(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
     note(f"wrote {path}; next: sparsebench plan {path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +12,6 @@ from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE,
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
     from sparsebench.runtime.hosts import Hosts
-
-
-class Engine(StrEnum):
-    """What runs the model."""
-
-    deepspeed = "deepspeed"
-    zero3 = "deepspeed-zero3"
-    hf = "hf"
-    sparse = "sparse"
-    int8 = "int8"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +25,9 @@ def measure(
         str | None,
         typer.Option(help="The baseline; default: the model against itself (the noise floor).", show_default=False),
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="What runs the model.")] = Engine.deepspeed,
+    engine: Annotated[
+        str, typer.Option(help="deepspeed, deepspeed-zero3, hf, sparse, int8, or one added by a plugin.")
+    ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
     hostfile: Annotated[
         Path | None,
@@ -72,6 +63,7 @@ def measure(
     from sparsebench.plan.single import single
     from sparsebench.runtime import hosts
 
+    _check_engine(engine)
     placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
     if dry_run:
         _show_launch(placed)
@@ -79,9 +71,7 @@ def measure(
     model = single(source, family, dtype.value, offline)
     dense = single(against, family, dtype.value, offline) if against else model
     run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
-    setting = runtime.Setting(
-        engine.value, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed
-    )
+    setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
     runtime.measure_latency(
@@ -93,6 +83,16 @@ def measure(
         emit_json({"latency": asdict(timed[0]), "memory": asdict(weighed)})
         return
     _show(timed[0], weighed)
+
+
+def _check_engine(name: str) -> None:
+    """Raise UserError for an engine that does not exist."""
+    from sparsebench.errors import UserError
+    from sparsebench.manifest.problems import did_you_mean, one_of
+    from sparsebench.runtime.engines import engines
+
+    if name not in engines():
+        raise UserError(f"--engine {name}: no such engine", did_you_mean(name, engines()) or one_of(list(engines())))
 
 
 def _show_launch(placed: Hosts) -> None:

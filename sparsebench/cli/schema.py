@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from sparsebench.cli.options import EXPERIMENT
@@ -19,6 +21,14 @@ def schema() -> None:
     sparsebench schema > sparsebench.schema.json
     """
     from sparsebench.cli.output import emit_json
-    from sparsebench.manifest.published import json_schema
 
-    emit_json(json_schema())
+    emit_json(manifest_schema())
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema with all that is installed here."""
+    from sparsebench.manifest.published import json_schema
+    from sparsebench.runtime.engines import engines
+    from sparsebench.sparsify.registry import methods
+
+    return json_schema(methods(), engines())

@@ -27,13 +27,14 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 class Checks:
     """What later rooms know.
 
-    ``method_names`` and ``task_names`` list what exists, ``parse_source`` raises SourceError for a notation that
-    it cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
+    ``method_names``, ``engine_names`` and ``task_names`` list what exists, ``parse_source`` raises SourceError for a
+    notation that it cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
     what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is for,
     ``granularities`` what a known method can compare weights within.
     """
 
     method_names: Callable[[], Collection[str]]
+    engine_names: Callable[[], Collection[str]]
     task_names: Callable[[], Collection[str]]
     parse_source: Callable[[Any], object]
     family_of: FamilyOf
@@ -51,6 +52,7 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _hostfiles(data, positions, folder)
     if checks:
         yield from _methods(data, positions, checks)
+        yield from _engines(data, positions, checks)
         yield from _tasks(data, positions, checks)
 
 
@@ -194,6 +196,15 @@ def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Proble
                 for at_scope, scope in _each(at, entry, "granularity", str):
                     if scope in ("global", "layer", "row") and scope not in fit:
                         yield positions.problem(at_scope, f"`{name}` has no granularity `{scope}`", one_of(fit))
+
+
+def _engines(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
+    for at, block in _blocks(data):
+        for place, name in _each(at, block, "engines", str):
+            if name not in (names := checks.engine_names()):
+                yield positions.problem(
+                    place, f"unknown engine `{name}`", one_of([*names]), did_you_mean(name, [*names])
+                )
 
 
 def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ It says less than the program: what needs another file, or another key's value, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -24,7 +25,20 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``."""
+def json_schema(methods: Collection[str], engines: Collection[str]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
+
+    Which ``methods`` and ``engines`` there are, plugins' among them, later rooms know.
+    """
     made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
+    for section, key, names in (("Sparsify", "method", methods), ("Runtime", "engines", engines)):
+        _offer(made["$defs"][section]["properties"][key], list(names))
     return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}
+
+
+def _offer(shape: dict[str, Any], names: list[str]) -> None:
+    """Allow these names only wherever ``shape`` allows any text."""
+    if shape.get("type") == "string":
+        shape["enum"] = names
+    for part in [*shape.get("anyOf", ()), *([shape["items"]] if "items" in shape else ())]:
+        _offer(part, names)

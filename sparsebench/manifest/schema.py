@@ -29,7 +29,6 @@ from typing_extensions import TypedDict
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
-Engine = Literal["deepspeed", "deepspeed-zero3", "hf", "sparse", "int8"]
 Format = Literal["dense", "packed", "archive"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
@@ -291,9 +290,9 @@ class Workload(Strict):
 class Runtime(Strict):
     """How variants are measured; a list of these measures each its own way."""
 
-    engines: Swept[Engine] = Field(default=["deepspeed"])
+    engines: Swept[str] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
-    plain transformers, `sparse` our kernels that skip zeros, `int8` torch's dynamic quantization."""
+    plain transformers, `sparse` our kernels that skip zeros, `int8` torch's dynamic quantization; or one added by a plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[Workload] = Field(default=[Workload()])

@@ -13,7 +13,7 @@ from sparsebench.manifest.schema import Manifest, Model, Runtime, Sparsify, Task
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
 from sparsebench.runtime import hosts
-from sparsebench.runtime.engines import SHARDING
+from sparsebench.runtime.engines import engines
 from sparsebench.sparsify.calibration import DEFAULT, Calibration
 from sparsebench.sparsify.contract import Target
 from sparsebench.sparsify.registry import methods, needs_calibration
@@ -157,8 +157,8 @@ def _cells_of(
                     # What other nodes emulate is not known here: `auto` stays the weights' precision.
                     shared["dtype"] = runtime.dtype if placed else environment.running(model.dtype, runtime.dtype)
                     timed = {"samples": runtime.samples, "against": base.id}
-                    # What int8 is measured beside has changed: once it was int8 itself.
-                    timed |= {"baseline": "plain"} if engine == "int8" else {}
+                    # What such an engine is measured beside has changed: once it was the dense model in itself.
+                    timed |= {"baseline": "plain"} if engines()[engine].beside_plain else {}
                     yield cell("latency", shared | timed)
                     yield cell("memory", shared)
 
@@ -171,7 +171,7 @@ def _task_settings(task: Task, model: Model) -> dict[str, Any]:
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:
     """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
-    return [1] if 1 in asked and engine not in SHARDING else asked
+    return [1] if 1 in asked and not engines()[engine].shards else asked
 
 
 def _placed(runtime: Runtime, ranks: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
+from sparsebench.runtime.engines import engines
 from sparsebench.sparsify.calibration import DEFAULT
 from sparsebench.sparsify.registry import methods, needs_calibration
 
@@ -82,6 +83,7 @@ def checks() -> Checks:
     """What the manifest room cannot know by itself."""
     return Checks(
         method_names=methods,
+        engine_names=engines,
         task_names=benchmarks.names,
         parse_source=sources.parse,
         family_of=family_of,

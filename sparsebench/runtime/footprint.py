@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsebench.models.anatomy import part
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
 from sparsebench.runtime.results import Setting, Workload
@@ -40,7 +41,8 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
     checkpoint = packed or Checkpoint(Path(folder))
     tensors = checkpoint.tensors.values()
-    size = 4 if setting.engine == "int8" else BYTES.get(setting.dtype)  # torch quantizes from float32
+    row = engines()[setting.engine]
+    size = BYTES.get(row.made_from or setting.dtype)
     converted = packed is not None or (
         size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
     )
@@ -50,7 +52,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}
     shortened = sum(4 * info.numel for info in tensors if (layers[info.name] or 0) < BLOCKS)
     copied = kept if converted else 0
-    if setting.engine == "deepspeed" and cut_first(
+    if row.cuts_first and cut_first(
         {info.dtype for info in tensors if info.dtype in FLOATS}, setting.dtype, setting.ranks
     ):
         copied = sum(4 * info.numel for info in tensors if layers[info.name] is None)
@@ -60,7 +62,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
 
 def _gathered(checkpoint: Checkpoint | PackedCheckpoint, setting: Setting, size: int | None) -> int:
     """What each rank has gathered at most beside its share: the largest tensor and what is read ahead."""
-    if setting.engine != "deepspeed-zero3":
+    if not engines()[setting.engine].offloads:
         return 0
     counts = [info.numel for info in checkpoint.tensors.values()]
     return (max(counts, default=0) + min(PREFETCHED, sum(counts))) * (size or 4)

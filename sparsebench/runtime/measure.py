@@ -11,7 +11,7 @@ from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import latency
-from sparsebench.runtime.engines import engine
+from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes
 from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, threads_per_rank
@@ -167,7 +167,7 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
 
 def _gpu_room(setting: Setting) -> int | None:
     """Bytes for a rank's share on its GPU; None where it lies elsewhere."""
-    return None if setting.engine == "deepspeed-zero3" else environment.gpu_memory()
+    return None if engines()[setting.engine].offloads else environment.gpu_memory()
 
 
 SMALLER = (

@@ -24,6 +24,7 @@ def _parse(source: str | Mapping[str, Any]) -> object:
 def checks() -> Checks:
     return Checks(
         method_names=lambda: ["random", "magnitude"],
+        engine_names=lambda: ["deepspeed", "sparse"],
         task_names=lambda: list(TASKS),
         parse_source=_parse,
         family_of=lambda config: MODEL_TYPES.get(config.get("model_type", "")),

@@ -151,6 +151,10 @@ BROKEN = {
         ENTRY + "{method: magnitud, sparsity: 0.5}", 5, 14,
         "unknown method `magnitud`", "`magnitude` or `random`", "did you mean `magnitude`?",
     ),
+    "unknown engine": (
+        HEAD + "runtime: {engines: [sparse, deepsped]}", 4, 29,
+        "unknown engine `deepsped`", "`deepspeed` or `sparse`", "did you mean `deepspeed`?",
+    ),
     "dense as a method": (
         ENTRY + "{method: dense, sparsity: 0.5}", 5, 14,
         "unknown method `dense`", "`magnitude`", "always part of a run",

@@ -1,27 +1,60 @@
-"""Engines: each one file and one row here. ``engine(name)`` imports only the one that is asked for."""
+"""The table of engines. An engine is one file and one row here; third parties add a row by an entry point.
+
+An entry point in the group ``sparsebench.engines`` names a ``Row``.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
+from dataclasses import KW_ONLY, dataclass
+from functools import cache
+from importlib import import_module, metadata
 
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.engines.base import Engine
 
-ENGINES: dict[str, str] = {
-    "deepspeed": "sparsebench.runtime.engines.deepspeed:DeepSpeed",
-    "deepspeed-zero3": "sparsebench.runtime.engines.zero3:Zero3",
-    "hf": "sparsebench.runtime.engines.hf:HuggingFace",
-    "int8": "sparsebench.runtime.engines.int8:Int8",
-    "sparse": "sparsebench.runtime.engines.sparse:Sparse",
-}
-SHARDING = frozenset({"deepspeed", "deepspeed-zero3"})
-"""Those that run at more than one rank."""
+
+@dataclass(frozen=True)
+class Row:
+    """One engine: ``place`` is ``module:class``, imported when it is used; the rest must be known before that."""
+
+    name: str
+    place: str
+    _: KW_ONLY
+    shards: bool = False
+    """Whether it runs at more than one rank."""
+    cuts_first: bool = False
+    """Whether several ranks cut weights of 16 bits before they widen them, so that only shares are widened."""
+    offloads: bool = False
+    """Whether parameters lie in main memory, whatever the device."""
+    made_from: str = ""
+    """The precision that the model is held in while it is made, where that is not the one asked for."""
+    beside_plain: bool = False
+    """Whether it is measured beside the plain dense model, and not beside the dense model as it makes it."""
+
+
+BUILT_IN = (
+    Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True),
+    Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
+    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace"),
+    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse"),
+    Row("int8", "sparsebench.runtime.engines.int8:Int8", made_from="float32", beside_plain=True),
+)
+
+
+@cache
+def engines() -> dict[str, Row]:
+    """Every engine by name: the built-in ones, then those of installed plugins."""
+    table = {row.name: row for row in BUILT_IN}
+    for entry in metadata.entry_points(group="sparsebench.engines"):
+        row = entry.load()
+        table[row.name] = row
+    return table
 
 
 def engine(name: str) -> Engine:
-    """The engine of that name. Raises MeasureError for one that does not exist."""
-    if name not in ENGINES:
-        raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(sorted(ENGINES))}")
-    module, attribute = ENGINES[name].split(":")
+    """A new engine of that name; only its own module is imported. Raises MeasureError for one that does not exist."""
+    if name not in engines():
+        raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
+    module, attribute = engines()[name].place.split(":")
     made: Engine = getattr(import_module(module), attribute)()
     return made

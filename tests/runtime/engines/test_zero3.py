@@ -15,7 +15,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, footprint, measure_latency, measure_memory, memory
-from sparsebench.runtime.engines import SHARDING, engine
+from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3
 from sparsebench.runtime.launch import free_port
@@ -124,6 +124,6 @@ def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, requ
 
 
 def test_it_is_planned_at_several_ranks_and_needs_room_to_gather(wide: Path) -> None:
-    assert "deepspeed-zero3" in SHARDING
+    assert engines()["deepspeed-zero3"].shards
     plain, zero3 = (footprint(wide, Setting(name, 1, Workload())) for name in ("deepspeed", "deepspeed-zero3"))
     assert plain < zero3 < plain + 2 * 2**20 * 10
