@@ -30,7 +30,7 @@ import numpy as np
 
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.storage import FORMATS, kernels, measure
+from sparsebench.storage import formats, kernels, measure
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.encodings import decode, encode
 from sparsebench.storage.portable import Portable
@@ -136,7 +136,7 @@ def speeds_of(work: Path, dense: Path, family: str) -> list[str]:
     size = file.stat().st_size
     cells = []
     for name in ("packed", "archive"):
-        form, stored = FORMATS[name], work / name
+        form, stored = formats()[name], work / name
         assert form.write and form.restore
         there = rates(size / 1e6, partial(form.write, dense, stored), stored)
         back = rates(size / 1e6, partial(form.restore, stored, restored), restored)

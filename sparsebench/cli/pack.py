@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sparsebench.cli.options import ONE_MODEL
-
-
-class Form(StrEnum):
-    """What is written."""
-
-    packed = "packed"
-    archive = "archive"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +26,8 @@ OUT = Annotated[
 def pack(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.")],
     form: Annotated[
-        Form, typer.Option("--format", help="packed leaves the zeros out; archive is smaller still, and slower.")
-    ] = Form.packed,
+        str, typer.Option("--format", help="packed leaves the zeros out; archive is smaller still, and slower.")
+    ] = "packed",
     out: OUT = None,
 ) -> None:
     """Write a model folder in a smaller format.
@@ -46,14 +39,24 @@ def pack(
     sparsebench pack pruned/0.90 --format archive
     """
     from sparsebench.cli.output import note, size
-    from sparsebench.storage import FORMATS
 
-    target = _target(folder, out, f".{form.value}")
-    write = FORMATS[form.value].write
-    assert write
+    write = writer(form)
+    target = _target(folder, out, f".{form}")
     write(folder, target)
     before, after = _bytes(folder), _bytes(target)
     note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
+
+
+def writer(form: str) -> Callable[[Path, Path], object]:
+    """What writes a folder in a format. Raises UserError for a format that does not exist, or is that of any folder."""
+    from sparsebench.errors import UserError
+    from sparsebench.manifest.problems import did_you_mean, one_of
+    from sparsebench.storage import formats
+
+    written = {name: row.write for name, row in formats().items() if row.write}
+    if form not in written:
+        raise UserError(f"--format {form}: no such format", did_you_mean(form, written) or one_of(list(written)))
+    return written[form]
 
 
 def unpack(

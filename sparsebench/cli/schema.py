@@ -30,5 +30,6 @@ def manifest_schema() -> dict[str, Any]:
     from sparsebench.manifest.published import json_schema
     from sparsebench.runtime.engines import engines
     from sparsebench.sparsify.registry import methods
+    from sparsebench.storage import formats
 
-    return json_schema(methods(), engines())
+    return json_schema(methods(), engines(), formats())

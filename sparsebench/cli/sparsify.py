@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from sparsebench.sparsify.contract import SparsifyResult, Target
 
     Made = tuple[Path, Target, SparsifyResult]
-
-
-class Form(StrEnum):
-    """What is written."""
-
-    dense = "dense"
-    packed = "packed"
-    archive = "archive"
 
 
 class Competition(StrEnum):
@@ -96,7 +88,7 @@ LENGTH = Annotated[
 ]
 SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
 FORM = Annotated[
-    Form, typer.Option("--format", help="dense loads in transformers; packed is smaller, archive smallest and slower.")
+    str, typer.Option("--format", help="dense loads in transformers; packed is smaller, archive smallest and slower.")
 ]
 
 
@@ -114,7 +106,7 @@ def sparsify(
     samples: SAMPLES = 128,
     length: LENGTH = None,
     seed: SEED = 0,
-    form: FORM = Form.dense,
+    form: FORM = "dense",
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
     compute_dtype: COMPUTE_DTYPE = Precision.auto,
@@ -132,6 +124,7 @@ def sparsify(
     from dataclasses import asdict
 
     from sparsebench.cli.output import emit_json, progress
+    from sparsebench.cli.pack import writer
     from sparsebench.manifest.schema import Calibration
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
@@ -145,6 +138,7 @@ def sparsify(
     text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, "field": field})
     folders = _folders(names, granularity.value if granularity else None, asked, out)
     _check_free(folders.values())
+    write = None if form == "dense" else writer(form)
     model = single(source, family, dtype.value, offline)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
@@ -153,8 +147,8 @@ def sparsify(
             model.folder, model.family, folders, seed, read, propagate.value, model.calculated(compute_dtype.value)
         )
         sweep.run(lambda target, result: made.append((folders[target], target, result)), bar)
-    if form is not Form.dense:
-        _store([folder for folder, _, _ in made], form)
+    if write:
+        _store([folder for folder, _, _ in made], form, write)
     if as_json:
         emit_json([{"folder": str(folder), **asdict(target), **asdict(result)} for folder, target, result in made])
     else:
@@ -221,16 +215,12 @@ def _check_free(folders: Iterable[Path]) -> None:
         raise UserError(f"{taken} exists", "name another --out, or remove it")
 
 
-def _store(folders: list[Path], form: Form) -> None:
+def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:
     """Each folder becomes its own stored form; the dense one goes only when the other is whole."""
     import shutil
 
-    from sparsebench.storage import FORMATS
-
-    write = FORMATS[form.value].write
-    assert write
     for folder in folders:
-        stored = folder.with_name(f"{folder.name}.{form.value}-part")
+        stored = folder.with_name(f"{folder.name}.{form}-part")
         write(folder, stored)
         shutil.rmtree(folder)
         stored.rename(folder)

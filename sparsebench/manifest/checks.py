@@ -7,7 +7,7 @@ What later rooms know (methods, tasks, sources, families) is handed in.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 class Checks:
     """What later rooms know.
 
-    ``method_names``, ``engine_names`` and ``task_names`` list what exists, ``parse_source`` raises SourceError for a
-    notation that it cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
-    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is for,
-    ``granularities`` what a known method can compare weights within.
+    ``method_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
+    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
+    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is
+    for, ``granularities`` what a known method can compare weights within.
     """
 
     method_names: Callable[[], Collection[str]]
     engine_names: Callable[[], Collection[str]]
+    format_names: Callable[[], Collection[str]]
     task_names: Callable[[], Collection[str]]
     parse_source: Callable[[Any], object]
     family_of: FamilyOf
@@ -52,7 +53,10 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _hostfiles(data, positions, folder)
     if checks:
         yield from _methods(data, positions, checks)
-        yield from _engines(data, positions, checks)
+        yield from _named(_blocks(data), "engines", "engine", checks.engine_names, positions)
+        yield from _named(
+            [(("storage",), _under(data, "storage"))], "formats", "format", checks.format_names, positions
+        )
         yield from _tasks(data, positions, checks)
 
 
@@ -198,13 +202,14 @@ def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Proble
                         yield positions.problem(at_scope, f"`{name}` has no granularity `{scope}`", one_of(fit))
 
 
-def _engines(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
-    for at, block in _blocks(data):
-        for place, name in _each(at, block, "engines", str):
-            if name not in (names := checks.engine_names()):
-                yield positions.problem(
-                    place, f"unknown engine `{name}`", one_of([*names]), did_you_mean(name, [*names])
-                )
+def _named(
+    entries: Iterable[tuple[At, Any]], key: str, kind: str, known: Callable[[], Collection[str]], positions: Positions
+) -> Iterator[Problem]:
+    """Values of ``key`` that are no name of their kind."""
+    for at, entry in entries:
+        for place, name in _each(at, entry, key, str) if isinstance(entry, dict) else ():
+            if name not in (names := list(known())):
+                yield positions.problem(place, f"unknown {kind} `{name}`", one_of(names), did_you_mean(name, names))
 
 
 def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:

@@ -25,13 +25,14 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def json_schema(methods: Collection[str], engines: Collection[str]) -> dict[str, Any]:
+def json_schema(methods: Collection[str], engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
 
-    Which ``methods`` and ``engines`` there are, plugins' among them, later rooms know.
+    Which ``methods``, ``engines`` and ``formats`` there are, plugins' among them, later rooms know.
     """
     made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
-    for section, key, names in (("Sparsify", "method", methods), ("Runtime", "engines", engines)):
+    known = (("Sparsify", "method", methods), ("Runtime", "engines", engines), ("Storage", "formats", formats))
+    for section, key, names in known:
         _offer(made["$defs"][section]["properties"][key], list(names))
     return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}
 

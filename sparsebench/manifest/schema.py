@@ -29,7 +29,6 @@ from typing_extensions import TypedDict
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
-Format = Literal["dense", "packed", "archive"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
@@ -326,8 +325,8 @@ class Structure(Strict):
 class Storage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
-    formats: Swept[Format] = Field(default=["dense", "packed"])
-    """`dense` (safetensors), `packed` (zeros left out) and `archive` (that, compressed)."""
+    formats: Swept[str] = Field(default=["dense", "packed"])
+    """`dense` (safetensors), `packed` (zeros left out) and `archive` (that, compressed); or one added by a plugin."""
     keep: Literal["packed", "dense", "none"] = "packed"
     """The format in which variants stay in the cache."""
 

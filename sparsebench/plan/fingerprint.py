@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.plan.cells import TIMED, Stage
+from sparsebench.storage import formats
 
 STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "sparsify": ("torch",),
@@ -19,8 +20,6 @@ STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
     "memory": ("torch", "transformers", "deepspeed"),
 }
 """The libraries whose major.minor is part of a stage's ids."""
-FORMAT_LIBRARIES: dict[str, tuple[str, ...]] = {"archive": ("zstandard",)}
-"""Those of a storage format: part of the ids of the cells that list it, so that the others keep theirs."""
 
 
 def digest(value: Any) -> str:
@@ -54,7 +53,7 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
     """The id of a cell. Runtime cells also depend on the class of machine."""
     where = environment.machine() if stage in TIMED else ""
-    libraries = [name for form in settings.get("formats", ()) for name in FORMAT_LIBRARIES.get(form, ())]
+    libraries = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
     return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
 
 

@@ -27,6 +27,7 @@ from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
 from sparsebench.sparsify.calibration import DEFAULT
 from sparsebench.sparsify.registry import methods, needs_calibration
+from sparsebench.storage import formats
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
 
@@ -84,6 +85,7 @@ def checks() -> Checks:
     return Checks(
         method_names=methods,
         engine_names=engines,
+        format_names=formats,
         task_names=benchmarks.names,
         parse_source=sources.parse,
         family_of=family_of,

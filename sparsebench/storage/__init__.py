@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sparsebench.storage.folders import Summary
-from sparsebench.storage.formats import FORMATS, Format, unpack
+from sparsebench.storage.formats import Format, formats, unpack
 from sparsebench.storage.measure import Size, StorageResult, measure
 from sparsebench.storage.packed import is_packed, pack
 
 VERSION: int = 1
 
-__all__ = ["FORMATS", "VERSION", "Format", "Size", "StorageResult", "Summary", "is_packed", "measure", "pack", "unpack"]
+__all__ = ["VERSION", "Format", "Size", "StorageResult", "Summary", "formats", "is_packed", "measure", "pack", "unpack"]

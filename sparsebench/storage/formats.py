@@ -1,9 +1,14 @@
-"""What a storage format is, and the table of those that exist. A new one is one file and one row here."""
+"""What a storage format is, and the table of those that exist. A new one is one file and one row here.
+
+Third parties add a row by an entry point in the group ``sparsebench.formats`` that names a ``Format``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from sparsebench.errors import StorageError
@@ -28,23 +33,31 @@ class Format:
     read: Callable[[Path], Iterator[tuple[TensorInfo, Bytes]]] | None
     restore: Callable[[Path, Path], Path] | None = None
     holds: Callable[[Path], bool] | None = None
+    libraries: tuple[str, ...] = ()
+    """Those whose version can change a size: part of the ids of the cells that list the format."""
 
 
-FORMATS: dict[str, Format] = {
-    row.name: row
-    for row in (
-        Format("dense", "safetensors, zeros stored like any value", None, dense.sizes, None),
-        Format(
-            "packed", "bitmask or gaps beside the nonzero values",
-            packed.pack, packed.sizes, packed.tensors, packed.unpack, packed.is_packed,
-        ),
-        Format(
-            "archive", "the same with index and values split into planes and compressed by zstd",
-            archive.pack, archive.sizes, archive.tensors, archive.unpack, archive.is_archive,
-        ),
-    )
-}  # fmt: skip
-"""Every storage format by name."""
+BUILT_IN = (
+    Format("dense", "safetensors, zeros stored like any value", None, dense.sizes, None),
+    Format(
+        "packed", "bitmask or gaps beside the nonzero values",
+        packed.pack, packed.sizes, packed.tensors, packed.unpack, packed.is_packed,
+    ),
+    Format(
+        "archive", "the same with index and values split into planes and compressed by zstd",
+        archive.pack, archive.sizes, archive.tensors, archive.unpack, archive.is_archive, libraries=("zstandard",),
+    ),
+)  # fmt: skip
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Every storage format by name: the built-in ones, then those of installed plugins."""
+    table = {row.name: row for row in BUILT_IN}
+    for entry in metadata.entry_points(group="sparsebench.formats"):
+        row = entry.load()
+        table[row.name] = row
+    return table
 
 
 def unpack(stored: Path, out: Path) -> Path:
@@ -52,8 +65,8 @@ def unpack(stored: Path, out: Path) -> Path:
 
     Returns ``out``. Raises StorageError when the folder is in no format that can be restored, or is damaged.
     """
-    for row in FORMATS.values():
+    for row in formats().values():
         if row.restore and row.holds and row.holds(stored):
             return row.restore(stored, out)
-    known = " or ".join(f"*.safetensors.{row.name}" for row in FORMATS.values() if row.restore)
+    known = " or ".join(f"*.safetensors.{row.name}" for row in formats().values() if row.restore)
     raise StorageError(f"{stored}: no {known} file", "name a folder made by `sparsebench pack`")

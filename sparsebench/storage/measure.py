@@ -15,7 +15,8 @@ from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
-from sparsebench.storage.formats import FORMATS, Format
+from sparsebench.storage.formats import Format
+from sparsebench.storage.formats import formats as known_formats
 from sparsebench.storage.packed import pack
 from sparsebench.storage.words import Bytes
 
@@ -62,14 +63,14 @@ def measure(
     that cannot be read back, ModelError for a folder that cannot be read.
     """
     for name in formats:
-        if name not in FORMATS:
-            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(FORMATS)}")
+        if name not in (known := known_formats()):
+            raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
     checkpoint = Checkpoint(folder)
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
         places = {name: keep_packed if keep_packed and name == "packed" else Path(passing) / name for name in formats}
-        found = [_size(FORMATS[name], checkpoint, prunable, place) for name, place in places.items()]
+        found = [_size(known_formats()[name], checkpoint, prunable, place) for name, place in places.items()]
     if keep_packed is not None and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)

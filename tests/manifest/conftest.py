@@ -25,6 +25,7 @@ def checks() -> Checks:
     return Checks(
         method_names=lambda: ["random", "magnitude"],
         engine_names=lambda: ["deepspeed", "sparse"],
+        format_names=lambda: ["dense", "packed"],
         task_names=lambda: list(TASKS),
         parse_source=_parse,
         family_of=lambda config: MODEL_TYPES.get(config.get("model_type", "")),

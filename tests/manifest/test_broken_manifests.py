@@ -155,6 +155,10 @@ BROKEN = {
         HEAD + "runtime: {engines: [sparse, deepsped]}", 4, 29,
         "unknown engine `deepsped`", "`deepspeed` or `sparse`", "did you mean `deepspeed`?",
     ),
+    "unknown format": (
+        HEAD + "storage: {formats: pakced}", 4, 20,
+        "unknown format `pakced`", "`dense` or `packed`", "did you mean `packed`?",
+    ),
     "dense as a method": (
         ENTRY + "{method: dense, sparsity: 0.5}", 5, 14,
         "unknown method `dense`", "`magnitude`", "always part of a run",

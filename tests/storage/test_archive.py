@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
-from sparsebench.storage import FORMATS, container, measure, unpack
+from sparsebench.storage import container, formats, measure, unpack
 from sparsebench.storage.archive import CODING, is_archive
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.packed import CODING as PACKED
@@ -156,7 +156,7 @@ def test_rows_that_repeat_are_found(tmp_path: Path) -> None:
 def test_a_folder_comes_back(model: str, sparsity: float, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = prune(request.getfixturevalue(model), tmp_path / "dense", sparsity)
     for name in ("packed", "archive"):
-        write_folder = FORMATS[name].write
+        write_folder = formats()[name].write
         assert write_folder
         write_folder(folder, tmp_path / name)
         unpack(tmp_path / name, tmp_path / f"{name}-restored")

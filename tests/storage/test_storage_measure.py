@@ -13,7 +13,7 @@ import pytest
 from sparsebench.errors import StorageError
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.storage import FORMATS, Format, is_packed, measure, unpack
+from sparsebench.storage import Format, formats, is_packed, measure, unpack
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read
 from sparsebench.storage.packed import CODING
@@ -117,7 +117,7 @@ def test_an_unknown_format_is_named(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_a_format_that_loses_bits_is_reported(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = FORMATS["packed"]
+    packed = formats()["packed"]
 
     def damaged(folder):
         for info, bits in packed.read(folder):
@@ -130,5 +130,5 @@ def test_a_format_that_loses_bits_is_reported(tiny_bert: Path, tmp_path: Path, m
         yield from list(packed.read(folder))[1:]
 
     for name, restored in (("damaged", damaged), ("short", short)):
-        monkeypatch.setitem(FORMATS, name, Format(name, "", packed.write, packed.sizes, restored))
+        monkeypatch.setitem(formats(), name, Format(name, "", packed.write, packed.sizes, restored))
         assert measure(tiny_bert, "encoder", [name], tmp_path).sizes[0].round_trip is False
