@@ -27,15 +27,20 @@ class Missing:
     reason: str
 
 
+def compiler() -> str | None:
+    """The C++ compiler: the one that CXX names, or what there is."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+
+
 @functools.cache
 def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     """The compiled ``native/NAME.cpp``, with ``more`` behind the usual flags; or why there is none."""
     source = Path(__file__).with_name(f"{name}.cpp")
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if compiler is None:
+    found = compiler()
+    if found is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
     flags = (*FLAGS, *more)
-    made = _compiled(source, compiler, flags, Cache())
+    made = _compiled(source, found, flags, Cache())
     if isinstance(made, Missing):
         return made
     try:

@@ -81,14 +81,16 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
+    from sparsebench import native
+    from sparsebench.runtime import shm
+
     loss = "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     needs = (
-        ("c++ compiler", bool(compiler), "install g++ (Debian: apt-get install g++)"),
+        ("c++ compiler", bool(native.compiler()), COMPILER),
         (
             "ninja",
-            shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists(),
+            shutil.which("ninja", path=shm.path_with_tools()) is not None,
             "pip install ninja",
         ),
         ("Python headers", header.is_file(), "install them (Debian: apt-get install python3-dev)"),

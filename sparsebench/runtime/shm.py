@@ -39,7 +39,7 @@ def missing() -> tuple[str, ...]:
     found = []
     if sys.platform != "linux":
         return ("it exists on Linux only",)
-    if not shutil.which(os.environ.get("CXX", "g++"), path=path_with_tools()):
+    if not shutil.which(os.environ.get("CXX", "c++"), path=path_with_tools()):  # the names that torch goes by
         found.append("no C++ compiler (install g++)")
     if not shutil.which("ninja", path=path_with_tools()):
         found.append("no ninja (pip install ninja)")

@@ -103,16 +103,6 @@ def lowest(keys: torch.Tensor, threshold: Threshold) -> torch.Tensor:
     return mask
 
 
-def by_layer(keys: torch.Tensor, sparsities: Sequence[float]) -> list[torch.Tensor]:
-    """One mask per sparsity; all weights of the matrix compete."""
-    return list(_each_layer(keys, sparsities))
-
-
-def by_row(keys: torch.Tensor, sparsities: Sequence[float]) -> list[torch.Tensor]:
-    """One mask per sparsity; the weights of each output row (dimension 0) compete."""
-    return list(_each_row(keys, sparsities))
-
-
 def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
     """N:M along the input (dimension 1): of every M, the M−N lowest go.
 
@@ -178,6 +168,7 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
 
 
 def _each_layer(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; all weights of the matrix compete."""
     import torch
 
     ranks = [count(sparsity, keys.numel()) for sparsity in sparsities]
@@ -190,6 +181,7 @@ def _each_layer(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[tor
 
 
 def _each_row(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; the weights of each output row (dimension 0) compete."""
     return _lowest_in_rows(keys, [count(sparsity, keys.shape[1]) for sparsity in sparsities])
 
 

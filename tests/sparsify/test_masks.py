@@ -16,6 +16,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SPARSITIES = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0]
 
 
+def chosen(weights: torch.Tensor, granularity: str, sparsities: list[float] = SPARSITIES) -> list[torch.Tensor]:
+    """The masks by magnitude."""
+    quotas = [Quota(sparsity, granularity, "unstructured") for sparsity in sparsities]
+    return [choice.mask for choice in masks.choose(weights.abs(), quotas, "w")]
+
+
 def obvious(values: list[float], remove: int) -> list[bool]:
     """The reference: a Python sort by (value, position)."""
     order = sorted(range(len(values)), key=lambda place: (values[place], place))
@@ -36,11 +42,10 @@ def matrices(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = tuple(DTYPES)) -
 @settings(max_examples=60, deadline=None)
 @given(matrices())
 def test_layer_and_row_masks_equal_a_sort(weights: torch.Tensor) -> None:
-    scores = keys(weights.abs(), "w")
     flat = weights.abs().float().flatten().tolist()
-    for sparsity, mask in zip(SPARSITIES, masks.by_layer(scores, SPARSITIES), strict=True):
+    for sparsity, mask in zip(SPARSITIES, chosen(weights, "layer"), strict=True):
         assert mask.flatten().tolist() == obvious(flat, round(sparsity * len(flat)))
-    for sparsity, mask in zip(SPARSITIES, masks.by_row(scores, SPARSITIES), strict=True):
+    for sparsity, mask in zip(SPARSITIES, chosen(weights, "row"), strict=True):
         for row, values in zip(mask.tolist(), weights.abs().float().tolist(), strict=True):
             assert row == obvious(values, round(sparsity * len(values)))
 
@@ -49,13 +54,12 @@ def test_layer_and_row_masks_equal_a_sort(weights: torch.Tensor) -> None:
 @given(matrices())
 def test_counting_and_partial_sort_agree(weights: torch.Tensor) -> None:
     """Large tensors find their threshold by counting, small ones by sorting; in pieces or not, masks are the same."""
-    scores = keys(weights.abs(), "w")
-    layers, rows = masks.by_layer(scores, SPARSITIES), masks.by_row(scores, SPARSITIES)
+    layers, rows = chosen(weights, "layer"), chosen(weights, "row")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masks, "WHOLE", 0)
         patch.setattr(masks, "CHUNK", 7)
-        assert all(map(torch.equal, layers, masks.by_layer(scores, SPARSITIES)))
-        assert all(map(torch.equal, rows, masks.by_row(scores, SPARSITIES)))
+        assert all(map(torch.equal, layers, chosen(weights, "layer")))
+        assert all(map(torch.equal, rows, chosen(weights, "row")))
 
 
 @settings(max_examples=40, deadline=None)
@@ -108,9 +112,6 @@ def test_choose_answers_every_quota_in_its_order(weights: torch.Tensor) -> None:
         (alone,) = masks.choose(weights.abs(), [quota], "w")
         assert torch.equal(choice.mask, alone.mask)
         assert choice.notes == alone.notes
-    if weights.dtype != torch.float64:
-        assert torch.equal(together[0].mask, masks.by_layer(keys(weights.abs(), "w"), [0.9])[0])
-        assert torch.equal(together[1].mask, masks.by_row(keys(weights.abs(), "w"), [0.9])[0])
 
 
 def test_what_a_pattern_cannot_reach_is_said() -> None:
@@ -165,5 +166,5 @@ def test_agrees_with_torch_where_there_are_no_ties() -> None:
     layer = torch.nn.Linear(48, 64)
     layer.weight.data = weights
     prune.l1_unstructured(layer, "weight", amount=0.73)
-    (mask,) = masks.by_layer(keys(weights.abs(), "w"), [0.73])
+    (mask,) = chosen(weights, "layer", [0.73])
     assert torch.equal(~mask, layer.weight_mask.bool())
