@@ -7,7 +7,6 @@ text does not fill are dropped, and by default no two overlap.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import TASKS
-from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
-from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.running_text import JOINER, RunningText, Scored, check_finite, pooled, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input, special_tokens, token_ids
-from sparsebench.sources.text import read_texts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 WINDOW = 1024
-JOINER = "\n\n"
 CHUNK = 1 << 24
 """Logits that are float32 at once (64 MiB); those of a window stay in the model's precision."""
 
@@ -59,50 +56,34 @@ class Perplexity:
         self.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-        """Score the task's passages, joined with blank lines; ``limit`` is in windows.
+        """Score the task's passages; ``limit`` is in windows.
 
-        An outcome is a window: its summed negative log-likelihood (nats), with the number of scored tokens as its
-        label. Raises BenchmarkError when the text fills no window or a likelihood is not finite.
+        Raises BenchmarkError when the text fills no window or a likelihood is not finite.
         """
         from importlib.metadata import version
 
         task = TASKS[spec.task]
-        found = read_texts(sources.fetch(sources.parse(task.data[0]), cache), *task.fields)
-        text = JOINER.join(passage for (passage,) in found.rows)
+        found = RunningText.of(task, cache)
         size = min(WINDOW, longest_input(self.model.config.to_dict()) or WINDOW)
         first, _ = special_tokens(self.tokenizer)
-        every = cut(token_ids(self.tokenizer, text), size, before=first)
+        every = cut(token_ids(self.tokenizer, found.text), size, before=first)
         part = Windows(every.ids[: spec.limit], every.starts[: spec.limit], every.stride, every.dropped)
         values = likelihoods(self.model, part, self.progress)
-        result = pooled(values, part.scored)
-        each = [value / count for value, count in zip(values, part.scored, strict=True)]
-        return ScoreResult(
-            task=task.name,
-            metric=task.metric,
-            score=result,
-            stderr=result * mean_stderr(each),
-            n=len(values),
-            limited=len(values) < len(every.ids),
-            chance=None,
-            outcomes=tuple(
-                Outcome(str(place), _hash(ids), value, float(count))
-                for place, (ids, value, count) in enumerate(zip(part.ids, values, part.scored, strict=True))
-            ),
-            protocol={
+        scored = [Scored(*window) for window in zip(part.ids, values, part.scored, strict=True)]
+        return result(
+            task,
+            scored,
+            len(every.ids),
+            {
                 "harness": f"sparsebench perplexity, transformers {version('transformers')}",
                 "task_version": "1",
                 "data": " ".join(task.data),
                 "split": "validation",
-                "passages": len(found.rows),
-                "joiner": "blank line",
-                "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+                **found.protocol,
                 "window": size,
                 "stride": part.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
-                "documents": len(every.ids),
-                "scored_tokens": sum(part.scored),
                 "dropped_tokens": every.dropped,
-                "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
                 "chance_rule": task.chance,
                 "batch_size": 1,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -171,27 +152,11 @@ def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | N
         with torch.inference_mode():
             logits = model(input_ids=tokens, use_cache=False).logits[0, start - 1 : -1]
             value = _summed(logits, tokens[0, start:])
-        if not math.isfinite(value):
-            raise BenchmarkError(
-                f"perplexity: the likelihood of window {place} of {len(windows.ids)} is not finite",
-                "the model's weights overflow or are damaged: try dtype float32",
-            )
+        check_finite("perplexity", value, place, len(windows.ids))
         found.append(value)
         if progress:
             progress(place, len(windows.ids))
     return found
-
-
-def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
-    """exp(Σ values / Σ counts). Raises BenchmarkError where that is more than a double holds."""
-    mean = math.fsum(values) / sum(counts)
-    try:
-        return math.exp(mean)
-    except OverflowError:
-        raise BenchmarkError(
-            f"perplexity: a mean negative log-likelihood of {mean:.4g} nats a token is beyond any perplexity",
-            "the model is broken: nothing can be compared with it",
-        ) from None
 
 
 def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
@@ -202,7 +167,3 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
         each = wide.logsumexp(dim=-1) - wide.gather(1, wanted.unsqueeze(1)).squeeze(1)
         total += float(each.double().sum())
     return total
-
-
-def _hash(ids: Sequence[int]) -> str:
-    return hashlib.sha1(" ".join(map(str, ids)).encode()).hexdigest()

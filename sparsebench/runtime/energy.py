@@ -101,6 +101,13 @@ def _rapl(powercap: Path) -> Meter:
     return Rapl(domains) if domains else Nothing(f"none: {reason}")
 
 
+def _uuid(index: int) -> str:
+    """By what NVML knows the GPU that torch counts as ``index``: NVML does not heed CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+
+
 def _nvml(ranks: int) -> Meter:
     try:
         import pynvml
@@ -108,6 +115,6 @@ def _nvml(ranks: int) -> Meter:
         return Nothing("none: nvidia-ml-py is not installed (pip install nvidia-ml-py)")
     try:
         pynvml.nvmlInit()
-        return Nvml(pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(ranks)])
+        return Nvml(pynvml, [pynvml.nvmlDeviceGetHandleByUUID(_uuid(index)) for index in range(ranks)])
     except pynvml.NVMLError as error:
         return Nothing(f"none: NVML says: {error}")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sparsebench.runtime import energy, machine
 
@@ -72,16 +73,18 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
-    counters = {0: 5000, 1: 7000}
+    counters = {"GPU-b": 5000, "GPU-c": 7000, "GPU-a": 0}
+    visible = {0: "b", 1: "c"}  # as under CUDA_VISIBLE_DEVICES=1,2
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=visible[index]))
     fake = SimpleNamespace(
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetTotalEnergyConsumption=counters.__getitem__,
         NVMLError=RuntimeError,
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
     found = energy.meter("cuda:0", ranks=2)
-    counters |= {0: 6500, 1: 7500}
+    counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
     assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
     def refuse() -> None:
