@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec
-from sparsebench.benchmarks.running_text import RunningText, Scored, result
+from sparsebench.benchmarks.running_text import RunningText, Scored, check_finite, result
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
@@ -38,6 +38,8 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         Scored(window.ids, -math.fsum(likelihood for likelihood, _ in answer), len(answer))
         for window, answer in zip(part, answers, strict=True)
     ]
+    for place, window in enumerate(scored, 1):
+        check_finite(task.name, window.value, place, len(scored))
     return result(
         task, scored, len(every), encoder.protocol(task) | scorer.protocol | found.protocol | {"window": size}
     )

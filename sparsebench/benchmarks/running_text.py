@@ -50,10 +50,8 @@ class Scored:
 def result(task: Task, windows: Sequence[Scored], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
     """The perplexity over ``windows``, the first of ``whole``; an outcome is a window, its label the tokens scored.
 
-    Raises BenchmarkError where a window's likelihood is not finite, and where the result is more than a double holds.
+    Raises BenchmarkError where the result is more than a double holds.
     """
-    for place, window in enumerate(windows, 1):
-        check_finite(task.name, window.value, place, len(windows))
     score = pooled([window.value for window in windows], [window.tokens for window in windows])
     return ScoreResult(
         task=task.name,

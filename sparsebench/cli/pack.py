@@ -41,27 +41,29 @@ def pack(
     from sparsebench.cli.output import note, size
 
     write = writer(form)
+    assert write
     target = _target(folder, out, f".{form}")
     write(folder, target)
     before, after = _bytes(folder), _bytes(target)
     note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
 
 
-def writer(form: str) -> Callable[[Path, Path], object]:
-    """What writes a folder in a format. Raises UserError for a format that does not exist, or is that of any folder."""
+def writer(form: str, dense: bool = False) -> Callable[[Path, Path], object] | None:
+    """What writes a folder in a format; None for ``dense``, where that is allowed: it is a folder as it is.
+
+    Raises UserError for a format that does not exist.
+    """
     from sparsebench.errors import UserError
     from sparsebench.manifest.problems import did_you_mean, one_of
     from sparsebench.storage import formats
 
-    written = {name: row.write for name, row in formats().items() if row.write}
-    if form not in written:
-        raise UserError(f"--format {form}: no such format", did_you_mean(form, written) or one_of(list(written)))
-    return written[form]
+    known = {name: row.write for name, row in formats().items() if row.write or dense}
+    if form not in known:
+        raise UserError(f"--format {form}: no such format", did_you_mean(form, known) or one_of(list(known)))
+    return known[form]
 
 
-def unpack(
-    folder: Annotated[Path, typer.Argument(help="A folder made by pack, in either format.")], out: OUT = None
-) -> None:
+def unpack(folder: Annotated[Path, typer.Argument(help="A folder made by pack.")], out: OUT = None) -> None:
     """Restore a packed or archived folder to the model folder that it was made from, bit for bit.
 
     \b
@@ -80,10 +82,18 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "name a model folder")
-    target = out or folder.with_name(folder.name.removesuffix(".packed").removesuffix(".archive") + suffix)
+    target = out or folder.with_name(_bare(folder.name) + suffix)
     if target.exists():
         raise UserError(f"{target} exists", "name another --out, or remove it")
     return target
+
+
+def _bare(name: str) -> str:
+    """A folder's name without the format that `pack` has put behind it."""
+    from sparsebench.storage import formats
+
+    stem, _, form = name.rpartition(".")
+    return stem if form in formats() else name
 
 
 def _bytes(folder: Path) -> int:

@@ -138,7 +138,7 @@ def sparsify(
     text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, "field": field})
     folders = _folders(names, granularity.value if granularity else None, asked, out)
     _check_free(folders.values())
-    write = None if form == "dense" else writer(form)
+    write = writer(form, dense=True)
     model = single(source, family, dtype.value, offline)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:

@@ -34,7 +34,8 @@ class Canvas:
         self.spec = spec
         self.rows = rows
         bounds = {self.series(row) for row in rows if "bound" in spec.values and row[spec.get("bound")]}
-        wanted = {self.series(row): int(row[spec.get("place")]) for row in rows} if "place" in spec.values else {}
+        places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
+        wanted = {name: int(place) for name, place in places if place is not None}
         self.looks = style.looks(list(dict.fromkeys(self.series(row) for row in rows)), bounds, wanted)
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))

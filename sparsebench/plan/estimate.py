@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from sparsebench import benchmarks, environment
 from sparsebench.plan.cells import Cell, Job
+from sparsebench.runtime.latency import MIN_PAIRS, WARM_SHARE, WARM_STEPS
+from sparsebench.runtime.results import Setting
 
 START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, "latency": 9.0, "memory": 7.0}
 """Starting a process of this kind and importing what it needs."""
@@ -29,10 +31,8 @@ MASKED_TOKENS = 12
 CALIBRATION_LENGTH = 1024
 SOLVE_SECONDS = 3e-8
 """Tokens in a calibration sequence where nobody says; seconds per parameter to find one version's weights."""
-PHASE_SECONDS = 4.0
-PAIRED_STEPS, WARM_UP_STEPS = 8, (3, 6)
-"""A timed pair spends at most so long on each phase, and about a third more to warm up; but takes at least so many steps in
-each. Warming up takes a side at least so many, or one that takes as long as all that; and typically so many."""
+WARM_UP_STEPS = 6
+"""Steps that warming up takes a side, typically."""
 READ_BYTES = 8e9
 """Bytes of weights that one new token reads a second."""
 ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
@@ -68,10 +68,10 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
 
 
 def _timed(step: float, samples: int) -> float:
-    """Seconds to time a phase of a pair."""
-    least, typical = WARM_UP_STEPS
-    needed = PAIRED_STEPS + 2 * min(least, 1 + PHASE_SECONDS // step)
-    return max(needed * step, min(1.3 * PHASE_SECONDS, 2 * (samples + typical) * step))
+    """Seconds to time a phase of a pair: as many steps as the time cap allows, but never fewer than a comparison needs."""
+    cap = Setting.phase_seconds
+    needed = 2 * MIN_PAIRS + 2 * min(WARM_STEPS[0], 1 + cap // step)
+    return max(needed * step, min((1 + 2 * WARM_SHARE) * cap, 2 * (samples + WARM_UP_STEPS) * step))
 
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:

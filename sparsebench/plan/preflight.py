@@ -69,9 +69,9 @@ def prepare(request: Request) -> Prepared:
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     cache = sources.Cache()
-    revisions, configs, text = _look_up(loaded, manifest, request, cache)
+    manifest, revisions, configs, text = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
-    plan = expand(_located(manifest, request.path.parent), name, revisions, text)
+    plan = expand(manifest, name, revisions, text)
     work = Path(manifest.work_dir).expanduser() if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
@@ -111,34 +111,43 @@ class Lock:
         self.path = path
         self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
 
-    def revision(self, source: sources.Source, cache: sources.Cache, offline: bool) -> str:
-        """The source's fingerprint; a hub commit is remembered in the lock file."""
+    def pinned(self, source: sources.Source, cache: sources.Cache, offline: bool) -> sources.Source:
+        """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""
         if source.kind != "hf":
-            return sources.fingerprint(source, cache, offline)
+            return source
         if source.text not in self.commits:
-            self.commits[source.text] = sources.fingerprint(source, cache, offline)
+            commit = sources.fingerprint(source, cache, offline)
+            if commit == source.revision:
+                return source
+            self.commits[source.text] = commit
             self.path.write_text(json.dumps(self.commits, indent=1, sort_keys=True) + "\n")
-        return self.commits[source.text]
+        return sources.parse(source.text.replace(f"@{source.revision}", f"@{self.commits[source.text]}", 1))
 
 
 def _look_up(
     loaded: Loaded, manifest: Manifest, request: Request, cache: sources.Cache
-) -> tuple[dict[str, str], dict[str, dict[str, Any]], str]:
-    """Fingerprint and config.json of each model, and the calibration text's fingerprint.
+) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], str]:
+    """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprint of
+    the calibration text.
 
-    All sources that fail are reported together, each at its line.
+    Sources are in canonical notation: paths absolute, revisions of the hub as commits. All that fail are reported
+    together, each at its line.
     """
     lock = Lock(request.path.with_suffix(".lock"))
     revisions: dict[str, str] = {}
     configs: dict[str, dict[str, Any]] = {}
     problems: list[Problem] = []
+    models: list[Model] = []
     for index, model in enumerate(manifest.models):
         source = sources.parse(model.source, loaded.folder)
         if source.kind == "random":
             revisions[model.name], configs[model.name] = "random", model.architecture or {}
+            models.append(model.model_copy(update={"source": source.text}))
             continue
         try:
-            revisions[model.name] = lock.revision(source, cache, request.offline)
+            source = lock.pinned(source, cache, request.offline)
+            models.append(model.model_copy(update={"source": source.text}))
+            revisions[model.name] = sources.fingerprint(source, cache, request.offline)
             config = sources.read_config(source, cache, request.offline)
         except SourceError as error:
             problems.append(loaded.problem(("models", index, "source"), error.message, "", error.hint or ""))
@@ -146,16 +155,23 @@ def _look_up(
         if config:
             configs[model.name] = config
     problems += check_family(loaded, configs, family_of)
-    text = ""
+    text, calibration = "", manifest.calibration
+    if calibration.source is not None:
+        canonical = sources.parse(calibration.source, loaded.folder).text
+        calibration = calibration.model_copy(update={"source": canonical})
     if any(needs_calibration(e.method, way) for e in manifest.sparsify for way in e.allocation):
         try:
-            text = lock.revision(_calibration_text(manifest, loaded.folder), cache, request.offline)
+            read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
+            text = sources.fingerprint(read, cache, request.offline)
+            if calibration.source is not None:
+                calibration = calibration.model_copy(update={"source": read.text})
         except SourceError as error:
             problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
         problems += _overlaps(loaded, manifest)
     if problems:
         raise ManifestError(problems)
-    return revisions, configs, text
+    located = {"models": models, "calibration": calibration, "runtime": _placed(manifest, loaded.folder)}
+    return manifest.model_copy(update=located), revisions, configs, text
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
@@ -178,23 +194,11 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
                 )
 
 
-def _located(manifest: Manifest, folder: Path) -> Manifest:
-    """The manifest with every source in canonical notation, relative paths made absolute."""
+def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:
+    """The runtime blocks with the paths of their hostfiles made absolute."""
 
     def placed(runtime: Runtime) -> Runtime:
         hostfile = runtime.hostfile and str(folder.absolute() / Path(runtime.hostfile).expanduser())
         return runtime.model_copy(update={"hostfile": hostfile})
 
-    def located(model: Model) -> Model:
-        return model.model_copy(update={"source": sources.parse(model.source, folder).text})
-
-    calibration = manifest.calibration
-    if calibration.source is not None:
-        calibration = calibration.model_copy(update={"source": sources.parse(calibration.source, folder).text})
-    return manifest.model_copy(
-        update={
-            "models": [located(model) for model in manifest.models],
-            "calibration": calibration,
-            "runtime": [placed(runtime) for runtime in manifest.runtime or []],
-        }
-    )
+    return [placed(runtime) for runtime in manifest.runtime or []]

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,21 +80,10 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    from sparsebench import native
     from sparsebench.runtime import shm
 
     loss = "DeepSpeed's all-reduce between ranks falls back to plain gloo"
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    needs = (
-        ("c++ compiler", bool(native.compiler()), COMPILER),
-        (
-            "ninja",
-            shutil.which("ninja", path=shm.path_with_tools()) is not None,
-            "pip install ninja",
-        ),
-        ("Python headers", header.is_file(), "install them (Debian: apt-get install python3-dev)"),
-    )
-    for what, there, fix in needs:
+    for what, there, fix in shm.needs():
         yield Finding(what, "ok" if there else "slower", "found" if there else loss, "" if there else fix)
 
 

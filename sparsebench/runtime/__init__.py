@@ -16,7 +16,7 @@ from sparsebench.runtime.results import (
     Workload,
 )
 
-VERSION = 1
+VERSION = 2
 
 __all__ = [
     "VERSION",

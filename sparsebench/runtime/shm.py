@@ -34,18 +34,22 @@ def path_with_tools() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
+def needs() -> tuple[tuple[str, bool, str], ...]:
+    """What compiling the operation takes, whether it is here, and how to get it."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return (
+        # By the name that torch goes by.
+        ("C++ compiler", bool(shutil.which(os.environ.get("CXX", "c++"), path=path_with_tools())), "install g++"),
+        ("ninja", bool(shutil.which("ninja", path=path_with_tools())), "pip install ninja"),
+        ("Python headers", header.is_file(), "install python3-dev"),
+    )
+
+
 def missing() -> tuple[str, ...]:
     """What compiling the operation lacks on this machine, each with the fix; empty where it can be compiled."""
-    found = []
     if sys.platform != "linux":
         return ("it exists on Linux only",)
-    if not shutil.which(os.environ.get("CXX", "c++"), path=path_with_tools()):  # the names that torch goes by
-        found.append("no C++ compiler (install g++)")
-    if not shutil.which("ninja", path=path_with_tools()):
-        found.append("no ninja (pip install ninja)")
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-        found.append("no Python headers (install python3-dev)")
-    return tuple(found)
+    return tuple(f"no {what} ({fix})" for what, there, fix in needs() if not there)
 
 
 def extensions_dir(cache: Cache) -> Path:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from sparsebench.errors import UserError
+from sparsebench.plugins import table
 from sparsebench.sparsify.contract import Score, Solve
 
 
@@ -114,11 +115,7 @@ BUILT_IN = (
 @cache
 def methods() -> dict[str, Method]:
     """Every method by name: the built-in ones, then those of installed plugins."""
-    table = {method.name: method for method in BUILT_IN}
-    for entry in metadata.entry_points(group="sparsebench.methods"):
-        method = entry.load()
-        table[method.name] = method
-    return table
+    return table(BUILT_IN, Method, "sparsebench.methods")
 
 
 def needs_calibration(method: str, allocation: str = "uniform") -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.plugins import table
 from sparsebench.storage import archive, dense, packed
 from sparsebench.storage.words import Bytes
 
@@ -53,11 +53,7 @@ BUILT_IN = (
 @cache
 def formats() -> dict[str, Format]:
     """Every storage format by name: the built-in ones, then those of installed plugins."""
-    table = {row.name: row for row in BUILT_IN}
-    for entry in metadata.entry_points(group="sparsebench.formats"):
-        row = entry.load()
-        table[row.name] = row
-    return table
+    return table(BUILT_IN, Format, "sparsebench.formats")
 
 
 def unpack(stored: Path, out: Path) -> Path:

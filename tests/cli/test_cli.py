@@ -97,7 +97,7 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["sparsify", "path:nowhere", "--sparsity", "0.5", "--out", "x"], "nowhere"),
         (["sparsify", "random", "--sparsity", "50", "--out", "x"], "0.5"),
         (["pack", "nowhere", "--format", "pakced"], "did you mean `packed`?"),
-        (["sparsify", "random", "--sparsity", "0.5", "--format", "zip", "--out", "x"], "`packed`"),
+        (["sparsify", "random", "--sparsity", "0.5", "--format", "dens", "--out", "x"], "did you mean `dense`?"),
         (["measure", "path:nowhere", "--engine", "spare"], "did you mean `sparse`?"),
         (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
         (["sparsify", "random", "--method", "magnitud", "--sparsity", "0.5", "--out", "x"], "magnitude"),

@@ -14,7 +14,7 @@ from sparsebench.run.doctor import Finding
 
 FINDINGS = (
     Finding("cpu", "ok", "a processor with a long name, 2 cores"),
-    Finding("c++ compiler", "slower", "DeepSpeed's all-reduce between ranks falls back to plain gloo", "install g++"),
+    Finding("C++ compiler", "slower", "DeepSpeed's all-reduce between ranks falls back to plain gloo", "install g++"),
     Finding("gpu", "absent", "none found: everything runs on the CPU"),
 )
 
@@ -30,7 +30,7 @@ def test_a_terminal_gets_columns_that_stay_whole() -> None:
     assert shown.output.splitlines() == [
         "ok       cpu             a processor with a long name, 2",
         "                         cores",
-        "slower   c++ compiler    DeepSpeed's all-reduce between",
+        "slower   C++ compiler    DeepSpeed's all-reduce between",
         "                         ranks falls back to plain gloo",
         "                         → install g++",
         "absent   gpu             none found: everything runs on the",

@@ -10,7 +10,7 @@ import pytest
 from sparsebench import environment
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.estimate import ModelSize, seconds_of
+from sparsebench.plan.estimate import ModelSize, _timed, seconds_of
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
@@ -279,16 +279,21 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     assert needs(ready, work).memory > 2 * 10**10  # type: ignore[arg-type]
 
 
-def test_a_new_token_costs_its_weights_reading_and_a_long_step_is_warmed_up_once() -> None:
-    def seconds(size: ModelSize, **shape: int) -> float:
-        plan = planned(runtime={"ranks": [1], "workloads": [{"batch": 1, "prompt": 128, "generate": 16, **shape}]})
+def test_a_phase_is_timed_as_long_as_its_cap_or_as_a_comparison_needs() -> None:
+    assert _timed(0.01, samples=24) == pytest.approx(2 * (24 + 6) * 0.01)  # all samples, and warming up
+    assert _timed(0.1, samples=24) == pytest.approx(4.0 * 1.3)  # what the cap allows
+    assert _timed(1.0, samples=24) == pytest.approx(8 + 6)  # four pairs, and three steps to warm up either side
+    assert _timed(5.0, samples=24) == pytest.approx((8 + 2) * 5.0)  # one step is warm-up enough
+
+
+def test_a_new_token_costs_its_weights_reading() -> None:
+    def seconds(size: ModelSize, generate: int) -> float:
+        plan = planned(runtime={"workloads": [{"batch": 1, "prompt": 128, "generate": generate}]})
         return next(seconds_of(cell, size) for cell in plan.cells if cell.stage == "latency")
 
-    small, large = ModelSize(10**8, 2 * 10**8), ModelSize(10**11, 2 * 10**11)
-    load = small.bytes / 300e6
-    assert seconds(small) - load == pytest.approx(seconds(small, prompt=256) - load, rel=0.5)  # capped in time
-    more = seconds(large, generate=17) - seconds(large)
-    assert more == pytest.approx(10 * (large.parameters * (2 / 80e9 + 4 / 8e9)))  # 2 steps to warm up and 8 timed
+    large = ModelSize(10**11, 2 * 10**11)
+    more = seconds(large, 17) - seconds(large, 16)
+    assert more == pytest.approx(10 * large.parameters * (2 / 80e9 + 4 / 8e9))
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,16 @@ def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) 
 
 
 @pytest.mark.slow
+def test_bfloat16_weights_that_are_cut_first_are_exact_in_float32(tiny_llama: Path) -> None:
+    found = measure_memory(tiny_llama, "decoder", setting(2, dtype="float32"))
+    assert found.dtype == "float32"
+    assert found.parity is not None
+    assert found.parity.relative_l2 < 1e-6
+    plain = sum(4 * info.numel for info in Checkpoint(tiny_llama).tensors.values())
+    assert all(plain / 3 < row.tensor_bytes < plain for row in found.per_rank)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
 def test_memory_at_two_ranks_is_shared_out(models: Mapping[str, Path], family: str) -> None:
     found = measure_memory(models[family], family, setting(2))

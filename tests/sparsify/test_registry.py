@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import plugins
 from sparsebench.errors import UserError
 from sparsebench.sparsify import registry
 from sparsebench.sparsify.registry import BUILT_IN, Method
@@ -49,7 +50,7 @@ def fresh_table() -> Iterator[None]:
 
 def test_a_plugin_joins(fresh_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("first", f"{__name__}:PLUGIN", "sparsebench.methods")
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [entry])
     table = registry.methods()
     assert set(table) == {*(method.name for method in BUILT_IN), "first"}
     assert table["first"].granularities == ("layer",)

@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW ways AS
 WITH texts AS (
-    SELECT text, row_number() OVER (ORDER BY count(DISTINCT variant_id) DESC, text) AS number
-    FROM (SELECT variant_id, regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
+    SELECT text, row_number() OVER (ORDER BY count(DISTINCT variant_id) FILTER (status = 'done') DESC, text) AS number
+    FROM (SELECT variant_id, status, regexp_replace(calibration, ' seed \d+$', '') AS text FROM cells WHERE calibration <> '')
     GROUP BY text
 )
 SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number,

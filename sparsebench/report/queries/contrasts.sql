@@ -11,7 +11,7 @@ WITH scored AS (
                                ORDER BY _goodness(metric, score) DESC, granularity, record_id) = 1
 ), paired AS (
     SELECT a.*, b.label AS after_label, b.score AS after, b.text_number AS after_text,
-           CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' THEN 'inputs'
+           CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
                 WHEN a.inputs = b.inputs AND a.text_number < b.text_number AND a.method = b.method THEN 'text'
@@ -22,7 +22,8 @@ WITH scored AS (
                  AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
 )
 SELECT ingredient, model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity,
-       label || if(ingredient = 'propagation', '', inputs) AS label, after_label, dense_score, score AS before, after,
+       concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
+       after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN metric LIKE '%perplexity' THEN score END AS before_perplexity,
        CASE WHEN metric LIKE '%perplexity' THEN after END AS after_perplexity,
        metric LIKE '%perplexity' AND least(score, after) > 1e4 AS broken, NOT broken AND _goodness(metric, after) > _goodness(metric, score) AS better

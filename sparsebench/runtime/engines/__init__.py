@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 
 from sparsebench.errors import MeasureError
+from sparsebench.plugins import table
 from sparsebench.runtime.engines.base import Engine
 
 
@@ -23,7 +24,7 @@ class Row:
     shards: bool = False
     """Whether it runs at more than one rank."""
     cuts_first: bool = False
-    """Whether several ranks cut weights of 16 bits before they widen them, so that only shares are widened."""
+    """Whether several ranks cut bfloat16 weights before they widen them, so that only shares are widened."""
     offloads: bool = False
     """Whether parameters lie in main memory, whatever the device."""
     made_from: str = ""
@@ -44,11 +45,7 @@ BUILT_IN = (
 @cache
 def engines() -> dict[str, Row]:
     """Every engine by name: the built-in ones, then those of installed plugins."""
-    table = {row.name: row for row in BUILT_IN}
-    for entry in metadata.entry_points(group="sparsebench.engines"):
-        row = entry.load()
-        table[row.name] = row
-    return table
+    return table(BUILT_IN, Row, "sparsebench.engines")
 
 
 def engine(name: str) -> Engine:

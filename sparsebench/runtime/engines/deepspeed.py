@@ -64,16 +64,22 @@ class DeepSpeed(Wrapping):
         return (f"plain gloo: {reason}",) if reason else ()
 
     def load(self, source: Source, tokens: int, baseline: bool) -> Any:
-        """As every engine that wraps; but what can be cut first is widened only then (see ``cut_first``)."""
-        stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
-        if not cut_first(stored, source.dtype, self.ranks):
+        """As every engine that wraps; but what is cut first is widened only then (see ``cut_first``)."""
+        if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
+        return self._cut_and_widen(Source(source.folder, source.family).plain(), tokens)
+
+    def _cuts_first(self, source: Source) -> bool:
+        stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
+        return not self.cuda and cut_first(stored, source.dtype, self.ranks)
+
+    def _cut_and_widen(self, model: Any, tokens: int) -> Any:
+        """``wrap`` in bfloat16, which all weights of ``model`` are exact in, then float32."""
         import torch
 
-        model = Source(source.folder, source.family).plain()
         # DeepSpeed rounds these to the weights' precision, rotary frequencies among them.
         exact = {name: buffer for name, buffer in model.named_buffers() if buffer.dtype == torch.float32}
-        engine = self.wrap(model, model.dtype, tokens)
+        engine = self.wrap(model.bfloat16(), torch.bfloat16, tokens)
         engine.module.float()
         for name, buffer in exact.items():
             owner, _, attribute = name.rpartition(".")
@@ -117,8 +123,13 @@ class DeepSpeed(Wrapping):
         """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
 
+        def made(model: Any) -> Any:
+            if self._cuts_first(source):
+                return self._cut_and_widen(model, TOKENS)
+            return self.wrap(model, torch.float32, TOKENS)
+
         plain = Source(source.folder, source.family).plain()
-        found = compare(plain, lambda one: self.wrap(one, torch.float32, TOKENS), source.family, prompt, False)
+        found = compare(plain, made, source.family, prompt, False)
         return replace(found, wraps_only=self.ranks == 1 and not self.injected)
 
 
@@ -126,7 +137,7 @@ def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:
     """Whether weights of the dtypes ``stored`` are cut as the file has them and widened to ``dtype`` as shares.
 
     Every rank reads the whole model: in the file's precision that is mapped and free, widened it is a copy for each rank.
-    bfloat16 to float32 is exact, so that the order makes no difference.
+    bfloat16 to float32 is exact, so that the order makes no difference. On a GPU shares are what counts anyway.
     """
     return ranks > 1 and dtype == "float32" and set(stored) == {"BF16"}
 

@@ -16,11 +16,6 @@ from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
 from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only"),
-]
-
 
 class Uncut(DeepSpeed):
     """One of two ranks to all that it is asked, but alone where DeepSpeed would cut."""
@@ -48,6 +43,8 @@ def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
         comm.destroy_process_group()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a group of ranks on the loopback interface `lo`")
 def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
     source = Source(tiny_llama, "decoder", "float32")
     assert cut_first({"BF16"}, source.dtype, uncut.ranks)

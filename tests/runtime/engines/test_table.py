@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import plugins
 from sparsebench.errors import MeasureError
 from sparsebench.runtime import Setting, Workload, engines, footprint
 from sparsebench.runtime.engines import BUILT_IN, Row, engine
@@ -24,7 +25,7 @@ PLUGIN = Row("third", f"{__name__}:Third")
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     entry = EntryPoint("third", f"{__name__}:PLUGIN", "sparsebench.engines")
-    monkeypatch.setattr(engines.metadata, "entry_points", lambda group: [entry] * (group == "sparsebench.engines"))
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [entry] * (group == "sparsebench.engines"))
     engines.engines.cache_clear()
     yield
     engines.engines.cache_clear()

@@ -1,0 +1,58 @@
+"""Rows from other packages: joined where they are right, refused by name where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from sparsebench import plugins
+from sparsebench.errors import UserError
+from sparsebench.plugins import table
+from sparsebench.storage import Format, formats
+
+WRONG = "no row at all"
+
+
+def plugged(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [EntryPoint("theirs", value, group)])
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("nowhere_to_be_found:ROW", "cannot be loaded: No module named 'nowhere_to_be_found'"),
+        (f"{__name__}:ABSENT", "cannot be loaded"),
+        (f"{__name__}:WRONG", "names a str, not a Format"),
+    ],
+)
+def test_a_plugin_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch, value: str, says: str) -> None:
+    plugged(monkeypatch, value)
+    with pytest.raises(UserError, match=says) as caught:
+        table((), Format, "sparsebench.formats")
+    assert "'theirs' in sparsebench.formats" in caught.value.message
+    assert value in (caught.value.hint or "")
+
+
+THEIRS = replace(formats()["packed"], name="theirs", libraries=("numpy",))
+
+
+@pytest.fixture
+def fresh() -> Iterator[Callable[[], None]]:
+    formats.cache_clear()
+    yield formats.cache_clear
+    formats.cache_clear()
+
+
+def test_a_format_joins_and_its_library_is_part_of_the_ids(
+    monkeypatch: pytest.MonkeyPatch, fresh: Callable[[], None]
+) -> None:
+    from sparsebench.plan.fingerprint import cell_id
+
+    plugged(monkeypatch, f"{__name__}:THEIRS")
+    assert list(formats()) == ["dense", "packed", "archive", "theirs"]
+    one = cell_id("storage", "v", {"formats": ["theirs"]})
+    monkeypatch.setitem(formats(), "theirs", replace(THEIRS, libraries=()))
+    assert cell_id("storage", "v", {"formats": ["theirs"]}) != one
