@@ -1,0 +1,69 @@
+"""The lock file: what a moving name of the hub meant at first is what is planned, fetched and recorded from then on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.plan.preflight import Lock, Request, prepare
+
+FIRST, LATER = "a" * 40, "b" * 40
+CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8}
+MANIFEST = """
+version: 1
+models: [{name: m, source: "hf:org/name@main", family: decoder}]
+structure: {}
+"""
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, commit: str) -> list[str]:
+    """The hub's branch stands at ``commit``; returns the sources that it is asked for."""
+    asked: list[str] = []
+
+    def fingerprint(source: sources.Source, cache: object, offline: bool) -> str:
+        asked.append(source.text)
+        return source.revision if source.revision in (FIRST, LATER) else commit
+
+    def config(source: sources.Source, cache: object, offline: bool) -> dict[str, object]:
+        asked.append(source.text)
+        return CONFIG
+
+    monkeypatch.setattr(sources, "fingerprint", fingerprint)
+    monkeypatch.setattr(sources, "read_config", config)
+    return asked
+
+
+def test_a_plan_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(MANIFEST)
+    answering(monkeypatch, FIRST)
+    before = prepare(Request(path))
+    assert [model.source for model in before.plan.models] == [f"hf:org/name@{FIRST}"]
+    asked = answering(monkeypatch, LATER)
+    again = prepare(Request(path))
+    assert [model.source for model in again.plan.models] == [f"hf:org/name@{FIRST}"]
+    assert [cell.id for cell in again.plan.cells] == [cell.id for cell in before.plan.cells]
+    assert set(asked) == {f"hf:org/name@{FIRST}"}, "nothing is asked about the branch any more"
+    path.with_suffix(".lock").unlink()
+    assert [model.source for model in prepare(Request(path)).plan.models] == [f"hf:org/name@{LATER}"]
+
+
+@pytest.mark.parametrize("notation", ["hf:datasets/org/name@main!data/a.jsonl", "hf:org/name@main"])
+def test_only_the_revision_of_the_notation_changes(
+    notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, FIRST)
+    lock = Lock(tmp_path / "mine.lock")
+    found = lock.pinned(sources.parse(notation), sources.Cache(), False)
+    assert found.text == notation.replace("@main", f"@{FIRST}")
+    assert Lock(tmp_path / "mine.lock").commits == {notation: FIRST}
+
+
+@pytest.mark.parametrize("notation", [f"hf:org/name@{LATER}", "path:here"])
+def test_what_cannot_move_is_not_noted(notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, FIRST)
+    source = sources.parse(notation, tmp_path)
+    assert Lock(tmp_path / "mine.lock").pinned(source, sources.Cache(), False) == source
+    assert not (tmp_path / "mine.lock").exists()
