@@ -23,8 +23,8 @@ from sparsebench.ledger.store import Ledger
 NOWHERE = Path("nowhere")
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
-    "allocation", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency",
-    "pareto_perplexity", "perplexity", "recovery", "runtime", "score", "size", "structure",
+    "allocation", "calibration", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
+    "pareto_latency", "pareto_perplexity", "perplexity", "recovery", "runtime", "score", "size", "structure",
 ]  # fmt: skip
 
 
@@ -283,19 +283,22 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
 
     path = tmp_path / "texts.duckdb"
     Ledger(path).ingest(calibrated.sample())
-    sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score")}
-    series = [{row["line"] for row in query.run(path, text).dicts()} for text in sql.values()]
+    sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score", "calibration")}
+    series = [{row["line"] for row in query.run(path, sql[name]).dicts()} for name in ("perplexity", "score")]
     lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
-    assert series[0] == series[1] == {*lines, "sparsegpt/layer 4x4", "wanda N:M", "wanda/row, dense inputs"}
+    assert series[0] == {*lines, "sparsegpt/layer 4x4", "wanda N:M"}
+    assert series[1] == series[0] | {"wanda/row, dense inputs"}
+    shown = {(row["facet"].split("\n")[1], row["shown"]) for row in query.run(path, sql["calibration"]).dicts()}
+    assert shown == {("wanda/row", "text 1"), ("wanda/row", "text 1, dense inputs")}
     # Another text: told apart from the usual one. Two patterns of one sparsity: each by its name.
     patterns = [{"method": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
     Ledger(path).ingest(calibrated.sample("other", sparsify=patterns, calibration={"samples": 4, "length": 64}))
-    rows = query.run(path, sql["perplexity"]).dicts()
+    rows = query.run(path, sql["score"]).dicts()
     assert {row["line"] for row in rows if row["line"].startswith("wanda") and "/" not in row["line"]} == {
         "wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2",
     }  # fmt: skip
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
-    assert {row["broken"] for row in rows} == {1e4}
+    assert {row["broken"] for row in query.run(path, sql["perplexity"]).dicts()} == {1e4}
 
 
 @pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])

@@ -1,0 +1,28 @@
+-- title: What a method was shown: perplexity by calibration text and inputs
+-- about: how much it matters which text a method reads, and whether it sees the damage that it has done so far
+-- kind: line
+-- x: sparsity
+-- y: score
+-- low: low
+-- high: high
+-- series: shown
+-- facet: facet
+-- reference: dense = dense
+-- columns: 2
+-- yscale: log
+-- xscale: sparsity
+-- xlabel: sparsity of the prunable weights, %
+-- ylabel: perplexity (lower is better)
+-- note: Whiskers: 95% intervals, bootstrap over windows. Inputs are those behind the version's own pruned blocks unless it says dense inputs. The report's section on calibration names the texts.
+
+WITH placed AS (
+    SELECT sparsity, score, low, high, dense, concat('text ', text_number, inputs) AS shown,
+           regexp_replace(panel, '\n.*', '') || chr(10) || w.line AS facet, panel, method, granularity, pattern LIKE '%:%' AS nm
+    FROM curves c
+    JOIN (SELECT variant_id, text_number, inputs, replace(line, inputs, '') AS line FROM ways) w USING (variant_id)
+    WHERE metric LIKE '%perplexity' AND method <> 'dense' AND text_number IS NOT NULL
+    QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, method, granularity, nm, sparsity) > 1
+)
+SELECT sparsity, score, low, high, dense, shown, facet
+FROM placed
+ORDER BY facet, shown, sparsity;
