@@ -97,7 +97,8 @@ class Runner:
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
-                if self.settings.fail_fast and self.counts["failed"]:
+                # A model that cannot be had leaves cells that are skipped, and none that failed.
+                if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
                     self.waiting = []
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None

@@ -201,3 +201,25 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     assert again.returncode == 1
     assert "1 cell failed before" in again.stderr
     assert "--retry-failed" in again.stderr
+    retried = sparsebench("run", manifest, "--retry-failed")
+    assert retried.returncode == 0, retried.stderr
+    assert "1 done" in retried.stderr
+    assert set(statuses(tmp_path / "ledger" / "records").values()) == {"done"}
+
+
+def test_fail_fast_ends_at_the_first_failure(
+    manifest: Path, tiny_llama: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    first = f'models:\n  - {{name: broken, source: "path:{broken}", family: decoder}}\n'
+    manifest.write_text(manifest.read_text().replace("models:\n", first))
+    ended = sparsebench("run", manifest, "--fail-fast", "--jobs", "1")
+    assert ended.returncode == 1, ended.stderr
+    known = list(statuses(tmp_path / "ledger" / "records").values())
+    assert "skipped" in known
+    assert len(known) < 16, "the other model's cells were begun"
