@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,24 @@ def test_the_lab_stops_in_the_preflight_when_offline() -> None:
     assert done.returncode == 2
     for word in ("opt-1.3b", "flan-t5-xl", "deberta-v2-xxlarge-mnli", "--rehearse", "HF_ENDPOINT"):
         assert word in done.stderr
+
+
+@pytest.mark.long
+def test_the_published_report_is_what_the_published_records_give(tmp_path: Path) -> None:
+    """`make report`, without the pictures: a change of a template, a query or a record needs it again."""
+    manifests = re.findall(r"--manifest (\S+)", (ROOT / "Makefile").read_text())
+    assert len(manifests) >= 6
+    (tmp_path / "figures").symlink_to(ROOT / "figures")
+    ledger, made = tmp_path / "published.duckdb", tmp_path / "report.md"
+    asked = [word for name in manifests for word in ("--manifest", name)]
+    for words in (
+        ["ingest", ROOT / "ledger" / "published", "--ledger", ledger],
+        ["report", "--ledger", ledger, "--out", made, "--figures", "figures", *asked],
+    ):
+        command = [sys.executable, "-m", "sparsebench", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert made.read_text() == (ROOT / "report.md").read_text(), "renew it: make report"
 
 
 @pytest.mark.setup
