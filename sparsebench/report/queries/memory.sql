@@ -6,7 +6,7 @@ WITH per_rank AS (
     GROUP BY record_id
 )
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, seed,
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs AS label, peak_bytes, dense_peak_bytes,
+       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, peak_bytes, dense_peak_bytes,
        ratio, rank_bytes, per_rank.tensor_bytes, measure
 FROM memory
 LEFT JOIN per_rank USING (record_id)

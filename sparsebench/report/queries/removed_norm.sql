@@ -10,9 +10,9 @@ WITH prunable AS (
     JOIN prunable d ON d.method = 'dense' AND d.model = v.model AND d.name = v.name
     WHERE regexp_matches(v.method, '^(random|magnitude|wanda|ria)(\+|$)') AND d.rms > 0
 )
-SELECT model, weights, concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || inputs AS label,
+SELECT model, weights, concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label,
        method, pattern, sparsity, seed, avg(1 - left_over) AS squared, avg(sqrt(greatest(0, 1 - left_over))) AS change
 FROM changed
 JOIN ways USING (variant_id)
-GROUP BY variant_id, model, weights, method, granularity, pattern, inputs, sparsity, seed
+GROUP BY variant_id, model, weights, method, granularity, pattern, way, sparsity, seed
 ORDER BY model, method, pattern <> 'unstructured', label, sparsity, seed, variant_id
