@@ -4,6 +4,6 @@ Loaded through ctypes, so that neither Python's headers nor ninja nor torch's he
 ``library`` says why, and its callers take a slower way that gives the same numbers.
 """
 
-from sparsebench.native.build import Missing, compiler, library
+from sparsebench.native.build import Missing, library
 
-__all__ = ["Missing", "compiler", "library"]
+__all__ = ["Missing", "library"]

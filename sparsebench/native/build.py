@@ -27,7 +27,7 @@ class Missing:
     reason: str
 
 
-def compiler() -> str | None:
+def _compiler() -> str | None:
     """The C++ compiler: the one that CXX names, or what there is."""
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
 
@@ -36,7 +36,7 @@ def compiler() -> str | None:
 def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     """The compiled ``native/NAME.cpp``, with ``more`` behind the usual flags; or why there is none."""
     source = Path(__file__).with_name(f"{name}.cpp")
-    found = compiler()
+    found = _compiler()
     if found is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
     flags = (*FLAGS, *more)

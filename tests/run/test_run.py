@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,15 +65,18 @@ def test_a_new_cell_of_a_variant_that_was_not_kept_sweeps_again(
     assert "3 done" in again.stderr
 
 
-def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
-    manifest: Path, tiny_llama: Path, tmp_path: Path, sparsebench: Call
-) -> None:
-    import shutil
-
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_llama, broken)
-    weights = broken / "model.safetensors"
+@pytest.fixture
+def broken(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A model whose weights are cut off, so that it cannot be prepared."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "broken")
+    weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
+    return folder
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
+    manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call
+) -> None:
     extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nsparsify:'
     manifest.write_text(manifest.read_text().replace("sparsify:", extra))
     done = sparsebench("run", manifest)
@@ -207,15 +211,7 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     assert set(statuses(tmp_path / "ledger" / "records").values()) == {"done"}
 
 
-def test_fail_fast_ends_at_the_first_failure(
-    manifest: Path, tiny_llama: Path, tmp_path: Path, sparsebench: Call
-) -> None:
-    import shutil
-
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_llama, broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+def test_fail_fast_ends_at_the_first_failure(manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call) -> None:
     first = f'models:\n  - {{name: broken, source: "path:{broken}", family: decoder}}\n'
     manifest.write_text(manifest.read_text().replace("models:\n", first))
     ended = sparsebench("run", manifest, "--fail-fast", "--jobs", "1")
