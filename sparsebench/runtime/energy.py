@@ -29,7 +29,7 @@ class Nothing:
     source: str
 
     def joules(self) -> None:
-        return None
+        """None, whenever it is asked."""
 
 
 @dataclass

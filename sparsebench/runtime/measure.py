@@ -25,6 +25,11 @@ Emit = Callable[[str, LatencyResult], None]
 
 def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
     """Raise UnsupportedError where a model's config.json alone tells that the engine cannot run it so."""
+    if setting.ranks > 1 and not engines()[setting.engine].shards:
+        raise UnsupportedError(
+            f"the {setting.engine} engine runs in one process, not at {setting.ranks} ranks",
+            f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
+        )
     engine(setting.engine).check(config, setting.ranks)
     check_positions(config, family, setting.workload)
 
@@ -48,7 +53,7 @@ def measure_latency(
     for folder in (dense, largest):
         _check_fits(folder, setting)
     alone: list[LatencyResult] = []
-    _latency_group(None, [("", dense)], family, setting, lambda _, result: alone.append(result))
+    _latency_group(None, [("", dense)], family, setting, lambda _, result: alone.append(result), baseline=True)
     _latency_group(None, variants, family, setting, lambda key, result: emit(key, _against(alone[0], result, setting)))
 
 
@@ -88,15 +93,21 @@ def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
 
 
 def _latency_group(
-    dense: Path | None, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
+    dense: Path | None,
+    variants: Sequence[tuple[str, Path]],
+    family: str,
+    setting: Setting,
+    emit: Emit,
+    baseline: bool = False,
 ) -> None:
-    """One group of ranks; without ``dense`` the results have no differences yet."""
+    """One group of ranks; without ``dense`` the results have no differences yet. A ``baseline`` is loaded as one."""
     threads = threads_per_rank(setting)
     before = observe(threads)
     spec = {
         "job": "latency",
         "dense": str(dense.absolute()) if dense else None,
         "variants": [(index, str(folder.absolute())) for index, (_, folder) in enumerate(variants)],
+        "baseline": baseline,
         "family": family,
         "setting": asdict(setting),
     }

@@ -94,9 +94,9 @@ class Work:
 
     def load(self, folder: Path, baseline: bool = False) -> Any:
         """The model as the engine makes it, in memory of its own."""
-        load = self.setting.workload
+        work = self.setting.workload
         source = Source(folder, self.family, self.setting.dtype)
-        wrapped = self.engine.load(source, load.prompt + load.generate, baseline)
+        wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
         self.dtype = str(wrapped.module.dtype).removeprefix("torch.")
         memory.own(wrapped.module)
         return wrapped
@@ -119,8 +119,8 @@ class Work:
             "notes": self.notes,
         }
 
-    def latency(self, dense: Path | None, variants: list[tuple[int, Path]]) -> None:
-        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone."""
+    def latency(self, dense: Path | None, variants: list[tuple[int, Path]], baseline: bool) -> None:
+        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone, as a ``baseline`` or not."""
         import torch
 
         first = dense or variants[0][1]
@@ -131,8 +131,8 @@ class Work:
             if dense:
                 models["dense"], sides["dense"] = self._timed_load(dense, baseline=True)
             for index, folder in variants:
-                parity = self.parity(folder)
-                models["variant"], sides["variant"] = self._timed_load(folder)
+                parity = None if baseline else self.parity(folder)
+                models["variant"], sides["variant"] = self._timed_load(folder, baseline)
                 for model in models.values():
                     # Once more: what a process loads first lies otherwise, and was seen up to 10% slower than its copy.
                     memory.own(model.module)
@@ -237,7 +237,8 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
             job.memory(Path(spec["folder"]))
         else:
             dense = Path(spec["dense"]) if spec["dense"] else None
-            job.latency(dense, [(index, Path(folder)) for index, folder in spec["variants"]])
+            variants = [(index, Path(folder)) for index, folder in spec["variants"]]
+            job.latency(dense, variants, spec["baseline"])
     except SparsebenchError as error:
         channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
         return 3
@@ -278,6 +279,5 @@ if __name__ == "__main__":
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(
-            code
-        )  # an interpreter's orderly end aborts now and then under gloo's threads, and frees gigabytes slowly
+        # An interpreter's orderly end aborts now and then under gloo's threads, and frees gigabytes slowly.
+        os._exit(code)

@@ -135,6 +135,25 @@ def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monke
     assert [(one.phase, one.pairs) for one in found.differences] == [("forward", 0)]
 
 
+def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under int8 the dense side would be quantized otherwise, and the gain of 8 bits be nothing."""
+
+    class Seen(Exception):
+        pass
+
+    def group(spec: Mapping[str, Any], setting: Setting) -> Any:
+        raise Seen(spec["baseline"], spec["variants"])
+
+    monkeypatch.setattr(measure, "_pair_fits", lambda *_: False)
+    monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
+    monkeypatch.setattr(measure, "_group", group)
+    with pytest.raises(Seen) as seen:
+        collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "int8"))
+    assert seen.value.args == (True, [(0, str(tiny_bert))])
+
+
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,8 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
     assert same.parity is not None and same.parity.wraps_only and "csr16" not in same.kernel
     for result in (sparse, straight):
         assert result.parity is not None and not result.parity.wraps_only
-        assert result.kernel.startswith("csr16 ") and "several tokens" in result.kernel
+        # Which of the two is faster at 90% depends on the processor.
+        assert result.kernel.startswith(("csr16 ", "bitmask ")) and "several tokens" in result.kernel
     weighed = measure_memory(packed, family, setting("sparse"))
     assert [phase.phase for phase in weighed.phases] == PHASES[family]
     whole = sum(info.nbytes for info in Checkpoint(dense).tensors.values())

@@ -31,13 +31,15 @@ class Row:
     """The precision that the model is held in while it is made, where that is not the one asked for."""
     beside_plain: bool = False
     """Whether it is measured beside the plain dense model, and not beside the dense model as it makes it."""
+    skips_zeros: bool = False
+    """Whether its kernels leave zeros out, so that sparsity can make it faster."""
 
 
 BUILT_IN = (
     Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
     Row("hf", "sparsebench.runtime.engines.hf:HuggingFace"),
-    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse"),
+    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True),
     Row("int8", "sparsebench.runtime.engines.int8:Int8", made_from="float32", beside_plain=True),
 )
 

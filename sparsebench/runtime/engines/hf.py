@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsebench.errors import UnsupportedError
 from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
@@ -29,11 +28,7 @@ class HuggingFace(Wrapping):
     kernel = "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError for more than one rank."""
-        if ranks > 1:
-            raise UnsupportedError(
-                f"the hf engine runs in one process, not at {ranks} ranks", "use the deepspeed engine"
-            )
+        """Any model."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Nothing to join, nothing to note."""

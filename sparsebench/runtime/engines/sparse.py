@@ -42,17 +42,13 @@ class Sparse:
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError for more than one rank."""
-        if ranks > 1:
-            raise UnsupportedError(
-                f"the sparse engine runs in one process, not at {ranks} ranks", "measure it at one rank"
-            )
+        """Any model."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels; notes say what is used in their place where there are none."""
         import torch
 
-        from sparsebench.runtime.kernels import Choices, kernels
+        from sparsebench.runtime.kernels import Choices, csr_below, kernels
 
         self.choices, self.cuda = Choices(), torch.cuda.is_available()
         if self.cuda:
@@ -60,6 +56,7 @@ class Sparse:
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
+        csr_below(self.kernels)  # measured now, and not while a model's loading is
         if not self.kernels.shared:
             return ("no OpenMP of torch's was found: each product starts threads of its own",)
         return ()
@@ -124,7 +121,7 @@ class Sparse:
 
     def _replace(self, weights: Weights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, csr_below, layout_for
         from sparsebench.runtime.kernels.semi import semi_structured
 
         def replaced(name: str, module: Any, dtype: Any) -> Any:
@@ -137,7 +134,7 @@ class Sparse:
             assert self.choices
             try:
                 found = _nonzeros(self.kernels, weights, name, dtype, across)
-                layout = layout_for(found)
+                layout = layout_for(found, csr_below(self.kernels))
                 if layout == "dense":
                     return None
                 return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices, dtype)

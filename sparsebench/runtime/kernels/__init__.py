@@ -1,12 +1,22 @@
 """Linear layers whose weights are stored without their zeros, and the kernels that multiply them on a CPU."""
 
-from sparsebench.runtime.kernels.choice import Choices, layout_for
+from sparsebench.runtime.kernels.choice import Choices, csr_below, layout_for
 from sparsebench.runtime.kernels.fallback import TorchCsr
 from sparsebench.runtime.kernels.linear import SparseLinear
 from sparsebench.runtime.kernels.matrix import Nonzeros, SparseMatrix, from_dense, from_packed
 from sparsebench.runtime.kernels.native import LEVELS, Kernels, kernels
 
 __all__ = [
-    "LEVELS", "Choices", "Kernels", "Nonzeros", "SparseLinear", "SparseMatrix", "TorchCsr", "from_dense", "from_packed",
-    "kernels", "layout_for",
+    "LEVELS",
+    "Choices",
+    "Kernels",
+    "Nonzeros",
+    "SparseLinear",
+    "SparseMatrix",
+    "TorchCsr",
+    "csr_below",
+    "from_dense",
+    "from_packed",
+    "kernels",
+    "layout_for",
 ]  # fmt: skip

@@ -53,9 +53,11 @@ class SparseLinear(nn.Module):
 
     @property
     def instructions(self) -> str:
-        """The instruction set of the kernel for vectors of the values' dtype."""
-        most = len(LEVELS) - 1 if self.layout == "bitmask" and self.dtype == torch.bfloat16 else LEVELS.index("avx512")
-        return LEVELS[min(most, LEVELS.index(self.kernels.level))]
+        """The instruction set of the kernel for vectors of the dtype it runs in (``native/sparse.cpp``, ``choose``)."""
+        most = "avx512"
+        if self.layout == "bitmask" and self.dtype == torch.bfloat16:
+            most = LEVELS[-1] if self.weight.dtype == torch.bfloat16 else "avx512-vbmi2"
+        return LEVELS[min(LEVELS.index(most), LEVELS.index(self.kernels.level))]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out) in x's dtype, bfloat16 or float32 on a CPU. Raises MeasureError for any other input."""

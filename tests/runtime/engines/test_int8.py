@@ -10,7 +10,7 @@ import torch
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
-from sparsebench.runtime import Workload, memory
+from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.workload import inputs
@@ -58,4 +58,4 @@ def test_a_broken_one_fails(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_process_only() -> None:
     with pytest.raises(UnsupportedError, match="2 ranks"):
-        engine("int8").check({}, 2)
+        check_supported({}, "decoder", Setting("int8", 2, Workload()))

@@ -14,7 +14,7 @@ from sparsebench.models.assemble import assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.native import Missing
-from sparsebench.runtime import Workload, memory
+from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.engines.sparse import Sparse
@@ -134,7 +134,7 @@ def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch:
 
 def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) -> None:
     found = started()
-    folder = prune(tiny_llama, tmp_path / "pruned", 0.9)
+    folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
     loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
     compiled = kernels()
     assert not isinstance(compiled, Missing)
@@ -159,7 +159,7 @@ def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
 
 def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="2 ranks"):
-        engine("sparse").check({}, 2)
+        check_supported({}, "decoder", Setting("sparse", 2, Workload()))
     with pytest.raises((UnsupportedError, ModelError), match="float16"):
         started().load(Source(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16"), 40, False)
 

@@ -8,7 +8,17 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import MeasureError, ModelError
-from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros, SparseLinear, TorchCsr, from_dense, layout_for
+from sparsebench.runtime.kernels import (
+    Choices,
+    Kernels,
+    Nonzeros,
+    SparseLinear,
+    TorchCsr,
+    choice,
+    csr_below,
+    from_dense,
+    layout_for,
+)  # fmt: skip
 from sparsebench.runtime.kernels.native import LAYOUTS
 
 BATCHES = [(), (1,), (2,), (7,), (33,), (128,), (1, 1), (2, 16), (2, 3, 5), (3, 100)]
@@ -82,14 +92,25 @@ def nonzeros(rows: int, cols: int, total: int) -> Nonzeros:
     ],
 )
 def test_the_layout_follows_density_and_width(cols: int, share: float, layout: str) -> None:
-    assert layout_for(nonzeros(10, cols, int(10 * cols * share))) == layout
+    assert layout_for(nonzeros(10, cols, int(10 * cols * share)), 0.17) == layout
+
+
+def test_where_the_layouts_change_places_is_measured_once(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[object] = []
+    choice._meeting.cache_clear()
+    monkeypatch.setattr(choice, "_seconds", lambda act: timed.append(act()) or (3.0 if len(timed) == 1 else 6.0))
+    assert [csr_below(compiled) for _ in range(3)] == [0.05] * 3
+    assert len(timed) == 2
+    choice._meeting.cache_clear()
+    monkeypatch.undo()
+    assert csr_below(compiled) in choice.STEPS
 
 
 def test_a_matrix_wider_than_16_bits_multiplies(compiled: Kernels) -> None:
     weight = torch.zeros(3, 70001)
     weight[0, 70000], weight[1, 65536], weight[2, 0] = 1, 2, 3
     found = from_dense(compiled, weight)
-    layer = SparseLinear(compiled, found.laid_out(compiled, layout_for(found)), None, Choices())
+    layer = SparseLinear(compiled, found.laid_out(compiled, layout_for(found, 0.17)), None, Choices())
     x = torch.arange(70001, dtype=torch.float32)[None]
     assert layer(x).tolist() == [[70000.0, 131072.0, 0.0]]
 
