@@ -102,7 +102,7 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[R
     if x["dtype"] != y["dtype"]:
         notes.append(f"A was calculated in {x['dtype']}, B in {y['dtype']}")
     paired = statistics.none(statistics.UNEXPLAINED)
-    if x["low"] is not None and y["low"] is not None:
+    if paired.method not in (x["interval"], y["interval"]):
         pairs = derive.pairs(connection, y["record_id"], x["record_id"])
         paired = statistics.compare(x["metric"], pairs, x["chance"])
         if 0 < paired.n < min(x["n"], y["n"]):

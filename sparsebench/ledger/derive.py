@@ -21,7 +21,7 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
         )
         connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
     for record_id, dense_id, metric, explained, chance in connection.execute(
-        sqlfiles.read("derive/open_comparisons")
+        sqlfiles.read("derive/open_comparisons"), {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
     ).fetchall():
         found = (
             statistics.compare(metric, pairs(connection, record_id, dense_id), chance)

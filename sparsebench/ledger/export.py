@@ -38,7 +38,9 @@ def _sqlite(ledger: Path, names: tuple[tuple[Any, ...], ...], out: Path) -> Path
     if out.exists():
         raise UserError(f"{out}: exists", "name a new file")
     out.parent.mkdir(parents=True, exist_ok=True)
-    target = sqlite3.connect(out)
+    partial = out.with_name(f"{out.name}.partial")
+    partial.unlink(missing_ok=True)
+    target = sqlite3.connect(partial)
     try:
         with target, connect.reader(ledger, query.PATIENCE) as connection:
             for relation, name in names:
@@ -52,7 +54,7 @@ def _sqlite(ledger: Path, names: tuple[tuple[Any, ...], ...], out: Path) -> Path
                     target.executemany(f'INSERT INTO "{name}" VALUES ({marks})', _plain(rows))
     finally:
         target.close()
-    return out
+    return partial.rename(out)
 
 
 _AFFINITY = {"BIGINT": "INTEGER", "INTEGER": "INTEGER", "BOOLEAN": "INTEGER", "DOUBLE": "REAL"}

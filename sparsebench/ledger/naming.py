@@ -81,9 +81,11 @@ def resolve(text: str, variants: Sequence[Named]) -> Named:
         found = [one for one in variants if one.id.startswith(model)]
     if not found:
         raise _unknown(text, model, words, variants)
-    if len(found) > 1:
-        raise _ambiguous(text, found)
-    return found[0]
+    # `model/dense` is the dense model, though `dense` is also what a method's inputs may be.
+    exact = [one for one in found if one.name == text.strip("/")]
+    if len(exact or found) > 1:
+        raise _ambiguous(text, exact or found)
+    return (exact or found)[0]
 
 
 def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Named]) -> UserError:

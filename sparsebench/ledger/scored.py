@@ -54,7 +54,7 @@ def interval(result: ScoreResult) -> Interval:
 
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Two scores of one task, on the documents that both models were shown, word for word."""
-    if variant.metric != dense.metric or interval(variant).low is None or interval(dense).low is None:
+    if variant.metric != dense.metric or not all(map(_explained, (variant, dense))):
         return statistics.none(statistics.UNEXPLAINED)
     other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
     both = [(one, other[key]) for one in variant.outcomes if (key := (one.doc_id, one.doc_hash)) in other]
@@ -62,6 +62,10 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     others, labels = _columns([one for _, one in both])
     codes = statistics.codes(one.cluster for one, _ in both)
     return statistics.compare(variant.metric, Pairs(values, others, labels, codes), dense.chance)
+
+
+def _explained(result: ScoreResult) -> bool:
+    return statistics.explains(result.metric, result.score, *_columns(result.outcomes))
 
 
 def write_outcomes(path: Path, results: Results, against: Results | None = None) -> None:

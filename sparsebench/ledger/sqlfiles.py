@@ -10,7 +10,7 @@ ROOM = Path(__file__).parent
 
 @cache
 def read(name: str) -> str:
-    """The text of one file, such as ``derive/new_pairs``."""
+    """The text of one file, such as ``derive/outcomes``."""
     return (ROOM / f"{name}.sql").read_text(encoding="utf-8")
 
 

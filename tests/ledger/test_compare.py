@@ -113,6 +113,14 @@ def test_variants_of_one_name_are_told_apart_by_their_details(ledger: Path) -> N
     assert naming.resolve(f"{WORN}/seed1", twins).id == "feedbeef0000"
 
 
+def test_a_name_in_full_means_just_that(ledger: Path) -> None:
+    """`smol/dense` is the dense model, also where a method has seen the dense model's inputs."""
+    one = naming.resolve(WORN, naming.known(ledger))
+    found = [naming.resolve("smol/dense", naming.known(ledger)), replace(one, id="feedbeef0000", propagate="dense")]
+    assert naming.resolve("smol/dense", found) == found[0]
+    assert naming.resolve("smol/magnitude/dense", found) == found[1]
+
+
 @pytest.fixture
 def two_models(found: list[dict[str, Any]], tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Two dense models' records of piqa: B was shown fewer documents, and one in other words."""

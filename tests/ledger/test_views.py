@@ -325,7 +325,7 @@ def test_failures_carry_their_reason(found: list[dict[str, Any]], tmp_path: Path
 
 def test_labels_mark_weights_that_are_not_real(ledger: Path) -> None:
     asked = "SELECT model_label('m', 'real'), model_label('m', 'random'), model_label('m', 'dequantized'), method_label('dense', '', 'unstructured'), method_label('wanda', 'row', '2:4')"  # noqa: E501
-    assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda/row 2:4"),)
+    assert query.run(ledger, asked).rows == (("m", "m (random weights)", "m (dequantized)", "dense", "wanda 2:4"),)
 
 
 def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(

@@ -1,6 +1,6 @@
 -- Each sparsified variant's score beside its dense model's: same weights at the origin, same task, same settings.
 WITH scored AS (
-    SELECT s.record_id, s.metric, s.task, s.chance, i.low IS NOT NULL AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
+    SELECT s.record_id, s.metric, s.task, s.chance, i.method <> $unexplained AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
            v.dtype, v.weights
     FROM base.scores s
     JOIN base.intervals i USING (record_id)

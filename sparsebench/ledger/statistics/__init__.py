@@ -16,7 +16,7 @@ from sparsebench.ledger.statistics.contract import (
     none,
 )
 from sparsebench.ledger.statistics.judge import compare, explains, holm, interval, verdict
-from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, power
+from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
     "ASSUMED",
@@ -31,6 +31,7 @@ __all__ = [
     "explains",
     "holm",
     "interval",
+    "needed",
     "none",
     "power",
     "verdict",

@@ -50,6 +50,15 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
     return drop
 
 
+def needed(drop: float, discordance: float = ASSUMED) -> int:
+    """Paired documents on which a true ``drop`` shows with a power of 80%, two-sided 0.05; the ledger's ``documents_needed``.
+
+    Connor's formula (Biometrics 43, 207-211, 1987): the exact test takes a few more where they are few.
+    """
+    psi = max(discordance, drop)
+    return math.ceil(((Z95 * math.sqrt(psi) + _probit(WANTED) * math.sqrt(psi - drop * drop)) / drop) ** 2)
+
+
 def power(n: int, discordance: float, drop: float) -> float:
     """The chance that the exact McNemar test finds (p < 0.05) a true ``drop`` in ``n`` documents.
 

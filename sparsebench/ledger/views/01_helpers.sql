@@ -24,11 +24,8 @@ CREATE OR REPLACE MACRO normal_share(threshold) AS
 CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
-    concat_ws(' ', concat_ws('/', method, nullif(granularity, '')), nullif(pattern, 'unstructured'));
-CREATE OR REPLACE MACRO engine_label(engine, ranks) AS
-    concat(CASE engine WHEN 'hf' THEN 'transformers' WHEN 'deepspeed' THEN 'DeepSpeed' WHEN 'sparse' THEN 'sparse kernels' ELSE engine END,
-           ' ×' || ranks);
-CREATE OR REPLACE MACRO phase_label(phase) AS CASE phase WHEN 'decode' THEN 'one more token' WHEN 'forward' THEN 'forward pass' ELSE phase END;
+    concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
+CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 
 -- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when

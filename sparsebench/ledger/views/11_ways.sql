@@ -6,7 +6,7 @@ WITH texts AS (
 )
 SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number,
        inputs || if(number > 1, ', text ' || number, '') AS way,
-       method_label(method, if(pattern LIKE '%:%', '', granularity), if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS line
+       method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS line
 FROM cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
 

@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW scores AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        c.calibration, c.dtype, s.task, s.metric, s.score, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
-       s.chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol, c.settings, c.machine, c.started_at,
+       s.chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats, s.protocol, c.settings, c.machine, c.started_at,
        c.record_id
 FROM _cells c
 JOIN base.scores s USING (record_id)
@@ -19,4 +19,5 @@ COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where only the first n documents of the task were scored';
 COMMENT ON COLUMN scores.chance IS 'score of a model without skill';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
+COMMENT ON COLUMN scores.repeats IS 'what came of computing one batch of the model''s twice: to the bit, or by how much it differs; NULL in records before this was asked';
 COMMENT ON COLUMN scores.protocol IS 'what is needed to score the same way again (JSON)';

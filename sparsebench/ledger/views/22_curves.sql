@@ -54,7 +54,7 @@ COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
 COMMENT ON COLUMN curves.limited IS 'true where only the first n documents of the task were scored';
 COMMENT ON COLUMN curves.n IS 'documents scored';
 COMMENT ON COLUMN curves.panel IS 'the panel that the line belongs to: model and task, with the metric and how much was scored';
-COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit, as in scores';
 COMMENT ON COLUMN curves.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN curves.chance IS 'score of a model without skill';

@@ -18,7 +18,7 @@ SELECT * EXCLUDE (dense_bytes, dense_prunable_bytes, record_id), bytes / dense_b
 FROM stored;
 
 COMMENT ON VIEW sizes IS 'bytes on disk, one row per variant and storage format, with what no format can beat';
-COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor) or archive (that, in byte planes under zstd)';
+COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor), archive (that, in byte planes under zstd), a plugin''s, or source: the unpruned model''s own file as it was fetched';
 COMMENT ON COLUMN sizes.bytes IS 'weight files in this format, headers included, bytes';
 COMMENT ON COLUMN sizes.prunable_bytes IS 'the prunable tensors alone, bytes';
 COMMENT ON COLUMN sizes.unprunable_bytes IS 'all other tensors, stored dense, bytes';

@@ -1,6 +1,7 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady,
+       l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked,
+       coalesce(c.settings ->> '$.baseline', '') = 'plain' AS beside_plain, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
        r.high AS ratio_high, r.pairs, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
@@ -13,35 +14,38 @@ LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = 
 
 CREATE OR REPLACE VIEW latency AS
 WITH noise AS (
-    -- The dense model against itself: what an interval can be off by without any difference.
-    SELECT manifest, model, engine, ranks, workload, asked, phase, machine,
+    -- The dense model against itself: what an interval can be off by without any difference. Two copies of a model lie in memory
+    -- differently, and one such run is one draw of that: the worst phase stands for all.
+    SELECT manifest, model, engine, ranks, workload, asked, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
     FROM _latency_phases
-    WHERE method = 'dense' AND engine <> 'int8'
+    WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'
     GROUP BY ALL
     UNION ALL BY NAME
-    -- int8 stands beside the plain model even when nothing is pruned, so that plain transformers tell its noise.
-    SELECT manifest, model, 'int8' AS engine, ranks, workload, asked, phase, machine,
+    -- An engine such as int8 stands beside the plain model even when nothing is pruned: plain transformers tell its noise.
+    SELECT manifest, model, other.engine, ranks, workload, asked, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
     FROM _latency_phases
-    WHERE method = 'dense' AND engine = 'hf'
+    JOIN (SELECT DISTINCT manifest, engine FROM _latency_phases WHERE beside_plain) other USING (manifest)
+    WHERE method = 'dense' AND _latency_phases.engine = 'hf' AND phase <> 'load'
     GROUP BY ALL
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
        1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
-       CASE WHEN ratio IS NULL OR method = 'dense' AND engine <> 'int8' THEN NULL
+       CASE WHEN ratio IS NULL OR method = 'dense' AND NOT beside_plain THEN NULL
+            WHEN NOT steady AND least(abs(ln(ratio_low)), abs(ln(ratio_high))) <= coalesce(noise, 0) THEN 'not steady'
             WHEN ratio_high < 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'faster'
             WHEN ratio_low > 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
-       baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
+       baseline, beside_plain, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, notes, machine, started_at, record_id
 FROM _latency_phases
-LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, phase, machine);
+LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8 (the baseline is plain transformers)';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) int8, or a plugin''s';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
@@ -50,7 +54,7 @@ COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% bootstrap interval of 
 COMMENT ON COLUMN latency.high_ms IS 'upper end of the 95% bootstrap interval of ms';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where the warm-up ended at its cap: distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where the warm-up of one of the two ended at its cap: distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
 COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
@@ -60,9 +64,10 @@ COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is
 COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, from pairs of blocks';
 COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
-COMMENT ON COLUMN latency.noise IS 'largest relative difference within the interval of the dense model against itself (A/A run); for int8, that of plain transformers';
-COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise, else no difference detected';
+COMMENT ON COLUMN latency.noise IS 'largest relative difference within the intervals of the dense model against itself (A/A run), over the phases of the setting; where beside_plain, those of plain transformers';
+COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where a warm-up ended at its cap and not the whole interval lies beyond the noise; else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
+COMMENT ON COLUMN latency.beside_plain IS 'true where the baseline is plain transformers, whatever the engine: there the unpruned model is one of those compared';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';
 COMMENT ON COLUMN latency.device IS 'cpu or the GPU';
 COMMENT ON COLUMN latency.dtype IS 'number format in which it ran';

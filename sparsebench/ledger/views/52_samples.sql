@@ -7,7 +7,7 @@ JOIN base.latency l USING (record_id)
 JOIN base.latency_samples s USING (record_id);
 
 COMMENT ON VIEW samples IS 'every timed step behind latency: of the variant, and of the dense model in the same job';
-COMMENT ON COLUMN samples.engine IS 'deepspeed, hf (plain transformers), sparse (kernels that skip zeros) or int8';
+COMMENT ON COLUMN samples.engine IS 'as in latency';
 COMMENT ON COLUMN samples.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN samples.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN samples.phase IS 'phase, as in latency';

@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW speedups AS
 WITH measured AS (
     SELECT l.* REPLACE (line || if(count(DISTINCT seed) OVER () > 1, ', seed ' || seed, '') AS line),
-           concat(model_label(model, weights), chr(10), phase_label(phase), ', ', workload,
+           concat(model_label(model, weights), chr(10), phase, ', ', workload,
                   -- An engine that was timed in two number formats has a panel for each.
                   if(count(DISTINCT dtype) OVER (PARTITION BY model, engine, ranks, workload, phase, machine) > 1, ', ' || dtype, ''),
                   if(count(DISTINCT machine) OVER () > 1, ', ' || machine, '')) AS panel
@@ -25,7 +25,7 @@ QUALIFY row_number() OVER (PARTITION BY panel, engine, ranks, line, sparsity ORD
 
 COMMENT ON VIEW speedups IS 'times over dense as figures draw them: one line a method, engine and ranks, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN speedups.line IS 'name of the line: method, granularity or pattern, inputs, seed';
-COMMENT ON COLUMN speedups.engine IS 'deepspeed, hf (plain transformers), sparse (kernels that skip zeros) or int8';
+COMMENT ON COLUMN speedups.engine IS 'as in latency';
 COMMENT ON COLUMN speedups.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN speedups.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN speedups.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token)';
@@ -33,4 +33,4 @@ COMMENT ON COLUMN speedups.panel IS 'the panel that the line belongs to: model, 
 COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise (under int8: what 8 bits alone do)';
 COMMENT ON COLUMN speedups.speedup_low IS 'lower end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.speedup_high IS 'upper end of the 95% interval of speedup';
-COMMENT ON COLUMN speedups.verdict IS 'faster, slower or no difference detected, as in latency';
+COMMENT ON COLUMN speedups.verdict IS 'as in latency';

@@ -61,7 +61,7 @@ COMMENT ON COLUMN results.achieved_sparsity IS 'share of the prunable weights th
 COMMENT ON COLUMN results.machine IS 'class of hardware of the runtime numbers; without them, of the score';
 COMMENT ON COLUMN results.task IS 'benchmark; NULL for a variant without scores';
 COMMENT ON COLUMN results.metric IS 'metric, as in scores';
-COMMENT ON COLUMN results.score IS 'the metric''s value, in its own unit (acc, acc_norm and ap: 0 to 1)';
+COMMENT ON COLUMN results.score IS 'the metric''s value, in its own unit, as in scores';
 COMMENT ON COLUMN results.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN results.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN results.n IS 'documents scored';
