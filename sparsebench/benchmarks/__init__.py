@@ -1,7 +1,8 @@
-"""Scores per document: lm-eval's harness for decoders and encoder-decoders, adapters of our own for encoders."""
+"""Scores per document: through lm-eval's harness, and by adapters of our own for what it cannot ask."""
 
 from sparsebench.benchmarks.catalog import TASKS, data_sources, families
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.copied import Fitted
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import overlaps
 from sparsebench.benchmarks.scoring import check, score
@@ -10,6 +11,7 @@ from sparsebench.benchmarks.task import Task
 __all__ = [
     "TASKS",
     "VERSION",
+    "Fitted",
     "Outcome",
     "ScoreResult",
     "Task",

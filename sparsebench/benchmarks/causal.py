@@ -28,17 +28,14 @@ _ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 class Scorer(HFLM):
-    """Stock HFLM, except that nothing is computed that no answer needs.
+    """Stock HFLM; with ``share`` nothing is computed that no answer needs.
 
-    Output logits are computed at continuation tokens only. Batches, order, padding and precision are stock's, and so
-    are the log-likelihoods: the output head and its softmax over the vocabulary work row by row. (To the bit in
-    bfloat16 where it was measured; in float32 a matrix product of fewer rows may round the last bit differently.)
+    Without it the loop is stock's own, and so is every bit. With it, output logits are computed at continuation tokens
+    only, and what inputs have in common at their beginning once, in batches of our own: the log-likelihoods are
+    stock's up to the rounding that stock itself shows between batch sizes. A model that cannot share is found out on
+    the first inputs and scored in stock's batches; ``sharing`` says so.
 
-    With ``share``, what inputs have in common at their beginning is computed once, in batches of our own: the
-    log-likelihoods are stock's up to the rounding that stock itself shows between batch sizes. A model that cannot do
-    this is found out on the first inputs and scored in stock's batches; ``sharing`` says so.
-
-    Encoder-decoders take the stock loop: all their logits are needed.
+    Encoder-decoders take the stock loop too: all their logits are needed.
     """
 
     progress: Progress | None = None
@@ -64,8 +61,10 @@ class Scorer(HFLM):
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
         self.done, self.total = 0, len(requests)
-        if self.backend != "causal" or self.model.get_output_embeddings() is None:
+        alike = self.backend == "causal" and self.model.get_output_embeddings() is not None
+        if self.share and not alike:
             self.sharing = "off: lm-eval's own loop"
+        if not self.share or not alike:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         asked: Asked = {}
         for place, (_, context, continuation) in enumerate(requests):
@@ -75,7 +74,7 @@ class Scorer(HFLM):
         self.total = len(asked)
         size = override_bs or int(self.batch_size)
         results: list[Answer] = [(0.0, False)] * len(requests)
-        trees = self._trees(asked) if self.share and override_bs is None else []
+        trees = self._trees(asked) if override_bs is None else []
         alone = set(asked).difference(*trees)
         for rows in [*_stock_batches(alone, size), *trees]:
             answers = dict(self._answers(rows, asked, rows[0] not in alone))

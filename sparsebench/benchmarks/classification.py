@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks import clusters, hashes
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
@@ -53,7 +53,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     if not finite.any():
         raise BenchmarkError(
             f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents",
-            "its weights overflow or are damaged: try dtype float32",
+            DAMAGED,
         )
     gold = [int(row["label"]) for row in rows]
     values = [
@@ -69,10 +69,10 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(rows) < len(every),
         chance=max(Counter(gold).values()) / len(gold),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(*text), value, cluster=clusters.name(text[0]))
+            Outcome(str(place), hashes.of_shown(*text), value, cluster=clusters.name(text[0]))
             for place, (text, value) in enumerate(zip(texts, values, strict=True))
         ),
-        protocol=encoder.protocol(task) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
+        protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
     )
 
 

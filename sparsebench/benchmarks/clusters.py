@@ -6,9 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-CONTEXTS = ("passage", "context", "paragraph", "article", "story", "premise", "support", "goal", "source_id")
+CONTEXTS = (
+    "passage",
+    "context",
+    "paragraph",
+    "article",
+    "story",
+    "premise",
+    "support",
+    "goal",
+    "source_id",
+    "sentence1",
+)
 """Fields that hold what a document is about, in the order in which they are looked for: BoolQ, SQuAD, MultiRC, RACE, CoQA, NLI
-tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from)."""
+tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from), GLUE's RTE."""
 _START = 3
 """Words at the beginning that WinoGrande's twins (the same sentence but for the word that decides) always share."""
 

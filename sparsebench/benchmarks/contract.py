@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sparsebench.errors import SparsebenchError
 
+DAMAGED = "its weights overflow or are damaged: try dtype float32"
+"""The way out where a model's numbers are not finite."""
 Progress = Callable[[int, int], None]
 """(requests done, requests in all) of the task at hand."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import TASKS, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
@@ -118,11 +118,14 @@ class Encoder:
                 outputs[place] = row
         return np.stack(outputs)
 
-    def protocol(self, task: Task, data: str | None = None) -> dict[str, str | int | float]:
-        """What every encoder task records."""
+    def protocol(
+        self, task: Task, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
+    ) -> dict[str, str | int | float]:
+        """What every encoder task records; ``rows`` are the documents used, in order (None: the task reads running text)."""
         from importlib.metadata import version
 
-        return {
+        asked: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
+        return asked | {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
             "task_version": "1",
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
@@ -199,8 +202,3 @@ def _records(task: Task, path: Path) -> list[dict[str, Any]]:
             f"it needs {', '.join(task.fields)}; there is {there}",
         )
     return found
-
-
-def fingerprint(*texts: str) -> str:
-    """The sha1 of what the model is shown."""
-    return hashlib.sha1("\x1f".join(texts).encode()).hexdigest()

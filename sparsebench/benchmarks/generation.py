@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import cmudict
+from sparsebench.benchmarks import cmudict, hashes
 from sparsebench.benchmarks.catalog import TASKS, Task
-from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
 
@@ -89,7 +89,7 @@ class Generation:
             limited=len(asked) < len(every),
             chance=0.0 if task.chance == "open" else None,
             outcomes=tuple(
-                Outcome(text, hashlib.sha1(text.encode()).hexdigest(), value, label)
+                Outcome(text, hashes.of_shown(text), value, label)
                 for text, value, label in zip_longest(texts, values, lengths)
             ),
             protocol={
@@ -138,7 +138,7 @@ class Generation:
             if not bool(torch.isfinite(scores).all()):
                 raise BenchmarkError(
                     "generation: the model's logits are not finite",
-                    "its weights overflow or are damaged: try dtype float32",
+                    DAMAGED,
                 )
             return scores
 

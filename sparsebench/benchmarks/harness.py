@@ -1,9 +1,7 @@
-"""Decoders and encoder-decoders through lm-eval's own harness: its prompts, its requests, its metrics, per document."""
+"""Any model that gives log-likelihoods through lm-eval's own harness: its prompts, requests and metrics, per document."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import random
@@ -15,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import index, offline
+from sparsebench.benchmarks import hashes, index, offline
 from sparsebench.benchmarks.catalog import TASKS, data_sources
 from sparsebench.benchmarks.clusters import cluster
-from sparsebench.benchmarks.contract import Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
@@ -107,7 +105,7 @@ class Harness:
         if broken == len(found):
             raise BenchmarkError(
                 f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents",
-                "its weights overflow or are damaged: try dtype float32",
+                DAMAGED,
             )
         outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in found)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
@@ -123,7 +121,11 @@ class Harness:
             chance=_chance(spec.task, loaded["tasks"], found, chosen.metric),
             outcomes=outcomes,
             protocol=self._protocol(spec, loaded, results, chosen)
-            | {"documents": available, "documents_sha256": _digest(found), "non_finite": broken},
+            | {
+                "documents": available,
+                "documents_sha256": hashes.of_documents(sample["doc"] for _, sample in found),
+                "non_finite": broken,
+            },
         )
 
     def _protocol(
@@ -228,21 +230,13 @@ def _scalar(loaded: dict[str, Any], results: dict[str, Any], metric: str) -> boo
 
 def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> Outcome:
     """A document's outcome. One whose log-likelihoods are not finite is wrong: an argmax over NaN would be a guess."""
-    shown = "\x1f".join(part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
+    shown = (part for arguments in sample["arguments"] for part in arguments if isinstance(part, str))
     return Outcome(
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
-        doc_hash=hashlib.sha1(shown.encode()).hexdigest(),
+        doc_hash=hashes.of_shown(*shown),
         value=0.0 if _broken(sample) else float(sample[metric]),
         cluster=cluster(sample["doc"]),
     )
-
-
-def _digest(found: list[tuple[str, dict[str, Any]]]) -> str:
-    """The sha256 of the scored documents as the data has them, in order."""
-    digest = hashlib.sha256()
-    for _, sample in found:
-        digest.update(json.dumps(sample["doc"], sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def _broken(sample: dict[str, Any]) -> bool:

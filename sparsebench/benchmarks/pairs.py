@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sparsebench import sources
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, bootstrap_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
@@ -41,10 +42,10 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(rows) < len(every),
         chance=float(labels.mean()),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(*texts), float(similarity[place]), float(labels[place]))
+            Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(labels[place]))
             for place, texts in enumerate(zip(first, second, strict=True))
         ),
-        protocol=encoder.protocol(task, spec.data)
+        protocol=encoder.protocol(task, rows, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
     )
 
@@ -53,11 +54,18 @@ def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
     """Vectors (n, width) scaled to length 1, zero vectors left alone. Raises BenchmarkError unless all are finite."""
     import numpy as np
 
+    check_vectors(vectors, task)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length == 0, 1, length)
+
+
+def check_vectors(vectors: np.ndarray, task: Task) -> None:
+    """Raise BenchmarkError unless all sentence vectors (n, width) are finite."""
+    import numpy as np
+
     broken = int((~np.isfinite(vectors)).any(axis=1).sum())
     if broken:
         raise BenchmarkError(
             f"task {task.name}: the sentence vectors of {broken} of {len(vectors)} texts are not finite",
-            "its weights overflow or are damaged: try dtype float32",
+            DAMAGED,
         )
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length == 0, 1, length)

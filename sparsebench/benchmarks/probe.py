@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks.encoder import Encoder, documents
+from sparsebench.benchmarks.pairs import check_vectors
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
@@ -35,12 +37,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     rows = tested[: spec.limit]
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
-    broken = int((~np.isfinite(vectors)).any(axis=1).sum())
-    if broken:
-        raise BenchmarkError(
-            f"task {task.name}: the sentence vectors of {broken} of {len(texts)} texts are not finite",
-            "its weights overflow or are damaged: try dtype float32",
-        )
+    check_vectors(vectors, task)
     labels = np.array([int(row["label"]) for row in pool + rows])
     right = np.zeros(len(rows))
     for chosen in draws(labels[: len(pool)], task):
@@ -56,10 +53,10 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(rows) < len(tested),
         chance=1 / len(task.classes),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(text), value)
+            Outcome(str(place), hashes.of_shown(text), value)
             for place, (text, value) in enumerate(zip(texts[len(pool) :], values, strict=True))
         ),
-        protocol=encoder.protocol(task)
+        protocol=encoder.protocol(task, pool + rows)
         | {
             "pooling": encoder.pooling.mode,
             "split": f"validation: {len(pool)} documents to train on, {len(tested)} to score, by a permutation of seed {SEED}",

@@ -41,7 +41,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     for place, window in enumerate(scored, 1):
         check_finite(task.name, window.value, place, len(scored))
     return result(
-        task, scored, len(every), encoder.protocol(task) | scorer.protocol | found.protocol | {"window": size}
+        task, scored, len(every), encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
     )
 
 

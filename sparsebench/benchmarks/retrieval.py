@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters
+from sparsebench.benchmarks import clusters, hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
@@ -18,7 +18,8 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     similarity is shared by a wrong passage (a collapsed encoder's are all equal) is wrong.
     Raises BenchmarkError when a vector is not finite.
     """
-    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in documents(task, cache)]
+    every = documents(task, cache)
+    pairs = [(str(row["question"]), str(row["support"]).strip()) for row in every]
     usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
     asked = usable[: spec.limit]
@@ -37,10 +38,10 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(asked) < len(usable),
         chance=1 / len(passages),
         outcomes=tuple(
-            Outcome(str(place), fingerprint(question, passage), value, cluster=clusters.name(passage))
+            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=clusters.name(passage))
             for (place, question, passage), value in zip(asked, values, strict=True)
         ),
-        protocol=encoder.protocol(task)
+        protocol=encoder.protocol(task, every)
         | {
             "pooling": encoder.pooling.mode,
             "passages": len(passages),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.contract import Outcome, ScoreResult
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
@@ -79,7 +79,7 @@ def check_finite(task: str, value: float, place: int, windows: int) -> None:
     if not math.isfinite(value):
         raise BenchmarkError(
             f"{task}: the likelihood of window {place} of {windows} is not finite",
-            "the model's weights overflow or are damaged: try dtype float32",
+            DAMAGED,
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.copied import Fitted, copied
+from sparsebench.benchmarks.repeat import repeats
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
 if TYPE_CHECKING:
@@ -53,12 +56,15 @@ def score(
     emit: Emit,
     progress: Progress | None = None,
     dtype: str = "auto",
+    fitted: Fitted | None = None,
+    may_copy: bool = False,
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
     Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
-    numbers are stock's to the digit. (Tasks with different ones: the model is loaded once for each.) It calculates in
-    ``dtype`` (``auto``: the checkpoint's).
+    numbers are stock's to the bit. (Tasks with different ones: the model is loaded once for each.) It calculates in
+    ``dtype`` (``auto``: the checkpoint's). A task whose documents are in the text that the model was ``fitted`` to is an
+    error, or with ``may_copy`` a score that says so.
     Raises ModelError when the model itself cannot be loaded.
     """
     fit: list[TaskSpec] = []
@@ -71,19 +77,45 @@ def score(
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
         scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress, dtype)
+        machine: dict[str, str | int] = {"threads": _threads(), "repeats": repeats(next(iter(scorers.values())).model)}
         for spec in alike:
             try:
-                result = _with_prompts(scorers[adapter_of(spec.task)].score(spec, cache))
+                copies = _copies(spec, cache, fitted, may_copy)
+                result = scorers[adapter_of(spec.task)].score(spec, cache)
             except SparsebenchError as error:
                 emit(spec, error)
             else:
-                emit(spec, result)
+                emit(spec, _noted(result, copies | machine))
+        del scorers  # before the next batch size's model is loaded
 
 
-def _with_prompts(result: ScoreResult) -> ScoreResult:
-    """The result with one hash of all that the model was shown, the documents' ids and their order."""
+def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None, allowed: bool) -> dict[str, str | int]:
+    """What a result says of the task's documents in the text that the model was fitted to."""
+    if fitted is None:
+        return {}
+    found = copied(fitted, spec, cache)
+    if found is None:
+        return {"calibration_copies": "looked for by the data set's name only: its texts are not local"}
+    if found and not allowed:
+        raise BenchmarkError(
+            f"task {spec.task}: the calibration text holds {len(found)} of its documents, word for word, such as "
+            f"{textwrap.shorten(found[0], 80)!r}",
+            "name another `calibration: source`, or say `allow_overlap: true` there",
+        )
+    return {"calibration_copies": len(found)}
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _noted(result: ScoreResult, more: Mapping[str, str | int]) -> ScoreResult:
+    """The result with ``more``, and one hash of all that the model was shown, the documents' ids and their order."""
     shown = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
-    return replace(result, protocol=result.protocol | {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()})
+    prompts = {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()}
+    return replace(result, protocol={**result.protocol, **more, **prompts})
 
 
 def _load(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sparsebench import sources
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.encoder import Encoder, documents, fingerprint
+from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, bootstrap_stderr, spearman
 from sparsebench.benchmarks.task import Task
@@ -35,9 +36,9 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         limited=len(rows) < len(every),
         chance=0.0,
         outcomes=tuple(
-            Outcome(str(place), fingerprint(*texts), float(similarity[place]), float(gold[place]))
+            Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(gold[place]))
             for place, texts in enumerate(zip(first, second, strict=True))
         ),
-        protocol=encoder.protocol(task, spec.data)
+        protocol=encoder.protocol(task, rows, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
     )

@@ -1,4 +1,4 @@
-"""What a row of the catalog says of a task. The rows are in ``catalog`` and ``encoder_tasks``."""
+"""What a row of the catalog says of a task. The rows are in ``catalog``, ``lm_eval_tasks`` and ``encoder_tasks``."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ class Plan:
     dense: dict[str, Variant]
     cells: tuple[Cell, ...]
     calibration: Calibration
+    allow_overlap: bool
 
     def model(self, name: str) -> Model:
         """The manifest's entry for a model."""
@@ -48,7 +49,14 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], text: st
         base = dense[model.name]
         for variant in [base, *_sparsified(manifest, model, base, calibration, text)]:
             cells += _cells_of(manifest, model, variant, base, calibration)
-    return Plan(name, tuple(manifest.models), dense, tuple({cell.id: cell for cell in cells}.values()), calibration)
+    return Plan(
+        manifest=name,
+        models=tuple(manifest.models),
+        dense=dense,
+        cells=tuple({cell.id: cell for cell in cells}.values()),
+        calibration=calibration,
+        allow_overlap=manifest.calibration.allow_overlap,
+    )
 
 
 def resolved(calibration: schema.Calibration, seed: int) -> Calibration:

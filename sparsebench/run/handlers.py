@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def assess(spec: Spec, recorder: Recorder) -> None:
         keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
         scratch = spec.workspace.scratch()
         try:
-            return storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
+            found = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        return replace(found, sizes=(*found.sizes, *_as_fetched(spec))) if cell.variant.is_dense else found
 
     for cell in spec.job.cells:
         try:
@@ -83,9 +85,23 @@ def assess(spec: Spec, recorder: Recorder) -> None:
             recorder.done(cell, result)
 
 
+def _as_fetched(spec: Spec) -> Iterator[Any]:
+    """The size of the model's own file, which may be smaller than anything made of it: a GGUF file is quantized."""
+    from sparsebench import sources
+    from sparsebench.models.obtain import weight_bytes
+    from sparsebench.storage.measure import Size
+
+    source = sources.parse(spec.model.source)
+    if source.kind != "random":
+        yield Size(
+            "source", weight_bytes(sources.fetch(source, sources.Cache(spec.cache), spec.offline)), None, 0.0, None
+        )
+
+
 def score(spec: Spec, recorder: Recorder) -> None:
     """All tasks of one variant in one model load."""
     from sparsebench import benchmarks, sources
+    from sparsebench.sparsify.calibration import drawn
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}
@@ -99,7 +115,10 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype)
+    fitted = benchmarks.Fitted(drawn(spec.calibration, cache, spec.offline)) if variant.calibration else None
+    benchmarks.score(
+        folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.allow_overlap
+    )
 
 
 def latency(spec: Spec, recorder: Recorder) -> None:

@@ -21,7 +21,8 @@ from sparsebench.sparsify.calibration import Calibration
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells."""
+    """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
+    ``allow_overlap`` that benchmarks may be part of the calibration text."""
 
     manifest: str
     job: Job
@@ -32,6 +33,7 @@ class Spec:
     offline: bool
     keep: str
     calibration: Calibration
+    allow_overlap: bool = False
 
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""

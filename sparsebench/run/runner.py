@@ -145,6 +145,7 @@ class Runner:
             offline=self.settings.offline,
             keep=self.settings.keep,
             calibration=self.plan.calibration,
+            allow_overlap=self.plan.allow_overlap,
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"

@@ -1,4 +1,4 @@
-"""The lean loop against stock HFLM: the same log-likelihoods, up to a matrix product's rounding."""
+"""The lean loop against stock HFLM: the same log-likelihoods, up to rounding; without sharing, to the bit."""
 
 from __future__ import annotations
 
@@ -42,15 +42,25 @@ def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tup
     return lean, stock
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch", [1, 5, 16])
-def test_decoder_is_stock(tiny_llama: Path, dtype: str, rounding: float, batch: int):
+def test_decoder_is_stock_to_the_bit(tiny_llama: Path, dtype: str, batch: int):
     lean, stock = both(tiny_llama, "decoder", "causal", dtype, batch)
-    assert [likelihood for likelihood, _ in lean] == pytest.approx(
-        [likelihood for likelihood, _ in stock], rel=rounding
-    )
-    assert [greedy for _, greedy in lean] == [greedy for _, greedy in stock]
+    assert lean == stock
     assert len({likelihood for likelihood, _ in lean}) > 20
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_a_decoder_that_cannot_share_is_stock_up_to_rounding(
+    tiny_llama: Path, dtype: str, rounding: float, monkeypatch: pytest.MonkeyPatch
+):
+    from sparsebench.benchmarks import prefixes
+
+    monkeypatch.setattr(prefixes, "obstacle", lambda model: "it is told so")
+    asked, model = requests(14, 90), load_model(tiny_llama, "decoder", dtype)
+    scorer = sharing(tiny_llama, model)
+    assert_equal(scorer.loglikelihood(asked), stock(tiny_llama, model, asked), {"rel": rounding})
+    assert scorer.sharing == "off: it is told so"
 
 
 def test_encoder_decoder_is_stock(tiny_t5: Path):
@@ -65,9 +75,10 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
     scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
+    scorer.share = True
     asked = [SimpleNamespace(args=("the cat sat on", " mat mat")), SimpleNamespace(args=("a", " dog ran on it"))]
     scorer.loglikelihood(asked)
-    assert seen == [2 + 4]
+    assert set(seen) == {2 + 4}
 
 
 def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
@@ -79,6 +90,7 @@ def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pyt
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
     scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
+    scorer.share = True
     with pytest.raises(BenchmarkError, match="output head"):
         scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
 

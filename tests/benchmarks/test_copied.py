@@ -1,0 +1,99 @@
+"""Whether a calibration text holds a task's documents, whatever its file is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
+from sparsebench.benchmarks import copied as room
+from sparsebench.benchmarks.copied import RUN, copied
+from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.sources.text import read_records, read_texts
+from sparsebench.sparsify.calibration import DEFAULT, Calibration, drawn
+
+PASSAGE = (
+    "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "
+    "a year in which its wheel had not turned from the first thaw until the night of the first frost."
+)
+
+
+def documents(task: str) -> list[str]:
+    """The first long text of each of a task's records, each once."""
+    path = sources.fetch(sources.parse(data_sources(task)[0]), sources.Cache())
+    found = (
+        next((text for text in room._texts(record) if len(text.split()) > 30), "") for record in read_records(path)
+    )
+    return [text for text in dict.fromkeys(found) if text]
+
+
+def test_a_copy_is_known_by_its_words_and_a_quotation_is_not_a_copy() -> None:
+    fitted = Fitted(["Something else.", f"Before it. {PASSAGE.upper()} After it."])
+    assert fitted.holds(PASSAGE)
+    assert fitted.holds(PASSAGE.replace(",", " –"))
+    assert not fitted.holds(PASSAGE[:40])  # under RUN words
+    quoted = " ".join(PASSAGE.split()[: RUN + 1])
+    assert fitted.holds(quoted)
+    assert not fitted.holds(
+        f"{quoted} as the miller wrote to his sister when she asked him what there was to see there"
+    )
+    assert not fitted.holds(" ".join(reversed(PASSAGE.split())))
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["too short"]])
+def test_nothing_holds_nothing(texts: list[str]) -> None:
+    assert not Fitted(texts).holds(PASSAGE)
+
+
+@pytest.mark.parametrize("task", ["hellaswag", "boolq", "perplexity", "mrpc_pair", "mmlu"])
+def test_a_file_of_ones_own_is_found_out(task: str) -> None:
+    """Three documents under another file's name, between other texts."""
+    if task == "mmlu":
+        folder = sources.fetch(sources.parse(data_sources(task)[0]), sources.Cache())
+        file = next(folder.glob("professional_law/test/*.arrow"))
+        stolen = [record["question"] for record in read_records(file) if len(record["question"].split()) > 40][:3]  # type: ignore[index]
+    else:
+        stolen = documents(task)[:3]
+    fitted = Fitted([PASSAGE, *stolen])
+    found = copied(fitted, TaskSpec(task), sources.Cache())
+    assert found is not None and len(found) >= len(stolen)
+    assert all(fitted.holds(text) for text in found)
+
+
+def test_the_default_text_copies_no_task_but_its_own() -> None:
+    fitted = Fitted(drawn(DEFAULT, sources.Cache()))
+    counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in TASKS}
+    held = {name: len(found) for name, found in counts.items() if found}
+    assert set(held) == {"boolq"} and held["boolq"] > 1000
+    unknown = {name for name, found in counts.items() if found is None}
+    assert unknown == {"g2p", "g2p_per", *(name for name, task in TASKS.items() if task.hub and not task.data)}
+
+
+def test_drawn_holds_what_the_samples_are_made_of(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps({"text": f"passage number {place} {PASSAGE}"}) + "\n" for place in range(50)))
+    few = list(drawn(Calibration(f"path:{file}", samples=2, length=64), sources.Cache()))
+    assert 3 <= len(few) < 10
+    assert set(few) <= {text for (text,) in read_texts(file).rows}
+    assert len(list(drawn(Calibration(f"path:{file}", samples=64, length=64), sources.Cache()))) == 50
+
+
+def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
+    from sparsebench.benchmarks import ScoreResult, score
+
+    fitted = Fitted(documents("perplexity")[:2])
+    found: list[ScoreResult | SparsebenchError] = []
+    for may_copy in (False, True):
+        score(
+            tiny_llama, "decoder", [TaskSpec("perplexity", limit=1)], sources.Cache(), lambda _, got: found.append(got),
+            fitted=fitted, may_copy=may_copy,
+        )  # fmt: skip
+    refused, allowed = found
+    assert isinstance(refused, BenchmarkError)
+    assert (
+        "perplexity" in str(refused) and "documents, word for word" in str(refused) and "allow_overlap" in str(refused)
+    )
+    assert isinstance(allowed, ScoreResult) and int(allowed.protocol["calibration_copies"]) >= 2
