@@ -177,11 +177,20 @@ def gpus() -> tuple[str, ...]:
         ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
         ["rocm-smi", "--showproductname", "--csv"],
     ):
-        if shutil.which(command[0]):
-            shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-            if shown.returncode == 0:
-                return tuple(line.strip() for line in shown.stdout.splitlines() if line.strip())
+        lines = [line.strip() for line in _told(command).splitlines() if line.strip()]
+        if lines:
+            # AMD's tool puts the names of its columns first.
+            return tuple(line for line in lines if not line.lower().startswith("device,"))
     return ()
+
+
+def _told(command: list[str]) -> str:
+    """What a tool prints; nothing where it is not installed, fails or does not end."""
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if shown.returncode else shown.stdout
 
 
 def _hidden() -> bool:
@@ -190,12 +199,10 @@ def _hidden() -> bool:
 
 def gpu_memory() -> int | None:
     """Free bytes of the fullest NVIDIA GPU; None where there is none, or its tool does not say."""
-    if not shutil.which("nvidia-smi") or _hidden():
+    if _hidden():
         return None
-    command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    free = [int(word) * 2**20 for word in shown.stdout.split() if word.isdigit()]
-    return min(free) if free and not shown.returncode else None
+    words = _told(["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]).split()
+    return min((int(word) * 2**20 for word in words if word.isdigit()), default=None)
 
 
 @cache

@@ -1,12 +1,15 @@
-"""The command line: one verb a file, no logic here. The one place where an error becomes a message and an exit code."""
+"""The command line's verbs, and the one place where an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from sparsebench import __version__
 from sparsebench.errors import SparsebenchError
@@ -30,7 +33,25 @@ VERBS = (
     "doctor",
 )
 
+
+class Verbs(TyperGroup):
+    """Ends well what a person ends: typer itself would say nothing of an interrupt, and call a closed pipe a failure."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("sparsebench: interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # `sparsebench sql … | head`: the reader has seen enough. What is still buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="What does sparsity buy, and what does it cost? One manifest, one command, one ledger.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -62,13 +83,6 @@ def main() -> None:
     except SparsebenchError as error:
         print(f"sparsebench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("sparsebench: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # `sparsebench sql … | head`: the reader has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

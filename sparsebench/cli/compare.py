@@ -65,7 +65,13 @@ def _show(found: SideBySide) -> None:
     sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
     times = [_time(row) for row in found.latency]
     memory = [
-        [f"{row['engine']} ×{row['ranks']}", row["workload"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"]
+        [
+            f"{row['engine']} ×{row['ranks']} {row['dtype']}",
+            row["workload"],
+            size(row["a"]),
+            size(row["b"]),
+            f"{row['ratio']:.3f}",
+        ]
         for row in found.memory
     ]
     print(f"A  {found.a.name}  ({found.a.details})\nB  {found.b.name}  ({found.b.details})")
@@ -94,6 +100,6 @@ def _score(one: Scored) -> list[Any]:
 
 def _time(row: dict[str, Any]) -> list[Any]:
     interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
-    setting = f"{row['engine']} ×{row['ranks']} {row['workload']}"
+    setting = f"{row['engine']} ×{row['ranks']} {row['dtype']} {row['workload']}"
     shown = f"{row['speedup']:.2f}{interval}"
     return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", shown, row["verdict"] or "not paired"]

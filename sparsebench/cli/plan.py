@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sparsebench.plan.preflight import Prepared
 
 
+WORTH_SEEING = 0.02
+"""A drop, as a share of documents, that most readers would want to know of."""
 TOO_LARGE = (
     "use a smaller dtype, or a machine with more; a pruned model packed, with `measure --engine sparse`; "
     "where a GPU's memory is short, the deepspeed-zero3 engine"
@@ -152,9 +154,9 @@ def _detectable(cell: Cell) -> float | None:
 
 
 def _unseen(cell: Cell) -> str:
-    """What a `limit` hides, in a sentence; nothing for other cells."""
+    """What a `limit` hides, in a sentence, and what would show it; nothing for other cells."""
     from sparsebench.benchmarks import TASKS
-    from sparsebench.ledger.statistics import ASSUMED, detectable
+    from sparsebench.ledger.statistics import ASSUMED, detectable, needed
 
     documents = _documents(cell)
     if not documents or not cell.settings.get("limit"):
@@ -164,7 +166,8 @@ def _unseen(cell: Cell) -> str:
     least = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
     every = detectable(TASKS[task].n) if task in TASKS and TASKS[task].n > documents else None
     whole = f"; all {TASKS[task].n:,}: {100 * every:.2g}" if every else ""
-    return f"{task}, {documents:,} documents: {least}{whole} (if {ASSUMED:.0%} of the answers change)"
+    enough = f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}" if not drop or drop > WORTH_SEEING else ""
+    return f"{task}, {documents:,} documents: {least}{whole}{enough} (if {ASSUMED:.0%} of the answers change)"
 
 
 def _documents(cell: Cell) -> int:
@@ -175,4 +178,4 @@ def _documents(cell: Cell) -> int:
     limit = cell.settings.get("limit") or 0
     if cell.stage != "benchmarks" or (task and task.scale != "0/1"):
         return 0
-    return min(limit or task.n, task.n) if task else limit
+    return min(limit * task.parts or task.n, task.n) if task else limit

@@ -25,9 +25,9 @@ def status(
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
-    """What is done, failed and left, with the reasons of failures.
+    """What is done, failed, skipped and left, with the reasons.
 
-    It reads records only: safe while a run goes on.
+    It changes nothing that a run needs: safe while one goes on.
 
     \b
     sparsebench status quickstart.yaml
@@ -54,8 +54,8 @@ def status(
             counts = Counter(known.get(cell, "left") for cell, its, _ in cells if its == stage)
             rows.append([name, stage, *(counts[word] for word in ("done", "failed", "unsupported", "skipped", "left"))])
         for cell, _, label in cells:
-            if known.get(cell) in ("failed", "unsupported"):
-                troubles.append([name, known[cell], label, read(folder, cell)["reason"]])
+            if (state := known.get(cell)) in ("failed", "unsupported", "skipped"):
+                troubles.append([name, state, label, read(folder, cell, state)["reason"]])
     if as_json:
         keys = ["manifest", "stage", "done", "failed", "unsupported", "skipped", "left"]
         counted = [dict(zip(keys, row, strict=True)) for row in rows]
@@ -63,5 +63,14 @@ def status(
         emit_json({"stages": counted, "troubles": why})
         return
     emit_table(["manifest", "stage", "done", "failed", "unsupported", "skipped", "left"], rows)
+    for (name, state, reason), labels in _by_reason(troubles).items():
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+
+
+def _by_reason(troubles: list[list[str]]) -> dict[tuple[str, str, str], list[str]]:
+    """The labels of the cells that have one manifest, status and reason: what is skipped has it from what it depended on."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for name, state, label, reason in troubles:
-        note(f"\n{name}: {label}: {state}\n  {reason}")
+        found.setdefault((name, state, reason), []).append(label)
+    return found

@@ -254,7 +254,7 @@ class Task(Strict):
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples in the prompt, where the task allows it."""
     batch: Count | Literal["auto"] = "auto"
-    """Sequences a forward pass: `auto` is the fastest way; a number makes lm-eval's own batches, and its numbers to the digit."""
+    """Sequences a forward pass: `auto` is the fastest way; a number makes lm-eval's own batches, and its numbers to the bit."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
 
@@ -387,5 +387,5 @@ def pattern_sparsity(pattern: str) -> float:
     """The sparsity that an N:M pattern fixes: 2:4 is 0.5, 1:10 is 0.9. Raises ValueError for any other text."""
     if not is_nm(pattern):
         raise ValueError(f"{pattern!r} is not an N:M pattern")
-    kept, group = pattern.split(":")
-    return 1 - int(kept) / int(group)
+    kept, group = map(int, pattern.split(":"))
+    return (group - kept) / group

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench.errors import ModelError
@@ -90,8 +91,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json, as it is."""
-        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-        return config
+        return read_object(self.folder / "config.json")
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -100,8 +100,10 @@ class Checkpoint:
             return ("model.safetensors",)
         index = self.folder / INDEX
         if not index.is_file():
-            raise ModelError(f"{self.folder}: no model.safetensors", "name a folder with safetensors weights")
-        return tuple(sorted(set(json.loads(index.read_text())["weight_map"].values())))
+            packed = next(self.folder.glob("*.safetensors.packed"), None)
+            way = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
+            raise ModelError(f"{self.folder}: no model.safetensors", way)
+        return shards(index)
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -221,7 +223,8 @@ def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]
 class CheckpointWriter:
     """Writes weight files whose tensors have known shapes: header first, then one tensor at a time, in any order.
 
-    The folder is built under a temporary name and appears whole at ``close``.
+    The folder is built under a temporary name and appears whole at ``close``. As a context manager it drops what was
+    written when something goes wrong.
     """
 
     def __init__(self, folder: Path, layout: list[TensorInfo], companions: list[Path] | None = None) -> None:
@@ -285,6 +288,13 @@ class CheckpointWriter:
         self.partial.rename(self.folder)
         return self.folder
 
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind:
+            self.abort()
+
     def abort(self) -> None:
         """Drop what was written."""
         self._close_files()
@@ -310,6 +320,25 @@ class CheckpointWriter:
         self.places |= {info.name: start + header[info.name]["data_offsets"][0] for info in infos}
         self.open[name] = (self.partial / name).open("wb")
         self.open[name].write(struct.pack("<Q", len(text)) + text)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
+    return found
+
+
+def shards(index: Path) -> tuple[str, ...]:
+    """The names of the weight files that an index lists, in order. Raises ModelError where it is none."""
+    named = read_object(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
+    return tuple(sorted(set(named.values())))
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -10,6 +10,16 @@ from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 
 
+def weight_bytes(fetched: Path) -> int:
+    """Bytes of the weights as they were fetched, before any conversion: of a file, or of a folder's weight files."""
+    if fetched.is_file():
+        return fetched.stat().st_size
+    for pattern in ("*.safetensors", "*.bin"):
+        if found := sum(path.stat().st_size for path in fetched.glob(pattern)):
+            return found
+    return 0
+
+
 def obtain(model: Model, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
     """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
 

@@ -26,7 +26,9 @@ from sparsebench.models.checkpoint import (
     TensorInfo,
     companions,
     lay_out,
+    read_object,
     safetensors_dtype,
+    shards,
     torch_dtype,
 )
 from sparsebench.models.families import auto_class, meta_model
@@ -51,7 +53,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         precision.resolve(dtype, {})
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(_gguf_file(source), out, family, dtype)
-    config = json.loads((source / "config.json").read_text())
+    config = read_object(source / "config.json")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")
         raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
@@ -73,8 +75,7 @@ def _target(stored: str, dtype: str) -> str:
 
 def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[str], torch.Tensor]) -> Path:
     """Convert tensor by tensor into ``layout``."""
-    writer = CheckpointWriter(out, layout, companions(source))
-    try:
+    with CheckpointWriter(out, layout, companions(source)) as writer:
         for info in layout:
             tensor = load(info.name)
             converted = tensor.to(torch_dtype(info.dtype))
@@ -86,15 +87,11 @@ def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[
             writer.write(info.name, converted)
         _state_precision(writer.partial, layout)
         return writer.close()
-    except BaseException:
-        writer.abort()
-        raise
 
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
     """The same bytes under a new name."""
-    writer = CheckpointWriter(out, [], checkpoint.companions)
-    try:
+    with CheckpointWriter(out, [], checkpoint.companions) as writer:
         for name in (*checkpoint.files, *([INDEX] if len(checkpoint.files) > 1 else [])):
             # The hub's cache holds links to its blobs: the file itself is wanted.
             original = (checkpoint.folder / name).resolve()
@@ -102,9 +99,6 @@ def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
                 shutil.copyfile(original, writer.partial / name)
         _state_precision(writer.partial, list(checkpoint.tensors.values()))
         return writer.close()
-    except BaseException:
-        writer.abort()
-        raise
 
 
 def _linked(original: Path, name: Path) -> bool:
@@ -124,18 +118,18 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
     stored = weight.most_common(1)[0][0] if weight else "F32"
     name = next(name for name, code in precision.NAMES.items() if code == stored)
     path = folder / "config.json"
-    path.write_text(json.dumps(precision.stated(json.loads(path.read_text()), name), indent=2))
+    path.write_text(json.dumps(precision.stated(read_object(path), name), indent=2))
 
 
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
     """PyTorch's own files, mapped into memory and read without running anything that they contain."""
     files = [entry]
     if entry == _PICKLE_INDEX:
-        files = sorted(set(json.loads((source / entry).read_text())["weight_map"].values()))
+        files = list(shards(source / entry))
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= _unpickled(source / file)
-    config = json.loads((source / "config.json").read_text())
+    config = read_object(source / "config.json")
     for name, original in meta_model(family, config).all_tied_weights_keys.items():
         one, other = tensors.get(name), tensors.get(original)
         if one is not None and other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape:
@@ -163,17 +157,20 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _gguf_file(source: Path) -> Path:
-    """The one GGUF file. Its name must say so: before it is fetched nothing else tells that its weights are dequantized."""
-    files = [source] if source.is_file() else sorted(source.glob("*.gguf"))
-    if len(files) != 1:
-        problem = f"{len(files)} GGUF files" if files else "neither config.json nor a GGUF file"
-        raise ModelError(f"{source}: {problem}", "name a Hugging Face folder, or one GGUF file")
-    with files[0].open("rb") as file:
+    """The GGUF file that ``source`` is. Its name must say so: before it is fetched nothing else tells of dequantized weights."""
+    if source.is_dir():
+        first = next(iter(sorted(source.glob("*.gguf"))), None)
+        if first:
+            raise ModelError(f"{source}: a folder of GGUF files", f"name the file itself, such as {first}")
+        raise ModelError(
+            f"{source}: neither config.json nor a GGUF file", "name a Hugging Face folder, or one GGUF file"
+        )
+    with source.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelError(f"{files[0]}: not a GGUF file", "name a Hugging Face folder, or one GGUF file")
-    if files[0].suffix.lower() != ".gguf":
-        raise ModelError(f"{files[0]}: a GGUF file under another name", "give it a name that ends in .gguf")
-    return files[0]
+            raise ModelError(f"{source}: not a GGUF file", "name a Hugging Face folder, or one GGUF file")
+    if source.suffix.lower() != ".gguf":
+        raise ModelError(f"{source}: a GGUF file under another name", "give it a name that ends in .gguf")
+    return source
 
 
 def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
@@ -196,8 +193,7 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
     layout = lay_out([(name, safetensors_dtype(t.dtype, name), tuple(t.shape)) for name, t in tensors.items()])
-    writer = CheckpointWriter(out, layout)
-    try:
+    with CheckpointWriter(out, layout) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
         for part in (model.config, model.generation_config, tokenizer):
@@ -205,6 +201,3 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
                 part.save_pretrained(writer.partial)
         _state_precision(writer.partial, layout)
         return writer.close()
-    except BaseException:
-        writer.abort()
-        raise

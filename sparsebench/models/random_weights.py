@@ -39,17 +39,13 @@ def write_random(
     repeats = _repeats(model, architecture)
     layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items() if key not in repeats])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
-    writer = CheckpointWriter(out, layout)
-    try:
+    with CheckpointWriter(out, layout) as writer:
         for info in layout:
             made = small[info.name].to(torch_dtype(info.dtype)) if info.name in small else _normal(info, std, seed)
             writer.write(info.name, made)
         config = {**precision.stated(architecture, name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
         return writer.close()
-    except BaseException:
-        writer.abort()
-        raise
 
 
 def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError
 from sparsebench.models import blocks, filling
 
 if TYPE_CHECKING:
@@ -172,15 +172,6 @@ class Replay:
         size = max(1, GROUP // longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         return Side(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
-
-
-def check(config: Mapping[str, Any], family: Family) -> str | None:
-    """Why a model of this config.json cannot be replayed block by block; None when it can. Needs no weights."""
-    try:
-        blocks.survey(config, family)
-    except (UnsupportedError, ModelError) as error:
-        return error.message
-    return None
 
 
 def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, sources
-from sparsebench.errors import SourceError
+from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
@@ -25,6 +25,7 @@ from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
+from sparsebench.sources.cache import write_json
 from sparsebench.sparsify.calibration import DEFAULT
 from sparsebench.sparsify.registry import methods, needs_calibration
 from sparsebench.storage import formats
@@ -105,11 +106,19 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
 
 
 class Lock:
-    """``experiments.lock``: what moving names of the hub (``@main``) meant when they were first resolved."""
+    """``MANIFEST.lock``: what moving names of the hub (``@main``) meant when they were first resolved.
+
+    Raises UserError for a file that is not such a list.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise UserError(
+                f"{path}: not JSON ({error})", "remove it: names such as @main are then resolved anew"
+            ) from error
 
     def pinned(self, source: sources.Source, cache: sources.Cache, offline: bool) -> sources.Source:
         """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""
@@ -120,7 +129,7 @@ class Lock:
             if commit == source.revision:
                 return source
             self.commits[source.text] = commit
-            self.path.write_text(json.dumps(self.commits, indent=1, sort_keys=True) + "\n")
+            write_json(self.path, dict(sorted(self.commits.items())), indent=1)
         return sources.parse(source.text.replace(f"@{source.revision}", f"@{self.commits[source.text]}", 1))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Benchmarks, Manifest, Model, Sparsify
+from sparsebench.sparsify.registry import needs_calibration
 
 REHEARSED_SPARSITY = 0.9
 
@@ -24,7 +25,10 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
         )
     models = [_random(model) for model in manifest.models]
     update: dict[str, object] = {"models": models, "benchmarks": Benchmarks()}
-    if not full:
+    if full:
+        # Random weights come without the tokenizer that calibration text needs.
+        update["sparsify"] = [entry for entry in manifest.sparsify if not _reads_text(entry)]
+    else:
         update["sparsify"] = [_one(manifest.sparsify)] if manifest.sparsify else []
         if manifest.runtime:
             unfiltered = {"sparsity": None, "methods": None, "granularity": None}
@@ -32,13 +36,19 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     return manifest.model_copy(update=update)
 
 
+def _reads_text(entry: Sparsify) -> bool:
+    return any(needs_calibration(entry.method, way) for way in entry.allocation)
+
+
 def _random(model: Model) -> Model:
     return model.model_copy(update={"source": "random"})
 
 
 def _one(entries: list[Sparsify]) -> Sparsify:
-    """The first entry without calibration needs, at one granularity and one sparsity."""
+    """An entry of magnitude, or the first by that method, at one granularity and one sparsity."""
     first = next((entry for entry in entries if entry.method == "magnitude"), entries[0])
+    if first.method != "magnitude":
+        first = Sparsify(method="magnitude", sparsity=first.sparsity or [REHEARSED_SPARSITY])
     shares = first.sparsity or [REHEARSED_SPARSITY]
     share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
     plain = {"granularity": ["layer"], "pattern": ["unstructured"], "block": None, "allocation": ["uniform"]}

@@ -34,9 +34,9 @@ class Needs:
 
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
-    """The needs of ``jobs``: all dense models, the folders of what is timed, which wait until nothing else runs, the widest
-    sweep's, the packed copies kept; in memory two models when timed, unless only one fits into what is free now, else one
-    for each job that runs beside others."""
+    """The needs of ``jobs``: the dense models that are not there yet, the folders of what is timed, which wait until nothing
+    else runs, the widest sweep's, the packed copies kept; in memory two models when timed, unless only one fits into what is
+    free now, else one for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     timed = {variant.id for job in jobs if job.exclusive for variant in job.variants}
     waiting = widest = kept = memory = 0
@@ -51,7 +51,8 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * (1 if job.exclusive else slots(ready)))
     fetch, packages = _downloads(ready, jobs)
-    return Needs(sum(size.bytes for size in models.values()) + waiting + widest + kept, memory, fetch, packages)
+    prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
+    return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
 
 
 @dataclass(frozen=True)

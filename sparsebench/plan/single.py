@@ -44,6 +44,10 @@ def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
     source = sources.parse(f"path:{text}" if os.path.exists(text) else text)
     if source.kind == "path" and is_packed(Path(source.location)):
+        if dtype != "auto":
+            raise UserError(
+                f"{text}: a packed model stays in its own precision, not {dtype}", "unpack it first: sparsebench unpack"
+            )
         return _packed(Path(source.location), family)
     cache = sources.Cache()
     found = family or _family(source, cache, offline)
@@ -74,7 +78,10 @@ def validated(shape: type[T], values: dict[str, object]) -> T:
         words = first.get("ctx", {})
         ways = [words.get("expected"), words.get("hint")]
         hint = "; ".join(way for way in ways if way) or None
-        raise UserError(f"--{first['loc'][0]}: {words.get('message', first['msg'])}", hint) from error
+        # A rule on several keys has no place of its own: it says at which of them it was broken, if at one.
+        key = next(iter(first["loc"]), words.get("at") or "")
+        option = f"--{str(key).replace('_', '-')}: " if key else ""
+        raise UserError(f"{option}{words.get('message', first['msg'])}", hint) from error
 
 
 def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:

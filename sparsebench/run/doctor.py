@@ -98,7 +98,7 @@ def _network() -> Iterator[Finding]:
 def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: bool = False) -> Finding:
     try:
         return Finding(what, "ok", action())
-    except (OSError, subprocess.SubprocessError, SparsebenchError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Finding(what, "absent" if optional else "slower", f"{loss} ({first[:60]})", fix)
 
@@ -113,7 +113,7 @@ def _call(command: list[str]) -> str:
 def _hub() -> str:
     import urllib.request
 
-    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     with urllib.request.urlopen(address, timeout=5) as answer:
         return f"reached ({answer.status})"
 

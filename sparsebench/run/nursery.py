@@ -197,7 +197,8 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
         with open(order["log"], "wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(Path(order["spec"]).stem)  # what ps and top call it
         code = worker.main(Path(order["spec"]), events)
     except BaseException:
         traceback.print_exc()

@@ -98,20 +98,19 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """The status of every recorded cell, from the names alone."""
+    """The status of every recorded cell, from the names alone; done, where a kill left an older record beside that."""
     if not folder.is_dir():
         return {}
-    found = {}
+    found: dict[str, str] = {}
     for name in os.listdir(folder):
         words = name.split(".")
-        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES:
+        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and found.get(words[0]) != "done":
             found[words[0]] = words[1]
     return found
 
 
-def read(folder: Path, cell_id: str) -> dict[str, Any]:
-    """One cell's record."""
-    status = statuses(folder)[cell_id]
+def read(folder: Path, cell_id: str, status: str) -> dict[str, Any]:
+    """The record that a cell left with this status."""
     record: dict[str, Any] = json.loads((folder / f"{cell_id}.{status}.json").read_text())
     return record
 

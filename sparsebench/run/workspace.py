@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench.models import building
 from sparsebench.plan.cells import Variant
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """``work`` holds what can be made again, ``home`` (the ledger's folder) what cannot."""
+    """``work`` holds what can be made again; ``ledger`` with ``records`` and ``logs`` beside it what cannot."""
 
     work: Path
     ledger: Path
@@ -43,7 +43,5 @@ class Workspace:
             shutil.rmtree(self.folder(variant), ignore_errors=True)
 
     def scratch(self) -> Path:
-        """A folder of this process's own for temporary files."""
-        path = self.work / "scratch" / str(os.getpid())
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        """A new folder of this process's own for temporary files; what dead processes left there is removed."""
+        return building.beside(self.work / "scratch" / "job")

@@ -7,6 +7,8 @@ index (fetched, never installed); ``random`` is an architecture with seeded weig
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
     wheel: each part's sha256 and inner path (project and version where no sha256 is given); random: ``random``.
     Raises SourceError when the path does not exist or the hub cannot say.
     """
-    if source.kind == "hf":
-        return hub.commit(source, offline)
-    if source.kind == "path":
-        return local.fingerprint(source, cache)
+    with _readable(source, cache):
+        if source.kind == "hf":
+            return hub.commit(source, offline)
+        if source.kind == "path":
+            return local.fingerprint(source, cache)
     if source.kind == "wheel":
         return " + ".join(f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts)
     return "random"
@@ -40,11 +43,12 @@ def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str
     From the hub that one file is fetched (None when ``offline`` and not cached); from a wheel it is read once the
     wheel is in the cache; a GGUF file and ``random`` have none.
     """
-    if source.kind == "hf":
-        return hub.read_config(source, offline)
-    if source.kind == "path":
-        return local.read_config(source)
-    return wheel.read_config(source, cache) if source.kind == "wheel" else None
+    with _readable(source, cache):
+        if source.kind == "hf":
+            return hub.read_config(source, offline)
+        if source.kind == "path":
+            return local.read_config(source)
+        return wheel.read_config(source, cache) if source.kind == "wheel" else None
 
 
 def size(source: Source, cache: Cache, offline: bool = False) -> int | None:
@@ -65,8 +69,16 @@ def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
         )
     if source.kind == "path":
         return local.existing(source)
-    try:
+    with _readable(source, cache):
         return hub.fetch(source, offline) if source.kind == "hf" else wheel.fetch(source, cache, offline)
+
+
+@contextmanager
+def _readable(source: Source, cache: Cache) -> Iterator[None]:
+    """What the file system refuses inside, as an error that names the source and the place."""
+    try:
+        yield
     except OSError as error:
-        where = "HF_HOME" if source.kind == "hf" else f"{cache.root} (SPARSEBENCH_CACHE moves it)"
+        places = {"hf": "HF_HOME", "path": source.location}
+        where = places.get(source.kind, f"{cache.root} (SPARSEBENCH_CACHE moves it)")
         raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error

@@ -47,7 +47,7 @@ def commit(source: Source, offline: bool = False) -> str:
     if remembered and (offline or _hub_is_offline()):
         return remembered
     try:
-        return str(_info(source, offline).sha)
+        return str(_info(source, source.revision, offline).sha)
     except HubUnreachableError:
         if remembered:
             return remembered
@@ -85,7 +85,7 @@ def size(source: Source, offline: bool = False) -> int | None:
             return 0
         if not source.file and folder and missing_weights(folder) is None:
             return 0
-        info = _info(source, offline, files_metadata=True)
+        info = _info(source, source.revision, offline, files_metadata=True)
     except HubUnreachableError:
         return None
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
@@ -161,7 +161,7 @@ def _file(source: Source, revision: str, offline: bool) -> Path:
     folder = _snapshot(source, revision)
     if folder and (folder / source.file).is_file():
         return folder / source.file
-    names = [sibling.rfilename for sibling in _info(source, offline).siblings or []]
+    names = [sibling.rfilename for sibling in _info(source, source.revision, offline).siblings or []]
     if source.file not in names:
         close = difflib.get_close_matches(source.file, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it holds {', '.join(names[:5]) or 'no file'}"
@@ -175,7 +175,7 @@ def _download(source: Source, revision: str, offline: bool) -> Path:
 
     if offline or _hub_is_offline():
         raise _unreachable(source, "offline, and not in the hub's cache")
-    info = _info(source, offline)
+    info = _info(source, revision, offline)
     names = wanted_files([sibling.rfilename for sibling in info.siblings or []])
     if not any(name.endswith((".safetensors", ".bin")) for name in names):
         raise SourceError(
@@ -186,7 +186,7 @@ def _download(source: Source, revision: str, offline: bool) -> Path:
     return Path(_asking(source, lambda: snapshot_download(source.repo, revision=revision, allow_patterns=names)))
 
 
-def _info(source: Source, offline: bool, files_metadata: bool = False) -> Any:
+def _info(source: Source, revision: str, offline: bool, files_metadata: bool = False) -> Any:
     from huggingface_hub import HfApi
 
     if offline or _hub_is_offline():
@@ -196,7 +196,7 @@ def _info(source: Source, offline: bool, files_metadata: bool = False) -> Any:
         lambda: HfApi().repo_info(
             source.repo,
             repo_type=_type(source),
-            revision=source.revision,
+            revision=revision,
             timeout=_TIMEOUT,
             files_metadata=files_metadata,
         ),

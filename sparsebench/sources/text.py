@@ -54,7 +54,7 @@ def read_texts(path: Path, *fields: str) -> Texts:
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:
-    """The file's records one after another; of a columnar file only the columns that ``fields`` need.
+    """The file's records one after another; of a columnar file only the columns that ``fields`` need, if any are named.
 
     Plain text gives its paragraphs, which blank lines part; its lines where there is no blank line. The suffix
     decides what the file is; one that is unknown is plain text. Raises SourceError where the file is none of this.
@@ -124,7 +124,7 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     with _open(path) as file:
-        for row in csv.DictReader(file, delimiter="\t" if ".tsv" in path.suffixes else ","):
+        for row in csv.DictReader(file, delimiter="\t" if ".tsv" in map(str.lower, path.suffixes) else ","):
             yield {name: value for name, value in row.items() if isinstance(name, str)}
 
 
@@ -177,7 +177,7 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
         if column is None:
             _missing(str(path), field, names)
         found.append(column)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) or names
 
 
 def _parsed(text: str, path: Path, where: str) -> Any:

@@ -7,13 +7,14 @@ read one text a sample; encoder-decoders a pair, or a text cut in two, so that b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.errors import ModelError, SourceError, UnsupportedError, UserError
+from sparsebench.errors import ModelError, SourceError, UserError
+from sparsebench.models import blocks
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_tokenizer
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 LENGTH = 2048
-_HEARING = frozenset({"whisper"})
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,10 @@ def tokens(
     """The calibration tokens of the model in ``folder``: the same on every machine.
 
     Raises UserError for a length that the model does not take, SourceError for a source that cannot be had, a field
-    that is not there or too little text, UnsupportedError for a model that does not read text.
+    that is not there or too little text, UnsupportedError for a model that no text can be replayed through.
     """
     config = Checkpoint(folder).config
-    if config.get("model_type") in _HEARING:
-        raise UnsupportedError(
-            f"{config['model_type']} hears sound: there is no text to calibrate it on", "leave it out"
-        )
+    blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
     reader = _reader(folder, family, calibration, config)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered(calibration, paired, cache, offline)
@@ -101,6 +98,21 @@ def tokens(
         tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
         notes=(_how(reader, family, paired), *notes),
     )
+
+
+def drawn(calibration: Calibration, cache: sources.Cache, offline: bool = False) -> Iterator[str]:
+    """The texts that samples are made of, in their order, and perhaps a few more: how many, a tokenizer decides.
+
+    A word has a token at least, so that these are enough for any. Raises SourceError as ``tokens`` does.
+    """
+    paired = calibration.target is not None and calibration.field is not None
+    rows, _ = _ordered(calibration, paired, cache, offline)
+    words, needed = 0, calibration.samples * (calibration.length or LENGTH)
+    for place, row in enumerate(rows):
+        if words >= needed and place >= calibration.samples:
+            return
+        yield from row
+        words += len(row[0].split())
 
 
 def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:

@@ -80,7 +80,10 @@ def _refuse_broken(found: torch.Tensor, infinity: int, name: str) -> None:
         return
     low, high = torch.aminmax(found)
     if int(high) >= infinity or int(low) < 0:
-        raise ModelError(f"tensor {name}: NaN or infinite values", "repair or fetch the checkpoint again")
+        raise ModelError(
+            f"tensor {name}: NaN or infinite values, or a negative score",
+            "repair or fetch the checkpoint again; a method's scores are 0 or more",
+        )
 
 
 def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[Threshold]:

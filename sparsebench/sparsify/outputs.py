@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 
 class Outputs:
-    """One folder per target. As a context manager it drops all of them when something goes wrong."""
+    """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
 
     def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
         self.started = time.perf_counter()
@@ -38,6 +39,7 @@ class Outputs:
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
         self.notes: dict[Target, set[str]] = {target: set() for target in folders}
+        self.unverified = dict(folders)
 
     def __enter__(self) -> Outputs:
         return self
@@ -46,6 +48,8 @@ class Outputs:
         if kind:
             for writer in self.writers.values():
                 writer.abort()
+            for folder in self.unverified.values():
+                shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
 
     def write(
         self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
@@ -81,10 +85,11 @@ class Outputs:
 
         ``made`` says how all of them were made. Raises ModelError when fewer zeros are on disk than were written.
         """
-        for target, writer in self.writers.items():
-            settings = {"family": family, **asdict(target), **made}
-            writer.close(settings)
-            seconds = time.perf_counter() - self.started
+        every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
+        for target, settings in every.items():
+            self.writers[target].close(settings)
+        seconds = time.perf_counter() - self.started
+        for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
             result = verify(self.folders[target], family, seconds, len(self.folders), note, made)
             if result.zeros < self.removed[target]:
@@ -93,6 +98,7 @@ class Outputs:
             summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
             text = json.dumps({**settings, **summary}, indent=1)
             (self.folders[target] / "sparsebench.json").write_text(text)
+            del self.unverified[target]
             emit(target, result)
 
 

@@ -36,8 +36,12 @@ class TensorSweep:
         self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
         stored = {checkpoint.tensors[name].dtype for name, part in places.items() if part.prunable}
         self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
-        if any(t.granularity == "global" and t.pattern != "unstructured" for t in targets):
-            raise UnsupportedError("a pattern has no global form", "use granularity: layer with a pattern")
+        for target in targets:
+            if target.granularity == "global" and target.pattern != "unstructured":
+                raise UnsupportedError(
+                    f"{target.method} {target.pattern}: a pattern has no global form",
+                    "use granularity: layer with a pattern",
+                )
 
     def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
@@ -67,6 +71,7 @@ class TensorSweep:
             own = dict(limits)
             if whole or layer:
                 ranked = self._ranked(scores, part.name)
+            if layer:
                 ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
                 own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
             for target in (*whole, *layer):

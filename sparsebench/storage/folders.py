@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from sparsebench.errors import StorageError
 from sparsebench.models.building import beside
-from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo
+from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import again, read, write
 from sparsebench.storage.scratch import Scratch
@@ -114,7 +113,7 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     index = Path(stored) / (INDEX + suffix)
     if index.is_file():
         try:
-            named = set(json.loads(index.read_text())["weight_map"].values())
+            named = set(shards(index))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise StorageError(f"{index}: damaged ({error!r})", again(coding)) from error
         if missing := named - {path.name.removesuffix(suffix) for path in files}:

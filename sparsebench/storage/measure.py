@@ -25,14 +25,14 @@ from sparsebench.storage.words import Bytes
 class Size:
     """A model in one format.
 
-    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors
-    alone; ``seconds`` the time to write it (0 for the format in which it lies); ``round_trip`` whether every tensor
-    came back bit for bit (None: nothing was written).
+    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors alone
+    (None: not known); ``seconds`` the time to write it (0 for the format in which it lies); ``round_trip`` whether every
+    tensor came back bit for bit (None: nothing was written).
     """
 
     format: str
     bytes: int
-    prunable_bytes: int
+    prunable_bytes: int | None
     seconds: float
     round_trip: bool | None
 

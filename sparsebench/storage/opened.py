@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import TensorInfo, torch_dtype
+from sparsebench.models.checkpoint import TensorInfo, read_object, torch_dtype
 from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
 from sparsebench.storage.packed import CODING, is_packed
 
@@ -37,8 +36,7 @@ class PackedCheckpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json, as it is."""
-        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
-        return config
+        return read_object(self.folder / "config.json")
 
     @cached_property
     def places(self) -> dict[str, tuple[StoredFile, Entry]]:

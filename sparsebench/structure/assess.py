@@ -88,15 +88,14 @@ def _is_weight(info: TensorInfo, place: Part) -> bool:
         return not (_BUFFER.search(info.name) or (place.kind == "bias" and len(info.shape) > 2))
     if place.layer is not None and len(info.shape) == 2 and info.name.endswith("weight"):
         raise ModelError(
-            f"{info.file}: {info.name} is stored as {info.dtype}: a quantized checkpoint",
+            f"{info.name} is stored as {info.dtype}: a quantized checkpoint",
             "convert it to bfloat16, float16 or float32",
         )
     return False
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
-    path = checkpoint.folder / info.file
-    bits = np.fromfile(path, np.uint8, count=info.nbytes, offset=info.begin)
+    bits = np.fromfile(checkpoint.folder / info.file, np.uint8, count=info.nbytes, offset=info.begin)
     if bits.size != info.nbytes:
-        raise ModelError(f"{path}: ends inside tensor {info.name}", "fetch the file again")
+        raise ModelError("the file ends inside it", "fetch the file again")
     return bits

@@ -143,7 +143,7 @@ def _assemble(
         mean=mean,
         std=variance**0.5,
         rms=rms,
-        kurtosis=fourth / count / variance**2 - 3 if extremes[0] < extremes[1] else None,
+        kurtosis=fourth / count / variance**2 - 3 if variance**2 else None,  # of equal weights, or too small to square
         min=float(extremes[0]),
         max=float(extremes[1]),
         histogram=tuple(np.diff([zeros, *at_edges, count]).tolist()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,9 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["measure", "path:nowhere", "--engine", "spare"], "did you mean `sparse`?"),
         (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
         (["sparsify", "random", "--method", "magnitud", "--sparsity", "0.5", "--out", "x"], "magnitude"),
+        (["sparsify", "random", "--out", "x"], "sparsity"),
+        (["sparsify", "random", "--pattern", "4x4", "--out", "x"], "sparsity"),
+        (["sparsify", "random", "--granularity", "global", "--pattern", "2:4", "--out", "x"], "--granularity"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
         (["sql", "select 1"], "no ledger"),
         (["status"], ""),
@@ -128,3 +132,28 @@ def test_a_plan_lists_what_only_asks_for_and_counts_the_rest(tmp_path: Path, tin
     assert done.stdout.splitlines() == ["model\tvariant\twhat\truns\twhy", "a\tdense\tstructure\tyes\tnew"]
     assert "not listed: 1 cell left out by --only" in done.stderr
     assert len(json.loads(call("plan", path, "--only", "stage=structure", "--json").stdout)) == 2
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path: Path) -> None:
+    """``sparsebench schema | head -c 1``."""
+    reading, writing = os.pipe()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "sparsebench", "schema"], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    os.close(reading)
+    _, said = done.communicate(timeout=60)
+    assert done.returncode == 0, said
+    assert said == ""
+
+
+def test_a_plan_counts_the_documents_of_every_part(tmp_path: Path, tiny_llama: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        f'version: 1\nmodels: [{{name: a, source: "path:{tiny_llama}", family: decoder}}]\n'
+        "benchmarks: {decoder: [{task: mmlu, limit: 10}, {task: piqa, limit: 100}]}\n"
+    )
+    said = call("plan", path).stderr
+    assert "mmlu, 570 documents: a drop below" in said
+    assert "piqa, 100 documents: a drop below" in said
+    assert "; 2 points take 1,9" in said

@@ -182,7 +182,7 @@ def test_quantized_and_empty_sources_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path / "empty", tmp_path / "out", "decoder")
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / "empty" / name).write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match="2 GGUF files"):
+    with pytest.raises(ModelError, match="a folder of GGUF files"):
         prepare(tmp_path / "empty", tmp_path / "out", "decoder")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ModelError, match="not a GGUF file"):
@@ -248,6 +248,13 @@ def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
     assert load_model(out, "decoder", "bfloat16").dtype == torch.bfloat16
     rounded = Checkpoint(prepare(tmp_path / "tiny.gguf", tmp_path / "rounded", "decoder", "bfloat16"))
     assert torch.equal(rounded.load("model.layers.0.mlp.up_proj.weight"), up.to(torch.bfloat16))
+
+
+def test_a_folder_around_a_gguf_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    """The source's text must tell that weights are dequantized: a folder's does not."""
+    write_gguf(tmp_path / "tiny.gguf")
+    with pytest.raises(ModelError, match=r"name the file itself, such as .*tiny\.gguf"):
+        prepare(tmp_path, tmp_path / "out", "decoder")
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
+from sparsebench.errors import UserError
 from sparsebench.plan.preflight import Lock, Request, prepare
 
 FIRST, LATER = "a" * 40, "b" * 40
@@ -33,6 +34,13 @@ def answering(monkeypatch: pytest.MonkeyPatch, commit: str) -> list[str]:
     monkeypatch.setattr(sources, "fingerprint", fingerprint)
     monkeypatch.setattr(sources, "read_config", config)
     return asked
+
+
+def test_a_lock_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml.lock"
+    path.write_text('{"hf:org/na')
+    with pytest.raises(UserError, match=r"mine\.yaml\.lock: not JSON"):
+        Lock(path)
 
 
 def test_a_plan_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

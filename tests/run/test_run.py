@@ -85,6 +85,8 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     assert sorted(known.values()) == ["done"] * 8 + ["skipped"] * 8
     assert "model.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
+    told = sparsebench("status", manifest).stderr
+    assert "and 7 more: skipped" in told and "model.safetensors" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

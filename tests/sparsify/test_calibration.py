@@ -280,7 +280,7 @@ def test_what_is_left_out_is_noted(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_calibrated_is_named(text: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="whisper hears sound"):
+    with pytest.raises(UnsupportedError, match="whisper cannot be calibrated block by block: it reads audio"):
         calibrated(model(tmp_path / "whisper", small("whisper"), "$A"), "encoder-decoder", text)
     with pytest.raises(UserError, match="4 samples of 2 tokens"):
         calibrated(model(tmp_path / "bert", small("bert"), CLS), "encoder", text, length=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
@@ -98,3 +98,29 @@ def test_verify_counts_the_dense_model(tiny_bert: Path) -> None:
     model_size = sum(info.numel for info in Checkpoint(tiny_bert).tensors.values())
     assert result.parameters == model_size
     assert result.prunable == 2 * (4 * 64 * 64 + 2 * 64 * 128)
+
+
+def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has its name already would pass for whole in the next run."""
+    from sparsebench.sparsify import outputs
+
+    monkeypatch.setattr(outputs, "zeros_in", lambda piece: 0)
+    with pytest.raises(ModelError, match="0 zeros on disk where"):
+        swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "layer") for share in (0.5, 0.9)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_global_sweep_reads_no_tensor_for_thresholds_of_its_own(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsebench.sparsify import tensorwise
+
+    asked: list[int] = []
+    found = tensorwise.thresholds
+    monkeypatch.setattr(
+        tensorwise, "thresholds", lambda passes, ranks: asked.append(len(ranks)) or found(passes, ranks)
+    )
+    swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "global") for share in (0.5, 0.9)])
+    assert asked == [2]
