@@ -132,7 +132,7 @@ class Canvas:
     def _title(self, name: str) -> str:
         bar = 0.7 if self.spec.kind == "heatmap" and "text" not in self.spec.values else 0.0
         beside = max(0.5, self.rowing + 0.2)
-        width = int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER)
+        width = max(8, int(((self.width - bar) / self.across_panels - beside) / TITLE_CHARACTER))
         return "\n".join(
             line for part in name.splitlines() for line in textwrap.wrap(part, width, break_long_words=False)
         )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 LOCAL = Path("figures")
-FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)

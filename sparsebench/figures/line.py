@@ -10,6 +10,7 @@ from sparsebench.figures import names, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Transform
 
     from sparsebench.figures.canvas import Canvas
 
@@ -23,6 +24,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     spec = canvas.spec
     here = [name for name in canvas.looks if any(canvas.series(row) == name for row in rows)]
     crowded = len(canvas.looks) > CROWD
+    spread = "low" in spec.values and "high" in spec.values and not crowded
     axes.margins(y=0.08)
     for place, name in enumerate(here):
         look = canvas.looks[name]
@@ -30,17 +32,18 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         mine.sort(key=lambda row: row[spec.get("x")])
         axes.plot(
             [canvas.across(row[spec.get("x")]) for row in mine], [row[spec.get("y")] for row in mine], color=look.colour,
-            marker=look.marker, linestyle=look.dashes, linewidth=0.8 if crowded else 1.2, markersize=2.5 if crowded else 3.8,
-            markeredgecolor="white", markeredgewidth=0.3, zorder=(2.5 if look.colour == style.BOUND else 3) + place / 100,
+            marker="" if spread else look.marker, linestyle=look.dashes, linewidth=0.8 if crowded else 1.2,
+            markersize=2.5 if crowded else 3.8, markeredgecolor="white",
+            markeredgewidth=0.3, zorder=(2.5 if look.colour == style.BOUND else 3) + place / 100,
         )  # fmt: skip
-    for row in rows if "mark" in spec.values else ():
-        if row[spec.get("mark")]:
-            axes.plot(
-                [canvas.across(row[spec.get("x")])], [row[spec.get("y")]], marker="o", markersize=9, markerfacecolor="none",
-                markeredgecolor="black", markeredgewidth=0.8, zorder=5,
-            )  # fmt: skip
-    if "low" in spec.values and "high" in spec.values and not crowded:
-        _intervals(axes, rows, canvas, here)
+    if spread:
+        _points(axes, rows, canvas, here)
+    else:
+        _ring(
+            axes,
+            [(canvas.across(row[spec.get("x")]), row[spec.get("y")]) for row in _marked(rows, canvas)],
+            axes.transData,
+        )
     levels(axes, rows, canvas)
 
 
@@ -60,29 +63,57 @@ def levels(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.axhline(name.y, color=name.colour, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
 
 
-def _intervals(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None:
-    """Whiskers, shifted by a hair a series so that they do not hide each other; bands would mix their colours.
+def _points(axes: Axes, rows: Rows, canvas: Canvas, here: Sequence[str]) -> None:
+    """Markers on their whiskers, shifted by a hair a series so that they do not hide each other; bands would mix their colours.
 
-    Where several series share one point with one interval (the dense model), it is drawn once.
+    Where several series share one point with one interval (the dense model), neither is shifted, and the whisker is drawn once.
     """
     from matplotlib.transforms import ScaledTranslation
 
     spec = canvas.spec
     # On a log axis most are shorter than a marker: they must not come off it.
     room = 5 if spec.get("yscale") == "log" else 12
-    found: dict[tuple[Any, float, float], list[str]] = {}
+    ringed = {
+        (canvas.across(row[spec.get("x")]), row[spec.get("y")], canvas.series(row)) for row in _marked(rows, canvas)
+    }
+    found: dict[tuple[Any, ...], list[str]] = {}
     for row in rows:
-        low, high = row[spec.get("low")], row[spec.get("high")]
-        if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
-            found.setdefault((canvas.across(row[spec.get("x")]), low, high), []).append(canvas.series(row))
-    for (x, low, high), owners in found.items():
+        if row[spec.get("y")] is not None:
+            point = (canvas.across(row[spec.get("x")]), *(row[spec.get(name)] for name in ("y", "low", "high")))
+            found.setdefault(point, []).append(canvas.series(row))
+    for (x, y, *ends), owners in found.items():
         alone = len(owners) == 1
         points = (here.index(owners[0]) - (len(here) - 1) / 2) * min(1.6, room / len(here)) if alone else 0.0
-        shift = ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
-        colour = canvas.looks[owners[0]].colour if alone else style.GREY
-        axes.vlines(
-            [x], [low], [high], color=colour, linewidth=0.9, alpha=0.75, transform=axes.transData + shift, zorder=2
-        )
+        place = axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+        for name in owners:
+            look = canvas.looks[name]
+            axes.plot(
+                [x], [y], color=look.colour, marker=look.marker, linestyle="none", markersize=3.8, markeredgecolor="white",
+                markeredgewidth=0.3, transform=place, zorder=4,
+            )  # fmt: skip
+        if _known(ends):
+            colour = canvas.looks[owners[0]].colour if alone else style.GREY
+            axes.vlines([x], ends[0], ends[1], color=colour, linewidth=0.9, alpha=0.75, transform=place, zorder=2)
+        if any((x, y, name) in ringed for name in owners):
+            _ring(axes, [(x, y)], place)
     # Shifted artists do not count for the axis' limits.
-    axes.update_datalim([(x, end) for x, low, high in found for end in (low, high)])
+    axes.update_datalim([(x, end) for x, _, *ends in found if _known(ends) for end in ends])
     axes.autoscale_view()
+
+
+def _known(ends: Sequence[float | None]) -> bool:
+    return all(end is not None and math.isfinite(end) for end in ends)
+
+
+def _marked(rows: Rows, canvas: Canvas) -> Rows:
+    """The rows that are to stand in a ring."""
+    spec = canvas.spec
+    return [row for row in rows if row[spec.get("mark")]] if "mark" in spec.values else []
+
+
+def _ring(axes: Axes, points: Sequence[tuple[float, float]], place: Transform) -> None:
+    for x, y in points:
+        axes.plot(
+            [x], [y], marker="o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8,
+            transform=place, zorder=5,
+        )  # fmt: skip

@@ -10,6 +10,9 @@ from typing import Any
 from sparsebench.report.words import DASH, cell
 
 Row = Mapping[str, Any]
+SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
+"""Columns that are only width where they say the same in each of MANY rows."""
+MANY = 4
 
 _NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?broken \(|{DASH}$|$")
 
@@ -53,11 +56,17 @@ class Answer:
     def table(self, columns: Mapping[str, str]) -> str:
         """A pipe table; ``columns`` maps each heading to the pattern of its cells (see ``words.cell``).
 
-        A column in which nothing is known is left out.
+        A column in which nothing is known is left out, and of SETTINGS one that says the same in many rows: that is told
+        below the table.
         """
         filled = {head: [cell(pattern, row) for row in self.rows] for head, pattern in columns.items()}
         known = {head: cells for head, cells in filled.items() if set(cells) != {DASH}}
-        return pipe(list(known), list(zip(*known.values(), strict=True)))
+        alike = [head for head in known if head in SETTINGS and len(self) >= MANY and len(set(known[head])) == 1]
+        told = "; ".join(f"{head}: {known[head][0]}" for head in alike)
+        shown = {head: cells for head, cells in known.items() if head not in alike}
+        return pipe(list(shown), list(zip(*shown.values(), strict=True))) + (
+            f"\n\nIn every row {told}." if told else ""
+        )
 
     def matrix(self, down: str, shown: str, heading: str = "") -> str:
         """A pipe table: a row per ``down``, a column per sparsity, cells ``shown``; several in one place stand side by side.

@@ -17,6 +17,7 @@ from sparsebench.figures import listing
 from sparsebench.ledger import query
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
+from sparsebench.runtime.engines import engines
 from sparsebench.sparsify.registry import methods
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
     environment.globals |= {
         "ask": ask,
         "registry": methods(),
+        "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
+        "dense_kernels": lambda name: (
+            name in engines() and not (engines()[name].skips_zeros or engines()[name].beside_plain)
+        ),
         "catalog": TASKS,
         "pictures": pictures,
         "normal_share": words.normal_share,

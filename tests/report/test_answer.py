@@ -21,6 +21,15 @@ def test_a_column_in_which_nothing_is_known_is_left_out() -> None:
     assert ROWS.where(model="b").table({"model": "{model}", "score": "{score:.2f}"}) == "| model |\n| --- |\n| b |"
 
 
+def test_a_setting_that_is_the_same_in_many_rows_is_told_once() -> None:
+    many = Answer("", tuple({"m": f"m{n}", "dtype": "BF16", "told": "no gain"} for n in range(4)))
+    columns = {"model": "{m}", "number format": "{dtype}", "verdict": "{told}"}
+    lines = many.table(columns).splitlines()
+    assert lines[0] == "| model | verdict |" and lines[2] == "| m0 | no gain |"
+    assert lines[-2:] == ["", "In every row number format: BF16."]
+    assert Answer("", many.rows[:3]).table(columns).splitlines()[0] == "| model | number format | verdict |"
+
+
 def test_groups_keep_the_order_of_appearance() -> None:
     assert [(first["model"], len(part)) for first, part in ROWS.groups("model")] == [("a", 2), ("b", 1)]
 

@@ -2,11 +2,11 @@
 -- ratio of sums, with a 95% interval from the spread of the windows; from ten windows on).
 WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.pattern, s.sparsity, s.seed,
-           concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), '')) || way AS label,
-           s.score, s.score > 1e4 AS broken, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high, v.dense_score, v.verdict
+           method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,
+           s.score, s.score > 1e4 AS broken, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high, v.dense_score, v.verdict, v.detectable
     FROM scores s
     JOIN ways USING (variant_id)
-    JOIN (SELECT manifest, record_id, dense_score, verdict FROM vs_dense) v USING (manifest, record_id)
+    JOIN (SELECT manifest, record_id, dense_score, verdict, detectable FROM vs_dense) v USING (manifest, record_id)
     WHERE s.weights <> 'random' AND s.metric = 'perplexity' /* manifests */
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), ranked AS (
@@ -28,9 +28,9 @@ WITH scored AS (
     FROM sums
 )
 SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, pattern, sparsity, seed, label, score, low, high, broken, dense_score,
-       if(broken, NULL, score / dense_score) AS ratio, if(broken, 'broken', verdict) AS verdict, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+       if(broken, NULL, score / dense_score) AS ratio, if(broken, 'broken', verdict) AS verdict, if(broken, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
-       CASE WHEN broken THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT broken THEN ' ≈' ELSE '' END AS mark,
+       n >= 10 AS ranked, CASE WHEN broken OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT broken THEN ' ≈' ELSE '' END AS mark,
        avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing
 FROM ranked
 LEFT JOIN spread USING (record_id)

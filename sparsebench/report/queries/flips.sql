@@ -1,6 +1,6 @@
 -- Where no difference was detected: how many answers changed all the same.
 SELECT model, weights, task, metric, n, limited, num_fewshot, 
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, sparsity, gained, lost,
+       method_label(method, granularity, pattern) || way AS label, sparsity, gained, lost,
        (gained + lost) / pairs AS changed, difference
 FROM scores
 JOIN ways USING (variant_id)

@@ -6,8 +6,10 @@ WITH per_rank AS (
     GROUP BY record_id
 )
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, seed,
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label, peak_bytes, dense_peak_bytes,
-       ratio, rank_bytes, per_rank.tensor_bytes, measure
+       method_label(method, granularity, pattern) || way AS label, peak_bytes, dense_peak_bytes,
+       ratio, peak_bytes / any_value(if(engine = 'hf' AND method = 'dense', peak_bytes, NULL))
+           OVER (PARTITION BY model, weights, machine, ranks, workload) AS of_plain,
+       rank_bytes, per_rank.tensor_bytes, measure
 FROM memory
 LEFT JOIN per_rank USING (record_id)
 JOIN ways USING (variant_id)

@@ -1,6 +1,6 @@
 -- What a manifest asks for and nobody has measured yet: which methods lack it, per model and stage or benchmark.
 SELECT manifest, model, coalesce(settings ->> 'task', stage) AS what, count(*) AS cells,
-       string_agg(DISTINCT concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured'),
+       string_agg(DISTINCT concat_ws(' ', method_label(method, granularity, pattern),
                                      if(method = 'dense', NULL, format('{:g}%', round(100 * sparsity, 2)))), ', ') AS variants
 FROM cells
 WHERE status = 'missing' AND manifest IS NOT NULL /* manifests */

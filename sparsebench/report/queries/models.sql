@@ -8,6 +8,7 @@ WITH asked AS (
     GROUP BY variant_id
 )
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
+       1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit,
        coalesce(formats, dtype) AS formats,
        -- Of a file in many parts the first, and how many there are.
        regexp_replace(regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…', 'g'), '^(\S+) \+ .* \+ \S+( as \S+)?$',

@@ -10,7 +10,7 @@ WITH compared AS (
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 )
 SELECT p.model, p.weights, p.task, p.metric, p.n, p.limited, p.num_fewshot,
-       concat_ws(' ', p.method || p.inputs, nullif(if(p.pattern LIKE '%:%', '', p.granularity), ''), p.pattern) AS label, p.sparsity,
+       method_label(p.method, p.granularity, p.pattern) || p.inputs AS label, p.sparsity,
        p.dense_score, p.score, p.low, p.high, u.granularity, u.score AS free_score, u.low AS free_low, u.high AS free_high,
        CASE WHEN p.metric LIKE '%perplexity' THEN p.score END AS perplexity, CASE WHEN p.metric LIKE '%perplexity' THEN u.score END AS free_perplexity,
        CASE WHEN p.metric LIKE '%perplexity' THEN p.dense_score END AS dense_perplexity

@@ -10,7 +10,7 @@ WITH prunable AS (
     JOIN prunable d ON d.method = 'dense' AND d.model = v.model AND d.name = v.name
     WHERE regexp_matches(v.method, '^(random|magnitude|wanda|ria)(\+|$)') AND d.rms > 0
 )
-SELECT model, weights, concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label,
+SELECT model, weights, method_label(method, granularity, pattern) || way AS label,
        method, pattern, sparsity, seed, avg(1 - left_over) AS squared, avg(sqrt(greatest(0, 1 - left_over))) AS change
 FROM changed
 JOIN ways USING (variant_id)

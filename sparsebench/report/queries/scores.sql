@@ -1,6 +1,6 @@
 -- Every score beside its dense model's, one row per variant and task. A perplexity above 10,000 is broken, whatever the test says.
 SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, _goodness(s.metric, 1) < 0 AS lower_is_better, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
-       concat_ws(' ', s.method, nullif(if(s.pattern LIKE '%:%', '', s.granularity), ''), nullif(s.pattern, 'unstructured')) || way AS label,
+       method_label(s.method, s.granularity, s.pattern) || way AS label,
        s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, s.score, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high,
        s.chance, if(broken, NULL, v.difference) AS difference, v.low AS difference_low, v.high AS difference_high,
        if(broken, NULL, s.score / v.dense_score) AS ratio, v.pairs, v.gained, v.lost, v.p_holm, v.recovery,

@@ -1,10 +1,11 @@
 -- Bytes on disk by format, against the bounds that no format can beat without using structure between values.
-SELECT DISTINCT model, weights, variant_id, method, granularity, pattern, sparsity, seed, format, bytes, dense.dense_bytes, share, bytes / unpruned_bytes AS unpruned_share, prunable_share,
+SELECT model, weights, variant_id, method, granularity, pattern, sparsity, seed, format, bytes, dense.dense_bytes, share, bytes / unpruned_bytes AS unpruned_share, prunable_share,
        raw_value_share, entropy_share, unprunable_bytes / dense.dense_bytes AS unprunable_share, seconds, CASE WHEN round_trip THEN 'yes' WHEN NOT round_trip THEN '**no**' END AS exact,
-       concat_ws(' ', method, nullif(if(pattern LIKE '%:%', '', granularity), ''), nullif(pattern, 'unstructured')) || way AS label
+       method_label(method, granularity, pattern) || way AS label
 FROM sizes
 LEFT JOIN (SELECT DISTINCT variant_id, bytes AS dense_bytes FROM sizes WHERE format = 'dense') dense USING (variant_id)
 JOIN ways USING (variant_id)
-WHERE format <> 'dense' /* manifests */
+WHERE format NOT IN ('dense', 'source') /* manifests */
+QUALIFY row_number() OVER (PARTITION BY variant_id, format ORDER BY manifest) = 1
 ORDER BY weights = 'random', model, format = 'archive', format, method <> 'dense', method, pattern <> 'unstructured', granularity,
          pattern, label, sparsity, seed, variant_id

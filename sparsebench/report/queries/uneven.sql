@@ -1,12 +1,17 @@
 -- How unevenly a variant's zeros lie: the blocks that lost least and most, where they differ by more than a point, and the matrices
--- that lost most.
-SELECT model, weights, concat_ws(' ', method, nullif(granularity, '')) || way AS label, sparsity, 
+-- that lost most; and what became of the scores.
+SELECT model, weights, method_label(method, granularity, 'unstructured') || way AS label, sparsity, 
        min(zero_share) FILTER (scope = 'layer') AS lowest, max(zero_share) FILTER (scope = 'layer') AS highest,
        max(zero_share) FILTER (scope = 'layer and kind') AS fullest,
+       count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind' AND zero_share >= 0.999) AS emptied,
+       count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind') AS matrices, any_value(moved) AS moved,
        arg_max(concat_ws(' ', CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END, kind, 'of block', layer), zero_share)
            FILTER (scope = 'layer and kind') AS fullest_at
 FROM structure
 JOIN ways USING (variant_id)
+LEFT JOIN (SELECT variant_id, replace(string_agg(DISTINCT format('{} {:+.3f}', task, difference), ', ' ORDER BY format('{} {:+.3f}', task, difference)),
+                                      ' -', ' −') AS moved
+           FROM vs_dense WHERE metric NOT LIKE '%perplexity' GROUP BY variant_id) USING (variant_id)
 WHERE scope IN ('layer', 'layer and kind') AND method <> 'dense' AND pattern = 'unstructured' AND weights <> 'random' /* manifests */
 GROUP BY variant_id, model, weights, method, granularity, way, sparsity
 HAVING highest - lowest > 0.01

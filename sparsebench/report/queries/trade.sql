@@ -1,0 +1,53 @@
+-- What one gets for what one loses: at each sparsity the unstructured variant with the fewest losses on its model's tasks, what it
+-- loses there, and the bytes and the time of one more token at that sparsity. A loss counts when the difference's own 95% interval
+-- leaves out 0, before any correction for several tasks. Random masks are no choice, and left out.
+WITH asked AS (
+    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+), judged AS (
+    SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,
+           s.task, s.metric, s.score / v.dense_score AS ratio, s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, _goodness(s.metric, v.difference) AS gain, v.difference,
+           greatest(_goodness(s.metric, v.low), _goodness(s.metric, v.high)) < 0 AS lost
+    FROM scores s
+    JOIN asked USING (variant_id)
+    JOIN ways USING (variant_id)
+    JOIN vs_dense v USING (manifest, record_id)
+    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND v.low IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.dtype, s.task ORDER BY s.n DESC, s.manifest) = 1
+), each AS (
+    SELECT model, weights, variant_id, sparsity, label, count(*) AS tasks, count(*) FILTER (lost) AS losses,
+           avg(rank) AS standing, string_agg(
+               task || CASE WHEN broken THEN ' broken' WHEN metric LIKE '%perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END, ', ' ORDER BY task
+           ) FILTER (lost) AS what
+    FROM (SELECT *, percent_rank() OVER (PARTITION BY model, dtype, task, sparsity ORDER BY gain) AS rank FROM judged)
+    GROUP BY model, weights, variant_id, sparsity, label
+), best AS (
+    SELECT *
+    FROM each
+    QUALIFY rank() OVER (PARTITION BY model, sparsity ORDER BY tasks DESC, losses, standing DESC, label) = 1
+), files AS (
+    SELECT model, sparsity, format, avg(share) AS share
+    FROM sizes
+    JOIN asked USING (variant_id)
+    WHERE pattern = 'unstructured' AND format IN ('packed', 'archive')
+    GROUP BY ALL
+), times AS (
+    SELECT model, sparsity, avg(speedup) AS speedup
+    FROM latency
+    JOIN asked USING (variant_id)
+    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase IN ('decode', 'forward') AND method <> 'dense'
+    GROUP BY ALL
+), peaks AS (
+    SELECT model, sparsity, avg(ratio) AS ratio
+    FROM memory
+    JOIN asked USING (variant_id)
+    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase = 'overall' AND rank IS NULL AND method <> 'dense'
+    GROUP BY ALL
+)
+SELECT b.model, b.weights, b.sparsity, b.label, b.tasks, b.losses, coalesce(replace(b.what, ' -', ' −'), 'nothing detected') AS what,
+       packed.share AS packed, archive.share AS archive, times.speedup, peaks.ratio AS peak
+FROM best b
+LEFT JOIN files packed ON packed.model = b.model AND packed.sparsity = b.sparsity AND packed.format = 'packed'
+LEFT JOIN files archive ON archive.model = b.model AND archive.sparsity = b.sparsity AND archive.format = 'archive'
+LEFT JOIN times ON times.model = b.model AND times.sparsity = b.sparsity
+LEFT JOIN peaks ON peaks.model = b.model AND peaks.sparsity = b.sparsity
+ORDER BY b.model, b.sparsity
