@@ -3,9 +3,8 @@
     python benchmarks/false_alarms.py FOLDER --limit 50 [--task piqa …] [--batch-size 4 --batch-size 32]
 
 Every task is scored in the fastest way and then in batches of each size. The scores differ only in how sums are rounded,
-so a verdict other than "no difference detected" is a false alarm. Verdicts are the ledger's: McNemar's exact test (a
-sign-flip test over clusters), once as it is and once after Holm's correction over the tasks, as in `vs_dense`. Exits with 1
-at a false alarm.
+so a verdict other than "no difference detected" is a false alarm. Verdicts are the ledger's, once as they are and once after
+Holm's correction over the tasks, as in `vs_dense`. Exits with 1 at a false alarm.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec
 from sparsebench.errors import SparsebenchError
-from sparsebench.ledger.statistics import Pairs, codes, compare, holm, verdict
+from sparsebench.ledger.scored import compare
+from sparsebench.ledger.statistics import holm, verdict
 
 USUAL = (
-    "piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "openbookqa", "sciq", "copa", "rte", "sst2",
+    "piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "openbookqa", "sciq", "copa", "cb", "rte", "mrpc", "sst2",
+    "boolq", "lambada_openai",
 )  # fmt: skip
 NONE = "no difference detected"
 
@@ -43,8 +42,8 @@ def main() -> int:
     """Score, compare, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--family", default="decoder", choices=["decoder", "encoder-decoder"])
-    parser.add_argument("--task", action="append", choices=[name for name in TASKS if TASKS[name].adapter == "harness"])
+    parser.add_argument("--family", default="decoder", choices=["decoder", "encoder", "encoder-decoder"])
+    parser.add_argument("--task", action="append", choices=list(TASKS))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, action="append")
     options = parser.parse_args()
@@ -58,14 +57,12 @@ def main() -> int:
         for spec in specs:
             one, other = again[spec], dense[TaskSpec(spec.task, spec.limit)]
             assert [outcome.doc_hash for outcome in one.outcomes] == [outcome.doc_hash for outcome in other.outcomes]
-            values = [np.array([outcome.value for outcome in side.outcomes]) for side in (one, other)]
-            unlabelled = np.full(one.n, np.nan)
-            clusters = codes(outcome.cluster for outcome in one.outcomes)
-            found.append(compare(one.metric, Pairs(*values, unlabelled, clusters), one.chance))
+            found.append(compare(one, other))
         for spec, comparison, p in zip(specs, found, holm([comparison.p for comparison in found]), strict=True):
             alone = verdict(comparison.difference, comparison.p, comparison.higher_is_better)
             adjusted = verdict(comparison.difference, p, comparison.higher_is_better)
-            changed = (comparison.gained or 0) + (comparison.lost or 0)
+            pairs = zip(again[spec].outcomes, dense[TaskSpec(spec.task, spec.limit)].outcomes, strict=True)
+            changed = sum(one.value != other.value for one, other in pairs)
             print(
                 f"{spec.task:16} batch {size:3}  {changed} of {comparison.n} outcomes differ, "
                 f"difference {comparison.difference:+.4f}, p {comparison.p:.3f}: {alone}",

@@ -4,7 +4,8 @@
 
 In every trial two copies of the model are loaded anew and timed as a pair three times with the default settings: for the noise
 floor, as a comparison of equals, and with one side made slower: after each of its steps it spins for that share of the
-step's own time. The rule is the ledger's: the interval of the paired ratio excludes 1, and the ratio exceeds the noise.
+step's own time. Before each of the three both copies move to memory of their own, as ``run`` has it. The rule is the
+ledger's: the interval of the paired ratio excludes 1, and the ratio exceeds the noise.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import math
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from sparsebench.models.load import load_model
-from sparsebench.runtime import latency, memory
+from sparsebench.runtime import energy, latency, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.latency import Loaded
 from sparsebench.runtime.peers import Peers
@@ -47,19 +49,18 @@ class Slower(Phase):
         self.inner.end()
 
 
-def loaded(folder: Path, family: str, setting: Setting) -> list[Phase]:
-    """The phases of a fresh copy of the model; generating is prefill and decode again, and left out."""
+def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase]]:
+    """A fresh copy of the model and its phases; generating is prefill and decode again, and left out."""
     model = load_model(folder, family)  # type: ignore[arg-type]
-    memory.own(model)
     config = json.loads((folder / "config.json").read_text())
     made = phases(Plain(model), family, inputs(config, setting.workload, 0, "cpu"), setting.workload.generate)
-    return [phase for phase in made if phase.name != "generate"]
+    return model, [phase for phase in made if phase.name != "generate"]
 
 
 def compared(dense: list[Phase], variant: list[Phase], setting: Setting) -> dict[str, PhaseDifference]:
     """One paired measurement."""
     sides = {"dense": Loaded(dense, (0, 0)), "variant": Loaded(variant, (0, 0))}
-    samples, _ = latency.run(sides, setting, Peers(1, False), lambda: None)  # type: ignore[arg-type]
+    samples, *_ = latency.run(sides, setting, Peers(1, False), lambda: None, energy.Nothing("not asked for"))  # type: ignore[arg-type]
     return {found.phase: found for found in latency.differences(samples, True, 0)}
 
 
@@ -81,11 +82,14 @@ def main() -> None:
     memory.settle_allocator()
     with torch.inference_mode():
         for trial in range(asked.trials):
-            dense, variant = (loaded(asked.folder, asked.family, setting) for _ in range(2))
-            floor, equal, slow = (
-                compared(dense, [Slower(phase, share) if share else phase for phase in variant], setting)
-                for share in (0, 0, asked.slowdown)
-            )
+            (one, dense), (other, variant) = (loaded(asked.folder, asked.family, setting) for _ in range(2))
+            found = []
+            for share in (0, 0, asked.slowdown):
+                memory.own(one)
+                memory.own(other)
+                side = [Slower(phase, share) if share else phase for phase in variant]
+                found.append(compared(dense, side, setting))
+            floor, equal, slow = found
             for name in floor:
                 noise = max(abs(math.log(floor[name].low)), abs(math.log(floor[name].high)))
                 count = counts.setdefault(name, Counter())

@@ -1,17 +1,19 @@
-"""How fast one token goes through a sparse layer, beside dense float32, dense bfloat16, torch's CSR and dynamic int8.
+"""How fast one token goes through a sparse layer, beside dense float32 and bfloat16, torch's CSR, MKL's, dynamic int8.
 
-    python benchmarks/kernels.py [--threads 2] [--shape 8192x2048 …] [--sparsity 0.5 …] [--level avx2]
+    python benchmarks/kernels.py [--threads 2] [--shape 8192x2048 …] [--sparsity 0.5 …] [--level avx2] [--wall] [--mkl FILE]
 
-Prints Markdown. Each contender has so many copies of its weights that they come from memory, as in a real model; the
-contenders take turns, and each number is the median over rounds of the CPU time per product, all threads together, so that
-other programs disturb it little. Several threads need OMP_WAIT_POLICY=passive, or waiting would count as work. "floor" is
-the share of the time that reading the bytes alone would take, at the speed at which ``torch.sum`` reads a large array in
-the same turns.
+Prints Markdown. ``--mkl`` names the library (libmkl_rt.so.2) of an installed `mkl` package: its inspector-executor, told to
+expect many products, in float32 with 32-bit columns. Each contender has so many copies of its weights that they come from
+memory, as in a real model; the contenders take turns, and each number is the median over rounds of the CPU time per product,
+all threads together, so that other programs disturb it little, or with ``--wall`` of the wall time. Several threads need
+OMP_WAIT_POLICY=passive, or waiting would count as work. "floor" is the share of the time that reading the bytes alone would
+take, at the speed at which ``torch.sum`` reads a large array in the same turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import time
 import warnings
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +29,7 @@ from torch.nn import functional as F
 
 from sparsebench import environment
 from sparsebench.native import Missing
-from sparsebench.runtime.kernels import Choices, SparseLinear, TorchCsr, from_dense, kernels, layout_for
+from sparsebench.runtime.kernels import Choices, SparseLinear, TorchCsr, csr_below, from_dense, kernels, layout_for
 from sparsebench.runtime.kernels.matrix import SparseMatrix
 
 SHAPES = ("8192x2048", "2048x8192", "2048x2048", "5120x1536")
@@ -36,6 +39,9 @@ STREAMED = 256 << 20
 ROUNDS = 15
 SECONDS = 0.02
 """About how long a contender's turn is."""
+
+
+clock = time.process_time
 
 
 @dataclass
@@ -54,11 +60,11 @@ class Contender:
         self.seconds: list[float] = []
 
     def turn(self) -> None:
-        """Time some products, in CPU time of all threads."""
-        start = time.process_time()
+        """Time some products, in CPU time of all threads or in wall time."""
+        start = clock()
         for _ in range(self.often):
             next(self.next)()
-        self.seconds.append((time.process_time() - start) / self.often)
+        self.seconds.append((clock() - start) / self.often)
 
 
 def copies(size: int, make: Callable[[], Callable[[], object]]) -> Contender:
@@ -111,6 +117,43 @@ def torch_csr(weight: torch.Tensor, x: torch.Tensor) -> Contender:
     return copies(8 * layer.nonzeros + 4 * len(weight), make)
 
 
+class Description(ctypes.Structure):
+    """MKL's ``matrix_descr``: what kind of matrix, which half of it is stored, and whether its diagonal is ones."""
+
+    _fields_ = (("type", ctypes.c_int), ("mode", ctypes.c_int), ("diag", ctypes.c_int))
+
+
+def mkl_csr(mkl: ctypes.CDLL, weight: torch.Tensor, x: torch.Tensor) -> Contender:
+    """MKL's inspector-executor in float32: inspected once with a hint of many products, then executed."""
+    plain, general = 10, Description(20, 0, 0)  # SPARSE_OPERATION_NON_TRANSPOSE, SPARSE_MATRIX_TYPE_GENERAL
+    stored = weight.to_sparse_csr()
+    vector, rows, cols = x[0].contiguous(), *weight.shape
+
+    def call(name: str, *arguments: Any) -> None:
+        if status := getattr(mkl, name)(*arguments):
+            raise SystemExit(f"{name}: status {status}")
+
+    def make() -> Callable[[], object]:
+        parts = [stored.crow_indices().int(), stored.col_indices().int(), stored.values().clone()]
+        out, handle = torch.empty(rows), ctypes.c_void_p()
+        begin, column, value = (ctypes.c_void_p(part.data_ptr()) for part in parts)
+        end = ctypes.c_void_p(parts[0].data_ptr() + 4)
+        call("mkl_sparse_s_create_csr", ctypes.byref(handle), 0, rows, cols, begin, end, column, value)
+        call("mkl_sparse_set_mv_hint", handle, plain, general, 100_000)
+        call("mkl_sparse_optimize", handle)
+        one, none = ctypes.c_float(1), ctypes.c_float(0)
+        read, write = ctypes.c_void_p(vector.data_ptr()), ctypes.c_void_p(out.data_ptr())
+
+        def product(kept: object = (parts, out)) -> object:
+            return mkl.mkl_sparse_s_mv(plain, one, handle, general, read, none, write)
+
+        product()
+        torch.testing.assert_close(out, weight @ vector, rtol=1e-3, atol=1e-4)
+        return product
+
+    return copies(8 * int(stored.values().numel()) + 4 * rows, make)
+
+
 def int8(weight: torch.Tensor, x: torch.Tensor) -> Contender:
     """torch's dynamic int8."""
 
@@ -131,7 +174,7 @@ def reading() -> Contender:
     return Contender([lambda: array.sum()], array.nbytes)
 
 
-def table(shape: str, sparsities: list[float]) -> None:
+def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
     """The rows of one shape."""
     rows, cols = (int(part) for part in shape.split("x"))
     torch.manual_seed(0)
@@ -144,8 +187,10 @@ def table(shape: str, sparsities: list[float]) -> None:
     for sparsity in sparsities:
         weight = base * (torch.rand(rows, cols) >= sparsity)
         found = from_dense(library, weight.bfloat16())
-        matrix = found.laid_out(library, layout_for(found))
+        matrix = found.laid_out(library, layout_for(found, csr_below(library)))
         contenders = {**fixed, "csr": torch_csr(weight, x), "sparse": sparse(matrix, narrow)}
+        if mkl:
+            contenders["mkl"] = mkl_csr(mkl, weight, x)
         for contender in contenders.values():
             contender.seconds.clear()
         took = compete(contenders)
@@ -156,7 +201,8 @@ def table(shape: str, sparsities: list[float]) -> None:
         cells = [
             shape, f"{sparsity:.0%}", matrix.layout, f"{each:.3f} ({each / ideal - 1:+.0%})", f"{took['fp32'] * 1e6:.0f}",
             f"{took['bf16'] * 1e6:.0f}", f"{ours * 1e6:.0f}", f"**{took['fp32'] / ours:.1f} / {took['bf16'] / ours:.1f}**",
-            f"{took['fp32'] / took['csr']:.2f}", f"{took['fp32'] / took['int8']:.2f}",
+            f"{took['fp32'] / took['csr']:.2f}", *([f"{took['fp32'] / took['mkl']:.2f}"] if mkl else []),
+            f"{took['fp32'] / took['int8']:.2f}",
             f"{floor / ours:.0%} at {STREAMED / took['read'] / 1e9:.0f} GB/s",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -169,7 +215,12 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help="rows x columns")
     parser.add_argument("--sparsity", action="append", type=float)
     parser.add_argument("--level", help="an instruction set below the best one")
+    parser.add_argument("--wall", action="store_true", help="wall time, not CPU time")
+    parser.add_argument("--mkl", help="the library of an installed mkl package")
     chosen = parser.parse_args()
+    global clock
+    clock = time.perf_counter if chosen.wall else clock
+    mkl = ctypes.CDLL(chosen.mkl) if chosen.mkl else None
     library = kernels()
     if isinstance(library, Missing):
         raise SystemExit(library.reason)
@@ -183,15 +234,15 @@ def main() -> None:
             torch.set_num_threads(threads)
             print(
                 f"\n{environment.cpu_model()}, {library.level}, torch {torch.__version__}, threads: {threads}, "
-                f"load {os.getloadavg()[0]:.1f}\n"
+                f"{'wall' if chosen.wall else 'CPU'} time, load {os.getloadavg()[0]:.1f}\n"
             )
             columns = [
                 "layer", "sparsity", "layout", "bytes per weight (over ideal)", "fp32 µs", "bf16 µs", "sparse µs",
-                "sparse: × fp32 / × bf16", "torch CSR × fp32", "int8 × fp32", "floor",
+                "sparse: × fp32 / × bf16", "torch CSR × fp32", *(["MKL × fp32"] if mkl else []), "int8 × fp32", "floor",
             ]  # fmt: skip
             print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
             for shape in chosen.shape or SHAPES:
-                table(shape, chosen.sparsity or list(SPARSITIES))
+                table(shape, chosen.sparsity or list(SPARSITIES), mkl)
 
 
 if __name__ == "__main__":

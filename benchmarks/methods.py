@@ -4,6 +4,7 @@
     python benchmarks/methods.py rank FOLDER TEXT --out results.jsonl
     python benchmarks/methods.py speed FOLDER --out results.jsonl
     python benchmarks/methods.py memory FOLDER --out results.jsonl [--method wanda] [--samples 32]
+    python benchmarks/methods.py copying FOLDER --out results.jsonl
 
 FOLDER is a decoder of the Llama kind in float32 or bfloat16, TEXT a WikiText file. Every run is a process of its own, start
 included; with OMP_NUM_THREADS=1 its CPU seconds can be compared on a machine that others use too. What is in results.jsonl
@@ -189,6 +190,12 @@ def speed(asked: argparse.Namespace, results: Results) -> None:
                 "all three, five sparsities, dense",
                 **ours(asked.folder, out / "a", *three, "--propagate", "dense", *five, *asked.read),
             )
+    if asked.propagate != "dense" and "all three, five sparsities, pruned" not in results:
+        with scratch() as out:
+            three = ("--method", "magnitude", "--method", "wanda", "--method", "sparsegpt")
+            results.add(
+                "all three, five sparsities, pruned", **ours(asked.folder, out / "a", *three, *five, *asked.read)
+            )
 
 
 def memory(asked: argparse.Namespace, results: Results) -> None:
@@ -206,9 +213,23 @@ def memory(asked: argparse.Namespace, results: Results) -> None:
         )
 
 
+def copying(asked: argparse.Namespace, results: Results) -> None:
+    """One global threshold at five sparsities, beside copying the files five times: both on disk when they end."""
+    for turn in range(3):
+        if (name := f"copy {turn}") not in results:
+            with scratch() as out:
+                each = [run("cp", "-r", str(asked.folder), str(out / share)) for share in FIVE]
+                results.add(name, seconds=round(sum(one["seconds"] for one in each) + run("sync")["seconds"], 1))
+        if (name := f"magnitude global five {turn}") not in results:
+            with scratch() as out:
+                five = [word for share in FIVE for word in ("--sparsity", share)]
+                made = ours(asked.folder, out / "a", "--method", "magnitude", "--granularity", "global", *five)
+                results.add(name, **made | {"seconds": round(made["seconds"] + run("sync")["seconds"], 1)})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["quality", "rank", "speed", "memory"])
+    parser.add_argument("what", choices=["quality", "rank", "speed", "memory", "copying"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, required=True)
@@ -227,7 +248,8 @@ def main() -> None:
     parser.add_argument("--family", default="decoder", help="memory: the model's")
     asked = parser.parse_args()
     asked.read = ["--samples", str(asked.samples), "--length", "512", "--seed", str(asked.seed)]
-    {"quality": quality, "rank": rank, "speed": speed, "memory": memory}[asked.what](asked, Results(asked.out))
+    what = {"quality": quality, "rank": rank, "speed": speed, "memory": memory, "copying": copying}
+    what[asked.what](asked, Results(asked.out))
 
 
 if __name__ == "__main__":
