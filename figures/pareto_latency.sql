@@ -15,14 +15,15 @@
 -- columns: 2
 -- xlabel: time of a step / that of the dense model in the same engine and job
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Panels in which no time differs are left out. int8 is left out: its rounded weights were not scored.
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros; so is int8, whose rounded weights were not scored.
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
-           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense, if(verdict = 'no difference detected', 1, speedup) AS speedup, speedup_low, speedup_high
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense, if(verdict IN ('faster', 'slower'), speedup, 1) AS speedup, speedup_low, speedup_high
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
-    WHERE engine <> 'int8' AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
+    -- A dense kernel skips no zeros: what differs there is chance, or the processor's clock.
+    WHERE engine NOT IN ('int8', 'deepspeed', 'deepspeed-zero3', 'hf') AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
 ), moved AS (
     SELECT DISTINCT facet FROM points WHERE NOT dense_model AND speedup <> 1
 )

@@ -12,13 +12,18 @@
 -- xlabel: speed-up over dense
 -- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. Under int8 everything but the baseline has 8 bits: dense itself is what they alone do.
 
-WITH placed AS (
+WITH alike AS (
+    -- A pattern's zeros are as good as any others to a dense kernel: its lines would only say the same again.
+    SELECT *
+    FROM speedups
+    QUALIFY line NOT LIKE '%N:M' OR NOT bool_or(line NOT LIKE '%N:M') OVER (PARTITION BY model, engine)
+), placed AS (
     SELECT *, concat(model_label(model, weights), if(count(DISTINCT workload) OVER () > 1, ', ' || workload, ''),
                      if(count(DISTINCT machine) OVER () > 1, chr(10) || machine, '')) AS facet,
            count(DISTINCT line) FILTER (method <> 'dense') OVER () > 1 AS several
-    FROM speedups
+    FROM alike
 )
-SELECT concat(phase_label(phase), ', ', engine_label(engine, ranks), if(several AND line <> 'dense', ', ' || line, '')) AS label, speedup,
+SELECT concat(phase, ', ', engine_label(engine, ranks), if(several AND line <> 'dense', ', ' || line, '')) AS label, speedup,
        speedup_low, speedup_high, if(method = 'dense', 'dense itself', percent_label(sparsity) || '%') AS sparsity, facet, 1 AS dense
 FROM placed
 ORDER BY placed.sparsity, weights = 'random', model, facet, list_position(['forward', 'encode', 'prefill', 'decode'], phase), engine, ranks, line;

@@ -8,7 +8,7 @@
 -- high: most
 -- series: format
 -- facet: facet
--- reference: raw_bound = bound: values incompressible; entropy_bound = bound: entropy of the values
+-- reference: raw_bound = bound: values incompressible; entropy_bound = bound: entropy of the values; own = the quantized file that it was made from
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: weight files, MB
@@ -16,8 +16,9 @@
 
 SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
        max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
-       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, model_label(model, weights) AS facet
-FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest FROM sizes)
-WHERE pattern = 'unstructured'
+       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, min(own) / 1e6 AS own, model_label(model, weights) AS facet
+FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
+             max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes)
+WHERE pattern = 'unstructured' AND format <> 'source'
 GROUP BY facet, sparsity, format
 ORDER BY bool_or(weights = 'random'), facet, sparsity, format = 'archive', format;
