@@ -31,11 +31,12 @@ _BASE = 0x9E3779B97F4A7C15
 
 
 class Fitted:
-    """The runs of words of the texts that a model was fitted to, as sorted 64-bit hashes."""
+    """The runs of words of the texts that a model was fitted to, as sorted 64-bit hashes; ``allowed``: also a task's own."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], allowed: bool = False) -> None:
         import numpy as np
 
+        self.allowed = allowed
         found = [_runs(text) for text in texts]
         self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 

@@ -57,14 +57,13 @@ def score(
     progress: Progress | None = None,
     dtype: str = "auto",
     fitted: Fitted | None = None,
-    may_copy: bool = False,
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
     Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
     numbers are stock's to the bit. (Tasks with different ones: the model is loaded once for each.) It calculates in
     ``dtype`` (``auto``: the checkpoint's). A task whose documents are in the text that the model was ``fitted`` to is an
-    error, or with ``may_copy`` a score that says so.
+    error, or where that is allowed a score that says so.
     Raises ModelError when the model itself cannot be loaded.
     """
     fit: list[TaskSpec] = []
@@ -80,7 +79,7 @@ def score(
         machine: dict[str, str | int] = {"threads": _threads(), "repeats": repeats(next(iter(scorers.values())).model)}
         for spec in alike:
             try:
-                copies = _copies(spec, cache, fitted, may_copy)
+                copies = _copies(spec, cache, fitted)
                 result = scorers[adapter_of(spec.task)].score(spec, cache)
             except SparsebenchError as error:
                 emit(spec, error)
@@ -89,14 +88,14 @@ def score(
         del scorers  # before the next batch size's model is loaded
 
 
-def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None, allowed: bool) -> dict[str, str | int]:
+def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict[str, str | int]:
     """What a result says of the task's documents in the text that the model was fitted to."""
     if fitted is None:
         return {}
     found = copied(fitted, spec, cache)
     if found is None:
-        return {"calibration_copies": "looked for by the data set's name only: its texts are not local"}
-    if found and not allowed:
+        return {"calibration_copies": "looked for by the data set's name only"}
+    if found and not fitted.allowed:
         raise BenchmarkError(
             f"task {spec.task}: the calibration text holds {len(found)} of its documents, word for word, such as "
             f"{textwrap.shorten(found[0], 80)!r}",

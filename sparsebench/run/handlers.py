@@ -115,10 +115,10 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
-    fitted = benchmarks.Fitted(drawn(spec.calibration, cache, spec.offline)) if variant.calibration else None
-    benchmarks.score(
-        folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.allow_overlap
-    )
+    fitted = None
+    if variant.calibration:
+        fitted = benchmarks.Fitted(drawn(spec.calibration, cache, spec.offline), spec.allow_overlap)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted)
 
 
 def latency(spec: Spec, recorder: Recorder) -> None:

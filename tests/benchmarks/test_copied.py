@@ -84,16 +84,14 @@ def test_drawn_holds_what_the_samples_are_made_of(tmp_path: Path) -> None:
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
     from sparsebench.benchmarks import ScoreResult, score
 
-    fitted = Fitted(documents("perplexity")[:2])
     found: list[ScoreResult | SparsebenchError] = []
-    for may_copy in (False, True):
-        score(
-            tiny_llama, "decoder", [TaskSpec("perplexity", limit=1)], sources.Cache(), lambda _, got: found.append(got),
-            fitted=fitted, may_copy=may_copy,
-        )  # fmt: skip
-    refused, allowed = found
+    for allowed in (False, True):
+        fitted = Fitted(documents("perplexity")[:2], allowed)
+        specs = [TaskSpec("perplexity", limit=1)]
+        score(tiny_llama, "decoder", specs, sources.Cache(), lambda _, got: found.append(got), fitted=fitted)
+    refused, granted = found
     assert isinstance(refused, BenchmarkError)
     assert (
         "perplexity" in str(refused) and "documents, word for word" in str(refused) and "allow_overlap" in str(refused)
     )
-    assert isinstance(allowed, ScoreResult) and int(allowed.protocol["calibration_copies"]) >= 2
+    assert isinstance(granted, ScoreResult) and int(granted.protocol["calibration_copies"]) >= 2

@@ -35,7 +35,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
        1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
        CASE WHEN ratio IS NULL OR method = 'dense' AND NOT beside_plain THEN NULL
-            WHEN NOT steady AND least(abs(ln(ratio_low)), abs(ln(ratio_high))) <= coalesce(noise, 0) THEN 'not steady'
+            WHEN NOT steady AND ln(ratio_low) <= coalesce(noise, 0) AND ln(ratio_high) >= -coalesce(noise, 0) THEN 'not steady'
             WHEN ratio_high < 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'faster'
             WHEN ratio_low > 1 AND abs(ln(ratio)) > coalesce(noise, 0) THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
@@ -45,7 +45,7 @@ FROM _latency_phases
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
-COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) int8, or a plugin''s';
+COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), int8, or a plugin''s';
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
