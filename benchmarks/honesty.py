@@ -90,8 +90,8 @@ def main() -> None:
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 found.append(compared(dense, side, setting))
             floor, equal, slow = found
+            noise = max(abs(math.log(end)) for found in floor.values() for end in (found.low, found.high))
             for name in floor:
-                noise = max(abs(math.log(floor[name].low)), abs(math.log(floor[name].high)))
                 count = counts.setdefault(name, Counter())
                 count["trials"] += 1
                 count["interval alone calls equals different"] += equal[name].high < 1 or equal[name].low > 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,6 @@ def _runs(text: str) -> np.ndarray[Any, Any]:
     return found
 
 
-@cache
+@lru_cache(maxsize=1 << 18)
 def _word(word: str) -> int:
     return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little")

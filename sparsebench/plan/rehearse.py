@@ -27,7 +27,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     update: dict[str, object] = {"models": models, "benchmarks": Benchmarks()}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
-        update["sparsify"] = [entry for entry in manifest.sparsify if not _reads_text(entry)]
+        update["sparsify"] = [plain for entry in manifest.sparsify if (plain := _without_text(entry))]
     else:
         update["sparsify"] = [_one(manifest.sparsify)] if manifest.sparsify else []
         if manifest.runtime:
@@ -36,8 +36,10 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     return manifest.model_copy(update=update)
 
 
-def _reads_text(entry: Sparsify) -> bool:
-    return any(needs_calibration(entry.method, way) for way in entry.allocation)
+def _without_text(entry: Sparsify) -> Sparsify | None:
+    """The entry with the allocations that read no text; None where there is none."""
+    ways = [way for way in entry.allocation if not needs_calibration(entry.method, way)]
+    return entry.model_copy(update={"allocation": ways}) if ways else None
 
 
 def _random(model: Model) -> Model:

@@ -91,11 +91,12 @@ def _as_fetched(spec: Spec) -> Iterator[Any]:
     from sparsebench.models.obtain import weight_bytes
     from sparsebench.storage.measure import Size
 
-    source = sources.parse(spec.model.source)
-    if source.kind != "random":
-        yield Size(
-            "source", weight_bytes(sources.fetch(source, sources.Cache(spec.cache), spec.offline)), None, 0.0, None
-        )
+    source, cache = sources.parse(spec.model.source), sources.Cache(spec.cache)
+    # Only where it lies here still: nothing is downloaded for a size.
+    if source.kind == "random" or sources.size(source, cache, spec.offline) != 0:
+        return
+    if found := weight_bytes(sources.fetch(source, cache, spec.offline)):
+        yield Size("source", found, None, 0.0, None)
 
 
 def score(spec: Spec, recorder: Recorder) -> None:
@@ -117,7 +118,8 @@ def score(spec: Spec, recorder: Recorder) -> None:
     cache = sources.Cache(spec.cache)
     fitted = None
     if variant.calibration:
-        fitted = benchmarks.Fitted(drawn(spec.calibration, cache, spec.offline), spec.allow_overlap)
+        read = drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)
+        fitted = benchmarks.Fitted(read, spec.allow_overlap)
     benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted)
 
 

@@ -100,14 +100,18 @@ def tokens(
     )
 
 
-def drawn(calibration: Calibration, cache: sources.Cache, offline: bool = False) -> Iterator[str]:
-    """The texts that samples are made of, in their order, and perhaps a few more: how many, a tokenizer decides.
+def drawn(
+    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
+) -> Iterator[str]:
+    """The texts that the model's samples are made of, in their order, and for a decoder perhaps a few more.
 
-    A word has a token at least, so that these are enough for any. Raises SourceError as ``tokens`` does.
+    How many windows are made of, a tokenizer decides: a word has a token at least, so that as many words are enough.
+    Raises SourceError as ``tokens`` does.
     """
-    paired = calibration.target is not None and calibration.field is not None
+    paired = family == "encoder-decoder" and calibration.target is not None
     rows, _ = _ordered(calibration, paired, cache, offline)
-    words, needed = 0, calibration.samples * (calibration.length or LENGTH)
+    needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
+    words = 0
     for place, row in enumerate(rows):
         if words >= needed and place >= calibration.samples:
             return

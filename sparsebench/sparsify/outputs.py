@@ -39,7 +39,7 @@ class Outputs:
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
         self.notes: dict[Target, set[str]] = {target: set() for target in folders}
-        self.unverified = dict(folders)
+        self.unverified: dict[Target, Path] = {}
 
     def __enter__(self) -> Outputs:
         return self
@@ -87,7 +87,7 @@ class Outputs:
         """
         every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
         for target, settings in every.items():
-            self.writers[target].close(settings)
+            self.unverified[target] = self.writers[target].close(settings)
         seconds = time.perf_counter() - self.started
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))

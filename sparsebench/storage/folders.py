@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench.errors import StorageError
+from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.building import beside
 from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo, shards
 from sparsebench.storage.coding import Coding
@@ -114,8 +114,8 @@ def _stored_files(stored: Path, coding: Coding) -> list[Path]:
     if index.is_file():
         try:
             named = set(shards(index))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise StorageError(f"{index}: damaged ({error!r})", again(coding)) from error
+        except ModelError as error:
+            raise StorageError(error.message, again(coding)) from error
         if missing := named - {path.name.removesuffix(suffix) for path in files}:
             raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
     return files

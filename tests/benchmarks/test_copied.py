@@ -64,7 +64,8 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
 
 
 def test_the_default_text_copies_no_task_but_its_own() -> None:
-    fitted = Fitted(drawn(DEFAULT, sources.Cache()))
+    source = sources.fetch(sources.parse(DEFAULT.source), sources.Cache())
+    fitted = Fitted(text for (text,) in read_texts(source, "passage").rows)
     counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in TASKS}
     held = {name: len(found) for name, found in counts.items() if found}
     assert set(held) == {"boolq"} and held["boolq"] > 1000
@@ -72,13 +73,16 @@ def test_the_default_text_copies_no_task_but_its_own() -> None:
     assert unknown == {"g2p", "g2p_per", *(name for name, task in TASKS.items() if task.hub and not task.data)}
 
 
-def test_drawn_holds_what_the_samples_are_made_of(tmp_path: Path) -> None:
+def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text("".join(json.dumps({"text": f"passage number {place} {PASSAGE}"}) + "\n" for place in range(50)))
-    few = list(drawn(Calibration(f"path:{file}", samples=2, length=64), sources.Cache()))
-    assert 3 <= len(few) < 10
-    assert set(few) <= {text for (text,) in read_texts(file).rows}
-    assert len(list(drawn(Calibration(f"path:{file}", samples=64, length=64), sources.Cache()))) == 50
+    every = {text for (text,) in read_texts(file).rows}
+    cases = ((tiny_llama, "decoder", 2, 9), (tiny_llama, "decoder", 30, 50), (tiny_bert, "encoder", 20, 20))
+    for folder, family, samples, most in cases:
+        asked = Calibration(f"path:{file}", samples=samples, length=64)
+        found = list(drawn(folder, family, asked, sources.Cache()))  # type: ignore[arg-type]
+        assert set(found) <= every
+        assert samples <= len(found) <= most
 
 
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsebench.ledger import statistics
+from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs, proportions, resampling, sensitivity, student
 from sparsebench.ledger.statistics.proportions import Table
 
@@ -415,3 +416,9 @@ def test_a_ranking_s_recovery_is_above_the_share_of_true_pairs() -> None:
     assert found.recovery is not None and found.recovery_low is not None and found.recovery_high is not None
     assert found.recovery_low < found.recovery < found.recovery_high < 1
     assert found.detectable is not None and 0 < found.detectable < 0.2
+
+
+@pytest.mark.parametrize(("drop", "discordance"), [(0.02, 0.1), (0.05, 0.1), (0.1, 0.05), (0.01, 0.3)])
+def test_the_documents_needed_are_those_of_the_ledgers_macro(drop: float, discordance: float, ledger: Path) -> None:
+    asked = query.run(ledger, f"SELECT documents_needed({drop}, {discordance})").rows[0][0]
+    assert abs(statistics.needed(drop, discordance) - asked) <= 1

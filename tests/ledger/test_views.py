@@ -277,6 +277,29 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
     assert rows[0][3] == pytest.approx(1 / 0.95 - 1)
 
 
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [((0.5, 2.0), "not steady"), ((0.97, 0.99), "not steady"), ((0.4, 0.6), "faster"), ((1.5, 1.7), "slower")],
+)
+def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_lies_beyond_the_noise(
+    found: list[dict[str, Any]], tmp_path: Path, ends: tuple[float, float], verdict: str
+) -> None:
+    """The noise of a setting is that of the worst phase of its A/A run."""
+    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
+    timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.5)]
+    for record in timed:
+        low, high = (0.95, 1.05) if record["variant"]["sparsity"] == 0 else ends
+        middle = (low * high) ** 0.5
+        record["result"]["differences"] = [{"phase": "forward", "ratio": middle, "low": low, "high": high, "pairs": 4}]
+        for phase in record["result"]["phases"]:
+            phase["steady"] = record["variant"]["sparsity"] == 0 or phase["side"] == "variant"
+    Ledger(tmp_path / "l.duckdb").ingest(timed)
+    rows = query.run(
+        tmp_path / "l.duckdb", "SELECT verdict, steady FROM latency WHERE sparsity = 0.5 AND phase = 'forward'"
+    ).rows
+    assert rows == ((verdict, False),)
+
+
 def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
     rows = query.run(
         ledger, "SELECT phase, rank, peak_bytes FROM memory WHERE model = 'mini' AND ranks = 2 AND method = 'dense'"

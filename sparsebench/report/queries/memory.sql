@@ -7,8 +7,8 @@ WITH per_rank AS (
 )
 SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, seed,
        method_label(method, granularity, pattern) || way AS label, peak_bytes, dense_peak_bytes,
-       ratio, peak_bytes / any_value(if(engine = 'hf' AND method = 'dense', peak_bytes, NULL))
-           OVER (PARTITION BY model, weights, machine, ranks, workload) AS of_plain,
+       ratio, peak_bytes / min(if(engine = 'hf' AND method = 'dense', peak_bytes, NULL))
+           OVER (PARTITION BY model, weights, machine, ranks, workload) AS of_plain, -- the smaller, where it ran in two formats
        rank_bytes, per_rank.tensor_bytes, measure
 FROM memory
 LEFT JOIN per_rank USING (record_id)

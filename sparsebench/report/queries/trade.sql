@@ -12,18 +12,18 @@ WITH asked AS (
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND v.low IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.dtype, s.task ORDER BY s.n DESC, s.manifest) = 1
+    QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
     SELECT model, weights, variant_id, sparsity, label, count(*) AS tasks, count(*) FILTER (lost) AS losses,
            avg(rank) AS standing, string_agg(
                task || CASE WHEN broken THEN ' broken' WHEN metric LIKE '%perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END, ', ' ORDER BY task
            ) FILTER (lost) AS what
-    FROM (SELECT *, percent_rank() OVER (PARTITION BY model, dtype, task, sparsity ORDER BY gain) AS rank FROM judged)
+    FROM (SELECT *, percent_rank() OVER (PARTITION BY model, weights, task, sparsity ORDER BY gain) AS rank FROM judged)
     GROUP BY model, weights, variant_id, sparsity, label
 ), best AS (
     SELECT *
     FROM each
-    QUALIFY rank() OVER (PARTITION BY model, sparsity ORDER BY tasks DESC, losses, standing DESC, label) = 1
+    QUALIFY row_number() OVER (PARTITION BY model, weights, sparsity ORDER BY tasks DESC, losses, standing DESC, label, variant_id) = 1
 ), files AS (
     SELECT model, sparsity, format, avg(share) AS share
     FROM sizes
@@ -31,10 +31,10 @@ WITH asked AS (
     WHERE pattern = 'unstructured' AND format IN ('packed', 'archive')
     GROUP BY ALL
 ), times AS (
-    SELECT model, sparsity, avg(speedup) AS speedup
+    SELECT model, sparsity, median(speedup) AS speedup
     FROM latency
     JOIN asked USING (variant_id)
-    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase IN ('decode', 'forward') AND method <> 'dense'
+    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase IN ('decode', 'forward') AND method <> 'dense' AND verdict <> 'not steady'
     GROUP BY ALL
 ), peaks AS (
     SELECT model, sparsity, avg(ratio) AS ratio
