@@ -1,4 +1,4 @@
--- title: Size on disk by format, beside two reference sizes
+-- title: Size on disk by format, beside what bounds it and what it came from
 -- about: megabytes in each storage format beside the information bound
 -- kind: bars
 -- x: sparsity
