@@ -128,7 +128,9 @@ def _assemble(
 ) -> Numbers:
     """``moments``: mean, mean square, sums of squares and of fourth powers about the mean."""
     mean, square, second, fourth = moments
-    rms, variance = square**0.5, second / count
+    rms = square**0.5
+    # Equal weights have no spread: what is left of it is the rounding of their mean.
+    variance = second / count if extremes[0] < extremes[1] else 0.0
     smallest = np.nextafter(0.0, 1.0)  # |w| below it means w == 0
     edges = rms * np.exp2(np.array(EDGES))
     thresholds = np.concatenate([[smallest], absolute, np.array(relative) * rms, edges])
@@ -143,7 +145,7 @@ def _assemble(
         mean=mean,
         std=variance**0.5,
         rms=rms,
-        kurtosis=fourth / count / variance**2 - 3 if variance**2 else None,  # of equal weights, or too small to square
+        kurtosis=fourth / count / variance**2 - 3 if variance**2 else None,  # 0, or too small to square
         min=float(extremes[0]),
         max=float(extremes[1]),
         histogram=tuple(np.diff([zeros, *at_edges, count]).tolist()),

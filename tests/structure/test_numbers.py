@@ -86,6 +86,10 @@ def test_any_weights(weights: list[float], dtype: str) -> None:
         _check(tensor, dtype)
 
 
+def test_equal_weights_have_no_spread_though_their_mean_is_rounded() -> None:
+    _check(torch.tensor([0.1, 0.1, 0.1], dtype=torch.float64), "F64")
+
+
 @pytest.mark.parametrize("dtype", sorted(TORCH))
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_random_weights(dtype: str, mean: float) -> None:
