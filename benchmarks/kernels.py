@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from sparsebench import environment
 from sparsebench.native import Missing
-from sparsebench.runtime.kernels import Choices, SparseLinear, TorchCsr, csr_below, from_dense, kernels, layout_for
+from sparsebench.runtime.kernels import Choices, SparseLinear, TorchCsr, from_dense, kernels, layout_for, speeds_here
 from sparsebench.runtime.kernels.matrix import SparseMatrix
 
 SHAPES = ("8192x2048", "2048x8192", "2048x2048", "5120x1536")
@@ -187,7 +187,7 @@ def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
     for sparsity in sparsities:
         weight = base * (torch.rand(rows, cols) >= sparsity)
         found = from_dense(library, weight.bfloat16())
-        matrix = found.laid_out(library, layout_for(found, csr_below(library)))
+        matrix = found.laid_out(library, layout_for(found, speeds_here(library, torch.bfloat16, torch.bfloat16)))
         contenders = {**fixed, "csr": torch_csr(weight, x), "sparse": sparse(matrix, narrow)}
         if mkl:
             contenders["mkl"] = mkl_csr(mkl, weight, x)
@@ -197,7 +197,7 @@ def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
         ours = took["sparse"]
         floor = took["read"] / STREAMED * matrix.data.nbytes
         each = matrix.data.nbytes / weight.numel()
-        ideal = 0.125 + 2 * found.density if matrix.layout == "bitmask" else 4 * found.density
+        ideal = 0.125 + 2 * found.density if matrix.layout == "bitmask" else 4 * found.density  # CSR's, for runs too
         cells = [
             shape, f"{sparsity:.0%}", matrix.layout, f"{each:.3f} ({each / ideal - 1:+.0%})", f"{took['fp32'] * 1e6:.0f}",
             f"{took['bf16'] * 1e6:.0f}", f"{ours * 1e6:.0f}", f"**{took['fp32'] / ours:.1f} / {took['bf16'] / ours:.1f}**",

@@ -1,12 +1,15 @@
 // Sparse matrices times a few vectors, on a CPU. y = W x + b, summed in float32, rounded once at the end.
 //
 // A matrix is one block of bytes that begins with a Head; every section lies on a 64-byte line, and the last one ends with
-// room for a vector load too far. Two layouts, values of 16 bits (bfloat16) or 32 (float32), kept bit for bit:
+// room for a vector load too far. Three layouts, values of 16 bits (bfloat16) or 32 (float32), kept bit for bit:
 //
 // bitmask  one bit per weight, rows padded to whole 32-bit words; the nonzeros in order.
 // csr16    CSR with 16-bit columns, sixteen rows abreast: within each window of 512 rows the rows are sorted by their
 //          number of nonzeros, and step k of a block holds the k-th column of its sixteen rows, then the k-th value.
 //          (SELL-C-sigma: Kreutzer et al., SIAM J. Sci. Comput. 36(5), 2014.) Lanes without a value point at x[cols], which is 0.
+// runs     sixteen rows abreast, two nonzeros of each at a step, all in one run of 32 columns: what they are multiplied with
+//          is then found by permuting a register, and not by a load for each. A step has 32 slots, two a row, and only what
+//          fills them is stored: a mask says which. Steps come in twos, whose columns are expanded together.
 //
 // Nothing is compiled for one machine: each function names the instructions it needs, and the best are chosen when it runs.
 
@@ -20,8 +23,8 @@
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2,fma,bmi,popcnt")))
 #define AVX512 __attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq")))
-#define VBMI2 __attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2")))
-#define BF16 __attribute__((target("avx2,fma,bmi,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512bf16")))
+#define VBMI2 __attribute__((target("avx2,fma,bmi,bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2")))
+#define BF16 __attribute__((target("avx2,fma,bmi,bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi2,avx512bf16")))
 #endif
 
 namespace {
@@ -32,19 +35,33 @@ using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 using i64 = std::int64_t;
 
-enum Kind : int { BITMASK = 0, CSR16 = 1 };
+enum Kind : int { BITMASK = 0, CSR16 = 1, RUNS = 2 };
 enum Type : int { FLOAT = 0, BFLOAT = 1 };
 enum Level : int { PORTABLE, WITH_AVX2, WITH_AVX512, WITH_VBMI2, WITH_BF16 };
 enum Encoding : int { MASK = 0, GAPS8 = 1, GAPS4 = 2 };
 
-constexpr i64 LANES = 16, WINDOW = 512, LINE = 64;
+constexpr i64 LANES = 16, WINDOW = 512, LINE = 64, RUN = 32;
 
 struct Head {
     i64 kind, item, rows, cols, nnz, bytes;
-    i64 starts;  // bitmask: first value of each row; csr16: first step of each block. u32, one more than there are
-    i64 index;   // bitmask: the words; csr16: the row of each lane within its window, u16, 0xffff for none
-    i64 values;  // bitmask: the nonzeros; csr16: the steps, sixteen columns then sixteen values each
+    i64 starts;  // bitmask: first value of each row; csr16: first step of each block. u32, one more than there are.
+                 // runs: the Start of each block, and of the end
+    i64 index;   // bitmask: the words; csr16: the row of each lane within its window, u16, 0xffff for none; runs: the Twos
+    i64 values;  // bitmask: the nonzeros; csr16: the steps, sixteen columns then sixteen values each; runs: of each Two the
+                 // values of its first step, those of its second, then their columns
 };
+
+struct Start {
+    u32 two, value;  // how many come before this block
+};
+
+// Two steps. Slot 2r + i of a step is the i-th nonzero of row r; values lie by slot (of 32 bits: even slots, then odd ones).
+// Columns, one byte each and less the run's first, lie by slot too, at each slot that of the first step before the second's.
+struct Two {
+    u16 run[2];
+    u32 mask[2];
+};
+static_assert(sizeof(Two) == 12, "as documented");
 
 template <class T>
 T* section(const Head& head, i64 offset) {
@@ -83,7 +100,7 @@ struct Job {
     i64 tokens, stride;
 };
 
-using Kernel = void (*)(const Job&, i64 first, i64 last);  // rows of a bitmask, blocks of csr16
+using Kernel = void (*)(const Job&, i64 first, i64 last);  // rows of a bitmask, blocks of the other two
 
 template <class V>
 void bitmask_portable(const Job& job, i64 first, i64 last) {
@@ -131,6 +148,54 @@ void csr16_portable(const Job& job, i64 first, i64 last) {
                 for (i64 lane = 0; lane < LANES; ++lane) sums[lane] += widen(values[lane]) * x[cols[lane]];
             }
             spread(job, block, token, sums);
+        }
+}
+
+// The bits of a mask, one free place behind each.
+inline u64 apart(u64 bits) {
+    bits = (bits | bits << 16) & 0x0000ffff0000ffff;
+    bits = (bits | bits << 8) & 0x00ff00ff00ff00ff;
+    bits = (bits | bits << 4) & 0x0f0f0f0f0f0f0f0f;
+    bits = (bits | bits << 2) & 0x3333333333333333;
+    return (bits | bits << 1) & 0x5555555555555555;
+}
+
+// Calls take(row, column, value) for every nonzero of a block of runs; those of one row are not in order.
+template <class V, class Take>
+inline void visit_runs(const Head& head, i64 block, Take take) {
+    const Start* start = section<Start>(head, head.starts) + block;
+    const Two* twos = section<Two>(head, head.index);
+    const u8* from = section<u8>(head, head.values) + i64(start->value) * (1 + i64(sizeof(V)));
+    for (const Two* two = twos + start[0].two; two < twos + start[1].two; ++two) {
+        const u32 first = two->mask[0], second = two->mask[1], evens = 0x55555555;
+        // Where the next value of each step lies, and of 32 bits the next one of each step's even and odd slots.
+        const u8* next[2][2];
+        next[0][0] = from;
+        next[1][0] = from + __builtin_popcount(first) * i64(sizeof(V));
+        next[0][1] = from + __builtin_popcount(first & evens) * i64(sizeof(V));
+        next[1][1] = next[1][0] + __builtin_popcount(second & evens) * i64(sizeof(V));
+        from = next[1][0] + __builtin_popcount(second) * i64(sizeof(V));
+        for (u64 slots = apart(first) | apart(second) << 1; slots; slots &= slots - 1) {
+            const int bit = __builtin_ctzll(slots), step = bit & 1;
+            const u8*& at = next[step][sizeof(V) == 2 ? 0 : bit >> 1 & 1];
+            V value;
+            std::memcpy(&value, at, sizeof(V));
+            at += sizeof(V);
+            take(block * LANES + (bit >> 2), two->run[step] * RUN + *from++, value);
+        }
+    }
+}
+
+template <class V>
+void runs_portable(const Job& job, i64 first, i64 last) {
+    const Head& head = *job.head;
+    for (i64 block = first; block < last; ++block)
+        for (i64 token = 0; token < job.tokens; ++token) {
+            const float* x = static_cast<const float*>(job.x) + token * job.stride;
+            float sums[LANES] = {};
+            visit_runs<V>(head, block, [&](i64 row, i64 col, V value) { sums[row % LANES] += widen(value) * x[col]; });
+            const i64 rows = std::min(LANES, head.rows - block * LANES);
+            std::memcpy(job.sums + token * head.rows + block * LANES, sums, rows * 4);
         }
 }
 
@@ -348,7 +413,7 @@ VBMI2 inline __m512i thirtytwo(u32 bits, const u16* next) {
 // Bytes to ask for ahead of the values, two lines at a time: left to itself the processor fetches them a third slower.
 constexpr i64 AHEAD = 4096;
 
-// One body for two ways to add 32 products to the sums (a macro, because a target does not carry over to a lambda). Two
+// One body for two ways to add 32 products to the sums (a macro: a template cannot take its target as a parameter). Two
 // words are counted at a time, so that the second does not wait for the first.
 #define BITMASK_ROWS(X, ADD)                                                                                     \
     const Head& head = *job.head;                                                                                \
@@ -406,13 +471,178 @@ VBMI2 void expand_vbmi2(const Head& head, i64 row, u16* out) {
     }
 }
 
+// The columns of two steps in words of 16 bits: those of the first step in the lower bytes, of the second in the upper.
+VBMI2 inline __m512i columns_of(const Two& two, const u8* from) {
+    const u64 mask = _pdep_u64(two.mask[0], 0x5555555555555555) | _pdep_u64(two.mask[1], 0xaaaaaaaaaaaaaaaa);
+    return _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(from));
+}
+
+// What a row adds to its sum in one step, by instructions that look at the lowest five bits of a column only. Slots that
+// nothing fills are multiplied with 0 and not with an input, which may be infinite.
+struct Pairs {  // two bfloat16 by one instruction
+    using X = u16;
+    using V = u16;
+    __m512i weights;
+    __mmask32 mask;
+
+    BF16 void take(u32 slots, const u8* from) {
+        mask = slots;
+        weights = thirtytwo(slots, reinterpret_cast<const u16*>(from));
+    }
+    BF16 __m512 add(__m512 sums, __m512i cols, int step, const u16* run) const {
+        const __m512i at = step ? _mm512_srli_epi16(cols, 8) : cols;
+        const __m512i inputs = _mm512_maskz_permutexvar_epi16(mask, at, _mm512_loadu_si512(run));
+        return _mm512_dpbf16_ps(sums, (__m512bh)weights, (__m512bh)inputs);
+    }
+};
+
+template <class Value>
+struct Singly {  // two products in float32
+    using X = float;
+    using V = Value;
+    __m512 even, odd;
+    __mmask16 even_mask, odd_mask;
+
+    VBMI2 void take(u32 slots, const u8* from) {
+        const u32 evens = _pext_u32(slots, 0x55555555);
+        even_mask = __mmask16(evens);
+        odd_mask = __mmask16(_pext_u32(slots, 0xaaaaaaaa));
+        if (sizeof(Value) == 2) {
+            const __m512i found = thirtytwo(slots, reinterpret_cast<const u16*>(from));
+            even = _mm512_castsi512_ps(_mm512_slli_epi32(found, 16));
+            odd = _mm512_castsi512_ps(_mm512_and_si512(found, _mm512_set1_epi32(int(0xffff0000))));
+        } else {
+            const float* values = reinterpret_cast<const float*>(from);
+            even = _mm512_maskz_expand_ps(even_mask, _mm512_loadu_ps(values));
+            odd = _mm512_maskz_expand_ps(odd_mask, _mm512_loadu_ps(values + __builtin_popcount(evens)));
+        }
+    }
+    VBMI2 __m512 add(__m512 sums, __m512i cols, int step, const float* run) const {
+        const __m512 low = _mm512_loadu_ps(run), high = _mm512_loadu_ps(run + 16);
+        const __m512i at = step ? _mm512_srli_epi32(cols, 8) : cols, odds = _mm512_srli_epi32(cols, step ? 24 : 16);
+        sums = _mm512_fmadd_ps(even, _mm512_maskz_permutex2var_ps(even_mask, low, at, high), sums);
+        return _mm512_fmadd_ps(odd, _mm512_maskz_permutex2var_ps(odd_mask, low, odds, high), sums);
+    }
+};
+
+// One block times some tokens, which share what is expanded; two sums a token, so that neither waits for the other. A macro
+// for the same reason as above: a template cannot take its target as a parameter.
+#define RUNS_BLOCK(STEP, TOKENS)                                                                                     \
+    const Head& head = *job.head;                                                                                    \
+    const Start* start = section<Start>(head, head.starts) + block;                                                  \
+    const Two *two = section<Two>(head, head.index) + start[0].two, *end = two + (start[1].two - start[0].two);      \
+    constexpr i64 SIZE = sizeof(typename STEP::V);                                                                   \
+    const u8* from = section<u8>(head, head.values) + start->value * (SIZE + 1);                                     \
+    const auto* x = static_cast<const typename STEP::X*>(job.x) + token * job.stride;                                \
+    __m512 even[TOKENS], odd[TOKENS];                                                                                \
+    for (int t = 0; t < TOKENS; ++t) even[t] = odd[t] = _mm512_setzero_ps();                                         \
+    for (; two < end; ++two) {                                                                                       \
+        const i64 one = __builtin_popcount(two->mask[0]), both = one + __builtin_popcount(two->mask[1]);             \
+        const __m512i cols = columns_of(*two, from + both * SIZE);                                                   \
+        STEP first, second;                                                                                          \
+        first.take(two->mask[0], from);                                                                              \
+        second.take(two->mask[1], from + one * SIZE);                                                                \
+        for (int t = 0; t < TOKENS; ++t) {                                                                           \
+            even[t] = first.add(even[t], cols, 0, x + t * job.stride + two->run[0] * RUN);                           \
+            odd[t] = second.add(odd[t], cols, 1, x + t * job.stride + two->run[1] * RUN);                            \
+        }                                                                                                            \
+        __builtin_prefetch(reinterpret_cast<const u8*>(two) + AHEAD / 8);                                            \
+        __builtin_prefetch(from + AHEAD);                                                                            \
+        __builtin_prefetch(from + AHEAD + LINE);                                                                     \
+        from += both * (SIZE + 1);                                                                                   \
+    }                                                                                                                \
+    const i64 rows = std::min(LANES, head.rows - block * LANES);                                                     \
+    for (int t = 0; t < TOKENS; ++t)                                                                                 \
+        _mm512_mask_storeu_ps(job.sums + (token + t) * head.rows + block * LANES, __mmask16((1u << rows) - 1),       \
+                              _mm512_add_ps(even[t], odd[t]));
+
+#define RUNS_BLOCKS(NAME, ...)                                                                                       \
+    for (i64 block = first; block < last; ++block) {                                                                 \
+        i64 token = 0;                                                                                               \
+        for (; token + 8 <= job.tokens; token += 8) NAME<__VA_ARGS__ 8>(job, block, token);                          \
+        for (; token + 2 <= job.tokens; token += 2) NAME<__VA_ARGS__ 2>(job, block, token);                          \
+        for (; token < job.tokens; ++token) NAME<__VA_ARGS__ 1>(job, block, token);                                  \
+    }
+
+template <int TOKENS>
+BF16 void runs_pairs(const Job& job, i64 block, i64 token) { RUNS_BLOCK(Pairs, TOKENS) }
+template <class V, int TOKENS>
+VBMI2 void runs_singly(const Job& job, i64 block, i64 token) { RUNS_BLOCK(Singly<V>, TOKENS) }
+
+BF16 void runs_bf16(const Job& job, i64 first, i64 last) { RUNS_BLOCKS(runs_pairs, ) }
+template <class V>
+VBMI2 void runs_vbmi2(const Job& job, i64 first, i64 last) { RUNS_BLOCKS(runs_singly, V, ) }
+
+// The rows of a block into `out`, run by run: sixteen rows that lie a power of two apart fall into one place of the cache.
+// First the places of some steps' values within a run, then the values: a loop whose end is hard to foresee would otherwise
+// wait for each step's places anew.
+template <class V>
+VBMI2 void expand_block_vbmi2(const Head& head, i64 block, V* out) {
+    constexpr i64 SIZE = sizeof(V), SOME = 16, NOWHERE = LANES * RUN;
+    const Start* start = section<Start>(head, head.starts) + block;
+    const Two *two = section<Two>(head, head.index) + start[0].two, *end = two + (start[1].two - start[0].two);
+    const u8 *from = section<u8>(head, head.values) + start->value * (SIZE + 1), *ahead = from;
+    const i64 rows = std::min(LANES, head.rows - block * LANES);
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i row_of = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(RUN << 16 | RUN));  // of both slots: where it begins
+    alignas(64) u16 places[SOME][2][2 * RUN];
+    alignas(64) V tile[NOWHERE + 1];
+    i64 done = 0;  // runs
+    auto clear = [&]() VBMI2 {
+        for (i64 at = 0; at < NOWHERE * SIZE; at += LINE)
+            _mm512_store_si512(reinterpret_cast<u8*>(tile) + at, _mm512_setzero_si512());
+    };
+    auto write = [&]() VBMI2 {
+        const i64 width = std::min(RUN, head.cols - done * RUN);
+        V* to = out + done++ * RUN;
+        for (i64 row = 0; row < rows; ++row, to += head.cols) {
+            if (width == RUN) std::memcpy(to, tile + row * RUN, RUN * SIZE);
+            else std::memcpy(to, tile + row * RUN, width * SIZE);
+        }
+        clear();
+    };
+    clear();
+    for (; two < end; two += SOME) {
+        const i64 some = std::min<i64>(SOME, end - two);
+        for (i64 i = 0; i < some; ++i) {
+            const i64 both = __builtin_popcount(two[i].mask[0]) + __builtin_popcount(two[i].mask[1]);
+            const __m512i cols = columns_of(two[i], ahead + both * SIZE);
+            for (int step = 0; step < 2; ++step) {
+                const __m512i col = step ? _mm512_srli_epi16(cols, 8) : _mm512_and_si512(cols, _mm512_set1_epi16(255));
+                const __m512i place = _mm512_or_si512(col, row_of), nowhere = _mm512_set1_epi16(NOWHERE);
+                const u32 mask = two[i].mask[step], first = SIZE == 2 ? mask : mask & 0x55555555;
+                u16* to = places[i][step];
+                _mm512_storeu_si512(to, _mm512_mask_compress_epi16(nowhere, first, place));
+                if (SIZE == 4)
+                    _mm512_storeu_si512(to + __builtin_popcount(first),
+                                        _mm512_mask_compress_epi16(nowhere, mask ^ first, place));
+            }
+            ahead += both * (SIZE + 1);
+        }
+        for (i64 i = 0; i < some; ++i) {
+            i64 both = 0;
+            for (int step = 0; step < 2; ++step) {
+                const i64 count = __builtin_popcount(two[i].mask[step]);
+                if (!count) continue;
+                while (done < two[i].run[step]) write();
+                const u8* values = from + both * SIZE;
+                for (i64 at = 0; at < count; at += 8)  // up to seven too many, which go nowhere
+                    for (i64 k = at; k < at + 8; ++k) std::memcpy(tile + places[i][step][k], values + k * SIZE, SIZE);
+                both += count;
+            }
+            from += both * (SIZE + 1);
+        }
+    }
+    while (done < words_of(head.cols)) write();
+}
+
 int best_level() {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return PORTABLE;
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return WITH_AVX2;
-    if (!__builtin_cpu_supports("avx512vbmi2")) return WITH_AVX512;
+    if (!__builtin_cpu_supports("avx512vbmi2") || !__builtin_cpu_supports("bmi2")) return WITH_AVX512;
     return __builtin_cpu_supports("avx512bf16") ? WITH_BF16 : WITH_VBMI2;
 }
 
@@ -427,27 +657,32 @@ int level = best_level();
 struct Choice {
     Kernel kernel;
     Form form;
+    Level needs;
 };
 
 Choice choose(const Head& head, int type) {
     const bool narrow = head.item == 2;
 #if defined(__x86_64__)
-    if (head.kind == CSR16 && type == BFLOAT) {
-        if (level >= WITH_AVX512) return {narrow ? csr16_avx512<u16, u16> : csr16_avx512<float, u16>, WORDS};
-        if (level >= WITH_AVX2) return {narrow ? csr16_avx2<u16, u16> : csr16_avx2<float, u16>, WORDS};
+    if (head.kind == RUNS) {
+        if (narrow && type == BFLOAT && level >= WITH_BF16) return {runs_bf16, WORDS, WITH_BF16};
+        if (level >= WITH_VBMI2) return {narrow ? runs_vbmi2<u16> : runs_vbmi2<float>, PLAIN, WITH_VBMI2};
+    } else if (head.kind == CSR16 && type == BFLOAT) {
+        if (level >= WITH_AVX512) return {narrow ? csr16_avx512<u16, u16> : csr16_avx512<float, u16>, WORDS, WITH_AVX512};
+        if (level >= WITH_AVX2) return {narrow ? csr16_avx2<u16, u16> : csr16_avx2<float, u16>, WORDS, WITH_AVX2};
     } else if (head.kind == CSR16) {
-        if (level >= WITH_AVX512) return {narrow ? csr16_avx512<u16, float> : csr16_avx512<float, float>, PLAIN};
-        if (level >= WITH_AVX2) return {narrow ? csr16_avx2<u16, float> : csr16_avx2<float, float>, PLAIN};
+        if (level >= WITH_AVX512) return {narrow ? csr16_avx512<u16, float> : csr16_avx512<float, float>, PLAIN, WITH_AVX512};
+        if (level >= WITH_AVX2) return {narrow ? csr16_avx2<u16, float> : csr16_avx2<float, float>, PLAIN, WITH_AVX2};
     } else {
-        if (narrow && type == BFLOAT && level >= WITH_BF16) return {bitmask_bf16, WORDS};
-        if (narrow && level >= WITH_VBMI2) return {bitmask_vbmi2, SPLIT};
-        if (level >= WITH_AVX512) return {narrow ? bitmask_avx512<u16> : bitmask_avx512<float>, PLAIN};
-        if (level >= WITH_AVX2) return {narrow ? bitmask_avx2<u16> : bitmask_avx2<float>, PLAIN};
+        if (narrow && type == BFLOAT && level >= WITH_BF16) return {bitmask_bf16, WORDS, WITH_BF16};
+        if (narrow && level >= WITH_VBMI2) return {bitmask_vbmi2, SPLIT, WITH_VBMI2};
+        if (level >= WITH_AVX512) return {narrow ? bitmask_avx512<u16> : bitmask_avx512<float>, PLAIN, WITH_AVX512};
+        if (level >= WITH_AVX2) return {narrow ? bitmask_avx2<u16> : bitmask_avx2<float>, PLAIN, WITH_AVX2};
     }
 #endif
     (void)type;
-    if (head.kind == CSR16) return {narrow ? csr16_portable<u16> : csr16_portable<float>, PLAIN};
-    return {narrow ? bitmask_portable<u16> : bitmask_portable<float>, PLAIN};
+    if (head.kind == RUNS) return {narrow ? runs_portable<u16> : runs_portable<float>, PLAIN, PORTABLE};
+    if (head.kind == CSR16) return {narrow ? csr16_portable<u16> : csr16_portable<float>, PLAIN, PORTABLE};
+    return {narrow ? bitmask_portable<u16> : bitmask_portable<float>, PLAIN, PORTABLE};
 }
 
 // The vectors in the form that the kernel wants, with zeros behind the last column.
@@ -520,15 +755,20 @@ void on_threads(void (*act)(void*, i64, i64), void* data, int threads) {
 
 // The first row (or block) of a part, such that each part has as much to read.
 i64 cut(const Head& head, i64 part, i64 parts) {
-    const u32* starts = section<u32>(head, head.starts);
-    const i64 count = head.kind == CSR16 ? blocks_of(head.rows) : head.rows;
-    const i64 fixed = head.kind == CSR16 ? 2 : words_of(head.cols) * (4 / head.item);
+    const i64 count = head.kind == BITMASK ? head.rows : blocks_of(head.rows);
     if (part >= parts) return count;
-    const i64 wanted = (starts[count] + count * fixed) / parts * part;
+    const u32* starts = section<u32>(head, head.starts);
+    auto before = [&](i64 unit) -> i64 {
+        if (head.kind == CSR16) return starts[unit] + unit * 2;
+        if (head.kind == BITMASK) return starts[unit] + unit * words_of(head.cols) * (4 / head.item);
+        const Start& start = section<Start>(head, head.starts)[unit];
+        return i64(start.two) * i64(sizeof(Two)) + i64(start.value) * (1 + head.item);
+    };
+    const i64 wanted = before(count) / parts * part;
     i64 low = 0, high = count;
     while (low < high) {
         i64 middle = (low + high) / 2;
-        if (starts[middle] + middle * fixed < wanted) low = middle + 1;
+        if (before(middle) < wanted) low = middle + 1;
         else high = middle;
     }
     return low;
@@ -571,14 +811,35 @@ void expand_blocks(const Head& head, i64 first, i64 last, i64 base, V* out) {
     }
 }
 
+template <class V>
+void expand_runs(const Head& head, i64 first, i64 last, i64 base, V* out) {
+    for (i64 block = first; block < last; ++block) {
+        V* here = out + (block * LANES - base) * head.cols;
+#if defined(__x86_64__)
+        if (level >= WITH_VBMI2) {
+            expand_block_vbmi2(head, block, here);
+            continue;
+        }
+#endif
+        std::memset(here, 0, std::min(LANES, head.rows - block * LANES) * head.cols * sizeof(V));
+        visit_runs<V>(head, block, [&](i64 at, i64 col, V value) { out[(at - base) * head.cols + col] = value; });
+    }
+}
+
+template <class V>
+void expand_some(const Head& head, i64 first, i64 last, i64 base, V* out) {
+    if (head.kind == RUNS) expand_runs(head, first, last, base, out);
+    else expand_blocks(head, first, last, base, out);
+}
+
 void expand_part(void* data, i64 part, i64 parts) {
     auto& work = *static_cast<Expanding*>(data);
     const Head& head = *work.head;
-    if (head.kind == CSR16) {
+    if (head.kind != BITMASK) {
         const i64 first = work.first / LANES, count = blocks_of(work.last) - first;
         const i64 from = first + count * part / parts, to = first + count * (part + 1) / parts;
-        if (head.item == 2) expand_blocks(head, from, to, work.first, reinterpret_cast<u16*>(work.out));
-        else expand_blocks(head, from, to, work.first, reinterpret_cast<float*>(work.out));
+        if (head.item == 2) expand_some(head, from, to, work.first, reinterpret_cast<u16*>(work.out));
+        else expand_some(head, from, to, work.first, reinterpret_cast<float*>(work.out));
         return;
     }
     const i64 count = work.last - work.first;
@@ -721,11 +982,124 @@ bool fill_csr16(const Head& head, const Source& from, const u32* counts) {
     });
 }
 
-Head plan(int kind, int item, i64 rows, i64 cols, const u32* counts) {
+// Of each block of runs, how many Twos it needs: in each run as many steps as its fullest row has pairs of nonzeros.
+template <class V>
+std::vector<u32> twos_of(const Source& from) {
+    std::vector<u32> twos(blocks_of(from.rows));
+    std::vector<u8> most(words_of(from.cols));
+    i64 block = 0, row = -1, run = -1, here = 0;
+    auto end = [&] {
+        u32 steps = 0;
+        for (u8& count : most) steps += (count + 1) / 2, count = 0;
+        if (block < i64(twos.size())) twos[block] = (steps + 1) / 2;
+    };
+    visit<V>(from, [&](i64 at, i64 col, V) {
+        if (at / LANES != block) end(), block = at / LANES;
+        if (at != row || col / RUN != run) row = at, run = col / RUN, here = 0;
+        most[run] = std::max(most[run], u8(++here));
+    });
+    end();
+    return twos;
+}
+
+template <class V>
+struct Entry {
+    u32 col;
+    V value;
+};
+
+// Writes the steps of one block: its rows' nonzeros, in order.
+template <class V>
+struct Writer {
+    Two* two;
+    u8* to;
+    int step = 0;  // of the Two that is begun
+    u8 cols[2][RUN];
+    V values[2][RUN];
+
+    Writer(Two* two, u8* to) : two(two), to(to) {}
+
+    void add(u16 run, u32 mask, const u8* at, const V* value) {
+        if (!step) *two = Two{};
+        two->run[step] = run;
+        two->mask[step] = mask;
+        std::copy(at, at + RUN, cols[step]);
+        std::copy(value, value + RUN, values[step]);
+        if (++step == 2) end();
+    }
+
+    void end() {
+        if (!step) return;
+        for (int one = 0; one < 2; ++one)
+            for (int place = 0; place < RUN; ++place) {
+                const int slot = sizeof(V) == 2 ? place : place % LANES * 2 + place / LANES;
+                if (!(two->mask[one] >> slot & 1)) continue;
+                std::memcpy(to, &values[one][slot], sizeof(V));
+                to += sizeof(V);
+            }
+        for (int slot = 0; slot < RUN; ++slot)
+            for (int one = 0; one < 2; ++one)
+                if (two->mask[one] >> slot & 1) *to++ = cols[one][slot];
+        ++two;
+        step = 0;
+    }
+};
+
+template <class V>
+bool fill_runs(const Head& head, const Source& from) {
+    const i64 blocks = blocks_of(head.rows), runs = words_of(head.cols);
+    Start* starts = section<Start>(head, head.starts);
+    Two* first = section<Two>(head, head.index);
+    u8* begin = section<u8>(head, head.values);
+    Writer<V> writer(first, begin);
+    std::vector<Entry<V>> rows[LANES];
+    i64 block = 0;
+    auto end = [&] {
+        const Entry<V>*next[LANES], *last[LANES];
+        for (i64 lane = 0; lane < LANES; ++lane) {
+            next[lane] = rows[lane].data();
+            last[lane] = next[lane] + rows[lane].size();
+        }
+        for (i64 run = 0; run < runs; ++run)
+            for (;;) {
+                u32 mask = 0;
+                u8 cols[RUN] = {};
+                V values[RUN] = {};
+                for (i64 slot = 0; slot < RUN; ++slot) {
+                    const Entry<V>*& entry = next[slot / 2];
+                    if (entry == last[slot / 2] || entry->col / RUN != run) continue;
+                    mask |= 1u << slot;
+                    cols[slot] = u8(entry->col % RUN);
+                    values[slot] = entry++->value;
+                }
+                if (!mask) break;
+                writer.add(u16(run), mask, cols, values);
+            }
+        writer.end();
+        for (auto& row : rows) row.clear();
+        ++block;
+        starts[block] = {u32(writer.two - first), u32((writer.to - begin) / (1 + i64(sizeof(V))))};
+    };
+    const bool fits = visit<V>(from, [&](i64 row, i64 col, V value) {
+        while (block < row / LANES) end();
+        rows[row % LANES].push_back({u32(col), value});
+    });
+    while (block < blocks) end();
+    return fits;
+}
+
+Head plan(int kind, int item, const Source& from, const u32* counts) {
+    const i64 rows = from.rows, cols = from.cols;
     Head head{kind, item, rows, cols, 0, 0, lines(sizeof(Head)), 0, 0};
     for (i64 row = 0; row < rows; ++row) head.nnz += counts[row];
     i64 payload;
-    if (kind == BITMASK) {
+    if (kind == RUNS) {
+        i64 twos = 0;
+        for (u32 count : item == 2 ? twos_of<u16>(from) : twos_of<u32>(from)) twos += count;
+        head.index = head.starts + lines((blocks_of(rows) + 1) * i64(sizeof(Start)));
+        head.values = head.index + lines(twos * i64(sizeof(Two)));
+        payload = head.nnz * (1 + item);
+    } else if (kind == BITMASK) {
         head.index = head.starts + lines((rows + 1) * 4);
         head.values = head.index + lines(rows * words_of(cols) * 4);
         payload = head.nnz * item;
@@ -761,6 +1135,9 @@ extern "C" {
 int sparse_level() { return level; }
 int sparse_use(int wanted) { return level = std::min(std::max(wanted, 0), best_level()); }
 
+// The instruction set of the kernel that multiplies this matrix with vectors of `type`.
+int sparse_needs(const void* matrix, int type) { return choose(*static_cast<const Head*>(matrix), type).needs; }
+
 // GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP runtime that is already in the process.
 void sparse_threads(void* start, void* number, void* count_of) {
     parallel = reinterpret_cast<Parallel>(start);
@@ -775,9 +1152,10 @@ i64 sparse_count(int encoding, const void* index, i64 index_bytes, const void* v
     return item == 2 ? count<u16>(from, counts) : count<u32>(from, counts);
 }
 
-// Bytes of the matrix with these counts.
-i64 sparse_bytes(int kind, int item, i64 rows, i64 cols, const u32* counts) {
-    return plan(kind, item, rows, cols, counts).bytes;
+// Bytes of the matrix that sparse_encode would write.
+i64 sparse_bytes(int kind, int encoding, const void* index, i64 index_bytes, const void* values, i64 count_of, int item,
+                 i64 rows, i64 cols, const u32* counts) {
+    return plan(kind, item, {encoding, static_cast<const u8*>(index), index_bytes, values, count_of, rows, cols}, counts).bytes;
 }
 
 // Writes the matrix into `out`, zeroed memory of sparse_bytes; 0, or -1 where index and values do not belong together.
@@ -785,9 +1163,10 @@ int sparse_encode(int kind, int encoding, const void* index, i64 index_bytes, co
                   i64 rows, i64 cols, const u32* counts, void* out) {
     Source from{encoding, static_cast<const u8*>(index), index_bytes, values, count_of, rows, cols};
     Head& head = *static_cast<Head*>(out);
-    head = plan(kind, item, rows, cols, counts);
+    head = plan(kind, item, from, counts);
     bool fits;
-    if (kind == BITMASK) fits = item == 2 ? fill_bitmask<u16>(head, from) : fill_bitmask<u32>(head, from);
+    if (kind == RUNS) fits = item == 2 ? fill_runs<u16>(head, from) : fill_runs<u32>(head, from);
+    else if (kind == BITMASK) fits = item == 2 ? fill_bitmask<u16>(head, from) : fill_bitmask<u32>(head, from);
     else fits = item == 2 ? fill_csr16<u16>(head, from, counts) : fill_csr16<u32>(head, from, counts);
     return fits ? 0 : -1;
 }
@@ -810,7 +1189,8 @@ void sparse_multiply(const void* matrix, const void* x, void* y, const void* bia
     else if (bias) finish<float>(sums, bias, head.rows, tokens, y, same);
 }
 
-// Rows first..last of the matrix as dense words into `out`; in csr16 `first` is a multiple of 512, and so is `last` or the end.
+// Rows first..last of the matrix as dense words into `out`; in csr16 `first` is a multiple of 512, in runs of 16,
+// and so is `last` or the end.
 void sparse_expand(const void* matrix, i64 first, i64 last, void* out, int threads) {
     Expanding work{static_cast<const Head*>(matrix), first, last, static_cast<u8*>(out)};
     on_threads(expand_part, &work, threads);

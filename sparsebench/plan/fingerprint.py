@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.plan.cells import TIMED, Stage
+from sparsebench.runtime.engines import engines
 from sparsebench.storage import formats
 
 STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
@@ -51,10 +52,16 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 
 
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
-    """The id of a cell. Runtime cells also depend on the class of machine."""
-    where = environment.machine() if stage in TIMED else ""
+    """The id of a cell. Runtime cells also depend on the class of machine and on the engine's own version."""
+    where = _where(settings["engine"]) if stage in TIMED else ""
     libraries = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
     return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
+
+
+def _where(engine: str) -> str:
+    """The class of machine, and the version of an engine whose own code has changed."""
+    row = engines().get(engine)
+    return environment.machine() + (f", {engine} {row.version}" if row and row.version else "")
 
 
 def _stage(stage: Stage, more: Iterable[str] = ()) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import early
+from sparsebench.runtime.engines import engines
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +151,20 @@ def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypat
 def test_the_ids_of_earlier_storage_cells_are_kept() -> None:
     """As they were before there was an archive format."""
     assert cell_id("storage", "v", {"formats": ["dense", "packed"]}) == "74b1c30bc60af523f4a8"
+
+
+def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[str, set[str]]:
+        cells = planned(runtime={"engines": ["hf", "sparse"], "ranks": 1}).cells
+        timed = [cell for cell in cells if cell.stage in ("latency", "memory")]
+        return {engine: {cell.id for cell in timed if cell.settings["engine"] == engine} for engine in ("hf", "sparse")}
+
+    before, rows = found(), dict(engines())
+    rows["sparse"] = replace(rows["sparse"], version=rows["sparse"].version + 1)
+    monkeypatch.setattr("sparsebench.plan.fingerprint.engines", lambda: rows)
+    after = found()
+    assert before["hf"] and before["hf"] == after["hf"]
+    assert before["sparse"] and not before["sparse"] & after["sparse"]
 
 
 @pytest.mark.parametrize(("ranks", "planned_for_sparse"), [([1, 2], {1}), ([2], {2})])

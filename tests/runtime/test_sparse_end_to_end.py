@@ -16,6 +16,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory
 from sparsebench.runtime.footprint import model_bytes
+from sparsebench.runtime.kernels.native import LAYOUTS
 from sparsebench.storage import pack
 from tests.runtime.engines.pruned import prune
 from tests.runtime.test_end_to_end import PHASES
@@ -58,11 +59,11 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
         assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
         assert result.parity is not None and result.parity.relative_l2 <= result.parity.tolerance
         json.dumps(asdict(result), allow_nan=False)
-    assert same.parity is not None and same.parity.wraps_only and "csr16" not in same.kernel
+    assert same.parity is not None and same.parity.wraps_only and same.kernel.startswith("dense torch linear")
     for result in (sparse, straight):
         assert result.parity is not None and not result.parity.wraps_only
-        # Which of the two is faster at 90% depends on the processor.
-        assert result.kernel.startswith(("csr16 ", "bitmask ")) and "several tokens" in result.kernel
+        # Which of them is fastest at 90% depends on the processor.
+        assert result.kernel.startswith(LAYOUTS) and "several tokens" in result.kernel
     weighed = measure_memory(packed, family, setting("sparse"))
     assert [phase.phase for phase in weighed.phases] == PHASES[family]
     whole = sum(info.nbytes for info in Checkpoint(dense).tensors.values())

@@ -33,13 +33,15 @@ class Row:
     """Whether it is measured beside the plain dense model, and not beside the dense model as it makes it."""
     skips_zeros: bool = False
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
+    version: int = 0
+    """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
 
 BUILT_IN = (
     Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
     Row("hf", "sparsebench.runtime.engines.hf:HuggingFace"),
-    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True),
+    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
     Row("int8", "sparsebench.runtime.engines.int8:Int8", made_from="float32", beside_plain=True),
 )
 

@@ -45,10 +45,10 @@ class Sparse:
         """Any model."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Compile or load the kernels; notes say what is used in their place where there are none."""
+        """Compile or load the kernels and time their layouts; notes say what is used where there are none."""
         import torch
 
-        from sparsebench.runtime.kernels import Choices, csr_below, kernels
+        from sparsebench.runtime.kernels import Choices, kernels, speeds_here
 
         self.choices, self.cuda = Choices(), torch.cuda.is_available()
         if self.cuda:
@@ -56,7 +56,8 @@ class Sparse:
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
-        csr_below(self.kernels)  # measured now, and not while a model's loading is
+        # Which layout suits which density is measured now, where nobody has before, and not while a model's loading is timed.
+        speeds_here(self.kernels, torch.bfloat16, torch.bfloat16)
         if not self.kernels.shared:
             return ("no OpenMP of torch's was found: each product starts threads of its own",)
         return ()
@@ -90,8 +91,8 @@ class Sparse:
 
     @property
     def kernel(self) -> str:
-        """Such as ``bitmask avx512-bf16 ×112, csr16 avx512 ×98, dense torch linear ×1; several tokens: dense tiles ×210``."""
-        parts = [f"{name} ×{count}" for name, count in sorted(self.layers.items())]
+        """Such as ``bitmask avx512-bf16 ×112, runs avx512-bf16 ×98, dense torch linear ×1; several tokens: dense tiles ×210``."""
+        parts = [f"{name} ×{count}" for name, count in sorted(self.layers.items(), key=_dense_last)]
         many = self._many()
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
@@ -121,7 +122,7 @@ class Sparse:
 
     def _replace(self, weights: Weights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, csr_below, layout_for
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
         from sparsebench.runtime.kernels.semi import semi_structured
 
         def replaced(name: str, module: Any, dtype: Any) -> Any:
@@ -134,7 +135,7 @@ class Sparse:
             assert self.choices
             try:
                 found = _nonzeros(self.kernels, weights, name, dtype, across)
-                layout = layout_for(found, csr_below(self.kernels))
+                layout = layout_for(found, speeds_here(self.kernels, found.values.dtype, dtype))
                 if layout == "dense":
                     return None
                 return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices, dtype)
@@ -142,6 +143,10 @@ class Sparse:
                 raise type(error)(f"{name}: {error.message}", error.hint) from error
 
         return replaced
+
+
+def _dense_last(layers: tuple[str, int]) -> tuple[bool, str]:
+    return layers[0].startswith("dense"), layers[0]
 
 
 def opened(source: Source) -> Weights:

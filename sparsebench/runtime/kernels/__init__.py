@@ -1,10 +1,11 @@
 """Linear layers whose weights are stored without their zeros, and the kernels that multiply them on a CPU."""
 
-from sparsebench.runtime.kernels.choice import Choices, csr_below, layout_for
+from sparsebench.runtime.kernels.choice import Choices, layout_for
 from sparsebench.runtime.kernels.fallback import TorchCsr
 from sparsebench.runtime.kernels.linear import SparseLinear
 from sparsebench.runtime.kernels.matrix import Nonzeros, SparseMatrix, from_dense, from_packed
 from sparsebench.runtime.kernels.native import LEVELS, Kernels, kernels
+from sparsebench.runtime.kernels.speeds import Speeds, speeds_here
 
 __all__ = [
     "LEVELS",
@@ -13,10 +14,11 @@ __all__ = [
     "Nonzeros",
     "SparseLinear",
     "SparseMatrix",
+    "Speeds",
     "TorchCsr",
-    "csr_below",
     "from_dense",
     "from_packed",
     "kernels",
     "layout_for",
+    "speeds_here",
 ]  # fmt: skip

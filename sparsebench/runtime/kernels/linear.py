@@ -53,11 +53,8 @@ class SparseLinear(nn.Module):
 
     @property
     def instructions(self) -> str:
-        """The instruction set of the kernel for vectors of the dtype it runs in (``native/sparse.cpp``, ``choose``)."""
-        most = "avx512"
-        if self.layout == "bitmask" and self.dtype == torch.bfloat16:
-            most = LEVELS[-1] if self.weight.dtype == torch.bfloat16 else "avx512-vbmi2"
-        return LEVELS[min(LEVELS.index(most), LEVELS.index(self.kernels.level))]
+        """The instruction set of the kernel for vectors of the dtype it runs in."""
+        return LEVELS[self.kernels.library.sparse_needs(self.data.data_ptr(), CODES[self.weight.dtype])]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out) in x's dtype, bfloat16 or float32 on a CPU. Raises MeasureError for any other input."""

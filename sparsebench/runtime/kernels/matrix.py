@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,17 @@ from sparsebench.runtime.kernels.native import ENCODINGS, LAYOUTS, TYPES, Kernel
 if TYPE_CHECKING:
     import torch
 
-WIDEST = 2**16 - 1
-"""Columns that a 16-bit index reaches, less the one that stands for no column."""
+WIDEST = {"bitmask": math.inf, "csr16": 2**16 - 1, "runs": 2**21}
+"""Columns that each layout reaches: 16 bits name one of them, but for the one that stands for none, or a run of 32."""
 MOST = 2**32 - 1
 """Nonzeros that 32-bit row pointers reach."""
 TILE = 512
-"""Rows that are expanded together, or multiples of it: the window in which csr16 sorts its rows."""
+"""Rows that are expanded together, or multiples of it: the window in which csr16 sorts its rows; runs take sixteen."""
 
 
 @dataclass(frozen=True)
 class SparseMatrix:
-    """A (rows, cols) matrix of ``nonzeros`` values of ``dtype``, in ``layout`` (bitmask or csr16); ``data`` is uint8."""
+    """A (rows, cols) matrix of ``nonzeros`` values of ``dtype``, in ``layout`` (one of LAYOUTS); ``data`` is uint8."""
 
     layout: str
     rows: int
@@ -56,10 +57,9 @@ class Nonzeros:
         """The matrix in ``layout``; its size is measured first, so nothing is held twice."""
         import torch
 
-        kind, item, counts = LAYOUTS.index(layout), self.values.element_size(), self.counts.data_ptr()
-        size = kernels.library.sparse_bytes(kind, item, self.rows, self.cols, counts)
-        data = torch.zeros(size, dtype=torch.uint8)
-        if kernels.library.sparse_encode(kind, *_arguments(self), counts, data.data_ptr()):
+        given = (LAYOUTS.index(layout), *_arguments(self), self.counts.data_ptr())
+        data = torch.zeros(kernels.library.sparse_bytes(*given), dtype=torch.uint8)
+        if kernels.library.sparse_encode(*given, data.data_ptr()):
             raise StorageError("its index does not fit its values")
         return SparseMatrix(layout, self.rows, self.cols, self.total, self.values.dtype, data)
 

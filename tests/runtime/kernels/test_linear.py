@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,17 +14,21 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsebench.errors import MeasureError, ModelError
 from sparsebench.runtime.kernels import (
+    LEVELS,
     Choices,
     Kernels,
     Nonzeros,
     SparseLinear,
+    Speeds,
     TorchCsr,
-    choice,
-    csr_below,
     from_dense,
     layout_for,
-)  # fmt: skip
+    speeds_here,
+)
+from sparsebench.runtime.kernels import speeds as module
 from sparsebench.runtime.kernels.native import LAYOUTS
+from sparsebench.runtime.kernels.speeds import at
+from tests.runtime.kernels.conftest import levels
 
 BATCHES = [(), (1,), (2,), (7,), (33,), (128,), (1, 1), (2, 16), (2, 3, 5), (3, 100)]
 
@@ -81,38 +90,133 @@ def nonzeros(rows: int, cols: int, total: int) -> Nonzeros:
     return Nonzeros("dense", nothing, nothing, rows, cols, nothing, total)
 
 
+MADE_UP = Speeds(
+    seconds={"bitmask": [4.0, 4.0, 4.0, 4.0], "csr16": [1.0, 4.0, 12.5, 25.0], "runs": [2.0, 2.0, 6.0, 12.0]},
+    bytes={"bitmask": [0.17, 0.29, 0.63, 1.13], "csr16": [0.08, 0.32, 1.0, 2.0], "runs": [0.08, 0.27, 0.83, 1.63]},
+)
+"""At densities of 2, 8, 25 and 50%: csr16 wins below 4%, runs from there to where they take as long as a bitmask, 16%.
+Near these the smaller one is taken."""
+
+
 @pytest.mark.parametrize(
     ("cols", "share", "layout"),
     [
         (1000, 0.95, "dense"),
-        (1000, 0.5, "bitmask"),
+        (1000, 0.7, "bitmask"),
         (1000, 0.2, "bitmask"),
-        (1000, 0.1, "csr16"),
-        (70000, 0.1, "bitmask"),
+        (1000, 0.15, "bitmask"),
+        (1000, 0.1, "runs"),
+        (1000, 0.038, "runs"),
+        (1000, 0.03, "csr16"),
+        (1000, 0.001, "csr16"),
+        (1000, 0, "bitmask"),
+        (70000, 0.03, "runs"),
+        (2**22, 0.03, "bitmask"),
     ],
 )
 def test_the_layout_follows_density_and_width(cols: int, share: float, layout: str) -> None:
-    assert layout_for(nonzeros(10, cols, int(10 * cols * share)), 0.17) == layout
+    assert layout_for(nonzeros(10, cols, int(10 * cols * share)), MADE_UP) == layout
 
 
-def test_where_the_layouts_change_places_is_measured_once(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[object] = []
-    choice._meeting.cache_clear()
-    monkeypatch.setattr(choice, "_seconds", lambda act: timed.append(act()) or (3.0 if len(timed) == 1 else 6.0))
-    assert [csr_below(compiled) for _ in range(3)] == [0.05] * 3
-    assert len(timed) == 2
-    choice._meeting.cache_clear()
-    monkeypatch.undo()
-    assert csr_below(compiled) in choice.STEPS
+def test_between_what_was_measured_times_are_powers_of_the_density() -> None:
+    assert at(MADE_UP.seconds["csr16"], 0.04) == pytest.approx(2.0)
+    assert at(MADE_UP.seconds["csr16"], 0.01) == pytest.approx(0.5)
+    assert at(MADE_UP.seconds["bitmask"], 0.9) == 4.0
+    assert at(MADE_UP.seconds["runs"], 1.0) == pytest.approx(24.0)
 
 
-def test_a_matrix_wider_than_16_bits_multiplies(compiled: Kernels) -> None:
-    weight = torch.zeros(3, 70001)
-    weight[0, 70000], weight[1, 65536], weight[2, 0] = 1, 2, 3
-    found = from_dense(compiled, weight)
-    layer = SparseLinear(compiled, found.laid_out(compiled, layout_for(found, 0.17)), None, Choices())
-    x = torch.arange(70001, dtype=torch.float32)[None]
-    assert layer(x).tolist() == [[70000.0, 131072.0, 0.0]]
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The (instructions, threads) that were timed, made up here; each question is as in another process."""
+    found: list[tuple[str, int]] = []
+
+    def timed(level: str, threads: int) -> dict[str, Any]:
+        found.append((level, threads))
+        return {" times ".join(pair): asdict(MADE_UP) for pair in module.PAIRS}
+
+    monkeypatch.setattr(module, "_measured_apart", timed)
+    monkeypatch.setattr(module, "_known", module._known.__wrapped__)
+    return found
+
+
+def test_speeds_are_measured_once_per_machine_and_kept(
+    compiled: Kernels, asked: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    here = replace(compiled, path=tmp_path / "sparse-0123.so")
+    kept, threads = tmp_path / "sparse-0123.json", torch.get_num_threads()
+    for held, given in ((torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)) * 2:
+        assert speeds_here(here, held, given) == MADE_UP
+    assert asked == [(compiled.level, threads)]
+    compiled.use("portable")
+    speeds_here(here, torch.float32, torch.float32)
+    assert asked[1:] == [("portable", threads)]
+    assert [name.split("; ")[1] for name in json.loads(kept.read_text())] == [asked[0][0], "portable"]
+    old = json.loads(kept.read_text())
+    for known in old.values():
+        known["densities"] = [0.1]
+    for text in ("{", json.dumps(old)):
+        kept.write_text(text)
+        asked.clear()
+        assert speeds_here(here, torch.float32, torch.float32) == MADE_UP and len(asked) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(
+    compiled: Kernels, asked: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "file"))
+    here = replace(compiled, path=tmp_path / "file" / "sparse-0123.so")
+    assert speeds_here(here, torch.float32, torch.float32) == MADE_UP and len(asked) == 1
+
+
+def test_every_layout_is_timed_and_weighed(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SIDE", 64)
+    monkeypatch.setattr(module, "STREAMED", 1 << 14)
+    found = module.measured(compiled)
+    assert list(found) == ["bfloat16 times bfloat16", "bfloat16 times float32", "float32 times float32"]
+    for one in found.values():
+        for numbers in one.values():
+            assert list(numbers) == list(LAYOUTS) and all(len(some) == 4 and min(some) > 0 for some in numbers.values())
+
+
+def test_what_went_wrong_in_timing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MeasureError, match="ValueError"):
+        module._measured_apart("no such level", 1)
+
+
+@pytest.mark.parametrize(
+    ("layout", "held", "given", "best"),
+    [
+        ("bitmask", torch.bfloat16, torch.bfloat16, "avx512-bf16"),
+        ("bitmask", torch.bfloat16, torch.float32, "avx512-vbmi2"),
+        ("bitmask", torch.float32, torch.float32, "avx512"),
+        ("csr16", torch.bfloat16, torch.bfloat16, "avx512"),
+        ("csr16", torch.float32, torch.float32, "avx512"),
+        ("runs", torch.bfloat16, torch.bfloat16, "avx512-bf16"),
+        ("runs", torch.bfloat16, torch.float32, "avx512-vbmi2"),
+        ("runs", torch.float32, torch.float32, "avx512-vbmi2"),
+    ],
+)
+def test_a_layer_tells_the_instructions_of_its_kernel(
+    compiled: Kernels, layout: str, held: torch.dtype, given: torch.dtype, best: str
+) -> None:
+    matrix = from_dense(compiled, torch.eye(64, dtype=held)).laid_out(compiled, layout)
+    layer = SparseLinear(compiled, matrix, None, Choices(), given)
+    for level in levels(compiled):
+        compiled.use(level)
+        beyond = layout == "runs" and LEVELS.index(level) < LEVELS.index("avx512-vbmi2")
+        assert layer.instructions == ("portable" if beyond else min(level, best, key=LEVELS.index))
+
+
+@pytest.mark.parametrize(("layout", "cols"), [("bitmask", 70001), ("runs", 70001), ("runs", 2**21)])
+def test_a_matrix_wider_than_16_bits_multiplies(compiled: Kernels, layout: str, cols: int) -> None:
+    weight = torch.zeros(3, cols)
+    weight[0, cols - 1], weight[1, 65536], weight[2, 0] = 1, 2, 3
+    layer = SparseLinear(compiled, from_dense(compiled, weight).laid_out(compiled, layout), None, Choices())
+    x = torch.arange(cols, dtype=torch.float32)[None]
+    for level in levels(compiled):
+        compiled.use(level)
+        assert layer(x).tolist() == [[cols - 1.0, 131072.0, 0.0]]
 
 
 def test_the_faster_way_is_timed_once_and_kept() -> None:

@@ -47,7 +47,7 @@ def check(layer: SparseLinear, weight: torch.Tensor, bias: torch.Tensor | None, 
     density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9, 1.0]),
     held=st.sampled_from([BF16, F32]),
     given_=st.sampled_from([BF16, F32]),
-    tokens=st.sampled_from([1, 2, 3, 7]),
+    tokens=st.sampled_from([1, 2, 3, 7, 8, 11, 16]),  # 11 is 8 and 2 and 1
     biased=st.booleans(),
     seed=st.integers(0, 10**6),
 )
@@ -115,22 +115,40 @@ def test_threads_of_its_own_where_no_openmp_is_found(compiled: Kernels) -> None:
     found.sparse_threads(*addresses or (None, None, None))
 
 
-def test_nothing_is_read_beyond_infinite_neighbours(compiled: Kernels) -> None:
-    """Absent weights of csr16 meet no activation: lanes without a value read a zero, not x[0]."""
-    weight = torch.zeros(20, 40, dtype=BF16)
-    weight[:3, 5] = 2
-    x = torch.ones(1, 40, dtype=BF16)
-    x[0, 0] = torch.inf
-    layer = SparseLinear(compiled, from_dense(compiled, weight).laid_out(compiled, "csr16"), None, Choices())
+@pytest.mark.parametrize("layout", ["csr16", "runs"])
+@pytest.mark.parametrize(("held", "given_"), [(BF16, BF16), (BF16, F32), (F32, F32)])
+def test_nothing_is_read_beyond_infinite_neighbours(
+    compiled: Kernels, layout: str, held: torch.dtype, given_: torch.dtype
+) -> None:
+    """Absent weights meet no activation: lanes without a value read a zero, not x[0] nor the first of a run."""
+    weight = torch.zeros(20, 40, dtype=held)
+    weight[:3, 5], weight[4, 35] = 2, 3
+    x = torch.ones(1, 40, dtype=given_)
+    x[0, 0] = x[0, 32] = torch.inf
+    layer = SparseLinear(compiled, from_dense(compiled, weight).laid_out(compiled, layout), None, Choices())
     for level in levels(compiled):
         compiled.use(level)
-        assert layer.by_kernel(x)[0].tolist() == [2.0] * 3 + [0.0] * 17
+        assert layer.by_kernel(x)[0].tolist() == [2.0, 2.0, 2.0, 0.0, 3.0] + [0.0] * 15
 
 
-@pytest.mark.parametrize(("density", "layout"), [(0.5, "bitmask"), (0.25, "bitmask"), (0.1, "csr16"), (0.01, "csr16")])
+IDEAL = {"bitmask": (0.125, 2), "csr16": (0, 4), "runs": (0, 3.2)}
+"""Bytes per weight of 16 bits: for every one, and for one that is not zero. Of runs it is what half-filled steps take."""
+
+
+@pytest.mark.parametrize(
+    ("density", "layout"),
+    [
+        (0.5, "bitmask"),
+        (0.25, "bitmask"),
+        (0.1, "csr16"),
+        (0.01, "csr16"),
+        (0.25, "runs"),
+        (0.1, "runs"),
+    ],
+)
 def test_resident_bytes_are_near_what_the_layout_needs(compiled: Kernels, density: float, layout: str) -> None:
     weight = (torch.randn(2048, 2048) * (torch.rand(2048, 2048) < density)).to(BF16)
     found = from_dense(compiled, weight)
     bytes_each = found.laid_out(compiled, layout).data.numel() / weight.numel()
-    ideal = 0.125 + 2 * found.density if layout == "bitmask" else 4 * found.density
-    assert ideal <= bytes_each <= 1.1 * ideal
+    every, nonzero = IDEAL[layout]
+    assert bytes_each <= 1.1 * (every + nonzero * found.density)

@@ -1,0 +1,157 @@
+"""How fast and how large each layout is at each density on this machine: measured once, and kept beside the compiled kernels."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import children, environment
+from sparsebench.errors import MeasureError
+from sparsebench.runtime.kernels.choice import Choices
+from sparsebench.runtime.kernels.matrix import from_dense
+from sparsebench.runtime.kernels.native import LAYOUTS, Kernels, kernels
+from sparsebench.sources import Cache
+from sparsebench.sources.cache import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+DENSITIES = (0.02, 0.08, 0.25, 0.5)
+PAIRS = (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32"))
+"""Of what dtypes values are held and vectors given."""
+SIDE, STREAMED, ROUNDS = 2048, 128 << 20, 5
+"""Rows and columns of the matrix, bytes of its copies (a model's layers come from memory), and how often they take turns."""
+NEAR = 1.1
+"""How much slower than the fastest a layout may be that is smaller."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds of one token through a square matrix, and bytes per weight, by layout at each of DENSITIES."""
+
+    seconds: dict[str, list[float]]
+    bytes: dict[str, list[float]]
+
+    def best(self, density: float, layouts: Collection[str]) -> str:
+        """The layout, of some, that is the smallest of those about as fast as the fastest at ``density``."""
+        limit = NEAR * min(at(self.seconds[layout], density) for layout in layouts)
+        about = [layout for layout in layouts if at(self.seconds[layout], density) <= limit]
+        return min(about, key=lambda layout: at(self.bytes[layout], density))
+
+
+def at(measured: list[float], density: float) -> float:
+    """What was measured at DENSITIES, at another one: a power of it between two of them and beyond the outer ones."""
+    if density <= 0:
+        return 0.0
+    after = min(max(bisect_right(DENSITIES, density), 1), len(DENSITIES) - 1)
+    (low, high), (first, last) = DENSITIES[after - 1 : after + 1], measured[after - 1 : after + 1]
+    return first * (last / first) ** (math.log(density / low) / math.log(high / low))
+
+
+def speeds_here(found: Kernels, held: torch.dtype, given: torch.dtype) -> Speeds:
+    """For values ``held`` and vectors ``given`` in a dtype, with the instructions in use and torch's threads.
+
+    Which layout is fastest depends on the processor: a bitmask's work does not shrink with its nonzeros, csr16 looks up
+    an input for each, runs permute registers and need instructions of AVX-512 for it. Raises MeasureError when the
+    process that measures fails.
+    """
+    import torch
+
+    name = " times ".join(str(dtype).removeprefix("torch.") for dtype in (held, given))
+    return Speeds(**_known(found, found.level, torch.get_num_threads())[name])
+
+
+@functools.cache
+def _known(found: Kernels, level: str, threads: int) -> dict[str, Any]:
+    kept, waiting = found.path.with_suffix(".json"), os.environ.get("OMP_WAIT_POLICY", "").lower() or "usual"
+    name = f"{environment.machine()}; {level}; threads: {threads}, waiting: {waiting}"
+
+    def read() -> Any:
+        known = (read_json(kept) or {}).get(name, {})
+        return known.get("pairs") if known.get("densities") == list(DENSITIES) else None
+
+    if pairs := read():
+        return dict(pairs)
+    try:
+        with Cache().lock("speeds"):  # one process measures, the others wait and read
+            pairs = read() or _measured_apart(level, threads)
+            write_json(kept, (read_json(kept) or {}) | {name: {"densities": DENSITIES, "pairs": pairs}})
+    except OSError:  # a cache that is only read
+        pairs = pairs or _measured_apart(level, threads)
+    return dict(pairs)
+
+
+def _measured_apart(level: str, threads: int) -> dict[str, Any]:
+    """In a process of its own: what it leaves in memory would be a part of the next model's."""
+    command = [sys.executable, "-m", __name__, level, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | children.imports(), check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise MeasureError(f"the sparse layouts could not be timed: {said[-1]}", "try again, or use another engine")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measured(found: Kernels) -> dict[str, Any]:
+    """Of each of PAIRS seconds and bytes per weight by layout, as lists over DENSITIES; the layouts take turns."""
+    import torch
+
+    from sparsebench.runtime.kernels.linear import SparseLinear
+
+    draw, pairs = torch.Generator().manual_seed(0), {}
+    for held, given in PAIRS:
+        seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
+        size: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
+        x = torch.rand(1, SIDE, generator=draw).to(getattr(torch, given))
+        for density in DENSITIES:
+            weight = torch.rand(SIDE, SIDE, generator=draw)
+            nonzeros = from_dense(found, torch.where(weight < density, weight, 0).to(getattr(torch, held)))
+            layers: dict[str, list[Any]] = {}
+            for layout in LAYOUTS:
+                matrix = nonzeros.laid_out(found, layout)
+                size[layout].append(matrix.data.nbytes / SIDE**2)
+                copies = (
+                    replace(matrix, data=matrix.data.clone()) for _ in range(max(1, STREAMED // matrix.data.nbytes))
+                )
+                layers[layout] = [SparseLinear(found, copy, None, Choices()) for copy in copies]
+            for layout, best in _turns(layers, x).items():
+                seconds[layout].append(best)
+        pairs[f"{held} times {given}"] = {"seconds": seconds, "bytes": size}
+    return pairs
+
+
+def _turns(layers: dict[str, list[Any]], x: torch.Tensor) -> dict[str, float]:
+    """Seconds of one product by layout: the best round."""
+    best = dict.fromkeys(layers, math.inf)
+    for _ in range(ROUNDS):
+        for layout, copies in layers.items():
+            start = time.perf_counter()
+            for layer in copies:
+                layer(x)
+            best[layout] = min(best[layout], (time.perf_counter() - start) / len(copies))
+    return best
+
+
+def main(level: str, threads: str) -> None:
+    """What this module does when it runs by itself: print ``measured`` as JSON."""
+    import torch
+
+    found = kernels()
+    assert isinstance(found, Kernels)
+    found.use(level)
+    torch.set_num_threads(int(threads))
+    with torch.inference_mode():
+        print(json.dumps(measured(found)))
+
+
+if __name__ == "__main__":
+    children.die_with_parent()
+    main(*sys.argv[1:])
