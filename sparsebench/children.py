@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DEATH_SIGNAL = 1
@@ -33,3 +35,20 @@ def die_with_parent(parent: int | None = None, number: signal.Signals = signal.S
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, number)
         if parent is not None and os.getppid() != parent:
             sys.exit("the parent was gone before this process began")
+
+
+def run(
+    command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that starts others, such as a compiler, and keep what it says.
+
+    After ``seconds`` (subprocess.TimeoutExpired), or when this process is interrupted, all of them end, not only the first.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

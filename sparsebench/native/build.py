@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench import children
 from sparsebench.sources import Cache
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-Wall", "-Wextra")
@@ -34,7 +35,7 @@ def _compiler() -> str | None:
 
 @functools.cache
 def library(name: str, *more: str) -> ctypes.CDLL | Missing:
-    """The compiled ``native/NAME.cpp``, with ``more`` behind the usual flags; or why there is none."""
+    """The compiled ``native/NAME.cpp`` and its folder ``NAME``, ``more`` behind the usual flags; or why there is none."""
     source = Path(__file__).with_name(f"{name}.cpp")
     found = _compiler()
     if found is None:
@@ -51,7 +52,15 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
 
 def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    known = (source.read_text(), compiler, version, flags, platform.machine(), platform.libc_ver())
+    parts = sorted(source.with_suffix("").glob("*.h"))
+    known = (
+        [part.read_text() for part in (source, *parts)],
+        compiler,
+        version,
+        flags,
+        platform.machine(),
+        platform.libc_ver(),
+    )
     key = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     target = cache.root / "native" / f"{source.stem}-{key}.so"
     if target.is_file():
@@ -64,7 +73,7 @@ def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache)
             out = Path(folder) / target.name
             command = [compiler, str(source), "-o", str(out), *flags]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+                done = children.run(command, COMPILE_SECONDS)
             except subprocess.TimeoutExpired:
                 return Missing(f"compiling {source.name} took over {COMPILE_SECONDS} seconds")
             if done.returncode:

@@ -79,9 +79,7 @@ def ensure(cache: Cache) -> str:
         settings = {**os.environ, **children.imports(), "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
         command = [sys.executable, "-m", "sparsebench.runtime.shm"]
         try:
-            built = subprocess.run(
-                command, env=settings, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
-            )
+            built = children.run(command, COMPILE_SECONDS, settings)
         except subprocess.TimeoutExpired:
             return f"compiling it took over {COMPILE_SECONDS} seconds"
         lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]

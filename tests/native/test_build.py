@@ -37,6 +37,19 @@ def test_compiled_once_and_again_when_the_source_changes(source: Path, tmp_path:
 
 
 @pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
+def test_compiled_again_when_a_header_of_its_folder_changes(source: Path, tmp_path: Path) -> None:
+    header = tmp_path / "add" / "sum.h"
+    header.parent.mkdir()
+    source.write_text('#include "add/sum.h"\n' + ADD.replace("a + b", "SUM"))
+    answers = []
+    for text in ("a + b", "a - b"):
+        header.write_text(f"#define SUM {text}\n")
+        made = build._compiled(source, "g++", build.FLAGS, Cache(tmp_path / "cache"))
+        answers.append(build.ctypes.CDLL(str(made)).add(2, 3))
+    assert answers == [5, -1]
+
+
+@pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
 def test_two_processes_at_once_leave_one_library(source: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from sparsebench.native import build; from sparsebench.sources import Cache;"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from sparsebench import children
 from sparsebench.runtime import Setting, Workload, footprint, memory, shm
 from sparsebench.sources import Cache
 
@@ -59,7 +60,7 @@ def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> 
 @linux
 def test_a_missing_compiler_is_named_and_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it compiled"))
+    monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled"))
     assert "no C++ compiler" in shm.ensure(Cache())
 
 
@@ -70,13 +71,13 @@ def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch
     stale.parent.mkdir(parents=True)
     stale.touch()
 
-    def compiled(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        calls.append(options["env"]["TORCH_EXTENSIONS_DIR"])
+    def compiled(command: list[str], seconds: float, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        calls.append(env["TORCH_EXTENSIONS_DIR"])
         assert not stale.exists()
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(shm, "missing", tuple)
-    monkeypatch.setattr(subprocess, "run", compiled)
+    monkeypatch.setattr(children, "run", compiled)
     assert shm.ensure(cache) == ""
     assert shm.ensure(cache) == ""
     assert calls == [str(shm.extensions_dir(cache))]
@@ -86,7 +87,7 @@ def test_it_is_compiled_once_and_a_dead_compilations_lock_is_removed(monkeypatch
 def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shm, "missing", tuple)
     failed = subprocess.CompletedProcess([], 1, "", "building\nerror: unknown flag")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(children, "run", lambda *_, **__: failed)
     assert "error: unknown flag" in shm.ensure(Cache())
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("it compiled again"))
+    monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled again"))
     assert "error: unknown flag" in shm.ensure(Cache())

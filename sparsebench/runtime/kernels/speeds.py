@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 DENSITIES = (0.02, 0.08, 0.25, 0.5)
 PAIRS = (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32"))
 """Of what dtypes values are held and vectors given."""
-SIDE, STREAMED, ROUNDS = 2048, 128 << 20, 5
+SIDE, STREAMED, ROUNDS = 2048, 128 << 20, 3
 """Rows and columns of the matrix, bytes of its copies (a model's layers come from memory), and how often they take turns."""
+SECONDS = 300
+"""How long all of that may take at most; on one free core it is ten seconds."""
 NEAR = 1.1
 """How much slower than the fastest a layout may be that is smaller."""
 
@@ -93,7 +95,10 @@ def _known(found: Kernels, level: str, threads: int) -> dict[str, Any]:
 def _measured_apart(level: str, threads: int) -> dict[str, Any]:
     """In a process of its own: what it leaves in memory would be a part of the next model's."""
     command = [sys.executable, "-m", __name__, level, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | children.imports(), check=False)
+    try:
+        done = children.run(command, SECONDS, os.environ | children.imports())
+    except subprocess.TimeoutExpired as error:
+        raise MeasureError(f"timing the sparse layouts took over {SECONDS} seconds", "is the machine busy?") from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise MeasureError(f"the sparse layouts could not be timed: {said[-1]}", "try again, or use another engine")
