@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision, names_of
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -26,7 +26,11 @@ def measure(
         typer.Option(help="The baseline; default: the model against itself (the noise floor).", show_default=False),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="deepspeed, deepspeed-zero3, hf, sparse, int8, or one added by a plugin.")
+        str,
+        typer.Option(
+            help="deepspeed, deepspeed-zero3, hf, sparse, int8, or one added by a plugin.",
+            autocompletion=names_of("runtime.engines", "engines"),
+        ),
     ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
     hostfile: Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,17 @@ EXPERIMENT = "An experiment"
 ONE_MODEL = "One model, without a manifest"
 LEDGER_VERBS = "The ledger"
 MACHINE = "This machine"
+
+
+def names_of(room: str, table: str) -> Callable[[str], list[str]]:
+    """What a shell completes an option with: the names in a room's table, read when a tab asks, plugins' among them."""
+
+    def names(incomplete: str) -> list[str]:
+        found = getattr(import_module(f"sparsebench.{room}"), table)
+        known: Iterable[str] = found() if callable(found) else found
+        return [name for name in known if name.startswith(incomplete)]
+
+    return names
 
 
 class Precision(StrEnum):

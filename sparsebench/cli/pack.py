@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import ONE_MODEL
+from sparsebench.cli.options import ONE_MODEL, names_of
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +26,12 @@ OUT = Annotated[
 def pack(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder.")],
     form: Annotated[
-        str, typer.Option("--format", help="packed leaves the zeros out; archive is smaller still, and slower.")
+        str,
+        typer.Option(
+            "--format",
+            help="packed leaves the zeros out; archive is smaller still, and slower.",
+            autocompletion=names_of("storage", "formats"),
+        ),
     ] = "packed",
     out: OUT = None,
 ) -> None:

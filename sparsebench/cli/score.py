@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision, names_of
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks import ScoreResult, TaskSpec
@@ -26,7 +26,13 @@ def score(
         str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….", show_default=False)
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="A task name; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--task",
+            help="A task name; repeatable.",
+            show_default=False,
+            autocompletion=names_of("benchmarks", "TASKS"),
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.", show_default=False)] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.", show_default=False)] = None,

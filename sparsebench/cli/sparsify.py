@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision, names_of
 
 if TYPE_CHECKING:
     from sparsebench.plan.single import Single
@@ -52,6 +52,7 @@ METHOD = Annotated[
     list[str] | None,
     typer.Option(
         help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+        autocompletion=names_of("sparsify.registry", "methods"),
         show_default=False,
     ),
 ]
@@ -88,7 +89,12 @@ LENGTH = Annotated[
 ]
 SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
 FORM = Annotated[
-    str, typer.Option("--format", help="dense loads in transformers; packed is smaller, archive smallest and slower.")
+    str,
+    typer.Option(
+        "--format",
+        help="dense loads in transformers; packed is smaller, archive smallest and slower.",
+        autocompletion=names_of("storage", "formats"),
+    ),
 ]
 
 
@@ -140,6 +146,7 @@ def sparsify(
     _check_free(folders.values())
     write = writer(form, dense=True)
     model = single(source, family, dtype.value, offline)
+    _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
         read = _read(model, folders, resolved(text, seed), offline)
@@ -213,6 +220,25 @@ def _check_free(folders: Iterable[Path]) -> None:
     taken = next((folder for folder in folders if folder.exists()), None)
     if taken:
         raise UserError(f"{taken} exists", "name another --out, or remove it")
+
+
+def _check_room(out: Path, versions: int, model: Path) -> None:
+    """All versions are written at once, each as large as the model: a disk too small for them is told before the work."""
+    import shutil
+
+    from sparsebench.cli.output import size
+    from sparsebench.errors import UserError
+
+    needed = versions * sum(file.stat().st_size for file in model.iterdir() if file.is_file())
+    free = shutil.disk_usage(
+        next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    ).free
+    if needed > free:
+        versions_take = "1 version takes" if versions == 1 else f"{versions} versions take"
+        raise UserError(
+            f"{versions_take} {size(needed)} at {out} while they are made, and {size(free)} are free",
+            "ask for fewer at a time, or name an --out on a larger disk",
+        )
 
 
 def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sparsebench.cli.app import VERBS
+from sparsebench.cli.sparsify import _check_room
+from sparsebench.errors import UserError
 
 
 def call(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -72,6 +76,19 @@ def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "stored").iterdir()] == ["0.90"]
     name = f"model.safetensors.{form}"
     assert (tmp_path / "stored" / "0.90" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
+
+
+def test_a_disk_too_small_for_all_versions_is_told_before_the_work(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(file.stat().st_size for file in tiny_llama.iterdir())
+    for free, fits in ((2 * size, True), (2 * size - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda place, free=free: SimpleNamespace(free=free))
+        if fits:
+            _check_room(tmp_path / "made" / "here", 2, tiny_llama)
+        else:
+            with pytest.raises(UserError, match="2 versions take .* are free"):
+                _check_room(tmp_path / "made" / "here", 2, tiny_llama)
 
 
 @pytest.mark.slow

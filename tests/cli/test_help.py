@@ -63,17 +63,35 @@ def test_python_dash_m_is_the_same_program() -> None:
     assert (done.returncode, done.stdout) == (0, f"sparsebench {__version__}\n")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_completes(shell: str) -> None:
+def completed(words: str, shell: str) -> str:
     """What ``--install-completion`` installs calls the program like this at every tab."""
     ask = {
         "_SPARSEBENCH_COMPLETE": f"complete_{shell}",
-        "COMP_WORDS": "sparsebench in",
-        "COMP_CWORD": "1",
-        "_TYPER_COMPLETE_ARGS": "sparsebench in",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+        "_TYPER_COMPLETE_ARGS": words,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    shown = CliRunner().invoke(app, [], prog_name="sparsebench", env=ask)
+    return CliRunner().invoke(app, [], prog_name="sparsebench", env=ask).output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_completes_verbs(shell: str) -> None:
+    shown = completed("sparsebench in", shell)
     for verb in ("init", "ingest", "inspect"):
-        assert verb in shown.output
-    assert "sparsify" not in shown.output
+        assert verb in shown
+    assert "sparsify" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("measure model --engine deep", ["deepspeed", "deepspeed-zero3"]),
+        ("sparsify model --method w", ["wanda"]),
+        ("sparsify model --format ", ["dense", "packed", "archive"]),
+        ("pack model --format arch", ["archive"]),
+        ("score model --task arc_", ["arc_easy", "arc_challenge"]),
+    ],
+)
+def test_completion_completes_names(words: str, names: list[str]) -> None:
+    assert set(names) <= set(completed(f"sparsebench {words}", "bash").split())
