@@ -10,6 +10,7 @@ SparsebenchError
 │   ├── UnsupportedError  nobody's mistake: this combination does not exist (status `unsupported`)
 │   ├── StorageError      a packed file that is broken or does not round-trip
 │   ├── MeasureError      a runtime measurement that cannot be believed
+│   │   └── ParityError   one variant's output under an engine is too far from the plain model's
 │   └── BenchmarkError    a task that cannot be scored
 ├── LedgerError           the database is locked, foreign or newer than this program
 └── Interrupted           Ctrl-C; everything finished is kept; the command exits with 130
@@ -70,6 +71,10 @@ class StorageError(CellError):
 
 class MeasureError(CellError):
     """A runtime measurement that cannot be believed."""
+
+
+class ParityError(MeasureError):
+    """A variant's output under an engine is too far from the plain model's; another variant's may not be."""
 
 
 class BenchmarkError(CellError):

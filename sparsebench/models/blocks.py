@@ -24,6 +24,9 @@ REFUSED = {
 }
 """Model types that cannot be replayed, and why."""
 
+LOOKS_AT_WEIGHTS = "choose magnitude or random"
+"""What any model can be pruned by."""
+
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
 
@@ -63,6 +66,11 @@ class Skeleton:
     stacks: list[Stack]
 
 
+def refusal(model_type: str) -> str:
+    """Why a type of REFUSED cannot be replayed."""
+    return f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}"
+
+
 def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     """The model of a config.json with its blocks found, nothing filled.
 
@@ -70,9 +78,7 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     """
     model_type = config.get("model_type")
     if model_type in REFUSED:
-        raise UnsupportedError(
-            f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}", "choose magnitude or random"
-        )
+        raise UnsupportedError(refusal(model_type), LOOKS_AT_WEIGHTS)
     stated = precision.stated({**config, **_QUIET}, precision.resolve("auto", config))
     model = meta_model(family, stated).eval()
     model.requires_grad_(False)

@@ -19,6 +19,7 @@ from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
+from sparsebench.models.blocks import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.models.families import family_of
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
@@ -177,6 +178,7 @@ def _look_up(
         except SourceError as error:
             problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
         problems += _overlaps(loaded, manifest)
+        problems += _unreplayed(loaded, manifest, configs)
     if problems:
         raise ManifestError(problems)
     located = {"models": models, "calibration": calibration, "runtime": _placed(manifest, loaded.folder)}
@@ -201,6 +203,19 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
                     "text that no benchmark is made of",
                     "name another `calibration: source`, or say `allow_overlap: true` there",
                 )
+
+
+def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Calibrated methods for models whose architecture cannot be calibrated block by block."""
+    for index, entry in enumerate(manifest.sparsify):
+        calibrated = any(needs_calibration(entry.method, way) for way in entry.allocation)
+        for name, config in configs.items():
+            kind = config.get("model_type")
+            if calibrated and kind in REFUSED and name in (entry.models or configs):
+                yield loaded.problem(
+                    ("sparsify", index, "method"), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
+                    f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
+                )  # fmt: skip
 
 
 def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import ParityError, SparsebenchError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.run.recorder import Recorder, Spec
 
@@ -128,10 +128,21 @@ def latency(spec: Spec, recorder: Recorder) -> None:
     from sparsebench import runtime
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    folders = [(cell.variant.id, spec.workspace.folder(cell.variant)) for cell in spec.job.cells]
+    waiting = {key: spec.workspace.folder(cell.variant) for key, cell in cells.items()}
     dense: Path = spec.workspace.folder(spec.dense)
     setting = _runtime_setting(spec.job.cells[0])
-    runtime.measure_latency(dense, folders, spec.model.family, setting, lambda key, got: recorder.done(cells[key], got))
+
+    def emit(key: str, found: Any) -> None:
+        recorder.done(cells[key], found)
+        del waiting[key]
+
+    while waiting:
+        try:
+            runtime.measure_latency(dense, list(waiting.items()), spec.model.family, setting, emit)
+        except ParityError as error:  # the first one's own: those behind it have a group of their own
+            key = next(iter(waiting))
+            recorder.failed(cells[key], error)
+            del waiting[key]
 
 
 def memory(spec: Spec, recorder: Recorder) -> None:

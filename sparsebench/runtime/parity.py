@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import MeasureError, ParityError, UnsupportedError
 from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, start_token
@@ -60,7 +60,7 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
 def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs, wraps_only: bool) -> Parity:
     """Run ``model`` (taken apart here) plain and as ``wrap`` makes it.
 
-    Raises UnsupportedError when the engine's model does not run at all, MeasureError above the tolerance.
+    Raises UnsupportedError when the engine's model does not run at all, ParityError above the tolerance.
     """
     import torch
 
@@ -87,14 +87,14 @@ def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
     import torch
 
     if found.shape != plain.shape:
-        raise MeasureError(
+        raise ParityError(
             f"the engine's output is {tuple(found.shape)} where the plain model's is {tuple(plain.shape)}"
         )
     return float(torch.linalg.vector_norm(found - plain) / torch.linalg.vector_norm(plain))
 
 
 def checked(parity: Parity, hint: str) -> Parity:
-    """``parity`` itself. Raises MeasureError where it is over its tolerance, or not a number."""
+    """``parity`` itself. Raises ParityError where it is over its tolerance, or not a number."""
     if not parity.relative_l2 <= parity.tolerance:
         raise MeasureError(
             f"the engine's output is {parity.relative_l2:.1e} (relative L2) off the plain model's, "

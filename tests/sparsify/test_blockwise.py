@@ -168,7 +168,8 @@ def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_ll
     assert not list(tmp_path.iterdir())
 
 
-def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["sparsegpt", "random", "magnitude"])
+def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -181,5 +182,5 @@ def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path:
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(ModelError, match=r"layers\.1"):
-        swept(broken, "decoder", out, [Target("sparsegpt", 0.5, "layer")])
+        swept(broken, "decoder", out, [Target(method, 0.5, "layer")])
     assert not list(out.iterdir())

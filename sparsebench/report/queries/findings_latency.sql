@@ -1,10 +1,14 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
 -- were not steady, or had a noise above 20%, under which a gain may hide. Where the baseline is plain transformers whatever the engine (int8), the
 -- unpruned model is one of those compared.
-WITH compared AS (
-    SELECT *
+WITH every AS (
+    SELECT *, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
     FROM latency
-    WHERE (method <> 'dense' OR beside_plain) AND speedup IS NOT NULL AND phase <> 'load' /* manifests */
+    WHERE phase <> 'load' /* manifests */
+), compared AS (
+    SELECT *
+    FROM every
+    WHERE (method <> 'dense' OR beside_plain) AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 )
 SELECT model, weights, machine, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
@@ -14,7 +18,7 @@ SELECT model, weights, machine, engine, array_to_string(list_sort(list_distinct(
        max(speedup) FILTER (method = 'dense') AS best_dense,
        coalesce(arg_max(phase, speedup) FILTER (verdict = 'faster'), arg_max(phase, speedup)) AS best_phase,
        coalesce(arg_max(sparsity, speedup) FILTER (verdict = 'faster'), arg_max(sparsity, speedup)) AS best_sparsity,
-       coalesce(arg_max(noise, speedup) FILTER (verdict = 'faster'), arg_max(noise, speedup)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(parity_l2) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best,
+       coalesce(arg_max(noise, speedup) FILTER (verdict = 'faster'), arg_max(noise, speedup)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best,
        CASE WHEN unclear = comparisons THEN 'too noisy to tell' WHEN unclear > 0 THEN 'no gain seen' ELSE 'no gain' END AS otherwise
 FROM compared
 GROUP BY model, weights, machine, engine, device, ranks, threads, dtype, workload

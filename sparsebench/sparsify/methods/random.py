@@ -10,14 +10,17 @@ import zlib
 from typing import TYPE_CHECKING
 
 from sparsebench.sparsify.contract import Layer
+from sparsebench.sparsify.factor import check_weights
 
 if TYPE_CHECKING:
     import torch
 
 
 def score(layer: Layer) -> torch.Tensor:
-    """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1)."""
+    """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1). Raises ModelError for NaN and infinite weights."""
     import torch
+
+    check_weights([layer])
 
     # torch's generator looks at 32 bits of its seed: both go into the hash.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{layer.seed}:{layer.name}".encode()))
