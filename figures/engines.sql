@@ -15,7 +15,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: speed-up over dense
--- note: One process. Paired ratios with 95% intervals; at 0% the dense model against itself: the noise. Ring: the lowest sparsity that is faster beyond interval and noise. int8, which skips no zeros, stands beside the plain dense model: at 0% it shows what 8 bits alone do.
+-- note: One process. Paired ratios with 95% intervals; at 0% the dense model against itself: the noise. Ring: the lowest sparsity that is faster beyond interval and noise. int8, which skips no zeros, stands beside the plain dense model: at 0% it shows what 8 bits alone do. A line that ends early was not measured beyond, or failed there (figure failures).
 
 WITH chosen AS (
     SELECT *, line <> 'dense' AND count(DISTINCT line) FILTER (method <> 'dense') OVER () > 1 AS several,
