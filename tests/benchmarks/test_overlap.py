@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sparsebench.benchmarks import TASKS, data_sources
+from sparsebench import sources
+from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
+from sparsebench.benchmarks.copied import copied
 from sparsebench.benchmarks.overlap import overlaps
+from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.errors import SourceError
 from sparsebench.sparsify.calibration import DEFAULT
 
@@ -73,3 +76,13 @@ def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(t
 def test_a_source_that_is_none_is_an_error() -> None:
     with pytest.raises(SourceError):
         overlaps("boolq", "boolq")
+
+
+@pytest.mark.long
+def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
+    cache, own = sources.Cache(), ("perplexity", "pseudo_perplexity")
+    text = Fitted(RunningText.of(TASKS["perplexity"], cache).text.split("\n\n"))
+    found = {name: copied(text, TaskSpec(name), cache) for name in TASKS}
+    assert all(found[name] for name in own)
+    assert not any(documents for name, documents in found.items() if name not in own)
+    assert sum(documents is not None for documents in found.values()) > 20
