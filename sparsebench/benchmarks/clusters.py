@@ -7,17 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 CONTEXTS = (
-    "passage",
-    "context",
-    "paragraph",
-    "article",
-    "story",
-    "premise",
-    "support",
-    "goal",
-    "source_id",
-    "sentence1",
-)
+    "passage", "context", "paragraph", "article", "story", "premise", "support", "goal", "source_id", "sentence1",
+)  # fmt: skip
 """Fields that hold what a document is about, in the order in which they are looked for: BoolQ, SQuAD, MultiRC, RACE, CoQA, NLI
 tasks, SciQ, PIQA, HellaSwag (the video or article that its contexts are cut from), GLUE's RTE."""
 _START = 3
