@@ -37,6 +37,7 @@ TASKS: dict[str, Task] = {
             scale="continuous",
             data=(COQA,),
             fields=("doc.story",),
+            version=2,
         ),
         _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
         _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),

@@ -8,7 +8,8 @@ text does not fill are dropped, and by default no two overlap.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1024
 CHUNK = 1 << 24
-"""Logits that are float32 at once (64 MiB); those of a window stay in the model's precision."""
+"""Numbers of a temporary copy in float32 (64 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Perplexity:
             len(every.ids),
             {
                 "harness": f"sparsebench perplexity, transformers {version('transformers')}",
-                "task_version": "1",
+                "task_version": str(task.version),
                 "data": " ".join(task.data),
                 "split": "validation",
                 **found.protocol,
@@ -87,7 +88,7 @@ class Perplexity:
                 "chance_rule": task.chance,
                 "batch_size": 1,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
-                "softmax_dtype": "float32",
+                "logits_dtype": "float32",
             },
         )
 
@@ -141,15 +142,15 @@ def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequen
 def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | None = None) -> list[float]:
     """Each window's negative log-likelihood summed over its scored tokens, in nats.
 
-    Logits come in the model's precision, one window at a time; the softmax over the vocabulary is float32.
-    Raises BenchmarkError for the first that is not finite.
+    The output head multiplies in float32, and so does all behind it, one window at a time. Raises BenchmarkError for the
+    first that is not finite, and for a model whose logits come out in another precision all the same.
     """
     import torch
 
     found = []
     for place, (ids, start) in enumerate(zip(windows.ids, windows.starts, strict=True), start=1):
         tokens = torch.tensor([ids], device=model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), wide_head(model):
             logits = model(input_ids=tokens, use_cache=False).logits[0, start - 1 : -1]
             value = _summed(logits, tokens[0, start:])
         check_finite("perplexity", value, place, len(windows.ids))
@@ -159,11 +160,45 @@ def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | N
     return found
 
 
+@contextmanager
+def wide_head(model: PreTrainedModel) -> Iterator[None]:
+    """In here the model's output head multiplies in float32: logits of 16 bits would be rounded to one part in 256.
+
+    Weights are widened a part of the vocabulary at a time. What the model's code does to its logits is then float32 too.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    head: Any = model.get_output_embeddings()
+    narrow = isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32
+    if not narrow:
+        yield
+        return
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        rows = max(1, CHUNK // head.in_features)
+        wide, logits = states.float(), states.new_empty(*states.shape[:-1], head.out_features, dtype=torch.float32)
+        for start in range(0, head.out_features, rows):
+            part = slice(start, start + rows)
+            bias = None if head.bias is None else head.bias[part].float()
+            logits[..., part] = F.linear(wide, head.weight[part].float(), bias)
+        return logits
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
 def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Σ −log p of ``targets`` (n,) under ``logits`` (n, vocabulary), summed in float64."""
+    """Σ −log p of ``targets`` (n,) under float32 ``logits`` (n, vocabulary), summed in float64."""
+    import torch
+
+    if logits.dtype != torch.float32:
+        raise BenchmarkError(f"perplexity: the model gives logits in {logits.dtype}", "score it with dtype: float32")
     rows, total = max(1, CHUNK // logits.shape[-1]), 0.0
     for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
-        wide = part.float()
-        each = wide.logsumexp(dim=-1) - wide.gather(1, wanted.unsqueeze(1)).squeeze(1)
+        each = part.logsumexp(dim=-1) - part.gather(1, wanted.unsqueeze(1)).squeeze(1)
         total += float(each.double().sum())
     return total

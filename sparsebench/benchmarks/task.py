@@ -29,7 +29,8 @@ class Task:
     the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
     ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
     data's labels in order, ``examples`` the split that examples in the prompt come from, where the data hold it,
-    ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies.
+    ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies, ``version`` counts the changes of how
+    a task of our own is scored.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     classes: tuple[str, ...] = ()
     examples: str = ""
     parts: int = 1
+    version: int = 1
 
 
 def validation(path: str) -> tuple[str, ...]:

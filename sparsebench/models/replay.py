@@ -132,6 +132,8 @@ class Replay:
                 with torch.no_grad():
                     side.finish()
             side = self._side(stack, side)
+            with torch.no_grad():
+                side.begin()
             for place in stack.places:
                 names = dict.fromkeys((*place.tensors, *place.parameters.values()))
                 tensors = {name: self.checkpoint.load(name) for name in names}

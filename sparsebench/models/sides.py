@@ -30,8 +30,8 @@ class Texts:
 class Side:
     """The blocks of one side, run one after another for several streams over ``groups`` of samples.
 
-    The first block reads what the model's embeddings make of the texts, the same in all streams; the others what was
-    kept of the block before. ``encoder`` is, on a decoder's side, the finished encoder.
+    Every block reads what was kept of the one before it, the first what the model's embeddings make of the texts: looked up
+    once, by ``begin``, and the same in all streams. ``encoder`` is, on a decoder's side, the finished encoder.
     """
 
     def __init__(
@@ -48,6 +48,13 @@ class Side:
         self._next_extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
         self._passed: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
+
+    def begin(self) -> None:
+        """Look the texts up and keep what the first block reads, in the first stream's states."""
+        for rows in self.groups:
+            forward, _ = self._forward(0, rows)
+            self.states.write(0, rows, self.way.to(0, None, forward, lookup=True).hidden)
+        self.states.swap()
 
     def run(
         self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
@@ -110,8 +117,14 @@ class Side:
     def _call(self, index: int, stream: int, number: int) -> tuple[Call, torch.Tensor | None]:
         rows = self.groups[number]
         forward, encoder = self._forward(stream, rows)
-        known = (self.states.read(stream, rows), self._extras[stream][number]) if index else None
+        states = self.states.read(stream if index else 0, rows)
+        known = states, self._extras[stream][number]
         call = self.way.to(index, known, forward)
+        if index == 0:
+            call = call.reading(states)
+        elif index == 1 and not _finite(call.hidden, self.texts.mask[rows]):
+            # DeBERTa's convolution reads the embeddings once more.
+            call = self.way.to(index, known, forward, lookup=True)
         if not _finite(call.hidden, self.texts.mask[rows]):
             name = f"{self.stack.side} block {index}"
             if index == 0:

@@ -39,7 +39,7 @@ class States:
         states = self._write[stream]
         if states is None:
             states = self._write[stream] = self._buffer(values)
-        if (states.dtype, states.shape[1:]) != (values.dtype, values.shape[1:]):
+        if _form(states) != _form(values):
             one, other = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (states, values))
             raise UnsupportedError(f"hidden states are {one} after one block and {other} after another")
         states[rows] = values
@@ -47,6 +47,10 @@ class States:
     def swap(self) -> None:
         """What was written is what is read from now on."""
         self._read, self._write = self._write, self._read
+        # Embeddings may be less precise than what the blocks make of them.
+        for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
+            if new is not None and old is not None and _form(new) != _form(old):
+                self._write[stream] = None
 
     def shrink(self) -> None:
         """Give the write buffers back."""
@@ -68,3 +72,7 @@ class States:
                 what = f"no room for {size * like.dtype.itemsize} bytes of hidden states ({error.strerror})"
                 raise ModelError(f"{self.folder}: {what}", "free some space, or use fewer samples") from error
             return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)
+
+
+def _form(states: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
+    return states.dtype, states.shape[1:]

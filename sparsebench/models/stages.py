@@ -2,7 +2,8 @@
 
 In the place of every block stands a `Stage`. Blocks that are done answer with what is known of them: the last one with
 the states that were kept, those before it with NaN, so that a model whose code reaches further back is noticed. Masks,
-positions, embeddings and whatever happens between blocks are thus the model's own code, and hold a few samples only.
+positions and whatever happens between blocks are thus the model's own code, and hold a few samples only. In the place of
+the token embeddings stands a `Lookup`, so that tokens are looked up for the first block only.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class Call:
         states: torch.Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
         return states
 
+    def reading(self, states: torch.Tensor) -> Call:
+        """The same call with other hidden states."""
+        if self.args:
+            return Call((states, *self.args[1:]), self.kwargs)
+        return Call((), {**self.kwargs, "hidden_states": states})
+
     def storages(self, known: list[torch.Tensor]) -> set[int]:
         """Where the arguments lie that are not among the ``known`` tensors (hidden and encoder states)."""
         places = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
@@ -65,8 +72,29 @@ class Stage(torch.nn.Module):
         return self.__dict__["way"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
+class Lookup(torch.nn.Module):
+    """Stands in the token embeddings' place: gives what they give while it is ``open``, else NaN of the last form."""
+
+    def __init__(self, table: torch.nn.Module) -> None:
+        super().__init__()
+        self.__dict__["table"] = table  # no submodule, as in a stage
+        self.open = True
+        self.nothing = torch.full((1,), torch.nan)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["table"], name)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(group, length, width)."""
+        if not self.open:
+            return self.nothing.expand(*ids.shape, -1)
+        found: torch.Tensor = self.__dict__["table"](ids)
+        self.nothing = found.new_full((1,), torch.nan).expand(found.shape[-1])
+        return found
+
+
 class Way:
-    """One side's forward, run up to a block of choice. Replaces the side's blocks by stages."""
+    """One side's forward, run up to a block of choice. Replaces the side's blocks by stages, its token embeddings by a lookup."""
 
     def __init__(self, stack: Stack) -> None:
         self.side = stack.side
@@ -80,13 +108,21 @@ class Way:
             parent, _, number = place.path.removeprefix(stack.prefix).rpartition(".")
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
             blocks[int(number)] = Stage(self, place.index, place.module)
+        table = stack.module.get_input_embeddings()
+        self._lookup = Lookup(table.__dict__["table"] if isinstance(table, Lookup) else table)
+        stack.module.set_input_embeddings(self._lookup)
 
-    def to(self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any]) -> Call:
+    def to(
+        self, block: int, known: tuple[torch.Tensor, Extras] | None, run: Callable[[], Any], lookup: bool = False
+    ) -> Call:
         """The call of ``block`` when ``run`` runs the side's forward; ``known`` is what the block before it returned.
+
+        Tokens are embedded with ``lookup`` only.
 
         Raises UnsupportedError when the model does not run its blocks once each, in order, on their predecessor's states.
         """
         self._target, self._next, self._known = block, 0, known
+        self._lookup.open = lookup
         try:
             run()
         except Reached as reached:

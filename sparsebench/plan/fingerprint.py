@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsebench import environment
+from sparsebench.benchmarks import TASKS
 from sparsebench.plan.cells import TIMED, Stage
 from sparsebench.runtime.engines import engines
 from sparsebench.storage import formats
@@ -52,8 +53,8 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 
 
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
-    """The id of a cell. Runtime cells also depend on the class of machine and on the engine's own version."""
-    where = _where(settings["engine"]) if stage in TIMED else ""
+    """The id of a cell. Runtime cells also depend on the class of machine and the engine's own version, scores on the task's."""
+    where = _where(settings["engine"]) if stage in TIMED else _changed(settings.get("task", ""))
     libraries = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
     return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
 
@@ -62,6 +63,12 @@ def _where(engine: str) -> str:
     """The class of machine, and the version of an engine whose own code has changed."""
     row = engines().get(engine)
     return environment.machine() + (f", {engine} {row.version}" if row and row.version else "")
+
+
+def _changed(name: str) -> str:
+    """The version of a task whose own code has changed."""
+    task = TASKS.get(name)
+    return f"{name} {task.version}" if task and task.version > 1 else ""
 
 
 def _stage(stage: Stage, more: Iterable[str] = ()) -> dict[str, Any]:

@@ -396,3 +396,34 @@ def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatc
     skip = 2
     with pytest.raises(UnsupportedError, match="decoder block 2: it reads more than the block before it gives"):
         Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
+
+
+@pytest.mark.parametrize(("shape", "often"), [("llama", 1), ("bert", 1), ("t5", 1), ("gemma2", 1), ("deberta-v2", 2)])
+def test_tokens_are_embedded_once_whatever_the_streams(
+    shape: str, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeBERTa's convolution reads the embeddings again behind the first block, for every stream."""
+    import torch
+
+    folder, family = written(shape, tmp_path / "model")
+    replay, given = Replay(Checkpoint(folder), family, batch(family), streams=1), batch(family)
+    tokens = [ids for ids in (given.input_ids, given.decoder_input_ids) if ids is not None]
+    tables = {id(stack.module.get_input_embeddings()) for stack in replay._skeleton.stacks}
+    looked: list[int] = []
+    forward = torch.nn.Embedding.forward
+
+    def counted(self: Any, ids: Any) -> Any:
+        if id(self) in tables:
+            looked.append(ids.numel())
+        return forward(self, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", counted)
+    replay.run(lambda block: block.advance(0, {}))
+    assert sum(looked) == often * sum(ids.numel() for ids in tokens)
+    if often > 1:
+        return
+    looked.clear()
+    three = Replay(Checkpoint(folder), family, given, streams=3)
+    tables.update(id(stack.module.get_input_embeddings()) for stack in three._skeleton.stacks)
+    three.run(lambda block: None)
+    assert sum(looked) == sum(ids.numel() for ids in tokens)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sparsebench import environment
+from sparsebench.benchmarks import TASKS
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, seconds_of
@@ -165,6 +166,19 @@ def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch:
     after = found()
     assert before["hf"] and before["hf"] == after["hf"]
     assert before["sparse"] and not before["sparse"] & after["sparse"]
+
+
+def test_a_task_whose_code_changed_is_scored_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[str, set[str]]:
+        cells = planned(benchmarks={"decoder": [{"task": "perplexity"}, {"task": "piqa"}]}).cells
+        scored = [cell for cell in cells if cell.stage == "benchmarks"]
+        return {task: {cell.id for cell in scored if cell.settings["task"] == task} for task in ("perplexity", "piqa")}
+
+    before, task = found(), TASKS["perplexity"]
+    monkeypatch.setitem(TASKS, "perplexity", replace(task, version=task.version + 1))
+    after = found()
+    assert before["piqa"] and before["piqa"] == after["piqa"]
+    assert before["perplexity"] and not before["perplexity"] & after["perplexity"]
 
 
 @pytest.mark.parametrize(("ranks", "planned_for_sparse"), [([1, 2], {1}), ([2], {2})])
