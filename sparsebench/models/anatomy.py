@@ -36,6 +36,10 @@ _MODULES = {
 }
 _KINDS = {name: kind for kind, names in _MODULES.items() for name in names.split()}
 """A linear layer's kind by the end of its module's name; the longest end that is listed counts."""
+_ROLES = dict.fromkeys(("qkv", "q", "k", "v", "o"), "attention") | dict.fromkeys(
+    ("gate", "gate_up", "up", "down"), "mlp"
+)
+_ROLES["head"] = "head"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
     )
     rows_last = prunable and config.get("model_type") in CONV1D_TYPES
     return Part(name, layer, _side(name, family), kind, prunable, rows_last)
+
+
+def role(module: str) -> str:
+    """What a linear module of this name is for: ``attention``, ``mlp``, ``head`` or ``other``."""
+    kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2), "", 0, 0), {}, "").kind
+    return _ROLES.get(kind.removeprefix("cross_"), "other")
 
 
 def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:

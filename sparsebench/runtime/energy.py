@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sparsebench.runtime import nvml
+
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -63,8 +65,8 @@ class Rapl:
 class Nvml:
     """The GPUs' own counters, in millijoules since the driver was loaded."""
 
-    def __init__(self, nvml: Any, devices: list[Any]) -> None:
-        self.nvml, self.devices = nvml, devices
+    def __init__(self, library: Any, devices: list[Any]) -> None:
+        self.library, self.devices = library, devices
         self.source = f"NVML, {len(devices)} GPU{'s' * (len(devices) > 1)}"
         self.last = self._read()
 
@@ -73,7 +75,7 @@ class Nvml:
         return (self.last - before) / 1e3
 
     def _read(self) -> int:
-        return sum(self.nvml.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
+        return sum(self.library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
 
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> Meter:
@@ -101,20 +103,9 @@ def _rapl(powercap: Path) -> Meter:
     return Rapl(domains) if domains else Nothing(f"none: {reason}")
 
 
-def _uuid(index: int) -> str:
-    """By what NVML knows the GPU that torch counts as ``index``: NVML does not heed CUDA_VISIBLE_DEVICES."""
-    import torch
-
-    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-
-
 def _nvml(ranks: int) -> Meter:
     try:
-        import pynvml
-    except ImportError:
-        return Nothing("none: nvidia-ml-py is not installed (pip install nvidia-ml-py)")
-    try:
-        pynvml.nvmlInit()
-        return Nvml(pynvml, [pynvml.nvmlDeviceGetHandleByUUID(_uuid(index)) for index in range(ranks)])
-    except pynvml.NVMLError as error:
-        return Nothing(f"none: NVML says: {error}")
+        with nvml.library() as library:
+            return Nvml(library, [nvml.device(library, index) for index in range(ranks)])
+    except nvml.Unavailable as error:
+        return Nothing(f"none: {error}")

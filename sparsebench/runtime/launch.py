@@ -89,25 +89,34 @@ class RankGroup:
         with selectors.DefaultSelector() as selector:
             for rank, channel in enumerate(self.channels):
                 selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
-            spoken = time.monotonic()
+            spoken = looked = time.monotonic()
             while selector.get_map():
-                left = spoken + self.timeout - time.monotonic()
-                ready = selector.select(max(0.0, min(left, LOOK_SECONDS)))
-                if not ready:
-                    self._look(watch, sorted(key.data[0] for key in selector.get_map().values()), left <= LOOK_SECONDS)
-                    continue
-                watch.restart()
+                end = spoken + self.timeout
+                ready = selector.select(max(0.0, min(end, looked + LOOK_SECONDS) - time.monotonic()))
+                heard = False
                 for key, _ in ready:
                     rank, pending = key.data
                     data = self._receive(rank)
                     if not data:
                         selector.unregister(key.fileobj)
                         self._ended(rank)
+                        heard = True
                     pending += data
                     while b"\n" in pending:
                         line, _, pending[:] = pending.partition(b"\n")
-                        yield from self._deliver(rank, json.loads(line))
-                spoken = time.monotonic()
+                        message = json.loads(line)
+                        if message["kind"] == "pulse":
+                            self._felt(rank, message)
+                            continue
+                        yield from self._deliver(rank, message)
+                        heard = True
+                now = time.monotonic()
+                if heard:
+                    watch.restart()
+                    spoken = looked = now
+                elif now >= min(end, looked + LOOK_SECONDS):
+                    looked = now
+                    self._look(watch, sorted(key.data[0] for key in selector.get_map().values()), now >= end)
 
     def close(self) -> None:
         """End every rank with all it started, and remove what the group left."""
@@ -170,12 +179,18 @@ class RankGroup:
             with contextlib.suppress(OSError):  # its end is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
+    def _felt(self, rank: int, pulse: Mapping[str, Any]) -> None:
+        """A sign of life, which ranks far away send."""
+
     def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
         """Nobody has spoken for a while: raise MeasureError where a rank hangs, or where time is ``over``."""
         if over:
             where = "; ".join(f"rank {rank} {place(stack)}" for rank, stack in watch.stacks(silent).items())
             raise MeasureError(f"{self._names(silent)} said nothing for {self.timeout:g} seconds; {where}")
-        stuck = watch.stuck(silent) if self.ranks > 1 else {}  # one rank alone may wait for another program's lock
+        self._blame(watch.stuck(silent))
+
+    def _blame(self, stuck: Mapping[int, str]) -> None:
+        """Raise MeasureError for ranks that hang, and where; nothing where none does."""
         if stuck:
             verb = "hangs" if len(stuck) == 1 else "hang"
             where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.runtime import nvml
 from sparsebench.runtime.results import RankMemory
 
 STATUS = Path("/proc/self/status")
@@ -76,12 +77,13 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
         yield
         peak = _status("VmHWM")
-        allocated = reserved = None
+        allocated = reserved = held = None
         if self.cuda:
             import torch
 
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            held = nvml.process_bytes(torch.cuda.current_device())
         self.rows.append(
             RankMemory(
                 rank=self.rank,
@@ -94,6 +96,7 @@ class Meter:
                 baseline_bytes=self.baseline,
                 cuda_allocated_bytes=allocated,
                 cuda_reserved_bytes=reserved,
+                cuda_process_bytes=held,
             )
         )
 
@@ -127,9 +130,18 @@ def _status(field: str) -> int:
 
 
 def _pss() -> int | None:
-    """Proportional set size of this process in bytes; None where the kernel does not give it."""
+    """Proportional set size of this process and all it has started, in bytes; None where the kernel does not give it."""
+    import psutil
+
+    own = _pss_of("self")
+    children = (str(child.pid) for child in psutil.Process().children(recursive=True))
+    return None if own is None else own + sum(_pss_of(child) or 0 for child in children)
+
+
+def _pss_of(process: str) -> int | None:
+    """Of one process; None for one that has ended, too."""
     try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)

@@ -23,7 +23,7 @@ from typing import Any
 
 from sparsebench import children
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import hosts
+from sparsebench.runtime import hosts, pulse
 from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
 from sparsebench.runtime.watch import Watch, oom_kills
 
@@ -50,6 +50,7 @@ class NodeGroup(RankGroup):
         self.where = where
         self.codes: dict[int, int] = {}
         self.places: dict[int, str] = {}
+        self.pulses: dict[int, pulse.Pulse] = {}
 
     def __enter__(self) -> NodeGroup:
         missing = [name for name in NEEDED if not shutil.which(name)]
@@ -126,7 +127,8 @@ class NodeGroup(RankGroup):
                         f"{self._names([rank])} closed its channel while others joined\n{self._tails([])}"
                     )
         order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
-        for channel in self.channels:
+        for rank, channel in enumerate(self.channels):
+            self.pulses[rank] = pulse.Pulse(heard=time.monotonic())
             with contextlib.suppress(OSError):  # one that has died since is found at the next reading
                 channel.sendall(order)
 
@@ -155,6 +157,11 @@ class NodeGroup(RankGroup):
             raise MeasureError(
                 f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
             )
+        self._blame(pulse.stuck({rank: self.pulses[rank] for rank in silent}, time.monotonic()))
+
+    def _felt(self, rank: int, told: Mapping[str, Any]) -> None:
+        said = {name: value for name, value in told.items() if name not in ("kind", "wait")}
+        self.pulses[rank] = pulse.Pulse(heard=time.monotonic(), **said)
 
     def _code(self, rank: int, seconds: float) -> int | None:
         """The code that the rank said it would end with; None for one that said nothing.

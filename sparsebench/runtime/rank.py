@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from typing import Any
 
 from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
-from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, watch
+from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, pulse, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
 from sparsebench.runtime.latency import Loaded
@@ -34,12 +35,14 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # a compiler that outlives the rank must not keep the channel open
         self.descriptor = descriptor
+        self.writing = threading.Lock()  # a pulse must not come between two halves of a message
 
     def send(self, kind: str, wait: bool = False, **content: Any) -> None:
         """One message; with ``wait`` it returns when the parent has dealt with it."""
         line = json.dumps({"kind": kind, "wait": wait, **content}).encode() + b"\n"
-        while line:
-            line = line[os.write(self.descriptor, line) :]
+        with self.writing:
+            while line:
+                line = line[os.write(self.descriptor, line) :]
         if wait and not os.read(self.descriptor, 1):
             raise SystemExit("the parent is gone")
 
@@ -223,7 +226,9 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
     nodes.end_with_parent(descriptor)
     threads = str(threads_per_rank(setting_of(spec)))  # of this node, whatever the parent's has
     os.environ.update(spec["environment"], OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-    return Channel(descriptor), spec, rank
+    channel = Channel(descriptor)
+    pulse.start(channel.send)
+    return channel, spec, rank
 
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:

@@ -150,8 +150,9 @@ class RankMemory:
     """Memory of one rank in one phase, in bytes.
 
     ``peak_rss_bytes`` is VmHWM, reset before the phase; ``peak_bytes`` the same less ``baseline_bytes``,
-    the RSS before loading; ``anon_bytes`` and ``pss_bytes`` are taken at the end of the phase; ``tensor_bytes`` are
-    parameters and buffers, each storage once. The CUDA fields are None on a CPU.
+    the RSS before loading; ``anon_bytes`` and ``pss_bytes`` (with processes that the rank started) are taken at the end of
+    the phase; ``tensor_bytes`` are parameters and buffers, each storage once. The CUDA fields are None on a CPU: peaks of what
+    torch allocated and reserved, and what NVML says that the process holds at the end of the phase, None where it does not.
     """
 
     rank: int
@@ -164,6 +165,7 @@ class RankMemory:
     baseline_bytes: int
     cuda_allocated_bytes: int | None = None
     cuda_reserved_bytes: int | None = None
+    cuda_process_bytes: int | None = None
 
 
 @dataclass(frozen=True)

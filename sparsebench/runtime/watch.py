@@ -23,6 +23,8 @@ STACK_SECONDS = 10.0
 """At most so long a rank may take to tell its stack: where many programs run, it has to wait for a processor."""
 WAITING = ("torch/distributed/", "deepspeed/comm/")
 """In a stack: it waits for other ranks."""
+ELSEWHERE = ("sparsebench/sources/cache.py", "filelock/", "file_baton.py", "/subprocess.py")
+"""In a stack: it waits for another program, which has a lock, or which it has started."""
 FRAME = re.compile(r'\s*File "(.*)", line (\d+) in (.*)')
 ENDING = re.compile(r"^Current thread .*\n(  File .*\n)+", re.MULTILINE)
 """The main thread's stack, which comes last: it answers to signals."""
@@ -53,12 +55,15 @@ class Watch:
     def stuck(self, ranks: Sequence[int]) -> dict[int, str]:
         """Those of ``ranks`` (the ones that still run) that keep the group from going on, and where; usually none.
 
-        A rank that does nothing because it waits for one that works is not stuck. Where all wait, all are.
+        A rank that does nothing because it waits for one that works, or for another program, is not stuck. Where all wait
+        for each other, all are.
         """
         idle = [rank for rank in ranks if self._idle(rank)]
         if not idle:
             return {}
         told = self.stacks(idle)
+        if any(word in main_thread(stack) for stack in told.values() for word in ELSEWHERE):
+            return {}
         guilty = [rank for rank in idle if self._blamed(rank, told[rank])]
         return {rank: place(told[rank]) for rank in guilty or (idle if len(idle) == len(ranks) else [])}
 
@@ -93,12 +98,23 @@ class Watch:
         return now - since >= STALL_SECONDS
 
 
+def main_thread(stack: str) -> str:
+    """Of all threads' stacks that of the main one, innermost call first."""
+    return stack.rpartition("(most recent call first):\n")[2]
+
+
 def place(stack: str) -> str:
     """``at lib/module.py:12 in wait, from …``: the innermost calls of a stack's main thread."""
-    main = stack.rpartition("(most recent call first):\n")[2].splitlines()
-    calls = [FRAME.match(line) for line in main[:CALLS]]
-    found = [f"{'/'.join(Path(call[1]).parts[-2:])}:{call[2]} in {call[3]}" for call in calls if call]
-    return "at " + ", from ".join(found) if found else "does not answer"
+    calls = [FRAME.match(line) for line in main_thread(stack).splitlines()[:CALLS]]
+    found = [(call[1], int(call[2]), call[3]) for call in calls if call]
+    return at(found) if found else "does not answer"
+
+
+def at(calls: Sequence[tuple[str, int, str]]) -> str:
+    """The first few calls (file, line, function), innermost first, in words."""
+    return "at " + ", from ".join(
+        f"{'/'.join(Path(file).parts[-2:])}:{line} in {name}" for file, line, name in calls[:CALLS]
+    )
 
 
 def _stopped(process: int) -> bool:

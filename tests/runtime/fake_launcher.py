@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from sparsebench.runtime import nodes
+from sparsebench.runtime import nodes, pulse
 from sparsebench.runtime.rank import Channel
 
 words = sys.argv[1:]
@@ -25,6 +25,8 @@ if words[0] != "rank":
 descriptor, spec, rank = nodes.call(words[1], int(words[2]), words[3])
 nodes.end_with_parent(descriptor)
 channel = Channel(descriptor)
+pulse.LOOK_SECONDS = spec.get("pulse", pulse.LOOK_SECONDS)
+pulse.start(channel.send)
 print(f"this is rank {rank}", flush=True)
 channel.send("hello", True, rank=rank, pid=os.getpid(), environment=spec["environment"])
 match spec["actions"][rank]:
@@ -32,6 +34,12 @@ match spec["actions"][rank]:
         os.kill(os.getpid(), signal.SIGKILL)
     case "hang":
         time.sleep(600)
+    case "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    case "work":
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            pass
     case "error":
         channel.send("error", type="UnsupportedError", message="this cannot be", hint="do otherwise")
         channel.send("end", code=3)

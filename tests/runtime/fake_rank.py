@@ -14,6 +14,7 @@ from sparsebench.children import die_with_parent
 from sparsebench.runtime import watch
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.rank import Channel
+from sparsebench.sources import Cache
 
 die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
 watch.answer()
@@ -36,6 +37,9 @@ elif action == "hang":
     time.sleep(600)
 elif action == "stop":
     os.kill(os.getpid(), signal.SIGSTOP)
+elif action == "lock":
+    with Cache(Path(spec["cache"])).lock("kernels"):
+        pass
 elif action == "work":
     until = time.monotonic() + 4
     while time.monotonic() < until:

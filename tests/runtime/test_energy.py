@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.runtime import energy, machine
+from sparsebench.runtime import energy, machine, nvml
 
 LIMIT = 1_000_000
 
@@ -94,6 +94,22 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
     assert energy.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source
+
+
+def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = [SimpleNamespace(pid=os.getpid() + 1, usedGpuMemory=5), SimpleNamespace(pid=os.getpid(), usedGpuMemory=7)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="abc"[index]))
+    fake = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetComputeRunningProcesses={"GPU-b": running, "GPU-c": running[:1]}.__getitem__,
+        NVMLError=KeyError,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    assert (nvml.process_bytes(1), nvml.process_bytes(2)) == (7, None), "in a container numbers may be others"
+    assert nvml.process_bytes(0) is None, "NVML refuses"
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml.process_bytes(1) is None
 
 
 def test_the_clock_is_the_mean_over_the_processors(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime import launch, shm, watch
 from sparsebench.runtime.launch import RankGroup
+from sparsebench.sources import Cache
 
 FAKE = str(Path(__file__).with_name("fake_rank.py"))
 
@@ -96,6 +97,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         (("work", "hang"), r"rank 1 of 2 hangs, .*; rank 1 at runtime/fake_rank.py:\d+ in <module>"),
         (("stop", "work"), r"rank 0 of 2 hangs, .*; rank 0 does not answer"),
         (("hang", "hang"), r"ranks? [01, ]+ of 2 hangs?, "),
+        (("hang",), r"rank 0 of 1 hangs, .*; rank 0 at runtime/fake_rank.py:\d+ in <module>"),
     ],
 )
 def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
@@ -104,6 +106,18 @@ def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
     with pytest.raises(MeasureError, match=said), group(*actions) as ranks:
         list(ranks.messages())
     assert not any(alive(process.pid) for process in ranks.processes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
+def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_path: Path) -> None:
+    """Somebody compiles what it needs."""
+    said = r"rank 0 of 1 said nothing for 6 seconds; rank 0 at sources/cache.py:\d+ in lock"
+    with (
+        Cache(tmp_path).lock("kernels"),
+        pytest.raises(MeasureError, match=said),
+        group("lock", timeout=6, cache=str(tmp_path)) as ranks,
+    ):
+        list(ranks.messages())
 
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="a process that is not reaped keeps its number where this exists")

@@ -30,6 +30,22 @@ def test_a_peak_between_two_quiet_moments_is_seen_and_the_next_phase_starts_afre
     assert busy.peak_rss_bytes - busy.baseline_bytes == busy.peak_bytes
 
 
+@linux
+def test_what_a_rank_has_started_counts_in_its_proportional_share() -> None:
+    meter = memory.Meter(0, "cpu")
+    with meter.phase("alone"):
+        pass
+    code = "import sys; held = bytearray(100 * 2**20); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdin
+        child.stdout.readline()
+        with meter.phase("with a child"):
+            pass
+        child.stdin.close()
+    alone, both = (row.pss_bytes or 0 for row in meter.rows)
+    assert alone > 0 and both - alone > 99 * 2**20
+
+
 def test_own_copies_every_tensor_and_keeps_ties(tiny_llama: Path) -> None:
     import torch
 

@@ -15,6 +15,8 @@ from sparsebench import runtime
 from sparsebench.errors import MeasureError, UnsupportedError, UserError
 from sparsebench.runtime import hosts, nodes
 from sparsebench.runtime.nodes import NodeGroup
+from sparsebench.runtime.pulse import GONE_SECONDS, Pulse, stuck
+from sparsebench.runtime.watch import STALL_SECONDS
 
 LAUNCHER = Path(__file__).with_name("fake_launcher.py")
 TWO = (("localhost", 1), ("127.0.0.1", 1))
@@ -49,7 +51,7 @@ def group(
         return [sys.executable, str(LAUNCHER), str(len(actions) if launched is None else launched), *arguments]
 
     monkeypatch.setattr(hosts, "command", command)
-    return NodeGroup({"actions": actions}, TWO, {"OMP_NUM_THREADS": "1"}, timeout)
+    return NodeGroup({"actions": actions, "pulse": 0.2}, TWO, {"OMP_NUM_THREADS": "1"}, timeout)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,45 @@ def test_silence_ends_at_the_timeout(programs: None, monkeypatch: pytest.MonkeyP
         group(monkeypatch, "nothing", "hang", timeout=2) as ranks,
     ):
         list(ranks.messages())
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        (("work", "hang"), r"rank 1 of 2 on .* hangs, .*; rank 1 at runtime/fake_launcher.py:\d+ in <module>"),
+        (("stop", "work"), r"rank 0 of 2 on .* hangs, .*; rank 0 does not answer"),
+        (("hang", "hang"), r"ranks? [01, ]+ of 2 on .* hangs?, "),
+    ],
+)
+def test_a_rank_far_away_that_does_nothing_is_found_long_before_the_timeout(
+    actions: tuple[str, ...], said: str, programs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsebench.runtime.launch.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("sparsebench.runtime.pulse.STALL_SECONDS", 2.0)
+    monkeypatch.setattr("sparsebench.runtime.pulse.GONE_SECONDS", 4.0)
+    with pytest.raises(MeasureError, match=said), group(monkeypatch, *actions) as ranks:
+        list(ranks.messages())
+
+
+def test_a_rank_far_away_that_works_in_silence_is_left_alone(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsebench.runtime.launch.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("sparsebench.runtime.pulse.STALL_SECONDS", 2.0)
+    with group(monkeypatch, "work", "nothing") as ranks:
+        assert len(list(ranks.messages())) == 2
+
+
+def test_who_is_stuck_is_told_by_what_ranks_say_of_themselves() -> None:
+    def said(idle: float, waits: bool = False, elsewhere: bool = False, heard: float = 100.0) -> Pulse:
+        return Pulse(heard, idle, waits, elsewhere, "at a.py:1 in f")
+
+    long = STALL_SECONDS + 1
+    assert stuck({0: said(0), 1: said(long, waits=True)}, 101.0) == {}, "it waits for one that works"
+    assert list(stuck({0: said(long), 1: said(long, waits=True)}, 101.0)) == [0]
+    assert list(stuck({0: said(long, waits=True), 1: said(long, waits=True)}, 101.0)) == [0, 1]
+    assert stuck({0: said(long, elsewhere=True), 1: said(long, waits=True)}, 101.0) == {}, (
+        "another program has the lock"
+    )
+    assert stuck({0: said(0), 1: said(0, heard=100.0 - GONE_SECONDS)}, 101.0) == {1: "does not answer"}
 
 
 def test_a_launcher_that_cannot_is_quoted(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,14 @@ CREATE OR REPLACE VIEW memory AS
 WITH parts AS (
     SELECT record_id, 'overall' AS phase, NULL::INTEGER AS rank, peak_bytes, NULL::BIGINT AS peak_rss_bytes,
            NULL::BIGINT AS anon_bytes, NULL::BIGINT AS pss_bytes, NULL::BIGINT AS tensor_bytes, NULL::BIGINT AS baseline_bytes,
-           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes
+           NULL::BIGINT AS cuda_allocated_bytes, NULL::BIGINT AS cuda_reserved_bytes, NULL::BIGINT AS cuda_process_bytes
     FROM base.memory
     UNION ALL BY NAME
     SELECT p.record_id, p.phase, NULL::INTEGER AS rank, any_value(p.peak_bytes) AS peak_bytes,
            sum(r.peak_rss_bytes)::BIGINT AS peak_rss_bytes, sum(r.anon_bytes)::BIGINT AS anon_bytes,
            sum(r.pss_bytes)::BIGINT AS pss_bytes, sum(r.tensor_bytes)::BIGINT AS tensor_bytes,
            sum(r.baseline_bytes)::BIGINT AS baseline_bytes, sum(r.cuda_allocated_bytes)::BIGINT AS cuda_allocated_bytes,
-           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes
+           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, sum(r.cuda_process_bytes)::BIGINT AS cuda_process_bytes
     FROM base.memory_phases p
     LEFT JOIN base.memory_ranks r ON r.record_id = p.record_id AND r.phase = p.phase
     GROUP BY p.record_id, p.phase
@@ -38,11 +38,12 @@ COMMENT ON COLUMN memory.rank IS 'NULL: summed over ranks';
 COMMENT ON COLUMN memory.peak_bytes IS 'peak above the process''s size before the model, bytes';
 COMMENT ON COLUMN memory.peak_rss_bytes IS 'peak resident size of the process, bytes';
 COMMENT ON COLUMN memory.anon_bytes IS 'anonymous memory at the end of the phase, bytes';
-COMMENT ON COLUMN memory.pss_bytes IS 'proportional share of memory at the end of the phase, bytes';
+COMMENT ON COLUMN memory.pss_bytes IS 'proportional share of memory at the end of the phase, of the ranks and what they started, bytes';
 COMMENT ON COLUMN memory.tensor_bytes IS 'parameters and buffers, each storage once, bytes';
 COMMENT ON COLUMN memory.baseline_bytes IS 'resident size after imports, before the model, bytes';
 COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
+COMMENT ON COLUMN memory.cuda_process_bytes IS 'what the processes held on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
 COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
 COMMENT ON COLUMN memory.kernel IS 'the kernel that ran';
 COMMENT ON COLUMN memory.device IS 'cpu or the GPU';

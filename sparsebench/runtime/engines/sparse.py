@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
+from sparsebench.models import anatomy
 from sparsebench.models.assemble import Replace, Weights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.native import Missing
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
 
 DTYPES = ("float32", "bfloat16")
+TORCHS = ("Linear", "Conv1D")
+DENSE = "dense torch linear"
 ROUNDING = 2.0
 """How much further than the plain model in the same dtype this engine may be from the plain model in float32: both keep
 the same weights and round the same activations, in another order. A wrong kernel is further off by an order."""
@@ -38,7 +41,7 @@ class Sparse:
         self.kernels: Kernels | Missing = Missing("not started")
         self.cuda = False
         self.choices: Choices | None = None
-        self.layers: Counter[str] = Counter()
+        self.layers: Counter[tuple[str, str]] = Counter()
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
@@ -91,8 +94,11 @@ class Sparse:
 
     @property
     def kernel(self) -> str:
-        """Such as ``bitmask avx512-bf16 ×112, runs avx512-bf16 ×98, dense torch linear ×1; several tokens: dense tiles ×210``."""
-        parts = [f"{name} ×{count}" for name, count in sorted(self.layers.items(), key=_dense_last)]
+        """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``."""
+        found: dict[str, Counter[str]] = {}
+        for (way, role), count in sorted(self.layers.items()):
+            found.setdefault(way, Counter())[role] = count
+        parts = [f"{way} ×{roles.total()} ({_counted(roles)})" for way, roles in sorted(found.items(), key=_dense_last)]
         many = self._many()
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
@@ -113,11 +119,14 @@ class Sparse:
         if str(model.dtype).removeprefix("torch.") not in DTYPES:
             raise UnsupportedError(f"the sparse engine does not run in {model.dtype}", "measure it in bfloat16")
         # Facts, not the model: the next one is loaded when this one is gone.
-        sparse = [module for module in model.modules() if hasattr(module, "layout") and hasattr(module, "nonzeros")]
-        self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse)
-        self.layers = Counter(f"{layer.layout} {layer.instructions}".strip() + _narrow(layer) for layer in sparse)
-        rest = sum(type(module).__name__ in ("Linear", "Conv1D") for module in model.modules())
-        self.layers += Counter({"dense torch linear": rest})
+        named = dict(model.named_modules())
+        sparse = {
+            name: module for name, module in named.items() if hasattr(module, "layout") and hasattr(module, "nonzeros")
+        }
+        self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse.values())
+        ways = {name: f"{layer.layout} {layer.instructions}".strip() + _narrow(layer) for name, layer in sparse.items()}
+        ways |= dict.fromkeys((name for name, module in named.items() if type(module).__name__ in TORCHS), DENSE)
+        self.layers = Counter((way, anatomy.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
 
     def _replace(self, weights: Weights) -> Replace:
@@ -145,8 +154,13 @@ class Sparse:
         return replaced
 
 
-def _dense_last(layers: tuple[str, int]) -> tuple[bool, str]:
-    return layers[0].startswith("dense"), layers[0]
+def _dense_last(layers: tuple[str, Any]) -> tuple[bool, str]:
+    return layers[0] == DENSE, layers[0]
+
+
+def _counted(roles: Counter[str]) -> str:
+    """``head``, or ``attention ×120, mlp ×90``."""
+    return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
 def opened(source: Source) -> Weights:

@@ -112,7 +112,7 @@ def test_a_dense_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
     judged = found.parity(Source(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))
     assert judged is not None and judged.wraps_only
     assert not sparse_layers(found.load(Source(tiny_llama, "decoder"), 40, False).module)
-    assert found.kernel == "dense torch linear ×15"
+    assert found.kernel == "dense torch linear ×15 (attention ×8, head ×1, mlp ×6)"
 
 
 def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path) -> None:
@@ -139,7 +139,8 @@ def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) 
     folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
     loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
     layouts, levels = "|".join(LAYOUTS), "|".join(LEVELS)
-    assert re.fullmatch(rf"({layouts}) ({levels}) ×14, dense torch linear ×1", found.kernel)
+    sparse, dense = r"×14 \(attention ×8, mlp ×6\)", r"dense torch linear ×1 \(head\)"
+    assert re.fullmatch(rf"({layouts}) ({levels}) {sparse}, {dense}", found.kernel)
     with torch.inference_mode():
         loaded(input_ids=torch.tensor([[5, 6, 7]]))
     assert "several tokens: " in found.kernel
