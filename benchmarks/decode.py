@@ -100,8 +100,10 @@ def seconds(act: Any) -> float:
 def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
     """A table of one model: everything dense once, then each sparsity in turns with dense bfloat16."""
     dense = folders[0.0]
-    print(f"| {name} | decode ms | × bf16 | × fp32 | × int8 | prefill ms | over bf16 | tensors MB | load s | kernel |")
-    print("|---" * 10 + "|")
+    print(
+        f"| {name} | decode ms | bf16's beside | × bf16 | × fp32 | × int8 | prefill ms | over bf16 | tensors MB | load s | kernel |"
+    )
+    print("|---" * 11 + "|")
     base: dict[str, float] = {}
 
     def row(label: str, one: Runner, beside: Runner | None) -> None:
@@ -111,7 +113,7 @@ def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
         base.setdefault(label, took / scale)
         ratios = [f"{base[other] * scale / took:.2f}" if other in base else "" for other in ("bf16", "fp32", "int8")]
         before = f"{first / (median(beside.prefills) * 1e3):.2f}" if beside else ""
-        cells = [label, f"{took:.2f}", *ratios, f"{first:.0f}", before]
+        cells = [label, f"{took:.2f}", f"{scale:.2f}" if beside else "", *ratios, f"{first:.0f}", before]
         cells += [f"{memory.tensor_bytes(one.model) / 1e6:.0f}", f"{one.loading:.1f}", one.engine.kernel]
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -155,7 +157,7 @@ def main() -> None:
     )
     with torch.inference_mode(), tempfile.TemporaryDirectory(dir=chosen.folder) as work:
         for name in chosen.model or ["1b", "smollm2"]:
-            compare(name, models(name, Path(work), chosen.sparsity or [0.5, 0.9], chosen.layers), chosen.rounds)
+            compare(name, models(name, Path(work), chosen.sparsity or [0.5, 0.75, 0.9], chosen.layers), chosen.rounds)
             print()
 
 

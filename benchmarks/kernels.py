@@ -1,12 +1,15 @@
 """How fast one token goes through a sparse layer, beside dense float32 and bfloat16, torch's CSR, MKL's, dynamic int8.
 
     python benchmarks/kernels.py [--threads 2] [--shape 8192x2048 …] [--sparsity 0.5 …] [--level avx2] [--wall] [--mkl FILE]
+                                 [--deepsparse PYTHON]
 
 Prints Markdown. ``--mkl`` names the library (libmkl_rt.so.2) of an installed `mkl` package: its inspector-executor, told to
 expect many products, in float32 with 32-bit columns. Each contender has so many copies of its weights that they come from
 memory, as in a real model; the contenders take turns, and each number is the median over rounds of the CPU time per product,
-all threads together, so that other programs disturb it little, or with ``--wall`` of the wall time. Several threads need
-OMP_WAIT_POLICY=passive, or waiting would count as work. "floor" is the share of the time that reading the bytes alone would
+all threads together, so that other programs disturb it little, or with ``--wall`` of the wall time. CPU time of several threads
+needs OMP_WAIT_POLICY=passive, or waiting would count as work. ``--deepsparse`` names the interpreter of an environment with
+DeepSparse 1.8 (`deepsparse_layer.py`), which runs on one thread with at most a GB of dense layers: where they are sparse they
+stay in a cache, which is to its advantage. "floor" is the share of the time that reading the bytes alone would
 take, at the speed at which ``torch.sum`` reads a large array in the same turns.
 """
 
@@ -15,14 +18,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,6 +44,8 @@ SPARSITIES = (0.5, 0.75, 0.9, 0.95, 0.99)
 STREAMED = 256 << 20
 """Bytes of each contender's copies together: several times the last cache."""
 ROUNDS = 15
+LARGEST = 1 << 30
+"""Bytes of DeepSparse's layers, dense: a graph must be smaller than 2 GB."""
 SECONDS = 0.02
 """About how long a contender's turn is."""
 
@@ -154,6 +163,45 @@ def mkl_csr(mkl: ctypes.CDLL, weight: torch.Tensor, x: torch.Tensor) -> Contende
     return copies(8 * int(stored.values().numel()) + 4 * rows, make)
 
 
+class Process(Contender):
+    """DeepSparse, in a process of its own."""
+
+    def __init__(self, python: str, weight: torch.Tensor, x: torch.Tensor) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        files = [f"{self.folder.name}/{name}.npy" for name in ("weight", "x")]
+        for file, values in zip(files, (weight, x), strict=True):
+            numpy.save(file, values.numpy())
+        self.copies = max(2, LARGEST // weight.nbytes)
+        worker = Path(__file__).with_name("deepsparse_layer.py")
+        words = [python, str(worker), *files, str(self.copies), "wall" if clock is time.perf_counter else "cpu"]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self._line() != "ready":
+            raise SystemExit("DeepSparse did not start")
+        self.seconds = []
+        self.often = self.copies
+        self.often = max(self.copies, int(SECONDS / self._asked()))
+
+    def turn(self) -> None:
+        self.seconds.append(self._asked())
+
+    def close(self) -> None:
+        """Its memory is wanted for the next."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+        self.folder.cleanup()
+
+    def _asked(self) -> float:
+        assert self.process.stdin
+        self.process.stdin.write(f"{self.often}\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+
 def int8(weight: torch.Tensor, x: torch.Tensor) -> Contender:
     """torch's dynamic int8."""
 
@@ -174,7 +222,7 @@ def reading() -> Contender:
     return Contender([lambda: array.sum()], array.nbytes)
 
 
-def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
+def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None, deepsparse: str | None) -> None:
     """The rows of one shape."""
     rows, cols = (int(part) for part in shape.split("x"))
     torch.manual_seed(0)
@@ -191,9 +239,13 @@ def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
         contenders = {**fixed, "csr": torch_csr(weight, x), "sparse": sparse(matrix, narrow)}
         if mkl:
             contenders["mkl"] = mkl_csr(mkl, weight, x)
+        if deepsparse:
+            contenders["deepsparse"] = Process(deepsparse, weight, x)
         for contender in contenders.values():
             contender.seconds.clear()
         took = compete(contenders)
+        if deepsparse:
+            contenders["deepsparse"].close()
         ours = took["sparse"]
         floor = took["read"] / STREAMED * matrix.data.nbytes
         each = matrix.data.nbytes / weight.numel()
@@ -202,7 +254,7 @@ def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None) -> None:
             shape, f"{sparsity:.0%}", matrix.layout, f"{each:.3f} ({each / ideal - 1:+.0%})", f"{took['fp32'] * 1e6:.0f}",
             f"{took['bf16'] * 1e6:.0f}", f"{ours * 1e6:.0f}", f"**{took['fp32'] / ours:.1f} / {took['bf16'] / ours:.1f}**",
             f"{took['fp32'] / took['csr']:.2f}", *([f"{took['fp32'] / took['mkl']:.2f}"] if mkl else []),
-            f"{took['fp32'] / took['int8']:.2f}",
+            *([f"{took['fp32'] / took['deepsparse']:.2f}"] if deepsparse else []), f"{took['fp32'] / took['int8']:.2f}",
             f"{floor / ours:.0%} at {STREAMED / took['read'] / 1e9:.0f} GB/s",
         ]  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -216,6 +268,7 @@ def main() -> None:
     parser.add_argument("--sparsity", action="append", type=float)
     parser.add_argument("--level", help="an instruction set below the best one")
     parser.add_argument("--wall", action="store_true", help="wall time, not CPU time")
+    parser.add_argument("--deepsparse", help="the interpreter of an environment with deepsparse 1.8")
     parser.add_argument("--mkl", help="the library of an installed mkl package")
     chosen = parser.parse_args()
     global clock
@@ -229,7 +282,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Sparse CSR")
     with torch.inference_mode():
         for threads in chosen.threads or [1]:
-            if threads > 1 and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+            if threads > 1 and not chosen.wall and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
                 raise SystemExit("set OMP_WAIT_POLICY=passive: otherwise threads that wait for each other spin")
             torch.set_num_threads(threads)
             print(
@@ -238,11 +291,12 @@ def main() -> None:
             )
             columns = [
                 "layer", "sparsity", "layout", "bytes per weight (over ideal)", "fp32 µs", "bf16 µs", "sparse µs",
-                "sparse: × fp32 / × bf16", "torch CSR × fp32", *(["MKL × fp32"] if mkl else []), "int8 × fp32", "floor",
+                "sparse: × fp32 / × bf16", "torch CSR × fp32", *(["MKL × fp32"] if mkl else []),
+                *(["DeepSparse × fp32"] if chosen.deepsparse else []), "int8 × fp32", "floor",
             ]  # fmt: skip
             print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
             for shape in chosen.shape or SHAPES:
-                table(shape, chosen.sparsity or list(SPARSITIES), mkl)
+                table(shape, chosen.sparsity or list(SPARSITIES), mkl, chosen.deepsparse)
 
 
 if __name__ == "__main__":
