@@ -100,10 +100,11 @@ def seconds(act: Any) -> float:
 def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
     """A table of one model: everything dense once, then each sparsity in turns with dense bfloat16."""
     dense = folders[0.0]
-    print(
-        f"| {name} | decode ms | bf16's beside | × bf16 | × fp32 | × int8 | prefill ms | over bf16 | tensors MB | load s | kernel |"
-    )
-    print("|---" * 11 + "|")
+    titles = [
+        name, "decode ms", "bf16's beside", "× bf16", "× fp32", "× int8", "prefill ms", "over bf16", "tensors MB", "load s",
+        "kernel",
+    ]  # fmt: skip
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     base: dict[str, float] = {}
 
     def row(label: str, one: Runner, beside: Runner | None) -> None:
