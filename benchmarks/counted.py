@@ -1,6 +1,6 @@
 """Every method at five sparsities on one model: made here, loaded by stock transformers, counted there.
 
-    python benchmarks/counted.py FOLDER --family decoder [--samples 16] [--length 512] [--method wanda …] [--pattern 2:4]
+    python benchmarks/counted.py FOLDER --family decoder [--samples 16] [--length 512] [--method wanda …]
 
 FOLDER is a checkpoint. What is counted are the zeros in the linear layers of the transformer blocks as transformers built them;
 the dense model's own zeros are said. Expected are round(sparsity × size) zeros in every matrix, or as many in every row

@@ -170,7 +170,7 @@ def wide_head(model: PreTrainedModel) -> Iterator[None]:
     from torch.nn import functional as F
 
     head: Any = model.get_output_embeddings()
-    narrow = isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32
+    narrow = isinstance(head, torch.nn.Linear) and head.weight.itemsize < torch.float32.itemsize
     if not narrow:
         yield
         return

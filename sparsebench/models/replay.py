@@ -136,7 +136,7 @@ class Replay:
                 side.begin()
             for place in stack.places:
                 names = dict.fromkeys((*place.tensors, *place.parameters.values()))
-                tensors = {name: self.checkpoint.load(name) for name in names}
+                tensors = {name: self._loaded(name) for name in names}
                 block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
                 visit(block)
                 for stream in set(range(self.streams)) - block.done:
@@ -157,6 +157,13 @@ class Replay:
             raise ModelError(f"{self.checkpoint.folder}: there are no outputs before all blocks have run")
         with torch.no_grad():
             return torch.cat([self._last.result(stream, rows) for rows in self._last.groups])
+
+    def _loaded(self, name: str) -> torch.Tensor:
+        """Raises ModelError where a weight is NaN or infinite: behind it everything would be, and another tensor blamed."""
+        tensor = self.checkpoint.load(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
+        return tensor
 
     def _side(self, stack: blocks.Stack, encoder: Side | None) -> Side:
         from sparsebench.models.sides import Side, Texts

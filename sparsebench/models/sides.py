@@ -53,7 +53,12 @@ class Side:
         """Look the texts up and keep what the first block reads, in the first stream's states."""
         for rows in self.groups:
             forward, _ = self._forward(0, rows)
-            self.states.write(0, rows, self.way.to(0, None, forward, lookup=True).hidden)
+            hidden = self.way.to(0, None, forward, lookup=True).hidden
+            if not _finite(hidden, self.texts.mask[rows]):
+                raise ModelError(
+                    f"{self._broken()}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32"
+                )
+            self.states.write(0, rows, hidden)
         self.states.swap()
 
     def run(
@@ -88,9 +93,10 @@ class Side:
 
     def result(self, stream: int, rows: slice) -> torch.Tensor:
         """What the model makes of the last block's states: final norm and projection, (group, length, width)."""
-        number = self.groups.index(rows)
         forward, _ = self._forward(stream, rows)
-        return self.way.past((self.states.read(stream, rows), self._extras[stream][number]), forward)
+        known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
+        found = self.way.past(known, forward)
+        return found if _finite(found, self.texts.mask[rows]) else self.way.past(known, forward, lookup=True)
 
     def finish(self) -> None:
         """Put the side's results in the place of its last block's states."""
@@ -119,20 +125,25 @@ class Side:
         forward, encoder = self._forward(stream, rows)
         states = self.states.read(stream if index else 0, rows)
         known = states, self._extras[stream][number]
-        call = self.way.to(index, known, forward)
-        if index == 0:
-            call = call.reading(states)
-        elif index == 1 and not _finite(call.hidden, self.texts.mask[rows]):
-            # DeBERTa's convolution reads the embeddings once more.
-            call = self.way.to(index, known, forward, lookup=True)
-        if not _finite(call.hidden, self.texts.mask[rows]):
-            name = f"{self.stack.side} block {index}"
-            if index == 0:
-                raise ModelError(f"{name}: its inputs are NaN or infinite", "use bfloat16 or float32")
-            raise UnsupportedError(
-                f"{name}: it reads more than the block before it gives", "choose magnitude or random"
-            )
-        return call, encoder
+        for lookup in (
+            False,
+            True,
+        ):  # DeBERTa's convolution, for one, reads the embeddings again behind the first block
+            call = self.way.to(index, known, forward, lookup)
+            call = call if index else call.reading(states)
+            if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks():
+                return call, encoder
+        raise UnsupportedError(
+            f"{self.stack.side} block {index}: it reads more than the block before it gives",
+            "choose magnitude or random",
+        )
+
+    def _broken(self) -> str:
+        """What is wrong where the first block's inputs are not finite: the tensor's name, if it is one that was stored so."""
+        for name, tensor in self.way.outside.items():
+            if not bool(tensor.isfinite().all()):
+                return f"{self.stack.prefix}{name}"
+        return f"inputs of {self.stack.side} block 0"
 
     @staticmethod
     def _known(call: Call, encoder: torch.Tensor | None) -> list[torch.Tensor]:

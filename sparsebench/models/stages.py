@@ -42,6 +42,11 @@ class Call:
             return Call((states, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": states})
 
+    def lacks(self) -> bool:
+        """Whether an argument beside the hidden states is NaN: what nobody has kept."""
+        others = [tensor for tensor in tensors_in([self.args, self.kwargs]) if tensor is not self.hidden]
+        return any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in others)
+
     def storages(self, known: list[torch.Tensor]) -> set[int]:
         """Where the arguments lie that are not among the ``known`` tensors (hidden and encoder states)."""
         places = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([self.args, self.kwargs])}
@@ -108,6 +113,8 @@ class Way:
             parent, _, number = place.path.removeprefix(stack.prefix).rpartition(".")
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
             blocks[int(number)] = Stage(self, place.index, place.module)
+        self.outside = {name: one for name, one in stack.module.named_parameters() if not one.is_meta}
+        """Parameters that are no block's."""
         table = stack.module.get_input_embeddings()
         self._lookup = Lookup(table.__dict__["table"] if isinstance(table, Lookup) else table)
         stack.module.set_input_embeddings(self._lookup)
@@ -129,9 +136,10 @@ class Way:
             return reached.call
         raise UnsupportedError(f"{self.side} block {block}: the model never runs it", "choose magnitude or random")
 
-    def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any]) -> torch.Tensor:
+    def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any], lookup: bool = False) -> torch.Tensor:
         """The side's result (group, length, width) when its last block returned ``known``: final norms and the like."""
         self._target, self._next, self._known = self.length, 0, known
+        self._lookup.open = lookup
         result: torch.Tensor = run()[0]
         return result
 

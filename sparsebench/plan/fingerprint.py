@@ -10,6 +10,7 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.benchmarks import TASKS
 from sparsebench.plan.cells import TIMED, Stage
+from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 from sparsebench.storage import formats
 
@@ -54,15 +55,16 @@ def variant_id(identity: Mapping[str, Any]) -> str:
 
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
     """The id of a cell. Runtime cells also depend on the class of machine and the engine's own version, scores on the task's."""
-    where = _where(settings["engine"]) if stage in TIMED else _changed(settings.get("task", ""))
+    where = _where(stage, settings["engine"]) if stage in TIMED else _changed(settings.get("task", ""))
     libraries = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
     return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
 
 
-def _where(engine: str) -> str:
-    """The class of machine, and the version of an engine whose own code has changed."""
+def _where(stage: Stage, engine: str) -> str:
+    """The class of machine, the version of an engine whose own code has changed, and that of memory's measuring."""
     row = engines().get(engine)
-    return environment.machine() + (f", {engine} {row.version}" if row and row.version else "")
+    own = f", {engine} {row.version}" if row and row.version else ""
+    return environment.machine() + own + (f", memory {memory.VERSION}" if stage == "memory" else "")
 
 
 def _changed(name: str) -> str:

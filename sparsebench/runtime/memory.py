@@ -16,6 +16,8 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import nvml
 from sparsebench.runtime.results import RankMemory
 
+VERSION = 1
+"""Counts the changes of how memory alone is measured; the room's own VERSION those of time too."""
 STATUS = Path("/proc/self/status")
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
 
@@ -45,10 +47,19 @@ def tensor_bytes(model: Any) -> int:
     """Bytes of a model's parameters and buffers, each storage once, and of ``hidden_bytes`` that an engine keeps beside."""
     module = getattr(model, "module", model)
     storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        part.untyped_storage().data_ptr(): part.untyped_storage().nbytes()
         for tensor in (*module.parameters(), *module.buffers())
+        for part in _parts(tensor)
     }
     return sum(storages.values()) + int(getattr(model, "hidden_bytes", 0))
+
+
+def _parts(tensor: Any) -> list[Any]:
+    """The tensors that hold the bytes: a semi-structured one has no storage, but tensors of its own that have."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
 
 
 class Meter:

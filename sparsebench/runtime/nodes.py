@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ END_SECONDS = 10.0
 SILENT_SECONDS, PROBES = 15, 3
 """A connection without a sign of life is probed after so long, and as often, before it counts as closed."""
 NEEDED = ("pdsh", "ssh")
+SIGNALLED = re.compile(r"exits with return code = (-\d+)")
+"""What DeepSpeed's launcher says of a rank that a signal ended; it looks once a second."""
 
 
 class NodeGroup(RankGroup):
@@ -51,6 +55,8 @@ class NodeGroup(RankGroup):
         self.codes: dict[int, int] = {}
         self.places: dict[int, str] = {}
         self.pulses: dict[int, pulse.Pulse] = {}
+        self.begun: set[int] = set()
+        self.gone: int | None = None
 
     def __enter__(self) -> NodeGroup:
         missing = [name for name in NEEDED if not shutil.which(name)]
@@ -147,6 +153,7 @@ class NodeGroup(RankGroup):
         channel.close()
 
     def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self.begun.add(rank)
         if message["kind"] == "end":
             self.codes[rank] = message["code"]
             return
@@ -157,21 +164,35 @@ class NodeGroup(RankGroup):
             raise MeasureError(
                 f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
             )
-        self._blame(pulse.stuck({rank: self.pulses[rank] for rank in silent}, time.monotonic()))
+        known = {rank: self.pulses[rank] for rank in silent}
+        # Libraries that come from a slow disk may hold Python's lock for minutes.
+        young = {
+            rank: replace(one, heard=one.heard + JOIN_SECONDS) for rank, one in known.items() if rank not in self.begun
+        }
+        self._blame(pulse.stuck(known | young, time.monotonic()))
 
     def _felt(self, rank: int, told: Mapping[str, Any]) -> None:
         said = {name: value for name, value in told.items() if name not in ("kind", "wait")}
         self.pulses[rank] = pulse.Pulse(heard=time.monotonic(), **said)
 
     def _code(self, rank: int, seconds: float) -> int | None:
-        """The code that the rank said it would end with; None for one that said nothing.
+        """The code that the rank said it would end with, or the signal that the launcher names; None where neither is known.
 
         The others' last words, and its own on the launcher's output, may still be on their way: they get ``seconds``.
         """
-        if rank not in self.codes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.processes[0].wait(seconds)
+        deadline = time.monotonic() + seconds
+        while rank not in self.codes:
+            ended = self.processes[0].poll() is not None or time.monotonic() >= deadline
+            if rank == self.gone and (found := SIGNALLED.findall(self._log(0).read_text(errors="replace"))):
+                return int(found[-1])
+            if ended:
+                break
+            time.sleep(0.05)
         return self.codes.get(rank)
+
+    def _ended(self, rank: int) -> None:
+        self.gone = rank
+        super()._ended(rank)
 
     def _log(self, rank: int) -> Path:
         """One for all: the launcher's, which has what every rank prints."""
@@ -203,20 +224,25 @@ def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]
 
 
 def end_with_parent(descriptor: int) -> None:
-    """In a rank on Linux: end as soon as the parent hangs up, whatever this rank is in the middle of; costs no time."""
+    """In a rank on Linux, before it has threads: end as soon as the parent hangs up, whatever this rank is in the middle of.
+
+    A process of its own waits for that, because a rank that was stopped cannot end itself; it ends with the rank.
+    """
     import select
-    import threading
 
     if not hasattr(select, "POLLRDHUP"):
         return
-    hung_up = select.poll()
-    hung_up.register(descriptor, select.POLLRDHUP)
-
-    def wait() -> None:
+    rank = os.getpid()
+    if os.fork():
+        return
+    try:
+        children.die_with_parent(rank, signal.SIGKILL)
+        hung_up = select.poll()
+        hung_up.register(descriptor, select.POLLRDHUP)
         hung_up.poll()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+        os.kill(rank, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def _address(names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ def library() -> Iterator[Any]:
     except ImportError:
         raise Unavailable("nvidia-ml-py is not installed (pip install nvidia-ml-py)") from None
     try:
-        pynvml.nvmlInit()
+        pynvml.nvmlInit()  # once more each time is free; it is never shut down, for handles stay in use
         yield pynvml
     except pynvml.NVMLError as error:
         raise Unavailable(f"NVML says: {error}") from error

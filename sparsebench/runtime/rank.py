@@ -161,7 +161,6 @@ class Work:
 
         self.start(folder)
         with torch.inference_mode():
-            parity = self.parity(folder)  # first: it also tells whether the engine's model runs at all
             meter = memory.Meter(self.rank, self.device)
             with meter.phase("load"):
                 model = self.load(folder)
@@ -175,8 +174,13 @@ class Work:
                         phase.step()
                 phase.end()
                 self._phase_done()
+            facts = self.facts()
+            del model, phase
+            gc.collect()
+            # Last: the heap that it leaves behind would count as baseline, and the model that fills it as nothing.
+            parity = self.parity(folder)
         rows = [asdict(row) for row in meter.rows]
-        self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **self.facts())
+        self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **facts)
 
     def add_up(self) -> None:
         """Join the group and add up one number per rank."""

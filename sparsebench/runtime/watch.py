@@ -69,7 +69,7 @@ class Watch:
 
     def _blamed(self, rank: int, stack: str) -> bool:
         """One that tells where it is must not wait for others; one that tells nothing must be stopped."""
-        return not any(word in stack for word in WAITING) if stack else _stopped(self.processes[rank])
+        return not any(word in main_thread(stack) for word in WAITING) if stack else _stopped(self.processes[rank])
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
         """What each of ``ranks`` is in the middle of; "" for one that does not answer."""

@@ -116,6 +116,7 @@ class BlockSweep:
                 for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
                     for target, solution in zip(wanted, solutions, strict=True):
                         yield target, layer.name, solution
+            inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
         tensor = block.tensors[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,8 @@ class Calibrated:
     """A model's calibration tokens.
 
     ``sha256`` is over token ids, masks and the decoder's part, ``text_sha256`` over the texts that were tokenised;
-    ``tokens`` counts them without padding, ``notes`` say what a reader must know.
+    ``tokens`` counts them without padding, ``notes`` say how the text was read and what was left out, ``settings`` are
+    those that were asked for.
     """
 
     batch: Batch
@@ -66,6 +67,7 @@ class Calibrated:
     text_sha256: str
     tokens: int
     notes: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def tokens(
@@ -97,6 +99,7 @@ def tokens(
         text_sha256=hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
         tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
         notes=(_how(reader, family, paired), *notes),
+        settings=asdict(calibration),
     )
 
 

@@ -21,7 +21,7 @@ from sparsebench.benchmarks import TASKS, TaskSpec, check, perplexity
 from sparsebench.benchmarks.perplexity import cut, likelihoods, wikitext
 from sparsebench.benchmarks.running_text import pooled
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.families import transformers_config
+from sparsebench.models.families import MODEL_TYPES, transformers_config
 from sparsebench.models.load import load_model, load_tokenizer
 from tests.benchmarks.conftest import Run, sentence
 from tests.models.model_zoo import small
@@ -119,7 +119,7 @@ def test_the_task_is_a_plain_loop(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("model_type", ["bloom", "gpt2", "opt", "gpt_neox", "mpt", "gemma2", "phi", "granite"])
+@pytest.mark.parametrize("model_type", [name for name, family in MODEL_TYPES.items() if family == "decoder"])
 def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(
     model_type: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

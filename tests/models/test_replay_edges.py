@@ -385,15 +385,17 @@ def test_a_model_that_reaches_further_back_is_refused(tmp_path: Path, monkeypatc
         states = [self.embed_tokens(input_ids)]
         positions = self.rotary_emb(states[0], position_ids=attention_mask.cumsum(-1) - 1)
         for index, layer in enumerate(self.layers):
-            read = states[-1] + (states[-2] if index == skip else 0)
+            read = states[-1] + (states[added[1]] if index == added[0] else 0)
             states.append(layer(read, attention_mask=None, position_embeddings=positions))
         return BaseModelOutput(last_hidden_state=self.norm(states[-1]))
 
     monkeypatch.setattr(LlamaModel, "forward", forward)
     folder, family = written("llama", tmp_path / "model", num_hidden_layers=3)
-    skip = 1  # the embeddings, which are run each time
+    added = (1, 0)  # to what the second block reads, the embeddings, which can be looked up again
     Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
-    skip = 2
+    added = (2, 0)
+    Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
+    added = (2, 1)
     with pytest.raises(UnsupportedError, match="decoder block 2: it reads more than the block before it gives"):
         Replay(Checkpoint(folder), family, batch(family, padded=False)).run(dense)
 

@@ -20,6 +20,10 @@ if words[0] != "rank":
         subprocess.Popen([sys.executable, __file__, "rank", *call], env=os.environ | {"RANK": str(rank)})
         for rank in range(int(ranks))
     ]
+    while None in (codes := [process.poll() for process in started]) and not any(codes):
+        time.sleep(0.05)
+    if signals := [code for code in codes if code and code < 0]:
+        print(f"[launch.py:259:sigkill_handler] {call} exits with return code = {signals[0]}", flush=True)
     sys.exit(max(process.wait() & 0xFF for process in started))
 
 descriptor, spec, rank = nodes.call(words[1], int(words[2]), words[3])

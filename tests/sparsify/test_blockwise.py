@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,7 +38,9 @@ def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) 
     batch = Batch(ids, mask)
     if family == "encoder-decoder":
         batch = Batch(ids, mask, ids.flip(1)[:, : length // 2], mask[:, : length // 2])
-    return Calibrated(batch, "ids", "text", int(mask.sum()), ())
+    return Calibrated(
+        batch, "ids", "text", int(mask.sum()), ("2 empty texts left out",), {"source": "path:x", "samples": 6}
+    )
 
 
 def swept(
@@ -69,6 +74,9 @@ def test_every_method_removes_its_share_and_leaves_the_rest(
         slack = rows / 2 if target.method == "wanda" else len(places)
         assert abs(results[target].zeros - target.sparsity * results[target].prunable) <= slack
         assert results[target].calibration_sha256 == "ids"
+        told = json.loads((tmp_path / str(place) / "sparsebench.json").read_text())
+        assert told["calibration"] == {"source": "path:x", "samples": 6, "notes": ["2 empty texts left out"]}
+        assert (told["calibration_text_sha256"], told["propagate"], told["dtype"]) == ("text", propagate, "auto")
         for info, tensor in after.items():
             old = before.load(info.name)
             if not places[info.name].prunable:
@@ -168,8 +176,35 @@ def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_ll
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["sparsegpt", "random", "magnitude"])
-def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+def test_a_sweep_reads_the_weights_of_a_block_once(
+    tiny_llama: Path, tmp_path: Path, propagate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: Counter[str] = Counter()
+    load = Checkpoint.load
+
+    def counted(self: Checkpoint, name: str) -> torch.Tensor:
+        loads[name] += self.folder == tiny_llama
+        return load(self, name)
+
+    monkeypatch.setattr(Checkpoint, "load", counted)
+    targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
+    swept(tiny_llama, "decoder", tmp_path, targets, propagate)
+    assert {count for name, count in loads.items() if ".layers." in name} == {1}
+
+
+UP, NORM, TABLE = (
+    "model.layers.1.mlp.up_proj.weight",
+    "model.layers.0.input_layernorm.weight",
+    "model.embed_tokens.weight",
+)
+
+
+@pytest.mark.parametrize("name", [UP, NORM, TABLE])
+@pytest.mark.parametrize("method", ["magnitude", "random", *GRANULARITY])
+def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str, name: str) -> None:
+    if method not in GRANULARITY and name != UP:
+        return  # it reads what it prunes
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -177,10 +212,10 @@ def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llama, broken)
     tensors = load_file(broken / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    tensors[name].view(-1)[::3] = float("nan")
     save_file(tensors, broken / "model.safetensors")
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(ModelError, match=r"layers\.1"):
-        swept(broken, "decoder", out, [Target(method, 0.5, "layer")])
+    with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
+        swept(broken, "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))])
     assert not list(out.iterdir())

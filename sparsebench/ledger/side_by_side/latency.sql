@@ -20,9 +20,10 @@ WITH timed AS (
 SELECT engine, ranks, workload, dtype, phase, machine, a_ms, b_ms, coalesce(exp(shift), a_ms / b_ms) AS speedup,
        exp(shift - down) AS speedup_low, exp(shift + up) AS speedup_high, noise,
        CASE WHEN shift IS NULL OR $a = $b THEN NULL
-            WHEN NOT steady AND shift - down <= ln(1 + coalesce(noise, 0)) AND shift + up >= -ln(1 + coalesce(noise, 0)) THEN 'not steady'
-            WHEN shift - down > 0 AND shift > ln(1 + coalesce(noise, 0)) THEN 'faster'
-            WHEN shift + up < 0 AND -shift > ln(1 + coalesce(noise, 0)) THEN 'slower'
+            WHEN noise IS NULL THEN 'no noise floor'
+            WHEN NOT steady AND shift - down <= ln(1 + noise) AND shift + up >= -ln(1 + noise) THEN 'not steady'
+            WHEN shift - down > 0 AND shift > ln(1 + noise) THEN 'faster'
+            WHEN shift + up < 0 AND -shift > ln(1 + noise) THEN 'slower'
             ELSE 'no difference detected' END AS verdict
 FROM paired
 ORDER BY engine, ranks, workload, dtype, machine, phase;

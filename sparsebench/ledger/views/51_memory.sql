@@ -9,7 +9,7 @@ WITH parts AS (
            sum(r.peak_rss_bytes)::BIGINT AS peak_rss_bytes, sum(r.anon_bytes)::BIGINT AS anon_bytes,
            sum(r.pss_bytes)::BIGINT AS pss_bytes, sum(r.tensor_bytes)::BIGINT AS tensor_bytes,
            sum(r.baseline_bytes)::BIGINT AS baseline_bytes, sum(r.cuda_allocated_bytes)::BIGINT AS cuda_allocated_bytes,
-           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, sum(r.cuda_process_bytes)::BIGINT AS cuda_process_bytes
+           sum(r.cuda_reserved_bytes)::BIGINT AS cuda_reserved_bytes, if(count(*) = count(r.cuda_process_bytes), sum(r.cuda_process_bytes), NULL)::BIGINT AS cuda_process_bytes
     FROM base.memory_phases p
     LEFT JOIN base.memory_ranks r ON r.record_id = p.record_id AND r.phase = p.phase
     GROUP BY p.record_id, p.phase

@@ -1,5 +1,5 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
--- were not steady, or had a noise above 20%, under which a gain may hide. Where the baseline is plain transformers whatever the engine (int8), the
+-- were not steady, had no noise floor, or had a noise above 20%, under which a gain may hide. Where the baseline is plain transformers whatever the engine (int8), the
 -- unpruned model is one of those compared.
 WITH every AS (
     SELECT *, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
@@ -13,7 +13,7 @@ WITH every AS (
 )
 SELECT model, weights, machine, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
-       count(*) FILTER (verdict = 'not steady' OR verdict = 'no difference detected' AND noise > 0.2) AS unclear,
+       count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND noise > 0.2) AS unclear,
        max(sparsity) AS largest, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, coalesce(max(speedup) FILTER (verdict = 'faster'), max(speedup)) AS best,
        max(speedup) FILTER (method = 'dense') AS best_dense,
        coalesce(arg_max(phase, speedup) FILTER (verdict = 'faster'), arg_max(phase, speedup)) AS best_phase,

@@ -62,9 +62,11 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
 
 
 def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
-    model: tuple[Path, str], tmp_path: Path
+    model: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, family = model
+    # Not what this machine measures: matrices are small, and some layouts pad them.
+    monkeypatch.setattr("sparsebench.runtime.kernels.layout_for", lambda found, speeds: "bitmask")
     pack(folder, tmp_path / "packed")
     dense, packed = (started().load(Source(one, family), 40, False) for one in (folder, tmp_path / "packed"))
     ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
