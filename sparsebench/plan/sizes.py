@@ -9,6 +9,7 @@ from typing import Any
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.dimensions import dimensions
 from sparsebench.plan.estimate import ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -39,25 +40,13 @@ def _guess(source: str) -> int:
 
 def parameters(config: Mapping[str, Any]) -> int:
     """A transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward."""
-
-    def first(*names: str, default: int = 0) -> int:
-        return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
-
-    hidden = first("hidden_size", "d_model", "n_embd", default=768)
-    layers = first("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", default=12)
-    decoder_layers = (
-        first("num_decoder_layers", "decoder_layers", default=layers) if config.get("is_encoder_decoder") else 0
-    )
-    inner = first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden)
-    heads = first("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", default=12)
-    size = first("head_dim", "d_kv", default=hidden // heads)
-    keys = first("num_key_value_heads", default=heads)
-    attention = hidden * size * (2 * heads + 2 * keys)
+    size = dimensions(config)
+    attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
     gated = config.get("model_type") not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
         act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
     )
-    forward = hidden * inner * (3 if gated else 2)
+    forward = size.hidden * size.inner * (3 if gated else 2)
     untied = 2 if config.get("tie_word_embeddings") is False else 1
-    table = first("vocab_size", default=32000) * hidden * untied
-    return table + layers * (attention + forward) + decoder_layers * (2 * attention + forward)
+    table = size.vocabulary * size.hidden * untied
+    return table + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsebench.models.anatomy import part
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
+from sparsebench.models.dimensions import dimensions
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
@@ -14,7 +15,7 @@ from sparsebench.storage import is_packed
 from sparsebench.storage.opened import PackedCheckpoint
 
 RANK_BYTES = 700 * 2**20
-"""A rank without a model: its imports (430 MB measured), and room for activations and the cache of a small workload."""
+"""A rank without a model: its imports (430 MB measured), and room for what no file tells."""
 INDEXED = 2
 """What a packed model's nonzeros take at most when they are laid out for the kernels, over what they take packed."""
 PREFETCHED = 50_000_000
@@ -28,7 +29,22 @@ def footprint(folder: Path, setting: Setting | None = None) -> int:
     Default: one rank in the checkpoint's dtype. Raises ModelError for a folder that is no checkpoint.
     """
     setting = setting or Setting("deepspeed", 1, Workload())
-    return setting.ranks * RANK_BYTES + model_bytes(folder, setting)
+    return setting.ranks * RANK_BYTES + model_bytes(folder, setting) + request_bytes(folder, setting)
+
+
+def request_bytes(folder: Path, setting: Setting) -> int:
+    """What the requests of the workload add: keys and values of every token, and on each rank the activations of one block.
+
+    A token's activations are its states and what the feed-forward part makes of them, with copies on the way.
+    """
+    checkpoint = PackedCheckpoint(folder) if is_packed(folder) else Checkpoint(Path(folder))
+    size, work = dimensions(checkpoint.config), setting.workload
+    stored = {ITEM_SIZE[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOATS}
+    item = BYTES.get(setting.dtype) or max(stored, default=4)
+    tokens = work.batch * (work.prompt + work.generate)
+    cached = 2 * (size.layers + size.decoder_layers) * size.key_heads * size.head_size * tokens * item
+    passing = work.batch * work.prompt * (4 * size.hidden + 3 * size.inner) * item
+    return cached + setting.ranks * passing
 
 
 def model_bytes(folder: Path, setting: Setting) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sparsebench import children
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, footprint, memory, shm
 from sparsebench.sources import Cache
 
@@ -98,6 +99,18 @@ def test_footprint_grows_with_ranks_and_with_a_wider_dtype(tiny_llama: Path) -> 
     assert footprint(tiny_llama) == need(1, "auto") == need(1, "bfloat16")
     assert need(2, "auto") > need(1, "auto")
     assert need(2, "float32") >= need(2, "bfloat16")
+
+
+def test_a_large_request_needs_its_cache_and_its_activations(tiny_llama: Path) -> None:
+    def need(batch: int, ranks: int = 1) -> int:
+        return footprint(tiny_llama, Setting("deepspeed", ranks, Workload(batch, 100, 28), "float32"))
+
+    config = Checkpoint(tiny_llama).config
+    heads = config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
+    cache = 2 * config["num_hidden_layers"] * heads * 128 * 4
+    passing = 100 * (4 * config["hidden_size"] + 3 * config["intermediate_size"]) * 4
+    assert need(101) - need(1) == 100 * (cache + passing)
+    assert need(101, 2) - need(1, 2) == 100 * (cache + 2 * passing)
 
 
 @linux

@@ -1,0 +1,47 @@
+"""A transformer's dimensions, read from its config.json by the names that architectures give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """``layers`` of the first side and ``decoder_layers`` of an encoder-decoder's second, 0 elsewhere.
+
+    ``hidden`` is what a token is between blocks, ``inner`` in the feed-forward part, ``key_heads`` how many of the ``heads``
+    have keys and values of their own, each ``head_size`` wide.
+    """
+
+    hidden: int
+    layers: int
+    decoder_layers: int
+    inner: int
+    heads: int
+    key_heads: int
+    head_size: int
+    vocabulary: int
+
+
+def dimensions(config: Mapping[str, Any]) -> Dimensions:
+    """As the config says, or what is usual where it says nothing."""
+
+    def first(*names: str, default: int = 0) -> int:
+        return next((int(config[name]) for name in names if isinstance(config.get(name), int)), default)
+
+    hidden = first("hidden_size", "d_model", "n_embd", default=768)
+    layers = first("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", default=12)
+    heads = first("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", default=12)
+    both = bool(config.get("is_encoder_decoder"))
+    return Dimensions(
+        hidden=hidden,
+        layers=layers,
+        decoder_layers=first("num_decoder_layers", "decoder_layers", default=layers) if both else 0,
+        inner=first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
+        heads=heads,
+        key_heads=first("num_key_value_heads", default=heads),
+        head_size=first("head_dim", "d_kv", default=hidden // heads),
+        vocabulary=first("vocab_size", default=32000),
+    )
