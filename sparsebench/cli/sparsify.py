@@ -83,6 +83,12 @@ CALIBRATION = Annotated[
 FIELD = Annotated[
     str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
 ]
+TARGET = Annotated[
+    str | None,
+    typer.Option(
+        help="The column that an encoder-decoder's decoder reads; default: the text's second half.", show_default=False
+    ),
+]
 SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
 LENGTH = Annotated[
     int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False)
@@ -109,6 +115,7 @@ def sparsify(
     propagate: PROPAGATE = Propagate.pruned,
     calibration: CALIBRATION = None,
     field: FIELD = None,
+    target: TARGET = None,
     samples: SAMPLES = 128,
     length: LENGTH = None,
     seed: SEED = 0,
@@ -141,7 +148,8 @@ def sparsify(
     asked |= {"granularity": [granularity.value]} if granularity else {}
     asked |= {"sparsity": sparsity} if sparsity else {}
     asked |= {"pattern": _patterns(sparsity, pattern)} if pattern else {}
-    text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, "field": field})
+    columns = {"field": field, "target": target}
+    text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, **columns})
     folders = _folders(names, granularity.value if granularity else None, asked, out)
     _check_free(folders.values())
     write = writer(form, dense=True)
@@ -149,10 +157,9 @@ def sparsify(
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
-        read = _read(model, folders, resolved(text, seed), offline)
-        sweep = Sweep(
-            model.folder, model.family, folders, seed, read, propagate.value, model.calculated(compute_dtype.value)
-        )
+        tokens = _read(model, folders, resolved(text, seed), offline)
+        calculated = model.calculated(compute_dtype.value)
+        sweep = Sweep(model.folder, model.family, folders, seed, tokens, propagate.value, calculated)
         sweep.run(lambda target, result: made.append((folders[target], target, result)), bar)
     if write:
         _store([folder for folder, _, _ in made], form, write)

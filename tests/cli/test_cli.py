@@ -78,6 +78,35 @@ def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, 
     assert (tmp_path / "stored" / "0.90" / name).read_bytes() == (tmp_path / "packed" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("model", "family", "options"),
+    [
+        ("tiny_llama", "decoder", ("--method", "sparsegpt", "--pattern", "2:4", "--propagate", "dense")),
+        ("tiny_bert", "encoder", ("--method", "ria", "--sparsity", 0.5, "--allocation", "owl")),
+        ("tiny_t5", "encoder-decoder", ("--method", "wanda", "--sparsity", 0.5, "--target", "answer")),
+    ],
+)
+def test_sparsify_calibrates_on_a_file_of_ones_own(
+    model: str, family: str, options: tuple[object, ...], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jsonl"
+    rows = [
+        {"text": f"the {n} old cats sat on {n} mats " * 8, "answer": f"they sat there {n} times"} for n in range(40)
+    ]
+    text.write_text("\n".join(map(json.dumps, rows)))
+    told = ("--calibration", f"path:{text}", "--field", "text", "--samples", 4, "--length", 16, "--seed", 2, "--json")
+    folder, out = request.getfixturevalue(model), tmp_path / "pruned"
+    made = call("sparsify", folder, "--family", family, *options, *told, "--out", out)
+    assert made.returncode == 0, made.stderr
+    (row,) = json.loads(made.stdout)
+    assert row["achieved"] == pytest.approx(0.5, abs=0.02)
+    kept = json.loads((Path(row["folder"]) / "sparsebench.json").read_text())
+    assert kept["calibration_tokens"] == row["calibration_tokens"] > 0
+    asked = {"source": f"path:{text}", "field": "text", "samples": 4, "length": 16, "seed": 2}
+    assert asked.items() <= kept["calibration"].items()
+    assert kept["calibration"]["target"] == ("answer" if family == "encoder-decoder" else None)
+
+
 def test_a_disk_too_small_for_all_versions_is_told_before_the_work(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
