@@ -6,7 +6,8 @@ In every trial two copies of the model are loaded anew and timed as a pair three
 floor, as a comparison of equals, and with one side made slower: after each of its steps it spins for that share of the
 step's own time. Before each of the three both copies move to memory of their own, as ``run`` has it. The rule is the
 ledger's: the interval of the paired ratio excludes 1, and the ratio exceeds the noise. A slowdown that is not found is no
-fault where the row says that it would hide: where `detectable`, the larger of noise and half the interval's width, is above it.
+fault where the row says that it would hide: where its `resolution`, the larger of noise and half the interval's width, is
+above it.
 """
 
 from __future__ import annotations

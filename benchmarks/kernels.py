@@ -163,7 +163,7 @@ def mkl_csr(mkl: ctypes.CDLL, weight: torch.Tensor, x: torch.Tensor) -> Contende
     return copies(8 * int(stored.values().numel()) + 4 * rows, make)
 
 
-class Process(Contender):
+class DeepSparse(Contender):
     """DeepSparse, in a process of its own."""
 
     def __init__(self, python: str, weight: torch.Tensor, x: torch.Tensor) -> None:
@@ -240,7 +240,7 @@ def table(shape: str, sparsities: list[float], mkl: ctypes.CDLL | None, deepspar
         if mkl:
             contenders["mkl"] = mkl_csr(mkl, weight, x)
         if deepsparse:
-            contenders["deepsparse"] = Process(deepsparse, weight, x)
+            contenders["deepsparse"] = DeepSparse(deepsparse, weight, x)
         for contender in contenders.values():
             contender.seconds.clear()
         took = compete(contenders)
@@ -282,6 +282,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Sparse CSR")
     with torch.inference_mode():
         for threads in chosen.threads or [1]:
+            if threads > 1 and chosen.deepsparse:
+                raise SystemExit("DeepSparse runs on one thread here")
             if threads > 1 and not chosen.wall and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
                 raise SystemExit("set OMP_WAIT_POLICY=passive: otherwise threads that wait for each other spin")
             torch.set_num_threads(threads)

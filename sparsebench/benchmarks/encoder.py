@@ -127,7 +127,7 @@ class Encoder:
         asked: dict[str, str | int | float] = {} if rows is None else {"documents_sha256": hashes.of_documents(rows)}
         return asked | {
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
-            "task_version": "1",
+            "task_version": str(task.version),
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
             "split": "" if data else task.hub[2] if task.hub else "validation",
             "chance_rule": task.chance,

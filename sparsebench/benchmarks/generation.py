@@ -94,7 +94,7 @@ class Generation:
             ),
             protocol={
                 "harness": f"sparsebench generation, transformers {version('transformers')}",
-                "task_version": "1",
+                "task_version": str(task.version),
                 "data": " ".join(task.data),
                 "split": f"test, seed {cmudict.SEED}",
                 "documents": len(every),

@@ -162,7 +162,7 @@ def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | N
 
 @contextmanager
 def wide_head(model: PreTrainedModel) -> Iterator[None]:
-    """In here the model's output head multiplies in float32: logits of 16 bits would be rounded to one part in 256.
+    """In here the model's output head multiplies in float32: in bfloat16 a logit is rounded to one part in 256.
 
     Weights are widened a part of the vocabulary at a time. What the model's code does to its logits is then float32 too.
     """

@@ -160,7 +160,7 @@ def sparsify(
         tokens = _read(model, folders, resolved(text, seed), offline)
         calculated = model.calculated(compute_dtype.value)
         sweep = Sweep(model.folder, model.family, folders, seed, tokens, propagate.value, calculated)
-        sweep.run(lambda target, result: made.append((folders[target], target, result)), bar)
+        sweep.run(lambda one, result: made.append((folders[one], one, result)), bar)
     if write:
         _store([folder for folder, _, _ in made], form, write)
     if as_json:

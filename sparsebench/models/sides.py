@@ -55,9 +55,7 @@ class Side:
             forward, _ = self._forward(0, rows)
             hidden = self.way.to(0, None, forward, lookup=True).hidden
             if not _finite(hidden, self.texts.mask[rows]):
-                raise ModelError(
-                    f"{self._broken()}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32"
-                )
+                raise self._broken(f"inputs of {self.stack.side} block 0")
             self.states.write(0, rows, hidden)
         self.states.swap()
 
@@ -95,8 +93,11 @@ class Side:
         """What the model makes of the last block's states: final norm and projection, (group, length, width)."""
         forward, _ = self._forward(stream, rows)
         known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
-        found = self.way.past(known, forward)
-        return found if _finite(found, self.texts.mask[rows]) else self.way.past(known, forward, lookup=True)
+        for lookup in (False, True):
+            found = self.way.past(known, forward, lookup)
+            if _finite(found, self.texts.mask[rows]):
+                return found
+        raise self._broken(f"what the {self.stack.side} makes of its last block")
 
     def finish(self) -> None:
         """Put the side's results in the place of its last block's states."""
@@ -125,25 +126,23 @@ class Side:
         forward, encoder = self._forward(stream, rows)
         states = self.states.read(stream if index else 0, rows)
         known = states, self._extras[stream][number]
-        for lookup in (
-            False,
-            True,
-        ):  # DeBERTa's convolution, for one, reads the embeddings again behind the first block
+        # DeBERTa's convolution, for one, reads the embeddings again behind the first block.
+        for lookup in (False, True):
             call = self.way.to(index, known, forward, lookup)
             call = call if index else call.reading(states)
-            if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks():
+            if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks(self._known(call, encoder)):
                 return call, encoder
         raise UnsupportedError(
             f"{self.stack.side} block {index}: it reads more than the block before it gives",
             "choose magnitude or random",
         )
 
-    def _broken(self) -> str:
-        """What is wrong where the first block's inputs are not finite: the tensor's name, if it is one that was stored so."""
-        for name, tensor in self.way.outside.items():
-            if not bool(tensor.isfinite().all()):
-                return f"{self.stack.prefix}{name}"
-        return f"inputs of {self.stack.side} block 0"
+    def _broken(self, what: str) -> ModelError:
+        """The error where ``what`` is not finite: it names the tensor, if it is one that was stored so."""
+        stored = (name for name, tensor in self.way.outside.items() if not bool(tensor.isfinite().all()))
+        name = next(stored, None)
+        named = f"{self.stack.prefix}{name}" if name else what
+        return ModelError(f"{named}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
 
     @staticmethod
     def _known(call: Call, encoder: torch.Tensor | None) -> list[torch.Tensor]:

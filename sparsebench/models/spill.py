@@ -35,19 +35,19 @@ class States:
         return states[rows].clone()
 
     def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
-        """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when blocks differ in form."""
+        """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when groups differ in form."""
         states = self._write[stream]
         if states is None:
             states = self._write[stream] = self._buffer(values)
         if _form(states) != _form(values):
             one, other = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (states, values))
-            raise UnsupportedError(f"hidden states are {one} after one block and {other} after another")
+            raise UnsupportedError(f"hidden states of a block are {one} in one group of samples and {other} in another")
         states[rows] = values
 
     def swap(self) -> None:
         """What was written is what is read from now on."""
         self._read, self._write = self._write, self._read
-        # Embeddings may be less precise than what the blocks make of them.
+        # Embeddings may be less precise than what the first block makes of them.
         for stream, (new, old) in enumerate(zip(self._read, self._write, strict=True)):
             if new is not None and old is not None and _form(new) != _form(old):
                 self._write[stream] = None

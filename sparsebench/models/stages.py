@@ -42,9 +42,9 @@ class Call:
             return Call((states, *self.args[1:]), self.kwargs)
         return Call((), {**self.kwargs, "hidden_states": states})
 
-    def lacks(self) -> bool:
-        """Whether an argument beside the hidden states is NaN: what nobody has kept."""
-        others = [tensor for tensor in tensors_in([self.args, self.kwargs]) if tensor is not self.hidden]
+    def lacks(self, known: list[torch.Tensor]) -> bool:
+        """Whether an argument beside the ``known`` ones (hidden and encoder states) is NaN: what nobody has kept."""
+        others = [one for one in tensors_in([self.args, self.kwargs]) if not any(one is other for other in known)]
         return any(tensor.is_floating_point() and bool(tensor.isnan().any()) for tensor in others)
 
     def storages(self, known: list[torch.Tensor]) -> set[int]:

@@ -59,7 +59,7 @@ class Cell:
     """The unit of record and of resume: one variant × one task, runtime setting, structure or storage.
 
     ``settings`` holds everything, resolved, that can change the result; ``id`` is its fingerprint
-    together with the variant, the stage's VERSION and its libraries.
+    together with the variant, the stage's VERSION and its libraries, and versions of the task, the engine or of measuring memory.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""How much memory measuring a model needs, estimated from its files before anything is loaded."""
+"""How much memory measuring a model needs, estimated from its files and the workload before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from sparsebench.models.anatomy import part
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
 from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import family_of
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
@@ -24,7 +25,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def footprint(folder: Path, setting: Setting | None = None) -> int:
-    """Bytes that all ranks together need to measure the model in ``folder`` alone, estimated from file headers.
+    """Bytes that all ranks together need to measure the model in ``folder`` alone, estimated from file headers and workload.
 
     Default: one rank in the checkpoint's dtype. Raises ModelError for a folder that is no checkpoint.
     """
@@ -42,7 +43,8 @@ def request_bytes(folder: Path, setting: Setting) -> int:
     stored = {ITEM_SIZE[info.dtype] for info in checkpoint.tensors.values() if info.dtype in FLOATS}
     item = BYTES.get(setting.dtype) or max(stored, default=4)
     tokens = work.batch * (work.prompt + work.generate)
-    cached = 2 * (size.layers + size.decoder_layers) * size.key_heads * size.head_size * tokens * item
+    caching = 0 if family_of(checkpoint.config) == "encoder" else size.decoder_layers or size.layers
+    cached = 2 * caching * size.key_heads * size.head_size * tokens * item
     passing = work.batch * work.prompt * (4 * size.hidden + 3 * size.inner) * item
     return cached + setting.ranks * passing
 

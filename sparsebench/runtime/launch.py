@@ -115,8 +115,8 @@ class RankGroup:
                     watch.restart()
                     spoken = looked = now
                 elif now >= min(end, looked + LOOK_SECONDS):
-                    looked = now
                     self._look(watch, sorted(key.data[0] for key in selector.get_map().values()), now >= end)
+                    looked = time.monotonic()
 
     def close(self) -> None:
         """End every rank with all it started, and remove what the group left."""
@@ -195,7 +195,7 @@ class RankGroup:
             verb = "hangs" if len(stuck) == 1 else "hang"
             where = "; ".join(f"rank {rank} {at}" for rank, at in stuck.items())
             raise MeasureError(
-                f"{self._names(list(stuck))} {verb}, nothing done for {STALL_SECONDS:g} seconds; {where}"
+                f"{self._names(list(stuck))} {verb}: nothing is done for {STALL_SECONDS:g} seconds or more; {where}"
             )
 
     def _ended(self, rank: int) -> None:

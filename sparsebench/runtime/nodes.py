@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -178,17 +179,24 @@ class NodeGroup(RankGroup):
     def _code(self, rank: int, seconds: float) -> int | None:
         """The code that the rank said it would end with, or the signal that the launcher names; None where neither is known.
 
-        The others' last words, and its own on the launcher's output, may still be on their way: they get ``seconds``.
+        What the launcher has to say may still be on its way: it gets ``seconds``.
         """
         deadline = time.monotonic() + seconds
         while rank not in self.codes:
             ended = self.processes[0].poll() is not None or time.monotonic() >= deadline
-            if rank == self.gone and (found := SIGNALLED.findall(self._log(0).read_text(errors="replace"))):
-                return int(found[-1])
+            if rank == self.gone and (found := SIGNALLED.search(self._said_of(rank))):
+                return int(found[1])
             if ended:
                 break
             time.sleep(0.05)
         return self.codes.get(rank)
+
+    def _said_of(self, rank: int) -> str:
+        """The launcher's lines, but for those that pdsh marks as another node's."""
+        names = [name for name, slots in self.where for _ in range(slots)]
+        others = tuple(f"{name}: " for name in set(names) - {names[rank]})
+        lines = self._log(0).read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not line.startswith(others))
 
     def _ended(self, rank: int) -> None:
         self.gone = rank
@@ -241,6 +249,8 @@ def end_with_parent(descriptor: int) -> None:
         hung_up.register(descriptor, select.POLLRDHUP)
         hung_up.poll()
         os.kill(rank, signal.SIGKILL)
+    except BaseException:  # nobody else will tell: the rank goes on, unguarded
+        traceback.print_exc()
     finally:
         os._exit(0)
 

@@ -271,10 +271,15 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
         ratio, low, high = ratios[record["variant"]["sparsity"]]
         record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
     Ledger(tmp_path / "l.duckdb").ingest(timed)
-    rows = query.run(tmp_path / "l.duckdb", "SELECT sparsity, speedup, verdict, noise FROM latency ORDER BY 1").rows
+    asked = "SELECT sparsity, speedup, verdict, noise, resolution FROM latency ORDER BY 1"
+    rows = query.run(tmp_path / "l.duckdb", asked).rows
     assert [row[2] for row in rows] == [None, "no difference detected", "faster"]
     assert rows[2][1] == pytest.approx(2.0)
     assert rows[0][3] == pytest.approx(1 / 0.95 - 1)
+    assert [row[4] for row in rows] == pytest.approx([1 / 0.95 - 1, 1 / 0.95 - 1, 1.5**0.5 - 1])
+    Ledger(tmp_path / "m.duckdb").ingest([one for one in timed if one["variant"]["sparsity"] == 0.9])
+    alone = query.run(tmp_path / "m.duckdb", asked).rows
+    assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
 
 
 @pytest.mark.parametrize(
@@ -308,6 +313,19 @@ def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:
         ("overall", None, 110_000_000), ("load", None, 110_000_000), ("forward", None, 110_000_000),
         *((phase, rank, 45_000_000) for phase in ("load", "forward") for rank in (0, 1)),
     }  # fmt: skip
+
+
+def test_what_gpus_processes_hold_is_summed_only_where_all_are_known(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    weighed = copy.deepcopy([one for one in of(found, stage="memory", model="mini") if one["settings"]["ranks"] == 2])[
+        :1
+    ]
+    for row in weighed[0]["result"]["per_rank"]:
+        row["cuda_process_bytes"] = 5 if row["rank"] == 0 or row["phase"] == "load" else None
+    Ledger(tmp_path / "l.duckdb").ingest(weighed)
+    asked = "SELECT phase, cuda_process_bytes FROM memory WHERE rank IS NULL AND phase <> 'overall' ORDER BY 1"
+    assert query.run(tmp_path / "l.duckdb", asked).rows == (("forward", None), ("load", 10))
 
 
 def test_structure_adds_up(ledger: Path) -> None:

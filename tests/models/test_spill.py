@@ -32,12 +32,14 @@ def test_what_is_written_is_read_after_the_swap(dtype: str, mapped: bool, tmp_pa
     assert not mapped or not list((tmp_path / "spill").iterdir())
 
 
-def test_blocks_must_agree_on_the_form_of_states() -> None:
+def test_groups_must_agree_on_the_form_of_states() -> None:
     import torch
 
     states = States(1, 2)
     states.write(0, slice(0, 1), torch.zeros(1, 3, 4))
-    with pytest.raises(UnsupportedError, match=r"\(3, 4\) torch.float32 after one block and \(3, 4\) torch.float16"):
+    with pytest.raises(
+        UnsupportedError, match=r"\(3, 4\) torch.float32 in one group of samples and \(3, 4\) torch.float16"
+    ):
         states.write(0, slice(1, 2), torch.zeros(1, 3, 4, dtype=torch.float16))
     states.shrink()
     states.write(0, slice(1, 2), torch.zeros(1, 3, 8, dtype=torch.float16))

@@ -19,6 +19,7 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import early
+from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 
 
@@ -166,6 +167,15 @@ def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch:
     after = found()
     assert before["hf"] and before["hf"] == after["hf"]
     assert before["sparse"] and not before["sparse"] & after["sparse"]
+
+
+def test_memory_is_measured_anew_when_its_measuring_changed_and_time_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(stage: str) -> set[str]:
+        return {cell.id for cell in planned(runtime={"engines": ["hf"], "ranks": 1}).cells if cell.stage == stage}
+
+    before = found("latency"), found("memory")
+    monkeypatch.setattr("sparsebench.runtime.memory.VERSION", memory.VERSION + 1)
+    assert found("latency") == before[0] and not found("memory") & before[1]
 
 
 def test_a_task_whose_code_changed_is_scored_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ match spec["actions"][rank]:
     case "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     case "work":
-        until = time.monotonic() + 6
+        until = time.monotonic() + spec.get("working", 30)
         while time.monotonic() < until:
             pass
     case "error":

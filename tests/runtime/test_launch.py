@@ -94,10 +94,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("actions", "said"),
     [
-        (("work", "hang"), r"rank 1 of 2 hangs, .*; rank 1 at runtime/fake_rank.py:\d+ in <module>"),
-        (("stop", "work"), r"rank 0 of 2 hangs, .*; rank 0 does not answer"),
-        (("hang", "hang"), r"ranks? [01, ]+ of 2 hangs?, "),
-        (("hang",), r"rank 0 of 1 hangs, .*; rank 0 at runtime/fake_rank.py:\d+ in <module>"),
+        (("work", "hang"), r"rank 1 of 2 hangs: .*; rank 1 at runtime/fake_rank.py:\d+ in <module>"),
+        (("stop", "work"), r"rank 0 of 2 hangs: .*; rank 0 does not answer"),
+        (("hang", "hang"), r"ranks? [01, ]+ of 2 hangs?: "),
+        (("hang",), r"rank 0 of 1 hangs: .*; rank 0 at runtime/fake_rank.py:\d+ in <module>"),
     ],
 )
 def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
@@ -111,11 +111,11 @@ def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
 @pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
 def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_path: Path) -> None:
     """Somebody compiles what it needs."""
-    said = r"rank 0 of 1 said nothing for 6 seconds; rank 0 at sources/cache.py:\d+ in lock"
+    said = r"rank 0 of 1 said nothing for 12 seconds; rank 0 at sources/cache.py:\d+ in lock"
     with (
         Cache(tmp_path).lock("kernels"),
         pytest.raises(MeasureError, match=said),
-        group("lock", timeout=6, cache=str(tmp_path)) as ranks,
+        group("lock", timeout=12, cache=str(tmp_path)) as ranks,
     ):
         list(ranks.messages())
 

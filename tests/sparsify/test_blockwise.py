@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from sparsebench.manifest.schema import Family
 from sparsebench.models.anatomy import parts
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.sparsify.blockwise import BlockSweep
 from sparsebench.sparsify.calibration import Calibrated
 from sparsebench.sparsify.contract import SparsifyResult, Target
 from sparsebench.sparsify.sweep import Sweep
@@ -176,6 +179,13 @@ def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_ll
     assert not list(tmp_path.iterdir())
 
 
+def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Path, tmp_path: Path) -> None:
+    name = "encoder.final_layer_norm.weight"
+    folder, targets = broken(tiny_t5, tmp_path, name), [Target("wanda", 0.5, "row")]
+    with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
+        swept(folder, "encoder-decoder", tmp_path, targets)
+
+
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])
 def test_a_sweep_reads_the_weights_of_a_block_once(
     tiny_llama: Path, tmp_path: Path, propagate: str, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +203,37 @@ def test_a_sweep_reads_the_weights_of_a_block_once(
     assert {count for name, count in loads.items() if ".layers." in name} == {1}
 
 
+def broken(model: Path, folder: Path, name: str) -> Path:
+    """A copy of a model in which every third value of a tensor is NaN."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, folder / "broken")
+    tensors = load_file(folder / "broken" / "model.safetensors")
+    tensors[name].view(-1)[::3] = float("nan")
+    save_file(tensors, folder / "broken" / "model.safetensors")
+    return folder / "broken"
+
+
+def test_a_groups_statistics_are_gone_when_its_layers_are_pruned(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are as large as a layer for each of its inputs: of one group, not of a block."""
+    held: list[int] = []
+    solve = BlockSweep._solutions
+
+    def watched(self: BlockSweep, block: Any, inputs: dict[str, Any], targets: list[Target]) -> Iterator[Any]:
+        for target, name, solution in solve(self, block, inputs, targets):
+            held.append(len({id(one) for one in inputs.values() if one.gram is not None}))
+            yield target, name, solution
+
+    monkeypatch.setattr(BlockSweep, "_solutions", watched)
+    swept(tiny_llama, "decoder", tmp_path, [Target("alps", 0.5, "layer")], "dense")
+    groups = max(held)
+    assert groups > 2 and min(held) == 1, held
+
+
 UP, NORM, TABLE = (
     "model.layers.1.mlp.up_proj.weight",
     "model.layers.0.input_layernorm.weight",
@@ -205,17 +246,10 @@ UP, NORM, TABLE = (
 def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str, name: str) -> None:
     if method not in GRANULARITY and name != UP:
         return  # it reads what it prunes
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_llama, broken)
-    tensors = load_file(broken / "model.safetensors")
-    tensors[name].view(-1)[::3] = float("nan")
-    save_file(tensors, broken / "model.safetensors")
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
-        swept(broken, "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))])
+        swept(
+            broken(tiny_llama, tmp_path, name), "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))]
+        )
     assert not list(out.iterdir())

@@ -34,7 +34,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
        1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
-       exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 AS detectable,
+       CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
        CASE WHEN ratio IS NULL OR method = 'dense' AND NOT beside_plain THEN NULL
             WHEN noise IS NULL THEN 'no noise floor'
             WHEN NOT steady AND ln(ratio_low) <= noise AND ln(ratio_high) >= -noise THEN 'not steady'
@@ -67,7 +67,7 @@ COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speed
 COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
 COMMENT ON COLUMN latency.noise IS 'largest relative difference within the intervals of the dense model against itself (A/A run), over the phases of the setting; where beside_plain, those of plain transformers';
-COMMENT ON COLUMN latency.detectable IS 'smallest relative difference that this row could show: the larger of noise and half the interval''s width';
+COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where a warm-up ended at its cap and not the whole interval lies beyond the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
 COMMENT ON COLUMN latency.beside_plain IS 'true where the baseline is plain transformers, whatever the engine: there the unpruned model is one of those compared';

@@ -34,7 +34,7 @@ WITH asked AS (
     SELECT model, sparsity, median(speedup) AS speedup
     FROM latency
     JOIN asked USING (variant_id)
-    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase IN ('decode', 'forward') AND method <> 'dense' AND verdict <> 'not steady'
+    WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase IN ('decode', 'forward') AND method <> 'dense' AND verdict NOT IN ('not steady', 'no noise floor')
     GROUP BY ALL
 ), peaks AS (
     SELECT model, sparsity, avg(ratio) AS ratio
