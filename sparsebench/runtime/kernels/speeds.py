@@ -11,7 +11,9 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import children, environment
@@ -34,6 +36,9 @@ SECONDS = 300
 """How long all of that may take at most; on one free core it is ten seconds."""
 NEAR = 1.1
 """How much slower than the fastest a layout may be that is smaller."""
+WAITED, AGAIN = 0.05, 600.0
+"""A measurement that waited for a processor for more than this share of its time was disturbed: threads that spin for each other
+then tell nothing of layouts. It holds for so many seconds, and is made again."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +84,26 @@ def _known(found: Kernels, level: str, threads: int) -> dict[str, Any]:
 
     def read() -> Any:
         known = (read_json(kept) or {}).get(name, {})
-        return known.get("pairs") if known.get("densities") == list(DENSITIES) else None
+        if known.get("densities") != list(DENSITIES):
+            return None
+        poor = known.get("waited", 0.0) > WAITED and not 0 <= time.time() - known.get("at", 0.0) < AGAIN
+        return None if poor else known.get("pairs")
 
     if pairs := read():
         return dict(pairs)
     try:
         with Cache().lock("speeds"):  # one process measures, the others wait and read
-            pairs = read() or _measured_apart(level, threads)
-            write_json(kept, (read_json(kept) or {}) | {name: {"densities": DENSITIES, "pairs": pairs}})
+            if not (pairs := read()):
+                pairs, waited = _measured_apart(level, threads)
+                entry = {"densities": DENSITIES, "pairs": pairs, "waited": waited, "at": time.time()}
+                write_json(kept, (read_json(kept) or {}) | {name: entry})
     except OSError:  # a cache that is only read
-        pairs = pairs or _measured_apart(level, threads)
+        pairs = pairs or _measured_apart(level, threads)[0]
     return dict(pairs)
 
 
-def _measured_apart(level: str, threads: int) -> dict[str, Any]:
-    """In a process of its own: what it leaves in memory would be a part of the next model's."""
+def _measured_apart(level: str, threads: int) -> tuple[dict[str, Any], float]:
+    """In a process of its own: what it leaves in memory would be a part of the next model's. Also the share of time it waited."""
     command = [sys.executable, "-m", __name__, level, str(threads)]
     try:
         done = children.run(command, SECONDS, os.environ | children.imports())
@@ -102,7 +112,8 @@ def _measured_apart(level: str, threads: int) -> dict[str, Any]:
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise MeasureError(f"the sparse layouts could not be timed: {said[-1]}", "try again, or use another engine")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    pairs, waited = json.loads(done.stdout.splitlines()[-1])
+    return pairs, waited
 
 
 def measured(found: Kernels) -> dict[str, Any]:
@@ -146,15 +157,26 @@ def _turns(layers: dict[str, list[Any]], x: torch.Tensor) -> dict[str, float]:
 
 
 def main(level: str, threads: str) -> None:
-    """What this module does when it runs by itself: print ``measured`` as JSON."""
+    """What this module does when it runs by itself: print ``measured`` as JSON, and the share of the time that was waiting."""
     import torch
 
     found = kernels()
     assert isinstance(found, Kernels)
     found.use(level)
     torch.set_num_threads(int(threads))
+    start, before = time.perf_counter(), _waiting()
     with torch.inference_mode():
-        print(json.dumps(measured(found)))
+        pairs = measured(found)
+    print(json.dumps([pairs, (_waiting() - before) / (time.perf_counter() - start)]))
+
+
+def _waiting() -> float:
+    """Seconds for which threads of this process were ready to run and had no processor; 0 where the system does not say."""
+    waited = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError, ValueError):
+            waited += int(file.read_text().split()[1])
+    return waited / 1e9
 
 
 if __name__ == "__main__":

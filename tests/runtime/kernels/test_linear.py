@@ -130,9 +130,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """The (instructions, threads) that were timed, made up here; each question is as in another process."""
     found: list[tuple[str, int]] = []
 
-    def timed(level: str, threads: int) -> dict[str, Any]:
+    def timed(level: str, threads: int) -> tuple[dict[str, Any], float]:
         found.append((level, threads))
-        return {" times ".join(pair): asdict(MADE_UP) for pair in module.PAIRS}
+        return {" times ".join(pair): asdict(MADE_UP) for pair in module.PAIRS}, 0.0
 
     monkeypatch.setattr(module, "_measured_apart", timed)
     monkeypatch.setattr(module, "_known", module._known.__wrapped__)
@@ -158,6 +158,20 @@ def test_speeds_are_measured_once_per_machine_and_kept(
         kept.write_text(text)
         asked.clear()
         assert speeds_here(here, torch.float32, torch.float32) == MADE_UP and len(asked) == 1
+
+
+def test_speeds_of_a_busy_machine_hold_for_minutes_only(
+    compiled: Kernels, asked: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = module._measured_apart
+    here = replace(compiled, path=tmp_path / "sparse-0123.so")
+    for count, (later, waited) in enumerate([(0.0, 2.0), (0.9, 2.0), (1.1, 0.5), (5.0, 0.5)], start=0):
+        monkeypatch.setattr(module.time, "time", lambda later=later: 1e9 + later * module.AGAIN)
+        monkeypatch.setattr(
+            module, "_measured_apart", lambda *told, waited=waited: (timed(*told)[0], waited * module.WAITED)
+        )
+        assert speeds_here(here, torch.float32, torch.float32) == MADE_UP
+        assert len(asked) == (1, 1, 2, 2)[count], "once, and again when it was poor and is old"
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(
