@@ -71,8 +71,11 @@ def _measure(folder: Path) -> None:
         ("kill@1", r"rank 1 of 2 died of SIGKILL"),
         ("kill@0", r"rank 0 of 2 died of SIGKILL"),
         ("memory@1", r"rank 1 of 2 ran out of memory: .*allocate"),
-        ("hang@1", r"rank 1 of 2 hangs, nothing done for 3 seconds; rank 1 at runtime/faulty_rank.py:\d+ in fault"),
-        ("stop@0", r"rank 0 of 2 hangs, .* rank 0 does not answer"),
+        (
+            "hang@1",
+            r"rank 1 of 2 hangs: nothing is done for 3 seconds or more; rank 1 at runtime/faulty_rank.py:\d+ in fault",
+        ),
+        ("stop@0", r"rank 0 of 2 hangs: .* rank 0 does not answer"),
     ],
 )
 def test_a_rank_that_fails_is_named_with_the_reason(
