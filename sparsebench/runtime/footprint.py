@@ -30,7 +30,12 @@ def footprint(folder: Path, setting: Setting | None = None) -> int:
     Default: one rank in the checkpoint's dtype. Raises ModelError for a folder that is no checkpoint.
     """
     setting = setting or Setting("deepspeed", 1, Workload())
-    return setting.ranks * RANK_BYTES + model_bytes(folder, setting) + request_bytes(folder, setting)
+    return setting.ranks * RANK_BYTES + working_bytes(folder, setting)
+
+
+def working_bytes(folder: Path, setting: Setting) -> int:
+    """The same without the ranks themselves: what lies on GPUs where there are some."""
+    return model_bytes(folder, setting) + request_bytes(folder, setting)
 
 
 def request_bytes(folder: Path, setting: Setting) -> int:

@@ -12,7 +12,7 @@ from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import latency
 from sparsebench.runtime.engines import engine, engines
-from sparsebench.runtime.footprint import footprint, model_bytes, request_bytes
+from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
 from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.machine import observe, threads_per_rank
 from sparsebench.runtime.nodes import NodeGroup
@@ -171,10 +171,7 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
     if setting.hosts:  # this machine's memory says nothing about theirs
         return True
     more, room = model_bytes(variant, setting), _gpu_room(setting)
-    if (
-        room is not None
-        and (model_bytes(dense, setting) + request_bytes(dense, setting) + more) // setting.ranks > room
-    ):
+    if room is not None and (working_bytes(dense, setting) + more) // setting.ranks > room:
         return False
     return footprint(dense, setting) + more <= environment.memory()[1]
 
@@ -203,7 +200,7 @@ def _check_fits(folder: Path, setting: Setting) -> None:
             f"{available / 2**30:.1f} GiB are available",
             SMALLER,
         )
-    room, share = _gpu_room(setting), (model_bytes(folder, setting) + request_bytes(folder, setting)) // setting.ranks
+    room, share = _gpu_room(setting), working_bytes(folder, setting) // setting.ranks
     if room is not None and share > room:
         raise MeasureError(
             f"{folder.name} needs about {share / 2**30:.1f} GiB on each GPU {where}, by its files and the workload; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -202,6 +203,20 @@ def test_who_is_stuck_is_told_by_what_ranks_say_of_themselves() -> None:
         "another program has the lock"
     )
     assert stuck({0: said(0), 1: said(0, heard=100.0 - GONE_SECONDS)}, 101.0) == {1: "does not answer"}
+
+
+def test_a_signal_is_read_from_the_lines_of_the_ranks_own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one rank dies, those of other nodes may be ended by another signal."""
+    ranks = NodeGroup({}, (("a", 1), ("b", 2)), {}, 30)
+    log = tmp_path / "launcher.log"
+    log.write_text("b: x exits with return code = -6\na: x exits with return code = -9\n")
+    monkeypatch.setattr(ranks, "_log", lambda rank: log)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ranks.processes = [ended]
+    for rank, code in ((0, -9), (1, -6), (2, -6)):
+        ranks.gone = rank
+        assert [ranks._code(one, 0.0) for one in range(3)] == [code if one == rank else None for one in range(3)]
 
 
 def test_a_launcher_that_cannot_is_quoted(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,17 @@ def test_the_kernels_are_named_by_layer_class(tiny_llama: Path, tmp_path: Path) 
     assert "several tokens: " in found.kernel
 
 
+def test_what_parity_found_for_its_few_tokens_is_forgotten(tiny_llama: Path, tmp_path: Path) -> None:
+    """The workload's number of tokens may be another."""
+    found, folder = started(), prune(tiny_llama, tmp_path / "pruned", 0.9)
+    loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
+    with torch.inference_mode():
+        loaded(input_ids=torch.tensor([[5, 6, 7]]))
+    assert found.choices and found.choices.faster
+    found.parity(Source(folder, "decoder", "bfloat16"), prompt(Checkpoint(folder).config))
+    assert not found.choices.faster
+
+
 def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
     model: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
