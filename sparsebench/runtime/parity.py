@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import MeasureError, ParityError, UnsupportedError
+from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, start_token
@@ -83,7 +83,7 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
 
 
 def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
-    """‖found - plain‖₂ / ‖plain‖₂. Raises MeasureError where the shapes differ."""
+    """‖found - plain‖₂ / ‖plain‖₂. Raises ParityError where the shapes differ."""
     import torch
 
     if found.shape != plain.shape:
@@ -96,7 +96,7 @@ def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
 def checked(parity: Parity, hint: str) -> Parity:
     """``parity`` itself. Raises ParityError where it is over its tolerance, or not a number."""
     if not parity.relative_l2 <= parity.tolerance:
-        raise MeasureError(
+        raise ParityError(
             f"the engine's output is {parity.relative_l2:.1e} (relative L2) off the plain model's, "
             f"over {parity.tolerance:.0e}",
             hint,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import load_model
 from sparsebench.runtime import Workload
 from sparsebench.runtime.parity import compare, shorten
@@ -64,7 +64,7 @@ def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama:
         model = load_model(tiny_llama, "decoder")
         compare(model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu"), wraps_only=False)
 
-    with pytest.raises(MeasureError, match="relative L2"):
+    with pytest.raises(ParityError, match="relative L2"):
         judged(_off_by_a_little)
     with pytest.raises(UnsupportedError, match="does not run"):
         judged(_broken)

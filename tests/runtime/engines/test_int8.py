@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.runtime import Setting, Workload, check_supported, memory
@@ -52,7 +52,7 @@ def test_a_broken_one_fails(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Int8, "wrap", wrong)
     found = engine("int8")
     found.start(0, 1)
-    with pytest.raises(MeasureError, match="relative L2"):
+    with pytest.raises(ParityError, match="relative L2"):  # this variant's own, not its group's
         found.parity(Source(tiny_llama, "decoder"), inputs(Checkpoint(tiny_llama).config, Workload(1, 12, 2), 0, "cpu"))
 
 

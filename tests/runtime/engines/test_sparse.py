@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import MeasureError, ModelError, UnsupportedError
+from sparsebench.errors import ModelError, ParityError, UnsupportedError
 from sparsebench.models.assemble import assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
@@ -132,7 +132,7 @@ def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch:
         return right(self, x.roll(1, -1))
 
     monkeypatch.setattr(SparseLinear, "by_kernel", wrong)
-    with pytest.raises(MeasureError, match="relative L2"):
+    with pytest.raises(ParityError, match="relative L2"):
         started().parity(Source(folder, "decoder"), prompt(Checkpoint(folder).config))
 
 
