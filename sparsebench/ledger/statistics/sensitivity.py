@@ -22,6 +22,8 @@ WANTED = 0.8
 LEVEL = 0.05
 _WIDE = 6.0
 """Standard deviations after which a binomial's tail is left out."""
+_RARE = 8
+"""So many more, because that of a rare event is longer."""
 _ROWS = 150
 """Of more numbers of discordant documents than this, every third, fifth, … is looked at."""
 _CLOSE = 1e-3
@@ -70,7 +72,7 @@ def power(n: int, discordance: float, drop: float) -> float:
     psi = min(1.0, max(discordance, drop))
     if n < 1 or not psi:
         return 0.0
-    spread = _WIDE * math.sqrt(n * psi * (1 - psi)) + 1
+    spread = _WIDE * math.sqrt(n * psi * (1 - psi)) + _RARE
     counts = np.arange(max(0, math.floor(n * psi - spread)), min(n, math.ceil(n * psi + spread)) + 1)
     counts = counts[:: len(counts) // _ROWS | 1]
     weights = np.exp(_log_binomial(np.full_like(counts, n), counts, psi))
