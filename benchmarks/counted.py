@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 
-from sparsebench.sparsify import registry
+from sparsebench.steps.prune import registry
 
 FIVE = (0.1, 0.5, 0.9, 0.95, 0.99)
 CLASSES = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModel", "encoder-decoder": "AutoModelForSeq2SeqLM"}

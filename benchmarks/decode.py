@@ -27,8 +27,8 @@ from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.workload import Decode, Prefill, inputs
-from sparsebench.sparsify.contract import Target
-from sparsebench.sparsify.sweep import Sweep
+from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.storage import pack
 
 ONE_BILLION = {

@@ -20,11 +20,11 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.inputs import Inputs
 from sparsebench.models.replay import Block, Replay
 from sparsebench.plan.expand import resolved
-from sparsebench.sparsify import masks
-from sparsebench.sparsify.calibration import tokens
-from sparsebench.sparsify.contract import Layer, Quota
-from sparsebench.sparsify.registry import methods
-from sparsebench.sparsify.zeroing import zeroed
+from sparsebench.steps.calibration import tokens
+from sparsebench.steps.prune import masks
+from sparsebench.steps.prune.contract import Layer, Quota
+from sparsebench.steps.prune.registry import methods
+from sparsebench.steps.prune.zeroing import zeroed
 
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "alps")
 

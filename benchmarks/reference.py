@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sparsebench import sources
 from sparsebench.manifest.schema import Calibration
 from sparsebench.plan.expand import resolved
-from sparsebench.sparsify.calibration import tokens
+from sparsebench.steps.calibration import tokens
 
 BLOCK = 128
 DAMPING = 0.01

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
-    "errors", "environment", "plugins", "children", "manifest", "sources", "native", "models", "sparsify", "structure", "storage",
+    "errors", "environment", "plugins", "children", "manifest", "sources", "native", "models", "steps", "structure", "storage",
     "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]

@@ -29,7 +29,7 @@ def manifest_schema() -> dict[str, Any]:
     """The JSON Schema with all that is installed here."""
     from sparsebench.manifest.published import json_schema
     from sparsebench.runtime.engines import engines
-    from sparsebench.sparsify.registry import methods
+    from sparsebench.steps.prune.registry import methods
     from sparsebench.storage import formats
 
     return json_schema(methods(), engines(), formats())

@@ -13,8 +13,8 @@ from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE,
 
 if TYPE_CHECKING:
     from sparsebench.plan.single import Single
-    from sparsebench.sparsify.calibration import Calibrated, Calibration
-    from sparsebench.sparsify.contract import SparsifyResult, Target
+    from sparsebench.steps.calibration import Calibrated, Calibration
+    from sparsebench.steps.prune.contract import SparsifyResult, Target
 
     Made = tuple[Path, Target, SparsifyResult]
 
@@ -141,7 +141,7 @@ def sparsify(
     from sparsebench.manifest.schema import Calibration
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
-    from sparsebench.sparsify.sweep import Sweep
+    from sparsebench.steps.prune.sweep import Sweep
 
     names = list(dict.fromkeys(method or ["magnitude"]))
     asked: dict[str, object] = {"allocation": [allocation.value], "propagate": propagate.value}
@@ -185,8 +185,8 @@ def _folders(names: list[str], granularity: str | None, asked: dict[str, object]
 def _read(model: Single, targets: Iterable[Target], text: Calibration, offline: bool) -> Calibrated | None:
     """The calibration tokens; None where no method looks at them, nor the allocation."""
     from sparsebench import sources
-    from sparsebench.sparsify.calibration import tokens
-    from sparsebench.sparsify.registry import needs_calibration
+    from sparsebench.steps.calibration import tokens
+    from sparsebench.steps.prune.registry import needs_calibration
 
     if not any(needs_calibration(target.method, target.allocation) for target in targets):
         return None
@@ -212,7 +212,7 @@ def _name(target: Target) -> str:
 def _check_method(name: str, granularity: str | None) -> None:
     from sparsebench.errors import UserError
     from sparsebench.manifest.problems import did_you_mean, one_of
-    from sparsebench.sparsify.registry import methods
+    from sparsebench.steps.prune.registry import methods
 
     if name not in methods():
         raise UserError(f"--method {name}: no such method", did_you_mean(name, methods()) or one_of(list(methods())))

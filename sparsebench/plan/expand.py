@@ -14,9 +14,9 @@ from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, variant_id
 from sparsebench.runtime import hosts
 from sparsebench.runtime.engines import engines
-from sparsebench.sparsify.calibration import DEFAULT, Calibration
-from sparsebench.sparsify.contract import Target
-from sparsebench.sparsify.registry import methods, needs_calibration
+from sparsebench.steps.calibration import DEFAULT, Calibration
+from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.registry import methods, needs_calibration
 
 DEFAULT_SEED = 0
 

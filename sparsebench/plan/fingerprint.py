@@ -33,10 +33,11 @@ def digest(value: Any) -> str:
 
 def stage_version(stage: Stage) -> int:
     """The stage's VERSION, from its room."""
-    from sparsebench import benchmarks, runtime, sparsify, storage, structure
+    from sparsebench import benchmarks, runtime, storage, structure
+    from sparsebench.steps import prune
 
     rooms = {
-        "sparsify": sparsify,
+        "sparsify": prune,
         "structure": structure,
         "storage": storage,
         "benchmarks": benchmarks,

@@ -27,8 +27,8 @@ from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
-from sparsebench.sparsify.calibration import DEFAULT
-from sparsebench.sparsify.registry import methods, needs_calibration
+from sparsebench.steps.calibration import DEFAULT
+from sparsebench.steps.prune.registry import methods, needs_calibration
 from sparsebench.storage import formats
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Benchmarks, Manifest, Model, Sparsify
-from sparsebench.sparsify.registry import needs_calibration
+from sparsebench.steps.prune.registry import needs_calibration
 
 REHEARSED_SPARSITY = 0.9
 

@@ -18,7 +18,7 @@ from sparsebench.ledger import query
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
 from sparsebench.runtime.engines import engines
-from sparsebench.sparsify.registry import methods
+from sparsebench.steps.prune.registry import methods
 
 if TYPE_CHECKING:
     from jinja2 import Environment

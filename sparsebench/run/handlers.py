@@ -26,9 +26,9 @@ def prepare(spec: Spec, recorder: Recorder) -> None:
 def make(spec: Spec, recorder: Recorder) -> None:
     """Leave the folders of the job's variants: unpacked where a packed copy is kept, else sparsified in one sweep."""
     from sparsebench import sources
-    from sparsebench.sparsify.calibration import tokens
-    from sparsebench.sparsify.contract import SparsifyResult, Target
-    from sparsebench.sparsify.sweep import Sweep
+    from sparsebench.steps.calibration import tokens
+    from sparsebench.steps.prune.contract import SparsifyResult, Target
+    from sparsebench.steps.prune.sweep import Sweep
     from sparsebench.storage import unpack
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
@@ -102,7 +102,7 @@ def _as_fetched(spec: Spec) -> Iterator[Any]:
 def score(spec: Spec, recorder: Recorder) -> None:
     """All tasks of one variant in one model load."""
     from sparsebench import benchmarks, sources
-    from sparsebench.sparsify.calibration import drawn
+    from sparsebench.steps.calibration import drawn
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}

@@ -16,7 +16,7 @@ from sparsebench.manifest.schema import Model
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.run import records
 from sparsebench.run.workspace import Workspace
-from sparsebench.sparsify.calibration import Calibration
+from sparsebench.steps.calibration import Calibration
 
 
 @dataclass(frozen=True)

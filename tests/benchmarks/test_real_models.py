@@ -15,7 +15,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.obtain import obtain
 from sparsebench.sources.text import read_texts
-from sparsebench.sparsify.calibration import DEFAULT, tokens
+from sparsebench.steps.calibration import DEFAULT, tokens
 from tests.benchmarks.conftest import Run
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.benchmarks.perplexity import JOINER, WINDOW
 from sparsebench.manifest.load import load_text
 from sparsebench.plan.preflight import checks
-from sparsebench.sparsify import allocation, calibration, factor, samples
-from sparsebench.sparsify.methods import alps, sparsegpt
-from sparsebench.sparsify.registry import BUILT_IN
+from sparsebench.steps.prune import allocation, calibration, factor, samples
+from sparsebench.steps.prune.methods import alps, sparsegpt
+from sparsebench.steps.prune.registry import BUILT_IN
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

@@ -14,7 +14,7 @@ from sparsebench.benchmarks.catalog import TASKS, data_sources
 from sparsebench.errors import SourceError
 from sparsebench.ledger import query
 from sparsebench.sources import Cache
-from sparsebench.sparsify.calibration import DEFAULT
+from sparsebench.steps.calibration import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")

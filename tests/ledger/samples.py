@@ -16,7 +16,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.run import records
 from sparsebench.runtime import results as runtime
-from sparsebench.sparsify.contract import SparsifyResult, TensorSparsity
+from sparsebench.steps.prune.contract import SparsifyResult, TensorSparsity
 from sparsebench.storage import Size, StorageResult
 from sparsebench.structure import EDGES, StructureResult, TensorStructure
 from sparsebench.structure.numbers import numbers

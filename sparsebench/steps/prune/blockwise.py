@@ -1,0 +1,166 @@
+"""Methods that look at what layers read: calibration text goes through the model block by block, once for a whole sweep.
+
+``propagate: pruned``, as published, gives every version its own inputs: those that its pruned predecessors leave.
+``propagate: dense`` takes the unpruned model's inputs for all versions, so that statistics, factorisations and the
+pass itself are shared by all methods and sparsities.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError
+from sparsebench.models.anatomy import Part
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.steps.prune import allocation, masks
+from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
+from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.registry import Method, methods
+from sparsebench.steps.prune.zeroing import zeroed, zeros_in
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.batch import Batch
+    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.replay import Block, Replay
+
+Place = tuple[str, int]
+"""A transformer block: its side and its depth."""
+
+
+@dataclass
+class BlockSweep:
+    """A sweep whose versions share a calibration; ``batch`` is what the model reads, calculating in ``dtype``."""
+
+    checkpoint: Checkpoint
+    places: dict[str, Part]
+    family: Family
+    targets: list[Target]
+    batch: Batch
+    seed: int = 0
+    propagate: str = "pruned"
+    dtype: str = "auto"
+    shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
+
+    def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
+        """Write every tensor of every version."""
+        from sparsebench.models.replay import Replay
+
+        passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
+        streams = len(self.targets) if self.propagate == "pruned" else 1
+        with tempfile.TemporaryDirectory(dir=_beside(outputs), prefix=".activations-") as spill:
+            if passes == 2:
+                scout = Replay(self.checkpoint, self.family, self.batch, 1, Path(spill), self.dtype)
+                self._allocate(scout, _step(progress, 0, passes))
+            replay = Replay(self.checkpoint, self.family, self.batch, streams, Path(spill), self.dtype)
+            visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
+            replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
+        for name in outputs.missing:
+            if self.places[name].prunable:
+                raise ModelError(f"tensor {name}: no block of the model reads it", "leave it out of `models`")
+            outputs.copy(name)
+
+    def _allocate(self, replay: Replay, progress: Progress | None) -> None:
+        """A first pass over the dense model: each block's share of outliers decides its sparsity."""
+        found: dict[Place, tuple[int, int]] = {}
+
+        def visit(block: Block) -> None:
+            inputs = block.observe(0, gram=False)
+            layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
+            found[block.side, block.index] = allocation.outlier_share(layers)
+
+        replay.run(visit, progress)
+        shares = [outliers / count for outliers, count in found.values()]
+        sizes = [count for _, count in found.values()]
+        for target in self.targets:
+            if target.allocation == "owl":
+                spread = allocation.owl(shares, sizes, target.sparsity)
+                self.shares[target] = dict(zip(found, spread, strict=True))
+
+    def _visit_dense(self, block: Block, outputs: Outputs) -> None:
+        inputs = block.observe(0, gram=self._needs_gram)
+        for target, name, solution in self._solutions(block, inputs, self.targets):
+            self._write(outputs, target, name, self._stored(name, solution.weights), solution.notes)
+        self._write_rest(block, outputs)
+
+    def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
+        """Each version in turn; at the first block all read the same, and one look serves all."""
+        together = [self.targets] if block.fresh else [[target] for target in self.targets]
+        for targets in together:
+            inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
+            changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
+            for target, name, solution in self._solutions(block, inputs, targets):
+                changed[target][name] = self._stored(name, solution.weights)
+                self._write(outputs, target, name, changed[target][name], solution.notes)
+            del inputs
+            for target in targets:
+                block.advance(self.targets.index(target), changed.pop(target))
+        self._write_rest(block, outputs)
+
+    def _solutions(
+        self, block: Block, inputs: dict[str, Inputs], targets: list[Target]
+    ) -> Iterator[tuple[Target, str, Solution]]:
+        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last."""
+        order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
+        for group in block.groups:
+            layers = [self._layer(block, name, inputs[name]) for name in group]
+            for name in order:
+                wanted = [target for target in targets if target.method == name]
+                quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
+                for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
+                    for target, solution in zip(wanted, solutions, strict=True):
+                        yield target, layer.name, solution
+            inputs[group[0]].gram = None  # the group's own, and as large as a layer
+
+    def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
+        tensor = block.tensors[name]
+        return Layer(name, tensor.T if self.places[name].rows_last else tensor, self.seed, inputs)
+
+    def _quota(self, target: Target, place: Place) -> Quota:
+        share = self.shares[target][place] if target in self.shares else target.sparsity
+        return Quota(share, target.granularity, target.pattern)
+
+    def _stored(self, name: str, weights: torch.Tensor) -> torch.Tensor:
+        """Weights (out, in) as the checkpoint stores them."""
+        return weights.T.contiguous() if self.places[name].rows_last else weights
+
+    def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
+        outputs.write(target, name, tensor, zeros_in(tensor), notes)
+
+    def _write_rest(self, block: Block, outputs: Outputs) -> None:
+        for name, tensor in block.tensors.items():
+            if not self.places[name].prunable:
+                outputs.same(name, tensor)
+
+    @property
+    def _needs_gram(self) -> bool:
+        return any(methods()[target.method].needs == "gram" for target in self.targets)
+
+
+def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution]]:
+    """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
+    if method.solve:
+        yield from method.load_solve()(layers, quotas)
+        return
+    score = method.load_score()
+    for layer in layers:
+        chosen = masks.choose(score(layer), quotas, layer.name)
+        yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
+
+
+def _beside(outputs: Outputs) -> Path:
+    """The folder in which the versions are being made: large enough for them, so for activations too."""
+    return next(iter(outputs.folders.values())).parent
+
+
+def _step(progress: Progress | None, number: int, passes: int) -> Progress | None:
+    """Progress of one of several passes over the blocks."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, passes * total)

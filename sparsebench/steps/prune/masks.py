@@ -1,0 +1,228 @@
+"""Which weights go: exact counts, ties broken by position, for every granularity and pattern.
+
+A mask is True where a weight is removed. Counts are ``round(s·n)`` per comparison group, as in
+``torch.nn.utils.prune``; among equal scores the earlier weight (row by row) goes first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import BLOCK, PATTERN
+from sparsebench.steps.prune.contract import Quota
+from sparsebench.steps.prune.keys import Threshold, ordinals, thresholds
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+CHUNK = 1 << 23
+"""Weights looked at together: bounds the temporaries."""
+WHOLE = 1 << 24
+"""Weights that are partially sorted together; of more, the threshold is found by counting."""
+FEW = 8
+"""Groups of at most so many are ranked by comparing every pair."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What goes (True), in the scores' shape; ``notes`` say what a reader must know."""
+
+    mask: torch.Tensor
+    notes: tuple[str, ...] = ()
+
+
+def choose(scores: torch.Tensor, quotas: Sequence[Quota], name: str = "") -> Iterator[Choice]:
+    """What goes for each quota, lowest scores first, from one look at ``scores`` (out, in); made when asked for.
+
+    Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64. An N:M pattern
+    fixes its own sparsity. Raises ModelError, naming the tensor, for NaN and infinite scores.
+    """
+    found: dict[str, torch.Tensor] = {}
+    limits: dict[tuple[str, str], Iterator[torch.Tensor]] = {}
+    for quota in quotas:
+        kind, way = kind_of(quota.pattern), (quota.pattern, quota.granularity)
+        sheet = quota.pattern if kind == "blocks" else "weights"
+        if sheet not in found:
+            found[sheet] = ordinals(block_sums(scores, quota.pattern) if kind == "blocks" else scores, name)
+        if kind == "N:M":
+            yield Choice(by_pattern(found[sheet], quota.pattern), notes(scores.shape, quota.pattern))
+            continue
+        if way not in limits:
+            alike = [other.sparsity for other in quotas if (other.pattern, other.granularity) == way]
+            limits[way] = (_each_row if quota.granularity == "row" else _each_layer)(found[sheet], alike)
+        mask = next(limits[way])
+        if kind == "blocks":
+            mask = _spread(mask, scores.shape, quota.pattern)
+        yield Choice(mask, notes(scores.shape, quota.pattern))
+
+
+def kind_of(pattern: str) -> str:
+    """``unstructured``, ``N:M`` or ``blocks``. Raises UnsupportedError for any other text."""
+    if pattern == "unstructured":
+        return pattern
+    if PATTERN.fullmatch(pattern):
+        return "N:M"
+    if BLOCK.fullmatch(pattern):
+        return "blocks"
+    raise UnsupportedError(f"pattern {pattern!r} is not known", "unstructured, N:M such as 2:4, or blocks such as 4x4")
+
+
+def pair(pattern: str) -> tuple[int, int]:
+    """The two numbers of an N:M pattern or of blocks RxC."""
+    first, second = re.split("[:x]", pattern)
+    return int(first), int(second)
+
+
+def notes(shape: Sequence[int], pattern: str) -> tuple[str, ...]:
+    """What of a matrix (out, in) a pattern cannot reach."""
+    kind = kind_of(pattern)
+    if kind == "N:M" and shape[1] % pair(pattern)[1]:
+        return (f"columns beyond the last whole group of {pattern} kept",)
+    if kind == "blocks" and (shape[0] % pair(pattern)[0] or shape[1] % pair(pattern)[1]):
+        return (f"rows and columns beyond the last whole block of {pattern} kept",)
+    return ()
+
+
+def count(sparsity: float, size: int) -> int:
+    """How many of ``size`` weights to remove: Python's round, so a half goes to the even number."""
+    return round(sparsity * size)
+
+
+def lowest(keys: torch.Tensor, threshold: Threshold) -> torch.Tensor:
+    """Mask of the keys below the threshold and of the first ``ties`` equal to it, in row-major order."""
+    mask = keys < threshold.key
+    if threshold.ties:
+        equal = (keys == threshold.key).reshape(-1).nonzero().reshape(-1)
+        mask.view(-1)[equal[: threshold.ties]] = True
+    return mask
+
+
+def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
+    """N:M along the input (dimension 1): of every M, the M−N lowest go.
+
+    Columns beyond the last whole group of M stay, as no kernel could use them.
+    """
+    import torch
+
+    keep, group = pair(pattern)
+    rows, whole = keys.shape[0], keys.shape[1] // group * group
+    mask = torch.zeros(keys.shape, dtype=torch.bool)
+    step = max(1, CHUNK // max(1, whole))
+    for start in range(0, rows if whole else 0, step):
+        groups = keys[start : start + step, :whole].reshape(-1, group)
+        mask[start : start + step, :whole] = lowest_of_each(groups.T, group - keep).T.reshape(-1, whole)
+    return mask
+
+
+def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
+    """Mask of the ``remove`` lowest of each column of ``keys`` (M, n); among equals the upper go first."""
+    import torch
+
+    group = keys.shape[0]
+    if group > FEW:
+        (mask,) = _lowest_in_rows(keys.T.contiguous(), [remove])
+        return mask.T
+    keys = keys.contiguous()
+    lower = torch.zeros(keys.shape, dtype=torch.int8)
+    for late in range(1, group):
+        for early in range(late):
+            first = keys[early] <= keys[late]
+            lower[late] += first
+            lower[early] += first.logical_not_()
+    return lower < remove
+
+
+def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
+    """The scores of the whole blocks of R rows and C columns, (out // R, in // C), float64."""
+    import torch
+
+    height, width = pair(pattern)
+    down, across = scores.shape[0] // height, scores.shape[1] // width
+    sums = torch.empty(down, across, dtype=torch.float64)
+    step = max(1, CHUNK // 8 // max(1, height * scores.shape[1]))
+    for start in range(0, down if across else 0, step):
+        stop = min(start + step, down)
+        rows = scores[start * height : stop * height, : across * width].reshape(stop - start, height, -1)
+        total = rows[:, 0].to(torch.float64, copy=True)
+        for row in range(1, height):
+            total += rows[:, row]
+        sums[start:stop] = total.view(stop - start, across, width).sum(2)
+    return sums
+
+
+def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:
+    """A mask of blocks as a mask of weights; what no whole block covers stays."""
+    import torch
+
+    height, width = pair(pattern)
+    spread = torch.zeros(tuple(shape), dtype=torch.bool)
+    whole = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
+    spread[: whole.shape[0], : whole.shape[1]] = whole
+    return spread
+
+
+def _each_layer(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; all weights of the matrix compete."""
+    import torch
+
+    ranks = [count(sparsity, keys.numel()) for sparsity in sparsities]
+    if keys.numel() <= WHOLE or keys.dtype != torch.int32:
+        # A partial sort is faster than counting, but copies.
+        yield from (mask.view(keys.shape) for mask in _lowest_in_rows(keys.reshape(1, -1), ranks))
+        return
+    for threshold in thresholds([[keys], [keys]], ranks):
+        yield lowest(keys, threshold)
+
+
+def _each_row(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; the weights of each output row (dimension 0) compete."""
+    return _lowest_in_rows(keys, [count(sparsity, keys.shape[1]) for sparsity in sparsities])
+
+
+def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch.Tensor]:
+    """For each of ``counts`` a mask of so many lowest of every row, from one partial sort of the rows."""
+    import numpy as np
+    import torch
+
+    rows, columns = keys.shape
+    inner = sorted({number for number in counts if 0 < number < columns})
+    values = keys.numpy()
+    limits = np.empty((len(inner), rows, 1), dtype=values.dtype)
+    step = max(1, CHUNK // max(1, columns))
+    for start in range(0, rows if inner else 0, step):
+        ordered = np.array(values[start : start + step], order="C")
+        done = 0
+        for place, number in enumerate(inner):
+            # What lies left of the last limit is lower: only the rest is looked at again.
+            ordered[:, done:].partition(number - 1 - done, axis=1)
+            limits[place, start : start + step, 0] = ordered[:, number - 1]
+            done = number
+    for number in counts:
+        mask = np.full(values.shape, number >= columns)
+        if number in inner:
+            limit = limits[inner.index(number)]
+            for start in range(0, rows, step):
+                part = slice(start, start + step)
+                _mark_lowest(values[part], limit[part], number, mask[part])
+        yield torch.from_numpy(mask)
+
+
+def _mark_lowest(keys: NDArray[np.integer], limit: NDArray[np.integer], number: int, mask: NDArray[np.bool_]) -> None:
+    """Marks the ``number`` lowest of each row, whose ``number``-th lowest is ``limit`` (rows, 1)."""
+    import numpy as np
+
+    np.less_equal(keys, limit, out=mask)
+    if np.count_nonzero(mask) == number * len(keys):
+        return
+    equal = np.flatnonzero(keys == limit)
+    row = equal // keys.shape[1]
+    surplus = np.add.reduce(mask, axis=1, dtype=np.int64) - number
+    until = np.cumsum(np.bincount(row, minlength=len(keys)))
+    from_end = until[row] - np.arange(1, len(row) + 1)
+    mask.reshape(-1)[equal[from_end < surplus[row]]] = False

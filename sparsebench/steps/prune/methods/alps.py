@@ -1,0 +1,186 @@
+"""ALPS (Meng et al. 2024): the best few weights of a layer and their values, searched together.
+
+    min ‖X (Ŵ − W)ᵀ‖²   subject to as many zeros in W as asked for;   Ŵ is the dense layer, H = XᵀX + λI
+
+scaled so that H has a unit diagonal. ADMM splits W from its sparse copy D (equation 4 of the paper):
+
+    W  ←  (ŴH − V + ρD) (H + ρI)⁻¹                  V: multipliers
+    D  ←  projection of W + V/ρ: the largest stay
+    V  ←  V + ρ (W − D)
+
+Every third step ρ grows by how much of the support of D has changed, until it changes no more; at most ten steps of
+conjugate gradients then improve the values on that support.
+
+V is ρ(Z − D) with Z = W + V/ρ, of which D is the part that stays. So Z and the mask are all that is carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sparsebench.steps.prune import masks
+from sparsebench.steps.prune.contract import Layer, Quota, Solution
+from sparsebench.steps.prune.factor import check_finite, check_gram, check_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.models.inputs import Inputs
+
+DAMPING = 0.01
+"""λ as a share of the mean diagonal of XᵀX."""
+PENALTY = 0.1
+"""ρ at first, for H of unit diagonal."""
+SOFTER = 5.0
+"""ρ is divided by this as long as it is too large to let the support move at all."""
+LEAST = 1e-5
+"""Below this ρ nothing holds W to D: a support that does not move then is what it was from the start."""
+PERIOD = 3
+STEPS = 300
+SETTLED = (30, 3e-4)
+"""After so many steps a change of the support below this share of it counts as none, as in the authors' code."""
+REFINE = 10
+KEPT = 256 << 20
+"""Bytes of inverses that are kept."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What layers that read the same share. ``hessian`` (in, in) has a unit diagonal; ``root`` (in,) is what scales to it."""
+
+    hessian: torch.Tensor
+    root: torch.Tensor
+    values: torch.Tensor
+    vectors: torch.Tensor
+    inverses: dict[float, torch.Tensor] = field(default_factory=dict)
+
+    def inverse(self, penalty: float) -> torch.Tensor:
+        """(H + ρI)⁻¹. Layers and sparsities go through much the same ρ: inverses are kept as far as KEPT goes."""
+        found = self.inverses.get(penalty)
+        if found is None:
+            found = (self.vectors / (self.values + penalty)) @ self.vectors.T
+            if (len(self.inverses) + 1) * found.nbytes <= KEPT:
+                self.inverses[penalty] = found
+        return found
+
+
+def solve(layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None) -> list[list[Solution]]:
+    """For each of ``layers``, which read the same inputs, a solution per quota; the gram is left as it is.
+
+    ``dtype`` is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinity.
+    """
+    import torch
+
+    check_weights(layers)
+    if layers[0].inputs is None:
+        raise ValueError(f"{layers[0].name}: no statistics of what it reads")
+    problem = prepare(layers[0].inputs, layers[0].name, dtype or torch.float32)
+    return [[_prune(problem, layer, quota) for quota in quotas] for layer in layers]
+
+
+def prepare(inputs: Inputs, name: str, dtype: torch.dtype) -> Problem:
+    """H damped, scaled to a unit diagonal, and its eigenvectors. An input that is always zero is independent of all."""
+    import torch
+
+    if inputs.gram is None:
+        raise ValueError(f"{name}: no gram of what it reads, or used up")
+    check_gram(inputs.gram, name)
+    hessian = inputs.gram.to(torch.float64, copy=True)
+    diagonal = hessian.diagonal()
+    diagonal += DAMPING * diagonal.mean()
+    diagonal[diagonal == 0] = 1
+    root = diagonal.sqrt()
+    hessian.div_(root).div_(root[:, None])
+    values, vectors = torch.linalg.eigh(hessian)
+    return Problem(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
+
+
+def _prune(problem: Problem, layer: Layer, quota: Quota) -> Solution:
+    """One layer to one quota: ADMM for the support, then conjugate gradients for the values."""
+    import torch
+
+    dense = layer.weights.to(problem.hessian.dtype) * problem.root
+    said = masks.notes(dense.shape, quota.pattern)
+    mask = _project(dense, quota, layer.name)
+    stays = mask.numel() - int(mask.sum())
+    if stays in (0, mask.numel()):
+        return Solution(layer.weights.masked_fill(mask, 0), said)
+    found, mask, settled = _search(problem, dense, mask, quota, layer.name)
+    if not settled:
+        said += (f"the support still changed after {STEPS} steps",)
+    found = _refine(problem, dense, found, mask)
+    weights = torch.empty(found.shape, dtype=layer.weights.dtype).copy_(found.div_(problem.root)).masked_fill_(mask, 0)
+    hint = "convert the checkpoint to bfloat16"
+    check_finite(weights, layer.name, "the updated weights do not fit its precision", hint)
+    return Solution(weights, said)
+
+
+def _project(weights: torch.Tensor, quota: Quota, name: str) -> torch.Tensor:
+    """Mask of what goes to be nearest to ``weights``: the smallest squares, or blocks of smallest sums of squares."""
+    (choice,) = masks.choose(weights.square(), [quota], name)
+    return choice.mask
+
+
+def _search(
+    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, name: str
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled within STEPS."""
+    import torch
+
+    stays = start.numel() - int(start.sum())
+    penalty, moved = PENALTY, False
+    held, inverse = penalty, problem.inverse(penalty)
+    state, mask = dense.masked_fill(start, 0), start
+    before = start
+    for step in range(1, STEPS + 1):
+        # V = held·Z where removed, for the ρ at which Z was made, and D = Z where it stays.
+        signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
+        right = signs.mul_(state).sub_(dense, alpha=penalty)
+        state = state.mul_(mask).mul_(held / penalty).add_(dense).addmm_(right, inverse)
+        held, mask = penalty, _project(state, quota, name)
+        if step % PERIOD:
+            continue
+        changed = int((mask ^ before).sum())
+        before = mask
+        settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * stays)
+        growth = 1.3 if changed >= 0.1 * stays else 1.2 if changed >= 0.005 * stays else 1.1 if moved else 1 / SOFTER
+        moved = moved or growth > 1
+        if (settled and moved) or penalty < LEAST:
+            return state.masked_fill_(mask, 0), mask, True
+        penalty *= growth
+        inverse = problem.inverse(penalty)
+        if not moved and changed:
+            state, mask, before = dense.masked_fill(start, 0), start, start
+    return state.masked_fill_(mask, 0), mask, False
+
+
+def _refine(problem: Problem, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Conjugate gradients on the support, all rows at once; H has a unit diagonal, so it is preconditioned by it.
+
+    A row is taken where its error falls.
+    """
+    import torch
+
+    found = start.clone()
+    ahead = (dense - start) @ problem.hessian
+    error = ((dense - start) * ahead).sum(1)
+    residual = ahead.masked_fill_(mask, 0)
+    direction = residual.clone()
+    size = residual.square().sum(1)
+    for _ in range(REFINE):
+        image = (direction @ problem.hessian).masked_fill_(mask, 0)
+        length = _ratio(size, (direction * image).sum(1))
+        found.addcmul_(direction, length)
+        residual.addcmul_(image, length, value=-1)
+        last, size = size, residual.square().sum(1)
+        direction.mul_(_ratio(size, last)).add_(residual)
+    difference = dense - found
+    better = ((difference @ problem.hessian) * difference).sum(1) < error
+    return torch.where(better[:, None], found, start)
+
+
+def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+    """Row by row, as a column; 0 where there is nothing left to divide by."""
+    return (above / below).nan_to_num_(0, 0, 0).masked_fill_(below <= 0, 0)[:, None]

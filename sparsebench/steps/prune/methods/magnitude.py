@@ -1,0 +1,18 @@
+"""Magnitude pruning (Han et al. 2015): the smallest |w| go.
+
+The score is |w| itself: exact in every dtype, so that ties are the weights' own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparsebench.steps.prune.contract import Layer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def score(layer: Layer) -> torch.Tensor:
+    """|w|, in the weights' dtype and shape."""
+    return layer.weights.abs()

@@ -1,0 +1,28 @@
+"""RIA (Zhang et al. 2024): a weight's share of its row and of its column, times the root of the activation's norm.
+
+    RIA_ij = (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖x_j‖₂^a,   a = 1/2
+
+No channel is removed altogether, as its last weights have a large share of it. The authors' code compares within
+the layer unless told otherwise; within the row, as Wanda does, is its option.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparsebench.steps.prune.contract import Layer
+from sparsebench.steps.prune.methods.wanda import input_norms
+
+if TYPE_CHECKING:
+    import torch
+
+EXPONENT = 0.5
+
+
+def score(layer: Layer) -> torch.Tensor:
+    """RIA (out, in) in float32. A row or column of zeros has nothing to share: its weights score zero."""
+    size = layer.weights.abs().float()
+    columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)
+    share = size / columns.masked_fill_(columns == 0, 1)
+    share += size / rows.masked_fill_(rows == 0, 1)
+    return share.mul_(input_norms(layer) ** EXPONENT)

@@ -1,0 +1,154 @@
+"""The folders of a sweep: written side by side, tensor by tensor, and counted again from what lies on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models.anatomy import parts
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.steps.prune.contract import SparsifyResult, Target, TensorSparsity
+from sparsebench.steps.prune.zeroing import zeros_in
+
+if TYPE_CHECKING:
+    import torch
+
+Emit = Callable[[Target, SparsifyResult], None]
+Progress = Callable[[int, int], None]
+"""(steps done, steps in all)."""
+
+
+class Outputs:
+    """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
+
+    def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
+        self.started = time.perf_counter()
+        self.checkpoint = checkpoint
+        self.folders = folders
+        layout = list(checkpoint.tensors.values())
+        self.layout = [info.name for info in layout]
+        self.writers = {
+            target: CheckpointWriter(folder, layout, checkpoint.companions) for target, folder in folders.items()
+        }
+        self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
+        self.notes: dict[Target, set[str]] = {target: set() for target in folders}
+        self.unverified: dict[Target, Path] = {}
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind:
+            for writer in self.writers.values():
+                writer.abort()
+            for folder in self.unverified.values():
+                shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
+
+    def write(
+        self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
+    ) -> None:
+        """One tensor of one version, of which ``removed`` weights were set to zero."""
+        self.writers[target].write(name, tensor)
+        self.removed[target] += removed
+        self.notes[target].update(notes)
+
+    def same(self, name: str, tensor: torch.Tensor) -> None:
+        """A tensor that all versions share."""
+        for writer in self.writers.values():
+            writer.write(name, tensor)
+
+    def copy(self, name: str) -> None:
+        """A tensor that all versions share, from the checkpoint, piece by piece."""
+        start = 0
+        for piece in self.checkpoint.pieces(name):
+            for writer in self.writers.values():
+                writer.write_piece(name, start, piece)
+            start += piece.numel()
+        if not self.checkpoint.tensors[name].numel:
+            self.same(name, self.checkpoint.load(name))
+
+    @property
+    def missing(self) -> list[str]:
+        """Names that are not written yet, in the checkpoint's order; every version has the same."""
+        left = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in left]
+
+    def finish(self, family: str, made: dict[str, Any], emit: Emit) -> None:
+        """Give each folder its name, count what lies in it, and emit the result.
+
+        ``made`` says how all of them were made. Raises ModelError when fewer zeros are on disk than were written.
+        """
+        every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
+        for target, settings in every.items():
+            self.unverified[target] = self.writers[target].close(settings)
+        seconds = time.perf_counter() - self.started
+        for target, settings in every.items():
+            note = "; ".join(sorted(self.notes[target]))
+            result = verify(self.folders[target], family, seconds, len(self.folders), note, made)
+            if result.zeros < self.removed[target]:
+                where = self.folders[target]
+                raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
+            summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
+            text = json.dumps({**settings, **summary}, indent=1)
+            (self.folders[target] / "sparsebench.json").write_text(text)
+            del self.unverified[target]
+            emit(target, result)
+
+
+def verify(
+    folder: Path,
+    family: str,
+    seconds: float = 0.0,
+    sweep_size: int = 1,
+    note: str = "",
+    made: dict[str, Any] | None = None,
+) -> SparsifyResult:
+    """Count zeros in the written files, over prunable weights and over all parameters (tied ones once)."""
+    checkpoint = Checkpoint(folder)
+    places = parts(checkpoint, family)
+    tensors: list[TensorSparsity] = []
+    parameters = total_zeros = 0
+    for info in checkpoint.tensors.values():
+        if info.name in checkpoint.ties:
+            continue
+        zeros = sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))
+        parameters += info.numel
+        total_zeros += zeros
+        place = places[info.name]
+        if place.prunable:
+            tensors.append(TensorSparsity(info.name, place.layer, place.side, place.kind, info.numel, zeros))
+    prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
+    return SparsifyResult(
+        prunable=prunable,
+        zeros=zeros,
+        parameters=parameters,
+        total_zeros=total_zeros,
+        achieved=zeros / prunable if prunable else 0.0,
+        achieved_all=total_zeros / parameters if parameters else 0.0,
+        seconds=seconds,
+        sweep_size=sweep_size,
+        peak_rss_bytes=_peak_rss(),
+        tensors=tuple(tensors),
+        note=note,
+        calibration_tokens=(made or {}).get("calibration_tokens", 0),
+        calibration_sha256=(made or {}).get("calibration_sha256", ""),
+    )
+
+
+def _peak_rss() -> int:
+    """The process's peak resident set in bytes; 0 where the platform does not say."""
+    import sys
+
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

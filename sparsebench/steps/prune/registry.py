@@ -1,0 +1,123 @@
+"""The table of methods. A method is one file and one row here; third parties add a row by an entry point.
+
+An entry point in the group ``sparsebench.methods`` names a ``Method``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from sparsebench.errors import UserError
+from sparsebench.plugins import table
+from sparsebench.steps.prune.contract import Score, Solve
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row. A method either ranks weights (``score``) or also updates those that stay (``solve``).
+
+    Both are spelled ``module:function`` and imported when used, as they may import torch.
+    """
+
+    name: str
+    _: KW_ONLY
+    score: str = ""
+    solve: str = ""
+    needs: str = ""
+    """What calibration must gather: nothing, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
+    granularities: tuple[str, ...] = ("layer",)
+    """What weights may compete with; the first is the default, as published."""
+    consumes: bool = False
+    """Whether ``solve`` overwrites the gram, so that it must come last."""
+    version: int = 1
+    """Bumped by hand when a change to the method can change its results."""
+    summary: str
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.score) == bool(self.solve):
+            raise UserError(f"method {self.name}: one of `score` and `solve` is needed", "see steps/prune/registry.py")
+        if self.needs not in ("", "squares", "gram"):
+            raise UserError(f"method {self.name}: needs {self.needs!r}", "nothing, squares or gram")
+        if not self.granularities or not set(self.granularities) <= {"global", "layer", "row"}:
+            raise UserError(f"method {self.name}: granularities {self.granularities}", "some of global, layer, row")
+
+    def load_score(self) -> Score:
+        """The function that ranks a layer's weights."""
+        score: Score = _load(self.score)
+        return score
+
+    def load_solve(self) -> Solve:
+        """The function that prunes and updates layers that read the same inputs."""
+        solve: Solve = _load(self.solve)
+        return solve
+
+
+def _load(where: str) -> Any:
+    module, function = where.split(":")
+    return getattr(import_module(module), function)
+
+
+BUILT_IN = (
+    Method(
+        "random",
+        score="sparsebench.steps.prune.methods.random:score",
+        granularities=("layer", "global", "row"),
+        summary="removes weights chosen uniformly at random: the floor that any method must beat",
+        version=2,
+    ),
+    Method(
+        "magnitude",
+        score="sparsebench.steps.prune.methods.magnitude:score",
+        granularities=("layer", "global", "row"),
+        summary="removes the weights of smallest absolute value",
+        paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
+    ),
+    Method(
+        "wanda",
+        score="sparsebench.steps.prune.methods.wanda:score",
+        needs="squares",
+        granularities=("row", "layer"),
+        summary="removes the weights of smallest |w|·‖x‖: magnitude times the norm of what the weight is multiplied with",
+        paper="Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv:2306.11695",
+    ),
+    Method(
+        "ria",
+        score="sparsebench.steps.prune.methods.ria:score",
+        needs="squares",
+        granularities=("layer", "row"),
+        summary="removes the weights that are smallest within their row and column together, times √‖x‖",
+        paper="Zhang et al. 2024, Plug-and-Play: An Efficient Post-training Pruning Method for LLMs, ICLR 2024",
+    ),
+    Method(
+        "sparsegpt",
+        solve="sparsebench.steps.prune.methods.sparsegpt:solve",
+        needs="gram",
+        granularities=("layer", "row"),
+        consumes=True,
+        summary="removes weights column by column, each time adjusting those to the right to make up for the error",
+        paper="Frantar & Alistarh 2023, SparseGPT, arXiv:2301.00774",
+    ),
+    Method(
+        "alps",
+        solve="sparsebench.steps.prune.methods.alps:solve",
+        needs="gram",
+        granularities=("layer", "row"),
+        summary="searches the best support and weights of a layer together, by ADMM and conjugate gradients",
+        paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
+    ),
+)
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """Every method by name: the built-in ones, then those of installed plugins."""
+    return table(BUILT_IN, Method, "sparsebench.methods")
+
+
+def needs_calibration(method: str, allocation: str = "uniform") -> bool:
+    """Whether a method, or how the sparsity is spread over the blocks, looks at activations."""
+    return bool(methods()[method].needs) or allocation != "uniform"

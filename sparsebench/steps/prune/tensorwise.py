@@ -1,0 +1,114 @@
+"""Methods that look at weights alone: one pass over a checkpoint makes every version, tensor by tensor.
+
+The weights are read once (twice or three times for a global threshold, which must be known before the first
+tensor is written); at any moment one tensor is in memory, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.anatomy import Part
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.steps.prune import masks
+from sparsebench.steps.prune.contract import Layer, Quota, Score, Target
+from sparsebench.steps.prune.keys import Threshold, keys, narrow, thresholds
+from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.registry import methods
+from sparsebench.steps.prune.zeroing import cut, zeroed
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TensorSweep:
+    """Random, magnitude and their like over one checkpoint; ``places`` tells what each tensor is."""
+
+    def __init__(self, checkpoint: Checkpoint, places: dict[str, Part], targets: list[Target], seed: int) -> None:
+        self.checkpoint = checkpoint
+        self.places = places
+        self.seed = seed
+        self.sweeps = {
+            name: [t for t in targets if t.method == name] for name in dict.fromkeys(t.method for t in targets)
+        }
+        self.scores: dict[str, Score] = {name: methods()[name].load_score() for name in self.sweeps}
+        stored = {checkpoint.tensors[name].dtype for name, part in places.items() if part.prunable}
+        self.narrow = len(stored) == 1 and stored <= {"BF16", "F16"}
+        for target in targets:
+            if target.granularity == "global" and target.pattern != "unstructured":
+                raise UnsupportedError(
+                    f"{target.method} {target.pattern}: a pattern has no global form",
+                    "use granularity: layer with a pattern",
+                )
+
+    def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
+        """Write every tensor of every version."""
+        limits = self._global_thresholds()
+        for done, name in enumerate(self.checkpoint.tensors):
+            # A tied repeat is treated like the tensor that it repeats.
+            part = self.places[self.checkpoint.ties.get(name, name)]
+            if part.prunable:
+                self._prune(part, name, self.checkpoint.load(name), limits, outputs)
+            else:
+                outputs.copy(name)
+            if progress:
+                progress(done + 1, len(self.checkpoint.tensors))
+
+    def _prune(
+        self, part: Part, name: str, tensor: torch.Tensor, limits: dict[Target, Threshold], outputs: Outputs
+    ) -> None:
+        """All versions of one tensor. The tie budgets in ``limits`` are spent here."""
+        weights = tensor.T if part.rows_last else tensor
+
+        def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
+            outputs.write(target, name, version.T if part.rows_last else version, removed, notes)
+
+        for method, targets in self.sweeps.items():
+            scores = self.scores[method](Layer(part.name, weights, self.seed))
+            whole, layer, other = _by_reach(targets)
+            own = dict(limits)
+            if whole or layer:
+                ranked = self._ranked(scores, part.name)
+            if layer:
+                ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
+                own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
+            for target in (*whole, *layer):
+                version, removed, spent = cut(weights, ranked, own[target])
+                if target in limits:
+                    limits[target] = Threshold(own[target].key, own[target].ties - spent)
+                write(target, version, removed)
+            quotas = [Quota(target.sparsity, target.granularity, target.pattern) for target in other]
+            for target, choice in zip(other, masks.choose(scores, quotas, part.name), strict=True):
+                write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
+
+    def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
+        """Keys that compare over all prunable tensors: of 16 bits where all weights have the same 16-bit precision."""
+        return (narrow if self.narrow else keys)(scores, name)
+
+    def _global_thresholds(self) -> dict[Target, Threshold]:
+        """One exact threshold per global target over all prunable weights."""
+        total = sum(self.checkpoint.tensors[name].numel for name, part in self.places.items() if part.prunable)
+        found: dict[Target, Threshold] = {}
+        for method, targets in self.sweeps.items():
+            whole = [target for target in targets if target.granularity == "global"]
+            if whole:
+                ranks = [masks.count(target.sparsity, total) for target in whole]
+                passes = (self._all_keys(method) for _ in range(2))
+                found |= zip(whole, thresholds(passes, ranks), strict=True)
+        return found
+
+    def _all_keys(self, method: str) -> Iterator[torch.Tensor]:
+        for name, part in self.places.items():
+            if part.prunable:
+                tensor = self.checkpoint.load(name)
+                weights = tensor.T if part.rows_last else tensor
+                yield self._ranked(self.scores[method](Layer(name, weights, self.seed)), name)
+
+
+def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:
+    """Targets of one threshold for all tensors, of one for each, and those that masks are made for."""
+    whole = [target for target in targets if target.granularity == "global"]
+    layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured"]
+    return whole, layer, [target for target in targets if target not in (*whole, *layer)]

@@ -1,0 +1,76 @@
+"""Setting weights to zero at the speed of memory: piece by piece within the cache, by multiplying bit patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.steps.prune.keys import Threshold
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+PIECE = 1 << 18
+"""Entries worked on at once."""
+
+
+def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A copy of ``weights`` that is zero where ``mask`` is True; same shape and dtype."""
+    import numpy as np
+    import torch
+
+    kept = weights.contiguous()
+    out = torch.empty_like(kept)
+    source, target, gone = _bits(kept), _bits(out), mask.contiguous().reshape(-1).numpy()
+    for piece in _pieces(source.size):
+        np.multiply(source[piece], ~gone[piece], out=target[piece])
+    return out
+
+
+def cut(weights: torch.Tensor, keys: torch.Tensor, limit: Threshold) -> tuple[torch.Tensor, int, int]:
+    """A copy of ``weights`` without those whose key is below the limit, or among its first ties in row-major order.
+
+    Returns the copy, how many were removed, and how many of the ties that took.
+    """
+    import numpy as np
+    import torch
+
+    kept = weights.contiguous()
+    out = torch.empty_like(kept)
+    source, target, ranked = _bits(kept), _bits(out), keys.contiguous().reshape(-1).numpy()
+    removed = spent = 0
+    for piece in _pieces(source.size):
+        gone = ranked[piece] < limit.key
+        if spent < limit.ties:
+            equal = np.flatnonzero(ranked[piece] == limit.key)[: limit.ties - spent]
+            gone[equal] = True
+            spent += equal.size
+        removed += int(np.count_nonzero(gone))
+        np.multiply(source[piece], ~gone, out=target[piece])
+    return out, removed, spent
+
+
+def zeros_in(tensor: torch.Tensor) -> int:
+    """How many entries are exactly zero, of either sign."""
+    import numpy as np
+
+    bits = _bits(tensor.detach().contiguous())
+    floating = tensor.is_floating_point()
+    pieces = (bits[piece] for piece in _pieces(bits.size))
+    # Shifting the sign out leaves zero of -0 as well.
+    return bits.size - sum(int(np.count_nonzero(piece << 1 if floating else piece)) for piece in pieces)
+
+
+def _bits(tensor: torch.Tensor) -> npt.NDArray[np.signedinteger[Any]]:
+    """A contiguous tensor's bit patterns as integers of its width, flat, sharing its memory."""
+    import torch
+
+    widths = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    found: npt.NDArray[np.signedinteger[Any]] = tensor.reshape(-1).view(widths[tensor.element_size()]).numpy()
+    return found
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    return (slice(start, start + PIECE) for start in range(0, size, PIECE))

@@ -1,0 +1,37 @@
+"""Layers with inputs like those of a transformer: correlated, of very different sizes."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsebench.models.inputs import Inputs
+from sparsebench.steps.prune.contract import Layer
+
+
+def activations(columns: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    """(tokens, columns) float64 of low rank plus noise, with a few large columns."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = max(1, columns // 4)
+    drawn = torch.randn(tokens, rank, generator=generator, dtype=torch.float64)
+    mixed = drawn @ torch.randn(rank, columns, generator=generator, dtype=torch.float64) / rank**0.5
+    noise = torch.randn(tokens, columns, generator=generator, dtype=torch.float64)
+    sizes = torch.exp(0.7 * torch.randn(columns, generator=generator, dtype=torch.float64))
+    return (mixed + 0.3 * noise) * sizes
+
+
+def inputs_of(read: torch.Tensor) -> Inputs:
+    """The sums that calibration would gather."""
+    return Inputs(len(read), read.square().sum(0).float(), (read.T @ read).float())
+
+
+def weights_of(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(1000 + seed)).to(dtype)
+
+
+def layer_of(weights: torch.Tensor, read: torch.Tensor, name: str = "model.layers.0.q.weight") -> Layer:
+    return Layer(name, weights, 0, inputs_of(read))
+
+
+def layer_error(dense: torch.Tensor, pruned: torch.Tensor, read: torch.Tensor) -> float:
+    """‖X (Ŵ − W)ᵀ‖², in float64."""
+    return float((read @ (dense.double() - pruned.double()).T).square().sum())

@@ -1,0 +1,122 @@
+"""Scores against their formulas, entry by entry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsebench.errors import ModelError
+from sparsebench.steps.prune import masks
+from sparsebench.steps.prune.contract import Layer, Quota
+from sparsebench.steps.prune.methods import magnitude, random, ria, wanda
+from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_of, weights_of
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SPARSITIES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def test_random_draws_are_pinned() -> None:
+    """Pinned: models made before must be made again to the bit."""
+    drawn = random.score(Layer("a", torch.zeros(2, 3), seed=7))
+    assert drawn.tolist() == [[1469211728, 676104273, 1885559830], [1816095368, 1422172853, 1295921569]]
+    assert not torch.equal(drawn, random.score(Layer("b", torch.zeros(2, 3), seed=7)))
+    assert not torch.equal(drawn, random.score(Layer("a", torch.zeros(2, 3), seed=8)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_magnitude_is_exact(dtype: torch.dtype) -> None:
+    weights = weights_of(7, 9, dtype=dtype)
+    found = magnitude.score(Layer("w", weights))
+    assert found.dtype == dtype
+    assert found.tolist() == [[abs(value) for value in row] for row in weights.tolist()]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wanda_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
+    weights, read = weights_of(12, 40, dtype=dtype), activations(40, 100)
+    layer = layer_of(weights, read)
+    found = wanda.score(layer)
+    norms = [math.sqrt(sum(value * value for value in column)) for column in read.T.tolist()]
+    for row, scores in zip(weights.float().tolist(), found.tolist(), strict=True):
+        assert scores == pytest.approx([abs(w) * norm for w, norm in zip(row, norms, strict=True)], rel=1e-6)
+    assert layer.inputs is not None
+    straight = weights.float().abs() * layer.inputs.squares.sqrt()
+    quotas = [Quota(sparsity, "row") for sparsity in SPARSITIES]
+    for quota, choice in zip(quotas, masks.choose(found, quotas), strict=True):
+        order = torch.sort(straight, dim=1, stable=True)[1]
+        expected = torch.zeros(12, 40, dtype=torch.bool).scatter_(1, order[:, : round(quota.sparsity * 40)], True)
+        assert torch.equal(choice.mask, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ria_is_its_formula_and_its_masks_a_sort(dtype: torch.dtype) -> None:
+    weights, read = weights_of(12, 40, dtype=dtype), activations(40, 100)
+    layer = layer_of(weights, read)
+    found = ria.score(layer)
+    size = [[abs(value) for value in row] for row in weights.float().tolist()]
+    columns = [sum(column) for column in zip(*size, strict=True)]
+    norms = [math.sqrt(sum(value * value for value in column)) for column in read.T.tolist()]
+    expected = [[(w / columns[j] + w / sum(row)) * norms[j] ** 0.5 for j, w in enumerate(row)] for row in size]
+    assert torch.allclose(found, torch.tensor(expected), rtol=1e-5)
+    assert layer.inputs is not None
+    big = weights.float().abs()
+    straight = (big / big.sum(0) + big / big.sum(1, keepdim=True)) * layer.inputs.squares.sqrt() ** 0.5
+    quotas = [Quota(sparsity, "layer") for sparsity in SPARSITIES]
+    for quota, choice in zip(quotas, masks.choose(found, quotas), strict=True):
+        order = torch.sort(straight.flatten(), stable=True)[1][: round(quota.sparsity * big.numel())]
+        gone = torch.zeros(big.numel(), dtype=torch.bool)
+        gone[order] = True
+        assert torch.equal(choice.mask.flatten(), gone)
+
+
+def test_rows_and_columns_of_zeros_share_nothing() -> None:
+    weights = weights_of(6, 8)
+    weights[2], weights[:, 5] = 0, 0
+    found = ria.score(layer_of(weights, activations(8, 30)))
+    assert bool(torch.isfinite(found).all())
+    assert not found[2].any()
+    assert not found[:, 5].any()
+    assert not ria.score(layer_of(torch.zeros(3, 8), activations(8, 30))).any()
+
+
+@pytest.mark.parametrize("method", [wanda, ria])
+def test_dead_inputs_lose_their_weights_first(method) -> None:
+    read = activations(8, 30)
+    read[:, 3] = 0
+    scores = method.score(layer_of(weights_of(6, 8), read))
+    (choice,) = masks.choose(scores, [Quota(1 / 8, "row")])
+    assert choice.mask.nonzero()[:, 1].tolist() == [3] * 6
+
+
+@pytest.mark.parametrize("method", [wanda, ria])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_broken_numbers_are_refused_by_name(method, bad: float) -> None:
+    read = activations(8, 30)
+    read[2, 2] = bad
+    with pytest.raises(ModelError, match=r"layers\.5\.up: NaN or infinite activations"):
+        method.score(layer_of(weights_of(6, 8), read, "layers.5.up"))
+    weights = weights_of(6, 8)
+    weights[1, 1] = bad
+    scores = method.score(layer_of(weights, activations(8, 30), "layers.5.up"))
+    with pytest.raises(ModelError, match=r"layers\.5\.up"):
+        next(masks.choose(scores, [Quota(0.5, "row")], "layers.5.up"))
+
+
+@pytest.mark.parametrize("method", [wanda, ria])
+def test_statistics_are_needed(method) -> None:
+    with pytest.raises(ValueError, match="w: no statistics"):
+        method.score(Layer("w", weights_of(2, 2)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from([magnitude, random, wanda, ria]))
+def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dtype, method) -> None:
+    weights = weights_of(rows, columns, dtype=dtype)
+    before = weights.clone()
+    scores = method.score(Layer("w", weights, 0, inputs_of(activations(columns, 20))))
+    assert scores.shape == weights.shape
+    assert torch.equal(weights, before)

@@ -1,0 +1,81 @@
+"""Allocations: the whole keeps its sparsity, blocks stay within 0 and 1, more outliers keep more."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sparsebench.errors import ModelError
+from sparsebench.steps.prune import allocation
+from sparsebench.steps.prune.contract import Layer
+from tests.steps.prune.methods.synthetic import activations, layer_of, weights_of
+
+blocks = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 10**9)), min_size=1, max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(blocks, st.floats(0, 1), st.floats(0, 2))
+@example([(0.0, 1)] * 10 + [(1.0, 33636355)], 1e-05, 1.0)
+def test_owl_keeps_the_whole_the_bounds_and_the_order(
+    drawn: list[tuple[float, int]], sparsity: float, spread: float
+) -> None:
+    shares, sizes = [share for share, _ in drawn], [size for _, size in drawn]
+    found = allocation.owl(shares, sizes, sparsity, spread)
+    assert all(0 <= value <= 1 for value in found)
+    whole = sum(value * size for value, size in zip(found, sizes, strict=True))
+    # As near as doubles come: a small sparsity is what is left of numbers as large as the spread.
+    assert whole == pytest.approx(sparsity * sum(sizes), rel=1e-12, abs=1e-15 * (1 + 2 * spread) * sum(sizes))
+    ordered = sorted(zip(shares, found, strict=True))
+    assert all(later[1] <= earlier[1] + 1e-15 for earlier, later in pairwise(ordered))
+    assert max(found) - min(found) <= 2 * spread + 1e-12
+
+
+def test_owl_is_the_published_rule_where_blocks_are_alike() -> None:
+    shares = [0.02, 0.05, 0.01, 0.03]
+    moved = [(share - 0.01) / 0.04 * 0.16 for share in shares]
+    expected = [0.7 + sum(moved) / 4 - value for value in moved]
+    assert allocation.owl(shares, [10] * 4, 0.7) == pytest.approx(expected, abs=1e-14)
+
+
+def test_owl_stays_below_one_where_the_published_rule_does_not() -> None:
+    shares = [0.0, 0.5, 1.0]
+    assert 0.95 + 0.08 > 1
+    found = allocation.owl(shares, [10] * 3, 0.95)
+    assert found[0] == 1
+    assert found[1] - found[2] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
+def test_blocks_alike_are_treated_alike(sparsity: float) -> None:
+    assert allocation.owl([0.1, 0.1], [3, 8], sparsity) == pytest.approx([sparsity] * 2, abs=1e-15)
+    assert allocation.uniform([3, 8], sparsity) == [sparsity] * 2
+
+
+def test_everything_and_nothing() -> None:
+    assert allocation.owl([0.1, 0.2, 0.4], [3, 8, 1], 0.0) == [0, 0, 0]
+    assert allocation.owl([0.1, 0.2, 0.4], [3, 8, 1], 1.0) == pytest.approx([1, 1, 1], abs=1e-15)
+
+
+def test_outliers_are_counted_over_the_whole_block() -> None:
+    read = activations(48, 300)
+    layers = [layer_of(weights_of(20, 48) ** 3, read), layer_of(weights_of(9, 48, 1) / 4, read)]
+    scores = torch.cat([(layer.weights.abs() * read.norm(dim=0).float()).flatten() for layer in layers])
+    outliers, count = allocation.outlier_share(layers)
+    assert count == 29 * 48
+    assert outliers == int((scores > 5 * scores.mean()).sum()) > 0
+
+
+def test_broken_weights_are_refused_by_name() -> None:
+    read = activations(8, 20)
+    read[0, 0] = float("nan")
+    layer = layer_of(weights_of(4, 8), read, "layers.1.k")
+    with pytest.raises(ModelError, match=r"layers\.1\.k"):
+        allocation.outlier_share([layer])
+    weights = weights_of(4, 8)
+    weights[1, 1] = float("inf")
+    with pytest.raises(ModelError, match=r"layers\.2\.k"):
+        allocation.outlier_share([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)])

@@ -1,0 +1,254 @@
+"""Calibrated sweeps on whole checkpoints: every family, every method; sharing a pass changes no number."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Family
+from sparsebench.models.anatomy import parts
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.prune.blockwise import BlockSweep
+from sparsebench.steps.prune.contract import SparsifyResult, Target
+from sparsebench.steps.prune.sweep import Sweep
+
+FAMILIES: list[tuple[str, Family]] = [
+    ("tiny_llama", "decoder"),
+    ("tiny_bert", "encoder"),
+    ("tiny_t5", "encoder-decoder"),
+]
+GRANULARITY = {"wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer"}
+
+
+def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) -> Calibrated:
+    """Random tokens; encoders and encoder-decoders get padding."""
+    config = Checkpoint(dense).config
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, config["vocab_size"], (samples, length), generator=generator)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if family != "decoder":
+        mask[0, length // 2 :] = False
+    batch = Batch(ids, mask)
+    if family == "encoder-decoder":
+        batch = Batch(ids, mask, ids.flip(1)[:, : length // 2], mask[:, : length // 2])
+    return Calibrated(
+        batch, "ids", "text", int(mask.sum()), ("2 empty texts left out",), {"source": "path:x", "samples": 6}
+    )
+
+
+def swept(
+    dense: Path, family: Family, out: Path, targets: list[Target], propagate: str = "pruned"
+) -> dict[Target, SparsifyResult]:
+    results: dict[Target, SparsifyResult] = {}
+    folders = {target: out / f"{place}" for place, target in enumerate(targets)}
+    sweep = Sweep(dense, family, folders, 3, calibrated(dense, family), propagate)
+    sweep.run(results.__setitem__)
+    return results
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    left, right = Checkpoint(one), Checkpoint(other)
+    return all(torch.equal(tensor, right.load(info.name)) for info, tensor in left.items())
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+@pytest.mark.parametrize(("model", "family"), FAMILIES)
+def test_every_method_removes_its_share_and_leaves_the_rest(
+    model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dense = request.getfixturevalue(model)
+    targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
+    results = swept(dense, family, tmp_path, targets, propagate)
+    before, places = Checkpoint(dense), parts(Checkpoint(dense), family)
+    for place, target in enumerate(targets):
+        after = Checkpoint(tmp_path / str(place))
+        rows = sum(info.shape[0] for name, info in before.tensors.items() if places[name].prunable)
+        # Wanda rounds once a row, SparseGPT once a block of columns, the others once a matrix.
+        slack = rows / 2 if target.method == "wanda" else len(places)
+        assert abs(results[target].zeros - target.sparsity * results[target].prunable) <= slack
+        assert results[target].calibration_sha256 == "ids"
+        told = json.loads((tmp_path / str(place) / "sparsebench.json").read_text())
+        assert told["calibration"] == {"source": "path:x", "samples": 6, "notes": ["2 empty texts left out"]}
+        assert (told["calibration_text_sha256"], told["propagate"], told["dtype"]) == ("text", propagate, "auto")
+        for info, tensor in after.items():
+            old = before.load(info.name)
+            if not places[info.name].prunable:
+                assert torch.equal(tensor, old), info.name
+            elif target.method in ("wanda", "ria"):
+                assert torch.equal(tensor[tensor != 0], old[tensor != 0])
+            else:
+                assert not torch.equal(tensor[tensor != 0], old[tensor != 0]), "no weight was updated"
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+@pytest.mark.parametrize(("model", "family"), FAMILIES)
+def test_a_sweep_gives_what_each_version_alone_would(
+    model: str, family: Family, propagate: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dense = request.getfixturevalue(model)
+    targets = [Target("wanda", 0.5, "row"), Target("sparsegpt", 0.5, "layer"), Target("wanda", 0.9, "row")]
+    swept(dense, family, tmp_path / "all", targets, propagate)
+    for place, target in enumerate(targets):
+        swept(dense, family, tmp_path / f"alone{place}", [target], propagate)
+        assert same_weights(tmp_path / "all" / str(place), tmp_path / f"alone{place}" / "0"), target
+
+
+def test_pruned_predecessors_matter_only_where_asked(tiny_llama: Path, tmp_path: Path) -> None:
+    for propagate in ("pruned", "dense"):
+        swept(tiny_llama, "decoder", tmp_path / propagate, [Target("wanda", 0.7, "row")], propagate)
+    first, last = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    pruned, shared = Checkpoint(tmp_path / "pruned" / "0"), Checkpoint(tmp_path / "dense" / "0")
+    assert torch.equal(pruned.load(first), shared.load(first))
+    assert not torch.equal(pruned.load(last), shared.load(last))
+
+
+def test_wanda_is_what_the_paper_says_behind_its_own_pruned_layers(tiny_llama: Path, tmp_path: Path) -> None:
+    """Against stock transformers with hooks: gather, prune, run again, block by block."""
+    from transformers import AutoModelForCausalLM
+
+    swept(tiny_llama, "decoder", tmp_path, [Target("wanda", 0.5, "row")])
+    ids = calibrated(tiny_llama, "decoder").batch.input_ids
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    for block in model.model.layers:
+        linears = {name: part for name, part in block.named_modules() if isinstance(part, torch.nn.Linear)}
+        read: dict[torch.nn.Module, torch.Tensor] = {}
+
+        def remember(module: torch.nn.Module, args: tuple[torch.Tensor], _: object, into: dict = read) -> None:  # type: ignore[type-arg]
+            into[module] = args[0]
+
+        hooks = [part.register_forward_hook(remember) for part in linears.values()]
+        with torch.no_grad():
+            model(ids)
+        for hook in hooks:
+            hook.remove()
+        for part in linears.values():
+            norms = read[part].reshape(-1, part.in_features).float().norm(dim=0)
+            scores = part.weight.detach().float().abs() * norms
+            order = scores.argsort(dim=1, stable=True)[:, : round(part.in_features * 0.5)]
+            part.weight.data.scatter_(1, order, 0.0)
+    found = Checkpoint(tmp_path / "0")
+    for name, wanted in model.state_dict().items():
+        if name in found.tensors:
+            assert torch.equal(found.load(name) == 0, wanted == 0), name
+
+
+def test_owl_moves_sparsity_between_blocks_and_keeps_the_mean(tiny_llama: Path, tmp_path: Path) -> None:
+    target = Target("wanda", 0.7, "row", allocation="owl")
+    (result,) = swept(tiny_llama, "decoder", tmp_path, [target]).values()
+    shares = {}
+    for layer in {tensor.layer for tensor in result.tensors}:
+        own = [tensor for tensor in result.tensors if tensor.layer == layer]
+        shares[layer] = sum(tensor.zeros for tensor in own) / sum(tensor.count for tensor in own)
+    assert max(shares.values()) - min(shares.values()) > 0.05
+    assert result.achieved == pytest.approx(0.7, abs=0.02)
+
+
+def test_patterns_and_blocks_reach_every_matrix(tiny_llama: Path, tmp_path: Path) -> None:
+    targets = [Target("sparsegpt", 0.5, "layer", "2:4"), Target("wanda", 0.5, "row", "4x4")]
+    swept(tiny_llama, "decoder", tmp_path, targets, "dense")
+    weight = Checkpoint(tmp_path / "0").load("model.layers.0.mlp.down_proj.weight")
+    assert set((weight.reshape(-1, 4) == 0).sum(1).tolist()) == {2}
+    weight = Checkpoint(tmp_path / "1").load("model.layers.0.mlp.up_proj.weight")
+    rows, columns = weight.shape
+    tiles = (weight == 0).reshape(rows // 4, 4, columns // 4, 4).sum((1, 3))
+    assert set(tiles.unique().tolist()) <= {0, 16}
+
+
+def test_stock_transformers_loads_what_was_written(tiny_t5: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    swept(tiny_t5, "encoder-decoder", tmp_path, [Target("sparsegpt", 0.9, "layer")])
+    _, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "0", output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_without_text_a_calibrated_method_is_refused_and_nothing_is_left(tiny_llama: Path, tmp_path: Path) -> None:
+    sweep = Sweep(tiny_llama, "decoder", {Target("wanda", 0.5, "row"): tmp_path / "out"})
+    with pytest.raises(ModelError, match="wanda needs calibration text"):
+        sweep.run(lambda target, result: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_nan_in_an_encoders_last_norm_is_named_and_not_the_decoder(tiny_t5: Path, tmp_path: Path) -> None:
+    name = "encoder.final_layer_norm.weight"
+    folder, targets = broken(tiny_t5, tmp_path, name), [Target("wanda", 0.5, "row")]
+    with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
+        swept(folder, "encoder-decoder", tmp_path, targets)
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+def test_a_sweep_reads_the_weights_of_a_block_once(
+    tiny_llama: Path, tmp_path: Path, propagate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: Counter[str] = Counter()
+    load = Checkpoint.load
+
+    def counted(self: Checkpoint, name: str) -> torch.Tensor:
+        loads[name] += self.folder == tiny_llama
+        return load(self, name)
+
+    monkeypatch.setattr(Checkpoint, "load", counted)
+    targets = [Target(method, share, scope) for method, scope in GRANULARITY.items() for share in (0.5, 0.9)]
+    swept(tiny_llama, "decoder", tmp_path, targets, propagate)
+    assert {count for name, count in loads.items() if ".layers." in name} == {1}
+
+
+def broken(model: Path, folder: Path, name: str) -> Path:
+    """A copy of a model in which every third value of a tensor is NaN."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, folder / "broken")
+    tensors = load_file(folder / "broken" / "model.safetensors")
+    tensors[name].view(-1)[::3] = float("nan")
+    save_file(tensors, folder / "broken" / "model.safetensors")
+    return folder / "broken"
+
+
+def test_a_groups_statistics_are_gone_when_its_layers_are_pruned(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are as large as a layer for each of its inputs: of one group, not of a block."""
+    held: list[int] = []
+    solve = BlockSweep._solutions
+
+    def watched(self: BlockSweep, block: Any, inputs: dict[str, Any], targets: list[Target]) -> Iterator[Any]:
+        for target, name, solution in solve(self, block, inputs, targets):
+            held.append(len({id(one) for one in inputs.values() if one.gram is not None}))
+            yield target, name, solution
+
+    monkeypatch.setattr(BlockSweep, "_solutions", watched)
+    swept(tiny_llama, "decoder", tmp_path, [Target("alps", 0.5, "layer")], "dense")
+    groups = max(held)
+    assert groups > 2 and min(held) == 1, held
+
+
+UP, NORM, TABLE = (
+    "model.layers.1.mlp.up_proj.weight",
+    "model.layers.0.input_layernorm.weight",
+    "model.embed_tokens.weight",
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [*((method, name) for method in GRANULARITY for name in (UP, NORM, TABLE)), ("magnitude", UP), ("random", UP)],
+)
+def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path: Path, method: str, name: str) -> None:
+    """Magnitude and random read only what they prune."""
+    folder, out = broken(tiny_llama, tmp_path, name), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
+        swept(folder, "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))])
+    assert not list(out.iterdir())

@@ -1,0 +1,170 @@
+"""Masks against the slow, obvious way: sort (score, position), remove the first round(s·n)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.steps.prune import masks
+from sparsebench.steps.prune.contract import Quota
+from sparsebench.steps.prune.keys import keys, thresholds
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SPARSITIES = [0.0, 0.1, 0.5, 0.9, 0.99, 1.0]
+
+
+def chosen(weights: torch.Tensor, granularity: str, sparsities: list[float] = SPARSITIES) -> list[torch.Tensor]:
+    """The masks by magnitude."""
+    quotas = [Quota(sparsity, granularity, "unstructured") for sparsity in sparsities]
+    return [choice.mask for choice in masks.choose(weights.abs(), quotas, "w")]
+
+
+def obvious(values: list[float], remove: int) -> list[bool]:
+    """The reference: a Python sort by (value, position)."""
+    order = sorted(range(len(values)), key=lambda place: (values[place], place))
+    gone = set(order[:remove])
+    return [place in gone for place in range(len(values))]
+
+
+@st.composite
+def matrices(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...] = tuple(DTYPES)) -> torch.Tensor:
+    rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 24))
+    seed, levels = draw(st.integers(0, 10_000)), draw(st.sampled_from([2, 5, 1000]))
+    generator = torch.Generator().manual_seed(seed)
+    # Few levels make many ties, as 4-bit and 16-bit weights do.
+    drawn = torch.randint(-levels, levels + 1, (rows, columns), generator=generator) / levels
+    return drawn.to(draw(st.sampled_from(dtypes)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices())
+def test_layer_and_row_masks_equal_a_sort(weights: torch.Tensor) -> None:
+    flat = weights.abs().float().flatten().tolist()
+    for sparsity, mask in zip(SPARSITIES, chosen(weights, "layer"), strict=True):
+        assert mask.flatten().tolist() == obvious(flat, round(sparsity * len(flat)))
+    for sparsity, mask in zip(SPARSITIES, chosen(weights, "row"), strict=True):
+        for row, values in zip(mask.tolist(), weights.abs().float().tolist(), strict=True):
+            assert row == obvious(values, round(sparsity * len(values)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(matrices())
+def test_counting_and_partial_sort_agree(weights: torch.Tensor) -> None:
+    """Large tensors find their threshold by counting, small ones by sorting; in pieces or not, masks are the same."""
+    layers, rows = chosen(weights, "layer"), chosen(weights, "row")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "WHOLE", 0)
+        patch.setattr(masks, "CHUNK", 7)
+        assert all(map(torch.equal, layers, chosen(weights, "layer")))
+        assert all(map(torch.equal, rows, chosen(weights, "row")))
+
+
+@settings(max_examples=40, deadline=None)
+@given(matrices(), st.sampled_from(["2:4", "1:4", "1:10", "12:16", "1:100"]), st.booleans())
+def test_pattern_keeps_n_of_every_m(weights: torch.Tensor, pattern: str, pieces: bool) -> None:
+    keep, group = map(int, pattern.split(":"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "CHUNK", 7 if pieces else masks.CHUNK)
+        mask = masks.by_pattern(keys(weights.abs(), "w"), pattern)
+    whole = weights.shape[1] // group * group
+    for row, values in zip(mask.tolist(), weights.abs().float().tolist(), strict=True):
+        for start in range(0, whole, group):
+            assert row[start : start + group] == obvious(values[start : start + group], group - keep)
+        assert not any(row[whole:]), "columns beyond the last whole group must stay"
+
+
+@settings(max_examples=60, deadline=None)
+@given(matrices((*DTYPES, torch.float64, torch.int32)), st.integers(1, 5), st.integers(1, 5), st.booleans())
+def test_blocks_go_whole_by_the_sum_of_their_scores(
+    weights: torch.Tensor, height: int, width: int, by_row: bool
+) -> None:
+    scores = weights.abs() if weights.is_floating_point() else weights.abs() * 2**30
+    quotas = [Quota(sparsity, "row" if by_row else "layer", f"{height}x{width}") for sparsity in SPARSITIES]
+    down, across = weights.shape[0] // height, weights.shape[1] // width
+    sums = [
+        [
+            sum(scores[y * height : (y + 1) * height, x * width : (x + 1) * width].double().flatten().tolist())
+            for x in range(across)
+        ]
+        for y in range(down)
+    ]
+    for quota, choice in zip(quotas, masks.choose(scores, quotas, "w"), strict=True):
+        groups = sums if by_row else [[value for row in sums for value in row]]
+        gone = [flag for group in groups for flag in obvious(group, round(quota.sparsity * len(group)))]
+        expected = torch.zeros(weights.shape, dtype=torch.bool)
+        for place, flag in enumerate(gone):
+            y, x = divmod(place, across)
+            expected[y * height : (y + 1) * height, x * width : (x + 1) * width] = flag
+        assert torch.equal(choice.mask, expected)
+        assert bool(choice.notes) == bool(weights.shape[0] % height or weights.shape[1] % width)
+
+
+@settings(max_examples=40, deadline=None)
+@given(matrices((*DTYPES, torch.float64)))
+def test_choose_answers_every_quota_in_its_order(weights: torch.Tensor) -> None:
+    kinds = [("layer", "unstructured"), ("row", "unstructured"), ("layer", "2:4"), ("layer", "2x2"), ("row", "2x2")]
+    quotas = [Quota(sparsity, *kind) for sparsity in (0.9, 0.0, 0.5, 1.0) for kind in kinds]
+    together = list(masks.choose(weights.abs(), quotas, "w"))
+    for quota, choice in zip(quotas, together, strict=True):
+        (alone,) = masks.choose(weights.abs(), [quota], "w")
+        assert torch.equal(choice.mask, alone.mask)
+        assert choice.notes == alone.notes
+
+
+def test_what_a_pattern_cannot_reach_is_said() -> None:
+    scores = torch.rand(6, 10)
+    said = {
+        pattern: next(masks.choose(scores, [Quota(0.5, "layer", pattern)])).notes
+        for pattern in ("unstructured", "1:5", "2:4", "1:100", "3x5", "4x5", "3x4")
+    }
+    assert [pattern for pattern, notes in said.items() if notes] == ["2:4", "1:100", "4x5", "3x4"]
+    assert said["2:4"] == ("columns beyond the last whole group of 2:4 kept",)
+    assert said["4x5"] == ("rows and columns beyond the last whole block of 4x5 kept",)
+
+
+def test_a_pattern_longer_than_the_rows_removes_nothing() -> None:
+    (choice,) = masks.choose(torch.rand(3, 5), [Quota(0.5, "layer", "1:8")])
+    assert not choice.mask.any()
+
+
+@pytest.mark.parametrize("pattern", ["4by4", "0x4", "4x", "dense", "x4", "4x4x4"])
+def test_an_unknown_pattern_is_named(pattern: str) -> None:
+    with pytest.raises(UnsupportedError, match=pattern):
+        next(masks.choose(torch.rand(8, 8), [Quota(0.5, "layer", pattern)]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(matrices(), min_size=1, max_size=4), st.floats(0, 1))
+def test_one_threshold_over_several_tensors(tensors: list[torch.Tensor], sparsity: float) -> None:
+    scores = [keys(tensor.abs(), "w") for tensor in tensors]
+    flat = [value for tensor in tensors for value in tensor.abs().float().flatten().tolist()]
+    remove = masks.count(sparsity, len(flat))
+    (limit,) = thresholds([scores, scores], [remove])
+    below = sum(int((score < limit.key).sum()) for score in scores)
+    equal = sum(int((score == limit.key).sum()) for score in scores)
+    assert below + limit.ties == remove
+    assert limit.ties <= equal
+    assert sorted(flat)[:below] == sorted(value for value, gone in zip(flat, obvious(flat, below), strict=True) if gone)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "1:2", "1x2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0])
+def test_broken_scores_are_refused_by_name(bad: float, dtype: torch.dtype, pattern: str) -> None:
+    scores = torch.tensor([[0.5, bad]], dtype=dtype)
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.q"):
+        next(masks.choose(scores, [Quota(0.5, "layer", pattern)], "model.layers.0.q"))
+
+
+def test_agrees_with_torch_where_there_are_no_ties() -> None:
+    from torch.nn.utils import prune
+
+    weights = torch.randn(64, 48, generator=torch.Generator().manual_seed(1))
+    layer = torch.nn.Linear(48, 64)
+    layer.weight.data = weights
+    prune.l1_unstructured(layer, "weight", amount=0.73)
+    (mask,) = chosen(weights, "layer", [0.73])
+    assert torch.equal(~mask, layer.weight_mask.bool())

@@ -1,0 +1,113 @@
+"""docs/methods.md: the package on the page is installed as it stands, found, swept, counted, and does what it says."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsebench.manifest.load import load_text
+from sparsebench.models.anatomy import parts
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.inputs import Inputs
+from sparsebench.plan.expand import targets
+from sparsebench.plan.preflight import checks
+from sparsebench.steps.prune import registry
+from sparsebench.steps.prune.contract import Layer, Quota, Target
+from sparsebench.steps.prune.methods.wanda import score
+from tests.steps.prune.test_blockwise import swept
+
+PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("## Your own method in 40 lines")[1]
+
+
+def code(language: str) -> str:
+    """The only block of a language under the heading."""
+    (block,) = re.findall(rf"```{language}\n(.+?)```", SECTION, re.DOTALL)
+    return block
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The page's package on sys.path, with the metadata that an installer makes of its pyproject.toml."""
+    project = tomllib.loads(code("toml"))["project"]
+    name = project["name"].replace("-", "_")
+    site = tmp_path / "site-packages"
+    metadata = site / f"{name}-{project['version']}.dist-info"
+    metadata.mkdir(parents=True)
+    (site / f"{name}.py").write_text(code("python"))
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (metadata / "METADATA").write_text(head)
+    groups = project["entry-points"].items()
+    lines = [f"[{group}]\n" + "".join(f"{key} = {at}\n" for key, at in rows.items()) for group, rows in groups]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(site)
+    registry.methods.cache_clear()
+    yield
+    registry.methods.cache_clear()
+    sys.modules.pop(name, None)
+
+
+def test_forty_lines() -> None:
+    lines = [line for language in ("toml", "python") for line in code(language).splitlines()]
+    assert len([line for line in lines if line.strip()]) <= 40
+
+
+def test_the_method_joins_the_table_without_torch(installed: None) -> None:
+    assert list(registry.methods())[-1] == "rescaled"
+    assert registry.methods()["rescaled"].load_solve().__name__ == "solve"
+    assert not re.search(r"^import torch", code("python"), re.MULTILINE)
+
+
+def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
+    head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
+    manifest = load_text(head + code("yaml"), "page.yaml", checks()).manifest
+    found = [target for entry in manifest.sparsify for target in targets(entry)]
+    assert len(found) == 6
+    assert found[0] == Target("rescaled", 0.5, "row")
+    assert {target.pattern for target in found} == {"unstructured", "2:4", "4x4"}
+
+
+def test_a_sweep_with_it_keeps_its_counts(installed: None, tiny_llama: Path, tmp_path: Path) -> None:
+    wanted = [
+        Target("rescaled", 0.5, "row"), Target("rescaled", 0.9, "layer"), Target("rescaled", 0.5, "row", "2:4"),
+        Target("rescaled", 0.5, "layer", "4x4"), Target("rescaled", 0.5, "row", "unstructured", "owl"),
+        Target("wanda", 0.5, "row"),
+    ]  # fmt: skip
+    results = swept(tiny_llama, "decoder", tmp_path, wanted, "dense")
+    names = [name for name, part in parts(Checkpoint(tiny_llama), "decoder").items() if part.prunable]
+    versions = [Checkpoint(tmp_path / str(place)) for place in range(len(wanted))]
+    for name in names:
+        zeros = [version.load(name) == 0 for version in versions]
+        rows, columns = zeros[0].shape
+        assert set(zeros[0].sum(1).tolist()) == {round(0.5 * columns)}
+        assert int(zeros[1].sum()) == round(0.9 * rows * columns)
+        assert set(zeros[2].reshape(rows, -1, 4).sum(2).flatten().tolist()) == {2}
+        blocks = zeros[3].reshape(rows // 4, 4, columns // 4, 4).transpose(1, 2).reshape(-1, 16).sum(1)
+        assert set(blocks.tolist()) == {0, 16}
+        assert torch.equal(zeros[0], zeros[5]), "the page says that Wanda's mask is kept"
+        assert not torch.equal(versions[0].load(name), versions[5].load(name))
+    assert results[wanted[4]].achieved == pytest.approx(0.5, abs=0.01)
+    assert not any(result.note for result in results.values())
+
+
+def test_rescaling_brings_outputs_nearer(installed: None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randn(200, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
+    inputs = Inputs(200, text.square().sum(0), text.T @ text)
+    layer = Layer("w", torch.randn(16, 24, generator=generator), inputs=inputs)
+    ((found,),) = registry.methods()["rescaled"].load_solve()([layer], [Quota(0.5, "row")])
+    kept = score(layer).argsort(1)[:, 12:]
+    wanda = torch.zeros_like(layer.weights).scatter(1, kept, layer.weights.gather(1, kept))
+
+    def error(weights: torch.Tensor) -> torch.Tensor:
+        return ((weights - layer.weights) @ text.T).square().sum(1)
+
+    assert torch.equal(found.weights == 0, wanda == 0)
+    assert (error(found.weights) <= error(wanda) * (1 + 1e-5)).all()
+    assert error(found.weights).sum() < 0.99 * error(wanda).sum()

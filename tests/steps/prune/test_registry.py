@@ -1,0 +1,87 @@
+"""The table of methods: every row loads, plugins join, nothing heavy is imported to read it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from sparsebench import plugins
+from sparsebench.errors import UserError
+from sparsebench.steps.prune import registry
+from sparsebench.steps.prune.registry import BUILT_IN, Method
+
+
+@pytest.mark.parametrize("method", BUILT_IN, ids=lambda method: method.name)
+def test_every_row_loads(method: Method) -> None:
+    found = method.load_score() if method.score else method.load_solve()
+    assert callable(found)
+    assert method.summary
+    assert method.consumes <= bool(method.solve)
+
+
+def test_defaults_are_as_published() -> None:
+    assert {method.name: (method.granularities[0], method.needs) for method in BUILT_IN} == {
+        "random": ("layer", ""),
+        "magnitude": ("layer", ""),
+        "wanda": ("row", "squares"),
+        "ria": ("layer", "squares"),
+        "sparsegpt": ("layer", "gram"),
+        "alps": ("layer", "gram"),
+    }
+
+
+def test_every_file_of_a_method_has_its_row() -> None:
+    folder = Path(registry.__file__).parent / "methods"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert files == {method.name for method in BUILT_IN}
+
+
+@pytest.fixture
+def fresh_table() -> Iterator[None]:
+    registry.methods.cache_clear()
+    yield
+    registry.methods.cache_clear()
+
+
+def test_a_plugin_joins(fresh_table: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("first", f"{__name__}:PLUGIN", "sparsebench.methods")
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [entry])
+    table = registry.methods()
+    assert set(table) == {*(method.name for method in BUILT_IN), "first"}
+    assert table["first"].granularities == ("layer",)
+    assert table["first"].load_score() is score
+
+
+def score() -> None: ...
+
+
+PLUGIN = Method("first", score=f"{__name__}:score", summary="removes the first weights")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"score": "a:b", "solve": "a:b"},
+        {"score": "a:b", "needs": "everything"},
+        {"score": "a:b", "granularities": ()},
+        {"score": "a:b", "granularities": ("column",)},
+    ],
+)
+def test_a_row_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="method mine"):
+        Method("mine", summary="", **wrong)  # type: ignore[arg-type]
+
+
+def test_reading_the_table_imports_no_torch() -> None:
+    code = (
+        "import sys, sparsebench.steps.prune.registry as r, sparsebench.steps.prune.allocation; r.methods();"
+        "sys.exit(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
