@@ -28,7 +28,7 @@ from unittest import mock
 
 import numpy as np
 
-from sparsebench.models.anatomy import parts
+from sparsebench.models.topology import parts
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.storage import formats, kernels, measure
 from sparsebench.storage.container import read_bytes

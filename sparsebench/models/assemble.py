@@ -14,7 +14,8 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import auto_class, meta_model
-from sparsebench.models.filling import checkpoint_names, make_buffers, named_tensors, run_dtype
+from sparsebench.models.filling import check_shape, make_buffers, named_tensors, run_dtype, stored_views
+from sparsebench.models.topology import LINEAR_TYPES, View
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +35,12 @@ class Weights(Protocol):
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name."""
 
-    def load(self, name: str) -> torch.Tensor:
-        """One dense tensor."""
+    def load(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One dense tensor, or its slice ``index``."""
 
 
-Replace = Callable[[str, Any, Any], Any]
-"""From a stored weight's name, its linear module (meta) and the dtype it runs in to another module, or None."""
+Replace = Callable[[View, Any, Any], Any]
+"""From where a weight is stored, its linear module (meta) and the dtype it runs in to another module, or None."""
 
 
 def assemble(
@@ -51,53 +52,55 @@ def assemble(
 ) -> PreTrainedModel:
     """The model in eval mode on the CPU; ``prepare`` may cut the empty model, ``replace`` offers other linear layers.
 
-    ``nn.Linear`` and GPT-2's ``Conv1D`` whose weight belongs to nobody else are offered; their biases are kept.
+    Linear layers (`topology.LINEAR_TYPES`), those of experts too, whose weight belongs to nobody else are offered; their
+    biases are kept.
     Raises ModelError when tensors are missing or have another shape, UnsupportedError when transformers makes state
     that no file holds.
     """
+    from sparsebench.models.experts import put_together, take_apart
+
     config = precision.stated(weights.config, precision.resolve(dtype, weights.config))
     model = meta_model(family, config).eval().requires_grad_(False)
     prepare(model)
-    names = checkpoint_names(model, weights.tensors)
-    make_buffers(model)
-    tensors = named_tensors(model)
+    take_apart(model, weights.tensors)
+    names = stored_views(model, weights.tensors)
+    # Tied tensors are one; a name that the files hold is its own, in case they differ.
+    names |= {name: View(name) for name in names if name in weights.tensors}
+    make_buffers(model, names)
+    tensors = [(name, tensor) for name, tensor in named_tensors(model) if name in names]
     owners = Counter(id(tensor) for _, tensor in tensors)
-    filled: dict[str, Any] = {}
+    filled: dict[View, Any] = {}
+    # The slices of a fused tensor one after another, as a packed one is decoded whole.
+    tensors.sort(key=lambda one: names[one[0]].tensor if names[one[0]].expert is not None else "")
     for name, tensor in tensors:
-        # Tied tensors are one; a name that the files hold is its own, in case they differ.
-        stored = name if name in weights.tensors else names.get(name)
-        if stored is None:
-            continue
-        info, precise = weights.tensors[stored], run_dtype(model, name, tensor)
-        if info.shape != tuple(tensor.shape):
-            raise ModelError(f"{stored}: the file has {info.shape} where the model's {name} is {tuple(tensor.shape)}")
+        view, precise = names[name], run_dtype(model, name, tensor)
+        check_shape(name, tensor, view, weights.tensors)
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
         if attribute == "weight" and _is_linear(module) and owners[id(tensor)] == 1:
-            made = replace(stored, module, precise)
+            made = replace(view, module, precise)
             if made is not None:
                 made.register_parameter("bias", module._parameters.get("bias"))
                 model.set_submodule(path, made)
                 continue
-        if stored not in filled:
-            filled[stored] = _shared(weights.load(stored).to(precise), filled, owners[id(tensor)] > 1)
+        if view not in filled:
+            loaded = view.shaped(weights.load(view.tensor, view.expert)).to(precise)
+            filled[view] = _shared(loaded, filled, owners[id(tensor)] > 1)
         if attribute in module._parameters:
-            module._parameters[attribute] = filled[stored]
+            module._parameters[attribute] = filled[view]
         else:
-            module._buffers[attribute] = filled[stored].data
+            module._buffers[attribute] = filled[view].data
+    filled.clear()
+    put_together(model)
     _check_whole(model, family, weights.config)
     return model
 
 
 def _is_linear(module: Any) -> bool:
-    """Exactly these: a subclass may read its weight in another way."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    return type(module) in (torch.nn.Linear, Conv1D)
+    return type(module).__name__ in LINEAR_TYPES
 
 
-def _shared(tensor: torch.Tensor, filled: Mapping[str, Any], tied: bool) -> torch.nn.Parameter:
+def _shared(tensor: torch.Tensor, filled: Mapping[View, Any], tied: bool) -> torch.nn.Parameter:
     """An equal parameter that is there already, where the model ties this one: files may store both."""
     import torch
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models import anatomy, precision
+from sparsebench.models import precision, topology
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import meta_model
+from sparsebench.models.topology import View
 
 if TYPE_CHECKING:
     import torch
@@ -32,17 +33,17 @@ _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states"
 
 @dataclass
 class Place:
-    """One block: its module (without storage), and for each of its parameters the checkpoint's tensor.
+    """One block: its module (without storage), and for each of its parameters where the checkpoint has it.
 
-    ``dtypes`` are what parameters run in; ``prunable`` are the linear layers of prunable tensors by the checkpoint's
-    names, ``tensors`` all that the checkpoint has in this block.
+    ``dtypes`` are what parameters run in; ``prunable`` are the linear layers of prunable matrices by the names of their
+    views, ``tensors`` all that the checkpoint has in this block.
     """
 
     side: str
     index: int
     path: str
     module: torch.nn.Module
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, View] = field(default_factory=dict)
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     prunable: dict[str, Reader] = field(default_factory=dict)
     tensors: tuple[str, ...] = ()
@@ -101,7 +102,7 @@ def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, s
 
     found: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
-        part = anatomy.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
+        part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
         if part.layer is None or part.side != side:
             continue
         path = _block_path(model, name, part.layer)

@@ -117,10 +117,13 @@ class Checkpoint:
                 found[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end)
         return found
 
-    def load(self, name: str) -> torch.Tensor:
-        """One tensor, read into memory of its own (a mapping would count as the file's pages)."""
+    def load(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One tensor, or its slice ``index``, read into memory of its own (a mapping would count as the file's pages)."""
         info = self.tensors[name]
-        return self._read(info, 0, info.nbytes).reshape(info.shape)
+        if index is None:
+            return self._read(info, 0, info.nbytes).reshape(info.shape)
+        size = info.nbytes // info.shape[0]
+        return self._read(info, index * size, size).reshape(info.shape[1:])
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """One tensor's entries in order, flat, some million at a time: memory stays small whatever its size."""
@@ -232,6 +235,7 @@ class CheckpointWriter:
         self.partial = beside(self.folder)
         self.layout = layout
         self.missing = {info.name: info for info in layout}
+        self.slices: dict[str, set[int]] = {}
         self.places: dict[str, int] = {}
         self.open: dict[str, BinaryIO] = {}
         for path in companions or []:
@@ -239,14 +243,21 @@ class CheckpointWriter:
         for file in dict.fromkeys(info.file for info in layout):
             self._start(file, [info for info in layout if info.file == file])
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Write one tensor in its place; name, shape and dtype must be the layout's, and each comes once."""
+    def write(self, name: str, tensor: torch.Tensor, index: int | None = None) -> None:
+        """Write one tensor, or its slice ``index``, in its place; shape and dtype must be the layout's, each comes once."""
         info = self._expected(name)
-        if info.shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
+        shape = info.shape if index is None else info.shape[1:]
+        if shape != tuple(tensor.shape) or torch_dtype(info.dtype) != tensor.dtype:
             found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ModelError(f"{self.folder}: {name} is {found} where the layout says {info.dtype} {info.shape}")
-        self._put(info, 0, tensor.detach().contiguous().reshape(-1))
-        del self.missing[name]
+            raise ModelError(f"{self.folder}: {name} is {found} where the layout says {info.dtype} {shape}")
+        done = self.slices.setdefault(name, set())
+        if index in done:
+            raise ModelError(f"{self.folder}: slice {index} of {name} was written before")
+        self._put(info, (index or 0) * tensor.nbytes, tensor.detach().contiguous().reshape(-1))
+        if index is not None:
+            done.add(index)
+        if index is None or len(done) == info.shape[0]:
+            del self.missing[name]
 
     def write_piece(self, name: str, start: int, piece: torch.Tensor) -> None:
         """Write some of a tensor's entries, flat, from entry ``start`` on; the tensor is written with its last entry."""

@@ -11,21 +11,21 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models import anatomy
+from sparsebench.models import topology
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from sparsebench.models.gather import Reader
+from sparsebench.models.topology import EXPERT_LAYERS, View
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.blocks import Skeleton
+    from sparsebench.models.blocks import Place, Skeleton
+    from sparsebench.models.experts import Experts
 
 MAPPED = 16 << 20
 """Bytes from which a tensor outside the blocks is mapped instead of read: a vocabulary's table is looked up, not used."""
-
-_LEGACY = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
 def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
@@ -34,22 +34,25 @@ def fill(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> None:
     Raises ModelError for a tensor that is missing, has another shape or (a prunable one) has no place in the model;
     UnsupportedError for a prunable tensor that is no linear layer's, or state that transformers does not make.
     """
+    from sparsebench.models.experts import take_apart
+
     model = skeleton.model
-    names = checkpoint_names(model, checkpoint.tensors)
+    take_apart(model, checkpoint.tensors)
+    names = stored_views(model, checkpoint.tensors)
     places = {place.path: place for stack in skeleton.stacks for place in stack.places}
-    make_buffers(model)
+    make_buffers(model, names)
     outside: dict[str, str] = {}
     for name, tensor in named_tensors(model):
         place = next((places[path] for path in _prefixes(name) if path in places), None)
         runs = place is not None or any(name.startswith(stack.prefix) for stack in skeleton.stacks)
         if runs and name in names:
-            _same_shape(name, tuple(tensor.shape), checkpoint.tensors[names[name]])
-        elif runs and _is_parameter(model, name):
+            check_shape(name, tensor, names[name], checkpoint.tensors)
+        elif runs and tensor.is_meta and _is_parameter(model, name):
             raise ModelError(f"{checkpoint.folder}: {name} is missing", "the files are incomplete")
         if name not in names or not runs:
             continue
         if place is None:
-            outside[name] = names[name]
+            outside[name] = names[name].tensor
         else:
             inner = name.removeprefix(place.path + ".")
             place.parameters[inner] = names[name]
@@ -76,30 +79,90 @@ def _is_parameter(model: PreTrainedModel, name: str) -> bool:
     return attribute in model.get_submodule(owner)._parameters
 
 
-def checkpoint_names(model: PreTrainedModel, stored: Collection[str]) -> dict[str, str]:
-    """For every tensor of the model the checkpoint's name of it, as far as the checkpoint has it (``stored``).
+def stored_views(model: PreTrainedModel, stored: Mapping[str, TensorInfo]) -> dict[str, View]:
+    """For every tensor of the model (fused experts taken apart) where the checkpoint has it, as far as it has it.
 
-    A checkpoint of the bare model lacks the prefix that one with a head has; BERT's first ones call gains gamma.
-    Tied tensors are one: any of their names will do.
+    A checkpoint of the bare model lacks the prefix that one with a head has; others carry names and forms of before that
+    transformers turns into its own on loading. Tied tensors are one: any of their names will do.
     """
     prefix = model.base_model_prefix + "."
     aliases: dict[int, list[str]] = {}
     for name, tensor in named_tensors(model):
         aliases.setdefault(id(tensor), []).append(name)
-    found: dict[str, str] = {}
+    found: dict[str, View] = {}
     for tied in aliases.values():
         candidates = [form for name in tied for form in (name, name.removeprefix(prefix), prefix + name)]
-        for new, old in _LEGACY.items():
-            candidates += [form.replace(new, old) for form in candidates if form.endswith(new)]
         match = next((form for form in candidates if form in stored), None)
         if match is not None:
-            found |= dict.fromkeys(tied, match)
+            found |= dict.fromkeys(tied, View(match))
+    if all(name in found for tied in aliases.values() for name in tied):
+        return found
+    used = {view.tensor for view in found.values()}
+    forms = _converted(model, [info for info in stored.values() if info.name not in used])
+    for tied in aliases.values():
+        candidates = [form for name in tied for form in (name, name.removeprefix(prefix), prefix + name)]
+        match = next((form for form in candidates if form in forms), None)
+        if tied[0] not in found and match is not None:
+            found |= dict.fromkeys(tied, forms[match])
     return found
 
 
-def _same_shape(name: str, shape: tuple[int, ...], info: TensorInfo) -> None:
-    if shape != info.shape:
-        raise ModelError(f"{info.name}: the file has {info.shape} where the model's {name} is {shape}", "check config")
+def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[str, View]:
+    """What the model calls stored tensors that have other names or forms, by transformers' own table of conversions.
+
+    Renamed ones, fused matrices that the model has apart (rows of one tensor), and experts: the slices of a fused tensor.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import Chunk, WeightConverter, apply_renamings
+
+    from sparsebench.models.experts import Experts
+
+    rules: list[Any] = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    chunks = [
+        rule for rule in converters if [type(one) for one in rule.operations] == [Chunk] and not rule.operations[0].dim
+    ]
+    turned = {path: bool(module.turned) for path, module in model.named_modules() if isinstance(module, Experts)}
+    found: dict[str, View] = {}
+    for info in stored:
+        name = apply_renamings(info.name, renamings)
+        found[name] = View(info.name)
+        for rule in chunks:
+            first, pattern = rule.rename_source_key(name)
+            if pattern:
+                height = info.shape[0] // len(rule.target_patterns)
+                for place, target in enumerate(rule.target_patterns):
+                    rows = (place * height, (place + 1) * height)
+                    found[first.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
+        found |= _of_experts(name, info, turned)
+    return found
+
+
+def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict[str, View]:
+    """An expert's layer under the name that it has here, or the layers of all experts in a fused tensor."""
+    path, _, rest = name.rpartition("experts.")
+    path += "experts"
+    number, _, layer = rest.partition(".")
+    if number.isdigit():
+        layer, _, kind = layer.partition(".")
+        return {f"{path}.{number}.{EXPERT_LAYERS.get(layer, layer)}.{kind}": View(info.name)}
+    if path not in turned:
+        return {}
+    layer, kind = (rest.removesuffix("_bias"), "bias") if rest.endswith("_bias") else (rest, "weight")
+    across = turned[path] and kind == "weight"
+    return {f"{path}.{one}.{layer}.{kind}": View(info.name, one, across) for one in range(info.shape[0])}
+
+
+def check_shape(name: str, tensor: torch.Tensor, view: View, stored: Mapping[str, TensorInfo]) -> None:
+    """Raises ModelError where a view of a stored tensor has another shape than the model's tensor."""
+    import torch
+
+    info = stored[view.tensor]
+    found = view.shaped(view.cut(torch.empty(info.shape, device="meta"))).shape
+    if tuple(found) != tuple(tensor.shape):
+        shapes = f"{tuple(found)} where the model's {name} is {tuple(tensor.shape)}"
+        raise ModelError(f"{view.name}: the file has {shapes}", "check config")
 
 
 def run_dtype(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> torch.dtype:
@@ -118,33 +181,57 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    parts = anatomy.parts(checkpoint, family)
-    claimed = {
-        stored: (place, place.module.get_submodule(inner.rpartition(".")[0]))
-        for stack in skeleton.stacks
-        for place in stack.places
-        for inner, stored in place.parameters.items()
-    }
-    for name, part in parts.items():
-        if not part.prunable:
-            continue
-        if name not in claimed:
-            raise ModelError(f"{name}: the model has no such layer", "the config is not the checkpoint's")
-        place, module = claimed[name]
-        if not isinstance(module, (torch.nn.Linear, Conv1D)):
-            raise UnsupportedError(f"{name}: it belongs to {type(module).__name__}, which is no linear layer")
-        width = module.weight.shape[0 if part.rows_last else 1]
-        place.prunable[name] = Reader(name, module, width, cross=part.kind in ("cross_k", "cross_v"))
+    parts = topology.parts(checkpoint, family)
+    claimed: dict[str, tuple[Place, str]] = {}
+    for stack in skeleton.stacks:
+        for place in stack.places:
+            for inner, view in place.parameters.items():
+                # Where one tensor is several layers' all read the same: the first one tells.
+                claimed.setdefault(view.name, (place, inner.rpartition(".")[0]))
+    for part in parts.values():
+        for view in part.views:
+            if view.name not in claimed:
+                raise ModelError(f"{view.name}: the model has no such layer", "the config is not the checkpoint's")
+            place, path = claimed[view.name]
+            module = place.module.get_submodule(path)
+            if not isinstance(module, (torch.nn.Linear, Conv1D)):
+                kind = type(module).__name__
+                raise UnsupportedError(
+                    f"{view.name}: it belongs to {kind}, which is no linear layer", "choose magnitude or random"
+                )
+            width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
+            cross = part.kind in ("cross_k", "cross_v")
+            place.prunable[view.name] = Reader(view.name, module, width, cross, view, *_routed(place, path))
     for stack in skeleton.stacks:
         for place in stack.places:
             where = (place.side, place.index)
             place.tensors = tuple(name for name, part in parts.items() if (part.side, part.layer) == where)
 
 
-def make_buffers(model: PreTrainedModel) -> None:
-    """Storage for all buffers, with what transformers itself puts there (rotary frequencies, position ids)."""
+def _routed(place: Place, path: str) -> tuple[Experts | None, str]:
+    """The experts that a layer belongs to, and what it has in common with layers that read the same: all but the last."""
+    from sparsebench.models.experts import DOWN, Experts
+
+    outer, _, name = path.rpartition(".")
+    owner = place.module.get_submodule(outer.rpartition(".")[0]) if outer else None
+    if not isinstance(owner, Experts):
+        return None, ""
+    return owner, f"{outer}.{'out' if name == DOWN else 'in'}"
+
+
+def make_buffers(model: PreTrainedModel, found: Collection[str]) -> None:
+    """Storage for all buffers, with what transformers itself puts there (rotary frequencies, position ids).
+
+    Parameters that transformers never saves, and that are not among those ``found`` in a file, are its own as well.
+    """
     import torch
 
+    unsaved = set(getattr(model, "_keys_to_ignore_on_save", None) or ()) - set(found)
+    for name, parameter in list(model.named_parameters()):
+        if name in unsaved:
+            owner, _, attribute = name.rpartition(".")
+            empty = torch.full(parameter.shape, torch.nan, dtype=parameter.dtype)
+            model.get_submodule(owner)._parameters[attribute] = torch.nn.Parameter(empty, requires_grad=False)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             persistent = name not in module._non_persistent_buffers_set

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.inputs import Inputs
+from sparsebench.models.topology import View
 
 if TYPE_CHECKING:
     import torch
+
+    from sparsebench.models.experts import Experts
 
 _PANEL = 512
 """Rows of a Gram matrix that are mirrored at a time."""
@@ -23,12 +26,19 @@ _PANEL = 512
 
 @dataclass(frozen=True)
 class Reader:
-    """A prunable linear layer: ``width`` values per token; ``cross`` when it reads the encoder's states."""
+    """A prunable linear layer: ``width`` values per token; ``cross`` when it reads the encoder's states.
+
+    ``view`` is where its weights lie. One of ``experts`` reads the tokens that are routed to it, and so do others that
+    read the ``same``.
+    """
 
     name: str
     module: torch.nn.Module
     width: int
     cross: bool
+    view: View | None = None
+    experts: Experts | None = None
+    same: str = ""
 
 
 @dataclass
@@ -59,10 +69,11 @@ class Enough(Exception):
 class Gatherer:
     """Sums over the micro-batches of one stream in one block.
 
-    Layers that read the same tensor share one sum; who does is seen in the first micro-batch. With ``only_inputs`` the
-    others end, by Enough, where the last layer has been looked at: in a Llama the product with `down` is saved, a quarter
-    of the block. Raises ModelError when a layer reads NaN or infinity or nothing at all, UnsupportedError when it reads two
-    different things.
+    Layers that read the same tensor share one sum; who does is seen in the first micro-batch. Of experts it is known
+    before, as no token may reach one in it, or in any. With ``only_inputs`` the others end, by Enough, where the last layer
+    has been looked at: in a Llama the product with `down` is saved, a quarter of the block. Experts do not end early: how
+    often they are called varies. Raises ModelError when a layer reads NaN or infinity or nothing at all, UnsupportedError
+    when it reads two different things.
     """
 
     def __init__(self, readers: Mapping[str, Reader], gram: bool, only_inputs: bool = False) -> None:
@@ -73,6 +84,13 @@ class Gatherer:
         self.sums: dict[str, _Sum] = {}
         self.first = True
         self._group: _Group | None = None
+        leaders: dict[str, str] = {}
+        for reader in readers.values():
+            if reader.experts is not None and (leader := leaders.setdefault(reader.same, reader.name)) != reader.name:
+                self.sums[leader].readers.append(reader.name)
+            elif reader.experts is not None:
+                self._open(reader)
+        self._ends_early = only_inputs and not leaders
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -80,6 +98,7 @@ class Gatherer:
         handles = [
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
+            if reader.experts is None or reader.name in self.sums
         ]
         try:
             yield
@@ -101,7 +120,7 @@ class Gatherer:
         self._group = None
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Names of layers that read the same input, in the order in which they run."""
+        """Names of layers that read the same input, in the order in which they run; experts first."""
         return tuple(tuple(total.readers) for total in self.sums.values())
 
     def result(self) -> dict[str, Inputs]:
@@ -118,10 +137,12 @@ class Gatherer:
 
     def _hook(self, reader: Reader) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.first or reader.name in self.sums:
+            if reader.experts is not None:
+                self._look_routed(reader, reader.experts.tokens, args[0])
+            elif self.first or reader.name in self.sums:
                 self._look(reader, args[0] if args else kwargs["input"])
             self._calls += 1
-            if self.only_inputs and not self.first and self._calls == self._calls_in_all:
+            if self._ends_early and not self.first and self._calls == self._calls_in_all:
                 raise Enough
 
         return hook
@@ -146,10 +167,14 @@ class Gatherer:
             rows = rows[mask.reshape(-1)]
         self._add(reader.name, rows)
 
+    def _look_routed(self, reader: Reader, tokens: torch.Tensor, values: torch.Tensor) -> None:
+        """``values`` are the rows of the micro-batch's ``tokens`` that are routed to this expert."""
+        assert self._group is not None, "a reader runs outside a micro-batch"
+        kept = self._group.own.reshape(-1)[tokens]
+        self._add(reader.name, values if bool(kept.all()) else values[kept])
+
     def _join(self, reader: Reader, values: torch.Tensor) -> bool:
         """Whether an earlier layer reads the same memory with the same content; otherwise a sum is opened."""
-        import torch
-
         assert self._group is not None
         if values.shape[-1] != reader.width:
             raise ModelError(f"{reader.name}: its layer reads {values.shape[-1]} values where it has {reader.width}")
@@ -161,9 +186,14 @@ class Gatherer:
             return True
         self._group.seen[key] = reader.name
         self._group.alive.append(values)  # memory that is freed could come back as another tensor's
+        self._open(reader)
+        return False
+
+    def _open(self, reader: Reader) -> None:
+        import torch
+
         gram = torch.zeros(reader.width, reader.width) if self.gram else None
         self.sums[reader.name] = _Sum([reader.name], Inputs(0, torch.zeros(reader.width), gram))
-        return False
 
     def _positions(self, group: _Group) -> None:
         """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""

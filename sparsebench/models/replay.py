@@ -6,7 +6,7 @@ stream is one version of the model: its states have gone through its own, perhap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.inputs import Inputs
     from sparsebench.models.sides import Side
+    from sparsebench.models.topology import View
 
 GROUP = 2048
 """Tokens that run through a block at a time, in whole samples: a bound on activations within a block."""
+STATISTICS = 2 << 30
+"""Bytes of experts' Gram matrices that are held at once: where they take more, the block runs more often."""
 
 
 class Block:
     """One transformer block with its weights in memory, valid while it is visited.
 
-    ``tensors`` are all of the checkpoint's tensors of the block, as stored; ``groups`` are names of prunable ones that
+    ``tensors`` are all of the checkpoint's tensors of the block, as stored; ``groups`` are names of prunable matrices that
     read the same input, known after the first ``observe``; ``fresh`` says that all streams have the same inputs.
     """
 
@@ -45,8 +48,24 @@ class Block:
         self._side = side
         self._place = place
 
-    def observe(self, stream: int, gram: bool, only_inputs: bool = False) -> dict[str, Inputs]:
-        """What every prunable tensor's layer reads when the block runs as stored on the stream's states.
+    def portions(self, gram: bool) -> list[set[str]]:
+        """Names of prunable matrices whose statistics are held together: all, but of many experts no more than fit."""
+        found: list[set[str]] = [set()]
+        room, last = STATISTICS, ""
+        for name, reader in self._place.prunable.items():
+            size = 4 * reader.width**2 if gram and reader.experts is not None and reader.same != last else 0
+            if size > room and room < STATISTICS:
+                found.append(set())
+                room = STATISTICS
+            room, last = room - size, reader.same
+            found[-1].add(name)
+        return found
+
+    def observe(
+        self, stream: int, gram: bool, only_inputs: bool = False, names: Collection[str] | None = None
+    ) -> dict[str, Inputs]:
+        """What every prunable matrix's layer (of ``names``, if given) reads when the block runs as stored on the stream's
+        states.
 
         Readers of the same input share one object. The block's outputs become the stream's next inputs; with
         ``only_inputs`` they are not computed, and the stream is to be advanced. Raises ModelError when something is NaN or
@@ -54,7 +73,9 @@ class Block:
         """
         from sparsebench.models.gather import Gatherer
 
-        gatherer = Gatherer(self._place.prunable, gram, only_inputs)
+        prunable = self._place.prunable
+        chosen = prunable if names is None else {name: prunable[name] for name in prunable if name in names}
+        gatherer = Gatherer(chosen, gram, only_inputs)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
         if only_inputs:
@@ -63,15 +84,27 @@ class Block:
         return gatherer.result()
 
     def advance(self, stream: int, changed: Mapping[str, torch.Tensor]) -> None:
-        """Run the block with these tensors (checkpoint names, shapes as stored) replaced; the stream goes on from there."""
+        """Run the block with these tensors (names of views, shapes as stored) replaced; the stream goes on from there."""
+        views = {view.name: view for view in self._place.parameters.values()}
         for name, tensor in changed.items():
-            if name not in self._place.parameters.values():
+            if name not in views:
                 raise ModelError(f"{name}: it is no tensor of {self.side} block {self.index}")
-            if tensor.shape != self.tensors[name].shape:
-                shapes = f"{tuple(tensor.shape)} where the checkpoint has {tuple(self.tensors[name].shape)}"
-                raise ModelError(f"{name}: replaced by {shapes}")
+            if tensor.shape != (stored := self.stored(views[name])).shape:
+                raise ModelError(
+                    f"{name}: replaced by {tuple(tensor.shape)} where the checkpoint has {tuple(stored.shape)}"
+                )
         self._run(stream, changed, None)
         self.changed = self.changed or bool(changed)
+
+    def matrix(self, name: str) -> torch.Tensor:
+        """The weights (out, in) of a prunable matrix."""
+        view = self._place.prunable[name].view
+        assert view is not None
+        return view.shaped(self.stored(view))
+
+    def stored(self, view: View) -> torch.Tensor:
+        """A view's tensor or slice, as stored."""
+        return view.cut(self.tensors[view.tensor])
 
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
         import torch
@@ -79,8 +112,8 @@ class Block:
         place = self._place
         with torch.no_grad():
             weights = {
-                inner: changed.get(name, self.tensors[name]).to(place.dtypes[inner])
-                for inner, name in place.parameters.items()
+                inner: view.shaped(changed.get(view.name, self.stored(view))).to(place.dtypes[inner])
+                for inner, view in place.parameters.items()
             }
             self._side.run(place, weights, stream, gatherer)
         self.done.add(stream)
@@ -135,7 +168,7 @@ class Replay:
             with torch.no_grad():
                 side.begin()
             for place in stack.places:
-                names = dict.fromkeys((*place.tensors, *place.parameters.values()))
+                names = dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values())))
                 tensors = {name: self._loaded(name) for name in names}
                 block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
                 visit(block)

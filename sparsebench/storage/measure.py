@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sparsebench.errors import StorageError
-from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.topology import parts
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.formats import Format

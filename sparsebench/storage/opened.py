@@ -30,6 +30,7 @@ class PackedCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        self._decoded: tuple[str, torch.Tensor] | None = None
         if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
 
@@ -49,10 +50,16 @@ class PackedCheckpoint:
         """Every tensor by name, with the shape and dtype of its dense form."""
         return {name: entry.info for name, (_, entry) in self.places.items()}
 
-    def load(self, name: str) -> torch.Tensor:
-        """One dense tensor, checked against its checksum."""
+    def load(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One dense tensor, or its slice ``index``, checked against its checksum."""
         import torch
 
+        if index is not None:
+            # A tensor is decoded whole: it stays until slices of another one are asked for.
+            if self._decoded is None or self._decoded[0] != name:
+                self._decoded = None
+                self._decoded = (name, self.load(name))
+            return self._decoded[1][index]
         file, entry = self.places[name]
         return torch.from_numpy(file.load(entry)).view(torch_dtype(entry.info.dtype)).reshape(entry.info.shape)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sparsebench.errors import ModelError
-from sparsebench.models.anatomy import Part, parts
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.topology import Part, is_buffer, parts
 from sparsebench.structure.numbers import EDGES, Numbers, numbers
-
-# Buffers that old checkpoints carry along: causal masks (a 4-dimensional "bias"), rotary frequencies. Not weights.
-_BUFFER = re.compile(r"(masked_bias|inv_freq|position_ids)$")
 
 
 @dataclass(frozen=True)
 class TensorStructure(Numbers):
-    """One tensor: its place in the model (see models.anatomy.Part) beside its numbers."""
+    """One tensor: its place in the model (see models.topology.Part) beside its numbers."""
 
     name: str
     layer: int | None
@@ -85,7 +81,7 @@ def _tensor(
 
 def _is_weight(info: TensorInfo, place: Part) -> bool:
     if info.dtype in FLOATS:
-        return not (_BUFFER.search(info.name) or (place.kind == "bias" and len(info.shape) > 2))
+        return not is_buffer(info, place)
     if place.layer is not None and len(info.shape) == 2 and info.name.endswith("weight"):
         raise ModelError(
             f"{info.name} is stored as {info.dtype}: a quantized checkpoint",

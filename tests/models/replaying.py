@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsebench.models.anatomy import parts
 from sparsebench.models.batch import Batch
 from sparsebench.models.blocks import REFUSED
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.random_weights import write_random
+from sparsebench.models.topology import parts
 from tests.models.model_zoo import small
 
 SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in REFUSED} | {

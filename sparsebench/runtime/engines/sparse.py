@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
-from sparsebench.models import anatomy
+from sparsebench.models import topology
 from sparsebench.models.assemble import Replace, Weights, assemble
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.engines.hf import Plain
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
 
 DTYPES = ("float32", "bfloat16")
-TORCHS = ("Linear", "Conv1D")
 DENSE = "dense torch linear"
 ROUNDING = 2.0
 """How much further than the plain model in the same dtype this engine may be from the plain model in float32: both keep
@@ -127,8 +127,10 @@ class Sparse:
         }
         self.kinds = Counter(getattr(layer, "kind", (layer.layout,)) for layer in sparse.values())
         ways = {name: f"{layer.layout} {layer.instructions}".strip() + _narrow(layer) for name, layer in sparse.items()}
-        ways |= dict.fromkeys((name for name, module in named.items() if type(module).__name__ in TORCHS), DENSE)
-        self.layers = Counter((way, anatomy.role(name)) for name, way in ways.items())
+        ways |= dict.fromkeys(
+            (name for name, module in named.items() if type(module).__name__ in topology.LINEAR_TYPES), DENSE
+        )
+        self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
 
     def _replace(self, weights: Weights) -> Replace:
@@ -136,22 +138,22 @@ class Sparse:
         from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
         from sparsebench.runtime.kernels.semi import semi_structured
 
-        def replaced(name: str, module: Any, dtype: Any) -> Any:
-            across = type(module).__name__ == "Conv1D"
+        def replaced(view: View, module: Any, dtype: Any) -> Any:
+            across = type(module).__name__ == "Conv1D" or view.turned
             if self.cuda:
-                return semi_structured(_dense(weights, name, dtype, across))
+                return semi_structured(_dense(weights, view, dtype, across))
             if isinstance(self.kernels, Missing):
-                weight = _dense(weights, name, dtype, across)
+                weight = _dense(weights, view, dtype, across)
                 return TorchCsr(weight, None) if pays(weight) else None
             assert self.choices
             try:
-                found = _nonzeros(self.kernels, weights, name, dtype, across)
+                found = _nonzeros(self.kernels, weights, view, dtype, across)
                 layout = layout_for(found, speeds_here(self.kernels, found.values.dtype, dtype))
                 if layout == "dense":
                     return None
                 return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices, dtype)
             except (StorageError, ModelError) as error:
-                raise type(error)(f"{name}: {error.message}", error.hint) from error
+                raise type(error)(f"{view.name}: {error.message}", error.hint) from error
 
         return replaced
 
@@ -175,24 +177,26 @@ def pays(weight: Any) -> bool:
     return bool((weight != 0).sum() * 2 < weight.numel())
 
 
-def _dense(weights: Weights, name: str, dtype: Any, across: bool) -> Any:
+def _dense(weights: Weights, view: View, dtype: Any, across: bool) -> Any:
     """One matrix as (out, in)."""
-    weight = weights.load(name).to(dtype)
+    weight = weights.load(view.tensor, view.expert).to(dtype)
+    weight = weight if view.rows is None else weight[slice(*view.rows)]
     return weight.t().contiguous() if across else weight
 
 
-def _nonzeros(kernels: Kernels, weights: Weights, name: str, dtype: Any, across: bool) -> Nonzeros:
+def _nonzeros(kernels: Kernels, weights: Weights, view: View, dtype: Any, across: bool) -> Nonzeros:
     """A matrix's nonzeros, from a packed tensor without its dense form unless rows lie across."""
     import torch
 
     from sparsebench.runtime.kernels import from_dense, from_packed
 
     # In float32 bfloat16 weights keep their 16 bits: the products are the same, and half as many bytes are read.
-    held = torch.bfloat16 if weights.tensors[name].dtype == "BF16" and dtype == torch.float32 else dtype
-    kept = weights.kept(name) if isinstance(weights, PackedCheckpoint) and not across else None
+    held = torch.bfloat16 if weights.tensors[view.tensor].dtype == "BF16" and dtype == torch.float32 else dtype
+    whole = not across and view.expert is None and view.rows is None
+    kept = weights.kept(view.tensor) if isinstance(weights, PackedCheckpoint) and whole else None
     if kept is None:
-        return from_dense(kernels, _dense(weights, name, held, across))
-    rows, cols = weights.tensors[name].shape
+        return from_dense(kernels, _dense(weights, view, held, across))
+    rows, cols = weights.tensors[view.tensor].shape
     return from_packed(kernels, kept.encoding, kept.index, kept.values.to(held), rows, cols)
 
 

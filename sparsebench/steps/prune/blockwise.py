@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
-from sparsebench.models.anatomy import Part
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import Part
 from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.outputs import Outputs, Progress
@@ -47,6 +47,10 @@ class BlockSweep:
     propagate: str = "pruned"
     dtype: str = "auto"
     shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
+    unreached: dict[Target, set[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.views = {view.name: view for part in self.places.values() for view in part.views}
 
     def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
@@ -61,6 +65,11 @@ class BlockSweep:
             replay = Replay(self.checkpoint, self.family, self.batch, streams, Path(spill), self.dtype)
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
             replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
+        for target, names in self.unreached.items():
+            outputs.notes[target].add(
+                f"{len(names)} expert matrices that no calibration token reached are pruned by magnitude"
+                f" (the first is {min(names)})"
+            )
         for name in outputs.missing:
             if self.places[name].prunable:
                 raise ModelError(f"tensor {name}: no block of the model reads it", "leave it out of `models`")
@@ -84,21 +93,24 @@ class BlockSweep:
                 self.shares[target] = dict(zip(found, spread, strict=True))
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
-        inputs = block.observe(0, gram=self._needs_gram)
-        for target, name, solution in self._solutions(block, inputs, self.targets):
-            self._write(outputs, target, name, self._stored(name, solution.weights), solution.notes)
+        for names in block.portions(self._needs_gram):
+            inputs = block.observe(0, gram=self._needs_gram, names=names)
+            for target, name, solution in self._solutions(block, inputs, self.targets):
+                self._write(outputs, target, name, self.views[name].stored(solution.weights), solution.notes)
+            del inputs
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
         """Each version in turn; at the first block all read the same, and one look serves all."""
         together = [self.targets] if block.fresh else [[target] for target in self.targets]
         for targets in together:
-            inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
-            for target, name, solution in self._solutions(block, inputs, targets):
-                changed[target][name] = self._stored(name, solution.weights)
-                self._write(outputs, target, name, changed[target][name], solution.notes)
-            del inputs
+            for names in block.portions(self._needs_gram):
+                inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True, names=names)
+                for target, name, solution in self._solutions(block, inputs, targets):
+                    changed[target][name] = self.views[name].stored(solution.weights)
+                    self._write(outputs, target, name, changed[target][name], solution.notes)
+                del inputs
             for target in targets:
                 block.advance(self.targets.index(target), changed.pop(target))
         self._write_rest(block, outputs)
@@ -110,28 +122,27 @@ class BlockSweep:
         order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
+            read = bool(inputs[group[0]].tokens)
             for name in order:
                 wanted = [target for target in targets if target.method == name]
+                for target in () if read else wanted:
+                    self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
-                for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
+                method = methods()[name if read else "magnitude"]
+                for layer, solutions in zip(layers, _solve(method, layers, quotas), strict=True):
                     for target, solution in zip(wanted, solutions, strict=True):
                         yield target, layer.name, solution
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
-        tensor = block.tensors[name]
-        return Layer(name, tensor.T if self.places[name].rows_last else tensor, self.seed, inputs)
+        return Layer(name, block.matrix(name), self.seed, inputs)
 
     def _quota(self, target: Target, place: Place) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
         return Quota(share, target.granularity, target.pattern)
 
-    def _stored(self, name: str, weights: torch.Tensor) -> torch.Tensor:
-        """Weights (out, in) as the checkpoint stores them."""
-        return weights.T.contiguous() if self.places[name].rows_last else weights
-
     def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
-        outputs.write(target, name, tensor, zeros_in(tensor), notes)
+        outputs.write(target, self.views[name], tensor, zeros_in(tensor), notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
         for name, tensor in block.tensors.items():

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.topology import View, parts
 from sparsebench.steps.prune.contract import SparsifyResult, Target, TensorSparsity
 from sparsebench.steps.prune.zeroing import zeros_in
 
@@ -52,10 +52,10 @@ class Outputs:
                 shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
 
     def write(
-        self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
+        self, target: Target, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
     ) -> None:
-        """One tensor of one version, of which ``removed`` weights were set to zero."""
-        self.writers[target].write(name, tensor)
+        """One matrix of one version as it is stored, of which ``removed`` weights were set to zero."""
+        self.writers[target].write(view.tensor, stored, view.expert)
         self.removed[target] += removed
         self.notes[target].update(notes)
 
@@ -118,12 +118,16 @@ def verify(
     for info in checkpoint.tensors.values():
         if info.name in checkpoint.ties:
             continue
-        zeros = sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))
-        parameters += info.numel
-        total_zeros += zeros
         place = places[info.name]
-        if place.prunable:
-            tensors.append(TensorSparsity(info.name, place.layer, place.side, place.kind, info.numel, zeros))
+        parameters += info.numel
+        if place.experts:
+            counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
+        else:
+            counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
+        total_zeros += sum(counts)
+        for view, zeros in zip(place.views, counts, strict=False):
+            size = info.numel // len(counts)
+            tensors.append(TensorSparsity(view.name, place.layer, place.side, place.kind, size, zeros))
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
     return SparsifyResult(
         prunable=prunable,

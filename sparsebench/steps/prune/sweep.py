@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import parts
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import Emit, Outputs, Progress

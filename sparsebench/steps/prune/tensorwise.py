@@ -7,11 +7,12 @@ tensor is written); at any moment one tensor is in memory, whatever the size of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.models.anatomy import Part
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import Part, View
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Score, Target
 from sparsebench.steps.prune.keys import Threshold, keys, narrow, thresholds
@@ -49,28 +50,27 @@ class TensorSweep:
         for done, name in enumerate(self.checkpoint.tensors):
             # A tied repeat is treated like the tensor that it repeats.
             part = self.places[self.checkpoint.ties.get(name, name)]
-            if part.prunable:
-                self._prune(part, name, self.checkpoint.load(name), limits, outputs)
-            else:
+            for view in part.views:
+                self._prune(view, name, limits, outputs)
+            if not part.prunable:
                 outputs.copy(name)
             if progress:
                 progress(done + 1, len(self.checkpoint.tensors))
 
-    def _prune(
-        self, part: Part, name: str, tensor: torch.Tensor, limits: dict[Target, Threshold], outputs: Outputs
-    ) -> None:
-        """All versions of one tensor. The tie budgets in ``limits`` are spent here."""
-        weights = tensor.T if part.rows_last else tensor
+    def _prune(self, view: View, name: str, limits: dict[Target, Threshold], outputs: Outputs) -> None:
+        """All versions of one matrix of tensor ``name``. The tie budgets in ``limits`` are spent here."""
+        place = replace(view, tensor=name)
+        weights = self._weights(place)
 
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
-            outputs.write(target, name, version.T if part.rows_last else version, removed, notes)
+            outputs.write(target, place, view.stored(version), removed, notes)
 
         for method, targets in self.sweeps.items():
-            scores = self.scores[method](Layer(part.name, weights, self.seed))
+            scores = self.scores[method](Layer(view.name, weights, self.seed))
             whole, layer, other = _by_reach(targets)
             own = dict(limits)
             if whole or layer:
-                ranked = self._ranked(scores, part.name)
+                ranked = self._ranked(scores, view.name)
             if layer:
                 ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
                 own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
@@ -80,7 +80,7 @@ class TensorSweep:
                     limits[target] = Threshold(own[target].key, own[target].ties - spent)
                 write(target, version, removed)
             quotas = [Quota(target.sparsity, target.granularity, target.pattern) for target in other]
-            for target, choice in zip(other, masks.choose(scores, quotas, part.name), strict=True):
+            for target, choice in zip(other, masks.choose(scores, quotas, view.name), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
@@ -100,11 +100,12 @@ class TensorSweep:
         return found
 
     def _all_keys(self, method: str) -> Iterator[torch.Tensor]:
-        for name, part in self.places.items():
-            if part.prunable:
-                tensor = self.checkpoint.load(name)
-                weights = tensor.T if part.rows_last else tensor
-                yield self._ranked(self.scores[method](Layer(name, weights, self.seed)), name)
+        for view in (view for part in self.places.values() for view in part.views):
+            yield self._ranked(self.scores[method](Layer(view.name, self._weights(view), self.seed)), view.name)
+
+    def _weights(self, view: View) -> torch.Tensor:
+        """(out, in), one matrix in memory at a time."""
+        return view.shaped(self.checkpoint.load(view.tensor, view.expert))
 
 
 def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:

@@ -14,9 +14,9 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.anatomy import parts
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import SparsifyResult, Target

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from sparsebench.manifest.load import load_text
-from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.inputs import Inputs
+from sparsebench.models.topology import parts
 from sparsebench.plan.expand import targets
 from sparsebench.plan.preflight import checks
 from sparsebench.steps.prune import registry

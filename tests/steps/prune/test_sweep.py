@@ -9,8 +9,8 @@ import torch
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
-from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import parts
 from sparsebench.steps.prune.contract import SparsifyResult, Target
 from sparsebench.steps.prune.outputs import verify
 from sparsebench.steps.prune.sweep import Sweep

@@ -1,4 +1,4 @@
-"""The anatomy read from names, against the modules of stock transformers models."""
+"""The topology read from names, against the modules of stock transformers models."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from sparsebench.models.anatomy import Part, part
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import MODEL_TYPES, meta_model
+from sparsebench.models.topology import Part, part
 from tests.models.model_zoo import CONFIGS, small
 
 # What each linear layer of a block is, written down from the published architectures: kind=module, per layer.
@@ -73,7 +73,7 @@ DECODER_BLOCKS = {
 }
 
 
-def anatomy(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
+def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
     """Every tensor's part, and each linear layer inside a list of blocks with whether it is a Conv1D."""
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -98,14 +98,14 @@ def test_every_model_type_is_tested() -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_prunable_are_the_linear_weights_of_the_blocks_and_nothing_else(model_type: str) -> None:
-    found, linear = anatomy(model_type)
+    found, linear = topology(model_type)
     assert {name for name, place in found.items() if place.prunable} == set(linear)
     assert {name for name, place in found.items() if place.rows_last} == {name for name, conv in linear.items() if conv}
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_kinds_layers_and_sides_are_the_architectures(model_type: str) -> None:
-    found, _ = anatomy(model_type)
+    found, _ = topology(model_type)
     family = MODEL_TYPES[model_type]
     seen: dict[tuple[str, int], set[str]] = {}
     for name, place in found.items():
@@ -120,7 +120,7 @@ def test_kinds_layers_and_sides_are_the_architectures(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_everything_else_is_norm_bias_embedding_or_head(model_type: str) -> None:
-    found, _ = anatomy(model_type)
+    found, _ = topology(model_type)
     rest = {name: place.kind for name, place in found.items() if not place.prunable}
     assert not {name for name, kind in rest.items() if kind not in ("norm", "bias", "embedding", "head", "other")}
     for name, kind in rest.items():

@@ -1,0 +1,139 @@
+"""Fused experts taken apart: in a model's experts each linear layer becomes a module of its own.
+
+Hooks, sparse kernels and whoever replaces weights then meet an expert's layers as they meet any other. A token goes
+through the experts that the model's own router chose for it, one expert after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sparsebench.models.topology import stored_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GATE, UP, GATE_UP, DOWN = "gate_proj", "up_proj", "gate_up_proj", "down_proj"
+
+
+class Expert(nn.Module):
+    """One expert: the linear layers ``names`` and then ``down_proj``, each without storage."""
+
+    def __init__(self, fused: Any, names: tuple[str, ...], sizes: tuple[int, int, int]) -> None:
+        super().__init__()
+        width, inner, out = sizes
+        bias = getattr(fused, "has_bias", False)
+        with torch.device("meta"):
+            for name in names:
+                self.add_module(name, nn.Linear(width, inner // len(names), bias, dtype=fused.down_proj.dtype))
+            self.down_proj = nn.Linear(out, width, bias, dtype=fused.down_proj.dtype)
+        self.requires_grad_(False)
+        self.__dict__.update(fused=fused, names=names)  # not as a submodule: its parameters are gone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, width) to the same."""
+        made = [getattr(self, name)(x) for name in self.__dict__["names"]]
+        inner = made[0] if len(made) == 1 else torch.cat(made, -1)
+        found: torch.Tensor = self.down_proj(_activated(self.__dict__["fused"], inner))
+        return found
+
+
+class Experts(nn.ModuleList):
+    """All experts of a layer, in the place of the ``fused`` module; ``split`` where gate and up are stored apart.
+
+    While an expert runs, ``tokens`` (n,) are the rows of the layer's input that reach it.
+    """
+
+    def __init__(self, fused: Any, split: bool) -> None:
+        gated, turned = hasattr(fused, GATE_UP), is_turned(fused)
+        first: Any = getattr(fused, GATE_UP if gated else UP)
+        inner, width = first.shape[:0:-1] if turned else first.shape[1:]
+        names = ((GATE, UP) if split else (GATE_UP,)) if gated else (UP,)
+        out = inner // 2 if gated else inner
+        super().__init__(Expert(fused, names, (width, inner, out)) for _ in range(first.shape[0]))
+        self.__dict__.update(fused=fused, turned=turned, tokens=None)
+        for name in list(fused._parameters):
+            fused._parameters[name] = None
+
+    def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
+        """(tokens, width) to the same: what the ``chosen`` experts (tokens, k) give, times ``weights`` of that shape."""
+        if chosen is None:
+            return self._each_its_own(hidden)
+        total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        for number in chosen.unique().tolist():
+            self.tokens, place = torch.where(chosen == number)
+            made = self[number](hidden[self.tokens]) * weights[self.tokens, place, None]
+            total.index_add_(0, self.tokens, made.float())
+        return total.to(hidden.dtype)
+
+    def _each_its_own(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Llama 4 hands every expert all tokens, scaled by their scores: those that did not choose it are zero."""
+        given = hidden.view(len(self), -1, hidden.shape[-1])
+        total = torch.zeros_like(given)
+        for number, rows in enumerate(given):
+            self.tokens = rows.any(-1).nonzero().flatten()
+            if len(self.tokens):
+                total[number, self.tokens] = self[number](rows[self.tokens])
+        return total.view(hidden.shape)
+
+    def refused(self) -> Any:
+        """The fused module with the weights that the experts hold; nothing is left here."""
+        fused, first = self.__dict__["fused"], self[0].__dict__["names"]
+        for attribute, names in ((GATE_UP if len(first) == 2 else first[0], first), (DOWN, (DOWN,))):
+            for kind, suffix in (("weight", ""), ("bias", "_bias")):
+                if getattr(self[0].down_proj, kind) is None:
+                    continue
+                stack = torch.stack([torch.cat([getattr(getattr(one, n), kind) for n in names]) for one in self])
+                turned = self.__dict__["turned"] and kind == "weight"
+                stack = stack.transpose(1, 2).contiguous() if turned else stack
+                fused._parameters[attribute + suffix] = nn.Parameter(stack, requires_grad=False)
+                for one in self:
+                    for name in names:
+                        getattr(one, name)._parameters[kind] = None
+        return fused
+
+
+def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
+    """What lies between an expert's layers, by the model's own code; Llama 4 has it inside its forward."""
+    if hasattr(fused, "_apply_gate") and getattr(fused, "has_gate", True):
+        found: torch.Tensor = fused._apply_gate(inner)
+        return found
+    if getattr(fused, "has_gate", True):
+        gate, up = inner.chunk(2, -1)
+        return up * fused.act_fn(gate)
+    found = fused.act_fn(inner)
+    return found
+
+
+def _is_fused(module: Any) -> bool:
+    """Whether it holds experts in a form that is known here: one activation between two layers, and nothing behind them."""
+    known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
+    return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
+
+
+def is_turned(fused: Any) -> bool:
+    """Whether its weights are (experts, in, out)."""
+    return bool(getattr(fused, "is_transposed", type(fused).__name__ == "Llama4TextExperts"))
+
+
+def take_apart(model: PreTrainedModel, stored: Collection[str]) -> None:
+    """Replace every fused experts module of ``model``; ``stored`` names tell whether a file keeps gate and up apart."""
+    for path, module in list(model.named_modules()):
+        if _is_fused(module):
+            model.set_submodule(path, Experts(module, stored_apart(stored)))
+
+
+def put_together(model: PreTrainedModel) -> None:
+    """Fuse the experts again whose layers are all plain."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Experts) and all(type(one) is nn.Linear for one in layers(module)):
+            model.set_submodule(path, module.refused())
+
+
+def layers(experts: Experts) -> Iterator[nn.Module]:
+    """Every expert's linear layers."""
+    return (child for expert in experts for child in expert.children())

@@ -1,0 +1,209 @@
+"""What each tensor of a transformer is, read from its name: layer, side, kind, and which linear weights it holds.
+
+Names follow Hugging Face conventions. Prunable are the linear weights inside transformer blocks, those of experts too:
+embeddings, output heads, routers, norms, biases and position tables stay as they are. Architectures are known here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Model types whose linear layers store (in, out) instead of (out, in)."""
+TURNED_EXPERTS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
+"""Model types whose fused experts are stored (experts, in, out) instead of (experts, out, in)."""
+LINEAR_TYPES = frozenset({"Linear", "Conv1D", "FalconLinear"})
+"""Modules that do nothing but multiply with their weight and add a bias; other subclasses may read it in another way."""
+EXPERT_LAYERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+"""An expert's linear layers as Mixtral and its kin store them, and as they are called here."""
+
+_FUSED = re.compile(r"experts\.(gate_up_proj|up_proj|down_proj)$|(^|\.)(input|output)_linear\.weight$")
+_APART = re.compile(r"experts\.\d+\.(gate_proj|w1)\.weight$")
+_EXPERTS = re.compile(r"(^|\.)experts\.")
+_ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)\.")
+_BUFFER = re.compile(r"(masked_bias|inv_freq|position_ids)$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layer_groups)\.(\d+)\.")
+_CROSS = re.compile(r"EncDecAttention|encoder_attn|crossattention|cross_attn")
+_TABLE = re.compile(r"relative_attention_bias|embed|rotary|(^|\.)(wte|wpe|shared)\.", re.IGNORECASE)
+_NORM = re.compile(r"norm|(^|\.)ln[_.]", re.IGNORECASE)
+_HEAD = re.compile(r"head|classifier|pooler|(^|\.)(cls|score|proj_out|embed_out|qa_outputs)\.|^decoder\.weight$")
+
+_MODULES = {
+    "qkv": "query_key_value c_attn qkv_proj Wqkv in_proj",
+    "q": "q_proj query_proj query q q_lin q_a_proj q_b_proj",
+    "k": "k_proj key_proj key k k_lin",
+    "v": "v_proj value_proj value v v_lin",
+    "kv": "kv_a_proj_with_mqa kv_b_proj",
+    "o": "o_proj out_proj out_lin o attn.c_proj attn.Wo attention.output.dense attention.dense self_attention.dense "
+    "self_attn.dense",
+    "gate": "gate_proj wi_0 w1 fc12",
+    "gate_up": "gate_up_proj mlp.Wi input_linear",
+    "up": "up_proj wi_1 wi fc1 fc_in c_fc dense_h_to_4h intermediate.dense lin1 ffn w3 fc11",
+    "down": "down_proj wo fc2 fc_out w2 output_linear mlp.c_proj mlp.Wo dense_4h_to_h output.dense lin2 ffn_output",
+}
+_KINDS = {name: kind for kind, names in _MODULES.items() for name in names.split()}
+"""A linear layer's kind by the end of its module's name; the longest end that is listed counts."""
+_ROLES = dict.fromkeys(("qkv", "kv", "q", "k", "v", "o"), "attention") | dict.fromkeys(
+    ("gate", "gate_up", "up", "down"), "mlp"
+)
+_ROLES["head"] = "head"
+
+
+@dataclass(frozen=True)
+class View:
+    """A stored tensor, or one expert's slice of a fused one; ``turned`` where it lies (in, out), ``rows`` where only those
+    are meant."""
+
+    tensor: str
+    expert: int | None = None
+    turned: bool = False
+    rows: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's, with the expert's number in brackets."""
+        return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
+
+    def cut(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The slice of the whole ``tensor``, as it is stored."""
+        return tensor if self.expert is None else tensor[self.expert]
+
+    def shaped(self, stored: torch.Tensor) -> torch.Tensor:
+        """What is stored, as it is meant: a matrix as (out, in)."""
+        stored = stored if self.rows is None else stored[slice(*self.rows)]
+        return stored.T if self.turned else stored
+
+    def stored(self, shaped: torch.Tensor) -> torch.Tensor:
+        """The other way round, of a view of whole rows."""
+        return shaped.T.contiguous() if self.turned else shaped
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor's place in the model.
+
+    ``side`` is ``encoder``, ``decoder`` or ``""`` (shared); ``kind`` is one of q, k, v, o, kv, qkv (with the prefix
+    ``cross_`` in cross-attention), gate, up, gate_up, down, router, norm, bias, embedding, head, other;
+    ``rows_last`` says that the matrix is stored (in, out), as GPT-2 does; ``experts`` is how many matrices a fused tensor
+    holds, along its first dimension.
+    """
+
+    name: str
+    layer: int | None
+    side: str
+    kind: str
+    prunable: bool
+    rows_last: bool = False
+    experts: int = 0
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The prunable matrices in this tensor: none, one, or one for each expert."""
+        if not self.prunable:
+            return ()
+        numbers = range(self.experts) if self.experts else (None,)
+        return tuple(View(self.name, number, self.rows_last) for number in numbers)
+
+
+def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
+    """Where ``info`` belongs in a model of ``family`` with this config.json."""
+    name = info.name
+    # T5 nests `block.3.layer.1`: the outer number is the depth.
+    found = _LAYER.search(name)
+    layer = int(found.group(1)) if found else None
+    kind = _kind(info, layer)
+    if kind in ("q", "k", "v", "o") and _CROSS.search(name):
+        kind = f"cross_{kind}"
+    fused = len(info.shape) == 3 and _FUSED.search(name) is not None
+    prunable = (
+        layer is not None
+        and (fused or (len(info.shape) == 2 and name.endswith("weight")))
+        and min(info.shape) > 1
+        and info.dtype in FLOATS
+        and kind not in ("norm", "embedding", "router")
+    )
+    rows_last = prunable and config.get("model_type") in (TURNED_EXPERTS if fused else CONV1D_TYPES)
+    return Part(name, layer, _side(name, family), kind, prunable, rows_last, info.shape[0] if prunable and fused else 0)
+
+
+def stored_apart(stored: Iterable[str]) -> bool:
+    """Whether a checkpoint of these names keeps every expert's layers as tensors of their own, gate and up apart."""
+    return any(_APART.search(name) for name in stored)
+
+
+def unknown_experts(checkpoint: Checkpoint, places: Mapping[str, Part]) -> str | None:
+    """The first tensor of experts' weights that is stored in a form not known here, so that nothing would prune it."""
+    return next(
+        (
+            info.name
+            for info in checkpoint.tensors.values()
+            if len(info.shape) > 1
+            and info.dtype in FLOATS
+            and _EXPERTS.search(info.name)
+            and not places[info.name].prunable
+            and places[info.name].kind not in ("bias", "norm", "router")
+        ),
+        None,
+    )
+
+
+def prunable_share(checkpoint: Checkpoint, family: str) -> float:
+    """Prunable weights over all parameters, tied ones once."""
+    places, ties = parts(checkpoint, family), checkpoint.ties
+    sizes = {info.name: info.numel for info in checkpoint.tensors.values() if info.name not in ties}
+    return sum(size for name, size in sizes.items() if places[name].prunable) / max(1, sum(sizes.values()))
+
+
+def is_buffer(info: TensorInfo, place: Part) -> bool:
+    """Whether it is a buffer that old checkpoints carry along: a causal mask (a 4-dimensional "bias"), frequencies."""
+    return _BUFFER.search(info.name) is not None or (place.kind == "bias" and len(info.shape) > 2)
+
+
+def role(module: str) -> str:
+    """What a linear module of this name is for: ``attention``, ``mlp``, ``head`` or ``other``."""
+    kind = part(TensorInfo(f"{module}.weight", "F32", (2, 2), "", 0, 0), {}, "").kind
+    return _ROLES.get(kind.removeprefix("cross_"), "other")
+
+
+def parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
+    """Every tensor's part, by name. A name that repeats a tied tensor is never prunable."""
+    found = {name: part(info, checkpoint.config, family) for name, info in checkpoint.tensors.items()}
+    for name in checkpoint.ties:
+        found[name] = Part(name, found[name].layer, found[name].side, found[name].kind, prunable=False)
+    return found
+
+
+def _side(name: str, family: str) -> str:
+    if family != "encoder-decoder":
+        return family
+    for side in ("encoder", "decoder"):
+        if re.search(rf"(^|\.){side}\.", name):
+            return side
+    return ""
+
+
+def _kind(info: TensorInfo, layer: int | None) -> str:
+    name = info.name
+    if name.endswith("bias"):
+        return "bias"
+    if layer is not None and _ROUTER.search(name):
+        return "router"
+    # BERT's embeddings.LayerNorm is a norm, not a table.
+    if _NORM.search(name):
+        return "norm"
+    if layer is None and _HEAD.search(name):
+        return "head"
+    if _TABLE.search(name):
+        return "embedding"
+    module = name.removesuffix(".weight").split(".")
+    ends = (".".join(module[-length:]) for length in (3, 2, 1)) if layer is not None else ()
+    return next((_KINDS[end] for end in ends if end in _KINDS), "other")
