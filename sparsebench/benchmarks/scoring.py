@@ -15,6 +15,8 @@ from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpe
 from sparsebench.benchmarks.copied import Fitted, copied
 from sparsebench.benchmarks.repeat import repeats
 from sparsebench.errors import BenchmarkError, SparsebenchError
+from sparsebench.models.checkpoint import read_object
+from sparsebench.models.topology import refuse_text
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
@@ -64,8 +66,9 @@ def score(
     numbers are stock's to the bit. (Tasks with different ones: the model is loaded once for each.) It calculates in
     ``dtype`` (``auto``: the checkpoint's). A task whose documents are in the text that the model was ``fitted`` to is an
     error, or where that is allowed a score that says so.
-    Raises ModelError when the model itself cannot be loaded.
+    Raises ModelError when the model itself cannot be loaded, UnsupportedError where it reads no text.
     """
+    refuse_text(read_object(folder / "config.json"))
     fit: list[TaskSpec] = []
     for spec in tasks:
         try:

@@ -39,16 +39,21 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json, emit_table
+    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.topology import prunable_share
     from sparsebench.plan.single import single
     from sparsebench.structure import assess, summary
 
     model = single(source, family, dtype.value, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
+    share = prunable_share(Checkpoint(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]
-        emit_json(asdict(result) | {"summary": rows} if tensors else {"family": model.family, "summary": rows})
+        told = {"summary": rows, "prunable_share": share}
+        emit_json(asdict(result) | told if tensors else {"family": model.family, **told})
         return
+    note(f"{share:.1%} of the parameters are prunable")
     heads = [f"≥{t:g}" for t in result.relative]
     if tensors:
         emit_table(

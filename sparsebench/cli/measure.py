@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,16 +65,23 @@ def measure(
 
     from sparsebench import environment, runtime
     from sparsebench.cli.output import emit_json, note
+    from sparsebench.models.topology import refuse_text
     from sparsebench.plan.single import single
     from sparsebench.runtime import hosts
+    from sparsebench.runtime.engines import engine as made
 
     _check_engine(engine)
     placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
     if dry_run:
         _show_launch(placed)
         return
-    model = single(source, family, dtype.value, offline)
-    dense = single(against, family, dtype.value, offline) if against else model
+
+    def check(config: Mapping[str, Any]) -> None:
+        refuse_text(config)
+        made(engine).check(config, ranks)
+
+    model = single(source, family, dtype.value, offline, check)
+    dense = single(against, family, dtype.value, offline, check) if against else model
     run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
     setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")

@@ -111,6 +111,10 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
         return
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
+    shares = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
+    if shares and any(cell.stage == "sparsify" for cell in cells):
+        told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
+        note(f"  sparsities are shares of what is prunable: {told}")
     for text in _emulated(ready, cells):
         note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):

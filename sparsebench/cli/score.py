@@ -80,6 +80,7 @@ def score(
     from sparsebench.cli.output import emit_json, emit_table, note
     from sparsebench.errors import UserError
     from sparsebench.ledger import scored
+    from sparsebench.models.topology import refuse_text
     from sparsebench.plan.single import single
 
     if list_them:
@@ -90,7 +91,7 @@ def score(
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    sides = [single(text, family, dtype.value, offline) for text in (against, source) if text]
+    sides = [single(text, family, dtype.value, offline, refuse_text) for text in (against, source) if text]
     failures: list[str] = []
     found = [_scored(model, specs, model.calculated(compute_dtype.value), failures) for model in sides]
     dense = found[0] if against else None

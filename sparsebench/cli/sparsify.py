@@ -139,8 +139,10 @@ def sparsify(
     from sparsebench.cli.output import emit_json, progress
     from sparsebench.cli.pack import writer
     from sparsebench.manifest.schema import Calibration
+    from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
+    from sparsebench.steps.prune.registry import needs_calibration
     from sparsebench.steps.prune.sweep import Sweep
 
     names = list(dict.fromkeys(method or ["magnitude"]))
@@ -153,7 +155,8 @@ def sparsify(
     folders = _folders(names, granularity.value if granularity else None, asked, out)
     _check_free(folders.values())
     write = writer(form, dense=True)
-    model = single(source, family, dtype.value, offline)
+    reads = any(needs_calibration(one.method, one.allocation) for one in folders)
+    model = single(source, family, dtype.value, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
@@ -272,5 +275,7 @@ def _show(made: list[Made]) -> None:
         for folder, _, result in made
     ]
     emit_table(["folder", "zeros, prunable", "zeros, all", "on disk"], rows)
+    first = made[0][2]
+    note(f"{first.prunable / first.parameters:.1%} of the {first.parameters:,} parameters are prunable")
     for reason in dict.fromkeys(result.note for _, _, result in made if result.note):
         note(reason)

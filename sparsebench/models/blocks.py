@@ -10,7 +10,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models import precision, topology
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.models.families import meta_model
-from sparsebench.models.topology import View
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
     import torch
@@ -18,15 +18,6 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.gather import Reader
-
-REFUSED = {
-    "albert": "its layers share one set of weights",
-    "whisper": "it reads audio where calibration has text",
-}
-"""Model types that cannot be replayed, and why."""
-
-LOOKS_AT_WEIGHTS = "choose magnitude or random"
-"""What any model can be pruned by."""
 
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
@@ -67,19 +58,12 @@ class Skeleton:
     stacks: list[Stack]
 
 
-def refusal(model_type: str) -> str:
-    """Why a type of REFUSED cannot be replayed."""
-    return f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}"
-
-
 def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     """The model of a config.json with its blocks found, nothing filled.
 
     Raises UnsupportedError when it cannot be replayed block by block, ModelError when transformers cannot build it.
     """
-    model_type = config.get("model_type")
-    if model_type in REFUSED:
-        raise UnsupportedError(refusal(model_type), LOOKS_AT_WEIGHTS)
+    topology.refuse_replay(config)
     stated = precision.stated({**config, **_QUIET}, precision.resolve("auto", config))
     model = meta_model(family, stated).eval()
     model.requires_grad_(False)
@@ -111,9 +95,7 @@ def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, s
     parents = {place.path.rpartition(".")[0] for place in places}
     holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None
     if not isinstance(holder, torch.nn.ModuleList) or [place.index for place in places] != list(range(len(holder))):
-        raise UnsupportedError(
-            f"{config.get('model_type')}: its {side} is not one list of blocks", "choose magnitude or random"
-        )
+        raise UnsupportedError(f"{config.get('model_type')}: its {side} is not one list of blocks", LOOKS_AT_WEIGHTS)
     return places
 
 

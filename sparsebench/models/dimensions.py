@@ -12,7 +12,7 @@ class Dimensions:
     """``layers`` of the first side and ``decoder_layers`` of an encoder-decoder's second, 0 elsewhere.
 
     ``hidden`` is what a token is between blocks, ``inner`` in the feed-forward part, ``key_heads`` how many of the ``heads``
-    have keys and values of their own, each ``head_size`` wide.
+    have keys and values of their own, each ``head_size`` wide; ``experts`` is 1 where there are none.
     """
 
     hidden: int
@@ -23,6 +23,7 @@ class Dimensions:
     key_heads: int
     head_size: int
     vocabulary: int
+    experts: int = 1
 
 
 def dimensions(config: Mapping[str, Any]) -> Dimensions:
@@ -39,9 +40,11 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         hidden=hidden,
         layers=layers,
         decoder_layers=first("num_decoder_layers", "decoder_layers", default=layers) if both else 0,
-        inner=first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
+        inner=first("moe_intermediate_size", default=0)
+        or first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
         heads=heads,
         key_heads=first("num_key_value_heads", default=heads),
         head_size=first("head_dim", "d_kv", default=hidden // heads),
         vocabulary=first("vocab_size", default=32000),
+        experts=max(1, first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
     )

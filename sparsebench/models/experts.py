@@ -109,7 +109,7 @@ def _activated(fused: Any, inner: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def _is_fused(module: Any) -> bool:
+def is_fused(module: Any) -> bool:
     """Whether it holds experts in a form that is known here: one activation between two layers, and nothing behind them."""
     known = hasattr(module, "is_transposed") or type(module).__name__ == "Llama4TextExperts"
     return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
@@ -123,7 +123,7 @@ def is_turned(fused: Any) -> bool:
 def take_apart(model: PreTrainedModel, stored: Collection[str]) -> None:
     """Replace every fused experts module of ``model``; ``stored`` names tell whether a file keeps gate and up apart."""
     for path, module in list(model.named_modules()):
-        if _is_fused(module):
+        if is_fused(module):
             model.set_submodule(path, Experts(module, stored_apart(stored)))
 
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _TYPES: dict[Family, str] = {
     "decoder": (
-        "bloom codegen falcon gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite llama mistral "
-        "mpt nemotron olmo olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2 xglm"
+        "bloom codegen deepseek_v3 falcon gemma gemma2 gemma3_text glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj "
+        "granite granitemoe llama llama4_text mistral mixtral mpt nemotron olmo olmo2 olmoe opt phi phi3 phimoe qwen2 "
+        "qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 xglm"
     ),
     "encoder": (
         "albert bert camembert deberta deberta-v2 distilbert electra ernie megatron-bert modernbert mpnet nomic_bert "
@@ -95,11 +96,13 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> 
 
 def transformers_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     """transformers' configuration object of a config.json. Raises ModelError for an unknown ``model_type``."""
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING
 
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING:
         raise ModelError(
             f"transformers has no model type {model_type!r}", "name it in `model_type`, such as llama or t5"
         )
-    return AutoConfig.for_model(**config)
+    kind = CONFIG_MAPPING[str(model_type)]
+    # Infinity, which JSON does not have, is stored as an object.
+    return kind(**kind._decode_special_floats(dict(config)))

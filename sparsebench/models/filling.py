@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import topology
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
 from sparsebench.models.gather import Reader
-from sparsebench.models.topology import EXPERT_LAYERS, View
+from sparsebench.models.topology import EXPERT_LAYERS, LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
     import torch
@@ -119,10 +119,8 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
 
     rules: list[Any] = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if not isinstance(rule, WeightConverter)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    chunks = [
-        rule for rule in converters if [type(one) for one in rule.operations] == [Chunk] and not rule.operations[0].dim
-    ]
+    # One operation, which cuts along the first dimension.
+    chunks = [rule for rule in rules if [vars(one) for one in _operations(rule, Chunk)] == [vars(Chunk(0))]]
     turned = {path: bool(module.turned) for path, module in model.named_modules() if isinstance(module, Experts)}
     found: dict[str, View] = {}
     for info in stored:
@@ -137,6 +135,12 @@ def _converted(model: PreTrainedModel, stored: Collection[TensorInfo]) -> dict[s
                     found[first.replace(rule.target_patterns[0], target)] = View(info.name, rows=rows)
         found |= _of_experts(name, info, turned)
     return found
+
+
+def _operations(rule: Any, kind: type) -> list[Any]:
+    """A conversion's operations, where they are all of ``kind``."""
+    found = getattr(rule, "operations", [])
+    return found if all(type(one) is kind for one in found) else []
 
 
 def _of_experts(name: str, info: TensorInfo, turned: Mapping[str, bool]) -> dict[str, View]:
@@ -196,9 +200,7 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
             module = place.module.get_submodule(path)
             if not isinstance(module, (torch.nn.Linear, Conv1D)):
                 kind = type(module).__name__
-                raise UnsupportedError(
-                    f"{view.name}: it belongs to {kind}, which is no linear layer", "choose magnitude or random"
-                )
+                raise UnsupportedError(f"{view.name}: it belongs to {kind}, which is no linear layer", LOOKS_AT_WEIGHTS)
             width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
             cross = part.kind in ("cross_k", "cross_v")
             place.prunable[view.name] = Reader(view.name, module, width, cross, view, *_routed(place, path))

@@ -146,7 +146,8 @@ class Replay:
         filling.fill(self._skeleton, checkpoint, family)
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         model = self._skeleton.model
-        states = 2 * streams * len(batch.input_ids) * length * model.config.hidden_size * model.dtype.itemsize
+        width = max(stack.module.config.hidden_size for stack in self._skeleton.stacks)
+        states = 2 * streams * len(batch.input_ids) * length * width * model.dtype.itemsize
         self._spill = spill if states > memory else None
         self._last: Side | None = None
 

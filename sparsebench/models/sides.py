@@ -14,6 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.gather import Enough, Gatherer
 from sparsebench.models.spill import States
 from sparsebench.models.stages import Call, Extras, Way, split, tensors_in
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS
 
 if TYPE_CHECKING:
     from sparsebench.models.blocks import Place, Stack
@@ -134,7 +135,7 @@ class Side:
                 return call, encoder
         raise UnsupportedError(
             f"{self.stack.side} block {index}: it reads more than the block before it gives",
-            "choose magnitude or random",
+            LOOKS_AT_WEIGHTS,
         )
 
     def _broken(self, what: str) -> ModelError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS
 
 if TYPE_CHECKING:
     from sparsebench.models.blocks import Stack
@@ -134,7 +135,7 @@ class Way:
             run()
         except Reached as reached:
             return reached.call
-        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", "choose magnitude or random")
+        raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
 
     def past(self, known: tuple[torch.Tensor, Extras], run: Callable[[], Any], lookup: bool = False) -> torch.Tensor:
         """The side's result (group, length, width) when its last block returned ``known``: final norms and the like."""
@@ -146,7 +147,7 @@ class Way:
     def answer(self, index: int, call: Call) -> Any:
         """What stage ``index`` returns."""
         if index != self._next:
-            raise UnsupportedError(f"{self.side} block {index}: it runs out of order", "choose magnitude or random")
+            raise UnsupportedError(f"{self.side} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
         self._next += 1
         if index == self._target:
             raise Reached(call)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
@@ -25,6 +26,22 @@ LINEAR_TYPES = frozenset({"Linear", "Conv1D", "FalconLinear"})
 """Modules that do nothing but multiply with their weight and add a bias; other subclasses may read it in another way."""
 EXPERT_LAYERS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 """An expert's linear layers as Mixtral and its kin store them, and as they are called here."""
+
+_GLOBAL = "the layers of its global attention read nothing where no token has it"
+_STATE_SPACE = "its state-space layers multiply with weights without calling the layers that hold them"
+STATE_SPACE = dict.fromkeys(("falcon_mamba", "jamba", "mamba"), _STATE_SPACE)
+NO_TEXT = {"whisper": "it reads audio, not text"}
+"""Model types that cannot be given text, and why."""
+REFUSED = {
+    "albert": "its layers share one set of weights",
+    "led": _GLOBAL,
+    "longformer": _GLOBAL,
+    **STATE_SPACE,
+    **NO_TEXT,
+}
+"""Model types that cannot be replayed block by block, and why."""
+LOOKS_AT_WEIGHTS = "choose magnitude or random"
+"""What any model can be pruned by."""
 
 _FUSED = re.compile(r"experts\.(gate_up_proj|up_proj|down_proj)$|(^|\.)(input|output)_linear\.weight$")
 _APART = re.compile(r"experts\.\d+\.(gate_proj|w1)\.weight$")
@@ -166,6 +183,26 @@ def prunable_share(checkpoint: Checkpoint, family: str) -> float:
 def is_buffer(info: TensorInfo, place: Part) -> bool:
     """Whether it is a buffer that old checkpoints carry along: a causal mask (a 4-dimensional "bias"), frequencies."""
     return _BUFFER.search(info.name) is not None or (place.kind == "bias" and len(info.shape) > 2)
+
+
+def refuse_replay(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a model whose layers' inputs cannot be seen block by block."""
+    if config.get("model_type") in REFUSED:
+        raise UnsupportedError(refusal(config["model_type"]), LOOKS_AT_WEIGHTS)
+
+
+def refusal(model_type: str) -> str:
+    """Why a type of REFUSED cannot be replayed."""
+    return f"{model_type} cannot be calibrated block by block: {REFUSED[model_type]}"
+
+
+def refuse_text(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a model that cannot be given text: it can be neither scored nor timed."""
+    kind = config.get("model_type")
+    if kind in NO_TEXT:
+        raise UnsupportedError(
+            f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}", "its structure and storage can be measured"
+        )
 
 
 def role(module: str) -> str:

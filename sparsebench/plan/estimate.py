@@ -41,10 +41,11 @@ ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 
 @dataclass(frozen=True)
 class ModelSize:
-    """``parameters`` in all, ``bytes`` on disk in the working precision."""
+    """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known."""
 
     parameters: int
     bytes: int
+    prunable: float | None = None
 
 
 def seconds_of(cell: Cell, size: ModelSize) -> float:

@@ -19,8 +19,8 @@ from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
-from sparsebench.models.blocks import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.models.families import family_of
+from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.rehearse import rehearsal

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sparsebench import environment, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
+from sparsebench.models.checkpoint import read_object
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
 from sparsebench.plan.expand import expand
@@ -35,10 +37,17 @@ class Single:
         return environment.arithmetic(self.dtype, asked)  # type: ignore[return-value]
 
 
-def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single:
+def single(
+    text: str,
+    family: str | None,
+    dtype: Dtype,
+    offline: bool,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Single:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
-    Raises SourceError when it cannot be found, or when its family can neither be read nor was given.
+    ``check`` may refuse its config.json, before anything is fetched where it can be read by itself. Raises SourceError when
+    it cannot be found, or when its family can neither be read nor was given.
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
@@ -48,8 +57,12 @@ def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single
             raise UserError(
                 f"{text}: a packed model stays in its own precision, not {dtype}", "unpack it first: sparsebench unpack"
             )
+        if check:
+            check(PackedCheckpoint(Path(source.location)).config)
         return _packed(Path(source.location), family)
     cache = sources.Cache()
+    if check:
+        check(sources.read_config(source, cache, offline) or {})
     found = family or _family(source, cache, offline)
     model = Model(name=_name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache, offline)
@@ -57,6 +70,8 @@ def single(text: str, family: str | None, dtype: Dtype, offline: bool) -> Single
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, offline, 0)
+    if check:
+        check(read_object(folder / "config.json"))
     return Single(model.name, folder, model.family, dtype)
 
 

@@ -10,6 +10,7 @@ from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Model
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
+from sparsebench.models.topology import prunable_share
 from sparsebench.plan.estimate import ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -22,14 +23,16 @@ PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
 def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
     """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config."""
     try:
-        tensors = Checkpoint(folder).tensors.values()
-        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors))
+        checkpoint = Checkpoint(folder)
+        tensors = checkpoint.tensors.values()
+        share = prunable_share(checkpoint, model.family)
+        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
     except ModelError:
         pass
     count = parameters(config) if config else _guess(str(model.source))
     stored = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(stored)
-    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4))
+    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), 1 - _tables(config) / count if config else None)
 
 
 def _guess(source: str) -> int:
@@ -46,7 +49,11 @@ def parameters(config: Mapping[str, Any]) -> int:
     gated = config.get("model_type") not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
         act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
     )
-    forward = size.hidden * size.inner * (3 if gated else 2)
-    untied = 2 if config.get("tie_word_embeddings") is False else 1
-    table = size.vocabulary * size.hidden * untied
-    return table + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
+    forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
+    return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
+
+
+def _tables(config: Mapping[str, Any]) -> int:
+    """Parameters of the embeddings and of an output head that is not tied to them: nearly all that is not prunable."""
+    size = dimensions(config)
+    return size.vocabulary * size.hidden * (2 if config.get("tie_word_embeddings") is False else 1)

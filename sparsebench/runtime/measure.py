@@ -10,6 +10,7 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import latency
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
@@ -30,6 +31,7 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
             f"the {setting.engine} engine runs in one process, not at {setting.ranks} ranks",
             f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
         )
+    refuse_text(config)
     engine(setting.engine).check(config, setting.ranks)
     check_positions(config, family, setting.workload)
 

@@ -52,7 +52,10 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
             if isinstance(getattr(config, name, None), int):
                 setattr(config, name, min(blocks, getattr(config, name)))
         for name in LISTS:
-            if isinstance(getattr(config, name, None), list):
+            # Some derive the list from the counts: it is short already.
+            if isinstance(getattr(config, name, None), list) and not isinstance(
+                getattr(type(config), name, None), property
+            ):
                 setattr(config, name, getattr(config, name)[:blocks])
     return longest
 

@@ -22,16 +22,24 @@ BART = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
     "is_encoder_decoder": True, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
 }  # fmt: skip
+EXPERTS = {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+ROUTED = {**GROUPED, "moe_intermediate_size": 24, "num_experts_per_tok": 2}
 GPT = {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     # decoders
     "bloom": {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "codegen": {**GPT, "n_ctx": 64, "rotary_dim": 4},
+    "deepseek_v3": {
+        **COMMON, "num_key_value_heads": 4, "moe_intermediate_size": 24, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 0, "q_lora_rank": 16,
+        "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    },
     "falcon": COMMON,
     "gemma": GROUPED,
     "gemma2": GROUPED,
     "gemma3_text": GROUPED,
+    "glm4_moe": {**ROUTED, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 0, "pad_token_id": 0},
     "gpt2": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {
@@ -39,19 +47,30 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attention_types": [[["global", "local"], 1]],
     },
     "gpt_neox": COMMON,
+    "gpt_oss": {**EXPERTS, "pad_token_id": 0},
     "gptj": {**GPT, "rotary_dim": 4},
     "granite": GROUPED,
+    "granitemoe": EXPERTS,
     "llama": GROUPED,
+    "llama4_text": {
+        **EXPERTS, "num_experts_per_tok": 1, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 1,
+        "attention_chunk_size": 32, "pad_token_id": 0,
+    },
     "mistral": GROUPED,
+    "mixtral": EXPERTS,
     "mpt": {"vocab_size": 96, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
     "nemotron": GROUPED,
     "olmo": GROUPED,
     "olmo2": GROUPED,
+    "olmoe": {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2},
     "opt": {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 1},
     "phi": COMMON,
     "phi3": {**GROUPED, "pad_token_id": 0},
+    "phimoe": EXPERTS,
     "qwen2": GROUPED,
+    "qwen2_moe": {**ROUTED, "num_experts": 4, "shared_expert_intermediate_size": 48},
     "qwen3": GROUPED,
+    "qwen3_moe": {**ROUTED, "num_experts": 4},
     "smollm3": {**GROUPED, "pad_token_id": 0},
     "stablelm": GROUPED,
     "starcoder2": GROUPED,
@@ -95,6 +114,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
     "whisper": {**BART, "max_source_positions": 64, "max_target_positions": 64, "num_mel_bins": 16, "bos_token_id": 1},
 }  # fmt: skip
+
+EXPERT_TYPES = (
+    "deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe"
+)  # fmt: skip
+"""Types that are mixtures of experts."""
 
 
 def small(model_type: str, **changes: Any) -> dict[str, Any]:

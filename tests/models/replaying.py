@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.models.batch import Batch
-from sparsebench.models.blocks import REFUSED
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.random_weights import write_random
-from sparsebench.models.topology import parts
-from tests.models.model_zoo import small
+from sparsebench.models.topology import REFUSED, parts
+from tests.models.model_zoo import EXPERT_TYPES, small
 
-SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in REFUSED} | {
+SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name not in (*REFUSED, *EXPERT_TYPES)} | {
     # Windows shorter than the samples, so that local and global attention differ.
     "gemma2": {"sliding_window": 4},
     "gemma3_text": {"sliding_window": 4, "num_hidden_layers": 3, "layer_types": ["sliding_attention"] * 2 + ["full_attention"]},
@@ -38,7 +37,7 @@ LENGTH, DECODED = 16, 11
 def written(shape: str, folder: Path, seed: int = 0, **changes: Any) -> tuple[Path, Any]:
     """A model folder with weights large enough for attention not to be flat, and its family."""
     model_type = shape.partition(":")[0]
-    config = small(model_type, **{"initializer_range": 0.2, "init_std": 0.2, **SHAPES[shape], **changes})
+    config = small(model_type, **{"initializer_range": 0.2, "init_std": 0.2, **SHAPES.get(shape, {}), **changes})
     family = MODEL_TYPES[model_type]
     return write_random(config, folder, family, "float32", seed), family
 

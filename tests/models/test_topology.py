@@ -36,12 +36,22 @@ def each(names: str, block: str) -> dict[str, str]:
     return dict.fromkeys(names.split(), block)
 
 
+ATTENTION = " ".join(LLAMA.split()[:4])
+MOE = f"{ATTENTION} gate_up=mlp.experts.gate_up_proj down=mlp.experts.down_proj"
+SHARED = " ".join(f"{kind}=mlp.shared_experts.{kind}_proj" for kind in ("gate", "up", "down"))
 BARTS = "bart blenderbot blenderbot-small m2m_100 marian mbart pegasus whisper"
 BLOCKS: dict[str, str] = {
     **each("gemma gemma2 gemma3_text granite llama mistral olmo olmo2 qwen2 qwen3 smollm3 stablelm nomic_bert", LLAMA),
     **each("opt xglm", OPT),
     **each("gpt2 gpt_bigcode", GPT2),
     **each("bloom falcon", BLOOM),
+    **each("gpt_oss mixtral olmoe phimoe qwen3_moe", MOE),
+    "glm4_moe": f"{MOE} {SHARED}",
+    "qwen2_moe": f"{MOE} {SHARED.replace('experts', 'expert')}",
+    "granitemoe": MOE.replace("mlp", "block_sparse_moe"),
+    "llama4_text": f"{MOE} {SHARED.replace('experts', 'expert')}".replace("mlp", "feed_forward"),
+    "deepseek_v3": "q=self_attn.q_a_proj q=self_attn.q_b_proj kv=self_attn.kv_a_proj_with_mqa kv=self_attn.kv_b_proj "
+    f"{MOE.removeprefix(' '.join(ATTENTION.split()[:3]))} {SHARED}",
     "codegen": "qkv=attn.qkv_proj o=attn.out_proj up=mlp.fc_in down=mlp.fc_out",
     "gpt_neo": "q=attn.attention.q_proj k=attn.attention.k_proj v=attn.attention.v_proj o=attn.attention.out_proj "
     "up=mlp.c_fc down=mlp.c_proj",
@@ -74,9 +84,11 @@ DECODER_BLOCKS = {
 
 
 def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
-    """Every tensor's part, and each linear layer inside a list of blocks with whether it is a Conv1D."""
+    """Every tensor's part, and each linear layer inside a list of blocks, fused experts too, with whether it lies (in, out)."""
     import torch
     from transformers.pytorch_utils import Conv1D
+
+    from sparsebench.models.experts import is_fused, is_turned
 
     family, config = MODEL_TYPES[model_type], small(model_type)
     model = meta_model(family, config)
@@ -89,7 +101,15 @@ def topology(model_type: str) -> tuple[dict[str, Part], dict[str, bool]]:
         for name, module in model.named_modules()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and any(step.isdigit() for step in name.split("."))
     }
-    return found, linear
+    linear |= {
+        f"{name}.{attribute}": is_turned(module)
+        for name, module in model.named_modules()
+        if is_fused(module)
+        for attribute, tensor in module.named_parameters()
+        if tensor.ndim == 3
+    }
+    routers = {name for name in linear if re.search(r"\.(router|shared_expert_gate)\.weight$", name)}
+    return found, {name: turned for name, turned in linear.items() if name not in routers}
 
 
 def test_every_model_type_is_tested() -> None:
@@ -122,7 +142,9 @@ def test_kinds_layers_and_sides_are_the_architectures(model_type: str) -> None:
 def test_everything_else_is_norm_bias_embedding_or_head(model_type: str) -> None:
     found, _ = topology(model_type)
     rest = {name: place.kind for name, place in found.items() if not place.prunable}
-    assert not {name for name, kind in rest.items() if kind not in ("norm", "bias", "embedding", "head", "other")}
+    assert not {
+        name for name, kind in rest.items() if kind not in ("norm", "bias", "embedding", "head", "router", "other")
+    }
     for name, kind in rest.items():
         if "norm" in name.lower() and name.endswith("weight"):
             assert kind == "norm", name
@@ -135,8 +157,9 @@ def test_everything_else_is_norm_bias_embedding_or_head(model_type: str) -> None
         if re.search(r"^(lm_head|proj_out|pooler(\.dense)?)\.weight", name):
             assert kind == "head", name
     others = {name for name, kind in rest.items() if kind == "other"}
-    # A convolution beside the attention of DeBERTa-v2, and Whisper's two over the spectrogram.
-    assert all(".conv" in name for name in others), others
+    assert ("router" in rest.values()) == any("experts" in name for name in found)
+    # A convolution beside the attention of DeBERTa-v2, Whisper's two over the spectrogram, GPT-OSS's sinks.
+    assert all(".conv" in name or name.endswith(".sinks") for name in others), others
 
 
 def test_head_of_a_classifier_is_not_prunable() -> None:

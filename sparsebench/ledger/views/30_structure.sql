@@ -11,7 +11,7 @@ COMMENT ON VIEW tensors IS 'the weights of each variant tensor by tensor; a tied
 COMMENT ON COLUMN tensors.name IS 'name in the checkpoint';
 COMMENT ON COLUMN tensors.layer IS 'index of the transformer block; NULL outside of blocks';
 COMMENT ON COLUMN tensors.side IS 'encoder or decoder; empty where both share the tensor';
-COMMENT ON COLUMN tensors.kind IS 'q, k, v, o, qkv (cross_ in cross-attention), gate, up, gate_up, down, norm, bias, embedding, head or other';
+COMMENT ON COLUMN tensors.kind IS 'q, k, v, o, kv, qkv (cross_ in cross-attention), gate, up, gate_up, down, router, norm, bias, embedding, head or other';
 COMMENT ON COLUMN tensors.prunable IS 'true for linear weights inside transformer blocks';
 COMMENT ON COLUMN tensors.dtype IS 'number format of the tensor';
 COMMENT ON COLUMN tensors.shape IS 'dimensions';

@@ -19,6 +19,17 @@ from sparsebench.runtime.workload import Inputs, text_config
 NOT_SHARDED = {
     "gpt2": "AutoTP refuses GPT-2, whose weights lie in Conv1D layers",
     "bloom": "AutoTP cuts Bloom's attention but not its ALiBi biases, which stay those of all heads",
+    "falcon": "AutoTP cuts Falcon's fused query, key and value to shapes that are no whole heads",
+    "gpt_oss": "AutoTP cuts GPT-OSS's attention but not its sinks, which stay those of all heads",
+    **dict.fromkeys(
+        ("llama4", "llama4_text"), "AutoTP puts a plain layer in the place of Llama 4's router, which gives two things"
+    ),
+    **dict.fromkeys(
+        ("falcon_mamba", "jamba", "mamba", "mamba2"),
+        "AutoTP cuts what a state-space layer projects but not the sizes that it is split into",
+    ),
+    **dict.fromkeys(("olmo2", "olmoe"), "AutoTP cuts queries and keys but not the norms that span all heads"),
+    "phimoe": "AutoTP cuts PhiMoE's router but not what it reads",
     "modernbert": "AutoTP cuts ModernBERT's fused projections to shapes that do not multiply",
     "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
 }

@@ -35,12 +35,13 @@ class Int8(Wrapping):
     """``torch.ao.quantization.quantize_dynamic`` on every linear layer, the output head too; one process, CPU."""
 
     def __init__(self) -> None:
-        self.backend, self.layers = "", 0
+        self.backend, self.layers, self.left = "", 0, 0
 
     @property
     def kernel(self) -> str:
         """Names torch's backend."""
-        return f"int8 dynamic torch {self.backend} ×{self.layers}, activations float32"
+        left = f"; fused experts ×{self.left} stay float32" if self.left else ""
+        return f"int8 dynamic torch {self.backend} ×{self.layers}, activations float32{left}"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Any model."""
@@ -64,6 +65,8 @@ class Int8(Wrapping):
         """Every linear layer quantized in place. Raises UnsupportedError for a model that has none."""
         import torch
 
+        from sparsebench.models.experts import is_fused
+
         for path, module in list(model.named_modules()):
             if type(module).__name__ == "Conv1D":  # GPT-2's, which torch does not know
                 model.set_submodule(path, _linear(module))
@@ -71,7 +74,7 @@ class Int8(Wrapping):
             warnings.simplefilter("ignore")  # deprecated, but its successor is another package
             quantize = torch.ao.quantization.quantize_dynamic
             made = Quantized(quantize(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True))
-        self.layers = made.layers
+        self.layers, self.left = made.layers, sum(is_fused(one) for one in model.modules())
         if not made.layers:
             raise UnsupportedError(f"a {type(model).__name__} has no nn.Linear for torch to quantize")
         return made

@@ -45,7 +45,12 @@ class Sparse:
         self.kinds: Counter[tuple[Any, ...]] = Counter()
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Any model."""
+        """Raise UnsupportedError for a model that reads weights past the layers that would hold them without zeros."""
+        kind = config.get("model_type")
+        if kind in topology.STATE_SPACE:
+            raise UnsupportedError(
+                f"the sparse engine cannot run {kind}: {topology.STATE_SPACE[kind]}", "measure it with another engine"
+            )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Compile or load the kernels and time their layouts; notes say what is used where there are none."""
@@ -116,8 +121,22 @@ class Sparse:
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
     def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
-        weights = opened(source)
-        model: Any = assemble(weights, source.family, source.dtype, cut, self._replace(weights))
+        from sparsebench.models.experts import is_fused
+
+        weights, offered = opened(source), [0]
+        replace = self._replace(weights)
+
+        def counted(view: View, module: Any, dtype: Any) -> Any:
+            offered[0] += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
+            return replace(view, module, dtype)
+
+        model: Any = assemble(weights, source.family, source.dtype, cut, counted)
+        if not offered[0]:
+            kind = weights.config.get("model_type")
+            raise UnsupportedError(
+                f"{kind}: none of its layers is one that the sparse engine can replace",
+                "measure it with another engine",
+            )
         if str(model.dtype).removeprefix("torch.") not in DTYPES:
             raise UnsupportedError(f"the sparse engine does not run in {model.dtype}", "measure it in bfloat16")
         # Facts, not the model: the next one is loaded when this one is gone.
@@ -130,6 +149,8 @@ class Sparse:
         ways |= dict.fromkeys(
             (name for name, module in named.items() if type(module).__name__ in topology.LINEAR_TYPES), DENSE
         )
+        fused = [name for name, module in named.items() if is_fused(module)]
+        ways |= dict.fromkeys((f"{name}.gate_up_proj" for name in fused), "dense torch experts")
         self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
 
@@ -159,7 +180,7 @@ class Sparse:
 
 
 def _dense_last(layers: tuple[str, Any]) -> tuple[bool, str]:
-    return layers[0] == DENSE, layers[0]
+    return layers[0].startswith("dense torch"), layers[0]
 
 
 def _counted(roles: Counter[str]) -> str:

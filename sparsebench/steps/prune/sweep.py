@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts
+from sparsebench.models.topology import parts, unknown_experts
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import Emit, Outputs, Progress
@@ -46,6 +46,12 @@ class Sweep:
         if not any(part.prunable for part in places.values()):
             raise ModelError(
                 f"{self.dense}: no prunable weights found", "is the family right? see `sparsebench inspect`"
+            )
+        if unknown := unknown_experts(checkpoint, places):
+            kind = checkpoint.config.get("model_type")
+            raise UnsupportedError(
+                f"{unknown}: how {kind} stores its experts is not known, and nothing would prune them",
+                "leave the model out",
             )
         plain = [target for target in self.folders if not needs_calibration(target.method, target.allocation)]
         calibrated = [target for target in self.folders if target not in plain]

@@ -184,3 +184,49 @@ def test_missing_weights_are_named(tiny_llama: Path) -> None:
     weights.tensors.pop("model.layers.1.mlp.up_proj.weight")
     with pytest.raises(ModelError, match="up_proj"):
         assemble(weights, "decoder")
+
+
+@pytest.mark.parametrize("form", ["fused", "published"])
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "llama4_text"])
+def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, form: str, tmp_path: Path) -> None:
+    from sparsebench.steps.prune.contract import Target
+    from sparsebench.steps.prune.sweep import Sweep
+    from tests.models.test_experts import stored
+
+    folder = tmp_path / "pruned"
+    Sweep(stored(kind, form, tmp_path), "decoder", {Target("magnitude", 0.7, "layer"): folder}).run(lambda *made: None)
+    pack(folder, tmp_path / "packed")
+    words = prompt(Checkpoint(folder).config)
+    for place in (folder, tmp_path / "packed"):
+        found = started()
+        judged = found.parity(Source(place, "decoder"), words)
+        assert judged is not None and not judged.wraps_only and judged.relative_l2 < 1e-5
+        loaded = found.load(Source(place, "decoder"), 40, False).module
+        assert (
+            distance(outputs(loaded, "decoder", words), outputs(load_model(folder, "decoder"), "decoder", words)) < 1e-5
+        )
+        layers = [name for name in sparse_layers(loaded) if ".experts." in name]
+        assert len(layers) == (24 if (kind, form) == ("mixtral", "published") else 16), "gate and up lie apart there"
+        assert "experts" not in found.kernel
+
+
+def test_experts_that_stay_dense_are_said_to(tmp_path: Path) -> None:
+    from tests.models.test_experts import stored
+
+    found, folder = started(), stored("mixtral", "published", tmp_path)
+    loaded = found.load(Source(folder, "decoder"), 40, False).module
+    assert not sparse_layers(loaded) and "dense torch experts ×2" in found.kernel
+
+
+def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.models.replaying import written
+
+    folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
+    found = started()
+    assert found.parity(Source(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
+    assert len(sparse_layers(found.load(Source(folder, "decoder"), 40, False).module)) == 8
+    monkeypatch.setattr("sparsebench.models.assemble.LINEAR_TYPES", frozenset({"Linear"}))
+    with pytest.raises(UnsupportedError, match="falcon: none of its layers"):
+        started().load(Source(folder, "decoder"), 40, False)

@@ -1,0 +1,316 @@
+"""Mixtures of experts, fused or stored apart: calibrated, pruned and run like the linear layers of any model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.assemble import assemble
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.experts import is_fused
+from sparsebench.models.gather import Gatherer, Reader
+from sparsebench.models.load import load_model
+from sparsebench.models.replay import Replay
+from sparsebench.models.topology import LINEAR_TYPES, prunable_share
+from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.prune.contract import SparsifyResult, Target
+from sparsebench.steps.prune.sweep import Sweep
+from tests.models.model_zoo import EXPERT_TYPES, small
+from tests.models.replaying import batch, written
+
+APART = ("deepseek_v3", "glm4_moe", "granitemoe", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe")
+"""Types whose published files have other names or forms than the model: one tensor for each layer of each expert, mostly."""
+STORED = [*((kind, "fused") for kind in EXPERT_TYPES), *((kind, "published") for kind in APART)]
+GRANULARITY = {
+    "magnitude": "layer",
+    "random": "row",
+    "wanda": "row",
+    "ria": "layer",
+    "sparsegpt": "layer",
+    "alps": "layer",
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five samples run as two, two and one: some experts see no token in the first."""
+    monkeypatch.setattr("sparsebench.models.replay.GROUP", 32)
+
+
+def stored(model_type: str, form: str, folder: Path) -> Path:
+    """The type's small model, as the model names its tensors or as they are published (transformers saves them so)."""
+    fused, _ = written(model_type, folder / "fused")
+    if form == "fused":
+        return fused
+    load_model(fused, "decoder").save_pretrained(folder / "published")
+    return folder / "published"
+
+
+def place(name: str) -> tuple[int, int, str]:
+    """Block, expert and whether it reads what the experts read or what lies within one, of an expert's matrix by name."""
+    layer, rest = re.search(r"layers\.(\d+)\.(.*)", name).groups()  # type: ignore[union-attr]
+    number = re.search(r"\[(\d+)\]|experts\.(\d+)\.", rest)
+    assert number is not None, name
+    inner = re.search(r"down_proj|w2|output_linear", rest)
+    return int(layer), int(number[1] or number[2]), "out" if inner else "in"
+
+
+def is_expert(name: str) -> bool:
+    return name.endswith("]") or re.search(r"experts\.\d", name) is not None
+
+
+class Stock:
+    """Stock transformers: final states, and the rows that each expert's layers read, by place."""
+
+    def __init__(self, folder: Path, given: Batch) -> None:
+        self.model = load_model(folder, "decoder")
+        self.read: dict[tuple[int, int, str], Any] = {}
+        kept = given.attention_mask.reshape(-1)
+        for name, module in self.model.named_modules():
+            if is_fused(module):
+                layer = int(re.search(r"layers\.(\d+)", name)[1])  # type: ignore[index]
+                module.register_forward_pre_hook(
+                    lambda module, args, layer=layer: self._look(module, args, layer, kept)
+                )
+        with torch.no_grad():
+            self.final = self.model.base_model(
+                input_ids=given.input_ids, attention_mask=given.attention_mask.long()
+            )[0]  # fmt: skip
+
+    def _look(self, module: Any, args: Any, layer: int, kept: Any) -> None:
+        for expert in range(module.gate_up_proj.shape[0]):
+            if len(args) == 1:
+                hidden = args[0].view(module.gate_up_proj.shape[0], -1, args[0].shape[-1])[expert]
+                rows = hidden[kept & (hidden != 0).any(1)]
+            else:
+                rows = args[0][kept & (args[1] == expert).any(1)]
+            turned = type(module).__name__ in ("GptOssExperts", "Llama4TextExperts")
+            weight = module.gate_up_proj[expert].detach()
+            inner = rows @ (weight if turned else weight.T)
+            if hasattr(module, "gate_up_proj_bias"):
+                inner = inner + module.gate_up_proj_bias[expert].detach()
+            if hasattr(module, "_apply_gate"):
+                inner = module._apply_gate(inner)
+            else:
+                gate, up = inner.chunk(2, -1)
+                inner = up * module.act_fn(gate)
+            self.read[layer, expert, "in"], self.read[layer, expert, "out"] = rows, inner
+
+
+def close(found: Any, wanted: Any, what: str) -> None:
+    scale = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
+    torch.testing.assert_close(
+        found.double(), wanted.double(), rtol=1e-4, atol=5e-5 * scale, msg=lambda text: f"{what}: {text}"
+    )
+
+
+@pytest.mark.parametrize(("model_type", "form"), STORED)
+def test_statistics_are_of_the_tokens_that_are_routed_to_an_expert(model_type: str, form: str, tmp_path: Path) -> None:
+    folder, given = stored(model_type, form, tmp_path), batch("decoder")
+    stock, seen = Stock(folder, given), {}
+    replay = Replay(Checkpoint(folder), "decoder", given)
+    replay.run(lambda block: seen.update(block.observe(0, gram=True)))
+    mask = given.attention_mask
+    close(replay.outputs(0)[mask], stock.final[mask], "outputs")
+    experts = {name for name in seen if is_expert(name)}
+    assert {place(name) for name in experts} == set(stock.read)
+    for name in experts:
+        rows = stock.read[place(name)].double()
+        assert seen[name].tokens == len(rows), name
+        close(seen[name].squares, (rows * rows).sum(0), name)
+        close(seen[name].gram, rows.T @ rows, name)
+    assert len({seen[name].tokens for name in experts}) > 1, "all experts saw the same: nothing was tested"
+
+
+@pytest.mark.parametrize(("model_type", "form"), STORED)
+def test_a_changed_expert_is_a_changed_model(model_type: str, form: str, tmp_path: Path) -> None:
+    folder, given = stored(model_type, form, tmp_path), batch("decoder")
+    target = Target("random", 0.5, "layer")
+    pruned = sweep(folder, tmp_path, [target])[target]
+    after = Checkpoint(tmp_path / "random")
+
+    names = {tensor.name for tensor in pruned.tensors}
+
+    def changed(block: Any) -> None:
+        views = {view.name: view for view in block._place.parameters.values() if view.name in names}
+        block.advance(0, {name: view.cut(after.load(view.tensor)) for name, view in views.items()})
+
+    replay = Replay(Checkpoint(folder), "decoder", given)
+    replay.run(changed)
+    mask = given.attention_mask
+    close(replay.outputs(0)[mask], Stock(tmp_path / "random", given).final[mask], "outputs")
+
+
+def _copy_with(folder: Path, out: Path, tensors: dict[str, Any]) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    save_file(load_file(folder / "model.safetensors") | tensors, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def tokens() -> Calibrated:
+    given = batch("decoder", padded=False)
+    return Calibrated(given, "ids", "text", given.input_ids.numel(), (), {"source": "path:x", "samples": 5})
+
+
+def sweep(
+    folder: Path, out: Path, targets: list[Target], propagate: str = "dense", sub: str = ""
+) -> dict[Target, SparsifyResult]:
+    found: dict[Target, SparsifyResult] = {}
+    folders = {target: out / sub / target.method for target in targets}
+    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(found.__setitem__)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model_type", "form", "propagate"),
+    [*((*one, "dense") for one in STORED), ("mixtral", "published", "pruned"), ("gpt_oss", "fused", "pruned")],
+)
+def test_every_method_prunes_every_expert_and_no_router(
+    model_type: str, form: str, propagate: str, tmp_path: Path
+) -> None:
+    folder = stored(model_type, form, tmp_path)
+    before = Checkpoint(folder)
+    found = sweep(folder, tmp_path, [Target(name, 0.5, scope) for name, scope in GRANULARITY.items()], propagate)
+    model = load_model(folder, "decoder")
+    layers = [
+        m.weight for m in model.model.layers.modules() if type(m).__name__ in LINEAR_TYPES and min(m.weight.shape) > 1
+    ]
+    fused = [
+        tensor for module in model.modules() if is_fused(module) for tensor in module.parameters() if tensor.ndim == 3
+    ]
+    for target, result in found.items():
+        assert result.prunable == sum(tensor.numel() for tensor in (*layers, *fused))
+        assert result.prunable / result.parameters == pytest.approx(prunable_share(before, "decoder"))
+        assert all(tensor.zeros == pytest.approx(tensor.count / 2, rel=0.02) for tensor in result.tensors), target
+        _, info = type(model).from_pretrained(tmp_path / target.method, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        after = Checkpoint(tmp_path / target.method)
+        routers = [name for name in after.tensors if re.search(r"\.(gate|router|shared_expert_gate)\.", name)]
+        assert routers and all(torch.equal(after.load(name), before.load(name)) for name in routers)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "granitemoe"])
+@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+def test_within_rows_it_makes_no_difference_how_experts_are_stored(
+    model_type: str, method: str, tmp_path: Path
+) -> None:
+    target = Target(method, 0.5, "row")
+    for form in ("fused", "published"):
+        sweep(stored(model_type, form, tmp_path / form), tmp_path, [target], "pruned", f"pruned-{form}")
+    one, other = (
+        load_model(tmp_path / f"pruned-{form}" / method, "decoder").state_dict() for form in ("fused", "published")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("propagate", ["dense", "pruned"])
+def test_statistics_that_do_not_fit_are_gathered_in_several_runs(
+    propagate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target = stored("qwen3_moe", "published", tmp_path), Target("sparsegpt", 0.5, "layer")
+    runs: list[int] = []
+    observe = Gatherer.__init__
+    monkeypatch.setattr(Gatherer, "__init__", lambda self, *args: (runs.append(1), observe(self, *args))[1])
+    sweep(folder, tmp_path, [target], propagate, "once")
+    once = len(runs)
+    monkeypatch.setattr("sparsebench.models.replay.STATISTICS", 4 * 32 * 32)
+    sweep(folder, tmp_path, [target], propagate, "often")
+    assert len(runs) - once > 2 * once
+    one, other = (Checkpoint(tmp_path / sub / "sparsegpt") for sub in ("once", "often"))
+    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_an_expert_that_no_token_reaches_is_pruned_by_magnitude_and_told(method: str, tmp_path: Path) -> None:
+    folder = stored("gpt_oss", "fused", tmp_path)
+    name = "model.layers.1.mlp.router.bias"
+    _copy_with(folder, tmp_path / "avoided", {name: torch.tensor([0.0, 0.0, -1e4, 0.0])})
+    targets = [Target(method, 0.5, "row"), Target("magnitude", 0.5, "row")]
+    found = sweep(tmp_path / "avoided", tmp_path, targets)
+    assert (
+        "2 expert matrices" in found[targets[0]].note and "layers.1.mlp.experts.down_proj[2]" in found[targets[0]].note
+    )
+    assert not found[targets[1]].note
+    one, other = (Checkpoint(tmp_path / target.method) for target in targets)
+    for layer in ("gate_up_proj", "down_proj"):
+        same = [
+            torch.equal(
+                one.load(f"model.layers.1.mlp.experts.{layer}", e), other.load(f"model.layers.1.mlp.experts.{layer}", e)
+            )
+            for e in range(4)
+        ]
+        assert same == [False, False, True, False]
+    assert "2 expert matrices" in json.loads((tmp_path / method / "sparsebench.json").read_text())["note"]
+
+
+def test_an_expert_that_sees_its_first_token_late_is_counted() -> None:
+    layers = [torch.nn.Linear(3, 2) for _ in range(4)]
+
+    class Routed:
+        tokens = torch.tensor([0])
+
+    routed: Any = Routed()
+    readers = {
+        name: Reader(name, layer, 3, False, None, routed, same)
+        for name, layer, same in zip("abcd", layers, ("0", "0", "1", "1"), strict=True)
+    }
+    gatherer = Gatherer(readers, gram=True)
+    states = torch.arange(12.0).view(2, 2, 3)
+    mask = torch.tensor([[True, False], [True, True]])
+    with torch.no_grad(), gatherer.hooked():
+        for late in (False, True):
+            with gatherer.group(mask, None, set()):
+                rows = states.view(-1, 3)
+                routed.tokens = torch.tensor([0, 1, 3])
+                for layer in layers[:2]:
+                    layer(rows[routed.tokens])
+                routed.tokens = torch.tensor([2, 1])
+                for layer in layers[2:] if late else ():
+                    layer(rows[routed.tokens])
+    found = gatherer.result()
+    assert gatherer.groups() == (("a", "b"), ("c", "d"))
+    assert (found["a"].tokens, found["c"].tokens) == (4, 1)
+    assert found["c"].squares.tolist() == [36.0, 49.0, 64.0]
+    assert found["c"] is found["d"]
+
+
+@pytest.mark.parametrize(("model_type", "form"), STORED)
+def test_an_assembled_model_is_the_loaded_one(model_type: str, form: str, tmp_path: Path) -> None:
+    folder = stored(model_type, form, tmp_path)
+    mine, theirs = assemble(Checkpoint(folder), "decoder").state_dict(), load_model(folder, "decoder").state_dict()
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_experts_in_an_unknown_form_are_refused_and_not_skipped(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = stored("mixtral", "fused", tmp_path)
+    tensors = {
+        name.replace("experts.gate_up_proj", "experts.mlp.w1"): t
+        for name, t in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedError, match=r"experts\.mlp\.w1: how mixtral stores its experts"):
+        sweep(folder, tmp_path, [Target("magnitude", 0.5, "layer")])
+
+
+def test_the_share_of_a_mixture_is_counted_with_its_experts(tmp_path: Path) -> None:
+    for form in ("fused", "published"):
+        folder = stored("mixtral", form, tmp_path / form)
+        model = load_model(folder, "decoder")
+        outside = sum(
+            p.numel() for name, p in model.named_parameters() if re.search("embed|lm_head|norm|gate.weight", name)
+        )
+        total = sum(p.numel() for p in model.parameters())
+        assert prunable_share(Checkpoint(folder), "decoder") == pytest.approx(1 - outside / total)
+    assert small("mixtral")["num_local_experts"] == 4

@@ -1,0 +1,61 @@
+"""Architectures that something cannot do are refused by name, with the reason and a way out, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.benchmarks import TaskSpec, score
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.topology import REFUSED, STATE_SPACE, refuse_replay, refuse_text
+from sparsebench.plan.single import single
+from sparsebench.runtime import Setting, Workload, check_supported
+from sparsebench.runtime.engines.deepspeed import NOT_SHARDED
+
+
+@pytest.mark.parametrize("kind", ["albert", "falcon_mamba", "jamba", "led", "longformer", "mamba", "whisper"])
+def test_who_cannot_be_calibrated_is_told_why_and_what_to_choose(kind: str) -> None:
+    with pytest.raises(UnsupportedError, match=kind) as raised:
+        refuse_replay({"model_type": kind})
+    assert REFUSED[kind] in raised.value.message and "magnitude" in str(raised.value.hint)
+    refuse_replay({"model_type": "mixtral"})
+
+
+@pytest.mark.parametrize(
+    "kind", ["falcon", "gpt_oss", "jamba", "llama4_text", "mamba", "mamba2", "olmo2", "olmoe", "phimoe"]
+)
+def test_who_cannot_be_sharded_is_told_so_at_two_ranks_only(kind: str) -> None:
+    setting = Setting("deepspeed", 2, Workload(1, 4, 2))
+    with pytest.raises(UnsupportedError, match="2 ranks") as raised:
+        check_supported({"model_type": kind}, "decoder", setting)
+    assert NOT_SHARDED[kind] in raised.value.message
+    check_supported({"model_type": kind}, "decoder", Setting("deepspeed", 1, Workload(1, 4, 2)))
+
+
+@pytest.mark.parametrize("kind", STATE_SPACE)
+def test_the_sparse_engine_refuses_weights_that_are_read_past_their_layers(kind: str) -> None:
+    with pytest.raises(UnsupportedError, match=kind):
+        check_supported({"model_type": kind}, "decoder", Setting("sparse", 1, Workload(1, 4, 2)))
+
+
+@pytest.mark.parametrize("engine", ["hf", "sparse", "deepspeed"])
+def test_a_model_of_audio_is_neither_timed_nor_scored(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="whisper"):
+        check_supported({"model_type": "whisper"}, "encoder-decoder", Setting(engine, 1, Workload(1, 4, 2)))
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    with pytest.raises(UnsupportedError, match="whisper"):
+        score(tmp_path, "encoder-decoder", [TaskSpec("boolq")], sources.Cache(), lambda *found: None)
+
+
+@pytest.mark.parametrize(("check", "kind"), [(refuse_text, "whisper"), (refuse_replay, "mamba")])
+def test_a_model_is_refused_before_its_weights_are_fetched(
+    check: Callable[[Any], None], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+    monkeypatch.setattr("sparsebench.plan.single.obtain", lambda *given: pytest.fail("fetched"))
+    with pytest.raises(UnsupportedError, match=kind):
+        single(str(tmp_path), "decoder", "auto", True, check)
