@@ -115,6 +115,16 @@ def is_fused(module: Any) -> bool:
     return known and hasattr(module, DOWN) and not getattr(module, "has_post_expert_norm", False)
 
 
+def left_fused(model: nn.Module) -> list[str]:
+    """Modules that hold matrices of several experts in one parameter, in whatever form."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if "conv" not in type(module).__name__.lower()
+        and any(one.ndim == 3 for one in module.parameters(recurse=False))
+    ]
+
+
 def is_turned(fused: Any) -> bool:
     """Whether its weights are (experts, in, out)."""
     return bool(getattr(fused, "is_transposed", type(fused).__name__ == "Llama4TextExperts"))

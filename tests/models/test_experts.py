@@ -49,7 +49,13 @@ def stored(model_type: str, form: str, folder: Path) -> Path:
     fused, _ = written(model_type, folder / "fused")
     if form == "fused":
         return fused
-    load_model(fused, "decoder").save_pretrained(folder / "published")
+    # A model that was loaded is saved under the names that it was loaded from; a new one as it is published.
+    loaded = load_model(fused, "decoder")
+    new = type(loaded)(loaded.config)
+    new.load_state_dict(loaded.state_dict())
+    new.save_pretrained(folder / "published")
+    if model_type in APART:
+        assert Checkpoint(folder / "published").tensors.keys() != Checkpoint(fused).tensors.keys()
     return folder / "published"
 
 

@@ -65,7 +65,7 @@ class Int8(Wrapping):
         """Every linear layer quantized in place. Raises UnsupportedError for a model that has none."""
         import torch
 
-        from sparsebench.models.experts import is_fused
+        from sparsebench.models.experts import left_fused
 
         for path, module in list(model.named_modules()):
             if type(module).__name__ == "Conv1D":  # GPT-2's, which torch does not know
@@ -74,7 +74,7 @@ class Int8(Wrapping):
             warnings.simplefilter("ignore")  # deprecated, but its successor is another package
             quantize = torch.ao.quantization.quantize_dynamic
             made = Quantized(quantize(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True))
-        self.layers, self.left = made.layers, sum(is_fused(one) for one in model.modules())
+        self.layers, self.left = made.layers, len(left_fused(model))
         if not made.layers:
             raise UnsupportedError(f"a {type(model).__name__} has no nn.Linear for torch to quantize")
         return made

@@ -121,7 +121,7 @@ class Sparse:
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
     def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
-        from sparsebench.models.experts import is_fused
+        from sparsebench.models.experts import left_fused
 
         weights, offered = opened(source), [0]
         replace = self._replace(weights)
@@ -149,8 +149,7 @@ class Sparse:
         ways |= dict.fromkeys(
             (name for name, module in named.items() if type(module).__name__ in topology.LINEAR_TYPES), DENSE
         )
-        fused = [name for name, module in named.items() if is_fused(module)]
-        ways |= dict.fromkeys((f"{name}.gate_up_proj" for name in fused), "dense torch experts")
+        ways |= dict.fromkeys((f"{name}.gate_up_proj" for name in left_fused(model)), "dense torch experts")
         self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
 
