@@ -14,6 +14,7 @@ from typing import Any
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Model
 from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.estimate import calculated
 from sparsebench.run import records
 from sparsebench.run.workspace import Workspace
 from sparsebench.steps.calibration import Calibration
@@ -66,7 +67,8 @@ class Recorder:
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
         seconds = time.perf_counter() - self.mark
-        outcome = records.Outcome(status, result, reason, self.started, seconds)
+        content = self.spec.workspace.content(cell.variant)
+        outcome = records.Outcome(status, result, reason, self.started, seconds, content, calculated(cell))
         records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome))
         self.open.pop(cell.id, None)
         self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
@@ -74,6 +76,10 @@ class Recorder:
 
     def _tell(self, event: dict[str, Any]) -> None:
         os.write(self.events, json.dumps(event).encode() + b"\n")
+
+    def lost(self, variant: Variant, error: SparsebenchError) -> None:
+        """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""
+        self._tell({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
 
     def broken(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""

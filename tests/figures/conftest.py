@@ -19,7 +19,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("figures") / "sample.duckdb"
     engines = samples.manifest(
         models=[{"name": "fast", "source": "path:fast", "family": "decoder", "dtype": "bfloat16"}],
-        sparsify=[{"method": "magnitude", "sparsity": [0.5, 0.9]}],
+        variants=[{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
         runtime={"engines": ["hf", "sparse", "int8"]},
     )
     failing = samples.sample(engines, "engines")

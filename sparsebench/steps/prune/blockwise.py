@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.anatomy import Part
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.steps.prune import allocation, masks
@@ -68,63 +68,81 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""
-        found: dict[Place, tuple[int, int]] = {}
+        found: dict[Place, tuple[list[int], int]] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            found[block.side, block.index] = allocation.outlier_share(layers)
+            found[block.side, block.index] = allocation.outliers(layers, limits)
 
+        wanted = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
+        limits = sorted({limit for limit, _ in wanted.values()})
         replay.run(visit, progress)
-        shares = [outliers / count for outliers, count in found.values()]
         sizes = [count for _, count in found.values()]
-        for target in self.targets:
-            if target.allocation == "owl":
-                spread = allocation.owl(shares, sizes, target.sparsity)
-                self.shares[target] = dict(zip(found, spread, strict=True))
+        for target, (limit, spread) in wanted.items():
+            shares = [counts[limits.index(limit)] / count for counts, count in found.values()]
+            self.shares[target] = dict(zip(found, allocation.owl(shares, sizes, target.sparsity, spread), strict=True))
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
         inputs = block.observe(0, gram=self._needs_gram)
-        for target, name, solution in self._solutions(block, inputs, self.targets):
+        for target, name, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
             self._write(outputs, target, name, self._stored(name, solution.weights), solution.notes)
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
         """Each version in turn; at the first block all read the same, and one look serves all."""
-        together = [self.targets] if block.fresh else [[target] for target in self.targets]
+        left = self._left(self.targets, outputs)
+        together = [left] if block.fresh else [[target] for target in left]
         for targets in together:
-            inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
+            try:
+                inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
+            except SparsebenchError as error:  # what these versions alone have done to their activations
+                outputs.fail(targets, error)
+                continue
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
-            for target, name, solution in self._solutions(block, inputs, targets):
+            for target, name, solution in self._solutions(block, inputs, targets, outputs):
                 changed[target][name] = self._stored(name, solution.weights)
                 self._write(outputs, target, name, changed[target][name], solution.notes)
             del inputs
-            for target in targets:
+            for target in self._left(targets, outputs):
                 block.advance(self.targets.index(target), changed.pop(target))
         self._write_rest(block, outputs)
 
     def _solutions(
-        self, block: Block, inputs: dict[str, Inputs], targets: list[Target]
+        self, block: Block, inputs: dict[str, Inputs], targets: list[Target], outputs: Outputs
     ) -> Iterator[tuple[Target, str, Solution]]:
-        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last."""
+        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last.
+
+        A version whose solution is an error, or whose method fails, is given up.
+        """
         order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             for name in order:
-                wanted = [target for target in targets if target.method == name]
+                wanted = self._left([target for target in targets if target.method == name], outputs)
                 quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
-                for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
-                    for target, solution in zip(wanted, solutions, strict=True):
-                        yield target, layer.name, solution
+                try:
+                    for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
+                        for target, solution in zip(wanted, solutions, strict=True):
+                            if isinstance(solution, SparsebenchError):
+                                outputs.fail(self._left([target], outputs), solution)
+                            elif target not in outputs.failed:
+                                yield target, layer.name, solution
+                except SparsebenchError as error:
+                    outputs.fail(self._left(wanted, outputs), error)
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
         tensor = block.tensors[name]
         return Layer(name, tensor.T if self.places[name].rows_last else tensor, self.seed, inputs)
 
+    def _left(self, targets: list[Target], outputs: Outputs) -> list[Target]:
+        """Those that have not been given up."""
+        return [target for target in targets if target not in outputs.failed]
+
     def _quota(self, target: Target, place: Place) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
-        return Quota(share, target.granularity, target.pattern)
+        return Quota(share, target.granularity, target.pattern, target.options)
 
     def _stored(self, name: str, weights: torch.Tensor) -> torch.Tensor:
         """Weights (out, in) as the checkpoint stores them."""
@@ -143,15 +161,21 @@ class BlockSweep:
         return any(methods()[target.method].needs == "gram" for target in self.targets)
 
 
-def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution]]:
+def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
     """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
     if method.solve:
-        yield from method.load_solve()(layers, quotas)
+        for solutions in method.load_solve()(layers, quotas):
+            yield [*solutions]
         return
     score = method.load_score()
     for layer in layers:
         chosen = masks.choose(score(layer), quotas, layer.name)
         yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
+
+
+def _outlier_and_spread(target: Target) -> tuple[float, float]:
+    own = dict(target.options)
+    return own.get("outlier", allocation.OUTLIER), own.get("spread", allocation.SPREAD)
 
 
 def _beside(outputs: Outputs) -> Path:

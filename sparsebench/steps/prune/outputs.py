@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.steps.prune.contract import SparsifyResult, Target, TensorSparsity
+from sparsebench.steps.contract import Evidence, TensorCount
+from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
 
-Emit = Callable[[Target, SparsifyResult], None]
+Emit = Callable[[Target, "Evidence | SparsebenchError"], None]
+"""Called once for each version: with what was achieved, or why it alone failed."""
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
 
@@ -40,6 +42,7 @@ class Outputs:
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
         self.notes: dict[Target, set[str]] = {target: set() for target in folders}
         self.unverified: dict[Target, Path] = {}
+        self.failed: dict[Target, SparsebenchError] = {}
 
     def __enter__(self) -> Outputs:
         return self
@@ -50,6 +53,14 @@ class Outputs:
                 writer.abort()
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
+
+    def fail(self, targets: Iterable[Target], error: SparsebenchError) -> None:
+        """Give up some versions, whose neighbours go on. Raises the error where there are none."""
+        for target in targets:
+            self.failed[target] = error
+            self.writers.pop(target).abort()
+        if not self.writers:
+            raise error
 
     def write(
         self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
@@ -109,11 +120,11 @@ def verify(
     sweep_size: int = 1,
     note: str = "",
     made: dict[str, Any] | None = None,
-) -> SparsifyResult:
+) -> Evidence:
     """Count zeros in the written files, over prunable weights and over all parameters (tied ones once)."""
     checkpoint = Checkpoint(folder)
     places = parts(checkpoint, family)
-    tensors: list[TensorSparsity] = []
+    tensors: list[TensorCount] = []
     parameters = total_zeros = 0
     for info in checkpoint.tensors.values():
         if info.name in checkpoint.ties:
@@ -123,9 +134,9 @@ def verify(
         total_zeros += zeros
         place = places[info.name]
         if place.prunable:
-            tensors.append(TensorSparsity(info.name, place.layer, place.side, place.kind, info.numel, zeros))
+            tensors.append(TensorCount(info.name, place.layer, place.side, place.kind, info.numel, zeros))
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return SparsifyResult(
+    return Evidence(
         prunable=prunable,
         zeros=zeros,
         parameters=parameters,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.anatomy import Part
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.steps.prune import masks
@@ -65,8 +65,15 @@ class TensorSweep:
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
             outputs.write(target, name, version.T if part.rows_last else version, removed, notes)
 
-        for method, targets in self.sweeps.items():
-            scores = self.scores[method](Layer(part.name, weights, self.seed))
+        for method, asked in self.sweeps.items():
+            targets = [target for target in asked if target not in outputs.failed]
+            if not targets:
+                continue
+            try:
+                scores = self.scores[method](Layer(part.name, weights, self.seed))
+            except SparsebenchError as error:  # this method's alone
+                outputs.fail(targets, error)
+                continue
             whole, layer, other = _by_reach(targets)
             own = dict(limits)
             if whole or layer:

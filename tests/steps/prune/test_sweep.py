@@ -11,7 +11,8 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.steps.prune.contract import SparsifyResult, Target
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import verify
 from sparsebench.steps.prune.sweep import Sweep
 
@@ -19,8 +20,8 @@ FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "en
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
-def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, SparsifyResult]:
-    results: dict[Target, SparsifyResult] = {}
+def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, Evidence]:
+    results: dict[Target, Evidence] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     Sweep(dense, family, folders, seed=7).run(results.__setitem__)
     return results
