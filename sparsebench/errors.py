@@ -6,9 +6,9 @@ SparsebenchError
 │   ├── SourceError       a model or data source cannot be found, fetched or trusted
 │   └── QueryError        SQL that the ledger refuses
 ├── CellError             one cell cannot finish; it becomes a record and the rest goes on
-│   ├── ModelError        a checkpoint that cannot be read or does not fit its family
+│   ├── ModelError        a checkpoint that cannot be read or does not fit its family; on the command line 2
 │   ├── UnsupportedError  nobody's mistake: this combination does not exist (status `unsupported`)
-│   ├── StorageError      a packed file that is broken or does not round-trip
+│   ├── StorageError      a packed file that is broken or does not round-trip; on the command line 2
 │   ├── MeasureError      a runtime measurement that cannot be believed
 │   │   └── ParityError   one variant's output under an engine is too far from the plain model's
 │   └── BenchmarkError    a task that cannot be scored
@@ -60,6 +60,8 @@ class CellError(SparsebenchError):
 class ModelError(CellError):
     """A checkpoint that cannot be read or does not fit its family."""
 
+    exit_code = 2
+
 
 class UnsupportedError(CellError):
     """A combination that does not exist; recorded as ``unsupported``, not as a failure."""
@@ -67,6 +69,8 @@ class UnsupportedError(CellError):
 
 class StorageError(CellError):
     """A stored model that is broken or does not round-trip."""
+
+    exit_code = 2
 
 
 class MeasureError(CellError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import LedgerError
+from sparsebench.paths import create
 
 FORMAT = 2
 """The record format that this program reads."""
@@ -43,7 +44,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     partial = out.with_name(f".{out.name}.partial")
     count = 0
     try:
-        with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
+        with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests):
                 packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
                 count += 1

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench.errors import ModelError
 from sparsebench.models.building import beside
+from sparsebench.paths import INDEX, check, read_object, shards
 
 if TYPE_CHECKING:
     import torch
 
-INDEX = "model.safetensors.index.json"
 ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHARD = 4 << 30
@@ -81,10 +81,14 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 class Checkpoint:
-    """A Hugging Face folder with safetensors weights, opened without loading any of them."""
+    """A Hugging Face folder with safetensors weights, opened without loading any of them.
+
+    Raises ModelError for one that is none, or that leads out of itself (``paths.check``).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        check(self.folder)
         if not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no config.json", "a model folder holds config.json and *.safetensors")
 
@@ -320,25 +324,6 @@ class CheckpointWriter:
         self.places |= {info.name: start + header[info.name]["data_offsets"][0] for info in infos}
         self.open[name] = (self.partial / name).open("wb")
         self.open[name].write(struct.pack("<Q", len(text)) + text)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
-    return found
-
-
-def shards(index: Path) -> tuple[str, ...]:
-    """The names of the weight files that an index lists, in order. Raises ModelError where it is none."""
-    named = read_object(index).get("weight_map")
-    if not isinstance(named, dict):
-        raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
-    return tuple(sorted(set(named.values())))
 
 
 def torch_dtype(name: str) -> torch.dtype:

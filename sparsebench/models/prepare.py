@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,25 +21,23 @@ from sparsebench.errors import ModelError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import (
     FLOATS,
-    INDEX,
     Checkpoint,
     CheckpointWriter,
     TensorInfo,
     companions,
     lay_out,
-    read_object,
     safetensors_dtype,
-    shards,
     torch_dtype,
 )
 from sparsebench.models.families import auto_class, meta_model
+from sparsebench.paths import INDEX, PICKLE_INDEX, check, read_object, shards
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.manifest.schema import Family
 
-_PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_PICKLE = "pytorch_model.bin"
 
 
 def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: bool = False) -> Path:
@@ -53,11 +52,12 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         precision.resolve(dtype, {})
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(_gguf_file(source), out, family, dtype)
+    check(source)
     config = read_object(source / "config.json")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "an unknown method")
         raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
-    pickles = [name for name in (_PICKLE, _PICKLE_INDEX) if (source / name).is_file()]
+    pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     if pickles and not any((source / name).is_file() for name in ("model.safetensors", INDEX)):
         return _from_pickles(source, pickles[0], out, family, dtype)
     checkpoint = Checkpoint(source)
@@ -124,7 +124,7 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
     """PyTorch's own files, mapped into memory and read without running anything that they contain."""
     files = [entry]
-    if entry == _PICKLE_INDEX:
+    if entry == PICKLE_INDEX:
         files = list(shards(source / entry))
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
@@ -184,8 +184,11 @@ def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     # Without `dequantize` the model counts as quantized and cannot be saved.
     how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
     try:
-        model = auto_class(family, {}).from_pretrained(str(file.parent), gguf_file=file.name, **how)
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        # Alone in a folder: transformers would also read a tokenizer, an adapter or settings that lie beside it.
+        with tempfile.TemporaryDirectory() as alone:
+            Path(alone, file.name).symlink_to(file.resolve())
+            model = auto_class(family, {}).from_pretrained(alone, gguf_file=file.name, **how)
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file=file.name)
     except (ValueError, OSError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{file}: transformers cannot load it as {family}: {reason}", "check the family") from error

@@ -15,6 +15,7 @@ from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
+from sparsebench.paths import create
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
 from sparsebench.runtime.engines import engines
@@ -61,7 +62,8 @@ def build(
 
         written[out.with_suffix(".html")] = page(text, folder)
     for path, content in written.items():
-        path.write_text(content, encoding="utf-8")
+        with create(path) as file:
+            file.write(content)
     return list(written)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from sparsebench.children import die_with_parent
+from sparsebench.paths import create
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
@@ -194,7 +195,7 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
         die_with_parent(parent)
         os.setsid()
         line.close()
-        with open(order["log"], "wb") as log:
+        with create(Path(order["log"]), "wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         with suppress(OSError):

@@ -13,6 +13,7 @@ from typing import Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Model
+from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.run import records
@@ -39,7 +40,8 @@ class Spec:
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(self))
+        with create(path, "wb") as file:
+            pickle.dump(self, file)
         return path
 
 

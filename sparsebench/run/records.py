@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
+from sparsebench.paths import create
 from sparsebench.plan.cells import TIMED, Cell, Variant
 
 FORMAT = 2
@@ -104,7 +105,7 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as file:
+    with create(partial) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

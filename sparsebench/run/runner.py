@@ -20,6 +20,7 @@ from typing import Any
 
 from sparsebench import children, environment
 from sparsebench.errors import Interrupted, LedgerError
+from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -181,11 +182,11 @@ class Runner:
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
         if job.kind in LIBRARIES and nursery.usable():
-            log.touch()  # a nursery that dies leaves none
+            create(log, "ab").close()  # a nursery that dies leaves none
             if self.nursery is None or not self.nursery.alive:
                 self.nursery = Nursery(LIBRARIES[job.kind], self._environment(job))
             return self.nursery.start(spec, log, events)
-        with log.open("wb") as output:
+        with create(log, "wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
                 stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparsebench import environment
 from sparsebench.models import building
+from sparsebench.paths import unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.sources.cache import read_json, write_json
 
@@ -27,9 +28,9 @@ class Workspace:
 
     @classmethod
     def of(cls, ledger: Path, work: Path) -> Workspace:
-        """The layout for a ledger file and a work folder."""
+        """The layout for a ledger file and a work folder. Raises UserError where records or logs would go through a link."""
         home = ledger.parent
-        return cls(work, ledger, home / "records", home / "logs")
+        return cls(work, ledger, unlinked(home / "records"), unlinked(home / "logs"))
 
     def folder(self, variant: Variant) -> Path:
         """The variant as a Hugging Face folder."""

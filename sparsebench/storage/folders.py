@@ -14,9 +14,10 @@ from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.building import beside
-from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo, shards
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.paths import INDEX, check, shards
 from sparsebench.storage.coding import Coding
-from sparsebench.storage.container import again, read, write
+from sparsebench.storage.container import read, write
 from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
@@ -72,7 +73,7 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
     files = _stored_files(stored, coding)
     with _appearing(stored, out, replace=False) as partial:
         for path in sorted(stored.iterdir()):
-            if path not in files:
+            if path not in files and path.name[0] != ".":
                 _copy(path, partial / (INDEX if path.name == INDEX + coding.suffix else path.name))
         for path in files:
             source = read(path, coding)
@@ -106,18 +107,19 @@ def holds(folder: Path, coding: Coding) -> bool:
 
 
 def _stored_files(stored: Path, coding: Coding) -> list[Path]:
+    """The files with weights of a stored folder that nothing leads out of and that lacks none. Raises StorageError."""
     suffix = coding.suffix
+    index = Path(stored) / (INDEX + suffix)
+    try:
+        check(Path(stored))
+        named = set(shards(index)) if index.is_file() else set()
+    except ModelError as error:
+        raise StorageError(error.message, error.hint) from error
     files = sorted(Path(stored).glob(f"*.safetensors{suffix}"))
     if not files:
         raise StorageError(f"{stored}: no *.safetensors{suffix} file", "name a folder made by `sparsebench pack`")
-    index = Path(stored) / (INDEX + suffix)
-    if index.is_file():
-        try:
-            named = set(shards(index))
-        except ModelError as error:
-            raise StorageError(error.message, again(coding)) from error
-        if missing := named - {path.name.removesuffix(suffix) for path in files}:
-            raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
+    if missing := named - {path.name.removesuffix(suffix) for path in files}:
+        raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
     return files
 
 
