@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.children import die_with_parent
-from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
+from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, pulse, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
@@ -197,13 +197,9 @@ class Work:
 
     def _import_model_code(self, folder: Path) -> None:
         """Import what the first model of a kind makes transformers import, outside of load time and memory."""
-        import torch
-        from transformers import AutoConfig
+        from sparsebench.models.families import meta_model
 
-        from sparsebench.models.families import auto_class
-
-        with torch.device("meta"):
-            auto_class(self.family, self.config).from_config(AutoConfig.from_pretrained(folder))  # type: ignore[arg-type]
+        meta_model(self.family, self.config)  # type: ignore[arg-type]
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, Loaded]:
         """The model, and what is timed of it."""
@@ -268,6 +264,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """A rank's whole life: with SPEC.json and RANK under its parent, with ADDRESS, PORT and TOKEN far from it."""
+    redact_stderr()
     if len(arguments) == 2:
         return work(*started_here(*arguments))
     channel, spec, rank = called_back(*arguments)
