@@ -45,13 +45,13 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
     from transformers.utils.logging import disable_progress_bar
 
     refuse_adapter(folder)
-    config = transformers_config(Checkpoint(folder).config, f"{folder / 'config.json'}")
+    config = transformers_config(Checkpoint(folder).config, str(folder / "config.json"))
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
     try:
         model, info = kind.from_pretrained(str(folder), config=config, trust_remote_code=False, **options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder}: transformers cannot load it as {family}: {reason}", "check family and files"
@@ -114,15 +114,15 @@ def _unknown_tokenizer(folder: Path) -> str:
     for path in (folder / "tokenizer_config.json", folder / "config.json"):
         stated = read_object(path).get("tokenizer_class") if path.is_file() else None
         if stated:
-            found = [tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast")]
+            tried = (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast"))
+            found = next((one for one in tried if one is not None), None)
             # A dummy stands for a class whose package is not installed: it says which when it is called.
-            known = any(isinstance(one, DummyObject) or _is_a(one, PreTrainedTokenizerBase) for one in found)
-            return "" if known else f"{path}: `tokenizer_class`: transformers has no tokenizer {stated!r}"
+            if isinstance(found, DummyObject) or (
+                isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
+            ):
+                return ""
+            return f"{path}: `tokenizer_class`: transformers has no tokenizer {stated!r}"
     return ""
-
-
-def _is_a(found: Any, kind: type) -> bool:
-    return isinstance(found, type) and issubclass(found, kind)
 
 
 def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

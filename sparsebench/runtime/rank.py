@@ -67,6 +67,8 @@ class Work:
         """Import what is heavy, join the group."""
         import torch
 
+        from sparsebench.models.families import meta_model
+
         # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
         self.config = json.loads((folder / "config.json").read_text())
@@ -80,7 +82,8 @@ class Work:
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         if self.setting.hosts:
             self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
-        self._import_model_code(folder)
+        # What the first model of a kind makes transformers import counts neither as load time nor as memory.
+        meta_model(self.family, self.config)  # type: ignore[arg-type]
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
@@ -194,12 +197,6 @@ class Work:
         if not bool((total == expected).all()):
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
         self.channel.send("result", notes=notes)
-
-    def _import_model_code(self, folder: Path) -> None:
-        """Import what the first model of a kind makes transformers import, outside of load time and memory."""
-        from sparsebench.models.families import meta_model
-
-        meta_model(self.family, self.config)  # type: ignore[arg-type]
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, Loaded]:
         """The model, and what is timed of it."""
