@@ -18,6 +18,42 @@ SparsebenchError
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from typing import Any
+
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def redacted(text: str) -> str:
+    """``text`` without the user names and passwords that addresses of mirrors and proxies may hold."""
+    return _USERINFO.sub("***@", text)
+
+
+class _Redacting:
+    """A text stream that writes what is ``redacted``."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        written: int = self.stream.write(redacted(text))
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def redact_stderr() -> None:
+    """Keep what is secret in an address of the environment out of all that this process prints to stderr or its log.
+
+    Libraries print addresses too, in warnings and tracebacks. To be called before they are imported: they keep the stream.
+    """
+    secret = any(redacted(value) != value for value in os.environ.values())
+    if secret and not isinstance(sys.stderr, _Redacting):
+        sys.stderr = _Redacting(sys.stderr)  # type: ignore[assignment]
+
 
 class SparsebenchError(Exception):
     """Base of all errors of this program.
@@ -28,9 +64,9 @@ class SparsebenchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.message = redacted(message)
+        self.hint = redacted(hint) if hint else hint
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.hint}" if self.hint else self.message

@@ -39,11 +39,10 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json, emit_table
-    from sparsebench.plan.single import single
+    from sparsebench.cli.output import emit_json, emit_table, opened
     from sparsebench.structure import assess, summary
 
-    model = single(source, family, dtype.value, offline)
+    model = opened(source, family, dtype.value, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
     if as_json:
         rows = [asdict(row) for row in summary(result)]

@@ -63,8 +63,7 @@ def measure(
     from dataclasses import asdict
 
     from sparsebench import environment, runtime
-    from sparsebench.cli.output import emit_json, note
-    from sparsebench.plan.single import single
+    from sparsebench.cli.output import emit_json, note, opened
     from sparsebench.runtime import hosts
 
     _check_engine(engine)
@@ -72,8 +71,8 @@ def measure(
     if dry_run:
         _show_launch(placed)
         return
-    model = single(source, family, dtype.value, offline)
-    dense = single(against, family, dtype.value, offline) if against else model
+    model = opened(source, family, dtype.value, offline)
+    dense = opened(against, family, dtype.value, offline) if against else model
     run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
     setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")

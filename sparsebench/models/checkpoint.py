@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench.errors import ModelError
 from sparsebench.models.building import beside
+from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
 from sparsebench.paths import INDEX, check, read_object, shards
 
 if TYPE_CHECKING:
@@ -188,19 +189,17 @@ class Checkpoint:
                 for size in (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
             )
 
-    @property
-    def companions(self) -> list[Path]:
-        """Everything beside the weights that belongs to the model: configuration, tokenizer, pooling."""
-        return companions(self.folder)
-
 
 def companions(folder: Path) -> list[Path]:
-    """Files and folders of a model folder that are neither weights of any format, nor an index of them, nor hidden."""
+    """What lies beside the weights of a model folder: configuration, tokenizer, pooling.
+
+    Weights of any format, an index of them and hidden files do not count.
+    """
     return [
         path
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".")
-        and path.name != "sparsebench.json"
+        and path.name != NOTES
         and not path.name.endswith(".index.json")
         and path.suffix not in _FOREIGN_FILES
         and path.name not in _FOREIGN_FOLDERS
@@ -228,18 +227,19 @@ class CheckpointWriter:
     """Writes weight files whose tensors have known shapes: header first, then one tensor at a time, in any order.
 
     The folder is built under a temporary name and appears whole at ``close``. As a context manager it drops what was
-    written when something goes wrong.
+    written when something goes wrong. What belongs to the model ``source`` comes along, its code left out.
     """
 
-    def __init__(self, folder: Path, layout: list[TensorInfo], companions: list[Path] | None = None) -> None:
+    def __init__(self, folder: Path, layout: list[TensorInfo], source: Path | None = None) -> None:
         self.folder = Path(folder)
         self.partial = beside(self.folder)
         self.layout = layout
         self.missing = {info.name: info for info in layout}
         self.places: dict[str, int] = {}
         self.open: dict[str, BinaryIO] = {}
-        for path in companions or []:
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.partial / path.name)
+        self.left_out = left_out(source) if source else []
+        for path in companions(source) if source else []:
+            self.left_out += copy_companion(path, self.partial / path.name)
         for file in dict.fromkeys(info.file for info in layout):
             self._start(file, [info for info in layout if info.file == file])
 
@@ -287,7 +287,8 @@ class CheckpointWriter:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
         if extra is not None:
-            (self.partial / "sparsebench.json").write_text(json.dumps(extra, indent=1))
+            (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
+        note_left_out(self.partial, self.left_out)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.partial.rename(self.folder)
         return self.folder

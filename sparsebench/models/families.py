@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
+from sparsebench.models.safety import without_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -84,22 +85,40 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> 
     settings = transformers_config(config)
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto_class(family, config, head).from_config(settings)
+            made = auto_class(family, config, head).from_config(settings, trust_remote_code=False)
     except ValueError as error:
         what = f"model type {config.get('model_type')!r} as {family}"
         raise ModelError(
             f"transformers cannot build {what}: {error}", "correct the family or the architecture"
         ) from error
+    model: PreTrainedModel = made
     return model
 
 
-def transformers_config(config: Mapping[str, Any]) -> PreTrainedConfig:
-    """transformers' configuration object of a config.json. Raises ModelError for an unknown ``model_type``."""
+def transformers_config(config: Mapping[str, Any], path: str = "config.json") -> PreTrainedConfig:
+    """transformers' configuration object of the config.json at ``path``, without the keys that name code.
+
+    Raises ModelError for a ``model_type`` that transformers has no class for.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
-        raise ModelError(
-            f"transformers has no model type {model_type!r}", "name it in `model_type`, such as llama or t5"
-        )
-    return AutoConfig.for_model(**config)
+    if words := unknown_type(config, path):
+        raise ModelError(*words)
+    settings, _ = without_code(dict(config))
+    # As transformers itself tells the two apart, which share a name.
+    if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
+        settings["model_type"] = "ministral"
+    return AutoConfig.for_model(**settings)
+
+
+def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
+    """What is wrong, and the way out, where transformers has no class for the type that config.json at ``path`` states."""
+    from transformers import CONFIG_MAPPING
+
+    if str(config.get("model_type")) in CONFIG_MAPPING:
+        return None
+    code = "; its `auto_map` names code of the model's own, which is never run" if "auto_map" in config else ""
+    return (
+        f"{path}: `model_type`: transformers has no model type {config.get('model_type')!r}{code}",
+        "install a version of transformers that has it, or name a checkpoint converted to a type such as llama or t5",
+    )

@@ -21,7 +21,7 @@ from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.blocks import LOOKS_AT_WEIGHTS, REFUSED, refusal
-from sparsebench.models.families import family_of
+from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, Texts, expand, recipes
 from sparsebench.plan.rehearse import rehearsal
@@ -169,6 +169,7 @@ def _look_up(
             configs[model.name] = config
     problems += check_family(loaded, configs, family_of)
     problems += _same_checkpoint(loaded, models, revisions)
+    problems += _without_class(loaded, manifest, configs)
     text, calibration = "", manifest.calibration
     if calibration.source is not None:
         canonical = sources.parse(calibration.source, loaded.folder).text
@@ -207,6 +208,18 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
                     "text that no benchmark is made of",
                     "name another `calibration: source`, or say `allow_overlap: true` there",
                 )
+
+
+def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Models that transformers has no class for, where something must run them: weights alone need none."""
+    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
+    for index, model in enumerate(manifest.models):
+        config = configs.get(model.name)
+        runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
+        # Most types are of our own table: transformers, which takes a second to import, need not be asked.
+        asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
+        if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
+            yield loaded.problem(("models", index, "source"), words[0], "", words[1])
 
 
 def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from sparsebench.children import die_with_parent
+from sparsebench.errors import redact_stderr
 from sparsebench.paths import create
 from sparsebench.run import worker
 
@@ -152,6 +153,7 @@ class Forked:
 
 def main() -> None:
     """The nursery's own process: import, then fork whenever told to, until the parent closes the line."""
+    redact_stderr()
     die_with_parent()
     line = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:

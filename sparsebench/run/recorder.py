@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
 from sparsebench.manifest.schema import Model
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
@@ -90,4 +90,4 @@ class Recorder:
 
 def reason_of(error: BaseException) -> str:
     """An error in words: our own errors speak for themselves, others are named by type."""
-    return str(error) if isinstance(error, SparsebenchError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, SparsebenchError) else redacted(f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparsebench.errors import SourceError
+from sparsebench.errors import SourceError, redacted
 from sparsebench.paths import INDEX, PICKLE_INDEX, shards
 from sparsebench.sources.cache import read_json
 from sparsebench.sources.notation import Source
@@ -250,7 +250,8 @@ def _unreachable(source: Source, why: str) -> HubUnreachableError:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # Redacted before it is cut: half an address would not be known for one.
+    return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 def _hub_is_offline() -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.anatomy import parts
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.safety import NOTES, note_left_out, told
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.zeroing import zeros_in
@@ -37,10 +38,10 @@ class Outputs:
         layout = list(checkpoint.tensors.values())
         self.layout = [info.name for info in layout]
         self.writers = {
-            target: CheckpointWriter(folder, layout, checkpoint.companions) for target, folder in folders.items()
+            target: CheckpointWriter(folder, layout, checkpoint.folder) for target, folder in folders.items()
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
-        self.notes: dict[Target, set[str]] = {target: set() for target in folders}
+        self.notes = {target: {told(writer.left_out)} - {""} for target, writer in self.writers.items()}
         self.unverified: dict[Target, Path] = {}
         self.failed: dict[Target, SparsebenchError] = {}
 
@@ -108,7 +109,8 @@ class Outputs:
                 raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
             summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
             text = json.dumps({**settings, **summary}, indent=1)
-            (self.folders[target] / "sparsebench.json").write_text(text)
+            (self.folders[target] / NOTES).write_text(text)
+            note_left_out(self.folders[target], self.writers[target].left_out)
             del self.unverified[target]
             emit(target, result)
 
