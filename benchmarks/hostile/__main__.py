@@ -29,7 +29,8 @@ from benchmarks.hostile import harmless
 from benchmarks.hostile.cases import CASES
 from benchmarks.hostile.sandbox import Box, Verdict, judge, remove
 
-WIDTH = 80
+WIDTH, SHOWN = 80, 4
+"""Columns of the table, and what it says of one case at most."""
 
 
 def main() -> int:
@@ -105,6 +106,8 @@ def _once(box: Box, name: str, keep: Path | None) -> Verdict:
         if verdict.wrong and keep:
             _keep(box, keep / "".join(letter if letter.isalnum() else "-" for letter in name), verdict)
         return verdict
+    except Exception as error:  # one broken case must neither hide nor end the others
+        return Verdict((), (f"the case itself is broken: {error!r}",), 0.0, 0.0)
     finally:
         remove(box)
 
@@ -125,7 +128,8 @@ def row(name: str, verdict: Verdict) -> str:
     """One line of the table, and one for each thing that went wrong."""
     code = verdict.done[-1].code if verdict.done else ""
     lines = [f"{name[:48]:<48} {verdict.word:<9}{verdict.cpu:7.1f}{verdict.peak:6.0f}{code:>6}"]
-    for problem in verdict.wrong:
+    more = len(verdict.wrong) - SHOWN
+    for problem in (*verdict.wrong[:SHOWN], *([f"and {more} more: --json tells them"] if more > 0 else [])):
         lines += wrap(problem, WIDTH, initial_indent="    ! ", subsequent_indent="      ", break_on_hyphens=False)
     return "\n".join(lines)
 

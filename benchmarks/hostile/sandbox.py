@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hostile import benign
+from benchmarks.hostile.pages import live
 from benchmarks.hostile.watch import Listener, Watch
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -69,13 +70,11 @@ class Done:
 
 @dataclass
 class Box:
-    """The sandbox of one case; ``forbidden`` are texts that no output may hold, ``expected`` exit codes that are no refusal."""
+    """The sandbox of one case. ``may_open``: it hands over a name of a file outside, which may be read but not shown."""
 
     root: Path
     program: tuple[str, ...] = PROGRAM
-    forbidden: list[str] = field(default_factory=list)
     may_open: bool = False
-    raw: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     template: Path | None = None
     baselines: dict[str, Done] = field(default_factory=dict)
@@ -205,24 +204,19 @@ def _shown(one: Done, box: Box) -> list[str]:
         found.append(f"{verb}: failed without a word")
     if re.search(r"^ ?Usage: ", one.output, re.MULTILINE) and one.code == 2:
         found.append(f"{verb}: the case misuses the command line")
-    if not box.raw and (control := _CONTROL.search(one.output)):
+    if control := _CONTROL.search(one.output):
         found.append(f"{verb}: shows the control character U+{ord(control[0]):04X}")
-    found += [f"{verb}: shows {_name(text, box)}" for text in _found(one.output.encode(), box)]
+    if _holds_secret(one.output.encode(), box):
+        found.append(f"{verb}: shows the secret")
     return found
 
 
-def _name(text: str, box: Box) -> str:
-    return "the secret" if text == box.secret else repr(text)
-
-
-def _found(content: bytes, box: Box) -> list[str]:
-    """Which forbidden texts some bytes hold: the secret in any usual coding, others as they are."""
-    found = [text for text in box.forbidden if text.encode() in content]
+def _holds_secret(content: bytes, box: Box) -> bool:
+    """Whether some bytes hold the secret in any usual coding."""
     secret = box.secret.encode()
     coded = [base64.b64encode(b"\0" * shift + secret)[8 if shift else 0 : -4] for shift in range(3)]
-    if any(way in content for way in (secret, secret.decode().encode("utf-16-le"), secret.hex().encode(), *coded)):
-        found.append(box.secret)
-    return found
+    ways = (secret, box.secret.encode("utf-16-le"), secret.hex().encode(), *coded)
+    return any(way in content for way in ways)
 
 
 Snapshot = dict[str, tuple[Any, ...]]
@@ -244,15 +238,16 @@ def _snapshot(box: Box) -> Snapshot:
     return found
 
 
-_WRITABLE = ("home", "cache", "tmp", "work/out", "said", "result", "yes")
+_WRITABLE = ("home", "cache", "tmp", "work/out")
+_OURS = ("said", "result", "yes")
 
 
 def _changes(box: Box, before: Snapshot) -> list[str]:
-    """What was written where nothing may be, and forbidden texts in what was written where it may."""
+    """What was written where nothing may be, and the secret or hostile elements in what was written where it may."""
     found, written = [], 0
     after = _snapshot(box)
     for name in sorted(before.keys() | after.keys()):
-        if before.get(name) == after.get(name):
+        if before.get(name) == after.get(name) or name in _OURS:
             continue
         path = box.root / name
         if path == box.marker:
@@ -263,9 +258,10 @@ def _changes(box: Box, before: Snapshot) -> list[str]:
             found.append(f"{word} outside: {name}")
         if name in after and path.is_file() and not path.is_symlink():
             written += path.stat().st_blocks * 512
-            found += [
-                f"{_name(text, box)} is in {name}" for content in _contents(path) for text in _found(content, box)
-            ]
+            if any(_holds_secret(content, box) for content in _contents(path)):
+                found.append(f"the secret is in {name}")
+            if path.suffix in (".md", ".html", ".svg"):
+                found += [f"{thing} in {name}" for thing in live(path)]
         elif path.is_symlink() and _leads_out(path, box):
             found.append(f"a link out of the sandbox's own places: {name}")
     if written > MEGABYTES * 1_000_000:

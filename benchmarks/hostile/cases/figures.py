@@ -68,7 +68,6 @@ _SQL = {
 
 @case("a figure", _SQL)
 def sql(box: Box, query: str) -> Iterator[Step]:
-    box.forbidden = ["<script>alert(1)</script>"]
     yield from _figure(box, _HEADER.replace("TITLE", "t") + query)
 
 
@@ -81,7 +80,6 @@ _TITLES = {
 
 @case("a figure's title of", _TITLES)
 def title(box: Box, text: str) -> Iterator[Step]:
-    box.forbidden = ["<script>alert(1)</script>", "![x](http://stranger", "</title><svg onload"]
     yield from _figure(box, _HEADER.replace("TITLE", text) + _ONE)
 
 

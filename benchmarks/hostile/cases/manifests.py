@@ -78,12 +78,12 @@ def text(box: Box, content: str | bytes) -> Iterator[Step]:
 _SWEEP = "sparsify: [{{method: magnitude, granularity: layer, sparsity: [{}]}}]\n"
 _ENTRIES = {
     "a sweep of 100,000": _HEAD + _SWEEP.format(", ".join(f"0.{place:06}" for place in range(1, 100_000))),
-    "3,000 models": "version: 1\nmodels:\n"
-    + "".join(f"  - {{name: m{place}, source: path:model, family: decoder}}\n" for place in range(3000)),
+    "1,000 models": "version: 1\nmodels:\n"
+    + "".join(f"  - {{name: m{place}, source: path:model, family: decoder}}\n" for place in range(1000)),
     "10**9 ranks": _HEAD + "runtime: {ranks: [1000000000], workloads: {batch: 1, prompt: 8, generate: 2}}\n",
     "a batch of 10**12": _HEAD + "runtime: {ranks: 1, workloads: {batch: 1000000000000, prompt: 8, generate: 2}}\n",
     "10**12 samples": _HEAD + "calibration: {samples: 1000000000000, length: 1000000000000}\n",
-    "thresholds without end": _HEAD + "structure: {absolute: [" + ", ".join(f"{place}e-6" for place in range(1, 50_000)) + "]}\n",
+    "thresholds without end": _HEAD + "structure: {absolute: [" + ", ".join(f"{place}e-6" for place in range(1, 20_000)) + "]}\n",
     "a name that leads out": _HEAD.replace("tiny", "../../../../outside/planted"),
     "its own name leading out": _HEAD + "name: ../../../../outside/planted\n",
     "a name with an escape": _HEAD.replace("name: tiny", 'name: "\\e[2Jx"'),

@@ -186,19 +186,6 @@ def hard_link(box: Box) -> Iterator[Step]:
     yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "pruned")
 
 
-@case("a link at the output's place", {"pack": "pack", "sparsify": "sparsify"})
-def output_link(box: Box, verb: str) -> Iterator[Step]:
-    model = box.model()
-    (box.outside / "target").mkdir()
-    (box.out / "made").symlink_to(box.outside / "target")
-    box.may_open = True  # its owner made the link: only that nothing there is lost can be asked
-    (box.outside / "target" / "precious").write_text("this must stay\n")
-    if verb == "sparsify":
-        yield box.do("sparsify", model, "--sparsity", "0.5", "--out", box.out / "made")
-    else:
-        yield box.do("pack", model, "--out", box.out / "made")
-
-
 @case(
     "a FIFO in the model", {"as config.json": "config.json", "as weights": "model.safetensors", "as a note": "fifo.txt"}
 )

@@ -23,7 +23,7 @@ def _records(box: Box, change: Callable[[Record], object]) -> Path:
     for place, record in enumerate(benign.records(REPOSITORY)):
         change(record)
         named = str(record.get("cell_id")), str(record.get("status")), str(record.get("manifest"))
-        plain = all(name.replace("-", "").isalnum() and name.isascii() for name in named)
+        plain = all(name.replace("-", "").isalnum() and name.isascii() and len(name) < 99 for name in named)
         path = folder / ("plan-g2p.json" if record.get("kind") == "plan" else f"{place:020x}.done.json")
         path.write_text(json.dumps(record)) if not plain else write(folder, record)
     return folder
@@ -63,29 +63,29 @@ def _everywhere(text: str) -> Callable[[Record], None]:
     return change
 
 
-_HTML = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 _TEXTS = {
-    "HTML": (_HTML, ["<script>alert(1)", "<img src=x"]),
-    "an end of script": (
-        "</script></style></textarea><svg onload=alert(1)>",
-        ["</script></style></textarea><svg", "<svg onload"],
-    ),
-    "an attribute": ('" onmouseover="alert(1)" x="', ['" onmouseover="alert(1)"']),
-    "a Markdown picture": ("![x](http://stranger.example/x.png)", ["![x](http://stranger", 'src="http://stranger']),
-    "a Markdown link": ("[x](javascript:alert(1))", ["[x](javascript:", 'href="javascript:']),
-    "a Markdown table and heading": ("a | b |\n\n# Hostile heading\n\n| c", ["\n# Hostile heading"]),
-    "a code fence": ("```\n<script>alert(2)</script>\n```", ["\n```\n<script>alert(2)", "<script>alert(2)"]),
-    "an autolink": ("<http://stranger.example/>", ["<http://stranger", 'href="http://stranger']),
-    "a template": ("{{ 7 * 191 }}{% include '/etc/passwd' %}", ["1337", "root:x:"]),
-    "SQL": ("'; ATTACH 'x.duckdb'; --", []),
-    "mathtext": ("$\\frac{$ \\input{/etc/passwd}", []),
+    "HTML": "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "an end of script": "</script></style></textarea><svg onload=alert(1)>",
+    "an attribute": '" onmouseover="alert(1)" x="',
+    "a Markdown picture": "![x](http://stranger.example/x.png)",
+    "a Markdown picture by reference": "![x]\n\n[x]: http://stranger.example/x.png",
+    "a Markdown picture of a secret": "![x](OUTSIDE/secret.txt)",
+    "a Markdown picture of a secret, ../": f"![x]({UP}/outside/secret.txt)",
+    "a Markdown picture that is not there": "![x](nothing.png)",
+    "a Markdown link": "[x](javascript:alert(1))",
+    "a Markdown table and heading": "a | b |\n\n# Hostile heading\n\n| c",
+    "a code fence": "`</code>```\n```\n<script>alert(1)</script>\n```",
+    "HTML behind an escape": "\\<img src=x onerror=alert(1)>\\",
+    "HTML in Markdown": "a **b** <img src=http://stranger.example/x> &lt;script>",
+    "a template": "{{ 7 * 191 }}{% include '/etc/passwd' %}",
+    "SQL": "'; ATTACH 'x.duckdb'; --",
+    "mathtext": "$\\frac{$ \\input{/etc/passwd}",
 }
 
 
 @case("records of", _TEXTS)
-def texts(box: Box, how: tuple[str, list[str]]) -> Iterator[Step]:
-    text, box.forbidden = how[0], how[1]
-    yield from _shown(box, _records(box, _everywhere(text)))
+def texts(box: Box, text: str) -> Iterator[Step]:
+    yield from _shown(box, _records(box, _everywhere(text.replace("OUTSIDE", str(box.outside)))))
 
 
 _CONTROLS = {
