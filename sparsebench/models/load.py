@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.assemble import Replace, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class
+from sparsebench.models.quantized import QuantizedCheckpoint, opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's).
+    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
@@ -34,8 +37,45 @@ def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
 
 
+def load_kernels(
+    folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
+) -> PreTrainedModel:
+    """A quantized folder with layers that multiply its integers; ``prepare`` may cut the empty model.
+
+    Raises UnsupportedError where no kernel takes any of its layers.
+    """
+    from sparsebench.models import quantized_linear
+
+    weights = QuantizedCheckpoint(Path(folder))
+    quantized_linear.check_kernels(weights.scheme)
+    model = _assembled(weights, family, dtype, quantized_linear.multiplying(weights), prepare=prepare)
+    if not any(isinstance(module, quantized_linear.QuantizedLinear) for module in model.modules()):
+        raise UnsupportedError(
+            f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's", "score it, or use int8"
+        )
+    return model
+
+
+def _assembled(
+    weights: QuantizedCheckpoint, family: Family, dtype: str, replace: Replace, **ways: Any
+) -> PreTrainedModel:
+    """A quantized model; what transformers itself reads beside weights and configuration is how it generates."""
+    from transformers import GenerationConfig
+
+    model = assemble(weights, family, dtype, replace=replace, **ways)
+    if (weights.folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(str(weights.folder))
+    return model
+
+
 def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
     import torch
+
+    checkpoint = opened(folder)
+    if isinstance(checkpoint, QuantizedCheckpoint):
+        from sparsebench.models.quantized_linear import expanding
+
+        return _assembled(checkpoint, family, dtype, expanding(checkpoint), kind=kind)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display

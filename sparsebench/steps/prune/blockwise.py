@@ -85,8 +85,8 @@ class BlockSweep:
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
         inputs = block.observe(0, gram=self._needs_gram)
-        for target, name, solution in self._solutions(block, inputs, self.targets):
-            self._write(outputs, target, name, self._stored(name, solution.weights), solution.notes)
+        for target, layer, solution in self._solutions(block, inputs, self.targets):
+            self._write(outputs, target, layer, self._stored(layer.name, solution.weights), solution)
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
@@ -95,9 +95,10 @@ class BlockSweep:
         for targets in together:
             inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True)
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
-            for target, name, solution in self._solutions(block, inputs, targets):
-                changed[target][name] = self._stored(name, solution.weights)
-                self._write(outputs, target, name, changed[target][name], solution.notes)
+            for target, layer, solution in self._solutions(block, inputs, targets):
+                stored = self._stored(layer.name, solution.weights)
+                changed[target][layer.name] = stored
+                self._write(outputs, target, layer, stored, solution)
             del inputs
             for target in targets:
                 block.advance(self.targets.index(target), changed.pop(target))
@@ -105,7 +106,7 @@ class BlockSweep:
 
     def _solutions(
         self, block: Block, inputs: dict[str, Inputs], targets: list[Target]
-    ) -> Iterator[tuple[Target, str, Solution]]:
+    ) -> Iterator[tuple[Target, Layer, Solution]]:
         """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last."""
         order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
         for group in block.groups:
@@ -115,7 +116,7 @@ class BlockSweep:
                 quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
                 for layer, solutions in zip(layers, _solve(methods()[name], layers, quotas), strict=True):
                     for target, solution in zip(wanted, solutions, strict=True):
-                        yield target, layer.name, solution
+                        yield target, layer, solution
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
@@ -130,8 +131,8 @@ class BlockSweep:
         """Weights (out, in) as the checkpoint stores them."""
         return weights.T.contiguous() if self.places[name].rows_last else weights
 
-    def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
-        outputs.write(target, name, tensor, zeros_in(tensor), notes)
+    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
+        outputs.write(target, layer.name, stored, zeros_in(stored), solution.notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
         for name, tensor in block.tensors.items():

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.models.inputs import Inputs
+    from sparsebench.models.quantized import Codes
+    from sparsebench.steps.quantize.grid import Quantize
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Quota:
-    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``."""
+    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``.
+
+    ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same sweep; with a sparsity of 0 it is GPTQ, and
+    weights that are zero stay zero.
+    """
 
     sparsity: float
     granularity: str
     pattern: str = "unstructured"
+    quantize: Quantize | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Solution:
-    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know."""
+    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know.
+
+    Of a quota that quantizes ``codes`` are what the weights are made of, ``removed`` how many were set to zero (the others of
+    the zeros were rounded to it).
+    """
 
     weights: torch.Tensor
     notes: tuple[str, ...] = ()
+    codes: Codes | None = None
+    removed: int = 0
 
 
 Score = Callable[[Layer], "torch.Tensor"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sparsebench.errors import ModelError
 from sparsebench.models.anatomy import parts
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
 from sparsebench.steps.prune.contract import SparsifyResult, Target, TensorSparsity
 from sparsebench.steps.prune.zeroing import zeros_in
 
@@ -28,20 +28,20 @@ Progress = Callable[[int, int], None]
 class Outputs:
     """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
 
-    def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
+    def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
         self.started = time.perf_counter()
         self.checkpoint = checkpoint
-        self.folders = folders
-        layout = list(checkpoint.tensors.values())
-        self.layout = [info.name for info in layout]
+        self.folders: dict[Any, Path] = dict(folders)
+        self.layout = list(checkpoint.tensors)
         self.writers = {
-            target: CheckpointWriter(folder, layout, checkpoint.companions) for target, folder in folders.items()
+            target: CheckpointWriter(folder, self._stored(target), checkpoint.companions)
+            for target, folder in folders.items()
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
         self.notes: dict[Target, set[str]] = {target: set() for target in folders}
         self.unverified: dict[Target, Path] = {}
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -50,6 +50,10 @@ class Outputs:
                 writer.abort()
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
+
+    def _stored(self, target: Target) -> list[TensorInfo]:
+        """What the files of a version hold: the tensors of the checkpoint."""
+        return list(self.checkpoint.tensors.values())
 
     def write(
         self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
@@ -134,7 +138,7 @@ def verify(
         achieved_all=total_zeros / parameters if parameters else 0.0,
         seconds=seconds,
         sweep_size=sweep_size,
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_rss(),
         tensors=tuple(tensors),
         note=note,
         calibration_tokens=(made or {}).get("calibration_tokens", 0),
@@ -142,7 +146,7 @@ def verify(
     )
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """The process's peak resident set in bytes; 0 where the platform does not say."""
     import sys
 

@@ -69,8 +69,5 @@ class Sweep:
             "seed": self.seed,
             "propagate": self.propagate,
             "dtype": self.dtype,
-            "calibration": {**tokens.settings, "notes": list(tokens.notes)},
-            "calibration_tokens": tokens.tokens,
-            "calibration_sha256": tokens.sha256,
-            "calibration_text_sha256": tokens.text_sha256,
+            **tokens.told(),
         }
