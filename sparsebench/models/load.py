@@ -10,7 +10,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.assemble import Replace, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class
-from sparsebench.models.quantized import QuantizedCheckpoint, opened
+from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +37,20 @@ def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
 
 
+def load_expanded(
+    folder: Path,
+    family: Family,
+    dtype: str = "auto",
+    prepare: Callable[[Any], object] = lambda model: None,
+    kind: Any = None,
+) -> PreTrainedModel:
+    """A quantized folder as floats, each layer in turn; ``prepare`` may cut the empty model, ``kind`` is another auto class."""
+    from sparsebench.models.quantized_linear import expanding
+
+    weights = QuantizedCheckpoint(Path(folder))
+    return _assembled(weights, family, dtype, expanding(weights), prepare=prepare, kind=kind)
+
+
 def load_kernels(
     folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
 ) -> PreTrainedModel:
@@ -47,7 +61,7 @@ def load_kernels(
     from sparsebench.models import quantized_linear
 
     weights = QuantizedCheckpoint(Path(folder))
-    quantized_linear.check_kernels(weights.scheme)
+    weights.scheme.check_kernels()
     model = _assembled(weights, family, dtype, quantized_linear.multiplying(weights), prepare=prepare)
     if not any(isinstance(module, quantized_linear.QuantizedLinear) for module in model.modules()):
         raise UnsupportedError(
@@ -71,11 +85,8 @@ def _assembled(
 def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
     import torch
 
-    checkpoint = opened(folder)
-    if isinstance(checkpoint, QuantizedCheckpoint):
-        from sparsebench.models.quantized_linear import expanding
-
-        return _assembled(checkpoint, family, dtype, expanding(checkpoint), kind=kind)
+    if encoding_of(Checkpoint(folder).config) != FLOAT:
+        return load_expanded(folder, family, dtype, kind=kind)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display

@@ -24,6 +24,8 @@ from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
 if TYPE_CHECKING:
     import torch
 
+INT4_GROUPS = (32, 64, 128, 256)
+"""Groups of columns that torch's int4 kernel knows."""
 KEY, METHOD, FLOAT = "quantization_config", "compressed-tensors", "float"
 
 
@@ -132,6 +134,16 @@ class Scheme:
     def packed(self) -> bool:
         """Whether values lie in words of 32 bits."""
         return not self.dynamic
+
+    def check_kernels(self) -> None:
+        """Raises UnsupportedError where no kernel multiplies weights that are stored so."""
+        if self.bits == 8 and not self.symmetric:
+            raise UnsupportedError("no int8 kernel here takes zero points", "quantize symmetrically, or only score it")
+        if self.bits == 4 and self.group not in INT4_GROUPS:
+            known = ", ".join(map(str, INT4_GROUPS))
+            raise UnsupportedError(
+                f"torch's int4 kernel takes groups of {known} columns, not of {self.group}", "or only score it"
+            )
 
     def config(self, names: Iterable[str]) -> dict[str, Any]:
         """The ``quantization_config`` of a config.json whose weights ``names`` are stored so."""

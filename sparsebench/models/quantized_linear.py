@@ -14,19 +14,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsebench.errors import UnsupportedError
 from sparsebench.models.assemble import Replace
-from sparsebench.models.quantized import Codes, QuantizedCheckpoint, Scheme
+from sparsebench.models.quantized import Codes, QuantizedCheckpoint
 
 FEW = 8
 """Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""
-INT4_GROUPS, INT4_ROWS = (32, 64, 128, 256), 16
-"""Groups of columns that torch's int4 kernel knows, and the multiple that its rows must be."""
+INT4_ROWS = 16
+"""The multiple that the rows of a matrix must be for torch's int4 kernel."""
 
 
 def activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(values, step): x (…, in) as whole numbers from -128 to 127 times a step for each token (…, 1), all in x's dtype."""
-    step = x.abs().amax(-1, keepdim=True).mul_(2 / 255).clamp_(min=torch.finfo(x.dtype).tiny)
+    step = x.abs().amax(-1, keepdim=True).div_(127.5).clamp_(min=torch.finfo(x.dtype).tiny)
     return (x / step).round_().clamp_(-128, 127), step
 
 
@@ -117,19 +116,6 @@ class Int4Linear(QuantizedLinear):
 
 
 LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
-
-
-def check_kernels(scheme: Scheme) -> None:
-    """Raises UnsupportedError where no kernel multiplies weights that are stored so."""
-    if scheme.bits == 8 and not scheme.symmetric:
-        raise UnsupportedError(
-            "no int8 kernel here takes zero points", "quantize with symmetric: true, or only score it"
-        )
-    if scheme.bits == 4 and scheme.group not in INT4_GROUPS:
-        raise UnsupportedError(
-            f"torch's int4 kernel takes groups of {', '.join(map(str, INT4_GROUPS))} columns, not of {scheme.group}",
-            "quantize with one of these, or only score it",
-        )
 
 
 def expanding(weights: QuantizedCheckpoint) -> Replace:

@@ -165,8 +165,6 @@ def _cells_of(
                     # What other nodes emulate is not known here: `auto` stays the weights' precision.
                     shared["dtype"] = runtime.dtype if placed else environment.running(model.dtype, runtime.dtype)
                     timed = {"samples": runtime.samples, "against": base.id}
-                    # What such an engine is measured beside has changed: once it was the dense model in itself.
-                    timed |= {"baseline": "plain"} if engines()[engine].beside_plain else {}
                     yield cell("latency", shared | timed)
                     yield cell("memory", shared)
 

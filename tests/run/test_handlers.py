@@ -14,7 +14,7 @@ from sparsebench.run import handlers
 
 
 def job(names: list[str]) -> Any:
-    settings = {"engine": "int8", "ranks": 1, "workload": {"batch": 1, "prompt": 8, "generate": 2}, "dtype": None}
+    settings = {"engine": "deepspeed", "ranks": 1, "workload": {"batch": 1, "prompt": 8, "generate": 2}, "dtype": None}
     cells = [SimpleNamespace(variant=SimpleNamespace(id=name), settings=settings) for name in names]
     return SimpleNamespace(
         job=SimpleNamespace(cells=cells),
