@@ -48,15 +48,18 @@ def assemble(
     dtype: str = "auto",
     prepare: Callable[[Any], object] = lambda model: None,
     replace: Replace = lambda name, module, dtype: None,
+    kind: Any = None,
 ) -> PreTrainedModel:
     """The model in eval mode on the CPU; ``prepare`` may cut the empty model, ``replace`` offers other linear layers.
+
+    ``kind`` is transformers' auto class where it is not the family's own.
 
     ``nn.Linear`` and GPT-2's ``Conv1D`` whose weight belongs to nobody else are offered; their biases are kept.
     Raises ModelError when tensors are missing or have another shape, UnsupportedError when transformers makes state
     that no file holds.
     """
     config = precision.stated(weights.config, precision.resolve(dtype, weights.config))
-    model = meta_model(family, config).eval().requires_grad_(False)
+    model = meta_model(family, config, kind=kind).eval().requires_grad_(False)
     prepare(model)
     names = checkpoint_names(model, weights.tensors)
     make_buffers(model)

@@ -113,6 +113,11 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, in file order and within a file in data order."""
+        return self.stored
+
+    @cached_property
+    def stored(self) -> dict[str, TensorInfo]:
+        """What the files hold, by name: the tensors, or the integers and scales that they are made of."""
         found: dict[str, TensorInfo] = {}
         for file in self.files:
             header, start = read_header(self.folder / file)
@@ -124,7 +129,7 @@ class Checkpoint:
 
     def load(self, name: str) -> torch.Tensor:
         """One tensor, read into memory of its own (a mapping would count as the file's pages)."""
-        info = self.tensors[name]
+        info = self.stored[name]
         return self._read(info, 0, info.nbytes).reshape(info.shape)
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:

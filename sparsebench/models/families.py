@@ -75,8 +75,8 @@ def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> 
     raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
 
 
-def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> PreTrainedModel:
-    """The model without storage: true names, shapes and ties, on torch's meta device.
+def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kind: Any = None) -> PreTrainedModel:
+    """The model without storage: true names, shapes and ties, on torch's meta device; of another auto class with ``kind``.
 
     Raises ModelError when transformers does not know the architecture, or its auto class does not fit the family.
     """
@@ -85,7 +85,7 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> 
     settings = transformers_config(config)
     try:
         with torch.device("meta"):
-            made = auto_class(family, config, head).from_config(settings, trust_remote_code=False)
+            made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
     except ValueError as error:
         what = f"model type {config.get('model_type')!r} as {family}"
         raise ModelError(

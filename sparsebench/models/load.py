@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.assemble import Replace, assemble
 from sparsebench.models.checkpoint import Checkpoint, read_object
 from sparsebench.models.families import auto_class, transformers_config
+from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 from sparsebench.models.safety import refuse_adapter
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's).
+    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
@@ -40,11 +43,59 @@ def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
 
 
+def load_expanded(
+    folder: Path,
+    family: Family,
+    dtype: str = "auto",
+    prepare: Callable[[Any], object] = lambda model: None,
+    kind: Any = None,
+) -> PreTrainedModel:
+    """A quantized folder as floats, each layer in turn; ``prepare`` may cut the empty model, ``kind`` is another auto class."""
+    from sparsebench.models.quantized_linear import expanding
+
+    weights = QuantizedCheckpoint(Path(folder))
+    return _assembled(weights, family, dtype, expanding(weights), prepare=prepare, kind=kind)
+
+
+def load_kernels(
+    folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
+) -> PreTrainedModel:
+    """A quantized folder with layers that multiply its integers; ``prepare`` may cut the empty model.
+
+    Raises UnsupportedError where no kernel takes any of its layers.
+    """
+    from sparsebench.models import quantized_linear
+
+    weights = QuantizedCheckpoint(Path(folder))
+    weights.scheme.check_kernels()
+    model = _assembled(weights, family, dtype, quantized_linear.multiplying(weights), prepare=prepare)
+    if not any(isinstance(module, quantized_linear.QuantizedLinear) for module in model.modules()):
+        raise UnsupportedError(
+            f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's", "score it, or use int8"
+        )
+    return model
+
+
+def _assembled(
+    weights: QuantizedCheckpoint, family: Family, dtype: str, replace: Replace, **ways: Any
+) -> PreTrainedModel:
+    """A quantized model; what transformers itself reads beside weights and configuration is how it generates."""
+    from transformers import GenerationConfig
+
+    model = assemble(weights, family, dtype, replace=replace, **ways)
+    if (weights.folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(str(weights.folder))
+    return model
+
+
 def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
     import torch
-    from transformers.utils.logging import disable_progress_bar
 
     refuse_adapter(folder)
+    if encoding_of(Checkpoint(folder).config) != FLOAT:
+        return load_expanded(folder, family, dtype, kind=kind)
+    from transformers.utils.logging import disable_progress_bar
+
     config = transformers_config(Checkpoint(folder).config, str(folder / "config.json"))
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)

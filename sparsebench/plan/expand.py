@@ -183,9 +183,7 @@ def _measurements(manifest: Manifest, model: Model, variant: Variant) -> Iterato
                 for workload in runtime.workloads:
                     shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
                     shared |= _placed(runtime, ranks) | {"dtype": runtime.dtype}
-                    # What such an engine is measured beside has changed: once it was the dense model in itself.
-                    beside = {"baseline": "plain"} if engines()[engine].beside_plain else {}
-                    yield cell("latency", shared | {"samples": runtime.samples} | beside)
+                    yield cell("latency", shared | {"samples": runtime.samples})
                     yield cell("memory", shared)
 
 

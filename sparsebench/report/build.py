@@ -112,9 +112,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "ask": ask,
         "registry": methods(),
         "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
-        "dense_kernels": lambda name: (
-            name in engines() and not (engines()[name].skips_zeros or engines()[name].beside_plain)
-        ),
+        "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
         "catalog": TASKS,
         "pictures": pictures,
         "normal_share": words.normal_share,

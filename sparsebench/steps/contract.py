@@ -58,8 +58,9 @@ class Evidence:
     """What a step achieved, counted in the written files.
 
     ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once);
-    ``bits`` is what a prunable weight takes on average, scales included; ``rounded_to_zero`` counts kept weights that a
-    quantizer rounded to zero. ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
+    ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
+    ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
+    ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
     """
@@ -79,6 +80,7 @@ class Evidence:
     calibration_sha256: str = ""
     bits: float = 0.0
     rounded_to_zero: int = 0
+    relative_error: float = 0.0
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]

@@ -17,6 +17,7 @@ from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, StepKind
 from sparsebench.steps.prune import registry as prune
+from sparsebench.steps.quantize import step as quantize
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 """Settings for which tables have columns of their own."""
@@ -31,6 +32,14 @@ BUILT_IN = (
         label=prune.label,
         version=lambda step: prune.methods()[step.name].version,
         extra_libraries=lambda step: prune.methods()[step.name].libraries,
+    ),
+    StepKind(
+        "quantize",
+        quantize.settings,
+        "sparsebench.steps.quantize.step:run",
+        reads_text=quantize.reads_text,
+        shares=lambda step: step.settings["rounding"],
+        size=quantize.size,
     ),
 )
 

@@ -362,8 +362,8 @@ def test_every_engine_is_drawn_against_the_dense_model_of_its_own_job(ledger: Pa
     asked = "SELECT sparsity, engine, ms, speedup FROM latency WHERE manifest = 'engines' AND phase = 'decode'"
     known = {(row["sparsity"], row["engine"]): row for row in query.run(ledger, asked).dicts()}
     decode = {(row["sparsity"], row["series"]): row for row in rows if "decode" in row["panel"]}
-    assert {series for _, series in decode} == {"hf", "sparse", "int8"}
+    assert {series for _, series in decode} == {"hf", "sparse", "deepspeed"}
     assert {sparsity for sparsity, _ in decode} == {0, 0.5, 0.9}
     for sparsity in (0, 0.5, 0.9):
-        for engine, series in (("hf", "hf"), ("sparse", "sparse"), ("int8", "int8")):
+        for engine, series in (("hf", "hf"), ("sparse", "sparse"), ("deepspeed", "deepspeed")):
             assert decode[sparsity, series]["speedup"] == pytest.approx(known[sparsity, engine]["speedup"])

@@ -20,6 +20,7 @@ ALTER TABLE base.sparsify RENAME TO makings;
 ALTER TABLE base.sparsify_tensors RENAME TO making_tensors;
 ALTER TABLE base.makings ADD COLUMN bits DOUBLE;
 ALTER TABLE base.makings ADD COLUMN rounded_to_zero BIGINT;
+ALTER TABLE base.makings ADD COLUMN relative_error DOUBLE;
 UPDATE base.records SET stage = 'make' WHERE stage = 'sparsify';
 UPDATE base.manifest_cells SET stage = 'make', label = 'make' WHERE stage = 'sparsify';
 

@@ -85,8 +85,8 @@ class BlockSweep:
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
         inputs = block.observe(0, gram=self._needs_gram)
-        for target, name, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
-            self._write(outputs, target, name, self._stored(name, solution.weights), solution.notes)
+        for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
+            self._write(outputs, target, layer, self._stored(layer.name, solution.weights), solution)
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
@@ -100,9 +100,10 @@ class BlockSweep:
                 outputs.fail(targets, error)
                 continue
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
-            for target, name, solution in self._solutions(block, inputs, targets, outputs):
-                changed[target][name] = self._stored(name, solution.weights)
-                self._write(outputs, target, name, changed[target][name], solution.notes)
+            for target, layer, solution in self._solutions(block, inputs, targets, outputs):
+                stored = self._stored(layer.name, solution.weights)
+                changed[target][layer.name] = stored
+                self._write(outputs, target, layer, stored, solution)
             del inputs
             for target in self._left(targets, outputs):
                 block.advance(self.targets.index(target), changed.pop(target))
@@ -110,7 +111,7 @@ class BlockSweep:
 
     def _solutions(
         self, block: Block, inputs: dict[str, Inputs], targets: list[Target], outputs: Outputs
-    ) -> Iterator[tuple[Target, str, Solution]]:
+    ) -> Iterator[tuple[Target, Layer, Solution]]:
         """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last.
 
         A version whose solution is an error, or whose method fails, is given up.
@@ -127,7 +128,7 @@ class BlockSweep:
                             if isinstance(solution, SparsebenchError):
                                 outputs.fail(self._left([target], outputs), solution)
                             elif target not in outputs.failed:
-                                yield target, layer.name, solution
+                                yield target, layer, solution
                 except SparsebenchError as error:
                     outputs.fail(self._left(wanted, outputs), error)
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
@@ -148,8 +149,8 @@ class BlockSweep:
         """Weights (out, in) as the checkpoint stores them."""
         return weights.T.contiguous() if self.places[name].rows_last else weights
 
-    def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
-        outputs.write(target, name, tensor, zeros_in(tensor), notes)
+    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
+        outputs.write(target, layer.name, stored, zeros_in(stored), solution.notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
         for name, tensor in block.tensors.items():

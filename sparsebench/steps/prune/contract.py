@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from sparsebench.errors import SparsebenchError
     from sparsebench.models.inputs import Inputs
+    from sparsebench.models.quantized import Codes
     from sparsebench.steps.prune.settings import Prune
+    from sparsebench.steps.quantize.grid import Quantize
 
 T = TypeVar("T", bound="Prune")
 
@@ -35,13 +37,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Quota:
-    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``; ``options``
-    are the method's own settings."""
+    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``.
+
+    ``options`` are the method's own settings. ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same
+    sweep; with a sparsity of 0 it is GPTQ, and weights that are zero stay zero.
+    """
 
     sparsity: float
     granularity: str
     pattern: str = "unstructured"
     options: tuple[tuple[str, Any], ...] = ()
+    quantize: Quantize | None = None
 
     def read(self, settings: type[T]) -> T:
         """The method's own settings, the published ones where nothing else was asked for."""
@@ -63,10 +69,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Solution:
-    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know."""
+    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know.
+
+    Of a quota that quantizes ``codes`` are what the weights are made of, ``removed`` how many were set to zero (the others of
+    the zeros were rounded to it).
+    """
 
     weights: torch.Tensor
     notes: tuple[str, ...] = ()
+    codes: Codes | None = None
+    removed: int = 0
 
 
 Score = Callable[[Layer], "torch.Tensor"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.anatomy import parts
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
 from sparsebench.models.safety import NOTES, note_left_out, told
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.steps.prune.contract import Target
@@ -31,21 +31,21 @@ Progress = Callable[[int, int], None]
 class Outputs:
     """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
 
-    def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
+    def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
         self.started = time.perf_counter()
         self.checkpoint = checkpoint
-        self.folders = folders
-        layout = list(checkpoint.tensors.values())
-        self.layout = [info.name for info in layout]
+        self.folders: dict[Any, Path] = dict(folders)
+        self.layout = list(checkpoint.tensors)
         self.writers = {
-            target: CheckpointWriter(folder, layout, checkpoint.folder) for target, folder in folders.items()
+            target: CheckpointWriter(folder, self._stored(target), checkpoint.folder)
+            for target, folder in folders.items()
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
         self.notes = {target: {told(writer.left_out)} - {""} for target, writer in self.writers.items()}
         self.unverified: dict[Target, Path] = {}
         self.failed: dict[Target, SparsebenchError] = {}
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -62,6 +62,10 @@ class Outputs:
             self.writers.pop(target).abort()
         if not self.writers:
             raise error
+
+    def _stored(self, target: Target) -> list[TensorInfo]:
+        """What the files of a version hold: the tensors of the checkpoint."""
+        return list(self.checkpoint.tensors.values())
 
     def write(
         self, target: Target, name: str, tensor: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
@@ -147,7 +151,7 @@ def verify(
         achieved_all=total_zeros / parameters if parameters else 0.0,
         seconds=seconds,
         sweep_size=sweep_size,
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_rss(),
         tensors=tuple(tensors),
         note=note,
         calibration_tokens=(made or {}).get("calibration_tokens", 0),
@@ -155,7 +159,7 @@ def verify(
     )
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """The process's peak resident set in bytes; 0 where the platform does not say."""
     import sys
 

@@ -11,6 +11,8 @@ from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.prune.allocation import OUTLIER, SPREAD
+from sparsebench.steps.quantize.grid import GROUP
+from sparsebench.steps.quantize.step import Bits
 
 Granularity = Literal["global", "layer", "row"]
 Propagate = Literal["pruned", "dense"]
@@ -99,6 +101,23 @@ class SparseGPT(Prune):
     """Share of the Hessian's mean diagonal that is added to it; raised, with a note, where it is not enough."""
     columns: Count = 128
     """Columns whose mask is chosen together."""
+    bits: Bits | None = None
+    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as the paper's joint form does; default:
+    they keep their precision."""
+    group: Count = GROUP
+    """With `bits: int4`: columns that share a scale."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what no grid looks at. A joint sweep has one form: as published."""
+        found = super().complete(name)
+        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
+        for key, only in form.items():
+            if self.bits and found[key] != only:
+                raise wrong(
+                    f"`bits` beside `{key}: {found[key]}`", f"`{key}: {only}`", "prune first, then quantize", key
+                )
+        left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
+        return {key: value for key, value in found.items() if key not in left}
 
 
 class ALPS(Prune):

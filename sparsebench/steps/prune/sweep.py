@@ -18,6 +18,8 @@ from sparsebench.steps.prune.outputs import Emit, Outputs, Progress
 from sparsebench.steps.prune.registry import needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
+from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.quantize.step import quantized
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -28,13 +30,28 @@ Places = dict[str, Part]
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: EmitStep) -> None:
-    """Every pruning step of one pass over the model in ``parent``, each into its folder."""
-    steps = {target_of(step): step for step in targets}
+    """Every pruning step of one pass over the model in ``parent``, each into its folder.
+
+    Those that round what stays in the same sweep are made by the sweep of ``quantize``.
+    """
+    joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
+    if joint:
+        quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
+    steps = {target_of(step): step for step in targets if step not in joint}
+    if not steps:
+        return
     folders = {target: targets[step] for target, step in steps.items()}
-    tokens = context.read() if context.read and any(reads_text(step) for step in targets) else None
-    propagate = next((step.settings["propagate"] for step in targets if "propagate" in step.settings), "pruned")
+    tokens = context.read() if context.read and any(reads_text(step) for step in steps.values()) else None
+    propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
+
+
+def _joint(step: Step) -> Quantize:
+    own = {
+        key: step.settings[key] for key in ("bits", "group", "damping", "sparsity", "pattern") if key in step.settings
+    }
+    return Quantize(rounding="gptq", **own)
 
 
 def target_of(step: Step) -> Target:
@@ -114,8 +131,5 @@ class Sweep:
             "seed": self.seed,
             "propagate": self.propagate,
             "dtype": self.dtype,
-            "calibration": {**tokens.settings, "notes": list(tokens.notes)},
-            "calibration_tokens": tokens.tokens,
-            "calibration_sha256": tokens.sha256,
-            "calibration_text_sha256": tokens.text_sha256,
+            **tokens.told(),
         }
