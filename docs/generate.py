@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Made by docs/generate.py: change the code, then `make reference`. -->\n"
@@ -75,6 +75,10 @@ writes a commented one;
 <a href="../sparsebench.schema.json">sparsebench.schema.json</a>, which `sparsebench schema` prints.
 """
     for name in order:
+        if " " in name:  # a step: they have a section for each verb
+            continue
+        if name == "Calibration":
+            text += steps(schema["$defs"])
         shape = shapes[name]
         title = ORDER.get(name, (f"`{name}`", 0))[0]
         about = "" if name == "Manifest" else f"{shape['description']}\n\n"
@@ -85,11 +89,47 @@ writes a commented one;
     return text
 
 
+def steps(shapes: dict[str, Any]) -> str:
+    """What may be written of each step: what all of a verb share, then what some have alone."""
+    text = """
+## `variants`, each step
+
+A step is a mapping with one verb, whose value says by which method. An entry is one step or a list of steps, one after the
+other. Every field may be a list, and then all combinations are made. Any step of an entry may have `models: [NAME, …]`,
+which keeps the entry to these models.
+"""
+    verbs: dict[str, dict[str, Any]] = {}
+    for name, shape in shapes.items():
+        if " " in name:
+            verb, _, method = name.partition(" ")
+            fields = {key: value for key, value in shape["properties"].items() if key not in (verb, "models")}
+            verbs.setdefault(verb, {})[method] = fields
+    for verb, methods in verbs.items():
+        shared = {
+            key: value
+            for key, value in next(iter(methods.values())).items()
+            if all(key in own for own in methods.values())
+        }
+        names = ", ".join(f"`{method}`" for method in methods)
+        text += f"\n### `{verb}`: {names}\n\n{_table(shared)}"
+        for method, fields in methods.items():
+            own = {key: value for key, value in fields.items() if key not in shared}
+            text += f"\n`{verb}: {method}` alone has\n\n{_table(own)}" if own else ""
+    return text
+
+
+def _table(fields: dict[str, Any]) -> str:
+    rows = [
+        f"| `{key}` | {_value(value)} | {_default(value)} | {_cell(value.get('description', ''))} |"
+        for key, value in fields.items()
+    ]
+    return "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows]) + "\n"
+
+
 ORDER = {
     "Manifest": ("Top level", 0),
     "Model": ("`models`, each", 1),
     "Parts": ("`source`, in parts", 2),
-    "Sparsify": ("`sparsify`, each", 3),
     "Calibration": ("`calibration`", 4),
     "Benchmarks": ("`benchmarks`", 5),
     "Task": ("`benchmarks`, each task", 6),
@@ -186,7 +226,8 @@ def _parameters(verb: Callable[..., None]) -> Iterator[str]:
             # In an annotation typer keeps the first name of an option as its "default".
             names = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
             named = ", ".join(f"`{one}`" for one in names or [f"--{name.replace('_', '-')}"])
-        kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]
+        alternatives = () if get_origin(kind) is Literal else get_args(kind)
+        kinds = [one for one in alternatives or (kind,) if one is not type(None)]
         several = get_origin(kinds[0]) is list or get_origin(kind) is list
         kind = get_args(kinds[0])[0] if get_origin(kinds[0]) is list else kinds[0]
         words = f"`{info.metavar}`" if info.metavar else _kind(kind)
@@ -197,7 +238,9 @@ def _parameters(verb: Callable[..., None]) -> Iterator[str]:
         yield f"| {named} | {words} | {shown} | {_cell(about)} |\n"
 
 
-def _kind(kind: type) -> str:
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{one}`" for one in get_args(kind))
     if issubclass(kind, Enum):
         return ", ".join(f"`{one.value}`" for one in kind)
     return {bool: "", str: "text", Path: "path", int: "whole number", float: "number"}[kind]

@@ -29,5 +29,5 @@ SELECT DISTINCT ON (model, row_name, sparsity) sparsity, row_name, severity, tex
        model_label(named.model, weights) AS model
 FROM named
 QUALIFY bool_or(severity > 0) OVER (PARTITION BY model, row_name)
-ORDER BY weights = 'random', named.model, list_position(['sparsify', 'structure', 'storage', 'benchmarks', 'latency', 'memory'], stage), row_name, sparsity,
+ORDER BY weights = 'random', named.model, list_position(['make', 'structure', 'storage', 'benchmarks', 'latency', 'memory'], stage), row_name, sparsity,
          severity DESC;

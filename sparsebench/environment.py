@@ -22,6 +22,8 @@ LIBRARIES = (
     "safetensors",
     "numpy",
     "tokenizers",
+    "gguf",
+    "scipy",
     "zstandard",
 )
 
@@ -211,6 +213,17 @@ def machine() -> str:
     level = f" ({instructions()})" if instructions() else ""
     words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB", *gpus()]
     return ", ".join(words)
+
+
+@cache
+def where() -> dict[str, str]:
+    """On what something is measured: times and memory of two places are not compared. ``id`` is short for the rest."""
+    found = {
+        "machine": machine(),
+        "device": gpus()[0] if gpus() else "cpu",
+        "cuda": versions()["torch"].partition("+")[2] if gpus() else "",
+    }
+    return {"id": hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:8], **found}
 
 
 @cache

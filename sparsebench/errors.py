@@ -6,9 +6,9 @@ SparsebenchError
 │   ├── SourceError       a model or data source cannot be found, fetched or trusted
 │   └── QueryError        SQL that the ledger refuses
 ├── CellError             one cell cannot finish; it becomes a record and the rest goes on
-│   ├── ModelError        a checkpoint that cannot be read or does not fit its family
+│   ├── ModelError        a checkpoint that cannot be read or does not fit its family; on the command line 2
 │   ├── UnsupportedError  nobody's mistake: this combination does not exist (status `unsupported`)
-│   ├── StorageError      a packed file that is broken or does not round-trip
+│   ├── StorageError      a packed file that is broken or does not round-trip; on the command line 2
 │   ├── MeasureError      a runtime measurement that cannot be believed
 │   │   └── ParityError   one variant's output under an engine is too far from the plain model's
 │   └── BenchmarkError    a task that cannot be scored
@@ -17,6 +17,42 @@ SparsebenchError
 """
 
 from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+_USERINFO = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def redacted(text: str) -> str:
+    """``text`` without the user names and passwords that addresses of mirrors and proxies may hold."""
+    return _USERINFO.sub("***@", text)
+
+
+class _Redacting:
+    """A text stream that writes what is ``redacted``."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        written: int = self.stream.write(redacted(text))
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def redact_stderr() -> None:
+    """Keep what is secret in an address of the environment out of all that this process prints to stderr or its log.
+
+    Libraries print addresses too, in warnings and tracebacks. To be called before they are imported: they keep the stream.
+    """
+    secret = any(redacted(value) != value for value in os.environ.values())
+    if secret and not isinstance(sys.stderr, _Redacting):
+        sys.stderr = _Redacting(sys.stderr)  # type: ignore[assignment]
 
 
 class SparsebenchError(Exception):
@@ -28,9 +64,9 @@ class SparsebenchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.message = redacted(message)
+        self.hint = redacted(hint) if hint else hint
 
     def __str__(self) -> str:
         return f"{self.message}\n  → {self.hint}" if self.hint else self.message
@@ -60,6 +96,8 @@ class CellError(SparsebenchError):
 class ModelError(CellError):
     """A checkpoint that cannot be read or does not fit its family."""
 
+    exit_code = 2
+
 
 class UnsupportedError(CellError):
     """A combination that does not exist; recorded as ``unsupported``, not as a failure."""
@@ -67,6 +105,8 @@ class UnsupportedError(CellError):
 
 class StorageError(CellError):
     """A stored model that is broken or does not round-trip."""
+
+    exit_code = 2
 
 
 class MeasureError(CellError):

@@ -181,7 +181,8 @@ def documents(task: Task, cache: sources.Cache, data: str | None = None) -> list
 
     path, name, split = task.hub
     try:
-        found = datasets.load_dataset(path, name, split=split, cache_dir=str(cache.root / "datasets"))
+        kept = str(cache.root / "datasets")
+        found = datasets.load_dataset(path, name, split=split, cache_dir=kept, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BenchmarkError(
             f"task {task.name}: {path}/{name} cannot be had from the hub: {type(error).__name__}: {error}",

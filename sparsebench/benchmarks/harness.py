@@ -75,7 +75,11 @@ class Harness:
 
                 backend: Any = "causal" if family == "decoder" else "seq2seq"
                 self.lm = Scorer(
-                    pretrained=self.model, tokenizer=tokenizer, backend=backend, batch_size=self.batch_size
+                    pretrained=self.model,
+                    tokenizer=tokenizer,
+                    backend=backend,
+                    batch_size=self.batch_size,
+                    trust_remote_code=False,
                 )
         self.lm.progress = progress
         self.lm.share = not self.exact

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.paths import plain
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,8 @@ def read_pooling(folder: Path) -> Pooling:
     for module in modules:
         kind = str(module["type"]).rsplit(".", 1)[-1]
         if kind == "Pooling":
-            mode = _mode(_read(folder / module["path"] / "config.json") or {}, folder)
+            place = folder / plain(module.get("path"), folder / "modules.json")
+            mode = _mode(_read(place / "config.json") or {}, folder)
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparsebench import __version__
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import SparsebenchError, redact_stderr
 
 VERBS = (
     "init",
@@ -78,6 +78,7 @@ for verb in VERBS:
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 some cells failed, 2 the input was wrong, 130 interrupted."""
+    redact_stderr()
     try:
         app()
     except SparsebenchError as error:

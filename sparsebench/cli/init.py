@@ -35,13 +35,16 @@ def init(
     from sparsebench.errors import UserError
     from sparsebench.manifest.published import FILE, MODELINE
     from sparsebench.manifest.starter import starter
+    from sparsebench.paths import create
 
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     try:
-        path.write_text((MODELINE if editor else "") + starter(), encoding="utf-8")
+        with create(path) as file:
+            file.write((MODELINE if editor else "") + starter())
         if editor:
-            path.with_name(FILE).write_text(json.dumps(manifest_schema(), indent=2) + "\n", encoding="utf-8")
+            with create(path.with_name(FILE)) as file:
+                file.write(json.dumps(manifest_schema(), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
     note(f"wrote {path}; next: sparsebench plan {path}")

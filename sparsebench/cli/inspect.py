@@ -39,15 +39,14 @@ def inspect(
     """
     from dataclasses import asdict
 
-    from sparsebench.cli.output import emit_json, emit_table, note
-    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.cli.output import emit_json, emit_table, note, opened
+    from sparsebench.models import quantized
     from sparsebench.models.topology import prunable_share
-    from sparsebench.plan.single import single
     from sparsebench.structure import assess, summary
 
-    model = single(source, family, dtype.value, offline)
+    model = opened(source, family, dtype.value, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
-    share = prunable_share(Checkpoint(model.folder), model.family)
+    share = prunable_share(quantized.opened(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]
         told = {"summary": rows, "prunable_share": share}

@@ -29,7 +29,7 @@ def measure(
     engine: Annotated[
         str,
         typer.Option(
-            help="deepspeed, deepspeed-zero3, hf, sparse, int8, or one added by a plugin.",
+            help="deepspeed, deepspeed-zero3, hf, sparse, or one added by a plugin.",
             autocompletion=names_of("runtime.engines", "engines"),
         ),
     ] = "deepspeed",
@@ -64,9 +64,8 @@ def measure(
     from dataclasses import asdict
 
     from sparsebench import environment, runtime
-    from sparsebench.cli.output import emit_json, note
+    from sparsebench.cli.output import emit_json, note, opened
     from sparsebench.models.topology import refuse_text
-    from sparsebench.plan.single import single
     from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
 
@@ -80,8 +79,8 @@ def measure(
         refuse_text(config)
         made(engine).check(config, ranks)
 
-    model = single(source, family, dtype.value, offline, check)
-    dense = single(against, family, dtype.value, offline, check) if against else model
+    model = opened(source, family, dtype.value, offline, check)
+    dense = opened(against, family, dtype.value, offline, check) if against else model
     run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
     setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")

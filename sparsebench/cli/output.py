@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Dtype
+    from sparsebench.plan.single import Single
 
 
 def stderr() -> Console:
@@ -21,6 +25,23 @@ def stderr() -> Console:
 def note(text: str, style: str = "") -> None:
     """A line for the reader that is not data."""
     stderr().print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def opened(
+    source: str,
+    family: str | None,
+    dtype: Dtype,
+    offline: bool,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Single:
+    """The model that a verb was given, prepared, with a note of what of its folder is left out; ``check`` as ``single``'s."""
+    from sparsebench.models.safety import left_out, told
+    from sparsebench.plan.single import single
+
+    model = single(source, family, dtype, offline, check)
+    if left := told(left_out(model.folder)):
+        note(f"{model.name}: {left}")
+    return model
 
 
 def emit_json(value: Any) -> None:

@@ -44,6 +44,7 @@ def pack(
     sparsebench pack pruned/0.90 --format archive
     """
     from sparsebench.cli.output import note, size
+    from sparsebench.models.safety import left_out, told
 
     write = writer(form)
     assert write
@@ -51,6 +52,8 @@ def pack(
     write(folder, target)
     before, after = _bytes(folder), _bytes(target)
     note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
+    if left := told(left_out(target)):
+        note(left)
 
 
 def writer(form: str, dense: bool = False) -> Callable[[Path, Path], object] | None:

@@ -77,11 +77,10 @@ def score(
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
     sparsebench score pruned/0.50 --against path:my-model --task piqa
     """
-    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.cli.output import emit_json, emit_table, note, opened
     from sparsebench.errors import UserError
     from sparsebench.ledger import scored
     from sparsebench.models.topology import refuse_text
-    from sparsebench.plan.single import single
 
     if list_them:
         _list(as_json)
@@ -91,7 +90,7 @@ def score(
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    sides = [single(text, family, dtype.value, offline, refuse_text) for text in (against, source) if text]
+    sides = [opened(text, family, dtype.value, offline, refuse_text) for text in (against, source) if text]
     failures: list[str] = []
     found = [_scored(model, specs, model.calculated(compute_dtype.value), failures) for model in sides]
     dense = found[0] if against else None

@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision, names_of
+from sparsebench.errors import SparsebenchError
+from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
-    from sparsebench.plan.single import Single
-    from sparsebench.steps.calibration import Calibrated, Calibration
-    from sparsebench.steps.prune.contract import SparsifyResult, Target
+    from sparsebench.steps.contract import Evidence, Step
 
-    Made = tuple[Path, Target, SparsifyResult]
-
-
-class Competition(StrEnum):
-    """What weights compete with."""
-
-    whole = "global"
-    layer = "layer"
-    row = "row"
-
-
-class Allocation(StrEnum):
-    """How the sparsity is spread over the transformer blocks."""
-
-    uniform = "uniform"
-    owl = "owl"
-
-
-class Propagate(StrEnum):
-    """Whose activations a calibrated method sees."""
-
-    pruned = "pruned"
-    dense = "dense"
+    Made = tuple[Path, Step, Evidence]
 
 
 def register(app: typer.Typer) -> None:
@@ -52,7 +29,7 @@ METHOD = Annotated[
     list[str] | None,
     typer.Option(
         help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
-        autocompletion=names_of("sparsify.registry", "methods"),
+        autocompletion=names_of("steps.prune.registry", "methods"),
         show_default=False,
     ),
 ]
@@ -63,17 +40,17 @@ PATTERN = Annotated[
     ),
 ]
 GRANULARITY = Annotated[
-    Competition | None,
+    settings.Granularity | None,
     typer.Option(
         help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
         show_default=False,
     ),
 ]
 ALLOCATION = Annotated[
-    Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
+    settings.Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
 ]
 PROPAGATE = Annotated[
-    Propagate,
+    settings.Propagate,
     typer.Option(help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."),
 ]
 CALIBRATION = Annotated[
@@ -88,6 +65,10 @@ TARGET = Annotated[
     typer.Option(
         help="The column that an encoder-decoder's decoder reads; default: the text's second half.", show_default=False
     ),
+]
+SET = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.", show_default=False),
 ]
 SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
 LENGTH = Annotated[
@@ -111,8 +92,9 @@ def sparsify(
     method: METHOD = None,
     pattern: PATTERN = None,
     granularity: GRANULARITY = None,
-    allocation: ALLOCATION = Allocation.uniform,
-    propagate: PROPAGATE = Propagate.pruned,
+    allocation: ALLOCATION = "uniform",
+    propagate: PROPAGATE = "pruned",
+    own: SET = None,
     calibration: CALIBRATION = None,
     field: FIELD = None,
     target: TARGET = None,
@@ -136,64 +118,79 @@ def sparsify(
     """
     from dataclasses import asdict
 
+    from sparsebench import sources
     from sparsebench.cli.output import emit_json, progress
     from sparsebench.cli.pack import writer
     from sparsebench.manifest.schema import Calibration
     from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
-    from sparsebench.steps.prune.registry import needs_calibration
-    from sparsebench.steps.prune.sweep import Sweep
+    from sparsebench.steps.calibration import tokens
+    from sparsebench.steps.contract import Context
+    from sparsebench.steps.registry import kinds
 
     names = list(dict.fromkeys(method or ["magnitude"]))
-    asked: dict[str, object] = {"allocation": [allocation.value], "propagate": propagate.value}
-    asked |= {"granularity": [granularity.value]} if granularity else {}
+    asked: dict[str, object] = {"allocation": allocation, "propagate": propagate, **_settings(own or [])}
+    asked |= {"granularity": granularity} if granularity else {}
     asked |= {"sparsity": sparsity} if sparsity else {}
     asked |= {"pattern": _patterns(sparsity, pattern)} if pattern else {}
     columns = {"field": field, "target": target}
     text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, **columns})
-    folders = _folders(names, granularity.value if granularity else None, asked, out)
+    folders = _folders(names, asked, out)
     _check_free(folders.values())
     write = writer(form, dense=True)
-    reads = any(needs_calibration(one.method, one.allocation) for one in folders)
+    reads = any(kinds()["prune"].reads_text(step) for step in folders)
     model = single(source, family, dtype.value, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
-        tokens = _read(model, folders, resolved(text, seed), offline)
-        calculated = model.calculated(compute_dtype.value)
-        sweep = Sweep(model.folder, model.family, folders, seed, tokens, propagate.value, calculated)
-        sweep.run(lambda one, result: made.append((folders[one], one, result)), bar)
+
+        def emit(step: Step, found: Evidence | SparsebenchError) -> None:
+            if isinstance(found, SparsebenchError):
+                raise found
+            made.append((folders[step], step, found))
+
+        context = Context(
+            model.family, seed, model.calculated(compute_dtype.value),
+            lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar,
+        )  # fmt: skip
+        kinds()["prune"].load()(model.folder, folders, context, emit)
     if write:
         _store([folder for folder, _, _ in made], form, write)
     if as_json:
-        emit_json([{"folder": str(folder), **asdict(target), **asdict(result)} for folder, target, result in made])
+        emit_json(
+            [{"folder": str(folder), "method": step.name, **step.settings, **asdict(r)} for folder, step, r in made]
+        )
     else:
         _show(made)
 
 
-def _folders(names: list[str], granularity: str | None, asked: dict[str, object], out: Path) -> dict[Target, Path]:
+def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step, Path]:
     """Every version asked for, with the folder that it goes to; several methods get a folder each."""
-    from sparsebench.manifest.schema import Sparsify
-    from sparsebench.plan.expand import targets
-    from sparsebench.plan.single import validated
+    from sparsebench.errors import UserError
+    from sparsebench.manifest.problems import did_you_mean, one_of
+    from sparsebench.plan.single import steps
+    from sparsebench.steps.registry import kinds
 
+    known = kinds()["prune"].settings()
     for name in names:
-        _check_method(name, granularity)
-    entries = [validated(Sparsify, asked | {"method": name}) for name in names]
-    found = [target for entry in entries for target in targets(entry)]
-    return {target: (out / target.method if len(names) > 1 else out) / _name(target) for target in found}
+        if name not in known:
+            raise UserError(f"--method {name}: no such method", did_you_mean(name, known) or one_of(list(known)))
+    found = [step for name in names for step in steps("prune", name, asked)]
+    return {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
 
 
-def _read(model: Single, targets: Iterable[Target], text: Calibration, offline: bool) -> Calibrated | None:
-    """The calibration tokens; None where no method looks at them, nor the allocation."""
-    from sparsebench import sources
-    from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.prune.registry import needs_calibration
+def _settings(words: list[str]) -> dict[str, object]:
+    """``damping=0.1`` as a field and its value."""
+    import yaml
 
-    if not any(needs_calibration(target.method, target.allocation) for target in targets):
-        return None
-    return tokens(model.folder, model.family, text, sources.Cache(), offline)
+    from sparsebench.errors import UserError
+
+    pairs = [word.partition("=") for word in words]
+    for word, (_, equals, _) in zip(words, pairs, strict=True):
+        if not equals:
+            raise UserError(f"--set {word}: not KEY=VALUE", "such as --set damping=0.1")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
@@ -204,24 +201,13 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
     return [*(["unstructured"] if plain else []), *patterns]
 
 
-def _name(target: Target) -> str:
+def _name(step: Step) -> str:
     """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks."""
-    if ":" in target.pattern:
-        return target.pattern.replace(":", "of")
-    share = f"{target.sparsity:.2f}" if round(target.sparsity, 2) == target.sparsity else f"{target.sparsity:g}"
-    return share if target.pattern == "unstructured" else f"{target.pattern}-{share}"
-
-
-def _check_method(name: str, granularity: str | None) -> None:
-    from sparsebench.errors import UserError
-    from sparsebench.manifest.problems import did_you_mean, one_of
-    from sparsebench.steps.prune.registry import methods
-
-    if name not in methods():
-        raise UserError(f"--method {name}: no such method", did_you_mean(name, methods()) or one_of(list(methods())))
-    fit = methods()[name].granularities
-    if granularity and granularity not in fit:
-        raise UserError(f"--granularity {granularity}: {name} has no such granularity", one_of(list(fit)))
+    pattern, sparsity = step.settings["pattern"], step.settings["sparsity"]
+    if ":" in pattern:
+        return str(pattern).replace(":", "of")
+    share = f"{sparsity:.2f}" if round(sparsity, 2) == sparsity else f"{sparsity:g}"
+    return share if pattern == "unstructured" else f"{pattern}-{share}"
 
 
 def _check_free(folders: Iterable[Path]) -> None:

@@ -35,14 +35,14 @@ def status(
     """
     from sparsebench.cli.output import emit_json, emit_table, note
     from sparsebench.plan.preflight import ledger_path
-    from sparsebench.run.records import planned, read, statuses
+    from sparsebench.run.records import key, planned, read, statuses
     from sparsebench.run.workspace import Workspace
 
     if manifest:
         ready = prepared(manifest, ledger, True, rehearse, False, None)
         folder = Workspace.of(ready.ledger, ready.work).records
         plans = {
-            ready.plan.manifest: [(c.id, str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]
+            ready.plan.manifest: [(key(c), str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]
         }
     else:
         folder = Workspace.of(ledger_path(ledger), Path()).records

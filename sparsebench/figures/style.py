@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench.paths import unlinked
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -193,5 +195,5 @@ def number(value: float) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata=_METADATA[path.suffix[1:]])
+    figure.savefig(unlinked(path), metadata=_METADATA[path.suffix[1:]])
     return path

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import LedgerError
+from sparsebench.paths import unlinked
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,8 +38,13 @@ _SEALED: Config = {
 
 @contextmanager
 def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that may write; the file is created where there is none. Waits up to ``patience`` seconds for the lock."""
+    """A connection that may write; the file is created where there is none. Waits up to ``patience`` seconds for the lock.
+
+    Raises UserError where it would be written through a link.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for ending in ("", ".wal", ".tmp"):  # DuckDB's write-ahead log, and the folder for what memory does not hold
+        unlinked(path.with_name(path.name + ending))
     connection = _open(path, False, {"storage_compatibility_version": STORAGE}, patience)
     try:
         yield connection

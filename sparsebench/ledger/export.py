@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import connect, query, sqlfiles
+from sparsebench.paths import unlinked
 
 ROWS = 10_000
 
@@ -27,7 +28,7 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
     # External access is off for what a person asks; here the statements are our own.
     with connect.reader(ledger, query.PATIENCE, sealed=False) as connection:
         for relation, name in names:
-            path = out / f"{name}.{to}"
+            path = unlinked(out / f"{name}.{to}")
             rows = connection.table(relation)
             rows.to_parquet(str(path)) if to == "parquet" else rows.to_csv(str(path))
             written.append(path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import sqlfiles
+from sparsebench.paths import unlinked
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,7 +37,7 @@ def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Seque
     if todo and known:
         # Everything must be in the one file that is copied, not in its write-ahead log.
         connection.execute("CHECKPOINT")
-        shutil.copy2(path, path.with_name(f"{path.stem}.before-{len(steps):04d}{path.suffix}"))
+        shutil.copy2(path, unlinked(path.with_name(f"{path.stem}.before-{len(steps):04d}{path.suffix}")))
     connection.execute("BEGIN")
     for number, step in enumerate(todo, known + 1):
         connection.execute(sqlfiles.read(step))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import LedgerError
+from sparsebench.paths import create
 
-FORMAT = 1
-"""The newest record format that this program reads."""
+FORMAT = 2
+"""The record format that this program reads."""
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
 _LEVEL = 19
 _NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
@@ -43,7 +44,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     partial = out.with_name(f".{out.name}.partial")
     count = 0
     try:
-        with partial.open("wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
+        with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests):
                 packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
                 count += 1
@@ -90,10 +91,10 @@ def _parse(text: str, where: Path | str) -> dict[str, Any]:
         raise LedgerError(f"{where}: not JSON ({error})", "remove the file, or copy it again") from error
     if not isinstance(record, dict) or "format" not in record:
         raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
-    if record["format"] > FORMAT:
-        raise LedgerError(
-            f"{where}: record format {record['format']}, this program reads {FORMAT}", "upgrade sparsebench"
-        )
+    if record["format"] != FORMAT:
+        older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
+        way = "upgrade sparsebench" if record["format"] > FORMAT else older
+        raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
     missing = [key for key in _NEEDED.get(record.get("kind", "cell"), ()) if record.get(key) is None]
     if missing:
         raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")

@@ -54,7 +54,7 @@ class Ledger:
             return 0
         with connect.writer(self.path, self.patience) as connection:
             migrate.upgrade(connection, self.path)
-            known = set(connection.execute("SELECT cell_id || '.' || status || '.json' FROM base.records").fetchall())
+            known = set(connection.execute("SELECT key || '.' || status || '.json' FROM base.records").fetchall())
         names = sorted(f"{cell}.{status}.json" for cell, status in statuses(folder).items())
         return self.ingest(json.loads((folder / name).read_text()) for name in names if (name,) not in known)
 

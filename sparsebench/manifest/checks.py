@@ -7,17 +7,37 @@ What later rooms know (methods, tasks, sources, families) is handed in.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import SourceError
+from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
-from sparsebench.manifest.schema import BLOCK, FAMILIES, Source, is_nm, pattern_sparsity, sparsity_conflict
+from sparsebench.manifest.schema import FAMILIES, Source
+
+
+class Made(Protocol):
+    """A step that an entry asks for, all of its settings resolved."""
+
+    @property
+    def verb(self) -> str:
+        """What is done."""
+
+    @property
+    def name(self) -> str:
+        """By which method."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its settings."""
+
 
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
@@ -27,13 +47,16 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 class Checks:
     """What later rooms know.
 
-    ``method_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
-    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
-    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is
-    for, ``granularities`` what a known method can compare weights within.
+    ``step_names`` lists the names of each verb of a step, ``step_shape`` gives what one may be written with, ``read_step``
+    its steps, resolved (pydantic's errors say what is wrong with it). ``engine_names`` and its like list what exists,
+    ``parse_source`` raises SourceError for a notation that it cannot read, ``family_of`` tells the family of a config.json,
+    or None where it cannot. ``task_known`` settles what counts as a task where that is more than the listed names;
+    ``task_families`` tells whom a known task is for.
     """
 
-    method_names: Callable[[], Collection[str]]
+    step_names: Callable[[], Mapping[str, Collection[str]]]
+    step_shape: Callable[[str, str], type[BaseModel]]
+    read_step: Callable[[str, str, Mapping[str, Any]], Iterable[Made]]
     engine_names: Callable[[], Collection[str]]
     format_names: Callable[[], Collection[str]]
     task_names: Callable[[], Collection[str]]
@@ -41,18 +64,18 @@ class Checks:
     family_of: FamilyOf
     task_known: Callable[[str], bool] | None = None
     task_families: Callable[[str], Collection[str]] | None = None
-    granularities: Callable[[str], Collection[str]] | None = None
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
     """Every problem that pydantic does not see; ``folder`` is what relative paths start from."""
     yield from _models(data, positions, folder, checks)
     yield from _filters(data, positions)
-    yield from _sweeps(data, positions)
-    yield from _runtime(data, positions)
+    yield from _renamed(data, positions)
     yield from _hostfiles(data, positions, folder)
     if checks:
-        yield from _methods(data, positions, checks)
+        made: list[Made] = []
+        yield from _steps(data, positions, checks, made)
+        yield from _selections(data, positions, made)
         yield from _named(_blocks(data), "engines", "engine", checks.engine_names, positions)
         yield from _named(
             [(("storage",), _under(data, "storage"))], "formats", "format", checks.format_names, positions
@@ -136,7 +159,7 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
     """`models:` lists, which must name models, and under a family models of that family."""
     models = _entries(data, "models")
     families = {name: model.get("family") for at, model in models for _, name in _each(at, model, "name", str)}
-    places = [(at, entry, "") for at, entry in [*_entries(data, "sparsify"), *_blocks(data)]]
+    places = [(at, entry, "") for at, entry in [*_written_steps(data), *_blocks(data)]]
     places += [(at, entry, family) for family in FAMILIES for at, entry in _entries(data, "benchmarks", family)]
     for at, entry, family in places:
         for place, name in _each(at, entry, "models", str):
@@ -150,34 +173,99 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
                 yield positions.problem(place, message, one_of(fitting) if fitting else f"a model of family `{family}`")
 
 
-def _sweeps(data: Any, positions: Positions) -> Iterator[Problem]:
-    """Patterns against sparsities; pydantic sees this too, but only once everything else in the entry is right."""
+def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
+    """What earlier versions called otherwise, in the new spelling."""
     for at, entry in _entries(data, "sparsify"):
-        patterns = [text for _, text in _each(at, entry, "pattern", str)] or ["unstructured"]
-        shares = [share for _, share in _each(at, entry, "sparsity", int, float)]
-        readable = shares and all(text == "unstructured" or is_nm(text) or BLOCK.fullmatch(text) for text in patterns)
-        if readable and (error := sparsity_conflict(patterns, shares)):
-            words = error.context or {}
-            yield positions.problem((*at, "sparsity"), words["message"], words["expected"], words["hint"])
-
-
-def _runtime(data: Any, positions: Positions) -> Iterator[Problem]:
-    """What is measured must be among what is made."""
-    entries = _entries(data, "sparsify")
-    methods = list({text: "" for at, entry in entries for _, text in _each(at, entry, "method", str)})
-    shares = [0, *(share for at, entry in entries for _, share in _each(at, entry, "sparsity", int, float))]
-    patterns = [text for at, entry in entries for _, text in _each(at, entry, "pattern", str)]
-    shares += [pattern_sparsity(text) for text in patterns if is_nm(text)]
-    made = ", ".join(f"{share:g}" for share in sorted(set(shares)) if 0 <= share <= 1)
+        step = {"prune": entry.get("method", "magnitude")} | {
+            k: v for k, v in entry.items() if k not in ("method", "block")
+        }
+        if isinstance(entry.get("block"), list):
+            step["pattern"] = "x".join(map(str, entry["block"]))
+        yield positions.problem(at, "`sparsify` is `variants` now", f"under `variants:`, {_flow(step)}")
     for at, block in _blocks(data):
-        for place, name in _each(at, block, "methods", str):
-            if name not in methods:
-                yield positions.problem(
-                    place, f"no `sparsify` entry has the method `{name}`", one_of(methods), did_you_mean(name, methods)
-                )
-        for place, share in _each(at, block, "sparsity", int, float):
-            if 0 <= share <= 1 and share not in shares:
-                yield positions.problem(place, f"no `sparsify` entry has the sparsity {share:g}", f"one of {made}")
+        old = {key: block[key] for key in ("methods", "sparsity", "granularity") if key in block}
+        if old:
+            new = {"prune" if key == "methods" else key: value for key, value in old.items()}
+            words = f"`{'`, `'.join(old)}` {'is' if len(old) == 1 else 'are'} `select` now"
+            yield positions.problem((*at, next(iter(old))), words, f"select: {_flow(new)}", on_key=True)
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML writes it in one line."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+        .strip()
+        .removesuffix("...")
+        .strip()
+    )
+
+
+def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) -> Iterator[Problem]:
+    """The steps of ``variants``, each with what is wrong with it; those that are right are added to ``made``."""
+    entries = _under(data, "variants")
+    names = checks.step_names()
+    for place, entry in enumerate(entries if isinstance(entries, list) else []):
+        chain = isinstance(entry, list)
+        for number, step in enumerate(entry if chain else [entry]):
+            at: At = ("variants", place, number) if chain else ("variants", place)
+            if isinstance(step, dict):  # the schema tells what is wrong with any other
+                yield from _step(at, step, positions, checks, names, made)
+
+
+def _step(
+    at: At,
+    step: dict[str, Any],
+    positions: Positions,
+    checks: Checks,
+    names: Mapping[str, Collection[str]],
+    made: list[Made],
+) -> Iterator[Problem]:
+    verbs = [key for key in step if key in names]
+    if len(verbs) != 1:
+        near = next((hint for key in step if (hint := did_you_mean(str(key), names))), "")
+        what = f"this step has {' and '.join(f'`{verb}`' for verb in verbs)}" if verbs else "this step has no verb"
+        way = near if not verbs else "write one step for each, as a list"
+        yield positions.problem(at, what, f"{one_of(list(names))}, such as {{prune: magnitude}}", way)
+        return
+    verb = verbs[0]
+    name, known = step[verb], list(names[verb])
+    if name not in known:
+        hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(str(name), known)
+        yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
+        return
+    given = {key: value for key, value in step.items() if key not in (verb, "models")}
+    try:
+        made += checks.read_step(verb, name, given)
+    except ValidationError as error:
+        yield from explain(error, step, positions, at, checks.step_shape(verb, name), (verb, "models"))
+    except PydanticCustomError as error:
+        words = error.context or {}
+        key = (words["at"],) if words["at"] else ()
+        yield positions.problem((*at, *key), words["message"], words["expected"], words["hint"])
+
+
+def _selections(data: Any, positions: Positions, made: Sequence[Made]) -> Iterator[Problem]:
+    """What is selected must be among what is made."""
+    fields = sorted({name for step in made for name in (step.verb, *step.settings)})
+    tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
+    for at, entry in [*_blocks(data), *tasks]:
+        given = entry.get("select")
+        listed = isinstance(given, list)
+        for place, one in enumerate(given if isinstance(given, list) else [given]):
+            where: At = (*at, "select", place) if listed else (*at, "select")
+            for key in one if isinstance(one, dict) else ():
+                own = [step.name for step in made if step.verb == key]
+                own += [step.settings[key] for step in made if key in step.settings]
+                if not own:
+                    hint = did_you_mean(key, fields)
+                    message = f"no step of `variants` has `{key}`"
+                    yield positions.problem((*where, key), message, one_of(fields), hint, on_key=True)
+                    continue
+                options = [f"{value:g}" if isinstance(value, float) else str(value) for value in dict.fromkeys(own)]
+                for at_value, value in _each(where, one, key, str, int, float):
+                    if value not in own:
+                        hint = did_you_mean(value, options) if isinstance(value, str) else ""
+                        yield positions.problem(at_value, f"no variant has `{key}: {value}`", one_of(options), hint)
 
 
 def _hostfiles(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
@@ -187,19 +275,6 @@ def _hostfiles(data: Any, positions: Positions, folder: Path) -> Iterator[Proble
             if not path.is_file():
                 hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
                 yield positions.problem(place, "no such file", "a file of `NAME slots=N` lines", hint)
-
-
-def _methods(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
-    for at, entry in _entries(data, "sparsify"):
-        for place, name in _each(at, entry, "method", str):
-            if name not in (names := sorted(checks.method_names())):
-                hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(name, names)
-                yield positions.problem(place, f"unknown method `{name}`", one_of(names), hint)
-            elif checks.granularities:
-                fit = list(checks.granularities(name))
-                for at_scope, scope in _each(at, entry, "granularity", str):
-                    if scope in ("global", "layer", "row") and scope not in fit:
-                        yield positions.problem(at_scope, f"`{name}` has no granularity `{scope}`", one_of(fit))
 
 
 def _named(
@@ -233,6 +308,16 @@ def _blocks(data: Any) -> list[tuple[At, dict[str, Any]]]:
     """The mappings under `runtime`, which is one or a list of them, each with its place."""
     alone = _under(data, "runtime")
     return [(("runtime",), alone)] if isinstance(alone, dict) else _entries(data, "runtime")
+
+
+def _written_steps(data: Any) -> list[tuple[At, dict[str, Any]]]:
+    """The steps of ``variants``, alone or in lists, each with its place."""
+    found = _entries(data, "variants")
+    entries = _under(data, "variants")
+    for place, entry in enumerate(entries if isinstance(entries, list) else []):
+        steps = enumerate(entry if isinstance(entry, list) else [])
+        found += [(("variants", place, number), step) for number, step in steps if isinstance(step, dict)]
+    return found
 
 
 def _entries(data: Any, *way: str) -> list[tuple[At, dict[str, Any]]]:

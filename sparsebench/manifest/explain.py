@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsebench.manifest.nodes import At, Positions, dotted
@@ -28,28 +28,44 @@ _EXPECTED = {
 """What each kind of pydantic error wanted; the rest is in ``_words``."""
 
 
-def explain(error: ValidationError, data: Any, positions: Positions) -> Iterator[Problem]:
-    """Every error as a problem. A missing key that is there misspelt is told once, as the misspelling."""
+def explain(
+    error: ValidationError,
+    data: Any,
+    positions: Positions,
+    base: At = (),
+    model: type[BaseModel] = Manifest,
+    more: Collection[str] = (),
+) -> Iterator[Problem]:
+    """Every error as a problem; ``data``, at ``base`` in the file, was to be a ``model``, which may have ``more`` keys.
+
+    A missing key that is there misspelt is told once, as the misspelling.
+    """
     details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
-    misspelt = {(*at[:-1], closest(str(at[-1]), keys(at[:-1]))) for at in unknown}
+    known = {at: {**keys(at[:-1], model), **dict.fromkeys(more, "")} for at in [at for _, at in details if at]}
+    misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
     for detail, at in details:
-        if detail["type"] != "missing" or at not in misspelt:
-            yield positions.problem(at, *_words(detail, at, positions.text(at)), on_key=at in unknown)
+        if (detail["type"] != "missing" or at not in misspelt) and not _renamed(at):
+            words = _words(detail, at, positions.text((*base, *at)), known.get(at, {}))
+            yield positions.problem((*base, *at), *words, on_key=at in unknown)
 
 
-def _words(detail: ErrorDetails, at: At, written: str) -> tuple[str, str, str]:
-    """What is wrong, what was expected, and a hint; ``written`` is how the value stands in the file."""
+def _renamed(at: At) -> bool:
+    """Keys of earlier versions: ``checks`` gives their new spelling."""
+    return at[:1] == ("sparsify",) or (at[:1] == ("runtime",) and at[-1] in ("methods", "sparsity", "granularity"))
+
+
+def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
+    """What is wrong, what was expected, and a hint; ``written`` is how the value stands in the file, ``known`` are the keys."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     called = f"`{dotted(at[-2:] if at and isinstance(at[-1], int) else at[-1:])}`" if at else "the manifest"
     said = _said(given, written)
     if kind == "manifest":
         return context["message"], context["expected"], context["hint"]
     if kind == "missing":
-        return f"{called} is missing", keys(at[:-1])[str(at[-1])], ""
+        return f"{called} is missing", known[str(at[-1])], ""
     if kind == "extra_forbidden":
-        known = sorted(keys(at[:-1]))
-        return f"unknown key {called}", one_of(known), did_you_mean(str(at[-1]), known)
+        return f"unknown key {called}", one_of(sorted(known)), did_you_mean(str(at[-1]), known)
     if kind == "literal_error":
         options = re.findall(r"'([^']+)'", context["expected"]) or [context["expected"]]
         return f"{called} is {said}", one_of(options), did_you_mean(str(given), options)
@@ -64,9 +80,9 @@ def _words(detail: ErrorDetails, at: At, written: str) -> tuple[str, str, str]:
     return f"{called} is {'the text ' if isinstance(given, str) else ''}{said}", expected, hint
 
 
-def keys(at: At) -> dict[str, str]:
-    """The keys that the mapping at ``at`` may have, each with its explanation."""
-    root = Manifest.model_json_schema()
+def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
+    """The keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
+    root = model.model_json_schema()
     options = [root]
     for part in at:
         step = "items" if isinstance(part, int) else "properties"

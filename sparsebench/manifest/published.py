@@ -5,9 +5,10 @@ It says less than the program: what needs another file, or another key's value, 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from sparsebench.manifest.schema import Manifest
@@ -25,15 +26,26 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def json_schema(methods: Collection[str], engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
+Shapes = Mapping[tuple[str, str], type[BaseModel]]
+"""What each step may be written with, by its verb and its name."""
+
+
+def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a manifest, made from the models and docstrings in ``schema``.
 
-    Which ``methods``, ``engines`` and ``formats`` there are, plugins' among them, later rooms know.
+    Which ``steps``, ``engines`` and ``formats`` there are, plugins' among them, later rooms know.
     """
     made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
-    known = (("Sparsify", "method", methods), ("Runtime", "engines", engines), ("Storage", "formats", formats))
-    for section, key, names in known:
+    for section, key, names in (("Runtime", "engines", engines), ("Storage", "formats", formats)):
         _offer(made["$defs"][section]["properties"][key], list(names))
+    models = made["$defs"]["Task"]["properties"]["models"]
+    for (verb, name), shape in steps.items():
+        step = shape.model_json_schema(schema_generator=_Untitled)
+        made["$defs"] |= step.pop("$defs", {})
+        properties = {verb: {"const": name}, **step["properties"], "models": models}
+        made["$defs"][f"{verb} {name}"] = {**step, "properties": properties, "required": [verb]}
+    one = {"anyOf": [{"$ref": f"#/$defs/{verb} {name}"} for verb, name in steps]}
+    made["properties"]["variants"]["items"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     return {"$schema": _Untitled.schema_dialect, **made, "title": "sparsebench manifest"}
 
 

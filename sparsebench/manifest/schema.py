@@ -7,7 +7,6 @@ of a field is shown to whoever leaves that field out.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
@@ -21,7 +20,6 @@ from pydantic import (
     GetJsonSchemaHandler,
     GetPydanticSchema,
     Tag,
-    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
@@ -35,7 +33,6 @@ Allocation = Literal["uniform", "owl"]
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
-LARGEST_BLOCK = 9999
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -87,12 +84,17 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _block(value: list[int]) -> list[int]:
-    if len(value) != 2 or max(value) > LARGEST_BLOCK:
-        raise wrong(f"`{value}` is no block", "rows and columns, such as [4, 4]")
+def _entry(value: Any) -> Any:
+    steps = value if isinstance(value, list) else [value]
+    if not steps:
+        raise wrong("a recipe without steps", "at least one step")
+    if not all(isinstance(step, dict) for step in steps):
+        raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     return value
 
 
+Entry = Annotated[Any, AfterValidator(_entry)]
+"""A step or a list of steps; what a step may say is known where steps are (``manifest.checks``)."""
 T = TypeVar("T")
 Some = Annotated[list[T], Field(min_length=1)]
 Swept = Annotated[
@@ -119,6 +121,10 @@ Sha256 = Annotated[
     _matching(r"[0-9a-fA-F]{64}", "the 64 hexadecimal digits of a sha256"),
     _Published((("pattern", "^[0-9a-fA-F]{64}$"),)),
 ]
+
+
+Selection = Annotated[dict[str, Any], Field(min_length=1)]
+"""Fields of a variant's steps, each with its value or a list of such: all must fit."""
 
 
 class Strict(BaseModel):
@@ -178,54 +184,6 @@ class Model(Strict):
     """Names of a classification head's outputs, in order, where the checkpoint does not give them."""
 
 
-class Sparsify(Strict):
-    """One method and the settings to sweep."""
-
-    method: str
-    """`random`, `magnitude`, `wanda`, `ria`, `sparsegpt`, `alps`, or a method added by a plugin."""
-    granularity: Swept[Granularity] | None = None
-    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`);
-    default: as the method was published (`layer` for magnitude and random)."""
-    sparsity: Swept[Share] | None = None
-    """Shares of the prunable weights to remove, each between 0 and 1."""
-    pattern: Swept[Pattern] = Field(default=["unstructured"])
-    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, or blocks such as `4x4`."""
-    block: Annotated[list[Count], AfterValidator(_block)] | None = None
-    """Rows and columns of the blocks that go or stay as one: `[4, 4]` is `pattern: 4x4`."""
-    allocation: Swept[Allocation] = Field(default=["uniform"])
-    """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
-    propagate: Propagate = "pruned"
-    """Whose activations a calibrated method sees: those behind its own pruned layers (`pruned`, as published), or the dense
-    model's (`dense`), which lets all sparsities and methods share one pass."""
-    models: Swept[str] | None = None
-    """Only for these models; default: all."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Sparsify:
-        if self.block and self.pattern != ["unstructured"]:
-            raise wrong("`block` beside `pattern`", "one of the two", "write the blocks as a pattern: 4x4", "block")
-        error = sparsity_conflict(self.patterns, self.sparsity) or self._scope_conflict()
-        if error:
-            raise error
-        return self
-
-    def _scope_conflict(self) -> PydanticCustomError | None:
-        """Patterns and ``owl`` set a matrix's own sparsity; ``global`` leaves it to the threshold."""
-        patterns = [pattern for pattern in self.patterns if pattern != "unstructured"]
-        if "global" in (self.granularity or []) and (patterns or "owl" in self.allocation):
-            what = f"pattern {patterns[0]}" if patterns else "`allocation: owl`"
-            return wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
-        fixed = next((pattern for pattern in patterns if is_nm(pattern)), None)
-        if fixed and "owl" in self.allocation:
-            return wrong(f"pattern {fixed} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation")
-        return None
-
-    @property
-    def patterns(self) -> list[str]:
-        """The patterns, blocks included."""
-        return [f"{self.block[0]}x{self.block[1]}"] if self.block else list(self.pattern)
-
-
 class Calibration(Strict):
     """The text that calibrated methods read."""
 
@@ -257,6 +215,8 @@ class Task(Strict):
     """Sequences a forward pass: `auto` is the fastest way; a number makes lm-eval's own batches, and its numbers to the bit."""
     models: Swept[str] | None = None
     """Only for these models; default: all of the family."""
+    select: Swept[Selection] | None = None
+    """Score only the variants that have a step like this (dense always), such as `{prune: magnitude}`; default: every variant."""
 
 
 class Benchmarks(Strict):
@@ -291,17 +251,14 @@ class Runtime(Strict):
 
     engines: Swept[str] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
-    plain transformers, `sparse` our kernels that skip zeros, `int8` torch's dynamic quantization; or one added by a plugin."""
+    plain transformers, `sparse` our kernels that skip zeros; or one added by a plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[Workload] = Field(default=[Workload()])
     """Shapes of requests."""
-    sparsity: Swept[Share] | None = None
-    """Measure only the variants at these sparsities (dense always); default: every variant."""
-    methods: Swept[str] | None = None
-    """Measure only the variants of these methods; default: every method."""
-    granularity: Swept[Granularity] | None = None
-    """Measure only the variants of these granularities; default: every one."""
+    select: Swept[Selection] | None = None
+    """Measure only the variants that have a step like this (dense always), such as `{prune: magnitude, sparsity: [0.5, 0.9]}`; of
+    several, those that any fits; default: every variant."""
     dtype: Dtype = "auto"
     """The precision to run in; `auto` is the weights', or float32 where this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
@@ -343,13 +300,14 @@ class Manifest(Strict):
     work_dir: str | None = None
     """Where variants live; default: the user's cache."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the `random` method, of random weights and of the calibration text's order."""
+    """Of random masks, of random weights and of the calibration text's order."""
     models: Some[Model]
     """A list of checkpoints, each with `name`, `source` and `family`."""
-    sparsify: Some[Sparsify] = []
-    """Methods and what to sweep; without it only the dense models are measured."""
+    variants: Some[Entry] = []
+    """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one after the
+    other. Every field can be a list, which is swept. Without it only the dense models are measured."""
     calibration: Calibration = Calibration()
-    """The text that wanda, ria, sparsegpt, alps and owl read."""
+    """The text that calibrated steps read: wanda, ria, sparsegpt, alps, owl, gptq."""
     benchmarks: Benchmarks = Benchmarks()
     """Tasks by family."""
     runtime: Swept[Runtime] | None = None
@@ -358,23 +316,6 @@ class Manifest(Strict):
     """Thresholds for near-zero shares; `null` leaves the stage out."""
     storage: Storage | None = Storage()
     """Formats to size; `null` leaves the stage out."""
-
-
-def sparsity_conflict(patterns: Sequence[str], sparsity: Sequence[float] | None) -> PydanticCustomError | None:
-    """What is wrong between a sweep's patterns and its sparsities: an N:M pattern fixes its own."""
-    if not all(is_nm(pattern) for pattern in patterns):
-        needed = wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]")
-        return needed if sparsity is None else None
-    fixed = {pattern: round(pattern_sparsity(pattern), 6) for pattern in patterns}
-    if sparsity is None or {round(share, 6) for share in sparsity} == set(fixed.values()):
-        return None
-    said = ", ".join(f"{pattern} is {share:g}" for pattern, share in fixed.items())
-    return wrong(
-        f"a pattern fixes the sparsity: {said}",
-        "no `sparsity` beside it",
-        "remove `sparsity`, or the pattern",
-        "sparsity",
-    )
 
 
 def is_nm(pattern: str) -> bool:

@@ -49,8 +49,11 @@ def assemble(
     dtype: str = "auto",
     prepare: Callable[[Any], object] = lambda model: None,
     replace: Replace = lambda name, module, dtype: None,
+    kind: Any = None,
 ) -> PreTrainedModel:
     """The model in eval mode on the CPU; ``prepare`` may cut the empty model, ``replace`` offers other linear layers.
+
+    ``kind`` is transformers' auto class where it is not the family's own.
 
     Linear layers (`topology.LINEAR_TYPES`), those of experts too, whose weight belongs to nobody else are offered; their
     biases are kept.
@@ -60,7 +63,7 @@ def assemble(
     from sparsebench.models.experts import put_together, take_apart
 
     config = precision.stated(weights.config, precision.resolve(dtype, weights.config))
-    model = meta_model(family, config).eval().requires_grad_(False)
+    model = meta_model(family, config, kind=kind).eval().requires_grad_(False)
     prepare(model)
     take_apart(model, weights.tensors)
     names = stored_views(model, weights.tensors)

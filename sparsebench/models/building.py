@@ -22,6 +22,8 @@ def beside(folder: Path) -> Path:
         if number.isdigit() and not psutil.pid_exists(int(number)):
             shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f"{ours}{os.getpid()}")
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()  # not ours; what a link points to is left alone
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial

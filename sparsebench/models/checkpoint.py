@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench.errors import ModelError
 from sparsebench.models.building import beside
+from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
+from sparsebench.paths import INDEX, check, read_object, shards
 
 if TYPE_CHECKING:
     import torch
 
-INDEX = "model.safetensors.index.json"
 ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHARD = 4 << 30
@@ -81,10 +82,14 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 class Checkpoint:
-    """A Hugging Face folder with safetensors weights, opened without loading any of them."""
+    """A Hugging Face folder with safetensors weights, opened without loading any of them.
+
+    Raises ModelError for one that is none, or that leads out of itself (``paths.check``).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        check(self.folder)
         if not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no config.json", "a model folder holds config.json and *.safetensors")
 
@@ -108,6 +113,11 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, in file order and within a file in data order."""
+        return self.stored
+
+    @cached_property
+    def stored(self) -> dict[str, TensorInfo]:
+        """What the files hold, by name: the tensors, or the integers and scales that they are made of."""
         found: dict[str, TensorInfo] = {}
         for file in self.files:
             header, start = read_header(self.folder / file)
@@ -119,7 +129,7 @@ class Checkpoint:
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """One tensor, or its slice ``index``, read into memory of its own (a mapping would count as the file's pages)."""
-        info = self.tensors[name]
+        info = self.stored[name]
         if index is None:
             return self._read(info, 0, info.nbytes).reshape(info.shape)
         size = info.nbytes // info.shape[0]
@@ -187,19 +197,17 @@ class Checkpoint:
                 for size in (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
             )
 
-    @property
-    def companions(self) -> list[Path]:
-        """Everything beside the weights that belongs to the model: configuration, tokenizer, pooling."""
-        return companions(self.folder)
-
 
 def companions(folder: Path) -> list[Path]:
-    """Files and folders of a model folder that are neither weights of any format, nor an index of them, nor hidden."""
+    """What lies beside the weights of a model folder: configuration, tokenizer, pooling.
+
+    Weights of any format, an index of them and hidden files do not count.
+    """
     return [
         path
         for path in sorted(folder.iterdir())
         if not path.name.startswith(".")
-        and path.name != "sparsebench.json"
+        and path.name != NOTES
         and not path.name.endswith(".index.json")
         and path.suffix not in _FOREIGN_FILES
         and path.name not in _FOREIGN_FOLDERS
@@ -227,10 +235,17 @@ class CheckpointWriter:
     """Writes weight files whose tensors have known shapes: header first, then one tensor at a time, in any order.
 
     The folder is built under a temporary name and appears whole at ``close``. As a context manager it drops what was
-    written when something goes wrong.
+    written when something goes wrong. What belongs to the model ``source`` comes along, its code left out;
+    in its config.json the keys of ``config`` replace those that it had.
     """
 
-    def __init__(self, folder: Path, layout: list[TensorInfo], companions: list[Path] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        layout: list[TensorInfo],
+        source: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.partial = beside(self.folder)
         self.layout = layout
@@ -238,8 +253,12 @@ class CheckpointWriter:
         self.slices: dict[str, set[int]] = {}
         self.places: dict[str, int] = {}
         self.open: dict[str, BinaryIO] = {}
-        for path in companions or []:
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.partial / path.name)
+        self.left_out = left_out(source) if source else []
+        for path in companions(source) if source else []:
+            self.left_out += copy_companion(path, self.partial / path.name)
+        if config:
+            path = self.partial / "config.json"
+            path.write_text(json.dumps({**read_object(path), **config}, indent=2))
         for file in dict.fromkeys(info.file for info in layout):
             self._start(file, [info for info in layout if info.file == file])
 
@@ -294,7 +313,8 @@ class CheckpointWriter:
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
         if extra is not None:
-            (self.partial / "sparsebench.json").write_text(json.dumps(extra, indent=1))
+            (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
+        note_left_out(self.partial, self.left_out)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.partial.rename(self.folder)
         return self.folder
@@ -331,25 +351,6 @@ class CheckpointWriter:
         self.places |= {info.name: start + header[info.name]["data_offsets"][0] for info in infos}
         self.open[name] = (self.partial / name).open("wb")
         self.open[name].write(struct.pack("<Q", len(text)) + text)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
-    return found
-
-
-def shards(index: Path) -> tuple[str, ...]:
-    """The names of the weight files that an index lists, in order. Raises ModelError where it is none."""
-    named = read_object(index).get("weight_map")
-    if not isinstance(named, dict):
-        raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
-    return tuple(sorted(set(named.values())))
 
 
 def torch_dtype(name: str) -> torch.dtype:

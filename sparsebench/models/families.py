@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
+from sparsebench.models.safety import without_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -75,8 +76,8 @@ def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> 
     raise ModelError(f"there is no family {family!r}", "a family is encoder, decoder or encoder-decoder")
 
 
-def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> PreTrainedModel:
-    """The model without storage: true names, shapes and ties, on torch's meta device.
+def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kind: Any = None) -> PreTrainedModel:
+    """The model without storage: true names, shapes and ties, on torch's meta device; of another auto class with ``kind``.
 
     Raises ModelError when transformers does not know the architecture, or its auto class does not fit the family.
     """
@@ -85,24 +86,42 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True) -> 
     settings = transformers_config(config)
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto_class(family, config, head).from_config(settings)
+            made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
     except ValueError as error:
         what = f"model type {config.get('model_type')!r} as {family}"
         raise ModelError(
             f"transformers cannot build {what}: {error}", "correct the family or the architecture"
         ) from error
+    model: PreTrainedModel = made
     return model
 
 
-def transformers_config(config: Mapping[str, Any]) -> PreTrainedConfig:
-    """transformers' configuration object of a config.json. Raises ModelError for an unknown ``model_type``."""
+def transformers_config(config: Mapping[str, Any], path: str = "config.json") -> PreTrainedConfig:
+    """transformers' configuration object of the config.json at ``path``, without the keys that name code.
+
+    Raises ModelError for a ``model_type`` that transformers has no class for.
+    """
     from transformers import CONFIG_MAPPING
 
-    model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING:
-        raise ModelError(
-            f"transformers has no model type {model_type!r}", "name it in `model_type`, such as llama or t5"
-        )
-    kind = CONFIG_MAPPING[str(model_type)]
+    if words := unknown_type(config, path):
+        raise ModelError(*words)
+    settings, _ = without_code(dict(config))
+    # As transformers itself tells the two apart, which share a name.
+    if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
+        settings["model_type"] = "ministral"
+    kind = CONFIG_MAPPING[str(settings["model_type"])]
     # Infinity, which JSON does not have, is stored as an object.
-    return kind(**kind._decode_special_floats(dict(config)))
+    return kind(**kind._decode_special_floats(settings))
+
+
+def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
+    """What is wrong, and the way out, where transformers has no class for the type that config.json at ``path`` states."""
+    from transformers import CONFIG_MAPPING
+
+    if str(config.get("model_type")) in CONFIG_MAPPING:
+        return None
+    code = "; its `auto_map` names code of the model's own, which is never run" if "auto_map" in config else ""
+    return (
+        f"{path}: `model_type`: transformers has no model type {config.get('model_type')!r}{code}",
+        "install a version of transformers that has it, or name a checkpoint converted to a type such as llama or t5",
+    )

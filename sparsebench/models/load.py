@@ -1,13 +1,22 @@
-"""Loading a prepared folder with stock transformers, refusing anything that would be silently random."""
+"""Loading with stock transformers, refusing anything that would be silently random and running no code of a model's.
+
+Only this module and ``families`` call transformers' loaders.
+"""
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.families import auto_class
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.assemble import Replace, assemble
+from sparsebench.models.checkpoint import Checkpoint, read_object
+from sparsebench.models.families import auto_class, transformers_config
+from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
+from sparsebench.models.safety import refuse_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's).
+    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
@@ -34,16 +43,66 @@ def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
     return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
 
 
+def load_expanded(
+    folder: Path,
+    family: Family,
+    dtype: str = "auto",
+    prepare: Callable[[Any], object] = lambda model: None,
+    kind: Any = None,
+) -> PreTrainedModel:
+    """A quantized folder as floats, each layer in turn; ``prepare`` may cut the empty model, ``kind`` is another auto class."""
+    from sparsebench.models.quantized_linear import expanding
+
+    weights = QuantizedCheckpoint(Path(folder))
+    return _assembled(weights, family, dtype, expanding(weights), prepare=prepare, kind=kind)
+
+
+def load_kernels(
+    folder: Path, family: Family, dtype: str = "auto", prepare: Callable[[Any], object] = lambda model: None
+) -> PreTrainedModel:
+    """A quantized folder with layers that multiply its integers; ``prepare`` may cut the empty model.
+
+    Raises UnsupportedError where no kernel takes any of its layers.
+    """
+    from sparsebench.models import quantized_linear
+
+    weights = QuantizedCheckpoint(Path(folder))
+    weights.scheme.check_kernels()
+    model = _assembled(weights, family, dtype, quantized_linear.multiplying(weights), prepare=prepare)
+    if not any(isinstance(module, quantized_linear.QuantizedLinear) for module in model.modules()):
+        raise UnsupportedError(
+            f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's", "score it, or use int8"
+        )
+    return model
+
+
+def _assembled(
+    weights: QuantizedCheckpoint, family: Family, dtype: str, replace: Replace, **ways: Any
+) -> PreTrainedModel:
+    """A quantized model; what transformers itself reads beside weights and configuration is how it generates."""
+    from transformers import GenerationConfig
+
+    model = assemble(weights, family, dtype, replace=replace, **ways)
+    if (weights.folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(str(weights.folder))
+    return model
+
+
 def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
     import torch
+
+    refuse_adapter(folder)
+    if encoding_of(Checkpoint(folder).config) != FLOAT:
+        return load_expanded(folder, family, dtype, kind=kind)
     from transformers.utils.logging import disable_progress_bar
 
+    config = transformers_config(Checkpoint(folder).config, str(folder / "config.json"))
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
     try:
-        model, info = kind.from_pretrained(str(folder), **options)
-    except (ValueError, OSError, RuntimeError) as error:
+        model, info = kind.from_pretrained(str(folder), config=config, trust_remote_code=False, **options)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{folder}: transformers cannot load it as {family}: {reason}", "check family and files"
@@ -65,15 +124,79 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer. Raises ModelError when it has none."""
-    from transformers import AutoTokenizer
+    """The folder's tokenizer, by a class of transformers. Raises ModelError when it has none, or no class for it.
 
+    A class that transformers lacks is needless where tokenizer.json says all: a line on stderr then says so.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = Path(folder)
     names = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-    if not any((Path(folder) / name).is_file() for name in names):
+    if not any((folder / name).is_file() for name in names):
         raise ModelError(f"{folder}: it has no tokenizer", "copy the model's tokenizer files beside its weights")
+    unknown = _unknown_tokenizer(folder)
+    if unknown and not (folder / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{unknown}, and code of a model's own is never run",
+            "copy a tokenizer.json beside it, or install a version of transformers that has the class",
+        )
+    if unknown:
+        print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
+    kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: its tokenizer cannot be loaded: {reason}", "install what it names") from error
     return tokenizer
+
+
+def _unknown_tokenizer(folder: Path) -> str:
+    """Which key of which file names a tokenizer class that transformers lacks; empty where none does.
+
+    ``AutoTokenizer`` would take any name of transformers, that of an auto class among them, whose loader asks for consent.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+    from transformers.utils import DummyObject
+
+    for path in (folder / "tokenizer_config.json", folder / "config.json"):
+        stated = read_object(path).get("tokenizer_class") if path.is_file() else None
+        if stated:
+            tried = (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast"))
+            found = next((one for one in tried if one is not None), None)
+            # A dummy stands for a class whose package is not installed: it says which when it is called.
+            if isinstance(found, DummyObject) or (
+                isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
+            ):
+                return ""
+            return f"{path}: `tokenizer_class`: transformers has no tokenizer {stated!r}"
+    return ""
+
+
+def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What transformers makes of a GGUF file, dequantized, and the tokenizer that it holds.
+
+    Nothing beside the file is read: an adapter there would replace the model. Raises ModelError.
+    """
+    import torch
+    from transformers import AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    # Without `dequantize` the model counts as quantized and cannot be saved.
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
+    with tempfile.TemporaryDirectory() as alone:
+        (Path(alone) / file.name).symlink_to(file.resolve())
+        try:
+            model = auto_class(family, {}).from_pretrained(alone, trust_remote_code=False, **where, **how)
+            tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+        except (ValueError, OSError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{file}: transformers cannot load it as {family}: {reason}", "check the family"
+            ) from error
+    return model, tokenizer

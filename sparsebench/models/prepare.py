@@ -14,31 +14,30 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError
 from sparsebench.models import precision
 from sparsebench.models.checkpoint import (
     FLOATS,
-    INDEX,
     Checkpoint,
     CheckpointWriter,
     TensorInfo,
-    companions,
     lay_out,
-    read_object,
     safetensors_dtype,
-    shards,
     torch_dtype,
 )
-from sparsebench.models.families import auto_class, meta_model
+from sparsebench.models.families import meta_model
+from sparsebench.models.load import load_gguf
+from sparsebench.models.safety import refuse_adapter
+from sparsebench.paths import INDEX, PICKLE_INDEX, check, read_object, shards
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.manifest.schema import Family
 
-_PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_PICKLE = "pytorch_model.bin"
 
 
 def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: bool = False) -> Path:
@@ -51,13 +50,15 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     source, out = Path(source), Path(out)
     if dtype != "auto":
         precision.resolve(dtype, {})
+    refuse_adapter(source)
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(_gguf_file(source), out, family, dtype)
+    check(source)
     config = read_object(source / "config.json")
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unknown method")
+    if quantized := config.get("quantization_config"):
+        method = quantized.get("quant_method", "an unknown method")
         raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
-    pickles = [name for name in (_PICKLE, _PICKLE_INDEX) if (source / name).is_file()]
+    pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     if pickles and not any((source / name).is_file() for name in ("model.safetensors", INDEX)):
         return _from_pickles(source, pickles[0], out, family, dtype)
     checkpoint = Checkpoint(source)
@@ -75,7 +76,7 @@ def _target(stored: str, dtype: str) -> str:
 
 def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[str], torch.Tensor]) -> Path:
     """Convert tensor by tensor into ``layout``."""
-    with CheckpointWriter(out, layout, companions(source)) as writer:
+    with CheckpointWriter(out, layout, source) as writer:
         for info in layout:
             tensor = load(info.name)
             converted = tensor.to(torch_dtype(info.dtype))
@@ -91,7 +92,7 @@ def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
     """The same bytes under a new name."""
-    with CheckpointWriter(out, [], checkpoint.companions) as writer:
+    with CheckpointWriter(out, [], checkpoint.folder) as writer:
         for name in (*checkpoint.files, *([INDEX] if len(checkpoint.files) > 1 else [])):
             # The hub's cache holds links to its blobs: the file itself is wanted.
             original = (checkpoint.folder / name).resolve()
@@ -124,7 +125,7 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
     """PyTorch's own files, mapped into memory and read without running anything that they contain."""
     files = [entry]
-    if entry == _PICKLE_INDEX:
+    if entry == PICKLE_INDEX:
         files = list(shards(source / entry))
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
@@ -175,20 +176,8 @@ def _gguf_file(source: Path) -> Path:
 
 def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     """What transformers makes of the file, dequantized, with the tokenizer that it holds."""
-    import torch
-    from transformers import AutoTokenizer, GgufConfig
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
     dtype = "float32" if dtype == "auto" else dtype
-    # Without `dequantize` the model counts as quantized and cannot be saved.
-    how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
-    try:
-        model = auto_class(family, {}).from_pretrained(str(file.parent), gguf_file=file.name, **how)
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{file}: transformers cannot load it as {family}: {reason}", "check the family") from error
+    model, tokenizer = load_gguf(file, family, dtype)
     model.config.architectures = [type(model).__name__]
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}

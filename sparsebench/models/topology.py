@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
 
 if TYPE_CHECKING:
@@ -171,6 +171,22 @@ def unknown_experts(checkpoint: Checkpoint, places: Mapping[str, Part]) -> str |
         ),
         None,
     )
+
+
+def prunable_parts(checkpoint: Checkpoint, family: str) -> dict[str, Part]:
+    """``parts`` of a model that has something to prune. Raises ModelError, or UnsupportedError where experts would be missed."""
+    places = parts(checkpoint, family)
+    if not any(place.prunable for place in places.values()):
+        raise ModelError(
+            f"{checkpoint.folder}: no prunable weights found", "is the family right? see `sparsebench inspect`"
+        )
+    if unknown := unknown_experts(checkpoint, places):
+        kind = checkpoint.config.get("model_type")
+        raise UnsupportedError(
+            f"{unknown}: how {kind} stores its experts is not known, and they would stay as they are",
+            "leave the model out",
+        )
+    return places
 
 
 def prunable_share(checkpoint: Checkpoint, family: str) -> float:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Stage = Literal["sparsify", "structure", "storage", "latency", "memory", "benchmarks"]
-STAGES: tuple[Stage, ...] = ("sparsify", "structure", "storage", "benchmarks", "latency", "memory")
+from sparsebench.steps import registry
+from sparsebench.steps.contract import Step
+
+Stage = Literal["make", "structure", "storage", "latency", "memory", "benchmarks"]
+STAGES: tuple[Stage, ...] = ("make", "structure", "storage", "benchmarks", "latency", "memory")
 TIMED: tuple[Stage, ...] = ("latency", "memory")
-"""Stages whose jobs have the machine to themselves."""
+"""Stages whose jobs have the machine to themselves, and whose results are the machine's."""
+NOT_PRUNED: dict[str, Any] = {
+    "granularity": "",
+    "pattern": "unstructured",
+    "sparsity": 0.0,
+    "allocation": "uniform",
+    "propagate": "",
+}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model after one method at one sparsity; ``dense`` is method ``dense`` at sparsity 0.
+    """A model after a recipe: the steps that lead to it from the dense checkpoint, of which ``dense`` has none.
 
-    ``id`` is the content fingerprint: the same id means the same weights.
+    ``id`` is the content fingerprint: the same id means the same weights. ``parents`` are the ids of what it was made from,
+    the dense model's first. ``calibration`` is the text that its steps read, in a line.
     """
 
     id: str
@@ -25,41 +37,77 @@ class Variant:
     revision: str
     weights: str
     dtype: str
-    method: str = "dense"
-    granularity: str = ""
-    pattern: str = "unstructured"
-    sparsity: float = 0.0
     seed: int = 0
     calibration: str = ""
-    allocation: str = "uniform"
-    propagate: str = ""
+    steps: tuple[Step, ...] = ()
+    parents: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Variant:
+        """A variant from a record's mapping, which has more keys than it needs."""
+        own = {one.name: found[one.name] for one in fields(cls) if one.name in found}
+        steps = tuple(Step(**step) for step in own.get("steps", ()))
+        return cls(**{**own, "steps": steps, "parents": tuple(own.get("parents", ()))})
+
+    def record(self) -> dict[str, Any]:
+        """The variant as records and ledger have it: with the last pruning step's settings, and what else was done in words."""
+        settings = {key: self.last(key) for key in registry.COLUMNS}
+        return {**asdict(self), **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     @property
     def is_dense(self) -> bool:
-        """Whether nothing has been removed from it."""
-        return self.method == "dense"
+        """Whether nothing has been done to it."""
+        return not self.steps
 
     @property
     def label(self) -> str:
         """How a person reads it: ``smollm2 magnitude/layer 50%``."""
-        if self.is_dense:
-            return f"{self.model} dense"
-        pattern = "" if self.pattern == "unstructured" else f" {self.pattern}"
-        return f"{self.model} {self.recipe}{pattern} {self.sparsity:.0%}"
+        return f"{self.model} {self.recipe}"
 
     @property
     def recipe(self) -> str:
-        """The method with what modifies it: ``wanda+owl/row``."""
-        method = self.method if self.allocation == "uniform" else f"{self.method}+{self.allocation}"
-        return "/".join(word for word in (method, self.granularity) if word)
+        """Its steps in words: ``sparsegpt/layer 50%, then int8``; ``dense`` without any."""
+        return ", then ".join(map(registry.label, self.steps)) or "dense"
+
+    @property
+    def method(self) -> str:
+        """What it is called in tables: the method of its last pruning step, else of its last step, else ``dense``."""
+        last = self._pruning or (self.steps[-1] if self.steps else None)
+        return last.name if last else "dense"
+
+    def values(self, key: str) -> list[Any]:
+        """The values that its steps have of a field, or the names of its steps of a verb."""
+        named = [step.name for step in self.steps if step.verb == key]
+        return named + [step.settings[key] for step in self.steps if key in step.settings]
+
+    def last(self, key: str) -> Any:
+        """A setting of its last pruning step (one of ``registry.COLUMNS``); what stands for none where there is no such step."""
+        pruned = self._pruning
+        return pruned.settings.get(key, NOT_PRUNED[key]) if pruned else NOT_PRUNED[key]
+
+    @property
+    def _pruning(self) -> Step | None:
+        return next((step for step in reversed(self.steps) if step.verb == "prune"), None)
+
+    @property
+    def _beside(self) -> str:
+        """What else was done than the settings of ``record`` tell, as it stands behind the method in a label."""
+        if not self.steps:
+            return ""
+        main = self._pruning or self.steps[-1]
+        place = len(self.steps) - 1 - self.steps[::-1].index(main)
+        own = registry.details(main)
+        before = [f"after {registry.label(step)}" for step in self.steps[:place]]
+        return ", ".join([*own, *before, *(f"then {registry.label(step)}" for step in self.steps[place + 1 :])])
 
 
 @dataclass(frozen=True)
 class Cell:
     """The unit of record and of resume: one variant × one task, runtime setting, structure or storage.
 
-    ``settings`` holds everything, resolved, that can change the result; ``id`` is its fingerprint
-    together with the variant, the stage's VERSION and its libraries, and versions of the task, the engine or of measuring memory.
+    ``settings`` holds everything that was asked and can change the result; ``id`` is its fingerprint together with the
+    variant, the stage's VERSION and its libraries, and versions of the task, the engine or of measuring memory. It says nothing
+    of a machine: what a machine makes of ``auto`` is on the record.
     """
 
     id: str
@@ -88,14 +136,15 @@ class Job:
     """The unit of execution: cells that share one process because they share what is expensive.
 
     ``kind`` is prepare, make, assess (structure and storage), benchmarks, latency or memory. ``makes`` are the
-    variants whose folders the job leaves behind, ``after`` the jobs that must have ended well before it starts,
-    ``exclusive`` means alone on the machine.
+    variants whose folders the job leaves behind, ``parent`` the one that they are made from, ``after`` the jobs that must
+    have ended before it starts, ``exclusive`` means alone on the machine.
     """
 
     id: str
     kind: str
     cells: tuple[Cell, ...]
     makes: tuple[Variant, ...] = ()
+    parent: Variant | None = None
     after: tuple[str, ...] = ()
     exclusive: bool = False
 

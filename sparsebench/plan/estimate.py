@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparsebench import benchmarks, environment
-from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.cells import TIMED, Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SHARE, WARM_STEPS
 from sparsebench.runtime.results import Setting
 
@@ -52,7 +52,7 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
     """A cell's own time, without its process's start."""
     variant = cell.variant
     match cell.stage:
-        case "sparsify":
+        case "make":
             return size.bytes / SWEEP_BYTES
         case "structure" | "storage":
             return size.bytes / ASSESS_BYTES
@@ -60,7 +60,7 @@ def seconds_of(cell: Cell, size: ModelSize) -> float:
             task = benchmarks.TASKS.get(cell.settings["task"])
             length = (task and task.tokens) or DOCUMENT_TOKENS[variant.family]
             flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
-            return flops / speed(cell.settings.get("compute_dtype", variant.dtype))
+            return flops / speed(calculated(cell))
         case _:
             load_seconds, steps = size.bytes / 300e6, _steps(cell, size)
             if cell.stage == "memory":
@@ -77,7 +77,7 @@ def _timed(step: float, samples: int) -> float:
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
     """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight once."""
-    load, dtype = cell.settings["workload"], cell.settings["dtype"]
+    load, dtype = cell.settings["workload"], calculated(cell)
     forward = 2 * size.parameters * load["batch"] / speed(dtype)
     prompt = forward * load["prompt"]
     token = forward + size.parameters * WIDTH[dtype] / READ_BYTES
@@ -87,6 +87,15 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
         return (prompt, token, prompt + load["generate"] * token)
     encode, prefill, token = ENCODER_SHARE * prompt, CROSS_SHARE * prompt + token, (1 - ENCODER_SHARE) * token
     return (encode, prefill, token, encode + prefill + load["generate"] * token)
+
+
+def calculated(cell: Cell) -> str:
+    """The precision that a cell will run in on this machine: what was asked for, where that is not ``auto``."""
+    if cell.stage in TIMED:
+        # What other nodes emulate is not known here.
+        asked = cell.settings["dtype"]
+        return asked if "hosts" in cell.settings else environment.running(cell.variant.dtype, asked)
+    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"))
 
 
 def speed(dtype: str) -> float:
@@ -128,8 +137,8 @@ def _calibrating(job: Job, size: ModelSize) -> float:
         return 0.0
     setting = read[0].settings
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
-    passes = 1 if read[0].variant.propagate == "dense" else 2 * len(read)
-    forward = 2 * size.parameters * tokens / speed(setting.get("compute_dtype", read[0].variant.dtype))
+    passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
+    forward = 2 * size.parameters * tokens / speed(calculated(read[0]))
     moments = 2 * size.parameters * tokens / speed("float32")
     return passes * (forward + moments / 2) + len(read) * size.parameters * SOLVE_SECONDS
 

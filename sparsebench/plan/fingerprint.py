@@ -1,4 +1,7 @@
-"""Content fingerprints: same id, same result. An id covers everything that can change what a cell measures."""
+"""Content fingerprints: same id, same result, on any machine.
+
+An id covers everything asked that can change what a cell measures, and nothing that cannot: no name, machine or device.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,24 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.benchmarks import TASKS
-from sparsebench.plan.cells import TIMED, Stage
+from sparsebench.plan.cells import Stage
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import kinds
 from sparsebench.storage import formats
 
 STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
-    "sparsify": ("torch",),
     "structure": (),
     "storage": (),
-    "benchmarks": ("torch", "transformers", "lm-eval"),
+    "benchmarks": ("torch", "transformers", "tokenizers", "lm-eval"),
     "latency": ("torch", "transformers", "deepspeed"),
     "memory": ("torch", "transformers", "deepspeed"),
 }
 """The libraries whose major.minor is part of a stage's ids."""
+READING = ("transformers", "tokenizers")
+"""What turns text into a model's activations, for steps that read it."""
+DEQUANTIZING = ("transformers", "gguf")
 
 
 def digest(value: Any) -> str:
@@ -34,10 +41,8 @@ def digest(value: Any) -> str:
 def stage_version(stage: Stage) -> int:
     """The stage's VERSION, from its room."""
     from sparsebench import benchmarks, runtime, storage, structure
-    from sparsebench.steps import prune
 
     rooms = {
-        "sparsify": prune,
         "structure": structure,
         "storage": storage,
         "benchmarks": benchmarks,
@@ -48,32 +53,39 @@ def stage_version(stage: Stage) -> int:
     return version
 
 
-def variant_id(identity: Mapping[str, Any]) -> str:
-    """The id of a variant: source revision, dtype, and for a sparsified one its method's settings, VERSION and torch."""
-    made = {} if identity["method"] == "dense" else _stage("sparsify")
-    return digest([dict(identity), made])
+def dense_id(identity: Mapping[str, Any], weights: str) -> str:
+    """The id of a checkpoint as it was fetched, in its precision; a GGUF file is dequantized by libraries."""
+    return digest([dict(identity), _libraries(DEQUANTIZING if weights == "dequantized" else ())])
+
+
+def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """The id of what ``step`` makes of the variant ``parent``.
+
+    ``read`` says what text it looks at and how, ``files`` gives the hashes of the files that its settings name. Settings
+    that are the defaults are left out, so that a new one leaves the ids of old results alone.
+    """
+    kind = kinds()[step.verb]
+    settings = {**kind.unusual(step), **files}
+    drawn = {"seed": seed} if kind.draws(step) else {}
+    libraries = ("torch", *(READING if read else ()), *kind.extra_libraries(step))
+    return digest(
+        [parent, step.verb, step.name, settings, drawn, dict(read), kind.version(step), _libraries(libraries)]
+    )
 
 
 def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
-    """The id of a cell. Runtime cells also depend on the class of machine and the engine's own version, scores on the task's."""
-    where = _where(stage, settings["engine"]) if stage in TIMED else _changed(settings.get("task", ""))
-    libraries = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
-    return digest([stage, variant, dict(settings), _stage(stage, libraries), where])
+    """The id of a cell. Scores depend on their task's own version too, runtime on the engine's; a making is its variant's."""
+    if stage == "make":
+        return digest([stage, variant])
+    own: list[Any] = []
+    if task := TASKS.get(settings.get("task", "")):
+        own = [task.version] if task.version > 1 else []
+    elif row := engines().get(settings.get("engine", "")):
+        own = [row.version, memory.VERSION if stage == "memory" else 0]
+    more = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
+    libraries = _libraries((*STAGE_LIBRARIES[stage], *more))
+    return digest([stage, variant, dict(settings), stage_version(stage), libraries, own])
 
 
-def _where(stage: Stage, engine: str) -> str:
-    """The class of machine, the version of an engine whose own code has changed, and that of memory's measuring."""
-    row = engines().get(engine)
-    own = f", {engine} {row.version}" if row and row.version else ""
-    return environment.machine() + own + (f", memory {memory.VERSION}" if stage == "memory" else "")
-
-
-def _changed(name: str) -> str:
-    """The version of a task whose own code has changed."""
-    task = TASKS.get(name)
-    return f"{name} {task.version}" if task and task.version > 1 else ""
-
-
-def _stage(stage: Stage, more: Iterable[str] = ()) -> dict[str, Any]:
-    libraries = {name: environment.major_minor(name) for name in (*STAGE_LIBRARIES[stage], *more)}
-    return {"version": stage_version(stage), "libraries": libraries}
+def _libraries(names: Iterable[str]) -> dict[str, str]:
+    return {name: environment.major_minor(name) for name in names}

@@ -1,78 +1,104 @@
-"""Cells into jobs: those that share what is expensive share a process; a sweep's jobs follow one another.
+"""Cells into jobs: those that share what is expensive share a process; a pass's jobs follow one another.
 
-Order within a model: fetch and prepare it, the dense variant's jobs, then each sweep (make, assess, score, time,
-weigh). Timed jobs wait until nothing else can run, and the folders of what they time wait with them.
+Order within a model: fetch and prepare it, the dense variant's jobs, then each pass over a parent (make, assess, score,
+time, measure memory), parents first. Timed jobs wait until nothing else can run, and the folders of what they time wait
+with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable
 
 from sparsebench.plan.cells import TIMED, Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
+from sparsebench.steps.registry import kinds
 
-ORDER = ("make", "assess", "benchmarks", "latency", "memory")
+ORDER = ("assess", "benchmarks", "latency", "memory")
 
 
 def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> list[Job]:
     """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already."""
-    sweeps: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        sweeps.setdefault(_sweep(cell.variant), []).append(cell)
-    prepared: dict[str, Job] = {}
+    todo = list(cells)
+    missing = _missing(plan, todo, present)
+    passes: dict[Hashable, list[Variant]] = {}
+    for variant in [*(cell.variant for cell in todo), *missing.values()]:
+        passes.setdefault(_pass(variant), []).append(variant)
+    makers: dict[str, Job] = {}
     found: list[Job] = []
-    for (model, *_), group in sweeps.items():
-        dense = plan.dense[model]
-        if model not in prepared:
-            prepared[model] = Job(digest(["prepare", dense.id]), "prepare", (), makes=(dense,))
-            if not present(dense):
-                found.append(prepared[model])
-        before = () if present(dense) else (prepared[model].id,)
-        found += _of_sweep(group, before, present)
+    # A parent's pass comes before its children's, and a model's passes stay together.
+    models = list(plan.dense)
+    for variants in sorted(passes.values(), key=lambda group: (models.index(group[0].model), len(group[0].steps))):
+        own = {variant.id: variant for variant in variants}
+        making = [variant for variant in own.values() if variant.id in missing]
+        before: tuple[str, ...] = ()
+        if making:
+            job = _maker(
+                plan, making, [cell for cell in todo if cell.stage == "make" and cell.variant.id in own], makers
+            )
+            makers |= {variant.id: job for variant in making}
+            found.append(job)
+            before = (job.id,)
+        groups: dict[tuple[object, ...], list[Cell]] = {}
+        for cell in todo:
+            if cell.variant.id in own and cell.stage != "make":
+                groups.setdefault(_process(cell), []).append(cell)
+        # A pair is timed beside the dense model, which must be there too.
+        dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
+        for key, group in sorted(groups.items(), key=lambda item: ORDER.index(str(item[0][0]))):
+            kind = str(key[0])
+            after = (dense.id, *before) if dense else before
+            name = digest([kind, [cell.id for cell in group]])
+            found.append(Job(name, kind, tuple(group), after=after, exclusive=kind in TIMED))
     return found
 
 
-def _sweep(variant: Variant) -> tuple[str, ...]:
-    """What versions made in one pass have in common. The dense model's activations serve any method."""
-    if variant.propagate == "dense":
-        return variant.model, "calibrated", variant.calibration
-    return variant.model, variant.method, variant.granularity, variant.allocation, variant.calibration
+def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
+    """The variants whose folders must be made: what cells need and is not there, the making that was never recorded, and
+    what these are made from. What is timed needs the dense model as well."""
+    found: dict[str, Variant] = {}
 
+    def need(variant: Variant, again: bool = False) -> None:
+        if variant.id in found or (present(variant) and not again):
+            return
+        found[variant.id] = variant
+        if variant.parents:
+            need(plan.variants[variant.parents[-1]])
 
-def _of_sweep(cells: list[Cell], before: tuple[str, ...], present: Callable[[Variant], bool]) -> list[Job]:
-    groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(_share(cell), []).append(cell)
-    ordered = sorted(groups.items(), key=lambda item: ORDER.index(str(item[0][0])))
-    found = [_job(str(key[0]), tuple(group), before) for key, group in ordered]
-    variants = {cell.variant.id: cell.variant for cell in cells if not cell.variant.is_dense}
-    recorded = {cell.variant.id for cell in cells if cell.stage == "sparsify"}
-    missing = tuple(variant for variant in variants.values() if variant.id in recorded or not present(variant))
-    if not missing:
-        return found
-    made = found.pop(0) if found and found[0].kind == "make" else _job("make", (), before)
-    made = replace(made, id=digest(["make", [variant.id for variant in missing]]), makes=missing)
-    return [made, *(replace(job, after=(*before, made.id)) for job in found)]
+        need(cell.variant, cell.stage == "make")
+        if cell.stage == "latency":
+            need(plan.dense[cell.variant.model])
+    return found
 
 
-def _share(cell: Cell) -> tuple[object, ...]:
-    """The key of the process that a cell shares with others of its sweep."""
-    setting = cell.settings
+def _pass(variant: Variant) -> Hashable:
+    """What variants that are made in one pass have in common."""
+    if variant.is_dense:
+        return variant.id
+    step = variant.steps[-1]
+    return variant.parents[-1], step.verb, kinds()[step.verb].shares(step), variant.calibration
+
+
+def _maker(plan: Plan, variants: list[Variant], cells: list[Cell], makers: dict[str, Job]) -> Job:
+    """The job that leaves the folders of one pass."""
+    first = variants[0]
+    if first.is_dense:
+        return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
+    parent = plan.variants[first.parents[-1]]
+    after = (makers[parent.id].id,) if parent.id in makers else ()
+    name = digest(["make", [variant.id for variant in variants]])
+    return Job(name, "make", tuple(cells), tuple(variants), parent, after)
+
+
+def _process(cell: Cell) -> tuple[object, ...]:
+    """The key of the process that a cell shares with others of its pass."""
     match cell.stage:
-        case "sparsify":
-            return ("make",)
         case "structure" | "storage":
             return ("assess",)
-        case "benchmarks":
-            return ("benchmarks", cell.variant.id)
         case "latency":
-            return ("latency", digest({key: value for key, value in setting.items() if key != "against"}))
+            return ("latency", digest(cell.settings))
         case "memory":
             return ("memory", cell.id)
-
-
-def _job(kind: str, cells: tuple[Cell, ...], before: tuple[str, ...]) -> Job:
-    name = digest([kind, [cell.id for cell in cells]])
-    return Job(name, kind, cells, after=before, exclusive=kind in TIMED)
+        case _:
+            return (cell.stage, cell.variant.id)

@@ -18,17 +18,19 @@ from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
+from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
-from sparsebench.models.families import family_of
+from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.expand import Plan, Texts, expand, recipes
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.prune.registry import methods, needs_calibration
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import combinations, kinds, swept
 from sparsebench.storage import formats
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
@@ -71,9 +73,9 @@ def prepare(request: Request) -> Prepared:
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     cache = sources.Cache()
-    manifest, revisions, configs, text = _look_up(loaded, manifest, request, cache)
+    manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
-    plan = expand(manifest, name, revisions, text)
+    plan = expand(manifest, name, revisions, texts)
     work = Path(manifest.work_dir).expanduser() if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
@@ -85,7 +87,9 @@ def prepare(request: Request) -> Prepared:
 def checks() -> Checks:
     """What the manifest room cannot know by itself."""
     return Checks(
-        method_names=methods,
+        step_names=lambda: {verb: kind.settings() for verb, kind in kinds().items()},
+        step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
+        read_step=combinations,
         engine_names=engines,
         format_names=formats,
         task_names=benchmarks.names,
@@ -93,7 +97,6 @@ def checks() -> Checks:
         family_of=family_of,
         task_known=benchmarks.known,
         task_families=benchmarks.families,
-        granularities=lambda name: methods()[name].granularities,
     )
 
 
@@ -136,9 +139,9 @@ class Lock:
 
 def _look_up(
     loaded: Loaded, manifest: Manifest, request: Request, cache: sources.Cache
-) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], str]:
-    """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprint of
-    the calibration text.
+) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], Texts]:
+    """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprints of
+    what steps read.
 
     Sources are in canonical notation: paths absolute, revisions of the hub as commits. All that fail are reported
     together, each at its line.
@@ -165,11 +168,13 @@ def _look_up(
         if config:
             configs[model.name] = config
     problems += check_family(loaded, configs, family_of)
+    problems += _same_checkpoint(loaded, models, revisions)
+    problems += _without_class(loaded, manifest, configs)
     text, calibration = "", manifest.calibration
     if calibration.source is not None:
         canonical = sources.parse(calibration.source, loaded.folder).text
         calibration = calibration.model_copy(update={"source": canonical})
-    if any(needs_calibration(e.method, way) for e in manifest.sparsify for way in e.allocation):
+    if any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain):
         try:
             read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
             text = sources.fingerprint(read, cache, request.offline)
@@ -182,7 +187,7 @@ def _look_up(
     if problems:
         raise ManifestError(problems)
     located = {"models": models, "calibration": calibration, "runtime": _placed(manifest, loaded.folder)}
-    return manifest.model_copy(update=located), revisions, configs, text
+    return manifest.model_copy(update=located), revisions, configs, Texts(text)
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
@@ -205,17 +210,46 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
                 )
 
 
+def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Models that transformers has no class for, where something must run them: weights alone need none."""
+    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
+    for index, model in enumerate(manifest.models):
+        config = configs.get(model.name)
+        runs = calibrated or manifest.runtime or manifest.benchmarks.of(model.family)
+        # Most types are of our own table: transformers, which takes a second to import, need not be asked.
+        asked = config and runs and str(config.get("model_type")) not in MODEL_TYPES
+        if words := unknown_type(config, f"{model.source}: config.json") if config and asked else None:
+            yield loaded.problem(("models", index, "source"), words[0], "", words[1])
+
+
 def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
-    """Calibrated methods for models whose architecture cannot be calibrated block by block."""
-    for index, entry in enumerate(manifest.sparsify):
-        calibrated = any(needs_calibration(entry.method, way) for way in entry.allocation)
+    """Steps that read text for models whose architecture cannot be calibrated block by block."""
+    for index, entry in enumerate(manifest.variants):
+        calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
         for name, config in configs.items():
             kind = config.get("model_type")
-            if calibrated and kind in REFUSED and name in (entry.models or configs):
+            if calibrated and kind in REFUSED and name in (models_of(entry) or configs):
                 yield loaded.problem(
-                    ("sparsify", index, "method"), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
+                    ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
                     f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
                 )  # fmt: skip
+
+
+def _reads_text(step: Step) -> bool:
+    return kinds()[step.verb].reads_text(step)
+
+
+def _same_checkpoint(loaded: Loaded, models: list[Model], revisions: dict[str, str]) -> Iterator[Problem]:
+    """Two names for one checkpoint: its results would stand under one of them alone."""
+    seen: dict[tuple[str, str, str], str] = {}
+    for index, model in enumerate(models):
+        key = (revisions.get(model.name, model.name), model.family, model.dtype)
+        if key in seen and model.source != "random":
+            yield loaded.problem(
+                ("models", index, "source"), f"`{model.name}` is the same checkpoint as `{seen[key]}`", "one name for each",
+                "measure it in another way in a manifest of its own",
+            )  # fmt: skip
+        seen.setdefault(key, model.name)
 
 
 def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:

@@ -5,9 +5,14 @@ It shows memory, time and disk before tens of gigabytes are downloaded. Nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from sparsebench.errors import UserError
-from sparsebench.manifest.schema import Benchmarks, Manifest, Model, Sparsify
-from sparsebench.steps.prune.registry import needs_calibration
+from sparsebench.manifest.recipes import models_of
+from sparsebench.manifest.schema import Benchmarks, Manifest, Model
+from sparsebench.plan.expand import recipes
+from sparsebench.steps.registry import kinds
 
 REHEARSED_SPARSITY = 0.9
 
@@ -27,31 +32,29 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
     update: dict[str, object] = {"models": models, "benchmarks": Benchmarks()}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
-        update["sparsify"] = [plain for entry in manifest.sparsify if (plain := _without_text(entry))]
+        update["variants"] = [chain for entry in manifest.variants for chain in _without_text(entry)]
     else:
-        update["sparsify"] = [_one(manifest.sparsify)] if manifest.sparsify else []
+        update["variants"] = [_one(manifest.variants)] if manifest.variants else []
         if manifest.runtime:
-            unfiltered = {"sparsity": None, "methods": None, "granularity": None}
-            update["runtime"] = [runtime.model_copy(update=unfiltered) for runtime in manifest.runtime]
+            update["runtime"] = [runtime.model_copy(update={"select": None}) for runtime in manifest.runtime]
     return manifest.model_copy(update=update)
 
 
-def _without_text(entry: Sparsify) -> Sparsify | None:
-    """The entry with the allocations that read no text; None where there is none."""
-    ways = [way for way in entry.allocation if not needs_calibration(entry.method, way)]
-    return entry.model_copy(update={"allocation": ways}) if ways else None
+def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
+    """The recipes of an entry that read no text, one chain of single settings each, as it might be written."""
+    only = {} if models_of(entry) is None else {"models": models_of(entry)}
+    chains = [chain for chain in recipes(entry) if not any(kinds()[step.verb].reads_text(step) for step in chain)]
+    return [[{step.verb: step.name, **step.settings, **only} for step in chain] for chain in chains]
 
 
 def _random(model: Model) -> Model:
     return model.model_copy(update={"source": "random"})
 
 
-def _one(entries: list[Sparsify]) -> Sparsify:
-    """An entry of magnitude, or the first by that method, at one granularity and one sparsity."""
-    first = next((entry for entry in entries if entry.method == "magnitude"), entries[0])
-    if first.method != "magnitude":
-        first = Sparsify(method="magnitude", sparsity=first.sparsity or [REHEARSED_SPARSITY])
-    shares = first.sparsity or [REHEARSED_SPARSITY]
+def _one(entries: Sequence[Any]) -> dict[str, Any]:
+    """Magnitude at one sparsity: of those asked for the one that is rehearsed, or the middle one."""
+    first = next((entry for entry in entries if isinstance(entry, dict) and entry.get("prune") == "magnitude"), {})
+    given = first.get("sparsity") or REHEARSED_SPARSITY
+    shares = given if isinstance(given, list) else [given]
     share = REHEARSED_SPARSITY if REHEARSED_SPARSITY in shares else shares[len(shares) // 2]
-    plain = {"granularity": ["layer"], "pattern": ["unstructured"], "block": None, "allocation": ["uniform"]}
-    return first.model_copy(update={**plain, "sparsity": [share], "models": None})
+    return {"prune": "magnitude", "sparsity": share}

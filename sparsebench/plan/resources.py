@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import TIMED, Cell, Job
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import ModelSize, calculated
 from sparsebench.plan.preflight import Prepared
 
 PROCESS_BYTES = 700_000_000
@@ -93,8 +93,7 @@ def _held(job: Job, size: ModelSize, free: int) -> int:
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
     """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
-    settings = [cell.settings for cell in cells if cell.stage in ("benchmarks", *TIMED)]
-    wide = any("float32" in (setting.get("compute_dtype"), setting.get("dtype")) for setting in settings)
+    wide = any(calculated(cell) == "float32" for cell in cells if cell.stage in ("benchmarks", *TIMED))
     return max(size.bytes, 4 * size.parameters * wide)
 
 
@@ -103,7 +102,7 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
     tasks = {cell.settings["task"] for job in jobs for cell in job.cells if cell.stage == "benchmarks"}
     wanted |= {source for task in tasks for source in data_sources(task)}
-    if any(cell.variant.calibration for job in jobs for cell in job.cells if cell.stage == "sparsify"):
+    if any(variant.calibration for job in jobs for variant in job.makes):
         wanted.add(ready.plan.calibration.source)
     known, packages = 0, set()
     for text in sorted(wanted - {"random"}):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from sparsebench import environment, sources
 from sparsebench.errors import SourceError, UserError
@@ -17,6 +19,8 @@ from sparsebench.models.checkpoint import read_object
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
 from sparsebench.plan.expand import expand
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed
 from sparsebench.storage.opened import PackedCheckpoint
 
@@ -86,17 +90,35 @@ def _packed(folder: Path, family: str | None) -> Single:
 
 def validated(shape: type[T], values: dict[str, object]) -> T:
     """A manifest entry made from command-line options, held to the manifest's own rules. Raises UserError."""
-    try:
+    with _options():
         return shape.model_validate(values)
+
+
+def steps(verb: str, name: str, given: dict[str, object]) -> list[Step]:
+    """The steps that options ask for, as a manifest's entry would. Raises UserError."""
+    with _options():
+        return [*combinations(verb, name, given)]
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """The manifest's rules in the words of a command line."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         words = first.get("ctx", {})
-        ways = [words.get("expected"), words.get("hint")]
-        hint = "; ".join(way for way in ways if way) or None
         # A rule on several keys has no place of its own: it says at which of them it was broken, if at one.
         key = next(iter(first["loc"]), words.get("at") or "")
-        option = f"--{str(key).replace('_', '-')}: " if key else ""
-        raise UserError(f"{option}{words.get('message', first['msg'])}", hint) from error
+        raise _refused(key, words.get("message", first["msg"]), words) from error
+    except PydanticCustomError as error:
+        words = error.context or {}
+        raise _refused(words["at"], words["message"], words) from error
+
+
+def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
+    hint = "; ".join(way for way in (words.get("expected"), words.get("hint")) if way) or None
+    return UserError(f"--{str(key).replace('_', '-')}: {message}" if key else message, hint)
 
 
 def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:

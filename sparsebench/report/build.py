@@ -15,6 +15,7 @@ from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
+from sparsebench.paths import create
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
 from sparsebench.runtime.engines import engines
@@ -61,7 +62,8 @@ def build(
 
         written[out.with_suffix(".html")] = page(text, folder)
     for path, content in written.items():
-        path.write_text(content, encoding="utf-8")
+        with create(path) as file:
+            file.write(content)
     return list(written)
 
 
@@ -110,9 +112,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "ask": ask,
         "registry": methods(),
         "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
-        "dense_kernels": lambda name: (
-            name in engines() and not (engines()[name].skips_zeros or engines()[name].beside_plain)
-        ),
+        "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
         "catalog": TASKS,
         "pictures": pictures,
         "normal_share": words.normal_share,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench import environment
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import SparsebenchError, redacted
 from sparsebench.sources import Cache
 
 GIB = 2**30
@@ -99,7 +99,7 @@ def _tried(what: str, action: Callable[[], str], loss: str, fix: str, optional: 
     try:
         return Finding(what, "ok", action())
     except (OSError, ValueError, subprocess.SubprocessError, SparsebenchError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = redacted(str(error)).splitlines()[0] if str(error) else type(error).__name__
         return Finding(what, "absent" if optional else "slower", f"{loss} ({first[:60]})", fix)
 
 
@@ -111,10 +111,17 @@ def _call(command: list[str]) -> str:
 
 
 def _hub() -> str:
+    import base64
+    import urllib.parse
     import urllib.request
 
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    user, _, host = address.netloc.rpartition("@")  # urllib takes all of it for the host's name
+    request = urllib.request.Request(address._replace(netloc=host).geturl())
+    if user:
+        secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {secret}")
+    with urllib.request.urlopen(request, timeout=5) as answer:
         return f"reached ({answer.status})"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.errors import ParityError, SparsebenchError
 from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.estimate import calculated
 from sparsebench.run.recorder import Recorder, Spec
 
 
@@ -21,42 +22,51 @@ def prepare(spec: Spec, recorder: Recorder) -> None:
 
     out = spec.workspace.folder(spec.dense)
     obtain(spec.model, out, sources.Cache(spec.cache), spec.offline, spec.dense.seed)
+    spec.workspace.seal(spec.dense)
 
 
 def make(spec: Spec, recorder: Recorder) -> None:
-    """Leave the folders of the job's variants: unpacked where a packed copy is kept, else sparsified in one sweep."""
+    """Leave the folders of the job's variants: unpacked where a packed copy is kept, else made in one pass over their parent."""
     from sparsebench import sources
     from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.prune.contract import SparsifyResult, Target
-    from sparsebench.steps.prune.sweep import Sweep
+    from sparsebench.steps.contract import Context, Evidence, Step
+    from sparsebench.steps.registry import kinds
     from sparsebench.storage import unpack
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    targets: dict[Target, Variant] = {}
+    wanted: list[Variant] = []
     for variant in spec.job.makes:
         packed = spec.workspace.packed(variant)
         if variant.id not in cells and packed.is_dir():
             unpack(packed, spec.workspace.folder(variant))
+            spec.workspace.seal(variant)
         else:
-            asked = Target(variant.method, variant.sparsity, variant.granularity, variant.pattern, variant.allocation)
-            targets[asked] = variant
+            wanted.append(variant)
+    if not wanted or spec.job.parent is None:
+        return
+    parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
+    calibration, cache = spec.calibration, sources.Cache(spec.cache)
+    context = Context(
+        family=family,
+        seed=wanted[0].seed,
+        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype),
+        read=lambda: tokens(parent, family, calibration, cache, spec.offline),
+        progress=recorder.progress,
+    )
 
-    def emit(target: Target, result: SparsifyResult) -> None:
-        cell = cells.get(targets[target].id)
-        if cell:
-            recorder.done(cell, result)
+    def emit(step: Step, found: Evidence | SparsebenchError) -> None:
+        variant = next(variant for variant in wanted if variant.steps[-1] == step)
+        if isinstance(found, SparsebenchError):
+            recorder.lost(variant, found)
+            if variant.id in cells:
+                recorder.failed(cells[variant.id], found)
+        else:
+            spec.workspace.seal(variant)
+            if variant.id in cells:
+                recorder.done(cells[variant.id], found)
 
-    if targets:
-        first = next(iter(targets.values()))
-        folders = {target: spec.workspace.folder(variant) for target, variant in targets.items()}
-        dense, family = spec.workspace.folder(spec.dense), spec.model.family
-        read = (
-            tokens(dense, family, spec.calibration, sources.Cache(spec.cache), spec.offline)
-            if first.calibration
-            else None
-        )
-        dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
-        Sweep(dense, family, folders, first.seed, read, first.propagate or "pruned", dtype).run(emit, recorder.progress)
+    run = kinds()[wanted[0].steps[-1].verb].load()
+    run(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
 
 
 def assess(spec: Spec, recorder: Recorder) -> None:
@@ -136,10 +146,14 @@ def latency(spec: Spec, recorder: Recorder) -> None:
         recorder.done(cells[key], found)
         del waiting[key]
 
+    last = ""
     while waiting:
         try:
             runtime.measure_latency(dense, list(waiting.items()), spec.model.family, setting, emit)
-        except ParityError as error:  # the first one's own: those behind it have a group of their own
+        except SparsebenchError as error:  # the first one's own: those behind it have a group of their own
+            if str(error) == last:
+                raise  # it is not: each would fail like this
+            last = "" if isinstance(error, ParityError) else str(error)
             key = next(iter(waiting))
             recorder.failed(cells[key], error)
             del waiting[key]
@@ -166,7 +180,7 @@ def _runtime_setting(cell: Cell) -> Any:
         engine=wanted["engine"],
         ranks=wanted["ranks"],
         workload=runtime.Workload(**wanted["workload"]),
-        dtype=wanted["dtype"],
+        dtype=calculated(cell),
         samples=wanted.get("samples", 1),
         seed=PROMPT_SEED,
         threads=None,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import UserError
+from sparsebench.paths import create
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def exclusive(ledger: Path) -> Iterator[None]:
     """Hold the ledger's run lock. Raises UserError naming the process that holds it. Freed by the system if we die."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
     path = ledger.with_name(f".{ledger.name}.lock")
-    with path.open("a+") as file:
+    with create(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from sparsebench.children import die_with_parent
+from sparsebench.errors import redact_stderr
+from sparsebench.paths import create
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
@@ -151,6 +153,7 @@ class Forked:
 
 def main() -> None:
     """The nursery's own process: import, then fork whenever told to, until the parent closes the line."""
+    redact_stderr()
     die_with_parent()
     line = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
@@ -194,7 +197,7 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
         die_with_parent(parent)
         os.setsid()
         line.close()
-        with open(order["log"], "wb") as log:
+        with create(Path(order["log"]), "wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         with suppress(OSError):

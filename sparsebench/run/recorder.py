@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
 from sparsebench.manifest.schema import Model
+from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.estimate import calculated
 from sparsebench.run import records
 from sparsebench.run.workspace import Workspace
 from sparsebench.steps.calibration import Calibration
@@ -38,7 +40,8 @@ class Spec:
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(self))
+        with create(path, "wb") as file:
+            pickle.dump(self, file)
         return path
 
 
@@ -66,7 +69,8 @@ class Recorder:
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
         seconds = time.perf_counter() - self.mark
-        outcome = records.Outcome(status, result, reason, self.started, seconds)
+        content = self.spec.workspace.content(cell.variant)
+        outcome = records.Outcome(status, result, reason, self.started, seconds, content, calculated(cell))
         records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome))
         self.open.pop(cell.id, None)
         self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
@@ -75,6 +79,10 @@ class Recorder:
     def _tell(self, event: dict[str, Any]) -> None:
         os.write(self.events, json.dumps(event).encode() + b"\n")
 
+    def lost(self, variant: Variant, error: SparsebenchError) -> None:
+        """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""
+        self._tell({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
+
     def broken(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""
         self._tell({"event": "broken", "reason": reason_of(error)})
@@ -82,4 +90,4 @@ class Recorder:
 
 def reason_of(error: BaseException) -> str:
     """An error in words: our own errors speak for themselves, others are named by type."""
-    return str(error) if isinstance(error, SparsebenchError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, SparsebenchError) else redacted(f"{type(error).__name__}: {error}")

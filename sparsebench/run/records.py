@@ -9,27 +9,38 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.plan.cells import Cell, Variant
+from sparsebench.paths import create
+from sparsebench.plan.cells import TIMED, Cell, Variant
 
-FORMAT = 1
+FORMAT = 2
 STATUSES = ("done", "failed", "unsupported", "skipped")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended. ``reason`` says why, for every status but ``done``; ``seconds`` is the cell's own time."""
+    """How a cell ended. ``reason`` says why, for every status but ``done``; ``seconds`` is the cell's own time.
+
+    ``content`` is the checksum of the weights that it was measured on, ``dtype`` the precision that it ran in.
+    """
 
     status: str
     result: dict[str, Any] | None = None
     reason: str | None = None
     started_at: datetime | None = None
     seconds: float = 0.0
+    content: str = ""
+    dtype: str = ""
+
+
+def key(cell: Cell) -> str:
+    """What a cell's record is filed under: its id, with the place where the answer is that place's alone."""
+    return f"{cell.id}-{environment.where()['id']}" if cell.stage in TIMED else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
@@ -38,12 +49,15 @@ def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "cell_id": cell.id,
+        "key": key(cell),
         "stage": cell.stage,
         "status": outcome.status,
         "reason": outcome.reason,
         "manifest": manifest,
-        "variant": asdict(cell.variant),
+        "variant": cell.variant.record(),
+        "content": outcome.content,
         "settings": cell.settings,
+        "where": {**environment.where(), "dtype": outcome.dtype},
         "versions": environment.versions(),
         "environment": environment.as_json(),
         "started_at": started.isoformat(timespec="milliseconds"),
@@ -55,11 +69,11 @@ def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
 def write(folder: Path, record: dict[str, Any]) -> Path:
     """Store a record atomically and durably; an earlier one of the same cell goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record['cell_id']}.{record['status']}.json"
+    path = folder / f"{record['key']}.{record['status']}.json"
     write_atomically(path, json.dumps(record, separators=(",", ":")))
     for status in STATUSES:
         if status != record["status"]:
-            (folder / f"{record['cell_id']}.{status}.json").unlink(missing_ok=True)
+            (folder / f"{record['key']}.{status}.json").unlink(missing_ok=True)
     return path
 
 
@@ -75,10 +89,11 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, 
         "cells": [
             {
                 "cell_id": cell.id,
+                "key": key(cell),
                 "stage": cell.stage,
                 "label": cell.label,
                 "settings": cell.settings,
-                "variant": asdict(cell.variant),
+                "variant": cell.variant.record(),
             }
             for cell in cells
         ],
@@ -90,7 +105,7 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as file:
+    with create(partial) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -98,7 +113,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """The status of every recorded cell, from the names alone; done, where a kill left an older record beside that."""
+    """The status of every recorded cell by its ``key``, from the names alone; done, where a kill left an older record beside."""
     if not folder.is_dir():
         return {}
     found: dict[str, str] = {}
@@ -109,17 +124,17 @@ def statuses(folder: Path) -> dict[str, str]:
     return found
 
 
-def read(folder: Path, cell_id: str, status: str) -> dict[str, Any]:
-    """The record that a cell left with this status."""
-    record: dict[str, Any] = json.loads((folder / f"{cell_id}.{status}.json").read_text())
+def read(folder: Path, name: str, status: str) -> dict[str, Any]:
+    """The record that the cell of this ``key`` left with this status."""
+    record: dict[str, Any] = json.loads((folder / f"{name}.{status}.json").read_text())
     return record
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
-    """The cells of every manifest that was run here: (id, stage, label) by manifest, in the plan's order."""
+    """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
     found = {}
     for path in sorted(folder.glob("plan-*.json")):
         plan = json.loads(path.read_text())
-        cells = [(c["cell_id"], c["stage"], f"{Variant(**c['variant']).label} · {c['label']}") for c in plan["cells"]]
+        cells = [(c["key"], c["stage"], f"{Variant.read(c['variant']).label} · {c['label']}") for c in plan["cells"]]
         found[plan["manifest"]] = cells
     return found

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sparsebench import children, environment
 from sparsebench.errors import Interrupted, LedgerError
+from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
@@ -77,7 +78,8 @@ class Runner:
         self.compiler: subprocess.Popen[bytes] | None = None
         self.children: list[Child] = []
         self.waiting: list[Job] = []
-        self.ended: dict[str, str | None] = {}
+        self.ended: set[str] = set()
+        self.lost: dict[str, str] = {}
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
@@ -112,16 +114,35 @@ class Runner:
         return self.counts
 
     def _start_ready(self) -> None:
-        """Start what may start: jobs whose predecessors ended well, as many as there are slots."""
+        """Start what may start: jobs whose predecessors have ended, as many as there are slots."""
         for job in list(self.waiting):
-            blockers = [name for name in job.after if name not in self.ended]
-            broken = next((self.ended[name] for name in job.after if self.ended.get(name)), None)
-            if broken:
+            if all(name in self.ended for name in job.after) and self._room_for(job):
                 self.waiting.remove(job)
-                self._skip(job, broken)
-            elif not blockers and self._room_for(job):
-                self.waiting.remove(job)
-                self._start(job)
+                if left := self._possible(job):
+                    self._start(left)
+
+    def _possible(self, job: Job) -> Job | None:
+        """What of a job can be done: cells are skipped where their variant, or what it is made from, could not be made."""
+        why = {variant.id: reason for variant in job.variants if (reason := self._loss(job, variant))}
+        for cell in job.cells:
+            if cell.variant.id in why:
+                self._record(cell, "skipped", why[cell.variant.id])
+        self.lost |= {variant.id: why[variant.id] for variant in job.makes if variant.id in why}
+        cells = tuple(cell for cell in job.cells if cell.variant.id not in why)
+        makes = tuple(variant for variant in job.makes if variant.id not in why)
+        if cells or makes:
+            return replace(job, cells=cells, makes=makes)
+        self.ended.add(job.id)
+        self.display.skipped(job)
+        self._release(job)
+        return None
+
+    def _loss(self, job: Job, variant: Variant) -> str | None:
+        """Why a variant is not to be had, if that is known."""
+        made_from = (job.parent.id,) if job.parent else ()
+        beside = variant.parents[:1] if job.kind == "latency" else ()  # the dense model
+        needed = made_from if variant in job.makes else (variant.id, *beside)
+        return next((self.lost[name] for name in needed if name in self.lost), None)
 
     def _room_for(self, job: Job) -> bool:
         if job.exclusive:
@@ -161,11 +182,11 @@ class Runner:
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
         if job.kind in LIBRARIES and nursery.usable():
-            log.touch()  # a nursery that dies leaves none
+            create(log, "ab").close()  # a nursery that dies leaves none
             if self.nursery is None or not self.nursery.alive:
                 self.nursery = Nursery(LIBRARIES[job.kind], self._environment(job))
             return self.nursery.start(spec, log, events)
-        with log.open("wb") as output:
+        with create(log, "wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
                 stdin=subprocess.DEVNULL,
@@ -220,11 +241,13 @@ class Runner:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
-                self.fresh.append(self.space.records / f"{cell.id}.{event['status']}.json")
+                self.fresh.append(self.space.records / f"{records.key(cell)}.{event['status']}.json")
                 self.counts[event["status"]] += 1
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
                 self.display.progress(child.job, event["done"], event["total"])
+            case "lost":
+                self.lost[event["variant"]] = event["reason"]
             case "broken":
                 child.broken = event["reason"]
 
@@ -240,25 +263,21 @@ class Runner:
         for cell in child.job.cells:
             if cell.id not in child.recorded:
                 self._record(cell, "failed", reason or f"the job ended without a result; see {child.log}")
-        made = all(self.space.present(variant) for variant in child.job.makes)
-        self.ended[child.job.id] = None if made else f"{child.job.label}: {reason or 'left no folder'}"
-        self.display.ended(child.job, time.monotonic() - child.started, self.ended[child.job.id])
+        why = f"{child.job.label}: {reason or 'left no folder'}"
+        absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
+        self.lost = {**dict.fromkeys(absent, why), **self.lost}
+        self.ended.add(child.job.id)
+        self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
         self._ingest()
-        self._release(child.job.variants)
+        self._release(child.job)
 
-    def _release(self, variants: Iterable[Variant]) -> None:
-        """Drop the folders of variants that no waiting or running job needs."""
-        busy = {v.id for job in [*self.waiting, *(child.job for child in self.children)] for v in job.variants}
-        for variant in variants:
-            if variant.id not in busy and self.settings.keep != "dense":
+    def _release(self, done: Job) -> None:
+        """Drop the folders of variants that no waiting or running job needs any more."""
+        left = [*self.waiting, *(child.job for child in self.children)]
+        busy = {variant.id for job in left for variant in (*job.variants, job.parent) if variant}
+        for variant in (*done.variants, done.parent):
+            if variant and variant.id not in busy and self.settings.keep != "dense":
                 self.space.drop(variant)
-
-    def _skip(self, job: Job, reason: str) -> None:
-        self.ended[job.id] = reason
-        self.display.skipped(job)
-        for cell in job.cells:
-            self._record(cell, "skipped", reason)
-        self._release(job.variants)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
         record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason))

@@ -10,14 +10,17 @@ import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.plan.cells import STAGES, Cell, Variant
 from sparsebench.plan.preflight import Prepared
-from sparsebench.run.records import statuses
+from sparsebench.run.records import key, statuses
+from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
-KEYS = ("model", "method", "granularity", "pattern", "sparsity", "stage", "task", "engine", "ranks")
+CELL_KEYS = ("task", "engine", "ranks")
+VARIANT_KEYS = ("model", "method", "recipe")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     before = _previous(records / f"plan-{ready.plan.manifest}.json")
     found = []
     for cell in ready.plan.cells:
-        status = known.get(cell.id)
+        status = known.get(key(cell))
         if not _matches(cell, ready.request.only):
             found.append(Decision(cell, False, LEFT_OUT))
         elif status == "done":
@@ -55,15 +58,21 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
     """``model=opt-1.3b`` as a pair. Raises UserError for an unknown key or stage."""
     pairs = []
     for word in words:
-        key, separator, value = word.partition("=")
-        if not separator or key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(KEYS)}"
+        name, separator, value = word.partition("=")
+        if not separator or name not in keys():
+            close = difflib.get_close_matches(name, keys(), n=1)
+            hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(keys())}"
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
-        if key == "stage" and value not in STAGES:
+        if name == "stage" and value not in STAGES:
             raise UserError(f"--only {word}: no such stage", f"one of {', '.join(STAGES)}")
-        pairs.append((key, _share(word, value) if key == "sparsity" else value))
+        pairs.append((name, _share(word, value) if name == "sparsity" else value))
     return tuple(pairs)
+
+
+def keys() -> tuple[str, ...]:
+    """What cells can be told apart by: words of the cell and of its variant, each verb of a step and each of its fields."""
+    fields = {name: "" for kind in kinds().values() for own in kind.settings().values() for name in own.model_fields}
+    return (*VARIANT_KEYS, "stage", *CELL_KEYS, *kinds(), *fields)
 
 
 def _share(word: str, value: str) -> str:
@@ -77,19 +86,36 @@ def _share(word: str, value: str) -> str:
 def _matches(cell: Cell, only: tuple[tuple[str, str], ...]) -> bool:
     """Values of one key are alternatives; different keys must all hold."""
     wanted: dict[str, set[str]] = {}
-    for key, value in only:
-        wanted.setdefault(key, set()).add(value)
-    return all(_value(cell, key, values) for key, values in wanted.items())
+    for name, value in only:
+        wanted.setdefault(name, set()).add(value)
+    return all(_value(cell, name, values) for name, values in wanted.items())
 
 
-def _value(cell: Cell, key: str, values: set[str]) -> bool:
-    if key == "stage":
+def _value(cell: Cell, name: str, values: set[str]) -> bool:
+    if name == "stage":
         return cell.stage in values
-    if key in ("task", "engine", "ranks"):
-        return str(cell.settings.get(key)) in values
-    if key == "sparsity":
-        return any(abs(float(value) - cell.variant.sparsity) < 1e-9 for value in values)
-    return str(getattr(cell.variant, key)) in values
+    if name in CELL_KEYS:
+        return str(cell.settings.get(name)) in values
+    if name in VARIANT_KEYS:
+        own = {str(getattr(cell.variant, name))} | ({_with_allocation(cell.variant)} if name == "method" else set())
+        return bool(own & values)
+    given = cell.variant.values(name) or ([0.0] if name == "sparsity" else [])
+    return any(_same(one, value) for one in given for value in values)
+
+
+def _with_allocation(variant: Variant) -> str:
+    """The method as tables name it: ``wanda+owl``."""
+    allocation = next(iter(variant.values("allocation")[-1:]), "uniform")
+    return variant.method if allocation == "uniform" else f"{variant.method}+{allocation}"
+
+
+def _same(own: Any, value: str) -> bool:
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        try:
+            return abs(float(value) - own) < 1e-9
+        except ValueError:
+            return False
+    return str(own) == value
 
 
 def _why_open(cell: Cell, before: dict[str, tuple[str, str]]) -> str:
@@ -104,4 +130,4 @@ def _previous(path: Path) -> dict[str, tuple[str, str]]:
     if not path.is_file():
         return {}
     cells = json.loads(path.read_text())["cells"]
-    return {cell["cell_id"]: (Variant(**cell["variant"]).label, cell["label"]) for cell in cells}
+    return {cell["cell_id"]: (Variant.read(cell["variant"]).label, cell["label"]) for cell in cells}

@@ -12,12 +12,14 @@ import traceback
 from pathlib import Path
 
 from sparsebench.children import die_with_parent
+from sparsebench.errors import redact_stderr
 from sparsebench.run.handlers import HANDLERS
 from sparsebench.run.recorder import Recorder, Spec
 
 
 def main(path: Path, events: int) -> int:
     """Do the job of the specification at ``path``, tell of it on the descriptor ``events``; the exit code."""
+    redact_stderr()
     die_with_parent()
     spec: Spec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench import environment
 from sparsebench.models import building
+from sparsebench.paths import unlinked
 from sparsebench.plan.cells import Variant
+from sparsebench.sources.cache import read_json, write_json
+
+MADE = "sparsebench.json"
+"""What a folder says of how it was made."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,9 @@ class Workspace:
 
     @classmethod
     def of(cls, ledger: Path, work: Path) -> Workspace:
-        """The layout for a ledger file and a work folder."""
+        """The layout for a ledger file and a work folder. Raises UserError where records or logs would go through a link."""
         home = ledger.parent
-        return cls(work, ledger, home / "records", home / "logs")
+        return cls(work, ledger, unlinked(home / "records"), unlinked(home / "logs"))
 
     def folder(self, variant: Variant) -> Path:
         """The variant as a Hugging Face folder."""
@@ -32,6 +39,17 @@ class Workspace:
     def packed(self, variant: Variant) -> Path:
         """The variant in the packed format."""
         return self.work / "packed" / variant.id
+
+    def content(self, variant: Variant) -> str:
+        """The checksum of the variant's weights, as it was taken when they were made; empty where there are none."""
+        return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))
+
+    def seal(self, variant: Variant) -> None:
+        """Note the checksum of the variant's weights in its folder, where that is not done yet, and on what they were made."""
+        folder = self.folder(variant)
+        made = read_json(folder / MADE) or {}
+        if "content" not in made:
+            write_json(folder / MADE, {**made, "content": checksum(folder), "made_on": environment.where()}, indent=1)
 
     def present(self, variant: Variant) -> bool:
         """Whether the variant's folder is there; folders appear whole or not at all."""
@@ -45,3 +63,13 @@ class Workspace:
     def scratch(self) -> Path:
         """A new folder of this process's own for temporary files; what dead processes left there is removed."""
         return building.beside(self.work / "scratch" / "job")
+
+
+def checksum(folder: Path) -> str:
+    """CRC-32 of the weight files' bytes, and their number: two machines that made the same weights agree on it."""
+    total, size = 0, 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                total, size = zlib.crc32(piece, total), size + len(piece)
+    return f"{total:08x}-{size}"

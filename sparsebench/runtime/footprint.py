@@ -7,6 +7,7 @@ from pathlib import Path
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import family_of
+from sparsebench.models.quantized import opened
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
@@ -62,14 +63,15 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     outside of the blocks, and not cut, is a copy for each rank.
     """
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
-    checkpoint = packed or Checkpoint(Path(folder))
+    checkpoint = packed or opened(Path(folder))
     tensors = checkpoint.tensors.values()
     row = engines()[setting.engine]
-    size = BYTES.get(row.made_from or setting.dtype)
+    size = BYTES.get(setting.dtype)
     converted = packed is not None or (
         size is not None and any(ITEM_SIZE[info.dtype] != size for info in tensors if info.dtype in FLOATS)
     )
-    kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in tensors)
+    stored = tensors if isinstance(checkpoint, PackedCheckpoint) else checkpoint.stored.values()
+    kept = sum(info.numel * size if size and info.dtype in FLOATS else info.nbytes for info in stored)
     if packed:
         kept = min(kept, sum(entry.nbytes for _, entry in packed.places.values()) * INDEXED)
     layers = {info.name: part(info, checkpoint.config, "").layer for info in tensors}

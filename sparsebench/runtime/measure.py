@@ -10,6 +10,7 @@ from typing import Any
 from sparsebench import environment
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.quantized import Scheme, scheme_of
 from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import latency
 from sparsebench.runtime.engines import engine, engines
@@ -32,8 +33,22 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
             f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
         )
     refuse_text(config)
+    scheme = scheme_of(config)
+    if scheme:
+        _check_quantized(scheme, setting)
     engine(setting.engine).check(config, setting.ranks)
     check_positions(config, family, setting.workload)
+
+
+def _check_quantized(scheme: Scheme, setting: Setting) -> None:
+    able = [row.name for row in engines().values() if scheme.encoding in row.encodings]
+    if setting.engine not in able:
+        raise UnsupportedError(
+            f"the {setting.engine} engine does not run {scheme.encoding} weights", f"use {' or '.join(able)}"
+        )
+    if setting.ranks > 1:
+        raise UnsupportedError(f"{scheme.encoding} weights are not run at {setting.ranks} ranks", "measure at one rank")
+    scheme.check_kernels()
 
 
 def measure_latency(

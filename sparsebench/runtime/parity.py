@@ -13,6 +13,8 @@ from sparsebench.runtime.workload import Inputs, start_token
 if TYPE_CHECKING:
     import torch
 
+    from sparsebench.runtime.engines.base import Source
+
 BLOCKS = 4
 TOKENS = 32
 TOLERANCE = 1e-4
@@ -83,6 +85,32 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
             ) from error
     judged = Parity(distance(engine, plain), TOLERANCE, "float32", blocks, wraps_only)
     return checked(judged, "measure at one rank, or report the model's architecture")
+
+
+def against_expanded(source: Source, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
+    """What multiplies integers, as ``wrap`` makes it, against the same weights as floats, in float32.
+
+    Raises ParityError above twice what bfloat16 alone does to those floats: the kernels too take bfloat16 and round sums to it,
+    but in another order, and their weights are not rounded. A wrong scale or zero point is further off by an order.
+    """
+    from sparsebench.models.load import load_expanded
+
+    blocks = [BLOCKS]
+
+    def cut(model: Any) -> None:
+        blocks[0] = shorten(model)
+
+    def said(dtype: str) -> torch.Tensor:
+        model: Any = load_expanded(source.folder, source.family, dtype, cut)
+        return outputs(model, source.family, prompt)
+
+    exact = said("float32")
+    rounding = distance(said("bfloat16"), exact)
+    model = source.running(cut)
+    dtype = str(model.dtype).removeprefix("torch.")
+    found = outputs(wrap(model), source.family, prompt)
+    judged = Parity(distance(found, exact), 2 * rounding + TOLERANCE, dtype, blocks[0], False)
+    return checked(judged, "report the model's architecture: an integer kernel is wrong for it")
 
 
 def distance(found: torch.Tensor, plain: torch.Tensor) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.children import die_with_parent
-from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
+from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, pulse, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
@@ -67,6 +67,8 @@ class Work:
         """Import what is heavy, join the group."""
         import torch
 
+        from sparsebench.models.families import meta_model
+
         # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
         self.config = json.loads((folder / "config.json").read_text())
@@ -80,7 +82,8 @@ class Work:
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         if self.setting.hosts:
             self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
-        self._import_model_code(folder)
+        # What the first model of a kind makes transformers import counts neither as load time nor as memory.
+        meta_model(self.family, self.config)  # type: ignore[arg-type]
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
@@ -195,16 +198,6 @@ class Work:
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
         self.channel.send("result", notes=notes)
 
-    def _import_model_code(self, folder: Path) -> None:
-        """Import what the first model of a kind makes transformers import, outside of load time and memory."""
-        import torch
-        from transformers import AutoConfig
-
-        from sparsebench.models.families import auto_class
-
-        with torch.device("meta"):
-            auto_class(self.family, self.config).from_config(AutoConfig.from_pretrained(folder))  # type: ignore[arg-type]
-
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, Loaded]:
         """The model, and what is timed of it."""
         self.meter.joules()
@@ -268,6 +261,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """A rank's whole life: with SPEC.json and RANK under its parent, with ADDRESS, PORT and TOKEN far from it."""
+    redact_stderr()
     if len(arguments) == 2:
         return work(*started_here(*arguments))
     channel, spec, rank = called_back(*arguments)

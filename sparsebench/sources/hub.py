@@ -7,13 +7,13 @@ fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparsebench.errors import SourceError
+from sparsebench.errors import SourceError, redacted
+from sparsebench.paths import INDEX, PICKLE_INDEX, shards
 from sparsebench.sources.cache import read_json
 from sparsebench.sources.notation import Source
 
@@ -32,8 +32,8 @@ _COMPANIONS = (
     "[0-9]_*/*.safetensors",
 )
 _UNWANTED = ("onnx/*", "openvino/*", "*.index.fp*.json", "*fp16*", "*fp32*", "consolidated*", "flax*", "tf_model*")
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-_PYTORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SAFETENSORS = ("model.safetensors", INDEX)
+_PYTORCH = ("pytorch_model.bin", PICKLE_INDEX)
 
 
 def commit(source: Source, offline: bool = False) -> str:
@@ -126,15 +126,14 @@ def wanted_files(names: list[str]) -> list[str]:
 
 
 def missing_weights(folder: Path) -> str | None:
-    """The first weight file (or config.json) that the folder lacks; None when the model is whole."""
+    """The first weight file (or config.json) that the folder lacks; None when the model is whole. Raises ModelError."""
     if not (folder / "config.json").is_file():
         return "config.json"
     for single, index in (_SAFETENSORS, _PYTORCH):
         if (folder / single).is_file():
             return None
         if (folder / index).is_file():
-            names = set(json.loads((folder / index).read_text())["weight_map"].values())
-            return next((name for name in sorted(names) if not (folder / name).is_file()), None)
+            return next((name for name in shards(folder / index) if not (folder / name).is_file()), None)
     return _SAFETENSORS[0]
 
 
@@ -251,7 +250,8 @@ def _unreachable(source: Source, why: str) -> HubUnreachableError:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    # Redacted before it is cut: half an address would not be known for one.
+    return redacted(" ".join(str(error).split()))[:200] or type(error).__name__
 
 
 def _hub_is_offline() -> bool:

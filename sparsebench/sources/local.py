@@ -7,15 +7,20 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SourceError
+from sparsebench.errors import ModelError, SourceError
+from sparsebench.paths import check
 from sparsebench.sources.cache import Cache, read_json
 from sparsebench.sources.notation import Source
 
 
 def existing(source: Source) -> Path:
-    """The path, if it is there. Raises SourceError that names the nearest thing that is."""
+    """The path, if it is there. Raises SourceError that names the nearest thing that is, or what leads out of the folder."""
     path = Path(source.location)
     if path.exists():
+        try:
+            check(path)
+        except ModelError as error:
+            raise SourceError(error.message, error.hint) from error
         return path
     parent = next(folder for folder in path.parents if folder.exists())
     missing = path.relative_to(parent).parts[0]

@@ -101,7 +101,7 @@ def _hub(text: str, rest: str) -> Source:
         _wrong(text, "hf", "a file is named in data sets alone", DATASET)
     if not match or ".." in match["repo"]:
         _wrong(text, "hf", "that is not a repository name")
-    revision = match["revision"] or "main"
+    revision = _revision(text, match["revision"])
     return Source("hf", f"hf:{match['repo']}@{revision}", repo=match["repo"], revision=revision)
 
 
@@ -113,9 +113,16 @@ def _dataset(text: str, rest: str) -> Source:
         _wrong(text, "hf", f"{name!r} is not the name of a data set", DATASET)
     if not file or file.endswith("/") or not _plain(file):
         _wrong(text, "hf", f"{file!r} is not a file's path in the data set" if file else "it names no file", DATASET)
-    revision = match["revision"] or "main"
+    revision = _revision(text, match["revision"])
     canonical = f"hf:datasets/{match['repo']}@{revision}!{file}"
     return Source("hf", canonical, repo=match["repo"], revision=revision, file=file)
+
+
+def _revision(text: str, revision: str | None) -> str:
+    """What stands behind the @; the hub's cache keeps a note under that name."""
+    if revision and not _plain(revision):
+        _wrong(text, "hf", f"{revision!r} is not a revision's name")
+    return revision or "main"
 
 
 def _plain(inner: str) -> bool:

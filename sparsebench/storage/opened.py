@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import TensorInfo, read_object, torch_dtype
+from sparsebench.models.checkpoint import TensorInfo, torch_dtype
+from sparsebench.paths import check, read_object
 from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
 from sparsebench.storage.packed import CODING, is_packed
 
@@ -31,6 +32,7 @@ class PackedCheckpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._decoded: tuple[str, torch.Tensor] | None = None
+        check(self.folder)
         if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
             raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
 

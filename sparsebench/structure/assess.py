@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
+from sparsebench.models.quantized import QuantizedCheckpoint, opened
 from sparsebench.models.topology import Part, is_buffer, parts
 from sparsebench.structure.numbers import EDGES, Numbers, numbers
 
@@ -49,7 +50,7 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     ``absolute`` are thresholds on |w|, ``relative`` on |w| / rms of the tensor. All counts are exact.
     Raises ModelError naming the tensor that holds NaN or infinity, or whose weights are not floating point.
     """
-    checkpoint = Checkpoint(folder)
+    checkpoint = opened(folder)
     places = parts(checkpoint, family)
     repeats = checkpoint.ties
     found = [
@@ -91,6 +92,10 @@ def _is_weight(info: TensorInfo, place: Part) -> bool:
 
 
 def _read(checkpoint: Checkpoint, info: TensorInfo) -> npt.NDArray[np.uint8]:
+    if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
+        import torch
+
+        return checkpoint.load(info.name).reshape(-1).view(torch.uint8).numpy()
     bits = np.fromfile(checkpoint.folder / info.file, np.uint8, count=info.nbytes, offset=info.begin)
     if bits.size != info.nbytes:
         raise ModelError("the file ends inside it", "fetch the file again")

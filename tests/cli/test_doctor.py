@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,9 @@ from sparsebench import native
 from sparsebench.cli.app import app
 from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
+from tests.sources.servers import Served, serving
+
+LEAK = "raise SystemExit('https://me:secret@mirror.example')"
 
 FINDINGS = (
     Finding("cpu", "ok", "a processor with a long name, 2 cores"),
@@ -50,6 +54,15 @@ def test_a_script_gets_json_and_what_is_missing_is_an_error(monkeypatch: pytest.
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code == 1
     assert [row["state"] for row in json.loads(shown.stdout)] == ["ok", "slower", "absent", "missing"]
+
+
+def test_a_mirror_with_a_password_is_reached_and_the_password_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Served(files={"/": b"hello"})) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url.replace("://", "://me:s%65cret@") + "/")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert doctor._hub() == "reached (200)"
+    found = doctor._tried("model hub", lambda: doctor._call([sys.executable, "-c", LEAK]), "gone", "")
+    assert "mirror.example" in found.detail and "secret" not in found.detail
 
 
 def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.benchmarks.perplexity import JOINER, WINDOW
 from sparsebench.manifest.load import load_text
 from sparsebench.plan.preflight import checks
-from sparsebench.steps.prune import allocation, calibration, factor, samples
+from sparsebench.steps import calibration, samples
+from sparsebench.steps.prune import allocation, factor
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
 

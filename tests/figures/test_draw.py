@@ -67,7 +67,7 @@ def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewher
     rehearsed = samples.sample(
         samples.manifest(
             models=[{"name": "big", "source": "random", "family": "decoder", "architecture": {"hidden_size": 8}}],
-            sparsify=[{"method": "magnitude", "sparsity": [0.5]}],
+            variants=[{"prune": "magnitude", "sparsity": [0.5]}],
             runtime={"engines": ["deepspeed"], "ranks": [1]},
         )
     )
@@ -291,8 +291,8 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     shown = {(row["facet"].split("\n")[1], row["shown"]) for row in query.run(path, sql["calibration"]).dicts()}
     assert shown == {("wanda/row", "text 1"), ("wanda/row", "text 1, dense inputs")}
     # Another text: told apart from the usual one. Two patterns of one sparsity: each by its name.
-    patterns = [{"method": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
-    Ledger(path).ingest(calibrated.sample("other", sparsify=patterns, calibration={"samples": 4, "length": 64}))
+    patterns = [{"prune": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
+    Ledger(path).ingest(calibrated.sample("other", variants=patterns, calibration={"samples": 4, "length": 64}))
     rows = query.run(path, sql["score"]).dicts()
     assert {row["line"] for row in rows if row["line"].startswith("wanda") and "/" not in row["line"]} == {
         "wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2",
@@ -362,8 +362,8 @@ def test_every_engine_is_drawn_against_the_dense_model_of_its_own_job(ledger: Pa
     asked = "SELECT sparsity, engine, ms, speedup FROM latency WHERE manifest = 'engines' AND phase = 'decode'"
     known = {(row["sparsity"], row["engine"]): row for row in query.run(ledger, asked).dicts()}
     decode = {(row["sparsity"], row["series"]): row for row in rows if "decode" in row["panel"]}
-    assert {series for _, series in decode} == {"hf", "sparse", "int8"}
+    assert {series for _, series in decode} == {"hf", "sparse", "deepspeed"}
     assert {sparsity for sparsity, _ in decode} == {0, 0.5, 0.9}
     for sparsity in (0, 0.5, 0.9):
-        for engine, series in (("hf", "hf"), ("sparse", "sparse"), ("int8", "int8")):
+        for engine, series in (("hf", "hf"), ("sparse", "sparse"), ("deepspeed", "deepspeed")):
             assert decode[sparsity, series]["speedup"] == pytest.approx(known[sparsity, engine]["speedup"])

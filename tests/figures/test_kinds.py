@@ -106,7 +106,7 @@ def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: flo
 def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int, width: float) -> None:
     rows = [
         {
-            "sparsity": sparsity, "row_name": f"method-{row}/layer: latency int8 ×1",
+            "sparsity": sparsity, "row_name": f"method-{row}/layer: latency deepspeed ×1",
             "severity": 1.0 if sparsity > 0.5 else 0.0,
             "text": "F" if sparsity > 0.5 else "·", "reason": f"reason number {row}" if sparsity > 0.5 else None,
             "model": "a-model (random weights)",
@@ -167,7 +167,7 @@ def test_layers_of_a_variant_add_up_to_its_achieved_sparsity(ledger: Path) -> No
 
 def test_a_failed_cell_is_on_the_map_with_its_reason(ledger: Path) -> None:
     rows = query.run(ledger, parse(SHIPPED / "failures.sql").sql).dicts()
-    assert {row["row_name"] for row in rows} == {"magnitude/layer: memory int8 ×1"}
+    assert {row["row_name"] for row in rows} == {"magnitude/layer: memory deepspeed ×1"}
     assert [(row["sparsity"], row["text"], (row["reason"] or "").partition(":")[0]) for row in rows] == [
         (0.0, "·", ""), (0.5, "U", "unsupported"), (0.9, "F", "failed"),
     ]  # fmt: skip
@@ -175,6 +175,6 @@ def test_a_failed_cell_is_on_the_map_with_its_reason(ledger: Path) -> None:
 
 def test_lines_begin_at_dense(ledger: Path) -> None:
     rows = query.run(ledger, "FROM speedups WHERE manifest = 'engines'").dicts()
-    assert {row["engine"] for row in rows} == {"hf", "sparse", "int8"}
+    assert {row["engine"] for row in rows} == {"hf", "sparse", "deepspeed"}
     for row in rows:
         assert row["line"] == "magnitude/layer"  # dense is where the line begins

@@ -16,7 +16,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.run import records
 from sparsebench.runtime import results as runtime
-from sparsebench.steps.prune.contract import SparsifyResult, TensorSparsity
+from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.storage import Size, StorageResult
 from sparsebench.structure import EDGES, StructureResult, TensorStructure
 from sparsebench.structure.numbers import numbers
@@ -41,9 +41,9 @@ def manifest(**changes: Any) -> Manifest:
             {"name": "smol", "source": "path:smol", "family": "decoder", "dtype": "bfloat16"},
             {"name": "mini", "source": "path:mini", "family": "encoder", "dtype": "float32"},
         ],
-        "sparsify": [
-            {"method": "magnitude", "granularity": ["layer", "global"], "sparsity": SPARSITIES},
-            {"method": "random", "sparsity": [0.5, 0.9]},
+        "variants": [
+            {"prune": "magnitude", "granularity": ["layer", "global"], "sparsity": SPARSITIES},
+            {"prune": "random", "sparsity": [0.5, 0.9]},
         ],
         "benchmarks": {
             "decoder": [{"task": "piqa", "limit": 200}, {"task": "arc_easy", "limit": 200}],
@@ -53,7 +53,7 @@ def manifest(**changes: Any) -> Manifest:
             "engines": ["deepspeed"],
             "ranks": [1, 2],
             "workloads": [{"prompt": 32, "generate": 8}],
-            "methods": ["magnitude"],
+            "select": {"prune": "magnitude"},
         },
     }
     return Manifest.model_validate(wanted | changes)
@@ -62,9 +62,9 @@ def manifest(**changes: Any) -> Manifest:
 def small() -> Manifest:
     """Half of it: quick, and with everything in it once."""
     return manifest(
-        sparsify=[
-            {"method": "magnitude", "granularity": ["layer"], "sparsity": [0.5, 0.9]},
-            {"method": "random", "sparsity": [0.9]},
+        variants=[
+            {"prune": "magnitude", "granularity": ["layer"], "sparsity": [0.5, 0.9]},
+            {"prune": "random", "sparsity": [0.9]},
         ]
     )
 
@@ -87,11 +87,18 @@ def sample(experiment: Manifest | None = None, name: str = "sample") -> list[dic
 def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
     """What `records.write_plan` stores."""
     cells = [
-        {"cell_id": c.id, "stage": c.stage, "label": c.label, "settings": c.settings, "variant": asdict(c.variant)}
+        {
+            "cell_id": c.id,
+            "key": records.key(c),
+            "stage": c.stage,
+            "label": c.label,
+            "settings": c.settings,
+            "variant": c.variant.record(),
+        }
         for c in made.cells
     ]
     return {
-        "format": 1,
+        "format": 2,
         "kind": "plan",
         "manifest": made.manifest,
         "written_at": written_at.isoformat(),
@@ -102,7 +109,7 @@ def plan_record(made: Plan, written_at: datetime = START) -> dict[str, Any]:
 def result(cell: Cell) -> Any:
     """A result of the cell's stage."""
     makers = {
-        "sparsify": sparsified,
+        "make": sparsified,
         "structure": structured,
         "storage": stored,
         "benchmarks": scored,
@@ -112,16 +119,21 @@ def result(cell: Cell) -> Any:
     return makers[cell.stage](cell)
 
 
-def sparsified(cell: Cell) -> SparsifyResult:
+def sparsified(cell: Cell) -> Evidence:
     tensors = tuple(
-        TensorSparsity(
-            f"layers.{layer}.{kind}.weight", layer, cell.variant.family, kind, 4096, round(4096 * cell.variant.sparsity)
+        TensorCount(
+            f"layers.{layer}.{kind}.weight",
+            layer,
+            cell.variant.family,
+            kind,
+            4096,
+            round(4096 * cell.variant.last("sparsity")),
         )
         for layer in range(4)
         for kind in KINDS
     )
     prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return SparsifyResult(
+    return Evidence(
         prunable, zeros, 2 * prunable, zeros, zeros / prunable, zeros / prunable / 2, 3.0, 5, 10**8, tensors
     )
 
@@ -133,8 +145,8 @@ def structured(cell: Cell) -> StructureResult:
     for layer in range(12 if cell.variant.model == "smol" else 6):
         for kind in KINDS:
             weights = generator.standard_t(4 + 8 * (kind in "qk"), 2048) * (0.02 + 0.002 * layer)
-            uneven = cell.variant.granularity == "global" or cell.variant.method == "random"
-            _prune(weights, max(0.0, cell.variant.sparsity - 0.05 * uneven * (layer % 2)))
+            uneven = cell.variant.last("granularity") == "global" or cell.variant.method == "random"
+            _prune(weights, max(0.0, cell.variant.last("sparsity") - 0.05 * uneven * (layer % 2)))
             tensors.append(
                 _tensor(
                     f"layers.{layer}.{kind}.weight", layer, kind, weights, (absolute, relative), cell.variant.family
@@ -163,7 +175,7 @@ def _prune(weights: Any, sparsity: float) -> None:
 
 
 def stored(cell: Cell) -> StorageResult:
-    sparsity, n = cell.variant.sparsity, 100_000_000
+    sparsity, n = cell.variant.last("sparsity"), 100_000_000
     entropy = -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity) if p)
     dense, raw = 2 * n, n * (entropy / 8 + 2 * (1 - sparsity))
     packed = int(min(n / 8, n * 1.2 * (1 - sparsity)) + 2 * n * (1 - sparsity)) if sparsity else dense
@@ -177,10 +189,10 @@ def stored(cell: Cell) -> StorageResult:
 
 def skill(variant: Variant) -> float:
     """What is left of a model: 1 at sparsity 0, falling off a cliff that a better method reaches later."""
-    strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.granularity == "global" else 1.0)
+    strength = STRENGTH.get(variant.method, 0.9) * (1.1 if variant.last("granularity") == "global" else 1.0)
     return (
         1
-        / (1 + math.exp(12 * (variant.sparsity - 0.45 - 0.25 * strength)))
+        / (1 + math.exp(12 * (variant.last("sparsity") - 0.45 - 0.25 * strength)))
         / (1 / (1 + math.exp(-12 * (0.45 + 0.25 * strength))))
     )
 
@@ -238,7 +250,7 @@ def timed(cell: Cell) -> runtime.LatencyResult:
             samples += [
                 runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)
             ]
-        gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.sparsity else 1.0
+        gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.last("sparsity") else 1.0
         ratio = gain * float(np.exp(0.01 * generator.normal()))
         differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4))
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)

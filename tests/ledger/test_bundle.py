@@ -18,7 +18,7 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
     folder.mkdir()
     for name, cells in {"one": ["a", "b"], "two": ["b", "c"]}.items():
         plan = {
-            "format": 1,
+            "format": 2,
             "kind": "plan",
             "manifest": name,
             "written_at": AT,
@@ -27,7 +27,7 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
         (folder / f"plan-{name}.json").write_text(json.dumps(plan))
     for cell in "abc":
         record = {
-            "format": 1,
+            "format": 2,
             "cell_id": cell,
             "stage": "storage",
             "status": "done",

@@ -103,3 +103,22 @@ def test_older_clients_can_open_it(tmp_path: Path) -> None:
     with duckdb.connect(str(tmp_path / "a.duckdb"), read_only=True) as connection:
         tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchall()[0][0]
     assert tags["storage_version"].startswith("v1.4.0")
+
+
+def test_what_was_a_method_with_its_settings_is_a_recipe_of_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "old.duckdb"
+    steps = sqlfiles.folder("migrations")
+    with connect.writer(path, 5) as connection:
+        for number, step in enumerate(steps[:7], 1):
+            connection.execute(sqlfiles.read(step))
+            connection.execute("INSERT INTO base.migrations VALUES (?, ?, now()::TIMESTAMP)", [number, step])
+        rows = "('d', 'm', 'decoder', 'dense', '', 'unstructured', 0, 'uniform', ''), " \
+               "('w', 'm', 'decoder', 'wanda', 'row', '2:4', 0.5, 'uniform', 'dense')"  # fmt: skip
+        columns = "variant_id, model, family, method, granularity, pattern, sparsity, allocation, propagate"
+        connection.execute(f"INSERT INTO base.variants ({columns}) VALUES {rows}")
+    assert query.run(path, "SELECT variant_id, recipe FROM variants ORDER BY 1").rows == (
+        ("d", "dense"), ("w", "wanda/row 2:4 50% propagate=dense"),
+    )  # fmt: skip
+    assert dict(query.run(path, "SELECT field, value FROM steps").rows) == {
+        "sparsity": "0.5", "granularity": "row", "pattern": "2:4", "allocation": "uniform", "propagate": "dense",
+    }  # fmt: skip

@@ -16,7 +16,7 @@ from sparsebench.ledger import query
 from sparsebench.ledger.export import export
 
 RESULTS = [
-    *("manifest", "variant_id", "model", "family", "weights", "method", "granularity", "pattern", "sparsity"),
+    *("manifest", "variant_id", "model", "family", "weights", "recipe", "method", "granularity", "pattern", "sparsity"),
     *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "score", "low", "high", "n"),
     *("limited", "chance", "dense_score", "recovery", "recovery_low", "recovery_high", "verdict", "detectable"),
     *("bytes_dense", "bytes_packed", "bytes_archive"),
@@ -35,8 +35,10 @@ VIEWS = [
     "scores",
     "sizes",
     "speedups",
+    "steps",
     "structure",
     "tensors",
+    "variants",
     "vs_dense",
     "ways",
 ]

@@ -52,7 +52,7 @@ def test_rebuilt_from_files_and_bundles_in_any_order_it_is_equal(
         folder.mkdir()
         for number, record in enumerate(reversed(part)):
             (folder / f"{number:03d}.done.json").write_text(json.dumps(record))
-    (loose / ".half.json.123").write_text('{"format": 1, ')
+    (loose / ".half.json.123").write_text('{"format": 2, ')
     assert bundle(rest, packed / "rest.jsonl.zst") == len(found[1::2])
     path = tmp_path / "rebuilt.duckdb"
     assert Ledger(path).rebuild([packed, loose]) == len(found)
@@ -92,7 +92,7 @@ def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None
     try:
         holder.stdout.readline()
         with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b.*0\.2 s"):
-            Ledger(path, patience=0.2).ingest([{"format": 1}])
+            Ledger(path, patience=0.2).ingest([{"format": 2}])
         with pytest.raises(LedgerError, match=rf"locked by process {holder.pid}\b"):
             query.run(path, "SELECT 1", patience=0.2)
     finally:
@@ -102,7 +102,7 @@ def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None
 
 def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "shared.duckdb"
-    cells = [record for record in found if record.get("stage") in ("storage", "sparsify")]
+    cells = [record for record in found if record.get("stage") in ("storage", "make")]
     script = (
         "import json, sys; from pathlib import Path; from sparsebench.ledger.store import Ledger\n"
         f"for record in json.load(sys.stdin): Ledger(Path({str(path)!r})).ingest([record])"
@@ -133,15 +133,15 @@ def test_what_is_not_a_ledger_is_refused(tmp_path: Path, found: list[dict[str, A
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.json", '{"format": 1', "a.json: not JSON"),
+        ("a.json", '{"format": 2', "a.json: not JSON"),
         ("a.json", '{"cell": 1}', "a.json: not a record"),
         (
             "a.json",
-            '{"format": 1, "stage": "storage"}',
+            '{"format": 2, "stage": "storage"}',
             "a.json: a record without cell_id, status, variant, started_at",
         ),
-        ("a.json", '{"format": 1, "kind": "plan", "cells": []}', "a.json: a record without manifest, written_at"),
-        ("a.json", '{"format": 99}', "a.json: record format 99, this program reads 1"),
+        ("a.json", '{"format": 2, "kind": "plan", "cells": []}', "a.json: a record without manifest, written_at"),
+        ("a.json", '{"format": 99}', "a.json: record format 99, this program reads 2"),
         ("a.jsonl.zst", "plain text", "a.jsonl.zst: not a whole zstd file"),
     ],
 )
@@ -154,9 +154,9 @@ def test_a_broken_record_file_is_named(tmp_path: Path, name: str, text: str, wor
 def test_a_broken_line_of_a_bundle_is_named(tmp_path: Path, found: list[dict[str, Any]]) -> None:
     import zstandard
 
-    lines = json.dumps(found[1]) + "\n" + '{"format": 2}\n'
+    lines = json.dumps(found[1]) + "\n" + '{"format": 3}\n'
     (tmp_path / "b.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
-    with pytest.raises(LedgerError, match=r"b\.jsonl\.zst, line 2: record format 2"):
+    with pytest.raises(LedgerError, match=r"b\.jsonl\.zst, line 2: record format 3"):
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sparsebench.errors import SourceError
 from sparsebench.manifest.checks import Checks
+from sparsebench.steps.registry import combinations, kinds, swept
 
 TASKS = {"piqa": ("decoder", "encoder-decoder"), "mrpc_pair": ("encoder",)}
 MODEL_TYPES = {"llama": "decoder", "bert": "encoder", "t5": "encoder-decoder"}
@@ -23,7 +24,9 @@ def _parse(source: str | Mapping[str, Any]) -> object:
 @pytest.fixture(scope="session")
 def checks() -> Checks:
     return Checks(
-        method_names=lambda: ["random", "magnitude"],
+        step_names=lambda: {"prune": ["random", "magnitude"]},
+        step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
+        read_step=combinations,
         engine_names=lambda: ["deepspeed", "sparse"],
         format_names=lambda: ["dense", "packed"],
         task_names=lambda: list(TASKS),

@@ -14,14 +14,14 @@ from sparsebench.manifest.load import check_family, load, load_text
 from sparsebench.manifest.problems import ManifestError, Problem
 
 HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
-ENTRY = HEAD + "sparsify:\n  - "
+ENTRY = HEAD + "variants:\n  - "
 MODEL = "version: 1\nmodels:\n  - "
 
 # The text; the line and column of its one problem; words of the message, the expectation and the hint.
 BROKEN = {
     "unknown key": (HEAD + "sed: 3", 4, 1, "unknown key `sed`", "`benchmarks`", "did you mean `seed`?"),
     "unknown nested key": (
-        ENTRY + "{method: random, sparsity: 0.5, granularty: row}", 5, 37,
+        ENTRY + "{prune: random, sparsity: 0.5, granularty: row}", 5, 36,
         "unknown key `granularty`", "`granularity`", "did you mean `granularity`?",
     ),
     "underscore for hyphen": (
@@ -49,60 +49,53 @@ BROKEN = {
     "empty models": ("version: 1\nmodels: []", 2, 9, "`models` is an empty list", "at least one", ""),
     "models without a value": ("version: 1\nmodels:", 2, 8, "`models` is empty", "a list", ""),
     "empty sparsity": (
-        ENTRY + "{method: random, sparsity: []}", 5, 32,
+        ENTRY + "{prune: random, sparsity: []}", 5, 31,
         "`sparsity` is an empty list", "at least one", "",
     ),
     "empty benchmarks": (HEAD + "benchmarks: {decoder: []}", 4, 23, "`decoder` is an empty list", "at least one", ""),
     "percent as number": (
-        ENTRY + "{method: random, sparsity: [0.1, 50]}", 5, 38,
+        ENTRY + "{prune: random, sparsity: [0.1, 50]}", 5, 37,
         "a sparsity of 50", "between 0 and 1", "did you mean 0.5?",
     ),
     "percent as one value": (
-        ENTRY + "{method: random, sparsity: 95}", 5, 32,
+        ENTRY + "{prune: random, sparsity: 95}", 5, 31,
         "a sparsity of 95", "between 0 and 1", "did you mean 0.95?",
     ),
     "percent as text": (
-        ENTRY + "{method: random, sparsity: 30%}", 5, 32,
+        ENTRY + "{prune: random, sparsity: 30%}", 5, 31,
         "a sparsity of 30%", "between 0 and 1", "did you mean 0.3?",
     ),
     "a pattern within all weights": (
-        ENTRY + "{method: magnitude, granularity: global, pattern: 2:4}", 5, 38,
+        ENTRY + "{prune: magnitude, granularity: global, pattern: 2:4}", 5, 37,
         "pattern 2:4 has no global form", "`granularity: layer` or `row`", "",
     ),
     "owl within all weights": (
-        ENTRY + "{method: magnitude, granularity: global, allocation: owl, sparsity: 0.5}", 5, 38,
+        ENTRY + "{prune: magnitude, granularity: global, allocation: owl, sparsity: 0.5}", 5, 37,
         "`allocation: owl` has no global form", "`granularity: layer` or `row`", "",
     ),
     "owl beside a pattern": (
-        ENTRY + "{method: magnitude, allocation: owl, pattern: 2:4}", 5, 37,
+        ENTRY + "{prune: magnitude, allocation: owl, pattern: 2:4}", 5, 36,
         "pattern 2:4 fixes every matrix's sparsity", "`allocation: uniform`", "",
     ),
-    "blocks said twice": (
-        ENTRY + "{method: magnitude, block: [4, 4], pattern: 4x4, sparsity: 0.5}", 5, 32,
-        "`block` beside `pattern`", "one of the two", "write the blocks as a pattern: 4x4",
-    ),
-    "half a block": (
-        ENTRY + "{method: magnitude, block: [4], sparsity: 0.5}", 5, 32, "`[4]` is no block", "such as [4, 4]", "",
-    ),
     "blocks without a sparsity": (
-        ENTRY + "{method: magnitude, block: [4, 4]}", 5, 5, "`sparsity` is missing", "such as [0.5, 0.9]", "",
+        ENTRY + "{prune: magnitude, pattern: 4x4}", 5, 5, "`sparsity` is missing", "such as [0.5, 0.9]", "",
     ),
     "negative sparsity": (
-        ENTRY + "{method: random, sparsity: -0.5}", 5, 32,
+        ENTRY + "{prune: random, sparsity: -0.5}", 5, 31,
         "a sparsity of -0.5", "between 0 and 1", "",
     ),
-    "sparsity nan": (ENTRY + "{method: random, sparsity: .nan}", 5, 32, "a sparsity of nan", "between 0 and 1", ""),
-    "no sparsity": (ENTRY + "{method: random}", 5, 5, "`sparsity` is missing", "[0.5, 0.9]", ""),
+    "sparsity nan": (ENTRY + "{prune: random, sparsity: .nan}", 5, 31, "a sparsity of nan", "between 0 and 1", ""),
+    "no sparsity": (ENTRY + "{prune: random}", 5, 5, "`sparsity` is missing", "[0.5, 0.9]", ""),
     "pattern against sparsity": (
-        ENTRY + "{method: random, pattern: 2:4, sparsity: 0.7}", 5, 46,
+        ENTRY + "{prune: random, pattern: 2:4, sparsity: 0.7}", 5, 45,
         "a pattern fixes the sparsity: 2:4 is 0.5", "no `sparsity`", "remove",
     ),
     "pattern upside down": (
-        ENTRY + "{method: random, pattern: [2:4, 4:1]}", 5, 37,
+        ENTRY + "{prune: random, pattern: [2:4, 4:1]}", 5, 36,
         "`4:1` is no pattern", "N below M", "did you mean 1:4?",
     ),
     "unknown model beside a pattern with its own sparsity": (
-        ENTRY + "{method: random, pattern: 2:4, sparsity: 0.5, models: [n]}", 5, 60,
+        ENTRY + "{prune: random, pattern: 2:4, sparsity: 0.5, models: [n]}", 5, 59,
         "no model is called `n`", "`m`", "",
     ),
     "text for a number": (HEAD + 'seed: "3"', 4, 7, "`seed` is the text `3`", "a whole number", "without quotes: 3"),
@@ -140,7 +133,7 @@ BROKEN = {
         "a second model called `m`; the first is on line 3", "a name of its own", "",
     ),
     "filter without a model": (
-        ENTRY + "{method: random, sparsity: 0.5, models: [mm]}", 5, 46,
+        ENTRY + "{prune: random, sparsity: 0.5, models: [mm]}", 5, 45,
         "no model is called `mm`", "`m`", "did you mean `m`?",
     ),
     "filter across families": (
@@ -148,8 +141,8 @@ BROKEN = {
         "`m` is of family `decoder`", "a model of family `encoder`", "",
     ),
     "unknown method": (
-        ENTRY + "{method: magnitud, sparsity: 0.5}", 5, 14,
-        "unknown method `magnitud`", "`magnitude` or `random`", "did you mean `magnitude`?",
+        ENTRY + "{prune: magnitud, sparsity: 0.5}", 5, 13,
+        "unknown prune `magnitud`", "`random` or `magnitude`", "did you mean `magnitude`?",
     ),
     "unknown engine": (
         HEAD + "runtime: {engines: [sparse, deepsped]}", 4, 29,
@@ -160,8 +153,8 @@ BROKEN = {
         "unknown format `pakced`", "`dense` or `packed`", "did you mean `packed`?",
     ),
     "dense as a method": (
-        ENTRY + "{method: dense, sparsity: 0.5}", 5, 14,
-        "unknown method `dense`", "`magnitude`", "always part of a run",
+        ENTRY + "{prune: dense, sparsity: 0.5}", 5, 13,
+        "unknown prune `dense`", "`magnitude`", "always part of a run",
     ),
     "unknown task": (
         HEAD + "benchmarks: {decoder: [{task: pika}]}", 4, 31,
@@ -172,20 +165,39 @@ BROKEN = {
         "`piqa` is for decoder and encoder-decoder models", "a task for encoder models", "",
     ),
     "runtime for a method not made": (
-        ENTRY + "{method: random, sparsity: 0.5}\nruntime: {methods: magnitude}", 6, 20,
-        "no `sparsify` entry has the method `magnitude`", "`random`", "",
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {prune: magnitude}}", 6, 27,
+        "no variant has `prune: magnitude`", "`random`", "",
     ),
     "runtime for a sparsity not made": (
-        ENTRY + "{method: random, sparsity: 0.5}\nruntime: {sparsity: [0.5, 0.9]}", 6, 27,
-        "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {sparsity: [0.5, 0.9]}}", 6, 36,
+        "no variant has `sparsity: 0.9`", "`0.5`", "",
+    ),
+    "task for a field that no step has": (
+        ENTRY + "{prune: random, sparsity: 0.5}\nbenchmarks: {decoder: [{task: piqa, select: {sparsty: 0.5}}]}", 6, 46,
+        "no step of `variants` has `sparsty`", "`sparsity`", "did you mean `sparsity`?",
+    ),
+    "the spelling of earlier versions": (
+        HEAD + "sparsify: [{method: wanda, sparsity: 0.5, block: [4, 4]}]", 4, 12,
+        "`sparsify` is `variants` now", "{prune: wanda, sparsity: 0.5, pattern: 4x4}", "",
+    ),
+    "the runtime of earlier versions": (
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {methods: random, sparsity: 0.5}", 6, 11,
+        "`methods`, `sparsity` are `select` now", "select: {prune: random, sparsity: 0.5}", "",
+    ),
+    "a step without a verb": (ENTRY + "{prun: random}", 5, 5, "no verb", "`prune`", "did you mean `prune`?"),
+    "a step that is no mapping": (ENTRY + "random", 5, 5, "a step is a mapping", "prune", ""),
+    "a recipe without steps": (ENTRY + "[]", 5, 5, "a recipe without steps", "at least one", ""),
+    "a field of a step in a chain": (
+        ENTRY + "[{prune: random, sparsity: 0.5}, {prune: magnitude, sparsity: 0.5, granularity: rows}]", 5, 85,
+        "`granularity` is `rows`", "`row`", "did you mean `row`?",
     ),
     "one of several runtimes for a model not there": (
-        ENTRY + "{method: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {models: [m, mm]}]", 6, 36,
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {models: [m, mm]}]", 6, 36,
         "no model is called `mm`", "`m`", "did you mean `m`?",
     ),
     "one of several runtimes for a sparsity not made": (
-        ENTRY + "{method: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {sparsity: 0.9}]", 6, 34,
-        "no `sparsify` entry has the sparsity 0.9", "one of 0, 0.5", "",
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: [{ranks: 2}, {select: {sparsity: 0.9}}]", 6, 43,
+        "no variant has `sparsity: 0.9`", "`0.5`", "",
     ),
     "hostfile that is not there": (
         HEAD + "runtime: {ranks: 2, hostfile: none/hosts}", 4, 31, "no such file", "`NAME slots=N`", "manifest's folder",
@@ -232,7 +244,7 @@ BROKEN = {
     ),
     "does not fit": ("- 1\nversion: 1", 2, 1, "does not fit the lines before", "", "indentation"),
     "unknown alias": (HEAD + "seed: *s", 4, 7, "`*s` names no anchor", "", "`&s`"),
-    "alias in itself": (HEAD + "sparsify: &s [*s]", 4, 11, "an alias inside the value", "", "write the value out"),
+    "alias in itself": (HEAD + "variants: &s [*s]", 4, 11, "an alias inside the value", "", "write the value out"),
     "tag": (HEAD + "seed: !!python/name:os.system x", 4, 7, "does not fit here", "without a tag", "remove"),
     "key that is a list": (HEAD + "? [a]\n: 1", 4, 3, "used as a key", "text", "quotes"),
     "reserved character": (HEAD + "name: @x", 4, 7, "cannot begin with `@`", "", "quotes"),
@@ -269,8 +281,8 @@ seed: 1
 seed: x
 models:
   - {name: m, source: fh:x, family: decoder, dtyp: auto}
-sparsify:
-  - {method: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
+variants:
+  - {prune: magnitud, pattern: 2:4, sparsity: 0.7, granularty: row}
 benchmarks:
   decoder: [{task: nope, limit: 0, models: n}]
 """
@@ -279,24 +291,22 @@ benchmarks:
         (3, "seed"),
         (5, "models[0].source"),
         (5, "models[0].dtyp"),
-        (7, "sparsify[0].method"),
-        (7, "sparsify[0].sparsity"),
-        (7, "sparsify[0].granularty"),
+        (7, "variants[0].prune"),
         (9, "benchmarks.decoder[0].task"),
         (9, "benchmarks.decoder[0].limit"),
         (9, "benchmarks.decoder[0].models"),
     ]
-    assert str(error).startswith("9 problems in m.yaml\n\nm.yaml:3:1: seed\n")
+    assert str(error).startswith("7 problems in m.yaml\n\nm.yaml:3:1: seed\n")
     assert error.exit_code == 2
 
 
-def test_what_a_person_sees() -> None:
-    text = HEAD + "sparsify:\n  - {method: magnitude, sparsity: [0.1, 50]}\n"
-    assert str(problems_of(text, None, "lab.yaml")) == (
-        "lab.yaml:5:41: sparsify[0].sparsity[1]\n"
+def test_what_a_person_sees(checks: Checks) -> None:
+    text = HEAD + "variants:\n  - {prune: magnitude, sparsity: [0.1, 50]}\n"
+    assert str(problems_of(text, checks, "lab.yaml")) == (
+        "lab.yaml:5:40: variants[0].sparsity[1]\n"
         "  a sparsity of 50\n"
-        "  5 |   - {method: magnitude, sparsity: [0.1, 50]}\n"
-        "    |                                         ^^\n"
+        "  5 |   - {prune: magnitude, sparsity: [0.1, 50]}\n"
+        "    |                                        ^^\n"
         "  expected: a share between 0 and 1\n"
         "  → did you mean 0.5?"
     )

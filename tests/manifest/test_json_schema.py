@@ -19,10 +19,10 @@ CHECK = Draft202012Validator(manifest_schema())
 RIGHT = """
 version: 1
 models: [{name: m, source: "path:m", family: decoder}]
-sparsify:
-- {method: wanda, granularity: row, sparsity: 0.5}
-- {method: magnitude, sparsity: [0.1, 0.99], pattern: [unstructured, 4x4]}
-- {method: magnitude, pattern: "2:4"}
+variants:
+- {prune: wanda, granularity: row, sparsity: 0.5}
+- {prune: magnitude, sparsity: [0.1, 0.99], pattern: [unstructured, 4x4]}
+- - {prune: magnitude, pattern: "2:4"}
 calibration: {source: {wheel: [a==1!b], sha256: ["SUM"]}}
 benchmarks: {encoder-decoder: [{task: piqa, limit: 3}]}
 runtime: {engines: sparse, workloads: {batch: 2}}
@@ -72,12 +72,12 @@ def test_the_starter_fits() -> None:
         ("name: m,", "name: a/b,", "models.0.name"),
         ("name: m,", "nam: m,", "models.0"),
         ('source: "path:m"', "source: 3", "models.0.source"),
-        ("sparsity: 0.5", "sparsity: 50", "sparsify.0.sparsity"),
-        ("sparsity: 0.5", "sparsity: 50%", "sparsify.0.sparsity"),
-        ("sparsity: 0.5", "sparsity: []", "sparsify.0.sparsity"),
-        ("granularity: row", "granularity: rows", "sparsify.0.granularity"),
-        ("4x4", "4by4", "sparsify.1.pattern"),
-        ('"2:4"', '"0:4"', "sparsify.2.pattern"),
+        ("sparsity: 0.5", "sparsity: 50", "variants.0.sparsity"),
+        ("sparsity: 0.5", "sparsity: 50%", "variants.0.sparsity"),
+        ("sparsity: 0.5", "sparsity: []", "variants.0.sparsity"),
+        ("granularity: row", "granularity: rows", "variants.0.granularity"),
+        ("4x4", "4by4", "variants.1.pattern"),
+        ('"2:4"', '"0:4"', "variants.2.0.pattern"),
         ("0" * 64, "00", "calibration.source"),
         ("limit: 3", "limit: 0", "benchmarks.encoder-decoder.0.limit"),
         ("encoder-decoder:", "encoder_decoder:", "benchmarks"),

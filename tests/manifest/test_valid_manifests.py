@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import load_text
 from sparsebench.manifest.nodes import read
+from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, pattern_sparsity
 from sparsebench.manifest.starter import starter
+from sparsebench.plan.expand import recipes
 
 SCALARS = {
     "1e-4": 1e-4, "1E3": 1e3, "-1.5e+2": -150.0, ".5": 0.5, "5.": 5.0, "-.inf": float("-inf"), "0.10": 0.1,
@@ -46,15 +48,16 @@ def test_keys_are_text_and_patterns_need_no_quotes() -> None:
 def test_a_single_value_stands_for_a_list_of_one() -> None:
     text = (
         "version: 1\nmodels: [{name: m, source: {wheel: a==1!b, sha256: " + "c" * 64 + "}, family: encoder}]\n"
-        "sparsify: [{method: random, sparsity: 0.5, granularity: row, models: m}, {method: random, pattern: 1:10}]\n"
-        "benchmarks: {encoder: [{task: t, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, sparsity: 0.9}\n"
+        "variants: [{prune: random, sparsity: 0.5, granularity: row, models: m}, {prune: random, pattern: 1:10}]\n"
+        "benchmarks: {encoder: [{task: t, models: m}]}\nruntime: {ranks: 2, workloads: {batch: 4}, select: {sparsity: 0.5}}\n"
         "structure: {absolute: 1e-4}\nstorage: null\n"
     )
     manifest = load_text(text, "m.yaml").manifest
     assert manifest.models[0].source == {"wheel": ["a==1!b"], "sha256": ["c" * 64]}
-    first, second = manifest.sparsify
-    assert (first.sparsity, first.granularity, first.models) == ([0.5], ["row"], ["m"])
-    assert (second.sparsity, second.pattern) == (None, ["1:10"])
+    first, second = manifest.variants
+    assert models_of(first) == ["m"]
+    assert [step.settings["granularity"] for (step,) in recipes(first)] == ["row"]
+    assert [(step.settings["pattern"], step.settings["sparsity"]) for (step,) in recipes(second)] == [("1:10", 0.9)]
     assert manifest.benchmarks.of("encoder")[0].models == ["m"]
     assert [(one.ranks, one.workloads[0].batch) for one in manifest.runtime or []] == [([2], 4)]
     assert manifest.structure is not None
@@ -62,12 +65,28 @@ def test_a_single_value_stands_for_a_list_of_one() -> None:
     assert manifest.storage is None
 
 
-def test_a_pattern_may_repeat_its_own_sparsity() -> None:
-    head = "version: 1\nmodels: [{name: m, source: hf:a/m, family: decoder}]\n"
-    loaded = load_text(head + "sparsify: [{method: random, pattern: [2:4, 1:10], sparsity: [0.9, 0.5]}]", "m.yaml")
-    assert loaded.manifest.sparsify[0].pattern == ["2:4", "1:10"]
-    both = load_text(head + "sparsify: [{method: random, pattern: [unstructured, 2:4], sparsity: 0.7}]", "m.yaml")
-    assert both.manifest.sparsify[0].sparsity == [0.7]
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"pattern": "2:4", "sparsity": 0.5}, {("2:4", 0.5)}),
+        ({"pattern": ["unstructured", "2:4"], "sparsity": 0.7}, {("unstructured", 0.7), ("2:4", 0.5)}),
+        ({"pattern": ["4x4", "1:10"], "sparsity": [0.7, 0.8]}, {("4x4", 0.7), ("4x4", 0.8), ("1:10", 0.9)}),
+    ],
+)
+def test_a_pattern_fixes_its_own_sparsity(entry: dict[str, Any], expected: set[tuple[str, float]]) -> None:
+    made = [step.settings for (step,) in recipes({"prune": "random", **entry})]
+    assert {(settings["pattern"], settings["sparsity"]) for settings in made} == expected
+
+
+def test_a_list_is_a_chain_and_every_field_of_every_step_is_swept() -> None:
+    chain = [
+        {"prune": "magnitude", "sparsity": [0.5, 0.9], "granularity": ["layer", "row"], "models": ["m", "n"]},
+        {"prune": "sparsegpt", "pattern": "2:4", "damping": [0.01, 0.1], "models": "m"},
+    ]
+    made = [*recipes(chain)]
+    assert len(made) == len(set(map(repr, made))) == 8
+    assert {tuple(step.name for step in steps) for steps in made} == {("magnitude", "sparsegpt")}
+    assert models_of(chain) == ["m"]
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)
@@ -90,8 +109,8 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         "architecture": st.dictionaries(TEXTS, JSON, max_size=3).map(lambda more: more | {"model_type": "new"}),
     }
     some = st.lists(st.sampled_from(names), min_size=1, max_size=2)
-    sweep = {"method": st.sampled_from(["random", "magnitude"]), "sparsity": SHARES}
-    fixed = {"method": st.just("random"), "pattern": st.sampled_from([["2:4"], ["1:10", "1:20"]])}
+    sweep = {"prune": st.sampled_from(["random", "magnitude"]), "sparsity": SHARES}
+    fixed = {"prune": st.just("random"), "pattern": st.sampled_from([["2:4"], ["1:10", "1:20"]])}
     entries = st.fixed_dictionaries(sweep, optional={"models": some}) | st.fixed_dictionaries(fixed)
     runtime = st.fixed_dictionaries(
         {"ranks": st.lists(st.integers(1, 8), min_size=1, max_size=2), "samples": st.integers(4, 99)},
@@ -100,7 +119,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
     whole = {
         "version": st.just(1),
         "models": st.just([{"name": name, **draw(st.fixed_dictionaries(model))} for name in names]),
-        "sparsify": st.lists(entries, min_size=1, max_size=3),
+        "variants": st.lists(entries, min_size=1, max_size=3),
     }
     more = {
         "seed": st.integers(0, 2**40),
@@ -118,7 +137,7 @@ def test_a_valid_manifest_round_trips(data: dict[str, Any]) -> None:
     loaded = load_text(json.dumps(data, indent=1), "m.yaml")
     assert loaded.manifest == Manifest.model_validate(data)
     assert loaded.manifest.model_dump(mode="json", by_alias=True, exclude_unset=True) == data
-    assert loaded.positions.values.keys() >= {("models", 0, "name"), ("sparsify", 0, "method")}
+    assert loaded.positions.values.keys() >= {("models", 0, "name"), ("variants", 0, "prune")}
 
 
 def test_names_and_places(checks: Checks) -> None:
@@ -136,7 +155,7 @@ def test_the_starter_loads() -> None:
     # What is commented out must be right as well.
     examples = re.sub(r"^( *)# (- \{|calibration:|  \w+: )", r"\1\2", starter(), flags=re.MULTILINE)
     whole = load_text(examples, "starter.yaml", checks()).manifest
-    assert [entry.method for entry in whole.sparsify] == [
+    assert [entry["prune"] for entry in whole.variants] == [
         "magnitude",
         "magnitude",
         "random",
@@ -144,7 +163,7 @@ def test_the_starter_loads() -> None:
         "sparsegpt",
         "alps",
     ]
-    assert whole.sparsify[5].pattern == ["2:4", "4x4"]
+    assert whole.variants[5]["pattern"] == ["2:4", "4x4"]
     assert [task.task for task in whole.benchmarks.decoder] == ["piqa", "perplexity"]
     assert (whole.calibration.field, whole.calibration.samples, whole.calibration.length) == ("text", 128, 512)
 

@@ -20,7 +20,8 @@ from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
 from sparsebench.models.topology import LINEAR_TYPES, prunable_share
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.prune.contract import SparsifyResult, Target
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from tests.models.model_zoo import EXPERT_TYPES, small
 from tests.models.replaying import batch, written
@@ -170,10 +171,10 @@ def tokens() -> Calibrated:
 
 def sweep(
     folder: Path, out: Path, targets: list[Target], propagate: str = "dense", sub: str = ""
-) -> dict[Target, SparsifyResult]:
-    found: dict[Target, SparsifyResult] = {}
+) -> dict[Target, Evidence]:
+    found: dict[Target, Evidence] = {}
     folders = {target: out / sub / target.method for target in targets}
-    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(found.__setitem__)
+    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(lambda target, result: found.update({target: made(result)}))
     return found
 
 

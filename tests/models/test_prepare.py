@@ -65,10 +65,12 @@ def test_the_same_precision_keeps_every_byte(tmp_path: Path) -> None:
 
 def test_links_are_made_only_when_asked_and_to_the_file_itself(tmp_path: Path) -> None:
     """The hub's cache is a folder of symbolic links to blobs."""
-    source = bert(tmp_path / "source")
-    blob = tmp_path / "blob"
+    repository = tmp_path / "models--org--name"
+    source = bert(repository / "snapshots" / "0123")
+    blob = repository / "blobs" / "abcd"
+    blob.parent.mkdir()
     (source / "model.safetensors").rename(blob)
-    (source / "model.safetensors").symlink_to(blob)
+    (source / "model.safetensors").symlink_to("../../blobs/abcd")
     linked = prepare(source, tmp_path / "linked", "encoder", "auto", link=True) / "model.safetensors"
     assert linked.samefile(blob) and not linked.is_symlink()
     copied = prepare(source, tmp_path / "copied", "encoder", "auto") / "model.safetensors"
@@ -248,6 +250,16 @@ def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
     assert load_model(out, "decoder", "bfloat16").dtype == torch.bfloat16
     rounded = Checkpoint(prepare(tmp_path / "tiny.gguf", tmp_path / "rounded", "decoder", "bfloat16"))
     assert torch.equal(rounded.load("model.layers.0.mlp.up_proj.weight"), up.to(torch.bfloat16))
+
+
+def test_what_lies_beside_a_gguf_file_is_not_part_of_it(tmp_path: Path) -> None:
+    """Its fingerprint knows nothing of them, and one may be a link to anything."""
+    write_gguf(tmp_path / "tiny.gguf")
+    for name in ("tokenizer.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json"):
+        (tmp_path / name).write_text('{"chat_template": "planted"}')
+    out = prepare(tmp_path / "tiny.gguf", tmp_path / "out", "decoder")
+    assert load_tokenizer(out)("abc")["input_ids"] == [6, 5]
+    assert not any(b"planted" in path.read_bytes() for path in out.iterdir())
 
 
 def test_a_folder_around_a_gguf_file_is_refused_by_its_name(tmp_path: Path) -> None:

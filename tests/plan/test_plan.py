@@ -12,13 +12,13 @@ from sparsebench import environment
 from sparsebench.benchmarks import TASKS
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.estimate import ModelSize, _timed, seconds_of
-from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.estimate import ModelSize, _timed, calculated, seconds_of
+from sparsebench.plan.expand import Plan, Texts, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import crowded, needs
 from sparsebench.plan.sizes import parameters
-from sparsebench.run import early
+from sparsebench.run import early, records
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 
@@ -34,12 +34,12 @@ def planned(revision: str = "r1", **changes: object) -> Plan:
     content: dict[str, object] = {
         "version": 1,
         "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-        "sparsify": [
-            {"method": "magnitude", "granularity": ["layer", "row"], "sparsity": [0.5, 0.9]},
-            {"method": "magnitude", "pattern": ["2:4"]},
+        "variants": [
+            {"prune": "magnitude", "granularity": ["layer", "row"], "sparsity": [0.5, 0.9]},
+            {"prune": "magnitude", "pattern": ["2:4"]},
         ],
         "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy", "limit": 10}]},
-        "runtime": {"ranks": [1, 2], "sparsity": [0.9]},
+        "runtime": {"ranks": [1, 2], "select": {"sparsity": [0.9]}},
     }
     return expand(Manifest.model_validate(content | changes), "test", {"m": revision, "other": revision})
 
@@ -76,12 +76,12 @@ def test_ids_do_not_depend_on_what_cannot_change_a_result() -> None:
 @pytest.mark.parametrize(
     ("changes", "moved"),
     [
-        ({"revision": "r2"}, {"sparsify", "structure", "storage", "benchmarks", "latency", "memory"}),
+        ({"revision": "r2"}, {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ({"structure": {"relative": [0.3]}}, {"structure"}),
         ({"benchmarks": {"decoder": [{"task": "piqa", "limit": 5}]}}, {"benchmarks"}),
         ({"benchmarks": {"decoder": [{"task": "piqa", "batch": 8}]}}, {"benchmarks"}),
         ({"benchmarks": {"decoder": [{"task": "piqa", "batch": "auto"}]}}, set()),
-        ({"runtime": {"ranks": [1, 2], "sparsity": [0.9], "samples": 8}}, {"latency"}),
+        ({"runtime": {"ranks": [1, 2], "select": {"sparsity": [0.9]}, "samples": 8}}, {"latency"}),
         ({"storage": {"formats": ["dense"]}}, {"storage"}),
         ({"storage": {"keep": "none"}}, set()),
     ],
@@ -94,16 +94,20 @@ def test_a_change_moves_the_cells_that_it_can_touch(changes: dict[str, object], 
 
 @pytest.mark.parametrize(
     ("chosen", "count"),
-    [({}, 6), ({"sparsity": 0.5}, 4), ({"methods": "random"}, 1), ({"granularity": "row"}, 3)],
-)
-def test_runtime_measures_what_is_chosen_and_always_dense(chosen: dict[str, object], count: int) -> None:
-    measured = {cell.variant for cell in planned(runtime=chosen).cells if cell.stage == "latency"}
+    [
+        (None, 6), ({"sparsity": 0.5}, 4), ({"prune": "random"}, 1), ({"granularity": "row"}, 3),
+        ({"granularity": "row", "sparsity": [0.5, 0.7]}, 2), ([{"pattern": "2:4"}, {"sparsity": 0.9}], 4),
+    ],
+)  # fmt: skip
+def test_runtime_measures_what_is_chosen_and_always_dense(chosen: object, count: int) -> None:
+    measured = {cell.variant for cell in planned(runtime={"select": chosen}).cells if cell.stage == "latency"}
     assert len(measured) == count
     assert any(variant.is_dense for variant in measured)
 
 
 def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> None:
-    blocks = [{"ranks": 1, "sparsity": 0.9}, {"ranks": [1, 2], "sparsity": 0.9, "models": "other"}]
+    some = {"select": {"sparsity": 0.9}}
+    blocks = [{"ranks": 1, **some}, {"ranks": [1, 2], "models": "other", **some}]
     families = {"m": "decoder", "other": "encoder"}
     models = [{"name": name, "source": "path:m", "family": family} for name, family in families.items()]
     measured = [cell for cell in planned(models=models, runtime=blocks).cells if cell.stage == "memory"]
@@ -148,11 +152,6 @@ def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypat
     after = both()
     assert after[0] == before[0]
     assert not after[1] & before[1]
-
-
-def test_the_ids_of_earlier_storage_cells_are_kept() -> None:
-    """As they were before there was an archive format."""
-    assert cell_id("storage", "v", {"formats": ["dense", "packed"]}) == "74b1c30bc60af523f4a8"
 
 
 def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,32 +226,32 @@ def test_parameters_from_a_config_are_near_the_truth() -> None:
 
 
 CALIBRATED = [
-    {"method": "magnitude", "sparsity": 0.5},
-    {"method": "wanda", "sparsity": [0.5, 0.9], "propagate": "dense"},
-    {"method": "sparsegpt", "sparsity": [0.5, 0.9], "propagate": "dense"},
-    {"method": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
-    {"method": "magnitude", "sparsity": 0.5, "allocation": "owl"},
+    {"prune": "magnitude", "sparsity": 0.5},
+    {"prune": "wanda", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"prune": "sparsegpt", "sparsity": [0.5, 0.9], "propagate": "dense"},
+    {"prune": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
+    {"prune": "magnitude", "sparsity": 0.5, "allocation": "owl"},
 ]
 
 
 def test_each_method_competes_as_published_where_nobody_says() -> None:
-    plan = planned(sparsify=CALIBRATED, runtime=None)
-    assert {cell.variant.recipe for cell in plan.cells} == {
-        "dense", "magnitude/layer", "magnitude+owl/layer", "wanda/row", "wanda+owl/row", "sparsegpt/layer",
+    plan = planned(variants=CALIBRATED, runtime=None)
+    assert {(cell.variant.method, cell.variant.last("granularity")) for cell in plan.cells} == {
+        ("dense", ""), ("magnitude", "layer"), ("wanda", "row"), ("sparsegpt", "layer"),
     }  # fmt: skip
 
 
 def test_blocks_are_a_pattern() -> None:
-    plan = planned(sparsify=[{"method": "wanda", "block": [4, 4], "sparsity": [0.5, 0.9]}])
-    assert {(c.variant.pattern, c.variant.sparsity) for c in plan.cells if c.stage == "sparsify"} == {
+    plan = planned(variants=[{"prune": "wanda", "pattern": "4x4", "sparsity": [0.5, 0.9]}])
+    assert {(c.variant.last("pattern"), c.variant.last("sparsity")) for c in plan.cells if c.stage == "make"} == {
         ("4x4", 0.5), ("4x4", 0.9),
     }  # fmt: skip
 
 
 def test_versions_on_dense_activations_share_one_process() -> None:
-    plan = planned(sparsify=CALIBRATED, runtime=None)
+    plan = planned(variants=CALIBRATED, runtime=None)
     makes = [
-        sorted(f"{variant.method} {variant.allocation} {variant.propagate}" for variant in job.makes)
+        sorted(f"{variant.method} {variant.last('allocation')} {variant.last('propagate')}" for variant in job.makes)
         for job in jobs(plan, plan.cells, lambda variant: variant.is_dense)
         if job.kind == "make"
     ]
@@ -269,20 +268,20 @@ def test_versions_on_dense_activations_share_one_process() -> None:
     "calibration", [{"samples": 64}, {"length": 512}, {"source": "path:other.txt"}, {"source": "path:x", "field": "f"}]
 )
 def test_calibration_moves_what_reads_it_and_nothing_else(calibration: dict[str, object]) -> None:
-    base, moved = (planned(sparsify=CALIBRATED, **more) for more in ({}, {"calibration": calibration}))
+    base, moved = (planned(variants=CALIBRATED, **more) for more in ({}, {"calibration": calibration}))
     kept = ids(base) & ids(moved)
-    assert {cell.variant.recipe for cell in base.cells if cell.id in kept} == {"dense", "magnitude/layer"}
+    assert {cell.variant.recipe for cell in base.cells if cell.id in kept} == {"dense", "magnitude/layer 50%"}
 
 
 def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
     content = {
         "version": 1,
         "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
-        "sparsify": CALIBRATED,
+        "variants": CALIBRATED,
     }
     manifest = Manifest.model_validate(content)
-    one, other = (expand(manifest, "test", {"m": "r1"}, text) for text in ("a", "b"))
-    assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.allocation == "uniform"} == {
+    one, other = (expand(manifest, "test", {"m": "r1"}, Texts(text)) for text in ("a", "b"))
+    assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.last("allocation") == "uniform"} == {
         "wanda", "sparsegpt",
     }  # fmt: skip
 
@@ -341,37 +340,33 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
 
 
-def precisions(plan: Plan) -> dict[str, set[object]]:
-    """By stage, the precision that its cells are told to calculate in; None where it is that of the weights."""
-    found: dict[str, set[object]] = {}
+def precisions(plan: Plan) -> dict[str, set[str]]:
+    """By stage, the precision that its cells will be calculated in on this machine."""
+    found: dict[str, set[str]] = {}
     for cell in plan.cells:
-        key = "dtype" if cell.stage in ("latency", "memory") else "compute_dtype"
-        found.setdefault(cell.stage, set()).add(cell.settings.get(key))
+        found.setdefault(cell.stage, set()).add(calculated(cell))
     return found
 
 
 HALF = [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]
 
 
-def test_what_a_cpu_would_emulate_runs_in_float32_and_only_what_calculates_gets_another_id(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = planned(models=HALF, sparsify=CALIBRATED[1:3])
-    assert precisions(before)["benchmarks"] == {None} and precisions(before)["latency"] == {"bfloat16"}
+def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = planned(models=HALF, variants=CALIBRATED)
+    assert precisions(before)["benchmarks"] == precisions(before)["latency"] == {"bfloat16"}
     lacking(monkeypatch)
-    after = planned(models=HALF, sparsify=CALIBRATED[1:3])
+    monkeypatch.setattr(environment, "machine", lambda: "another CPU")
+    after = planned(models=HALF, variants=CALIBRATED)
     assert precisions(after)["benchmarks"] == precisions(after)["latency"] == precisions(after)["memory"] == {"float32"}
-    assert precisions(after)["structure"] == precisions(after)["storage"] == {None}
-    kept = {cell.stage for cell in after.cells if cell.id in ids(before)}
-    assert kept == {"structure", "storage"}, "a calibrated version's too are others: of the dense model alone"
-    assert all(cell.variant.is_dense for cell in after.cells if cell.id in ids(before))
+    assert before.cells == after.cells
 
 
-def test_magnitude_has_the_same_versions_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = planned(models=HALF)
-    lacking(monkeypatch)
-    after = planned(models=HALF)
-    assert {cell.variant.id for cell in before.cells} == {cell.variant.id for cell in after.cells}
+def test_times_are_asked_for_again_in_another_place_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned()
+    here = {records.key(cell) for cell in plan.cells}
+    monkeypatch.setattr(environment, "where", lambda: {"id": "elsewhere"})
+    moved = {cell.stage for cell in plan.cells if records.key(cell) not in here}
+    assert moved == {"latency", "memory"}
 
 
 def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,9 +374,9 @@ def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = planned(models=HALF, runtime={"dtype": "bfloat16"})
     assert precisions(plain)["latency"] == {"bfloat16"} and precisions(plain)["benchmarks"] == {"float32"}
     stubborn = planned(models=[HALF[0] | {"compute_dtype": "bfloat16"}])
-    assert precisions(stubborn)["benchmarks"] == {None} and precisions(stubborn)["latency"] == {"float32"}
+    assert precisions(stubborn)["benchmarks"] == {"bfloat16"} and precisions(stubborn)["latency"] == {"float32"}
     wide = planned(models=[HALF[0] | {"dtype": "float32"}])
-    assert precisions(wide)["benchmarks"] == {None} and precisions(wide)["latency"] == {"float32"}
+    assert precisions(wide)["benchmarks"] == {"float32"} and precisions(wide)["latency"] == {"float32"}
 
 
 def test_a_gpu_runs_what_the_cpu_beside_it_would_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,3 +399,69 @@ def test_emulation_is_slow_and_float32_large_and_the_plan_knows(monkeypatch: pyt
     ready = SimpleNamespace(sizes={"m": size})
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
     assert crowded(ready, work)  # type: ignore[arg-type]
+
+
+CHAINS = [
+    [{"prune": "magnitude", "sparsity": 0.5}, {"prune": "sparsegpt", "pattern": "2:4", "propagate": "dense"}],
+    [{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", "sparsity": [0.7, 0.8], "propagate": "dense"}],
+]
+
+
+def test_a_shared_prefix_is_made_once_and_measured_only_where_it_is_asked_for() -> None:
+    plan = planned(variants=CHAINS)
+    stages_of: dict[str, set[str]] = {}
+    for cell in plan.cells:
+        stages_of.setdefault(cell.variant.recipe, set()).add(cell.stage)
+    assert stages_of["magnitude/layer 50%"] == {"make"}
+    assert len(stages_of) == 5 and all("storage" in found for name, found in stages_of.items() if "then" in name)
+    named = planned(variants=[*CHAINS, {"prune": "magnitude", "sparsity": 0.5}])
+    assert ids(plan) < ids(named)
+    assert {cell.stage for cell in named.cells if cell.id not in ids(plan)} == {"structure", "storage", "benchmarks"}
+
+
+def test_a_chain_is_made_parents_first_and_each_pass_serves_all_that_share_it() -> None:
+    plan = planned(variants=CHAINS, runtime=None)
+    found = [job for job in jobs(plan, plan.cells, lambda variant: False) if job.kind in ("prepare", "make")]
+    assert [[variant.recipe for variant in job.makes] for job in found] == [
+        ["dense"], ["magnitude/layer 50%"],
+        [f"magnitude/layer 50%, then {end}" for end in (
+            "sparsegpt/layer 2:4 50% propagate=dense", "wanda/row 70% propagate=dense", "wanda/row 80% propagate=dense")],
+    ]  # fmt: skip
+    assert [job.after for job in found] == [(), (found[0].id,), (found[1].id,)]
+    assert [job.parent and job.parent.recipe for job in found] == [None, "dense", "magnitude/layer 50%"]
+
+
+def test_what_is_there_is_not_made_again_but_what_it_takes_to_make_the_rest_is() -> None:
+    plan = planned(variants=CHAINS, runtime=None)
+    ends = [cell for cell in plan.cells if "wanda/row 80%" in cell.variant.recipe and cell.stage == "storage"]
+    made = [variant.recipe for job in jobs(plan, ends, lambda variant: variant.is_dense) for variant in job.makes]
+    assert made == ["magnitude/layer 50%", "magnitude/layer 50%, then wanda/row 80% propagate=dense"]
+    assert not [job for job in jobs(plan, ends, lambda variant: True) if job.makes]
+
+
+def test_hyperparameters_are_part_of_an_id_where_they_are_not_the_defaults() -> None:
+    def makings(**more: object) -> set[str]:
+        return ids(planned(variants=[{"prune": "sparsegpt", "sparsity": 0.5, **more}]), "make")
+
+    assert makings() == makings(damping=0.01) == makings(columns=128)
+    assert not makings() & makings(damping=0.1)
+    assert len(makings(damping=[0.01, 0.1, 1.0], columns=[64, 128])) == 6
+
+
+def test_labels_do_not_round() -> None:
+    made = planned(variants=[{"prune": "magnitude", "sparsity": [0.995, 0.999, 1.0]}], runtime=None)
+    assert {cell.variant.label for cell in made.cells} == {
+        "m dense", "m magnitude/layer 99.5%", "m magnitude/layer 99.9%", "m magnitude/layer 100%",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers"])
+def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = planned(variants=CALIBRATED, runtime=None)
+    true = environment.major_minor
+    monkeypatch.setattr(environment, "major_minor", lambda name: "99.0" if name == library else true(name))
+    after = planned(variants=CALIBRATED, runtime=None)
+    moved = {cell.variant.method for cell in after.cells if cell.stage == "make" and cell.id not in ids(before)}
+    assert moved >= {"wanda", "sparsegpt"}
+    plain = {cell.id for cell in after.cells if cell.variant.recipe == "magnitude/layer 50%" and cell.stage == "make"}
+    assert (plain <= ids(before)) == (library != "torch")

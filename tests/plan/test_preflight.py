@@ -21,8 +21,8 @@ models:
     family: encoder
     architecture: {{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
 calibration: {{source: "path:text.txt"}}
-sparsify:
-  - {{method: {method}, sparsity: 0.5{more}}}
+variants:
+  - {{prune: {method}, sparsity: 0.5{more}}}
 """
 
 

@@ -26,16 +26,16 @@ LOSS = {
 """Of each method a and b: pruning multiplies perplexity by exp(a · s^b)."""
 CALIBRATED: dict[str, Any] = {
     "models": [{"name": "smol", "source": "path:smol", "family": "decoder", "dtype": "bfloat16"}],
-    "sparsify": [
-        {"method": "magnitude", "sparsity": [0.5, 0.9]},
-        {"method": "random", "sparsity": [0.5, 0.9]},
-        {"method": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
-        {"method": "wanda", "sparsity": [0.5], "propagate": "dense"},
-        {"method": "wanda", "pattern": "2:4"},
-        {"method": "ria", "sparsity": [0.5, 0.9]},
-        {"method": "sparsegpt", "sparsity": [0.5, 0.9]},
-        {"method": "sparsegpt", "pattern": "4x4", "sparsity": [0.5, 0.9]},
-        {"method": "alps", "sparsity": [0.5, 0.9]},
+    "variants": [
+        {"prune": "magnitude", "sparsity": [0.5, 0.9]},
+        {"prune": "random", "sparsity": [0.5, 0.9]},
+        {"prune": "wanda", "sparsity": [0.5, 0.9], "allocation": ["uniform", "owl"]},
+        {"prune": "wanda", "sparsity": [0.5], "propagate": "dense"},
+        {"prune": "wanda", "pattern": "2:4"},
+        {"prune": "ria", "sparsity": [0.5, 0.9]},
+        {"prune": "sparsegpt", "sparsity": [0.5, 0.9]},
+        {"prune": "sparsegpt", "pattern": "4x4", "sparsity": [0.5, 0.9]},
+        {"prune": "alps", "sparsity": [0.5, 0.9]},
     ],
     "calibration": {"samples": 8, "length": 64},
     "benchmarks": {"decoder": [{"task": "perplexity"}, {"task": "piqa", "limit": 60}]},
@@ -47,9 +47,9 @@ CALIBRATED: dict[str, Any] = {
 def perplexity(variant: Variant) -> float:
     """What the variant would score."""
     factor, power = LOSS.get(variant.method, (0, 1))
-    worse = 1.0 if variant.pattern == "unstructured" else 1.4
-    worse *= 0.95 if variant.allocation == "owl" else 1.0
-    return DENSE * math.exp(worse * factor * variant.sparsity**power)
+    worse = 1.0 if variant.last("pattern") == "unstructured" else 1.4
+    worse *= 0.95 if variant.last("allocation") == "owl" else 1.0
+    return DENSE * math.exp(worse * factor * variant.last("sparsity") ** power)
 
 
 def scored(cell: Cell) -> ScoreResult:
@@ -71,7 +71,7 @@ def result(cell: Cell) -> Any:
     if cell.settings.get("task") == "perplexity":
         return scored(cell)
     found = samples.result(cell)
-    if cell.stage == "sparsify" and cell.variant.calibration:
+    if cell.stage == "make" and cell.variant.calibration:
         said = "damping raised to 0.1" if cell.variant.method == "sparsegpt" else ""
         found = replace(found, note=said, calibration_tokens=512, calibration_sha256="ab" * 32)
     return found

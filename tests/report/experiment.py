@@ -8,7 +8,7 @@ from typing import Any
 Write = Callable[..., str]
 SMALL: dict[str, Any] = {
     "models": [{"name": "smol", "source": "path:smol.gguf", "family": "decoder", "dtype": "bfloat16"}],
-    "sparsify": [{"method": "magnitude", "sparsity": [0.5, 0.9]}],
+    "variants": [{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
     "benchmarks": {"decoder": [{"task": "piqa", "limit": 60}]},
     "runtime": {"engines": ["deepspeed"], "ranks": [1, 2], "workloads": [{"prompt": 32, "generate": 8}]},
 }

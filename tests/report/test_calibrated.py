@@ -72,7 +72,7 @@ def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_repo
 
 
 def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"sparsify": [{"method": "wanda", "sparsity": [0.5]}]}
+    changes: dict[str, Any] = {"variants": [{"prune": "wanda", "sparsity": [0.5]}]}
     both = [
         calibrated.sample(f"n{samples}", calibration={"samples": samples, "length": 64}, **changes)
         for samples in (4, 8)
@@ -181,8 +181,8 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(calibrated.LOSS, "ria", calibrated.LOSS["alps"])
-    some = [{"method": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
-    text = written(tmp_path, calibrated.sample(sparsify=some))
+    some = [{"prune": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
+    text = written(tmp_path, calibrated.sample(variants=some))
     assert re.search(
         r"- 50%: (alps|ria)/layer is lowest, .+; not to be told from it: (alps|ria)/layer; behind it wanda/row", text
     )
@@ -190,15 +190,15 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
 
 
 def test_where_all_are_broken_nobody_wins(tmp_path: Path) -> None:
-    some = [{"method": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
-    text = written(tmp_path, calibrated.sample(sparsify=some))
+    some = [{"prune": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
+    text = written(tmp_path, calibrated.sample(variants=some))
     assert "- 90%: every method is broken." in text
     assert "at 90% every method is broken" in text.split("## 1.")[0]
     assert "**broken (" not in text
 
 
 def test_one_method_alone_is_not_compared(tmp_path: Path) -> None:
-    text = written(tmp_path, calibrated.sample(sparsify=[{"method": "wanda", "sparsity": [0.5, 0.9]}]))
+    text = written(tmp_path, calibrated.sample(variants=[{"prune": "wanda", "sparsity": [0.5, 0.9]}]))
     assert "### Which method" not in text
     assert "### smol on perplexity" in text
 
@@ -274,7 +274,7 @@ def test_samples_are_what_they_say() -> None:
     found = {
         cell.variant.recipe: calibrated.perplexity(cell.variant)
         for cell in plan.cells
-        if cell.variant.sparsity == 0.9 and cell.variant.pattern == "unstructured"
+        if cell.variant.last("sparsity") == 0.9 and cell.variant.last("pattern") == "unstructured"
     }
     order = [
         "alps/layer",
@@ -285,4 +285,4 @@ def test_samples_are_what_they_say() -> None:
         "magnitude/layer",
         "random/layer",
     ]
-    assert sorted(found, key=found.__getitem__) == order
+    assert [name.removesuffix(" 90%") for name in sorted(found, key=found.__getitem__)] == order

@@ -22,7 +22,7 @@ def scored(cell: Cell) -> ScoreResult:
     """Windows of text and pairs that a pruned model scores worse."""
     import numpy as np
 
-    task, n, worse = cell.settings["task"], 60, 3 * cell.variant.sparsity
+    task, n, worse = cell.settings["task"], 60, 3 * cell.variant.last("sparsity")
     noise, own = samples._generator("shared").normal(size=n), samples._generator(cell.id).normal(size=n)
     if task == "pseudo_perplexity":
         values = 126 * (1.5 + worse + 0.1 * noise + 0.01 * own)
@@ -43,7 +43,7 @@ def scored(cell: Cell) -> ScoreResult:
 def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
     experiment = samples.manifest(
         models=[{"name": "mini", "source": "path:mini", "family": "encoder", "dtype": "float32"}],
-        sparsify=[{"method": "magnitude", "sparsity": [0.5, 0.9]}],
+        variants=[{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
         benchmarks={"encoder": [{"task": "stsb_sts"}, {"task": "pseudo_perplexity"}]},
         runtime=None,
         structure=None,

@@ -10,7 +10,6 @@ import pytest
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from sparsebench.plan import expand
 from sparsebench.report import build
 from sparsebench.report.build import FILTER, ROOM
 from sparsebench.steps.prune import registry
@@ -130,7 +129,11 @@ def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:
 
     plan = samples.plan(samples.manifest())
     looked = [c for c in plan.cells if c.stage == "structure" and c.variant.model == "mini"]
-    cells = {c.variant.sparsity: c for c in looked if c.variant.recipe in ("dense", "magnitude/layer")}
+    cells = {
+        c.variant.last("sparsity"): c
+        for c in looked
+        if c.variant.method == "dense" or c.variant.recipe.startswith("magnitude/layer")
+    }
     kept = np.array(
         [[tensor.rms for tensor in samples.structured(cells[s]).tensors if tensor.prunable] for s in (0.0, 0.9)]
     )
@@ -281,11 +284,10 @@ def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
     write: Write, monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
     table = methods() | {"novel": Method("novel", score="somewhere:score", summary="removes what is new")}
-    monkeypatch.setattr(expand, "methods", lambda: table)
     monkeypatch.setattr(registry, "methods", lambda: table)
     if installed:
         monkeypatch.setattr(sys.modules["sparsebench.report.build"], "methods", lambda: table)
-    text = write(sparsify=[{"method": "novel", "sparsity": [0.5]}])
+    text = write(variants=[{"prune": "novel", "sparsity": [0.5]}])
     assert "### Novel" in text
     assert ("Removes what is new." in text) == installed
     assert ("not installed here" in text) != installed
@@ -294,8 +296,8 @@ def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
 
 
 def test_patterns_stand_beside_the_same_share_without_a_pattern(write: Write) -> None:
-    both = [{"method": "magnitude", "sparsity": [0.5]}, {"method": "magnitude", "pattern": "2:4"}]
-    text = write(sparsify=both)
+    both = [{"prune": "magnitude", "sparsity": [0.5]}, {"prune": "magnitude", "pattern": "2:4"}]
+    text = write(variants=both)
     assert any(
         row[2:4] == ["magnitude 2:4", "50%"]
         for table in tables(text)

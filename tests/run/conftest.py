@@ -15,8 +15,8 @@ ledger: {home}/ledger/test.duckdb
 work_dir: {home}/work
 models:
   - {{name: tiny, source: "path:{model}", family: decoder}}
-sparsify:
-  - {{method: magnitude, sparsity: [0.5, 0.9]}}
+variants:
+  - {{prune: magnitude, sparsity: [0.5, 0.9]}}
 """
 
 

@@ -140,8 +140,8 @@ ledger: {home}/ledger/test.duckdb
 work_dir: {home}/work
 models:
   - {{name: g2p, source: "path:{model}", family: encoder-decoder}}
-sparsify:
-  - {{method: magnitude, sparsity: 0.5}}
+variants:
+  - {{prune: magnitude, sparsity: 0.5}}
 benchmarks:
   encoder-decoder: [{{task: g2p, limit: 5}}]
 """

@@ -77,8 +77,8 @@ def broken(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     manifest: Path, broken: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
-    extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nsparsify:'
-    manifest.write_text(manifest.read_text().replace("sparsify:", extra))
+    extra = f'  - {{name: broken, source: "path:{broken}", family: decoder}}\nvariants:'
+    manifest.write_text(manifest.read_text().replace("variants:", extra))
     done = sparsebench("run", manifest)
     assert done.returncode == 1
     known = statuses(tmp_path / "ledger" / "records")

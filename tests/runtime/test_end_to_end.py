@@ -138,7 +138,7 @@ def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monke
 def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under int8 the dense side would be quantized otherwise, and the gain of 8 bits be nothing."""
+    """The sparse engine would leave out its zeros otherwise."""
 
     class Seen(Exception):
         pass
@@ -150,7 +150,7 @@ def test_a_dense_model_that_is_measured_alone_is_loaded_as_the_baseline(
     monkeypatch.setattr(measure, "_check_fits", lambda *_: None)
     monkeypatch.setattr(measure, "_group", group)
     with pytest.raises(Seen) as seen:
-        collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "int8"))
+        collected(tiny_bert, [("variant", tiny_bert)], "encoder", setting(1, "sparse"))
     assert seen.value.args == (True, [(0, str(tiny_bert))])
 
 

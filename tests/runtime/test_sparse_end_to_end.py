@@ -1,4 +1,4 @@
-"""Tiny models of each family, pruned, under the sparse and int8 engines in a rank of their own."""
+"""Tiny models of each family, pruned, under the sparse engine in a rank of their own."""
 
 from __future__ import annotations
 
@@ -83,22 +83,13 @@ def test_without_a_compiler_the_result_says_what_ran(
     assert any("torch's CSR" in note and "compiler" in note for note in result.notes)
 
 
-@pytest.mark.slow
-def test_int8_is_measured_beside_the_plain_model(tiny_llama: Path) -> None:
-    (result,) = timed(tiny_llama, [tiny_llama], "decoder", setting("int8"))
-    assert result.kernel.startswith("int8 dynamic torch") and result.dtype == "float32"
-    assert result.parity is not None and 0 < result.parity.relative_l2 < result.parity.tolerance
-    assert result.baseline == "paired" and {sample.side for sample in result.samples} == {"dense", "variant"}
-
-
-@pytest.mark.parametrize("engine", ["sparse", "int8"])
-def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_two_ranks_start_nothing(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(UnsupportedError, match="2 ranks"):
-        measure_memory(tiny_bert, "encoder", Setting(engine, 2, SHORT))
+        measure_memory(tiny_bert, "encoder", Setting("sparse", 2, SHORT))
 
 
-@pytest.mark.parametrize("engine", ["deepspeed", "hf", "int8"])
+@pytest.mark.parametrize("engine", ["deepspeed", "hf"])
 def test_a_packed_folder_is_for_the_sparse_engine(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:

@@ -110,6 +110,16 @@ def test_what_the_hub_refuses(status: int, code: str, message: str, hint: str) -
             assert "hf:org/secret@main" in answer["message"] and hint in answer["hint"]
 
 
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_no_message_tells_the_password_of_a_mirror(status: int) -> None:
+    path, secret = "/api/models/org/tiny/revision/main", "pass" * 60
+    with serving(Served(statuses={path: status})) as served:
+        answers = ask(served.url.replace("://", f"://me:{secret}@"), "hf:org/tiny", "fingerprint", "fetch")
+        for answer in answers.values():
+            assert served.url.removeprefix("http://") in answer["message"]
+            assert "pass" not in json.dumps(answer) and "me:" not in answer["message"]
+
+
 def test_an_unreachable_hub_names_the_model_and_every_way_out() -> None:
     for settings in ({}, {"HF_HUB_OFFLINE": "1"}):
         answers = ask("http://127.0.0.1:9", "hf:org/tiny", "fingerprint", "size", "fetch", **settings)

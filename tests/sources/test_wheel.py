@@ -236,8 +236,9 @@ def test_each_failure_of_pip_is_named_with_its_way_out(
     assert "offline" in failing("wheel:pack==1.0!pack/other.txt", offline=True).message
     assert "has no wheel of pack==9" in failing("wheel:pack==9!pack/other.txt").message
     assert "has no wheel of absent==1" in failing("wheel:absent==1!x").message
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://token:password@127.0.0.1:9/simple")
     error = failing("wheel:pack==1.0!pack/other.txt")
+    assert "token" not in str(error) and "password" not in str(error)
     assert "cannot be reached" in error.message and "index-url" in (error.hint or "")
     monkeypatch.setattr(sys, "executable", _without_pip(cache().root.parent))
     error = failing("wheel:pack==1.0!pack/other.txt")

@@ -6,6 +6,8 @@ SELECT record_id, started_at,
        r ->> '$.environment.id' AS environment_id, (r ->> '$.environment.load')::DOUBLE AS load,
        (r ->> '$.environment.available_bytes')::BIGINT AS available_bytes,
        (r ->> '$.environment.threads')::INTEGER AS threads,
+       r ->> '$.key' AS key, r ->> '$.where.id' AS place, r ->> '$.where.device' AS device, r ->> '$.where.cuda' AS cuda,
+       r ->> '$.where.dtype' AS calculated, coalesce(r ->> '$.content', '') AS content,
        (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format
 FROM incoming
 WHERE kind = 'cell';

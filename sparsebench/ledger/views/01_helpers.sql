@@ -33,11 +33,17 @@ CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share
 CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS
     ceil(((1.959964 * sqrt(greatest(discordance, loss)) + 0.841621 * sqrt(greatest(discordance, loss) - loss ** 2)) / loss) ** 2)::BIGINT;
 
--- The newest record of each cell.
+-- The weights that count for a variant: those of its first record. Another machine's making of it may round otherwise.
+CREATE OR REPLACE VIEW _contents AS
+SELECT variant_id, arg_min(content, started_at) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
+
+-- The newest record of each cell, in each place where times or memory were measured, of the weights that count.
 CREATE OR REPLACE VIEW _latest AS
-SELECT *
-FROM base.records
-QUALIFY row_number() OVER (PARTITION BY cell_id ORDER BY started_at DESC, record_id) = 1;
+SELECT r.*
+FROM base.records r
+LEFT JOIN _contents c USING (variant_id)
+WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
+QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY started_at DESC, record_id) = 1;
 
 -- The cells of each manifest: those of its newest plan on each machine; where there is no plan, those it has recorded.
 CREATE OR REPLACE VIEW _members AS
@@ -47,7 +53,7 @@ WITH newest AS (
     QUALIFY row_number() OVER (PARTITION BY manifest, machine ORDER BY started_at DESC, plan_id) = 1
 ), planned AS (
     SELECT manifest, cell_id, min(position) AS position, any_value(stage) AS stage, any_value(label) AS label,
-           any_value(variant_id) AS variant_id, any_value(settings) AS settings
+           any_value(variant_id) AS variant_id, any_value(model) AS model, any_value(settings) AS settings
     FROM base.manifest_cells
     JOIN newest USING (plan_id)
     GROUP BY manifest, cell_id
@@ -55,14 +61,15 @@ WITH newest AS (
 FROM planned
 UNION ALL
 SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY started_at, cell_id))::INTEGER, stage,
-       stage, variant_id, settings
+       stage, variant_id, NULL, settings
 FROM _latest
 WHERE manifest NOT IN (SELECT manifest FROM newest);
 
 -- Every cell of every manifest with its variant and, where it has one, its newest record.
 CREATE OR REPLACE VIEW _cells AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
-       v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method), r.record_id, r.status, r.reason, r.started_at,
+       v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
+                    coalesce(m.model, v.model) AS model), r.record_id, r.status, r.reason, r.started_at,
        r.seconds, e.machine
 FROM _members m
 JOIN base.variants v USING (variant_id)
@@ -71,12 +78,12 @@ LEFT JOIN base.environments e USING (environment_id);
 
 -- The first engine, ranks and workload that each manifest names for a model.
 CREATE OR REPLACE VIEW _first_runtime AS
-SELECT manifest, model, arg_min(settings ->> '$.engine', position) AS engine,
+SELECT manifest, coalesce(m.model, v.model) AS model, arg_min(settings ->> '$.engine', position) AS engine,
        arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload
-FROM _members
-JOIN base.variants USING (variant_id)
+FROM _members m
+JOIN base.variants v USING (variant_id)
 WHERE stage IN ('latency', 'memory')
-GROUP BY manifest, model;
+GROUP BY ALL;
 
 -- Columns that many views share are explained once; `inherit_comments.sql` hands these comments on.
 COMMENT ON COLUMN _cells.manifest IS 'name of the experiment file';
@@ -87,16 +94,19 @@ COMMENT ON COLUMN _cells.source IS 'where the checkpoint comes from';
 COMMENT ON COLUMN _cells.revision IS 'commit or hash of the checkpoint';
 COMMENT ON COLUMN _cells.weights IS 'real, dequantized (near-zero shares are partly the quantizer''s) or random (rehearsal: no meaning beyond time, memory and size)';
 COMMENT ON COLUMN _cells.dtype IS 'precision asked for; auto is the checkpoint''s';
-COMMENT ON COLUMN _cells.method IS 'sparsification method, with its allocation where that is not uniform (wanda+owl); dense is the untouched model';
+COMMENT ON COLUMN _cells.recipe IS 'what was done to the model, step by step, in words; dense is the untouched model';
+COMMENT ON COLUMN _cells.beside IS 'what the recipe has beside the last pruning step''s columns, in words';
+COMMENT ON COLUMN _cells.parent IS 'variant_id of what it was made from';
+COMMENT ON COLUMN _cells.method IS 'method of the last pruning step, with its allocation where that is not uniform (wanda+owl), else name of the last step; dense is the untouched model';
 COMMENT ON COLUMN _cells.granularity IS 'what weights compete with: global, layer (their matrix) or row; empty for dense';
 COMMENT ON COLUMN _cells.pattern IS 'unstructured, N:M (N kept of every M along the input), or blocks of rows x columns';
-COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights asked to be zero, 0 to 1; 0 for dense';
+COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights that the last pruning step was asked to make zero, 0 to 1; 0 where there is none';
 COMMENT ON COLUMN _cells.seed IS 'seed of the method; for random weights, of the weights';
 COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibration, where the method uses any';
 COMMENT ON COLUMN _cells.allocation IS 'how the sparsity is spread over the transformer blocks: uniform or owl';
 COMMENT ON COLUMN _cells.propagate IS 'whose activations a calibrated method saw: pruned (its own pruned predecessors'') or dense (the dense model''s)';
 COMMENT ON COLUMN _cells.cell_id IS 'fingerprint of the cell: same id, same result';
-COMMENT ON COLUMN _cells.stage IS 'sparsify, structure, storage, benchmarks, latency or memory';
+COMMENT ON COLUMN _cells.stage IS 'make, structure, storage, benchmarks, latency or memory';
 COMMENT ON COLUMN _cells.label IS 'what the cell measures, in a few words';
 COMMENT ON COLUMN _cells.position IS 'place of the cell in the manifest''s plan';
 COMMENT ON COLUMN _cells.settings IS 'the cell''s settings, resolved (JSON)';

@@ -1,5 +1,5 @@
 CREATE OR REPLACE VIEW cells AS
-SELECT manifest, position, stage, label, coalesce(status, 'missing') AS status, reason, variant_id, model, family, weights,
+SELECT manifest, position, stage, label, coalesce(status, 'missing') AS status, reason, variant_id, model, family, weights, recipe,
        method, granularity, pattern, sparsity, allocation, seed, calibration, propagate, settings, started_at, seconds, machine, cell_id
 FROM _cells
 ORDER BY manifest, position;

@@ -5,9 +5,9 @@ WITH texts AS (
     GROUP BY text
 )
 SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inputs, text, number AS text_number,
-       inputs || if(number > 1, ', text ' || number, '') AS way,
-       method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || inputs AS line
-FROM cells
+       coalesce(', ' || nullif(beside, ''), '') || inputs || if(number > 1, ', text ' || number, '') AS way,
+       method_label(method, granularity, if(pattern LIKE '%:%', 'N:M', pattern)) || coalesce(', ' || nullif(beside, ''), '') || inputs AS line
+FROM _cells cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
 
 COMMENT ON VIEW ways IS 'what tells variants apart in a label that have the same method, granularity and pattern: how they were calibrated';

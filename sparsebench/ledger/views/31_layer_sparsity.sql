@@ -3,7 +3,7 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
        t.side, t.layer, count(*) AS tensors, sum(t.count)::BIGINT AS params, sum(t.zeros)::BIGINT AS zeros,
        sum(t.zeros) / sum(t.count) AS achieved
 FROM _cells c
-JOIN base.sparsify_tensors t USING (record_id)
+JOIN base.making_tensors t USING (record_id)
 GROUP BY ALL;
 
 COMMENT ON VIEW layer_sparsity IS 'the sparsity that each transformer block of a variant got, counted in the written files';

@@ -23,7 +23,7 @@ JOIN _first_runtime f USING (manifest, model);
 CREATE OR REPLACE VIEW results AS
 WITH variants AS (
     SELECT manifest, variant_id, any_value(model) AS model, any_value(family) AS family, any_value(weights) AS weights,
-           any_value(method) AS method, any_value(granularity) AS granularity, any_value(pattern) AS pattern,
+           any_value(recipe) AS recipe, any_value(method) AS method, any_value(granularity) AS granularity, any_value(pattern) AS pattern,
            any_value(sparsity) AS sparsity, any_value(seed) AS seed, any_value(calibration) AS calibration,
            any_value(dtype) AS dtype, arg_max(machine, started_at) AS machine
     FROM _cells
@@ -32,7 +32,7 @@ WITH variants AS (
 ), achieved AS (
     SELECT manifest, variant_id, any_value(achieved) AS achieved
     FROM _cells
-    JOIN base.sparsify USING (record_id)
+    JOIN base.makings USING (record_id)
     GROUP BY ALL
 ), counted AS (
     SELECT manifest, variant_id, sum(zeros) / sum(count) AS zero_share FROM tensors WHERE prunable GROUP BY ALL
@@ -42,7 +42,7 @@ WITH variants AS (
     FROM sizes
     GROUP BY ALL
 )
-SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.method, v.granularity, v.pattern, v.sparsity,
+SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.score, s.low, s.high, s.n, s.limited,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.recovery_low, c.recovery_high,

@@ -1,12 +1,12 @@
 -- What it took to make the variants, the last time that each was made; the versions of one sweep share its time.
 WITH made AS (
     SELECT variant_id, arg_max(s.seconds / s.sweep_size, started_at) AS seconds
-    FROM base.sparsify s
+    FROM base.makings s
     JOIN base.records USING (record_id)
     WHERE status = 'done'
     GROUP BY variant_id
 ), asked AS (
-    SELECT DISTINCT variant_id FROM cells WHERE stage = 'sparsify' AND status = 'done' /* manifests */
+    SELECT DISTINCT variant_id FROM cells WHERE stage = 'make' AND status = 'done' /* manifests */
 )
 SELECT model, weights, method, count(*) AS variants, sum(seconds) AS seconds, avg(seconds) AS each
 FROM asked

@@ -27,22 +27,20 @@ class Row:
     """Whether several ranks cut bfloat16 weights before they widen them, so that only shares are widened."""
     offloads: bool = False
     """Whether parameters lie in main memory, whatever the device."""
-    made_from: str = ""
-    """The precision that the model is held in while it is made, where that is not the one asked for."""
-    beside_plain: bool = False
-    """Whether it is measured beside the plain dense model, and not beside the dense model as it makes it."""
+    encodings: tuple[str, ...] = ("float",)
+    """How the weights of what it runs may be stored: float, int8, int8-dynamic, int4; quantized ones at one rank."""
     skips_zeros: bool = False
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
 
+ALL = ("float", "int8", "int8-dynamic", "int4")
 BUILT_IN = (
-    Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True),
+    Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True, encodings=ALL),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
-    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace"),
+    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
-    Row("int8", "sparsebench.runtime.engines.int8:Int8", made_from="float32", beside_plain=True),
 )
 
 

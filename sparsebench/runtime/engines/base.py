@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
+
+DENSE = ("Linear", "Conv1D", "RoundedInputs")
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,24 @@ class Source:
         from sparsebench.models.load import load_model
 
         return load_model(self.folder, self.family, self.dtype)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are integers."""
+        return encoding_of(Checkpoint(self.folder).config) != FLOAT
+
+    def running(self, prepare: Callable[[Any], object] = lambda model: None) -> Any:
+        """A quantized model as it is run, multiplying integers; ``prepare`` may cut the empty model.
+
+        Raises UnsupportedError where there is a GPU: torch's kernels that are used are those of a CPU.
+        """
+        import torch
+
+        from sparsebench.models.load import load_kernels
+
+        if torch.cuda.is_available():
+            raise UnsupportedError("quantized weights are run on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
+        return load_kernels(self.folder, self.family, self.dtype, prepare)
 
 
 class Engine(Protocol):
@@ -56,14 +80,28 @@ class Engine(Protocol):
         """
 
 
+def products(model: Any) -> str:
+    """Such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; nothing for a model of floats."""
+    kinds = Counter(getattr(module, "kernel", "") for module in model.modules() if type(module).__name__ not in DENSE)
+    named = {name: count for name, count in kinds.items() if name}
+    if not named:
+        return ""
+    dense = sum(type(module).__name__ in DENSE for module in model.modules())
+    named |= {"dense torch linear": dense} if dense else {}
+    return ", ".join(f"{name} ×{count}" for name, count in named.items())
+
+
 class Wrapping:
     """The part of an engine that takes a plain model and makes it its own, the same for both sides of a pair."""
 
     reads_packed = False
+    multiplied = ""
+    """What multiplies the weights of a quantized model, once one is loaded."""
 
     def load(self, source: Source, tokens: int, baseline: bool) -> Any:
-        """The plain model in the source's dtype, wrapped; a baseline is wrapped as well."""
-        model = source.plain()
+        """The plain model in the source's dtype, or the quantized one, wrapped; a baseline is wrapped as well."""
+        model = source.running() if source.quantized else source.plain()
+        self.multiplied = products(model)
         return self.wrap(model, model.dtype, tokens)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:

@@ -12,7 +12,7 @@ from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.parity import TOKENS, compare
+from sparsebench.runtime.parity import TOKENS, against_expanded, compare
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, text_config
 
@@ -50,8 +50,9 @@ class DeepSpeed(Wrapping):
 
     @property
     def kernel(self) -> str:
-        """DeepSpeed's kernels by number of blocks, or torch's."""
-        return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else "dense torch linear"
+        """DeepSpeed's kernels by number of blocks, or torch's, of floats or of integers."""
+        ours = self.multiplied or "dense torch linear"
+        return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else ours
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
@@ -133,6 +134,9 @@ class DeepSpeed(Wrapping):
     def parity(self, source: Source, prompt: Inputs) -> Parity | None:
         """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
+
+        if source.quantized:
+            return against_expanded(source, prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
 
         def made(model: Any) -> Any:
             if self._cuts_first(source):

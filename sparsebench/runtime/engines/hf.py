@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.parity import against_expanded
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
@@ -25,7 +26,10 @@ class Plain:
 class HuggingFace(Wrapping):
     """transformers without anything around it."""
 
-    kernel = "dense torch linear"
+    @property
+    def kernel(self) -> str:
+        """torch's, of floats or of integers."""
+        return self.multiplied or "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Any model."""
@@ -41,5 +45,5 @@ class HuggingFace(Wrapping):
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
     def parity(self, source: Source, prompt: Inputs) -> Parity | None:
-        """None: this is what others are compared with."""
-        return None
+        """None where this is what others are compared with; integer kernels against the floats that they stand for."""
+        return against_expanded(source, prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None

@@ -16,10 +16,11 @@ SPREAD = 0.08
 """Sparsities differ by at most twice this (λ of the paper), before clipping."""
 
 
-def outlier_share(layers: Sequence[Layer]) -> tuple[int, int]:
-    """(outliers, weights) of one block, whose linear layers are ``layers``; the mean is over all of them together.
+def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:
+    """How many Wanda scores of a block lie above each of ``limits`` times their mean, and how many weights it has.
 
-    The scores are computed twice, so that those of one layer are held at a time. Raises ModelError by tensor.
+    The mean is over all its linear ``layers`` together. The scores are computed twice, so that those of one layer
+    are held at a time. Raises ModelError by tensor.
     """
     from sparsebench.steps.prune.factor import check_weights
     from sparsebench.steps.prune.methods.wanda import score
@@ -27,8 +28,12 @@ def outlier_share(layers: Sequence[Layer]) -> tuple[int, int]:
     check_weights(layers)
     count = sum(layer.weights.numel() for layer in layers)
     total = sum(float(score(layer).sum(1).double().sum()) for layer in layers)
-    limit = OUTLIER * total / max(count, 1)
-    return sum(int((score(layer) > limit).sum()) for layer in layers), count
+    above = [0] * len(limits)
+    for layer in layers:
+        found = score(layer)
+        for place, limit in enumerate(limits):
+            above[place] += int((found > limit * total / max(count, 1)).sum())
+    return above, count
 
 
 def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part
 from sparsebench.steps.prune import allocation, masks
@@ -47,6 +47,7 @@ class BlockSweep:
     propagate: str = "pruned"
     dtype: str = "auto"
     shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
+    unread_way: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Target, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class BlockSweep:
             replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
         for target, names in self.unreached.items():
             outputs.notes[target].add(
-                f"{len(names)} expert matrices that no calibration token reached are pruned by magnitude"
+                f"{len(names)} expert matrices that no calibration token reached are {self.unread_way}"
                 f" (the first is {min(names)})"
             )
         for name in outputs.missing:
@@ -77,72 +78,102 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""
-        found: dict[Place, tuple[int, int]] = {}
+        found: dict[Place, tuple[list[int], int]] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            found[block.side, block.index] = allocation.outlier_share(layers)
+            found[block.side, block.index] = allocation.outliers(layers, limits)
 
+        wanted = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
+        limits = sorted({limit for limit, _ in wanted.values()})
         replay.run(visit, progress)
-        shares = [outliers / count for outliers, count in found.values()]
         sizes = [count for _, count in found.values()]
-        for target in self.targets:
-            if target.allocation == "owl":
-                spread = allocation.owl(shares, sizes, target.sparsity)
-                self.shares[target] = dict(zip(found, spread, strict=True))
+        for target, (limit, spread) in wanted.items():
+            shares = [counts[limits.index(limit)] / count for counts, count in found.values()]
+            self.shares[target] = dict(zip(found, allocation.owl(shares, sizes, target.sparsity, spread), strict=True))
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
-            for target, name, solution in self._solutions(block, inputs, self.targets):
-                self._write(outputs, target, name, self.views[name].stored(solution.weights), solution.notes)
+            for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
+                self._write(outputs, target, layer, self._stored(layer.name, solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
     def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
         """Each version in turn; at the first block all read the same, and one look serves all."""
-        together = [self.targets] if block.fresh else [[target] for target in self.targets]
+        left = self._left(self.targets, outputs)
+        together = [left] if block.fresh else [[target] for target in left]
         for targets in together:
             changed: dict[Target, dict[str, torch.Tensor]] = {target: {} for target in targets}
             for names in block.portions(self._needs_gram):
-                inputs = block.observe(self.targets.index(targets[0]), self._needs_gram, only_inputs=True, names=names)
-                for target, name, solution in self._solutions(block, inputs, targets):
-                    changed[target][name] = self.views[name].stored(solution.weights)
-                    self._write(outputs, target, name, changed[target][name], solution.notes)
+                stream, left = self.targets.index(targets[0]), self._left(targets, outputs)
+                if not left:
+                    break
+                try:
+                    inputs = block.observe(stream, self._needs_gram, only_inputs=True, names=names)
+                except SparsebenchError as error:  # what these versions alone have done to their activations
+                    outputs.fail(left, error)
+                    break
+                for target, layer, solution in self._solutions(block, inputs, left, outputs):
+                    stored = self._stored(layer.name, solution.weights)
+                    changed[target][layer.name] = stored
+                    self._write(outputs, target, layer, stored, solution)
                 del inputs
-            for target in targets:
+            for target in self._left(targets, outputs):
                 block.advance(self.targets.index(target), changed.pop(target))
         self._write_rest(block, outputs)
 
     def _solutions(
-        self, block: Block, inputs: dict[str, Inputs], targets: list[Target]
-    ) -> Iterator[tuple[Target, str, Solution]]:
-        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last."""
+        self, block: Block, inputs: dict[str, Inputs], targets: list[Target], outputs: Outputs
+    ) -> Iterator[tuple[Target, Layer, Solution]]:
+        """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last.
+
+        A version whose solution is an error, or whose method fails, is given up.
+        """
         order = sorted({target.method for target in targets}, key=lambda name: (methods()[name].consumes, name))
         for group in block.groups:
             layers = [self._layer(block, name, inputs[name]) for name in group]
             read = bool(inputs[group[0]].tokens)
             for name in order:
-                wanted = [target for target in targets if target.method == name]
+                wanted = self._left([target for target in targets if target.method == name], outputs)
                 for target in () if read else wanted:
                     self.unreached.setdefault(target, set()).update(group)
                 quotas = [self._quota(target, (block.side, block.index)) for target in wanted]
-                method = methods()[name if read else "magnitude"]
-                for layer, solutions in zip(layers, _solve(method, layers, quotas), strict=True):
-                    for target, solution in zip(wanted, solutions, strict=True):
-                        yield target, layer.name, solution
+                try:
+                    found = _solve(methods()[name], layers, quotas) if read else self._unread(layers, quotas)
+                    for layer, solutions in zip(layers, found, strict=True):
+                        for target, solution in zip(wanted, solutions, strict=True):
+                            if isinstance(solution, SparsebenchError):
+                                outputs.fail(self._left([target], outputs), solution)
+                            elif target not in outputs.failed:
+                                yield target, layer, solution
+                except SparsebenchError as error:
+                    outputs.fail(self._left(wanted, outputs), error)
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
     def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
+    def _left(self, targets: list[Target], outputs: Outputs) -> list[Target]:
+        """Those that have not been given up."""
+        return [target for target in targets if target not in outputs.failed]
+
     def _quota(self, target: Target, place: Place) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
-        return Quota(share, target.granularity, target.pattern)
+        return Quota(share, target.granularity, target.pattern, target.options)
 
-    def _write(self, outputs: Outputs, target: Target, name: str, tensor: torch.Tensor, notes: tuple[str, ...]) -> None:
-        outputs.write(target, self.views[name], tensor, zeros_in(tensor), notes)
+    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+        """Solutions for experts that no token reached."""
+        return _solve(methods()["magnitude"], layers, quotas)
+
+    def _stored(self, name: str, weights: torch.Tensor) -> torch.Tensor:
+        """Weights (out, in) as the checkpoint stores them."""
+        return self.views[name].stored(weights)
+
+    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
+        outputs.write(target, self.views[layer.name], stored, zeros_in(stored), solution.notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
         for name, tensor in block.tensors.items():
@@ -154,15 +185,21 @@ class BlockSweep:
         return any(methods()[target.method].needs == "gram" for target in self.targets)
 
 
-def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution]]:
+def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
     """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
     if method.solve:
-        yield from method.load_solve()(layers, quotas)
+        for solutions in method.load_solve()(layers, quotas):
+            yield [*solutions]
         return
     score = method.load_score()
     for layer in layers:
         chosen = masks.choose(score(layer), quotas, layer.name)
         yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
+
+
+def _outlier_and_spread(target: Target) -> tuple[float, float]:
+    own = dict(target.options)
+    return own.get("outlier", allocation.OUTLIER), own.get("spread", allocation.SPREAD)
 
 
 def _beside(outputs: Outputs) -> Path:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+    from sparsebench.errors import SparsebenchError
     from sparsebench.models.inputs import Inputs
+    from sparsebench.models.quantized import Codes
+    from sparsebench.steps.prune.settings import Prune
+    from sparsebench.steps.quantize.grid import Quantize
+
+T = TypeVar("T", bound="Prune")
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Target:
     """One version to make.
 
     ``granularity`` is what weights compete with (global, layer or row), ``pattern`` unstructured, N:M or RxC blocks,
-    ``allocation`` how the sparsity is spread over the transformer blocks (uniform or owl).
+    ``allocation`` how the sparsity is spread over the transformer blocks (uniform or owl), ``options`` what the method
+    alone has settings for.
     """
 
     method: str
@@ -25,15 +32,26 @@ class Target:
     granularity: str
     pattern: str = "unstructured"
     allocation: str = "uniform"
+    options: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``."""
+    """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``.
+
+    ``options`` are the method's own settings. ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same
+    sweep; with a sparsity of 0 it is GPTQ, and weights that are zero stay zero.
+    """
 
     sparsity: float
     granularity: str
     pattern: str = "unstructured"
+    options: tuple[tuple[str, Any], ...] = ()
+    quantize: Quantize | None = None
+
+    def read(self, settings: type[T]) -> T:
+        """The method's own settings, the published ones where nothing else was asked for."""
+        return settings(sparsity=self.sparsity, **dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -51,10 +69,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Solution:
-    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know."""
+    """Pruned weights (out, in) in the layer's dtype, removed entries exactly zero; ``notes`` say what a reader must know.
+
+    Of a quota that quantizes ``codes`` are what the weights are made of, ``removed`` how many were set to zero (the others of
+    the zeros were rounded to it).
+    """
 
     weights: torch.Tensor
     notes: tuple[str, ...] = ()
+    codes: Codes | None = None
+    removed: int = 0
 
 
 Score = Callable[[Layer], "torch.Tensor"]
@@ -63,41 +87,8 @@ Score = Callable[[Layer], "torch.Tensor"]
 Scores keep the order exact: never rounded to fewer bits than what they are computed from.
 """
 
-Solve = Callable[[Sequence[Layer], Sequence[Quota]], list[list[Solution]]]
-"""Layers that read the same inputs → for each layer, for each quota, a solution. May overwrite ``inputs.gram``."""
+Solve = Callable[[Sequence[Layer], Sequence[Quota]], "list[list[Solution]] | list[list[Solution | SparsebenchError]]"]
+"""Layers that read the same inputs → for each layer, for each quota, a solution, or why that quota alone has none.
 
-
-@dataclass(frozen=True)
-class TensorSparsity:
-    """What became of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file."""
-
-    name: str
-    layer: int | None
-    side: str
-    kind: str
-    count: int
-    zeros: int
-
-
-@dataclass(frozen=True)
-class SparsifyResult:
-    """What was achieved, counted in the written files.
-
-    ``achieved`` is over prunable weights, ``achieved_all`` over all parameters (tied ones once); ``seconds`` is the
-    sweep's, shared by its ``sweep_size`` versions; ``peak_rss_bytes`` is the process's. ``note`` says what a reader must
-    know. ``calibration_tokens`` (padding left out) and ``calibration_sha256`` (of the token ids) tell what was read, if anything.
-    """
-
-    prunable: int
-    zeros: int
-    parameters: int
-    total_zeros: int
-    achieved: float
-    achieved_all: float
-    seconds: float
-    sweep_size: int
-    peak_rss_bytes: int
-    tensors: tuple[TensorSparsity, ...]
-    note: str = ""
-    calibration_tokens: int = 0
-    calibration_sha256: str = ""
+May overwrite ``inputs.gram``.
+"""

@@ -37,11 +37,12 @@ class Factor:
     notes: tuple[str, ...] = ()
 
 
-def factorise(inputs: Inputs, name: str, dtype: torch.dtype | None = None) -> Factor:
+def factorise(inputs: Inputs, name: str, dtype: torch.dtype | None = None, first: float = DAMPING[0]) -> Factor:
     """U for H = 2/n · Σ x xᵀ + damping, in ``dtype`` (default float32); a float32 gram is used up, and gone.
 
-    A dead input gets H_jj = 1. Raises ModelError, naming the tensor, for NaN or infinite statistics and where no
-    damping up to ten times the mean diagonal makes H positive definite.
+    ``first`` is the share of the mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1.
+    Raises ModelError, naming the tensor, for NaN or infinite statistics and where no damping up to ten times the mean
+    diagonal makes H positive definite.
     """
     import torch
 
@@ -56,12 +57,12 @@ def factorise(inputs: Inputs, name: str, dtype: torch.dtype | None = None) -> Fa
     dead = diagonal == 0
     diagonal[dead] = 1
     _reverse(matrix)
-    for damping in DAMPING:
+    for damping in (first, *(share for share in DAMPING if share > first)):
         matrix.diagonal().copy_((diagonal + damping * diagonal.mean()).flip(0))
         if _cholesky(matrix):
             _invert(matrix)
             _reverse(matrix)
-            notes = () if damping == DAMPING[0] else (f"damping raised to {damping:g}",)
+            notes = () if damping == first else (f"damping raised to {damping:g}",)
             return Factor(matrix, dead, notes)
     raise ModelError(
         f"tensor {name}: the Hessian of its inputs is not positive definite, damped by {DAMPING[-1]:g}",

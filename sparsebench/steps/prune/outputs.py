@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from sparsebench.errors import ModelError
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.topology import View, parts
-from sparsebench.steps.prune.contract import SparsifyResult, Target, TensorSparsity
-from sparsebench.steps.prune.zeroing import zeros_in
+from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
+from sparsebench.models.safety import NOTES, note_left_out, told
+from sparsebench.models.topology import View
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.prune.contract import Target
 
 if TYPE_CHECKING:
     import torch
 
-Emit = Callable[[Target, SparsifyResult], None]
+Emit = Callable[[Target, "Evidence | SparsebenchError"], None]
+"""Called once for each version: with what was achieved, or why it alone failed."""
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
 
@@ -28,20 +31,21 @@ Progress = Callable[[int, int], None]
 class Outputs:
     """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
 
-    def __init__(self, checkpoint: Checkpoint, folders: dict[Target, Path]) -> None:
+    def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
         self.started = time.perf_counter()
         self.checkpoint = checkpoint
-        self.folders = folders
-        layout = list(checkpoint.tensors.values())
-        self.layout = [info.name for info in layout]
+        self.folders: dict[Any, Path] = dict(folders)
+        self.layout = list(checkpoint.tensors)
         self.writers = {
-            target: CheckpointWriter(folder, layout, checkpoint.companions) for target, folder in folders.items()
+            target: CheckpointWriter(folder, self._stored(target), checkpoint.folder, self._config(target))
+            for target, folder in folders.items()
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
-        self.notes: dict[Target, set[str]] = {target: set() for target in folders}
+        self.notes = {target: {told(writer.left_out)} - {""} for target, writer in self.writers.items()}
         self.unverified: dict[Target, Path] = {}
+        self.failed: dict[Target, SparsebenchError] = {}
 
-    def __enter__(self) -> Outputs:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -50,6 +54,22 @@ class Outputs:
                 writer.abort()
             for folder in self.unverified.values():
                 shutil.rmtree(folder, ignore_errors=True)  # what has its name already would pass for whole
+
+    def fail(self, targets: Iterable[Target], error: SparsebenchError) -> None:
+        """Give up some versions, whose neighbours go on. Raises the error where there are none."""
+        for target in targets:
+            self.failed[target] = error
+            self.writers.pop(target).abort()
+        if not self.writers:
+            raise error
+
+    def _stored(self, target: Target) -> list[TensorInfo]:
+        """What the files of a version hold: the tensors of the checkpoint."""
+        return list(self.checkpoint.tensors.values())
+
+    def _config(self, target: Target) -> Mapping[str, Any]:
+        """What a version's config.json has in place of the checkpoint's."""
+        return {}
 
     def write(
         self, target: Target, view: View, stored: torch.Tensor, removed: int = 0, notes: Sequence[str] = ()
@@ -91,68 +111,13 @@ class Outputs:
         seconds = time.perf_counter() - self.started
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
-            result = verify(self.folders[target], family, seconds, len(self.folders), note, made)
+            result = counted(self.folders[target], family, seconds, len(self.folders), note, made)
             if result.zeros < self.removed[target]:
                 where = self.folders[target]
                 raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
             summary = {key: value for key, value in asdict(result).items() if key != "tensors"}
             text = json.dumps({**settings, **summary}, indent=1)
-            (self.folders[target] / "sparsebench.json").write_text(text)
+            (self.folders[target] / NOTES).write_text(text)
+            note_left_out(self.folders[target], self.writers[target].left_out)
             del self.unverified[target]
             emit(target, result)
-
-
-def verify(
-    folder: Path,
-    family: str,
-    seconds: float = 0.0,
-    sweep_size: int = 1,
-    note: str = "",
-    made: dict[str, Any] | None = None,
-) -> SparsifyResult:
-    """Count zeros in the written files, over prunable weights and over all parameters (tied ones once)."""
-    checkpoint = Checkpoint(folder)
-    places = parts(checkpoint, family)
-    tensors: list[TensorSparsity] = []
-    parameters = total_zeros = 0
-    for info in checkpoint.tensors.values():
-        if info.name in checkpoint.ties:
-            continue
-        place = places[info.name]
-        parameters += info.numel
-        if place.experts:
-            counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
-        else:
-            counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
-        total_zeros += sum(counts)
-        for view, zeros in zip(place.views, counts, strict=False):
-            size = info.numel // len(counts)
-            tensors.append(TensorSparsity(view.name, place.layer, place.side, place.kind, size, zeros))
-    prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
-    return SparsifyResult(
-        prunable=prunable,
-        zeros=zeros,
-        parameters=parameters,
-        total_zeros=total_zeros,
-        achieved=zeros / prunable if prunable else 0.0,
-        achieved_all=total_zeros / parameters if parameters else 0.0,
-        seconds=seconds,
-        sweep_size=sweep_size,
-        peak_rss_bytes=_peak_rss(),
-        tensors=tuple(tensors),
-        note=note,
-        calibration_tokens=(made or {}).get("calibration_tokens", 0),
-        calibration_sha256=(made or {}).get("calibration_sha256", ""),
-    )
-
-
-def _peak_rss() -> int:
-    """The process's peak resident set in bytes; 0 where the platform does not say."""
-    import sys
-
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

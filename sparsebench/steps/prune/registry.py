@@ -12,7 +12,9 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.plugins import table
+from sparsebench.steps.contract import Step
 from sparsebench.steps.prune.contract import Score, Solve
+from sparsebench.steps.prune.settings import ALPS, TARGET, Prune, SparseGPT
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Method:
     """Whether ``solve`` overwrites the gram, so that it must come last."""
     version: int = 1
     """Bumped by hand when a change to the method can change its results."""
+    settings: type[Prune] = Prune
+    """What a manifest may say of it; fields beyond ``Prune``'s reach ``solve`` as a quota's options."""
+    libraries: tuple[str, ...] = ()
+    """What it calculates with beside torch."""
     summary: str
     paper: str = ""
 
@@ -98,6 +104,7 @@ BUILT_IN = (
         needs="gram",
         granularities=("layer", "row"),
         consumes=True,
+        settings=SparseGPT,
         summary="removes weights column by column, each time adjusting those to the right to make up for the error",
         paper="Frantar & Alistarh 2023, SparseGPT, arXiv:2301.00774",
     ),
@@ -106,6 +113,7 @@ BUILT_IN = (
         solve="sparsebench.steps.prune.methods.alps:solve",
         needs="gram",
         granularities=("layer", "row"),
+        settings=ALPS,
         summary="searches the best support and weights of a layer together, by ADMM and conjugate gradients",
         paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
     ),
@@ -121,3 +129,40 @@ def methods() -> dict[str, Method]:
 def needs_calibration(method: str, allocation: str = "uniform") -> bool:
     """Whether a method, or how the sparsity is spread over the blocks, looks at activations."""
     return bool(methods()[method].needs) or allocation != "uniform"
+
+
+def settings() -> dict[str, type[Prune]]:
+    """Each method's settings, by its name."""
+    return {name: method.settings for name, method in methods().items()}
+
+
+def reads_text(step: Step) -> bool:
+    """Whether a pruning step looks at calibration text."""
+    return needs_calibration(step.name, step.settings["allocation"])
+
+
+def shares(step: Step) -> tuple[str, ...]:
+    """What one pass has in common. The dense model's activations serve any method."""
+    if step.settings.get("propagate") == "dense":
+        return ("calibrated",)
+    return step.name, step.settings["granularity"], step.settings["allocation"]
+
+
+def label(step: Step) -> str:
+    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it."""
+    setting = step.settings
+    method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
+    words = [f"{method}/{setting['granularity']}", setting["pattern"] * (setting["pattern"] != "unstructured")]
+    return " ".join(word for word in (*words, percent(setting["sparsity"]), *options_label(step)) if word)
+
+
+def options_label(step: Step) -> list[str]:
+    """Options that are not the defaults, such as ``damping=0.1``."""
+    fields = methods()[step.name].settings.model_fields
+    said = {key: value for key, value in step.settings.items() if key in fields and key not in TARGET}
+    return [f"{key}={value}" for key, value in said.items() if value != fields[key].default]
+
+
+def percent(share: float) -> str:
+    """A share without rounding: ``50%``, ``99.5%``."""
+    return f"{round(100 * share, 6):.8g}%"

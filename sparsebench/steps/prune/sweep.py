@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.topology import parts, unknown_experts
+from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.steps.contract import Context, Step
+from sparsebench.steps.contract import Emit as EmitStep
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import Emit, Outputs, Progress
-from sparsebench.steps.prune.registry import needs_calibration
+from sparsebench.steps.prune.registry import needs_calibration, reads_text
+from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
+from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.quantize.step import quantized
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.calibration import Calibrated
+
+Places = dict[str, Part]
+"""What each tensor is, by name."""
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: EmitStep) -> None:
+    """Every pruning step of one pass over the model in ``parent``, each into its folder.
+
+    Those that round what stays in the same sweep are made by the sweep of ``quantize``.
+    """
+    joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
+    if joint:
+        quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
+    steps = {target_of(step): step for step in targets if step not in joint}
+    if not steps:
+        return
+    folders = {target: targets[step] for target, step in steps.items()}
+    tokens = context.read() if context.read and any(reads_text(step) for step in steps.values()) else None
+    propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
+    sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype)
+    sweep.run(lambda target, found: emit(steps[target], found), context.progress)
+
+
+def _joint(step: Step) -> Quantize:
+    own = {
+        key: step.settings[key] for key in ("bits", "group", "damping", "sparsity", "pattern") if key in step.settings
+    }
+    return Quantize(rounding="gptq", **own)
+
+
+def target_of(step: Step) -> Target:
+    """A pruning step as the sweep knows it."""
+    settings = step.settings
+    own = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
+    sparsity, granularity, pattern, allocation = (settings[key] for key in TARGET)
+    return Target(step.name, sparsity, granularity, pattern, allocation, own)
 
 
 @dataclass(frozen=True)
@@ -37,37 +79,47 @@ class Sweep:
     dtype: str = "auto"
 
     def run(self, emit: Emit, progress: Progress | None = None) -> None:
-        """Make every version, count each from its files, and emit its result.
+        """Make every version, count each from its files, and emit its result, or why it alone has none.
 
-        Raises ModelError for weights or text that cannot be used, UnsupportedError for an architecture or a pattern.
+        Raises ModelError for weights or text that cannot be used, UnsupportedError for an architecture or a pattern, where
+        that leaves no version at all.
         """
         checkpoint = Checkpoint(self.dense)
-        places = parts(checkpoint, self.family)
-        if not any(part.prunable for part in places.values()):
-            raise ModelError(
-                f"{self.dense}: no prunable weights found", "is the family right? see `sparsebench inspect`"
-            )
-        if unknown := unknown_experts(checkpoint, places):
-            kind = checkpoint.config.get("model_type")
-            raise UnsupportedError(
-                f"{unknown}: how {kind} stores its experts is not known, and nothing would prune them",
-                "leave the model out",
-            )
+        places = prunable_parts(checkpoint, self.family)
         plain = [target for target in self.folders if not needs_calibration(target.method, target.allocation)]
         calibrated = [target for target in self.folders if target not in plain]
-        if plain:
-            sweep = TensorSweep(checkpoint, places, plain, self.seed)
-            with Outputs(checkpoint, {target: self.folders[target] for target in plain}) as outputs:
-                sweep.run(outputs, progress)
-                outputs.finish(self.family, {"seed": self.seed}, emit)
-        if calibrated:
-            if self.tokens is None:
-                raise ModelError(f"{calibrated[0].method} needs calibration text", "name it under `calibration:`")
-            ways = (self.tokens.batch, self.seed, self.propagate, self.dtype)
-            blocks = BlockSweep(checkpoint, places, self.family, calibrated, *ways)
-            with Outputs(checkpoint, {target: self.folders[target] for target in calibrated}) as outputs:
-                blocks.run(outputs, progress)
-                outputs.finish(self.family, self._made(self.tokens), emit)
+        failed: dict[Target, SparsebenchError] = {}
+        for targets, one_pass in ((plain, self._tensorwise), (calibrated, self._blockwise)):
+            try:
+                if targets:
+                    failed |= one_pass(checkpoint, places, targets, emit, progress)
+            except SparsebenchError as error:
+                failed |= dict.fromkeys(targets, error)
+        if len(failed) == len(self.folders):
+            raise next(iter(failed.values()))
+        for target, reason in failed.items():
+            emit(target, reason)
+
+    def _tensorwise(
+        self, checkpoint: Checkpoint, places: Places, targets: list[Target], emit: Emit, progress: Progress | None
+    ) -> dict[Target, SparsebenchError]:
+        sweep = TensorSweep(checkpoint, places, targets, self.seed)
+        with Outputs(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
+            sweep.run(outputs, progress)
+            outputs.finish(self.family, {"seed": self.seed}, emit)
+        return outputs.failed
+
+    def _blockwise(
+        self, checkpoint: Checkpoint, places: Places, targets: list[Target], emit: Emit, progress: Progress | None
+    ) -> dict[Target, SparsebenchError]:
+        if self.tokens is None:
+            raise ModelError(f"{targets[0].method} needs calibration text", "name it under `calibration:`")
+        ways = (self.tokens.batch, self.seed, self.propagate, self.dtype)
+        blocks = BlockSweep(checkpoint, places, self.family, targets, *ways)
+        with Outputs(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
+            blocks.run(outputs, progress)
+            outputs.finish(self.family, self._made(self.tokens), emit)
+        return outputs.failed
 
     def _made(self, tokens: Calibrated) -> dict[str, Any]:
         """What a calibrated version's ``sparsebench.json`` says of how it was made."""
@@ -75,8 +127,5 @@ class Sweep:
             "seed": self.seed,
             "propagate": self.propagate,
             "dtype": self.dtype,
-            "calibration": {**tokens.settings, "notes": list(tokens.notes)},
-            "calibration_tokens": tokens.tokens,
-            "calibration_sha256": tokens.sha256,
-            "calibration_text_sha256": tokens.text_sha256,
+            **tokens.told(),
         }

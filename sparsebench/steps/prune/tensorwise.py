@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sparsebench.errors import UnsupportedError
+from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, View
 from sparsebench.steps.prune import masks
@@ -65,8 +65,15 @@ class TensorSweep:
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
             outputs.write(target, place, view.stored(version), removed, notes)
 
-        for method, targets in self.sweeps.items():
-            scores = self.scores[method](Layer(view.name, weights, self.seed))
+        for method, asked in self.sweeps.items():
+            targets = [target for target in asked if target not in outputs.failed]
+            if not targets:
+                continue
+            try:
+                scores = self.scores[method](Layer(view.name, weights, self.seed))
+            except SparsebenchError as error:  # this method's alone
+                outputs.fail(targets, error)
+                continue
             whole, layer, other = _by_reach(targets)
             own = dict(limits)
             if whole or layer:

@@ -64,9 +64,10 @@ def test_outliers_are_counted_over_the_whole_block() -> None:
     read = activations(48, 300)
     layers = [layer_of(weights_of(20, 48) ** 3, read), layer_of(weights_of(9, 48, 1) / 4, read)]
     scores = torch.cat([(layer.weights.abs() * read.norm(dim=0).float()).flatten() for layer in layers])
-    outliers, count = allocation.outlier_share(layers)
+    outliers, count = allocation.outliers(layers, [3, 5])
     assert count == 29 * 48
-    assert outliers == int((scores > 5 * scores.mean()).sum()) > 0
+    assert outliers == [int((scores > limit * scores.mean()).sum()) for limit in (3, 5)]
+    assert outliers[0] > outliers[1] > 0
 
 
 def test_broken_weights_are_refused_by_name() -> None:
@@ -74,8 +75,8 @@ def test_broken_weights_are_refused_by_name() -> None:
     read[0, 0] = float("nan")
     layer = layer_of(weights_of(4, 8), read, "layers.1.k")
     with pytest.raises(ModelError, match=r"layers\.1\.k"):
-        allocation.outlier_share([layer])
+        allocation.outliers([layer], [5])
     weights = weights_of(4, 8)
     weights[1, 1] = float("inf")
     with pytest.raises(ModelError, match=r"layers\.2\.k"):
-        allocation.outlier_share([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)])
+        allocation.outliers([Layer("layers.2.k", weights, 0, layer_of(weights, activations(8, 20)).inputs)], [5])

@@ -18,8 +18,9 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.blockwise import BlockSweep
-from sparsebench.steps.prune.contract import SparsifyResult, Target
+from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 
 FAMILIES: list[tuple[str, Family]] = [
@@ -48,8 +49,8 @@ def calibrated(dense: Path, family: Family, samples: int = 6, length: int = 16) 
 
 def swept(
     dense: Path, family: Family, out: Path, targets: list[Target], propagate: str = "pruned"
-) -> dict[Target, SparsifyResult]:
-    results: dict[Target, SparsifyResult] = {}
+) -> dict[Target, Evidence]:
+    results: dict[Target, Evidence] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     sweep = Sweep(dense, family, folders, 3, calibrated(dense, family), propagate)
     sweep.run(results.__setitem__)

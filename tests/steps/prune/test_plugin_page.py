@@ -67,7 +67,7 @@ def test_the_method_joins_the_table_without_torch(installed: None) -> None:
 def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
     head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
     manifest = load_text(head + code("yaml"), "page.yaml", checks()).manifest
-    found = [target for entry in manifest.sparsify for target in targets(entry)]
+    found = [target for entry in manifest.variants for target in targets(entry)]
     assert len(found) == 6
     assert found[0] == Target("rescaled", 0.5, "row")
     assert {target.pattern for target in found} == {"unstructured", "2:4", "4x4"}

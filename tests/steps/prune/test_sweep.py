@@ -11,16 +11,17 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
-from sparsebench.steps.prune.contract import SparsifyResult, Target
-from sparsebench.steps.prune.outputs import verify
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 
-def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, SparsifyResult]:
-    results: dict[Target, SparsifyResult] = {}
+def swept(dense: Path, family: Family, out: Path, targets: list[Target]) -> dict[Target, Evidence]:
+    results: dict[Target, Evidence] = {}
     folders = {target: out / f"{place}" for place, target in enumerate(targets)}
     Sweep(dense, family, folders, seed=7).run(results.__setitem__)
     return results
@@ -94,7 +95,7 @@ def test_no_folder_is_left_when_a_sweep_fails(tiny_llama: Path, tmp_path: Path) 
 
 
 def test_verify_counts_the_dense_model(tiny_bert: Path) -> None:
-    result = verify(tiny_bert, "encoder")
+    result = counted(tiny_bert, "encoder")
     model_size = sum(info.numel for info in Checkpoint(tiny_bert).tensors.values())
     assert result.parameters == model_size
     assert result.prunable == 2 * (4 * 64 * 64 + 2 * 64 * 128)

@@ -20,28 +20,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sparsebench.errors import ModelError
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
 from sparsebench.steps.prune.factor import check_finite, check_gram, check_weights
+from sparsebench.steps.prune.settings import ALPS
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.models.inputs import Inputs
 
-DAMPING = 0.01
-"""λ as a share of the mean diagonal of XᵀX."""
-PENALTY = 0.1
-"""ρ at first, for H of unit diagonal."""
 SOFTER = 5.0
 """ρ is divided by this as long as it is too large to let the support move at all."""
 LEAST = 1e-5
 """Below this ρ nothing holds W to D: a support that does not move then is what it was from the start."""
 PERIOD = 3
-STEPS = 300
 SETTLED = (30, 3e-4)
 """After so many steps a change of the support below this share of it counts as none, as in the authors' code."""
-REFINE = 10
 KEPT = 256 << 20
 """Bytes of inverses that are kept."""
 
@@ -66,7 +62,9 @@ class Problem:
         return found
 
 
-def solve(layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None) -> list[list[Solution]]:
+def solve(
+    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
+) -> list[list[Solution | ModelError]]:
     """For each of ``layers``, which read the same inputs, a solution per quota; the gram is left as it is.
 
     ``dtype`` is that of the arithmetic (default float32). Raises ModelError, naming the tensor, for NaN and infinity.
@@ -76,11 +74,21 @@ def solve(layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype |
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    problem = prepare(layers[0].inputs, layers[0].name, dtype or torch.float32)
-    return [[_prune(problem, layer, quota) for quota in quotas] for layer in layers]
+    found: list[list[Solution | ModelError]] = [[] for _ in layers]
+    settings = [quota.read(ALPS) for quota in quotas]
+    problems = {
+        damping: prepare(layers[0].inputs, layers[0].name, dtype or torch.float32, damping)
+        for damping in {setting.damping for setting in settings}
+    }
+    for row, layer in zip(found, layers, strict=True):
+        row += [
+            _attempt(problems[setting.damping], layer, quota, setting)
+            for quota, setting in zip(quotas, settings, strict=True)
+        ]
+    return found
 
 
-def prepare(inputs: Inputs, name: str, dtype: torch.dtype) -> Problem:
+def prepare(inputs: Inputs, name: str, dtype: torch.dtype, damping: float = 0.01) -> Problem:
     """H damped, scaled to a unit diagonal, and its eigenvectors. An input that is always zero is independent of all."""
     import torch
 
@@ -89,7 +97,7 @@ def prepare(inputs: Inputs, name: str, dtype: torch.dtype) -> Problem:
     check_gram(inputs.gram, name)
     hessian = inputs.gram.to(torch.float64, copy=True)
     diagonal = hessian.diagonal()
-    diagonal += DAMPING * diagonal.mean()
+    diagonal += damping * diagonal.mean()
     diagonal[diagonal == 0] = 1
     root = diagonal.sqrt()
     hessian.div_(root).div_(root[:, None])
@@ -97,7 +105,14 @@ def prepare(inputs: Inputs, name: str, dtype: torch.dtype) -> Problem:
     return Problem(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
 
 
-def _prune(problem: Problem, layer: Layer, quota: Quota) -> Solution:
+def _attempt(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solution | ModelError:
+    try:
+        return _prune(problem, layer, quota, setting)
+    except ModelError as error:  # weights that do not fit the layer's precision: of this quota alone
+        return error
+
+
+def _prune(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solution:
     """One layer to one quota: ADMM for the support, then conjugate gradients for the values."""
     import torch
 
@@ -107,10 +122,10 @@ def _prune(problem: Problem, layer: Layer, quota: Quota) -> Solution:
     stays = mask.numel() - int(mask.sum())
     if stays in (0, mask.numel()):
         return Solution(layer.weights.masked_fill(mask, 0), said)
-    found, mask, settled = _search(problem, dense, mask, quota, layer.name)
+    found, mask, settled = _search(problem, dense, mask, quota, setting, layer.name)
     if not settled:
-        said += (f"the support still changed after {STEPS} steps",)
-    found = _refine(problem, dense, found, mask)
+        said += (f"the support still changed after {setting.iterations} steps",)
+    found = _refine(problem, dense, found, mask, setting.refine)
     weights = torch.empty(found.shape, dtype=layer.weights.dtype).copy_(found.div_(problem.root)).masked_fill_(mask, 0)
     hint = "convert the checkpoint to bfloat16"
     check_finite(weights, layer.name, "the updated weights do not fit its precision", hint)
@@ -124,17 +139,18 @@ def _project(weights: torch.Tensor, quota: Quota, name: str) -> torch.Tensor:
 
 
 def _search(
-    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, name: str
+    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, name: str
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-    """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled within STEPS."""
+    """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled in time."""
     import torch
 
     stays = start.numel() - int(start.sum())
-    penalty, moved = PENALTY, False
+    penalty, moved = setting.penalty, False
+    much, some, little = (round(1 + (setting.growth - 1) * share / 3, 9) for share in (3, 2, 1))
     held, inverse = penalty, problem.inverse(penalty)
     state, mask = dense.masked_fill(start, 0), start
     before = start
-    for step in range(1, STEPS + 1):
+    for step in range(1, setting.iterations + 1):
         # V = held·Z where removed, for the ρ at which Z was made, and D = Z where it stays.
         signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
@@ -145,7 +161,9 @@ def _search(
         changed = int((mask ^ before).sum())
         before = mask
         settled = changed == 0 or (step > SETTLED[0] and changed < SETTLED[1] * stays)
-        growth = 1.3 if changed >= 0.1 * stays else 1.2 if changed >= 0.005 * stays else 1.1 if moved else 1 / SOFTER
+        growth = (
+            much if changed >= 0.1 * stays else some if changed >= 0.005 * stays else little if moved else 1 / SOFTER
+        )
         moved = moved or growth > 1
         if (settled and moved) or penalty < LEAST:
             return state.masked_fill_(mask, 0), mask, True
@@ -156,7 +174,7 @@ def _search(
     return state.masked_fill_(mask, 0), mask, False
 
 
-def _refine(problem: Problem, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _refine(problem: Problem, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor, steps: int) -> torch.Tensor:
     """Conjugate gradients on the support, all rows at once; H has a unit diagonal, so it is preconditioned by it.
 
     A row is taken where its error falls.
@@ -169,7 +187,7 @@ def _refine(problem: Problem, dense: torch.Tensor, start: torch.Tensor, mask: to
     residual = ahead.masked_fill_(mask, 0)
     direction = residual.clone()
     size = residual.square().sum(1)
-    for _ in range(REFINE):
+    for _ in range(steps):
         image = (direction @ problem.hessian).masked_fill_(mask, 0)
         length = _ratio(size, (direction * image).sum(1))
         found.addcmul_(direction, length)

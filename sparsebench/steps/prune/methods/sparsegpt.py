@@ -9,17 +9,25 @@
 
 N:M chooses at every M-th column, from the weights as updated so far. U depends on the inputs alone: layers that read the
 same and all sparsities are stacked and swept together. The stack is Wᵀ, so that a column is contiguous.
+
+A quota that quantizes makes of what stays in column j its nearest places q on a grid, and e = (w_j - q) / U_jj where it stays
+too: the paper's joint sweep. Where nothing is to be removed that is GPTQ (Frantar et al. 2023, algorithm 1), and weights that
+were zero before are what is removed. A group's grid is that of its weights as updated when its first column is reached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.quantized import Codes, groups_of
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution
-from sparsebench.steps.prune.factor import Factor, check_finite, check_weights, factorise
+from sparsebench.steps.prune.factor import DAMPING, Factor, check_finite, check_weights, factorise
+from sparsebench.steps.prune.settings import SparseGPT
+from sparsebench.steps.quantize.grid import Grid, Quantize, grid
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +54,9 @@ class Unit:
         return slice(self.start, self.start + self.layer.weights.shape[0])
 
 
-def solve(layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None) -> list[list[Solution]]:
+def solve(
+    layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype | None = None
+) -> list[list[Solution | ModelError]]:
     """For each of ``layers``, which read the same inputs, a solution per quota; uses up the gram.
 
     ``granularity: layer`` compares within the layer's block of columns, ``row`` within each row of it. ``dtype`` is that
@@ -58,33 +68,51 @@ def solve(layers: Sequence[Layer], quotas: Sequence[Quota], dtype: torch.dtype |
     check_weights(layers)
     if layers[0].inputs is None:
         raise ValueError(f"{layers[0].name}: no statistics of what it reads")
-    factor = factorise(layers[0].inputs, layers[0].name, dtype)
-    found = [[Solution(layer.weights)] * len(quotas) for layer in layers]
-    for places, units in _stacks(layers, quotas, dtype.itemsize):
-        for (row, column), solution in zip(places, _sweep(units, factor, dtype), strict=True):
-            found[row][column] = solution
+    found: list[list[Solution | ModelError]] = [[Solution(layer.weights)] * len(quotas) for layer in layers]
+    dampings = sorted({_damping(quota) for quota in quotas})
+    for damping in dampings:
+        inputs = layers[0].inputs
+        if damping != dampings[-1] and inputs.gram is not None:
+            inputs = replace(inputs, gram=inputs.gram.clone())
+        factor = factorise(inputs, layers[0].name, dtype, damping)
+        for places, units in _stacks(layers, quotas, dtype.itemsize, damping):
+            for (row, column), solution in zip(places, _sweep(units, factor, dtype), strict=True):
+                found[row][column] = solution
     return found
 
 
-def block_width(pattern: str) -> int:
-    """Columns of a block: 128, or the multiple nearest to it of what the pattern keeps together."""
-    if pattern == "unstructured":
-        return WIDTH
-    group = masks.pair(pattern)[1]
-    return max(1, round(WIDTH / group)) * group
+def _damping(quota: Quota) -> float:
+    return quota.quantize.damping if quota.quantize else quota.read(SparseGPT).damping
+
+
+def block_width(pattern: str, quantize: Quantize | None = None, columns: int = WIDTH) -> int:
+    """Columns of a block: the multiple nearest to ``columns`` of what the pattern and the grid keep together.
+
+    Raises UnsupportedError for groups of a grid that cut those of a pattern.
+    """
+    together = 1 if pattern == "unstructured" else masks.pair(pattern)[1]
+    if quantize and quantize.group:
+        if quantize.group % together:
+            raise UnsupportedError(
+                f"quantize: groups of {quantize.group} columns cut the pattern {pattern}", f"a multiple of {together}"
+            )
+        together = quantize.group
+    return max(1, round(columns / together)) * together
 
 
 def _stacks(
-    layers: Sequence[Layer], quotas: Sequence[Quota], itemsize: int
+    layers: Sequence[Layer], quotas: Sequence[Quota], itemsize: int, damping: float = DAMPING[0]
 ) -> Iterator[tuple[list[tuple[int, int]], list[Unit]]]:
-    """Units of one pattern that fit into a stack together, with their places in the answer.
+    """Units of one pattern and one width of groups that fit into a stack together, with their places in the answer.
 
-    Where nothing is to go there is no unit: the layer stays as it is.
+    Where nothing is to go or to be rounded there is no unit: the layer stays as it is.
     """
-    wanted_at: dict[str, list[int]] = {}
+    wanted_at: dict[tuple[object, ...], list[int]] = {}
     for column, quota in enumerate(quotas):
-        if quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M":
-            wanted_at.setdefault(quota.pattern, []).append(column)
+        changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
+        if changes and _damping(quota) == damping:
+            alike = (quota.pattern, quota.read(SparseGPT).columns, quota.quantize and (quota.quantize.group,))
+            wanted_at.setdefault(alike, []).append(column)
     for wanted in wanted_at.values():
         places: list[tuple[int, int]] = []
         units: list[Unit] = []
@@ -102,55 +130,131 @@ def _stacks(
             yield places, units
 
 
-def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution]:
-    """Algorithm 1 over a stack of units of one pattern."""
+def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[Solution | ModelError]:
+    """Algorithm 1 over a stack of units of one pattern and one width of groups."""
     import torch
 
-    inputs, width = len(factor.upper), block_width(units[0].quota.pattern)
+    quota = units[0].quota
+    inputs, width = len(factor.upper), block_width(quota.pattern, quota.quantize, quota.read(SparseGPT).columns)
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
+    zeros = stack == 0 if quota.quantize else None
     stack[factor.dead] = 0
+    rounding = _Rounding(units, stack) if quota.quantize else None
+    gone = torch.zeros(stack.shape[1], dtype=torch.int64)
     for start in range(0, inputs, width):
-        stop = min(start + width, inputs)
-        errors = _prune_block(stack[start:stop], factor.upper[start:stop, start:stop].contiguous(), units)
-        stack[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+        here = slice(start, min(start + width, inputs))
+        upper = factor.upper[here, here].contiguous()
+        removed = _removed(stack[here], upper.diagonal()[:, None], units, None if zeros is None else zeros[here])
+        errors = _sweep_block(stack[here], upper, units, removed, rounding, start)
+        stack[here.stop :].addmm_(factor.upper[here, here.stop :].T, errors, alpha=-1)
+        gone += removed.sum(0)
     for unit in units:
-        yield _solution(unit, stack[:, unit.columns].T, factor)
+        codes = rounding.codes(unit) if rounding else None
+        try:
+            yield _solution(unit, stack[:, unit.columns].T, factor, codes, int(gone[unit.columns].sum()))
+        except ModelError as error:  # weights that do not fit the layer's precision: of this quota alone
+            yield error
 
 
-def _prune_block(block: torch.Tensor, upper: torch.Tensor, units: list[Unit]) -> torch.Tensor:
-    """Prunes a block (width, rows) of the stack in place; the errors e (width, rows) are for what lies right of it."""
+def _sweep_block(
+    block: torch.Tensor,
+    upper: torch.Tensor,
+    units: list[Unit],
+    removed: torch.Tensor,
+    rounding: _Rounding | None,
+    first: int,
+) -> torch.Tensor:
+    """Changes a block (width, rows) of the stack, from column ``first`` on, in place; the errors e (width, rows) are for
+    what lies right of it. ``removed`` tells what goes; of N:M it is filled in here.
+    """
     import torch
 
     pattern, width = units[0].quota.pattern, block.shape[0]
     group = masks.pair(pattern)[1] if masks.kind_of(pattern) == "N:M" else 0
     scale = upper.diagonal()[:, None]
-    removed = torch.zeros(block.shape, dtype=torch.bool) if group else _removed(block, scale, units)
-    factors = torch.zeros_like(block) if group else removed.to(block.dtype).div_(scale)
+    factors = removed.to(block.dtype).div_(scale)
     errors = torch.empty_like(block)
-    for start, stop in _steps(width, group):
+    for start, stop in _steps(width, group, units[0].quota.quantize):
         for column in range(start, stop):
             if group and column % group == 0 and column + group <= width:
                 here = slice(column, column + group)
                 removed[here] = _removed_of_group(block[here] / scale[here], units[0])
                 factors[here] = removed[here].to(block.dtype).div_(scale[here])
-            torch.mul(block[column], factors[column], out=errors[column])
+            if rounding:
+                kept = rounding.rounded(first + column, block[column:], removed[column:])
+                torch.div(block[column] - kept, scale[column], out=errors[column])
+                block[column] = kept
+            else:
+                torch.mul(block[column], factors[column], out=errors[column])
             block[column + 1 : stop].addr_(upper[column, column + 1 : stop], errors[column], alpha=-1)
         block[stop:].addmm_(upper[start:stop, stop:].T, errors[start:stop], alpha=-1)
     block.masked_fill_(removed, 0)
     return errors
 
 
-def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit]) -> torch.Tensor:
-    """Mask (width, rows) of the block: for each unit the lowest w² / U_jj²."""
+class _Rounding:
+    """The grids of a stack of units that quantize, and the values that its columns get."""
+
+    def __init__(self, units: list[Unit], stack: torch.Tensor) -> None:
+        import torch
+
+        inputs, rows = stack.shape
+        self.units = [(unit, unit.quota.quantize) for unit in units if unit.quota.quantize]
+        self.group = self.units[0][1].group
+        self.values = torch.empty(inputs, rows, dtype=torch.int8)
+        self.steps, self.zeros = stack.new_empty(2, groups_of(inputs, self.group), rows)
+        self.low, self.high = stack.new_empty(2, rows)
+        if self.group is None:
+            self._open(0, stack)
+
+    def rounded(self, place: int, ahead: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
+        """What column ``place`` becomes, the first of ``ahead``; ``removed`` tells what of it is zero."""
+        import torch
+
+        if self.group is not None and place % self.group == 0:
+            self._open(place // self.group, ahead[: self.group].masked_fill(removed[: self.group], 0))
+        self.values[place] = values = torch.where(removed[0], self.grid.zero, self.grid.values(ahead[0]))
+        return self.grid.weights(values)
+
+    def _open(self, number: int, weights: torch.Tensor) -> None:
+        """The grid of one group (columns, rows), of each unit by its own scheme."""
+        for unit, quantize in self.units:
+            at = unit.columns
+            found = grid(weights[:, at], 0, quantize.scheme, unit.layer.weights.dtype)
+            self.steps[number, at], self.zeros[number, at] = found.step, found.zero
+            self.low[at], self.high[at] = found.low, found.high
+        self.grid = Grid(self.steps[number], self.zeros[number], self.low, self.high)
+
+    def codes(self, unit: Unit) -> Codes:
+        """The unit's values (out, in) and grids."""
+        import torch
+
+        at, kept = unit.columns, unit.quota.quantize
+        zeros = None if kept is None or kept.symmetric else self.zeros[:, at].T.to(torch.int8).contiguous()
+        steps = self.steps[:, at].T.to(unit.layer.weights.dtype).contiguous()
+        return Codes(self.values[:, at].T.contiguous(), steps, zeros, self.group)
+
+
+def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
+    """Mask (width, rows) of the block: for each unit the lowest w² / U_jj², or of one that only quantizes its ``zeros``.
+
+    Of N:M nothing yet.
+    """
     import torch
 
-    removed = torch.empty(block.shape, dtype=torch.bool)
-    scores = (block / scale).square_().T.contiguous()
+    removed = torch.zeros(block.shape, dtype=torch.bool)
+    if masks.kind_of(units[0].quota.pattern) == "N:M":
+        return removed
+    prunes = any(unit.quota.sparsity > 0 for unit in units)
+    scores = (block / scale).square_().T.contiguous() if prunes else block
     for unit in units:
-        (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name)
-        removed[:, unit.columns] = choice.mask.T
+        if unit.quota.sparsity > 0:
+            (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name)
+            removed[:, unit.columns] = choice.mask.T
+        elif zeros is not None:
+            removed[:, unit.columns] = zeros[:, unit.columns]
     return removed
 
 
@@ -160,11 +264,17 @@ def _removed_of_group(ratios: torch.Tensor, unit: Unit) -> torch.Tensor:
     return masks.lowest_of_each(masks.ordinals(ratios.square_(), unit.layer.name), group - keep)
 
 
-def _steps(width: int, group: int) -> Iterator[tuple[int, int]]:
+def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[int, int]]:
     """Bounds of the runs of columns that are updated one by one: about STEP, and a group starts within one or with one.
 
-    All columns of a group are up to date when its first is reached: either it lies in one run, or it starts one.
+    All columns of a group are up to date when its first is reached: either it lies in one run, or it starts one. A group of
+    a grid always starts one.
     """
+    if quantize and quantize.group:
+        for left in range(0, width, quantize.group):
+            right = min(left + quantize.group, width)
+            yield from ((left + start, left + stop) for start, stop in _steps(right - left, group, None))
+        return
     longest = STEP // group * group if 0 < group <= STEP else STEP
     start = 0
     while start < width:
@@ -175,16 +285,17 @@ def _steps(width: int, group: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _solution(unit: Unit, weights: torch.Tensor, factor: Factor) -> Solution:
+def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | None, removed: int) -> Solution:
     """The unit's weights (out, in) in the layer's dtype. What was set to zero in float32 stays zero."""
     import torch
 
     layer = unit.layer
-    found = torch.empty(weights.shape, dtype=layer.weights.dtype).copy_(weights)
+    dtype = layer.weights.dtype
+    found = codes.expanded(dtype) if codes else torch.empty(weights.shape, dtype=dtype).copy_(weights)
     check_finite(
         found, layer.name, "the updated weights do not fit its precision", "convert the checkpoint to bfloat16"
     )
     said = list(factor.notes) + list(masks.notes(weights.shape, unit.quota.pattern))
     if bool(factor.dead.any()):
         said.append("inputs that are always zero lose their weights")
-    return Solution(found, tuple(said))
+    return Solution(found, tuple(said), codes, removed)

@@ -1,0 +1,37 @@
+-- What was asked to be made, and what came of it: one row a variant.
+CREATE OR REPLACE VIEW variants AS
+WITH made AS (
+    SELECT variant_id, arg_max(prunable, started_at) AS prunable, arg_max(parameters, started_at) AS parameters,
+           arg_max(zeros, started_at) AS zeros, arg_max(total_zeros, started_at) AS total_zeros,
+           arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits
+    FROM _latest
+    JOIN base.makings USING (record_id)
+    GROUP BY variant_id
+)
+SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, prunable, parameters, zeros, total_zeros,
+       rounded_to_zero, nullif(bits, 0) AS bits, c.content
+FROM base.variants v
+LEFT JOIN made USING (variant_id)
+LEFT JOIN _contents c USING (variant_id);
+
+COMMENT ON VIEW variants IS 'every model and every version of it: what it was made from and how, and what came of it';
+COMMENT ON COLUMN variants.model IS 'name of the model in the manifest that named it first';
+COMMENT ON COLUMN variants.recipe IS 'what was done to the model, step by step, in words; dense is the untouched model';
+COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
+COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
+COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
+COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
+COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';
+COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and a quantizer rounded to zero';
+COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
+COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';
+
+CREATE OR REPLACE VIEW steps AS
+SELECT variant_id, position, step, name, field, value ->> '$' AS value FROM base.steps ORDER BY variant_id, position, field;
+
+COMMENT ON VIEW steps IS 'the steps of every variant, one row a setting';
+COMMENT ON COLUMN steps.position IS 'the step''s place in the recipe, from 1';
+COMMENT ON COLUMN steps.step IS 'what was done: prune, quantize, …';
+COMMENT ON COLUMN steps.name IS 'by which method';
+COMMENT ON COLUMN steps.field IS 'a setting of the step';
+COMMENT ON COLUMN steps.value IS 'its value';

@@ -1,0 +1,31 @@
+"""How recipes are written: an entry of ``variants`` is a step or a list of steps; a step is a mapping with one verb."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sparsebench.manifest.schema import wrong
+
+
+def chain_of(entry: Any) -> list[Mapping[str, Any]]:
+    """The steps of an entry, in order."""
+    return entry if isinstance(entry, list) else [entry]
+
+
+def named(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:
+    """The verb of a step and the name that it has: ``prune``, ``wanda``.
+
+    Raises PydanticCustomError where it has no verb, or several.
+    """
+    found = [key for key in step if key in verbs]
+    if len(found) != 1:
+        raise wrong(f"a step with {len(found)} verbs", f"one of {', '.join(verbs)}, such as `prune: magnitude`")
+    return found[0], step[found[0]]
+
+
+def models_of(entry: Any) -> list[str] | None:
+    """The models that an entry is kept to by any of its steps; None for all."""
+    given = [step["models"] for step in chain_of(entry) if step.get("models") is not None]
+    lists = [one if isinstance(one, list) else [one] for one in given]
+    return [name for name in lists[0] if all(name in other for other in lists)] if lists else None

@@ -1,0 +1,277 @@
+"""Quantized checkpoints: integers and scales on disk, read as the weights that they stand for.
+
+The layout is that of compressed-tensors, which stock transformers loads where that package is installed. A weight NAME.weight
+(out, in) is NAME.weight_packed (I32, along the inputs four int8 or eight int4 to a word), NAME.weight_scale (out, groups) and
+NAME.weight_shape, with zero points NAME.weight_zero_point (packed along the outputs). Where inputs are rounded as well, that
+package wants int8 as it is: NAME.weight (I8), NAME.weight_scale and NAME.weight_zero_point (I8). A Conv1D's (in, out) is
+written as (out, in), which transformers does not read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
+from sparsebench.models.topology import CONV1D_TYPES
+
+if TYPE_CHECKING:
+    import torch
+
+INT4_GROUPS = (32, 64, 128, 256)
+"""Groups of columns that torch's int4 kernel knows."""
+KEY, METHOD, FLOAT = "quantization_config", "compressed-tensors", "float"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A matrix (out, in) on a grid: ``(values - zeros) · scale``, in groups of ``group`` columns (None: whole rows).
+
+    ``values`` (out, in) and ``zeros`` (out, groups; None: all zero) are int8, ``scale`` (out, groups) in the checkpoint's dtype.
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor
+    zeros: torch.Tensor | None = None
+    group: int | None = None
+
+    def expanded(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights in ``dtype``, each rounded once: a value less its zero point is exact in every float."""
+        found = self.values.to(dtype)
+        if self.zeros is not None:
+            found -= self._spread(self.zeros).to(dtype)
+        return found.mul_(self._spread(self.scale).to(dtype))
+
+    def cut(self, rows: tuple[int, int]) -> Codes:
+        """Some rows of it."""
+        part = slice(*rows)
+        return replace(
+            self,
+            values=self.values[part],
+            scale=self.scale[part],
+            zeros=None if self.zeros is None else self.zeros[part],
+        )
+
+    def zero_count(self) -> int:
+        """How many of the weights are exactly zero."""
+        return int((self.values == (0 if self.zeros is None else self._spread(self.zeros))).sum())
+
+    def _spread(self, each: torch.Tensor) -> torch.Tensor:
+        """A number of each group as one that broadcasts against the values."""
+        return each if self.group is None else each.repeat_interleave(self.group, 1)[:, : self.values.shape[1]]
+
+
+def groups_of(columns: int, group: int | None) -> int:
+    """How many groups the columns of a matrix make; the last may be narrower."""
+    return math.ceil(columns / group) if group else 1
+
+
+def parts_of(info: TensorInfo, scheme: Scheme, across: bool) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of what a float tensor (stored (in, out) where ``across``) becomes on disk."""
+    rows, columns = info.shape[::-1] if across else info.shape
+    groups, packed, each = groups_of(columns, scheme.group), scheme.packed, 32 // scheme.bits
+    found: list[tuple[str, str, tuple[int, ...]]] = [
+        ("weight_packed", "I32", (rows, math.ceil(columns / each))) if packed else ("weight", "I8", (rows, columns)),
+        ("weight_scale", info.dtype, (rows, groups)),
+        *[("weight_shape", "I64", (2,))] * packed,
+    ]
+    if not scheme.symmetric:
+        zeros = ("I32", (math.ceil(rows / each), groups)) if packed else ("I8", (rows, groups))
+        found.append(("weight_zero_point", *zeros))
+    stem = info.name.removesuffix("weight")
+    return [(stem + end, dtype, shape) for end, dtype, shape in found]
+
+
+def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a quantized weight NAME.weight is on disk."""
+    import torch
+
+    stem = name.removesuffix("weight")
+    if scheme.packed:
+        yield f"{stem}weight_packed", _packed(codes.values, scheme.bits)
+        yield f"{stem}weight_shape", torch.tensor(codes.values.shape)
+    else:
+        yield f"{stem}weight", codes.values
+    yield f"{stem}weight_scale", codes.scale
+    if codes.zeros is not None:
+        zeros = codes.zeros
+        yield f"{stem}weight_zero_point", _packed(zeros.T, scheme.bits).T.contiguous() if scheme.packed else zeros
+
+
+def _packed(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """int8 numbers (rows, n) as int32 words along each row, the first in the lowest bits, each plus half of its range."""
+    import torch
+
+    shifted = values.to(torch.int16).add_(1 << (bits - 1)).to(torch.uint8)
+    padded = torch.nn.functional.pad(shifted, (0, -values.shape[1] % (32 // bits)))
+    if bits == 4:
+        halves = padded.unflatten(1, (-1, 2))
+        padded = halves[..., 0] | (halves[..., 1] << 4)
+    return padded.reshape(-1).contiguous().view(torch.int32).view(len(values), -1)
+
+
+def _unpacked(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """The reverse of ``_packed``."""
+    import torch
+
+    found = words.reshape(-1).contiguous().view(torch.uint8).view(len(words), -1)
+    if bits == 4:
+        found = torch.stack((found & 15, found >> 4), -1).flatten(1)
+    return found[:, :columns].to(torch.int16).sub_(1 << (bits - 1)).to(torch.int8)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How all quantized weights of a checkpoint are stored; ``dynamic``: what they multiply is quantized as it comes."""
+
+    bits: int
+    group: int | None
+    symmetric: bool
+    dynamic: bool = False
+
+    @property
+    def encoding(self) -> str:
+        """``int8``, ``int8-dynamic`` or ``int4``."""
+        return f"int{self.bits}" + "-dynamic" * self.dynamic
+
+    @property
+    def packed(self) -> bool:
+        """Whether values lie in words of 32 bits."""
+        return not self.dynamic
+
+    def check_kernels(self) -> None:
+        """Raises UnsupportedError where no kernel multiplies weights that are stored so."""
+        if self.bits == 8 and not self.symmetric:
+            raise UnsupportedError("no int8 kernel here takes zero points", "quantize symmetrically, or only score it")
+        if self.bits == 4 and self.group not in INT4_GROUPS:
+            known = ", ".join(map(str, INT4_GROUPS))
+            raise UnsupportedError(
+                f"torch's int4 kernel takes groups of {known} columns, not of {self.group}", "or only score it"
+            )
+
+    def config(self, names: Iterable[str]) -> dict[str, Any]:
+        """The ``quantization_config`` of a config.json whose weights ``names`` are stored so."""
+        weights = {
+            "num_bits": self.bits, "type": "int", "symmetric": self.symmetric, "dynamic": False,
+            "strategy": "group" if self.group else "channel", "group_size": self.group,
+        }  # fmt: skip
+        inputs = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
+        patterns = {re.sub(r"\d+", r"\\d+", re.escape(name.removesuffix(".weight"))) for name in names}
+        scheme = {
+            "targets": [f"re:(.*\\.)?{pattern}$" for pattern in sorted(patterns)],
+            "weights": weights, "input_activations": inputs if self.dynamic else None, "output_activations": None,
+        }  # fmt: skip
+        found: dict[str, Any] = {
+            "quant_method": METHOD, "format": "pack-quantized" if self.packed else "int-quantized",
+            "quantization_status": "compressed", "ignore": [], "config_groups": {"group_0": scheme},
+        }  # fmt: skip
+        # Left packed until they run, zero points meet a shape that compressed-tensors 0.20 has not packed, and T5's forward,
+        # which asks a layer for its weight, finds none. Rounding inputs needs that package's own layers.
+        return {**found, "dequantize": True} if self.packed else found
+
+
+def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
+    """How the weights of a checkpoint with this config.json are quantized; None where they are not.
+
+    Raises UnsupportedError for a quantization that is not one of ours.
+    """
+    stated = config.get(KEY)
+    if not stated:
+        return None
+    try:
+        (group,) = stated["config_groups"].values()
+        weights, inputs = group["weights"], group.get("input_activations")
+        found = Scheme(weights["num_bits"], weights["group_size"], weights["symmetric"], bool(inputs))
+        # What we would write for it is what we can read.
+        layout = {key: value for key, value in found.config([])["config_groups"]["group_0"].items() if key != "targets"}
+        known = stated["quant_method"] == METHOD and layout == {key: group.get(key) for key in layout}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise UnsupportedError(
+            f"the checkpoint's weights are quantized in another way ({stated.get('quant_method', 'unnamed')})",
+            "use the checkpoint that it was made from, and quantize it here",
+        )
+    return found
+
+
+def encoding_of(config: Mapping[str, Any]) -> str:
+    """``float``, ``int8``, ``int8-dynamic`` or ``int4``. Raises UnsupportedError as ``scheme_of`` does."""
+    scheme = scheme_of(config)
+    return scheme.encoding if scheme else FLOAT
+
+
+def opened(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``, whose quantized weights read as the floats that they stand for."""
+    plain = Checkpoint(folder)
+    return QuantizedCheckpoint(folder) if plain.config.get(KEY) else plain
+
+
+class QuantizedCheckpoint(Checkpoint):
+    """A quantized folder under the interface of a float one: ``tensors`` have the shape and dtype of what they stand for.
+
+    Their ``nbytes`` are those of the integers in the file, without scales; ``stored`` is what the files hold.
+    """
+
+    @cached_property
+    def scheme(self) -> Scheme:
+        """How the weights are stored. Raises ModelError where they are not quantized."""
+        found = scheme_of(self.config)
+        if found is None:
+            raise ModelError(f"{self.folder}: its weights are not quantized")
+        return found
+
+    @property
+    def across(self) -> bool:
+        """Whether the model's own matrices are (in, out), as GPT-2's are."""
+        return self.config.get("model_type") in CONV1D_TYPES
+
+    @cached_property
+    def quantized(self) -> frozenset[str]:
+        """The names of the quantized weights."""
+        return frozenset(name.removesuffix("_scale") for name in self.stored if name.endswith(".weight_scale"))
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of the model by name."""
+        parts = {f"{name}_{end}" for name in self.quantized for end in ("scale", "zero_point", "shape")}
+        found: dict[str, TensorInfo] = {}
+        for name, info in self.stored.items():
+            whole = name.removesuffix("_packed")
+            if whole in self.quantized:
+                rows, columns = info.shape[0], self._columns(whole)
+                shape = (columns, rows) if self.across else (rows, columns)
+                found[whole] = replace(info, name=whole, dtype=self.stored[f"{whole}_scale"].dtype, shape=shape)
+            elif name not in parts:
+                found[name] = info
+        return found
+
+    def _columns(self, name: str) -> int:
+        return int(super().load(f"{name}_shape")[1]) if self.scheme.packed else self.stored[name].shape[1]
+
+    def codes(self, name: str) -> Codes:
+        """The integers and scales of a quantized weight."""
+        scheme, load = self.scheme, super().load
+        values = load(f"{name}_packed" if scheme.packed else name)
+        zeros = None if scheme.symmetric else load(f"{name}_zero_point")
+        if scheme.packed:
+            values = _unpacked(values, scheme.bits, self._columns(name))
+            zeros = zeros if zeros is None else _unpacked(zeros.T, scheme.bits, len(values)).T.contiguous()
+        return Codes(values, load(f"{name}_scale"), zeros, scheme.group)
+
+    def load(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One tensor, or its slice ``index``; a quantized one, which is a matrix, whole, as the floats that it stands for."""
+        if name not in self.quantized:
+            return super().load(name, index)
+        weights = self.codes(name).expanded(torch_dtype(self.tensors[name].dtype))
+        return weights.T.contiguous() if self.across else weights
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """One tensor's entries in order, flat; a quantized one's all at once."""
+        return iter([self.load(name).reshape(-1)]) if name in self.quantized else super().pieces(name)

@@ -1,0 +1,156 @@
+"""Linear layers over quantized weights: expanded to floats for scoring, or multiplied as the integers that they are.
+
+Which torch kernel does the latter on a CPU, and why: ``_weight_int8pack_mm`` reads one byte a weight and multiplies a
+token twice as fast as a dense bfloat16 product does, but several ones slower, so that these take int8 expanded to the
+activations' precision; ``_int_mm`` multiplies int8 by int8 at any number of tokens; ``_weight_int4pack_mm_for_cpu``
+reads half a byte a weight. The packed kernels are fast in bfloat16 only: activations of another precision are rounded to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sparsebench.models.assemble import Replace
+from sparsebench.models.quantized import Codes, QuantizedCheckpoint
+from sparsebench.models.topology import View
+
+FEW = 8
+"""Tokens up to which the int8 kernel beats a dense product of expanded weights (Zen 4: about 6 to 10, by shape)."""
+INT4_ROWS = 16
+"""The multiple that the rows of a matrix must be for torch's int4 kernel."""
+
+
+def activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(values, step): x (…, in) as whole numbers from -128 to 127 times a step for each token (…, 1), all in x's dtype."""
+    step = x.abs().amax(-1, keepdim=True).div_(127.5).clamp_(min=torch.finfo(x.dtype).tiny)
+    return (x / step).round_().clamp_(-128, 127), step
+
+
+class RoundedInputs(nn.Linear):
+    """A linear layer whose inputs are rounded to 8 bits: what int8-dynamic calculates, in floats."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values, step = activations(x)
+        return F.linear(values.mul_(step), self.weight, self.bias)
+
+
+class QuantizedLinear(nn.Module):
+    """y = x Wᵀ + b on integers, on a CPU; y has x's dtype. ``weight`` tells shape and dtype to models that ask (meta)."""
+
+    kernel: str
+    values: torch.Tensor
+    scale: torch.Tensor
+    bias: nn.Parameter | None
+
+    def __init__(self, codes: Codes, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.out_features, self.in_features = codes.values.shape
+        self.weight = torch.empty(codes.values.shape, dtype=dtype, device="meta")
+        self.register_parameter("bias", None)
+        values, scale = self.laid_out(codes)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and scales as the kernel takes them."""
+        return codes.values, codes.scale[:, 0].contiguous()
+
+    @staticmethod
+    def fits(codes: Codes) -> bool:
+        """Whether the kernel takes a matrix of that shape."""
+        return True
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x (tokens, in) times the weights, (tokens, out)."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.product(x.reshape(-1, self.in_features)).to(x.dtype)
+        if self.bias is not None:
+            found += self.bias
+        return found.view(*x.shape[:-1], self.out_features)
+
+
+class Int8Linear(QuantizedLinear):
+    """Weights in int8."""
+
+    kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {FEW} tokens"
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > FEW:
+            return F.linear(x, self.values.to(x.dtype)).mul_(self.scale)
+        return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
+
+
+class Int8DynamicLinear(QuantizedLinear):
+    """Weights in int8, inputs rounded to int8 as they come; sums in int32."""
+
+    kernel = "int8 dynamic torch _int_mm"
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        values, step = activations(x)
+        return torch._int_mm(values.to(torch.int8), self.values.T).mul(step.float()).mul_(self.scale.float())
+
+
+class Int4Linear(QuantizedLinear):
+    """Weights in int4, two to a byte, in groups with zero points or without."""
+
+    kernel = "int4 torch _weight_int4pack_mm_for_cpu in bfloat16"
+
+    @staticmethod
+    def fits(codes: Codes) -> bool:
+        rows, columns = codes.values.shape
+        return columns % (codes.group or columns) == 0 and rows % INT4_ROWS == 0
+
+    def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
+        self.group = codes.group or self.in_features
+        offset = torch.zeros_like(codes.scale) if codes.zeros is None else -codes.zeros * codes.scale.float()
+        packed = torch._convert_weight_to_int4pack_for_cpu(codes.values.int() + 8, 1)
+        return packed, torch.stack((codes.scale.T.bfloat16(), offset.T.bfloat16()), -1).contiguous()
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, self.group, self.scale)
+
+
+LAYERS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int8-dynamic": Int8DynamicLinear, "int4": Int4Linear}
+
+
+def _codes(weights: QuantizedCheckpoint, view: View) -> Codes | None:
+    """What a view of a quantized matrix is made of; None for one that is stored in floats."""
+    if view.name not in weights.quantized:
+        return None
+    codes = weights.codes(view.tensor)
+    return codes if view.rows is None else codes.cut(view.rows)
+
+
+def expanding(weights: QuantizedCheckpoint) -> Replace:
+    """For ``assemble``: floats in the precision to run in, inputs rounded where the checkpoint says so."""
+    kind = RoundedInputs if weights.scheme.dynamic else nn.Linear
+
+    def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
+        codes = _codes(weights, view)
+        if codes is None:
+            return None
+        expanded = codes.expanded(dtype)
+        made = kind(expanded.shape[1], expanded.shape[0], bias=False, device="meta")
+        made.weight = nn.Parameter(expanded, requires_grad=False)
+        return made
+
+    return replaced
+
+
+def multiplying(weights: QuantizedCheckpoint) -> Replace:
+    """For ``assemble``: layers that multiply integers; those whose shape no kernel takes are expanded."""
+    expand, layer = expanding(weights), LAYERS[weights.scheme.encoding]
+
+    def replaced(view: View, module: Any, dtype: torch.dtype) -> nn.Module | None:
+        codes = _codes(weights, view)
+        if codes is None or not layer.fits(codes):
+            return expand(view, module, dtype)
+        return layer(codes, dtype)
+
+    return replaced

@@ -1,0 +1,95 @@
+"""What in a model's folder could run code once transformers loads it. None of it is used, and nothing that we write has it.
+
+``auto_map`` names Python files of the folder or of the hub, ``custom_generate`` replaces ``generate``, and an attention
+or experts implementation that transformers lacks is a kernel that it fetches from the hub. A folder of a PEFT adapter
+names a model there. What is left out is kept by name in ``sparsebench.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import ModelError
+from sparsebench.sources.cache import read_json, write_json
+
+NOTES = "sparsebench.json"
+_CODE_FILES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".ipynb", ".pkl", ".pickle"}
+_CODE_KEYS = {"auto_map", "custom_generate", "custom_pipelines"}
+_IMPLEMENTATIONS = {"attn_implementation", "experts_implementation"}
+_BUILT_IN = ("eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm", None)
+
+
+def without_code(settings: Any, at: str = "") -> tuple[Any, list[str]]:
+    """A JSON value at path ``at`` without the keys that name code, at any depth, and the paths of these keys."""
+    if isinstance(settings, list):
+        items, names = without_code({str(place): value for place, value in enumerate(settings)}, at)
+        return list(items.values()), names
+    if not isinstance(settings, dict):
+        return settings, []
+    kept: dict[Any, Any] = {}
+    left: list[str] = []
+    for key, value in settings.items():
+        if _names_code(str(key), value):
+            left.append(f"{at}{key}")
+        else:
+            kept[key], inner = without_code(value, f"{at}{key}.")
+            left += inner
+    return kept, left
+
+
+def _names_code(key: str, value: Any) -> bool:
+    if key.lstrip("_").removesuffix("_internal") in _IMPLEMENTATIONS:
+        return any(one not in _BUILT_IN for one in (value.values() if isinstance(value, dict) else [value]))
+    return key in _CODE_KEYS
+
+
+def _is_code(path: Path) -> bool:
+    return path.suffix.lower() in _CODE_FILES
+
+
+def copy_companion(path: Path, target: Path) -> list[str]:
+    """Copy a file or folder that belongs to a model, but no code; what was left out, such as ``config.json: auto_map``."""
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if _is_code(file))
+        shutil.copytree(path, target, ignore=lambda _, names: [one for one in names if _is_code(Path(one))])
+        return [file.relative_to(path.parent).as_posix() for file in found]
+    if _is_code(path):
+        return [path.name]
+    settings, left = without_code(read_json(path) if path.name.endswith("config.json") else None)
+    if left:
+        target.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    else:
+        shutil.copy2(path, target)
+    return [f"{path.name}: {key}" for key in left]
+
+
+def left_out(folder: Path) -> list[str]:
+    """What was left out of a folder that we wrote, or of the one that it was made from."""
+    found = (read_json(Path(folder) / NOTES) or {}).get("left_out")
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def note_left_out(folder: Path, left: list[str]) -> None:
+    """Add what was left out of a folder to its ``sparsebench.json``."""
+    if left:
+        notes = {**(read_json(folder / NOTES) or {}), "left_out": list(dict.fromkeys([*left_out(folder), *left]))}
+        write_json(folder / NOTES, notes, indent=1)
+
+
+def told(left: list[str]) -> str:
+    """A note of what was left out; empty where nothing was."""
+    return f"left out, because code of a model is never run: {', '.join(left)}" if left else ""
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise ModelError for a PEFT adapter: where peft is installed transformers would load it, or fetch its base model."""
+    path = Path(folder) / "adapter_config.json"
+    if path.is_file():
+        base = (read_json(path) or {}).get("base_model_name_or_path")
+        raise ModelError(
+            f"{path}: a PEFT adapter (`base_model_name_or_path` is {base!r}), which is neither loaded nor measured",
+            "merge it into its model (merge_and_unload) and name that folder; a whole model needs no such file",
+        )

@@ -1,0 +1,94 @@
+"""What a stranger's files may name, which is files of their own folder; and writing that goes through no link."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from sparsebench.errors import ModelError, UserError
+
+INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+_DISTRUST = "no model needs this: fetch it again from where you trust it"
+
+
+def plain(name: object, origin: Path) -> str:
+    """``name``, which the file ``origin`` of a model gives, as the name of a file or folder beside that.
+
+    Raises ModelError for every other path.
+    """
+    if not isinstance(name, str) or not name or name[0] == "." or set(name) & set("/\\\0"):
+        raise ModelError(f"{origin}: {name!r} is not the name of a file beside it", _DISTRUST)
+    return name
+
+
+def check(folder: Path) -> None:
+    """Raises ModelError, naming the file, where something in a model's folder leads out of it.
+
+    That is a link, though not one of the hub's cache to its own blobs, or a name in an index of weights or tokenizers. Links to
+    folders, which can also lead in a circle, and devices are refused wherever they lead; hidden folders are nobody's.
+    """
+    home = folder.resolve()
+    inside = [home]
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        inside.append(home.parents[1] / "blobs")
+    for place, folders, files in os.walk(folder):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name[0] != "."]
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                if not path.is_file() or not any(path.resolve().is_relative_to(one) for one in inside):
+                    where = f"a link to {os.readlink(path)}, which is no file of the model"
+                    raise ModelError(f"{path}: {where}", "put a copy in its place, if you trust what it points to")
+            elif not path.is_file() and not path.is_dir():
+                raise ModelError(f"{path}: neither a file nor a folder", _DISTRUST)
+    for index in (*folder.glob(INDEX), *folder.glob(f"{INDEX}.*"), *folder.glob(PICKLE_INDEX)):
+        shards(index)
+    for index in folder.glob("tokenizer_config.json"):
+        for name in read_object(index).get("fast_tokenizer_files") or ():
+            plain(name, index)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
+    return found
+
+
+def shards(index: Path) -> tuple[str, ...]:
+    """The names of the weight files that an index lists, in order. Raises ModelError where it is none, or one leads away."""
+    named = read_object(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
+    return tuple(sorted({plain(name, index) for name in named.values()}))
+
+
+def unlinked(path: Path) -> Path:
+    """``path``, which is going to be written to or in. Raises UserError where a link stands under that name."""
+    if path.is_symlink():
+        raise UserError(
+            f"{path}: a link to {os.readlink(path)}, and nothing is written through links",
+            "remove it, or name what it points to",
+        )
+    return path
+
+
+def create(path: Path, mode: str = "w") -> IO[Any]:
+    """Open a file for writing, text as UTF-8. Raises UserError where a link stands under its name."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    try:
+        return open(path, mode, encoding=None if "b" in mode else "utf-8", opener=opener)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            unlinked(path)
+        raise

@@ -1,0 +1,153 @@
+"""What a step is to the rest of the program: a name with typed settings, and a function from one folder to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import SparsebenchError
+from sparsebench.manifest.schema import Strict
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+    from sparsebench.steps.calibration import Calibrated
+
+
+class Settings(Strict):
+    """One step's settings, with defaults as published; a manifest may sweep any of them."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Every setting that can change the result of the step ``name``, resolved.
+
+        Raises PydanticCustomError for settings that do not go together.
+        """
+        return self.model_dump()
+
+    @classmethod
+    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """The settings that a sweep of ``given`` fields asks for, where that is not simply every combination."""
+        return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing done to a model: ``{prune: wanda, sparsity: 0.5}`` is verb ``prune``, name ``wanda`` and all its settings."""
+
+    verb: str
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class TensorCount:
+    """What became of one tensor: ``zeros`` of its ``count`` weights are exactly zero in the written file."""
+
+    name: str
+    layer: int | None
+    side: str
+    kind: str
+    count: int
+    zeros: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a step achieved, counted in the written files.
+
+    ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once);
+    ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
+    ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
+    ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
+    ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
+    ``calibration_sha256`` (of the token ids) tell what was read, if anything.
+    """
+
+    prunable: int
+    zeros: int
+    parameters: int
+    total_zeros: int
+    achieved: float
+    achieved_all: float
+    seconds: float
+    sweep_size: int
+    peak_rss_bytes: int
+    tensors: tuple[TensorCount, ...]
+    note: str = ""
+    calibration_tokens: int = 0
+    calibration_sha256: str = ""
+    bits: float = 0.0
+    rounded_to_zero: int = 0
+    relative_error: float = 0.0
+
+
+Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
+"""Called once for each step of a pass: with what it achieved, or why it alone failed."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use: ``read`` gives the calibration text as the model's tokens (when called first, it is fetched);
+    ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell."""
+
+    family: Family
+    seed: int = 0
+    dtype: str = "auto"
+    read: Callable[[], Calibrated] | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
+"""Makes from the model folder one folder per step, whose settings differ. A failing step fails alone, by ``emit``."""
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A row of the table of steps: all steps of one verb.
+
+    ``settings`` gives each name's settings, ``run`` is ``module:function`` (a ``Run``), imported when it is used.
+    """
+
+    name: str
+    settings: Callable[[], Mapping[str, type[Settings]]]
+    run: str
+    _: KW_ONLY
+    reads_text: Callable[[Step], bool] = lambda step: False
+    """Whether the step looks at calibration text."""
+    draws: Callable[[Step], bool] = lambda step: False
+    """Whether the seed decides its result."""
+    shares: Callable[[Step], Hashable] = lambda step: step.name
+    """Steps with the same parent and the same of this are made in one pass."""
+    label: Callable[[Step], str] | None = None
+    """A step in few words; default: its name and the settings that are not the defaults."""
+    version: Callable[[Step], int] = lambda step: 1
+    """Raised by hand when a change to its code can change its result."""
+    extra_libraries: Callable[[Step], tuple[str, ...]] = lambda step: ()
+    """Libraries whose major.minor can change its result, beside torch and those by which a model reads text."""
+    files: tuple[str, ...] = ()
+    """The settings that are sources: their files are fetched with the model's, and their hashes are part of the id."""
+    size: Callable[[Step], float] = lambda step: 1.0
+    """The bytes of its result over those of its parent, roughly: for the plan's estimate."""
+
+    def load(self) -> Run:
+        """The function that makes the variants."""
+        module, function = self.run.split(":")
+        run: Run = getattr(import_module(module), function)
+        return run
+
+    def describe(self, step: Step) -> str:
+        """The step's label."""
+        if self.label:
+            return self.label(step)
+        return " ".join([step.name, *(f"{key}={_short(value)}" for key, value in self.unusual(step).items())])
+
+    def unusual(self, step: Step) -> dict[str, Any]:
+        """The settings of a step that differ from their defaults."""
+        fields = self.settings()[step.name].model_fields
+        return {key: value for key, value in step.settings.items() if key in fields and value != fields[key].default}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+"""What lies in a folder that a step has made, counted in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsebench.models.quantized import opened
+from sparsebench.models.topology import parts
+from sparsebench.steps.contract import Evidence, TensorCount
+from sparsebench.steps.prune.zeroing import zeros_in
+
+
+def counted(
+    folder: Path,
+    family: str,
+    seconds: float = 0.0,
+    sweep_size: int = 1,
+    note: str = "",
+    made: Mapping[str, Any] | None = None,
+) -> Evidence:
+    """Zeros in the written files, over prunable weights and over all parameters (tied ones once).
+
+    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``.
+    """
+    checkpoint = opened(folder)
+    places = parts(checkpoint, family)
+    tensors: list[TensorCount] = []
+    parameters = total_zeros = 0
+    for info in checkpoint.tensors.values():
+        if info.name in checkpoint.ties:
+            continue
+        place = places[info.name]
+        parameters += info.numel
+        if place.experts:
+            counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
+        else:
+            counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
+        total_zeros += sum(counts)
+        for view, zeros in zip(place.views, counts, strict=False):
+            size = info.numel // len(counts)
+            tensors.append(TensorCount(view.name, place.layer, place.side, place.kind, size, zeros))
+    made = made or {}
+    prunable, zeros = sum(t.count for t in tensors), sum(t.zeros for t in tensors)
+    return Evidence(
+        prunable=prunable,
+        zeros=zeros,
+        parameters=parameters,
+        total_zeros=total_zeros,
+        achieved=zeros / prunable if prunable else 0.0,
+        achieved_all=total_zeros / parameters if parameters else 0.0,
+        seconds=seconds,
+        sweep_size=sweep_size,
+        peak_rss_bytes=peak_rss(),
+        tensors=tuple(tensors),
+        note=note,
+        calibration_tokens=made.get("calibration_tokens", 0),
+        calibration_sha256=made.get("calibration_sha256", ""),
+    )
+
+
+def peak_rss() -> int:
+    """The process's peak resident set in bytes; 0 where the platform does not say."""
+    import sys
+
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

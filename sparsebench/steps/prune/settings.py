@@ -1,0 +1,135 @@
+"""What a manifest may say of ``prune``: the fields that all methods share, and those of some methods alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sparsebench.manifest.problems import one_of
+from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
+from sparsebench.steps.contract import Settings
+from sparsebench.steps.prune.allocation import OUTLIER, SPREAD
+from sparsebench.steps.quantize.grid import GROUP
+from sparsebench.steps.quantize.step import Bits
+
+Granularity = Literal["global", "layer", "row"]
+Propagate = Literal["pruned", "dense"]
+Allocation = Literal["uniform", "owl"]
+Positive = Annotated[float, Field(gt=0)]
+
+TARGET = ("sparsity", "granularity", "pattern", "allocation")
+"""The fields of a ``Target``; the rest are the method's own options."""
+OWL = ("outlier", "spread")
+"""Fields that only an allocation by outliers looks at."""
+
+
+class Prune(Settings):
+    """The settings of a method that looks at weights alone."""
+
+    sparsity: Share | None = None
+    """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
+    granularity: Granularity | None = None
+    """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`);
+    default: as the method was published (`layer` for magnitude and random)."""
+    pattern: Pattern = "unstructured"
+    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, or blocks such as `4x4`."""
+    allocation: Allocation = "uniform"
+    """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
+    propagate: Propagate = "pruned"
+    """Whose activations a calibrated method sees: those behind its own pruned layers (`pruned`, as published), or the dense
+    model's (`dense`), which lets all sparsities and methods share one pass."""
+    outlier: Positive = OUTLIER
+    """With `owl`: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+    spread: Share = SPREAD
+    """With `owl`: sparsities differ by at most twice this (λ of the paper), before clipping."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prune:
+        if self.sparsity is None and not is_nm(self.pattern):
+            raise wrong("`sparsity` is missing", "shares of the weights to remove, such as [0.5, 0.9]", at="sparsity")
+        if is_nm(self.pattern) and self.sparsity is not None and not self._fits:
+            fixed = pattern_sparsity(self.pattern)
+            raise wrong(
+                f"a pattern fixes the sparsity: {self.pattern} is {fixed:g}", "no `sparsity` beside it",
+                "remove `sparsity`, or the pattern", "sparsity",
+            )  # fmt: skip
+        if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
+            what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
+            raise wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
+        if is_nm(self.pattern) and self.allocation == "owl":
+            raise wrong(
+                f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
+            )
+        return self
+
+    @property
+    def _fits(self) -> bool:
+        return abs((self.sparsity or 0) - pattern_sparsity(self.pattern)) < 1e-6
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """With the method's own granularity and an N:M pattern's sparsity filled in, without what nothing looks at."""
+        from sparsebench.steps.prune.registry import methods, needs_calibration
+
+        fit = methods()[name].granularities
+        if self.granularity not in (None, *fit):
+            raise wrong(f"`{name}` has no granularity `{self.granularity}`", one_of(fit), at="granularity")
+        left = OWL if self.allocation == "uniform" else ()
+        if not needs_calibration(name, self.allocation):
+            left = (*left, "propagate")
+        found = {key: value for key, value in self.model_dump().items() if key not in left}
+        found["granularity"] = self.granularity or fit[0]
+        return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
+
+    @classmethod
+    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """N:M patterns stand beside the sparsities of a sweep, which are those of its other patterns."""
+        patterns = given.get("pattern", ["unstructured"])
+        fixed = [pattern for pattern in patterns if is_nm(str(pattern))]
+        if not fixed or len(fixed) == len(patterns):
+            return None
+        free = [pattern for pattern in patterns if pattern not in fixed]
+        rest = {key: value for key, value in given.items() if key not in ("sparsity", "pattern")}
+        return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
+
+
+class SparseGPT(Prune):
+    """SparseGPT's settings."""
+
+    damping: Positive = 0.01
+    """Share of the Hessian's mean diagonal that is added to it; raised, with a note, where it is not enough."""
+    columns: Count = 128
+    """Columns whose mask is chosen together."""
+    bits: Bits | None = None
+    """Round the weights that stay to `int8`, `int8-dynamic` or `int4` in the same sweep, as the paper's joint form does; default:
+    they keep their precision."""
+    group: Count = GROUP
+    """With `bits: int4`: columns that share a scale."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what no grid looks at. A joint sweep has one form: as published."""
+        found = super().complete(name)
+        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
+        for key, only in form.items():
+            if self.bits and found[key] != only:
+                raise wrong(
+                    f"`bits` beside `{key}: {found[key]}`", f"`{key}: {only}`", "prune first, then quantize", key
+                )
+        left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
+        return {key: value for key, value in found.items() if key not in left}
+
+
+class ALPS(Prune):
+    """ALPS's settings."""
+
+    damping: Positive = 0.01
+    """λ: share of the mean diagonal of XᵀX that is added to it."""
+    penalty: Positive = 0.1
+    """ρ at first, for a Hessian of unit diagonal."""
+    growth: Annotated[float, Field(gt=1)] = 1.3
+    """By what ρ grows while much of the support still changes; by two thirds or a third of that where less does."""
+    iterations: Count = 300
+    """ADMM's steps at most."""
+    refine: Annotated[int, Field(ge=0)] = 10
+    """Steps of conjugate gradients on the support that was found."""

@@ -1,0 +1,173 @@
+"""The folders of quantized versions: written side by side, and their zeros counted again from what lies on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, lay_out
+from sparsebench.models.quantized import KEY, Codes, opened, parts_of, stored_parts
+from sparsebench.models.topology import CONV1D_TYPES, Part
+from sparsebench.steps.evidence import peak_rss
+from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.outputs import Outputs
+from sparsebench.steps.quantize.grid import Quantize
+
+if TYPE_CHECKING:
+    import torch
+
+STOCK = "stock transformers loads this folder with the package compressed-tensors"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was done to the prunable weights, counted in the written files.
+
+    ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides.
+    ``bits_per_weight`` counts scales, zero points and shapes; ``relative_error`` is ‖W - Ŵ‖ / ‖W‖ over all of them.
+    ``seconds`` and ``peak_rss_bytes`` are those of all versions made together, ``tokens`` what calibration read.
+    """
+
+    prunable: int
+    zeros: int
+    rounded_to_zero: int
+    parameters: int
+    bits_per_weight: float
+    seconds: float
+    peak_rss_bytes: int
+    tokens: int
+    relative_error: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantizeTarget(Target):
+    """A version to quantize, as the sweeps of pruning know it."""
+
+    quantize: Quantize = field(default_factory=Quantize)
+
+
+@dataclass
+class _Tally:
+    """Sums over the weights of one version that are written."""
+
+    removed: int = 0
+    zeros: int = 0
+    error: float = 0.0
+    size: float = 0.0
+
+
+class QuantizedOutputs(Outputs):
+    """One folder per version, the prunable weights of ``places`` in integers."""
+
+    folders: dict[QuantizeTarget, Path]
+
+    def __init__(self, checkpoint: Checkpoint, places: dict[str, Part], folders: dict[QuantizeTarget, Path]) -> None:
+        self.places = places
+        self.across = checkpoint.config.get("model_type") in CONV1D_TYPES
+        self.prunable = {name: checkpoint.tensors[name] for name, part in places.items() if part.prunable}
+        self.tallies = {target: _Tally() for target in folders}
+        super().__init__(checkpoint, folders)
+
+    def _parts(self, target: QuantizeTarget, info: TensorInfo) -> list[tuple[str, str, tuple[int, ...]]]:
+        return parts_of(info, target.quantize.scheme, self.across)
+
+    def _stored(self, target: Target) -> list[TensorInfo]:
+        assert isinstance(target, QuantizeTarget)
+        layout: list[tuple[str, str, tuple[int, ...]]] = []
+        for info in self.checkpoint.tensors.values():
+            layout += self._parts(target, info) if info.name in self.prunable else [(info.name, info.dtype, info.shape)]
+        return lay_out(layout)
+
+    def _config(self, target: Target) -> Mapping[str, Any]:
+        assert isinstance(target, QuantizeTarget)
+        return {KEY: target.quantize.scheme.config(self.prunable)}
+
+    @property
+    def missing(self) -> list[str]:
+        left = next(iter(self.writers.values())).missing
+        return [name for name in self.layout if name in left or f"{name}_packed" in left]
+
+    def write_codes(
+        self,
+        target: QuantizeTarget,
+        name: str,
+        weights: torch.Tensor,
+        codes: Codes,
+        removed: int,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """One weight of one version: ``weights`` (out, in) as the parent has them, of which ``removed`` are zero by pruning."""
+        for part, tensor in stored_parts(codes, name, target.quantize.scheme):
+            self.writers[target].write(part, tensor)
+        tally, wide = self.tallies[target], weights.float()
+        tally.removed += removed
+        tally.zeros += codes.zero_count()
+        tally.size += float(wide.square().sum(dtype=_double()))
+        tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=_double()))
+        self.notes[target].update(notes)
+
+    def close(
+        self, family: str, made: dict[str, Any], tokens: int
+    ) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
+        """Give each folder its name, count what lies in it, and say what became of each version; one that fails is dropped."""
+        found: dict[QuantizeTarget, Evidence | SparsebenchError] = {}
+        for target in self.folders:
+            try:
+                found[target] = self._closed(target, family, made, tokens)
+            except SparsebenchError as error:
+                self.writers[target].abort()
+                found[target] = error
+        return found
+
+    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any], tokens: int) -> Evidence:
+        writer, tally = self.writers[target], self.tallies[target]
+        settings = {"family": family, "step": "quantize", **asdict(target.quantize), **made}
+        folder = self.unverified[target] = writer.close(settings)
+        again = opened(folder)
+        zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
+        if zeros != tally.zeros:
+            raise ModelError(f"{folder}: {zeros} zeros on disk where {tally.zeros} were written", "make it again")
+        parts = [part for info in self.prunable.values() for part in self._parts(target, info)]
+        stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in parts)
+        prunable = sum(info.numel for info in self.prunable.values())
+        ties = self.checkpoint.ties
+        refused = self._unreadable(target)
+        evidence = Evidence(
+            prunable=prunable,
+            zeros=tally.removed,
+            rounded_to_zero=zeros - tally.removed,
+            parameters=sum(info.numel for info in self.checkpoint.tensors.values() if info.name not in ties),
+            bits_per_weight=8 * stored / prunable,
+            seconds=time.perf_counter() - self.started,
+            peak_rss_bytes=peak_rss(),
+            tokens=tokens,
+            relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
+            notes=(*sorted(self.notes[target]), *([refused] if refused else [])),
+        )
+        text = json.dumps({**settings, "stock": refused or STOCK, **asdict(evidence)}, indent=1)
+        (folder / "sparsebench.json").write_text(text)
+        del self.unverified[target]
+        return evidence
+
+    def _unreadable(self, target: QuantizeTarget) -> str:
+        """Why stock transformers cannot load the folder, with whatever package; nothing where it can."""
+        group = target.quantize.group
+        if self.across:
+            return "stock transformers cannot load this folder: compressed-tensors knows no Conv1D"
+        cut = [info for info in self.prunable.values() if group and info.shape[1] % group]
+        if cut:
+            return f"stock transformers cannot load this folder: {cut[0].name} has {cut[0].shape[1]} inputs in groups of {group}"
+        return ""
+
+
+def _double() -> torch.dtype:
+    import torch
+
+    return torch.float64

@@ -1,0 +1,151 @@
+"""Quantized versions of a model from one reading of its weights: rounded tensor by tensor, or by GPTQ block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.steps.prune.blockwise import BlockSweep
+from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
+from sparsebench.steps.prune.factor import check_weights
+from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.zeroing import zeros_in
+from sparsebench.steps.quantize.grid import Quantize, nearest
+from sparsebench.steps.quantize.outputs import Evidence, QuantizedOutputs, QuantizeTarget
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.steps.calibration import Calibrated
+
+Emit = Callable[[Quantize, "Evidence | SparsebenchError"], None]
+
+
+def run(
+    parent: Path,
+    family: Family,
+    targets: Mapping[Quantize, Path],
+    tokens: Calibrated | None,
+    emit: Emit,
+    progress: Progress | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+) -> None:
+    """Quantize every prunable weight of the model in ``parent`` into one folder per target; each is told to ``emit``.
+
+    What a target reads of ``tokens`` goes through its own, quantized, blocks in ``dtype``. A target that fails is told as
+    its error, and the others are made. Raises ModelError where nothing can be made: the parent is quantized already, or has
+    no prunable weight; UnsupportedError for experts in one tensor.
+    """
+    checkpoint = Checkpoint(parent)
+    if encoding_of(checkpoint.config) != FLOAT:
+        raise ModelError(
+            f"{parent}: its weights are quantized already ({encoding_of(checkpoint.config)})",
+            "quantize the checkpoint that it was made from",
+        )
+    places = prunable_parts(checkpoint, family)
+    fused = next((part.name for part in places.values() if part.experts), None)
+    if fused:
+        raise UnsupportedError(
+            f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
+            "prune it, or quantize a checkpoint that keeps every expert's weights apart",
+        )
+    work = _Work(checkpoint, places, family, tokens, progress, dtype, seed)
+    for rounding in ("nearest", "gptq"):
+        chosen = {_target(one): folder for one, folder in targets.items() if one.rounding == rounding}
+        if chosen:
+            work.attempt(chosen, emit)
+
+
+def _target(quantize: Quantize) -> QuantizeTarget:
+    return QuantizeTarget("sparsegpt", quantize.sparsity, "layer", quantize.pattern, quantize=quantize)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is shared by the versions of one parent."""
+
+    checkpoint: Checkpoint
+    places: dict[str, Part]
+    family: Family
+    tokens: Calibrated | None
+    progress: Progress | None
+    dtype: str
+    seed: int
+
+    def attempt(self, folders: dict[QuantizeTarget, Path], emit: Emit) -> None:
+        """Make all together; where that fails before any is whole, each by itself, so that only what must fails."""
+        try:
+            found = self._make(folders)
+        except SparsebenchError as error:
+            if len(folders) == 1:
+                emit(next(iter(folders)).quantize, error)
+                return
+            for target, folder in folders.items():
+                self.attempt({target: folder}, emit)
+            return
+        for target, result in found.items():
+            emit(target.quantize, result)
+
+    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
+        calibrated = next(iter(folders)).quantize.rounding == "gptq"
+        if calibrated and self.tokens is None:
+            raise ModelError(
+                "quantize: gptq needs calibration text", "name it under `calibration:`, or round to nearest"
+            )
+        with QuantizedOutputs(self.checkpoint, self.places, folders) as outputs:
+            if not calibrated or self.tokens is None:
+                self._round(outputs)
+                return outputs.close(self.family, {}, 0)
+            ways = (self.tokens.batch, self.seed, "pruned", self.dtype)
+            sweep = GptqSweep(self.checkpoint, self.places, self.family, list(folders), *ways)
+            sweep.run(outputs, self.progress)
+            made: dict[str, Any] = {"dtype": self.dtype, "seed": self.seed, **self.tokens.told()}
+            return outputs.close(self.family, made, self.tokens.tokens)
+
+    def _round(self, outputs: QuantizedOutputs) -> None:
+        """Every weight to the nearest place of its grid, tensor by tensor."""
+        for done, name in enumerate(self.checkpoint.tensors, start=1):
+            for view in self.places[name].views:
+                tensor = self.checkpoint.load(name)
+                weights = view.shaped(tensor)
+                check_weights([Layer(name, weights)])
+                for target in outputs.folders:
+                    outputs.write_codes(
+                        target, name, weights, nearest(weights, target.quantize.scheme), zeros_in(tensor)
+                    )
+            if not self.places[name].prunable:
+                outputs.copy(name)
+            if self.progress:
+                self.progress(done, len(self.checkpoint.tensors))
+
+
+class GptqSweep(BlockSweep):
+    """SparseGPT's sweep over the blocks, each weight that stays rounded in it."""
+
+    unread_way = "pruned by magnitude and rounded to the nearest"
+
+    def _quota(self, target: Target, place: tuple[str, int]) -> Quota:
+        assert isinstance(target, QuantizeTarget)
+        return replace(super()._quota(target, place), quantize=target.quantize)
+
+    def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
+        for layer, solutions in zip(layers, super()._unread(layers, quotas), strict=True):
+            found: list[Solution | SparsebenchError] = []
+            for quota, solution in zip(quotas, solutions, strict=True):
+                assert isinstance(solution, Solution) and quota.quantize
+                codes = nearest(solution.weights, quota.quantize.scheme)
+                weights, removed = codes.expanded(layer.weights.dtype), zeros_in(solution.weights)
+                found.append(Solution(weights, solution.notes, codes, removed))
+            yield found
+
+    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
+        assert isinstance(outputs, QuantizedOutputs) and isinstance(target, QuantizeTarget) and solution.codes
+        outputs.write_codes(target, layer.name, layer.weights, solution.codes, solution.removed, solution.notes)

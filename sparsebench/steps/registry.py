@@ -1,0 +1,95 @@
+"""The table of steps. A step is one folder (or file) and one row here; third parties add a row by an entry point.
+
+An entry point in the group ``sparsebench.steps`` names a ``StepKind``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import product
+from typing import Any
+
+from pydantic import Field, create_model
+
+from sparsebench.errors import UserError
+from sparsebench.manifest.schema import Strict, Swept
+from sparsebench.plugins import table
+from sparsebench.steps.contract import Settings, Step, StepKind
+from sparsebench.steps.prune import registry as prune
+from sparsebench.steps.quantize import step as quantize
+
+COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
+"""Settings for which tables have columns of their own."""
+BUILT_IN = (
+    StepKind(
+        "prune",
+        prune.settings,
+        "sparsebench.steps.prune.sweep:run",
+        reads_text=prune.reads_text,
+        draws=lambda step: step.name == "random",
+        shares=prune.shares,
+        label=prune.label,
+        version=lambda step: prune.methods()[step.name].version,
+        extra_libraries=lambda step: prune.methods()[step.name].libraries,
+    ),
+    StepKind(
+        "quantize",
+        quantize.settings,
+        "sparsebench.steps.quantize.step:run",
+        reads_text=quantize.reads_text,
+        shares=lambda step: step.settings["rounding"],
+        size=quantize.size,
+    ),
+)
+
+
+@cache
+def kinds() -> dict[str, StepKind]:
+    """Every kind of step by its verb: the built-in ones, then those of installed plugins. Raises UserError for a broken one."""
+    return table(BUILT_IN, StepKind, "sparsebench.steps")
+
+
+def label(step: Step) -> str:
+    """A step in few words, such as ``wanda/row 50%``."""
+    return kinds()[step.verb].describe(step)
+
+
+def details(step: Step) -> list[str]:
+    """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
+    return [f"{key}={value}" for key, value in kinds()[step.verb].unusual(step).items() if key not in COLUMNS]
+
+
+@cache
+def swept(settings: type[Settings]) -> type[Strict]:
+    """The same settings as a manifest may write them: every field a value or a list of values, and all of them optional."""
+    fields: dict[str, Any] = {}
+    for name, own in settings.model_fields.items():
+        said = Field(None, description=own.description, json_schema_extra={"default": own.default})
+        fields[name] = (Swept[own.rebuild_annotation()] | None, said)  # type: ignore[misc]
+    model: type[Strict] = create_model(settings.__name__, __base__=Strict, __doc__=settings.__doc__, **fields)
+    return model
+
+
+def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Step]:
+    """The steps that one written step asks for: every combination of its lists' values, resolved, each once.
+
+    Raises pydantic's ValidationError for a value of the wrong kind, PydanticCustomError where values do not go together.
+    """
+    settings = kinds()[verb].settings()[name]
+    read = swept(settings).model_validate(given)
+    lists = {key: getattr(read, key) for key in read.model_fields_set if getattr(read, key) is not None}
+    found: dict[str, Step] = {}
+    for fields in settings.alternatives(lists) or [lists]:
+        for values in product(*fields.values()):
+            resolved = settings.model_validate(dict(zip(fields, values, strict=True))).complete(name)
+            found.setdefault(repr(resolved), Step(verb, name, resolved))
+    yield from found.values()
+
+
+def single(verb: str, name: str, **given: Any) -> Step:
+    """One step from its settings, defaults filled in. Raises UserError for a verb or a name that there is not."""
+    if verb not in kinds() or name not in kinds()[verb].settings():
+        raise UserError(f"there is no step {verb}: {name}", "see docs/reference/manifest.md")
+    (step,) = combinations(verb, name, given)
+    return step

@@ -1,0 +1,105 @@
+"""Grids against the definition written element by element; zeros stay zero whatever the grid."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsebench.errors import UserError
+from sparsebench.models.quantized import Codes
+from sparsebench.steps.quantize.grid import Quantize, nearest
+
+WAYS = [Quantize(bits, group, symmetric=symmetric) for bits, group in (("int8", None), ("int4", 5), ("int4", 64))
+        for symmetric in (True, False)]  # fmt: skip
+
+
+def slowly(weights: torch.Tensor, way: Quantize) -> torch.Tensor:
+    """Each weight by itself, in Python's floats; the step as stored."""
+    bits = 4 if way.bits == "int4" else 8
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    found = weights.double().clone()
+    for row in range(weights.shape[0]):
+        for start in range(0, weights.shape[1], way.group or weights.shape[1]):
+            at = slice(start, start + (way.group or weights.shape[1]))
+            group = weights[row, at].double().tolist()
+            least, most = min(0.0, *group), max(0.0, *group)
+            step = max(-least, most) / ((high - low) / 2) if way.symmetric else (most - least) / (high - low)
+            step = float(torch.tensor(step, dtype=torch.float32).to(weights.dtype)) or 1.0
+            zero = 0 if way.symmetric else low + round(-least / step)
+            values = [min(max(round(weight / step) + zero, low), high) for weight in group]
+            found[row, at] = torch.tensor([(value - zero) * step for value in values], dtype=torch.float64)
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(7, 64), (5, 130), (1, 3), (16, 1)])
+def test_nearest_is_the_definition(way: Quantize, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weights[:, ::3] = 0
+    codes = nearest(weights, way.scheme)
+    expected = slowly(weights, way)
+    found = codes.expanded(torch.float64)
+    steps = codes._spread(codes.scale).double()
+    assert bool(((found - expected).abs() <= steps * 1.001).all())
+    # A weight halfway between two places may go to either, as float32 and Python's floats divide differently.
+    halfway = ((weights.double() / steps).frac().abs() - 0.5).abs() < 1e-4
+    assert bool((((found - expected).abs() <= 1e-6) | halfway).all())
+    assert codes.zero_count() == int((found == 0).sum())
+    assert not bool(found[weights == 0].any())
+
+
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+    st.integers(1, 90),
+    st.sampled_from(WAYS),
+    st.floats(0, 1),
+    st.floats(-30, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_zeros_stay_zero_and_errors_are_half_a_step(
+    seed: int, rows: int, columns: int, way: Quantize, sparsity: float, size: float
+) -> None:
+    drawn = torch.Generator().manual_seed(seed)
+    weights = torch.randn(rows, columns, generator=drawn) * math.exp(size) + torch.rand((), generator=drawn)
+    weights[torch.rand(rows, columns, generator=drawn) < sparsity] = 0
+    weights = weights.bfloat16()
+    codes = nearest(weights, way.scheme)
+    found = codes.expanded(torch.float32)
+    assert not bool(found[weights == 0].any())
+    # The step is rounded to bfloat16, and so may the ends of the grid lie a little inside of the weights.
+    steps = codes._spread(codes.scale).float()
+    span = 15 if way.bits == "int4" else 255
+    assert bool(((found - weights.float()).abs() <= steps * (0.5 + span / 2**8)).all())
+
+
+def test_a_chunk_of_rows_is_like_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsebench.steps.quantize import grid
+
+    weights, way = torch.randn(9, 70), Quantize("int4", symmetric=False)
+    whole = nearest(weights, way.scheme)
+    monkeypatch.setattr(grid, "CHUNK", 150)
+    part = nearest(weights, way.scheme)
+    assert part.zeros is not None and whole.zeros is not None
+    assert torch.equal(whole.values, part.values) and torch.equal(whole.scale, part.scale)
+    assert torch.equal(whole.zeros, part.zeros)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "named"),
+    [({"bits": "int3"}, "int3"), ({"rounding": "up"}, "up"), ({"group": 64}, "group"), ({"bits": "int4", "group": 0}, "group"),
+     ({"damping": 0.0}, "damping"), ({"sparsity": 0.5}, "sparsity"), ({"sparsity": 1.5, "rounding": "gptq"}, "1.5")],
+)  # fmt: skip
+def test_wrong_settings_are_named(settings_: dict, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        Quantize(**settings_)
+
+
+def test_codes_of_a_narrow_last_group_expand() -> None:
+    codes = Codes(torch.tensor([[1, 2, 3]], dtype=torch.int8), torch.tensor([[2.0, 10.0]]), None, 2)
+    assert codes.expanded(torch.float32).tolist() == [[2, 4, 30]]

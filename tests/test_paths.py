@@ -1,0 +1,349 @@
+"""A stranger's model or ledger folder that reaches for files beside it: refused before one is read, written or copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sparsebench.benchmarks.pooling import read_pooling
+from sparsebench.cli.app import main
+from sparsebench.errors import ModelError, SourceError, UserError
+from sparsebench.figures import style
+from sparsebench.ledger import migrate, records, sqlfiles
+from sparsebench.ledger.export import export
+from sparsebench.ledger.store import Ledger
+from sparsebench.models.building import beside
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.prepare import prepare
+from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinked
+from sparsebench.plan import preflight
+from sparsebench.plan.jobs import jobs
+from sparsebench.report import build
+from sparsebench.run.lock import exclusive
+from sparsebench.run.records import write_atomically
+from sparsebench.run.workspace import Workspace
+from sparsebench.sources import hub, parse
+from sparsebench.storage import pack, unpack
+from tests.ledger import samples
+
+CANARY = "a secret of the owner's"
+MANIFEST = """\
+version: 1
+ledger: {home}/ledger/test.duckdb
+work_dir: {home}/work
+models: [{{name: tiny, source: "path:{home}/model", family: decoder}}]
+"""
+WATCHED: list[str] = []
+"""The folder that nothing may open a file of, while a test says so (a hook cannot be taken away again)."""
+OPENED: list[str] = []
+
+
+def _watch(event: str, words: tuple[object, ...]) -> None:
+    if WATCHED and event == "open" and isinstance(words[0], str | Path):
+        path = os.path.realpath(words[0])
+        OPENED.extend([path] if path.startswith(WATCHED[0]) else [])
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def opened(home: Path) -> Iterator[list[str]]:
+    """What is opened of ``outside`` from here on."""
+    WATCHED.append(str(home / "outside"))
+    yield OPENED
+    WATCHED.clear()
+    OPENED.clear()
+
+
+@pytest.fixture
+def home(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A folder with ``model``, the same ``packed``, a manifest and, beside them, ``outside``: whole weights and a secret."""
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    pack(tmp_path / "model", tmp_path / "packed")
+    (tmp_path / "m.yaml").write_text(MANIFEST.format(home=tmp_path))
+    (tmp_path / "outside").mkdir()
+    shutil.copy(tiny_llama / "model.safetensors", tmp_path / "outside" / "theirs")
+    (tmp_path / "outside" / "secret").write_text(CANARY)
+    return tmp_path
+
+
+def climbing(folder: Path) -> str:
+    """The index names weights outside of the folder."""
+    suffix = ".packed" if folder.name == "packed" else ""
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    (folder / (INDEX + suffix)).write_text(json.dumps({"weight_map": {"x": "../outside/theirs"}}))
+    return INDEX + suffix
+
+
+def through_a_folder(folder: Path) -> str:
+    """A link to a folder outside, which the index goes through where there is one."""
+    (folder / "away").symlink_to("../outside")
+    return "away"
+
+
+def to_a_file(folder: Path) -> str:
+    """A file that is a link out."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(folder.parent / "outside" / "secret")
+    return "tokenizer.json"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    """The exit code of a command line and what it says on stderr, without the spaces that break long lines."""
+    monkeypatch.setattr(sys, "argv", ["sparsebench", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(str(ended.value.code)), "".join(capsys.readouterr().err.split())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content; links are not followed."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+@pytest.mark.parametrize("attack", [climbing, through_a_folder, to_a_file])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "model"],
+        ["sparsify", "model", "--sparsity", "0.5", "--out", "out"],
+        ["pack", "model", "--out", "out"],
+        ["pack", "model", "--format", "archive", "--out", "out"],
+        ["unpack", "packed", "--out", "out"],
+        ["measure", "model", "--engine", "hf"],
+        ["measure", "packed", "--engine", "sparse"],
+        ["score", "model", "--task", "perplexity"],
+        ["plan", "m.yaml"],
+        ["run", "m.yaml"],
+    ],
+    ids=lambda words: "-".join(words[:2]),
+)
+def test_every_verb_refuses_a_model_that_leads_out_of_its_folder(
+    words: list[str],
+    attack: Callable[[Path], str],
+    home: Path,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    culprit = attack(home / ("packed" if "packed" in words else "model"))
+    monkeypatch.chdir(home)
+    before = tree(home)
+    opened.clear()
+    code, said = told(monkeypatch, capsys, *words)
+    assert (code, opened) == (2, []), said
+    assert culprit in said and "Traceback" not in said
+    assert tree(home) == before
+    assert not (home / "out").exists() and not list(home.rglob("*.partial-*"))
+    cache = Path(os.environ["SPARSEBENCH_CACHE"])
+    assert not any(b"secret" in content for content in tree(cache).values()) and not list(cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("attack", [climbing, through_a_folder, to_a_file])
+def test_a_folder_of_the_hub_or_a_wheel_is_refused_by_what_converts_it(
+    attack: Callable[[Path], str], home: Path
+) -> None:
+    culprit = attack(home / "model")
+    for dtype in ("auto", "float32"):
+        with pytest.raises(ModelError, match=culprit):
+            prepare(home / "model", home / "out", "decoder", dtype)
+    assert not (home / "out").exists()
+
+
+def test_pickled_weights_are_taken_from_the_folder_alone(home: Path) -> None:
+    import torch
+
+    (home / "model" / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, home / "outside" / "theirs.bin")
+    (home / "model" / PICKLE_INDEX).write_text(json.dumps({"weight_map": {"x": "../outside/theirs.bin"}}))
+    with pytest.raises(ModelError, match=PICKLE_INDEX):
+        prepare(home / "model", home / "out", "decoder")
+    with pytest.raises(ModelError, match=PICKLE_INDEX):
+        hub.missing_weights(home / "model")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "../x", "a/b", "/etc/passwd", "a\\b", "a\0b", ".hidden", 3, None, ["x"]]
+)
+def test_only_plain_names_are_files_beside_an_index(name: object, tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(ModelError, match=INDEX):
+        check(tmp_path)
+    with pytest.raises(ModelError, match="named.json"):
+        plain(name, Path("named.json"))
+    assert plain("model-00001-of-00002.safetensors", Path()) == "model-00001-of-00002.safetensors"
+
+
+def test_names_of_tokenizers_and_of_pooling_stay_in_the_folder(home: Path) -> None:
+    (home / "outside" / "config.json").write_text('{"pooling_mode": "max"}')
+    (home / "model" / "modules.json").write_text('[{"type": "x.Pooling", "path": "../outside"}]')
+    with pytest.raises(ModelError, match=r"modules\.json"):
+        read_pooling(home / "model")
+    (home / "model" / "tokenizer_config.json").write_text('{"fast_tokenizer_files": ["../outside/tokenizer.1.0.json"]}')
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+        Checkpoint(home / "model")
+
+
+def test_the_hub_s_own_links_are_copied_as_their_content(tiny_llama: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--tiny"
+    snapshot, blobs = repository / "snapshots" / "0123", repository / "blobs"
+    (snapshot / "1_Pooling").mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(tiny_llama.iterdir())):
+        shutil.copy(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    (blobs / "last").write_text("{}")
+    (snapshot / "1_Pooling" / "config.json").symlink_to("../../../blobs/last")
+    pack(snapshot, tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "out")
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert copied == {path.name: path.read_bytes() for path in tiny_llama.iterdir()}
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    (tmp_path / "other").write_text(CANARY)
+    (snapshot / "vocab.txt").symlink_to("../../../other")
+    with pytest.raises(ModelError, match=r"vocab\.txt"):
+        check(snapshot)
+
+
+def test_links_inside_are_content_but_circles_and_devices_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "real").write_text("x")
+    (folder / "same").symlink_to("real")
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "python").symlink_to("/usr/bin/env")
+    (tmp_path / "named-so").symlink_to(folder)
+    check(folder)
+    check(tmp_path / "named-so")
+    for make in (
+        lambda bad: bad.symlink_to("."),
+        lambda bad: bad.symlink_to(bad.name),
+        lambda bad: bad.symlink_to("nowhere"),
+        os.mkfifo,
+    ):
+        make(folder / "bad")
+        with pytest.raises(ModelError, match="bad"):
+            check(folder)
+        (folder / "bad").unlink()
+    (folder / "inner").mkdir()
+    (folder / "inner" / ".bad").symlink_to("/usr")
+    with pytest.raises(ModelError, match=r"\.bad"):
+        check(folder)
+
+
+def test_a_revision_is_no_path_out_of_the_hub_s_cache() -> None:
+    for text in ("hf:a/b@../../../x", "hf:a/b@/etc/passwd", "hf:datasets/a/b@..!x.jsonl"):
+        with pytest.raises(SourceError, match="revision"):
+            parse(text)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Path]:
+    """A file of the owner's that must stay as it is."""
+    path = tmp_path / "canary"
+    path.write_text(CANARY)
+    yield path
+    assert path.read_text() == CANARY
+
+
+def planted(name: Path, target: Path) -> Path:
+    """A link to the canary under a name that the program would write to."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(target)
+    return name
+
+
+@pytest.mark.parametrize("ending", ["log", "job"])
+def test_a_run_writes_through_no_link_among_its_logs(
+    ending: str, home: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = preflight.prepare(preflight.Request(home / "m.yaml"))
+    first = jobs(ready.plan, list(ready.plan.cells), lambda variant: False)[0]
+    link = planted(home / "ledger" / "logs" / f"{first.kind}-{first.id}.{ending}", canary)
+    code, said = told(monkeypatch, capsys, "run", home / "m.yaml")
+    assert code == 2 and link.name in said
+
+
+@pytest.mark.parametrize("name", ["records", "logs", ".test.duckdb.lock", "test.duckdb", "test.duckdb.wal"])
+def test_a_run_writes_through_no_link_in_the_ledger_s_folder(
+    name: str, home: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = home / "outside" if name in ("records", "logs") else canary
+    planted(home / "ledger" / name, target)
+    before = tree(home / "outside")
+    code, said = told(monkeypatch, capsys, "run", home / "m.yaml")
+    assert code == 2 and name in said
+    assert tree(home / "outside") == before
+
+
+def test_a_write_ahead_log_is_no_link(tmp_path: Path, canary: Path) -> None:
+    """DuckDB would write to what it points to, while the file is open."""
+    path = tmp_path / "small.duckdb"
+    Ledger(path).ingest(samples.sample(samples.small())[:1])
+    planted(path.with_name(path.name + ".wal"), canary)
+    with pytest.raises(UserError, match=r"\.wal"):
+        Ledger(path).ingest(samples.sample(samples.small()))
+
+
+def test_a_ledger_is_not_backed_up_into_a_link(tmp_path: Path, canary: Path) -> None:
+    import duckdb
+
+    steps = sqlfiles.folder("migrations")
+    path = tmp_path / "old.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(sqlfiles.read(steps[0]))
+        connection.execute("INSERT INTO base.migrations VALUES (1, 'first', now()::TIMESTAMP)")
+    planted(path.with_name(f"old.before-{len(steps):04d}.duckdb"), canary)
+    with duckdb.connect(str(path)) as connection, pytest.raises(UserError, match="before"):
+        migrate.upgrade(connection, path)
+
+
+def test_files_under_foreseeable_names_are_no_links(tmp_path: Path, canary: Path) -> None:
+    for write, link in (
+        (lambda: write_atomically(tmp_path / "r.json", "{}"), tmp_path / f".r.json.{os.getpid()}"),
+        (lambda: records.bundle(tmp_path / "none", tmp_path / "b.zst"), tmp_path / ".b.zst.partial"),
+        (lambda: exclusive(tmp_path / "l.duckdb").__enter__(), tmp_path / ".l.duckdb.lock"),
+        (lambda: create(tmp_path / "loop", "ab"), tmp_path / "loop"),
+    ):
+        planted(link, canary)
+        with pytest.raises(UserError, match=link.name):
+            write()
+    ours = tmp_path / "folder"
+    link = planted(beside(ours).with_name("x"), canary).rename(beside(ours).with_name("y"))
+    partial = beside(ours)
+    partial.rmdir()
+    link.rename(partial)
+    assert beside(ours).is_dir() and not beside(ours).is_symlink()
+
+
+def test_reports_figures_and_exports_are_written_through_no_link(tmp_path: Path, canary: Path) -> None:
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "small.duckdb"
+    Ledger(path).ingest(samples.sample(samples.small()))
+    for write, link in (
+        (lambda: build(path, tmp_path / "report.md", tmp_path / "figures"), tmp_path / "report.md"),
+        (lambda: style.save(Figure(), tmp_path / "figures" / "x.svg"), tmp_path / "figures" / "x.svg"),
+        (lambda: export(path, "csv", tmp_path / "tables"), tmp_path / "tables" / "base_plans.csv"),
+    ):
+        planted(link, canary)
+        with pytest.raises(UserError, match=link.name):
+            write()
+
+
+def test_a_place_without_a_link_is_written_as_ever(tmp_path: Path) -> None:
+    with create(tmp_path / "new") as file:
+        file.write("é")
+    assert (tmp_path / "new").read_bytes() == "é".encode()
+    assert (tmp_path / "new").stat().st_mode & 0o111 == 0
+    assert unlinked(tmp_path / "new") == tmp_path / "new"
+    assert Workspace.of(tmp_path / "l.duckdb", tmp_path).logs == tmp_path / "logs"
+    with pytest.raises(FileNotFoundError):
+        create(tmp_path / "no" / "such")
