@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
-from sparsebench.figures import style
+from sparsebench.figures import scales, style
+from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
 
@@ -66,14 +67,13 @@ def render(
 
 def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
-    from sparsebench.figures.canvas import Canvas, styled
-
     kind = import_module(f"sparsebench.figures.{spec.kind}")
     with styled():
         canvas = Canvas(spec, table.dicts(), width)
         panels = []
         for axes, rows in canvas.panels():
             kind.panel(axes, rows, canvas)
+            scales.dress(axes, rows, canvas)
             panels.append((axes, rows))
         kind.finish(panels, canvas)
         canvas.close()
