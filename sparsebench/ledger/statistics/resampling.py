@@ -7,7 +7,6 @@ import sys
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics import student
 from sparsebench.ledger.statistics.contract import CORRELATION, PER_SYMBOL, PER_TOKEN, RANKING
 
 if TYPE_CHECKING:
@@ -127,8 +126,9 @@ def quantiles(values: Floats, n: int) -> tuple[float, float]:
     replaced by t(n - 1) times the root of n / (n - 1).
     """
     import numpy as np
+    from scipy.special import stdtrit
 
-    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student.quantile(0.975, n - 1))
+    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975))
     low, high = np.nanquantile(values, [outer, 1 - outer])
     return float(low), float(high)
 
@@ -140,6 +140,7 @@ def p_value(shifts: Floats, n: int) -> float:
     many standard deviations 0 is away tells more. Of a mean that is Student's paired t test.
     """
     import numpy as np
+    from scipy.special import stdtr
 
     crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
     share = (1 + crossing) / (1 + len(shifts))
@@ -149,7 +150,7 @@ def p_value(shifts: Floats, n: int) -> float:
     if not crossing:
         spread = float(np.nanstd(shifts))
         away = max(away, abs(float(np.nanmean(shifts))) / spread) if spread else math.inf
-    return 2 * student.tail(away / math.sqrt(n / (n - 1)), n - 1)
+    return 2 * float(stdtr(n - 1, -away / math.sqrt(n / (n - 1))))
 
 
 def design_effect(values: Floats, clusters: Integers | None) -> float:
@@ -159,6 +160,7 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     (Survey Methodology 24, 193-201, 1998).
     """
     import numpy as np
+    from scipy.special import stdtrit
 
     if clusters is None:
         return 1.0
@@ -169,5 +171,5 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     if many < 2 or not alone:
         return 1.0
     together = float((sums**2).sum()) * many / (many - 1)
-    uncertain = student.quantile(0.975, many - 1) / student.quantile(0.975, n - 1)
+    uncertain = float(stdtrit(many - 1, 0.975) / stdtrit(n - 1, 0.975))
     return max(1.0, together / alone * uncertain**2)
