@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters, hashes
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
@@ -60,18 +59,14 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         float(bool(sound) and meaning[int(best)] == label)
         for sound, best, label in zip(finite, logits.argmax(axis=1), gold, strict=True)
     ]
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=sum(values) / len(values),
-        stderr=mean_stderr(values),
-        n=len(values),
-        limited=len(rows) < len(every),
-        chance=max(Counter(gold).values()) / len(gold),
-        outcomes=tuple(
-            Outcome(str(place), hashes.of_shown(*text), value, cluster=clusters.name(text[0]))
+    return ScoreResult.of_means(
+        task,
+        (
+            Outcome(str(place), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
             for place, (text, value) in enumerate(zip(texts, values, strict=True))
         ),
+        whole=len(every),
+        chance=max(Counter(gold).values()) / len(gold),
         protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
     )
 

@@ -40,7 +40,7 @@ ENCODER_TASKS = (
     Task(
         name="stsb_sts",
         families=("encoder",),
-        adapter="sts",
+        adapter="pairs",
         metric="spearman",
         chance="uncorrelated",
         n=1379,

@@ -9,7 +9,6 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import check_vectors
-from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 from sparsebench.errors import BenchmarkError
 
@@ -44,18 +43,14 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
         right += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
     values = (right / EXPERIMENTS).tolist()
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=sum(values) / len(values),
-        stderr=mean_stderr(values),
-        n=len(values),
-        limited=len(rows) < len(tested),
-        chance=1 / len(task.classes),
-        outcomes=tuple(
+    return ScoreResult.of_means(
+        task,
+        (
             Outcome(str(place), hashes.of_shown(text), value)
             for place, (text, value) in enumerate(zip(texts[len(pool) :], values, strict=True))
         ),
+        whole=len(tested),
+        chance=1 / len(task.classes),
         protocol=encoder.protocol(task, pool + rows)
         | {
             "pooling": encoder.pooling.mode,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters, hashes
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
-from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.benchmarks.task import Task
 
 
@@ -29,18 +28,14 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     values = [
         float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
     ]
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=sum(values) / len(values),
-        stderr=mean_stderr(values),
-        n=len(values),
-        limited=len(asked) < len(usable),
-        chance=1 / len(passages),
-        outcomes=tuple(
-            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=clusters.name(passage))
+    return ScoreResult.of_means(
+        task,
+        (
+            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))
             for (place, question, passage), value in zip(asked, values, strict=True)
         ),
+        whole=len(usable),
+        chance=1 / len(passages),
         protocol=encoder.protocol(task, every)
         | {
             "pooling": encoder.pooling.mode,
