@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.prune.allocation import OUTLIER, SPREAD
 from sparsebench.steps.quantize.grid import GROUP, Bits
 
 Granularity = Literal["global", "layer", "row"]
@@ -18,6 +17,10 @@ Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 Positive = Annotated[float, Field(gt=0)]
 
+OUTLIER = 5.0
+"""OWL: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+SPREAD = 0.08
+"""OWL: sparsities differ by at most twice this (λ of the paper), before clipping."""
 TARGET = ("sparsity", "granularity", "pattern", "allocation")
 """The fields of a ``Target``; the rest are the method's own options."""
 OWL = ("outlier", "spread")
@@ -57,7 +60,9 @@ class Prune(Settings):
             "granularities": granularities,
             "calibrated": calibrated,
         }
-        return type(cls)(cls.__name__, (cls,), known)
+        meta: Any = type(cls)
+        made: type[Prune] = meta(cls.__name__, (cls,), known)
+        return made
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
