@@ -15,12 +15,20 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out.
+-- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out.
 -- boundnote: Grey: random masks, which know nothing.
 
-SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound, if(method = 'dense', 100, place) AS place, panel,
-       if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
-FROM curves
-JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)
-WHERE metric LIKE '%perplexity' AND score <= 1e4
+WITH packed AS (
+    SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
+), sized AS (
+    -- What a model came as is a point as well: a GGUF file holds the same scores in fewer bytes.
+    SELECT c.*, bytes, if(format = 'source', 'as fetched', if(method = 'dense', 'dense', line)) AS series, format
+    FROM curves c
+    JOIN packed USING (variant_id)
+    WHERE metric LIKE '%perplexity' AND score <= 1e4 AND (format = 'packed' OR weights = 'dequantized')
+)
+SELECT DISTINCT round(bytes / 1e6, 2 - floor(log10(bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound,
+       if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel, series,
+       CASE WHEN format = 'source' THEN 'GGUF' WHEN sparsity = 0 THEN method ELSE percent_label(sparsity) END AS text
+FROM sized
 ORDER BY panel, bound, series = 'dense', series, text;

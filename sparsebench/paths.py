@@ -44,11 +44,13 @@ def check(folder: Path) -> None:
                     raise ModelError(f"{path}: {where}", "put a copy in its place, if you trust what it points to")
             elif not path.is_file() and not path.is_dir():
                 raise ModelError(f"{path}: neither a file nor a folder", _DISTRUST)
-    for index in (*folder.glob(INDEX), *folder.glob(f"{INDEX}.*"), *folder.glob(PICKLE_INDEX)):
-        shards(index)
-    for index in folder.glob("tokenizer_config.json"):
-        for name in read_object(index).get("fast_tokenizer_files") or ():
-            plain(name, index)
+    for index in (folder / INDEX, *folder.glob(f"{INDEX}.*"), folder / PICKLE_INDEX):
+        if index.is_file():
+            shards(index)
+    settings = folder / "tokenizer_config.json"
+    names = read_object(settings).get("fast_tokenizer_files") if settings.is_file() else None
+    for name in names if isinstance(names, list) else ():
+        plain(name, settings)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -25,9 +25,8 @@ from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinke
 from sparsebench.plan import preflight
 from sparsebench.plan.jobs import jobs
 from sparsebench.report import build
-from sparsebench.run.lock import exclusive
 from sparsebench.run.records import write_atomically
-from sparsebench.run.workspace import Workspace
+from sparsebench.run.workspace import Workspace, exclusive
 from sparsebench.sources import hub, parse
 from sparsebench.storage import pack, unpack
 from tests.ledger import samples

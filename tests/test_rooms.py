@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,47 @@ def test_rooms_import_only_earlier_rooms() -> None:
     ]
     assert not wrong
     assert len(imports()) > 100, "the check must see the imports"
+
+
+def modules(root: Path) -> dict[str, set[str]]:
+    """Each module of a package with the modules of it that it imports, wherever in its text."""
+    paths = {".".join(path.relative_to(root.parent).with_suffix("").parts): path for path in root.rglob("*.py")}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        wanted = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # `from package import name`: a module of the package, or something that its __init__ defines.
+                full = [f"{node.module}.{alias.name}" for alias in node.names]
+                wanted |= {one if one in paths else node.module for one in full}
+        found[name] = {one for one in wanted & set(paths) if one != name}
+    return found
+
+
+def cycle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; none of them can be understood, tested or moved by itself."""
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not cycle(modules(ROOT))
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    package = tmp_path / "p"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("from p import b\n")
+    (package / "b.py").write_text("def late():\n    from p.c import name\n")
+    (package / "c.py").write_text("import p.a\n")
+    assert set(cycle(modules(package))) == {"p.a", "p.b", "p.c"}
 
 
 def test_nobody_imports_the_cli() -> None:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters, hashes
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 _SPELLINGS = {
@@ -31,7 +30,7 @@ _SPELLINGS = {
 _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy of the most probable class. A document whose logits are not finite is wrong.
 
     Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
@@ -60,18 +59,14 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
         float(bool(sound) and meaning[int(best)] == label)
         for sound, best, label in zip(finite, logits.argmax(axis=1), gold, strict=True)
     ]
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=sum(values) / len(values),
-        stderr=mean_stderr(values),
-        n=len(values),
-        limited=len(rows) < len(every),
-        chance=max(Counter(gold).values()) / len(gold),
-        outcomes=tuple(
-            Outcome(str(place), hashes.of_shown(*text), value, cluster=clusters.name(text[0]))
+    return ScoreResult.of_means(
+        task,
+        (
+            Outcome(str(place), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
             for place, (text, value) in enumerate(zip(texts, values, strict=True))
         ),
+        whole=len(every),
+        chance=max(Counter(gold).values()) / len(gold),
         protocol=encoder.protocol(task, rows) | {"labels": ", ".join(outputs), "non_finite": int((~finite).sum())},
     )
 
@@ -93,7 +88,7 @@ def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[st
     return names
 
 
-def match(outputs: Sequence[str], task: Task) -> list[int]:
+def match(outputs: Sequence[str], task: Benchmark) -> list[int]:
     """The data's class (its position in ``task.classes``) that each output of the head means.
 
     On a two-class entailment task a three-way NLI head's neutral and contradiction both mean "not entailed"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import SparsebenchError
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
@@ -35,7 +37,7 @@ class Outcome:
     """One document: ``value`` is 1 or 0 (right or wrong), or what the metric ranks, with the gold ``label`` beside it.
 
     ``doc_hash`` is the sha1 of what the model was shown, so that two variants can be paired and checked. Documents of
-    one ``cluster`` share a context (``clusters``); None is a document of its own.
+    one ``cluster`` share a context (``hashes``); None is a document of its own.
     """
 
     doc_id: str
@@ -62,6 +64,22 @@ class ScoreResult:
     chance: float | None
     outcomes: tuple[Outcome, ...]
     protocol: dict[str, str | int | float]
+
+    @classmethod
+    def of_means(
+        cls,
+        task: Benchmark,
+        outcomes: Iterable[Outcome],
+        whole: int,
+        chance: float,
+        protocol: dict[str, str | int | float],
+    ) -> ScoreResult:
+        """The score that is the mean of its outcomes, the first of ``whole`` documents."""
+        found = tuple(outcomes)
+        values = [one.value for one in found]
+        score, limited = sum(values) / len(values), len(values) < whole
+        stderr = mean_stderr(values)
+        return cls(task.name, task.metric, score, stderr, len(values), limited, chance, found, protocol)
 
 
 Emit = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]

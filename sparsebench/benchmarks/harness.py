@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks import hashes, index, offline
 from sparsebench.benchmarks.catalog import TASKS, data_sources
-from sparsebench.benchmarks.clusters import cluster
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
@@ -239,7 +238,7 @@ def _outcome(task: str, sample: dict[str, Any], metric: str, grouped: bool) -> O
         doc_id=f"{task}/{sample['doc_id']}" if grouped else str(sample["doc_id"]),
         doc_hash=hashes.of_shown(*shown),
         value=0.0 if _broken(sample) else float(sample[metric]),
-        cluster=cluster(sample["doc"]),
+        cluster=hashes.cluster(sample["doc"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pair classification: do similar pairs rank above others? (MTEB, Muennighoff et al. 2023, section 3.1.)"""
+"""Pairs of sentences: do similar ones rank above others, or as people rank them? (MTEB, Muennighoff et al. 2023, section 3.1.)"""
 
 from __future__ import annotations
 
@@ -8,41 +8,43 @@ from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, bootstrap_stderr
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, pooled, spearman
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
-    """Average precision of cosine similarity; an outcome's value is the similarity, its label 1 for a true pair.
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+    """How cosine similarity ranks pairs: average precision of true ones, or Spearman's correlation with a gold score.
 
-    Raises BenchmarkError when a vector is not finite (it has no rank), or all pairs have the same label.
+    An outcome's value is the similarity, its label the pair's own (1 for a true pair). Raises BenchmarkError when a vector is
+    not finite (it has no rank), or all pairs have the same label.
     """
     import numpy as np
 
     every = documents(task, cache, spec.data)
     rows = every[: spec.limit]
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
+    gold = np.array([float(row[task.fields[2]]) for row in rows])
+    if np.ptp(gold) == 0:
+        what = f"task {task.name}: the first {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
+        raise BenchmarkError(what, "raise `limit`")
     vectors = unit(encoder.embed(first + second), task)
-    similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
-    labels = np.array([int(row[task.fields[2]]) for row in rows])
-    if labels.min() == labels.max():
-        raise BenchmarkError(
-            f"task {task.name}: the first {len(rows)} pairs all have label {labels[0]}", "raise `limit`"
-        )
+    similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1).astype(np.float64)
+    ranking = task.metric == "ap"
+    found, stderr = pooled(average_precision if ranking else spearman, similarity, gold)
     return ScoreResult(
         task=task.name,
         metric=task.metric,
-        score=average_precision(similarity, labels),
-        stderr=bootstrap_stderr(average_precision, similarity, labels),
+        score=found,
+        stderr=stderr,
         n=len(rows),
         limited=len(rows) < len(every),
-        chance=float(labels.mean()),
+        chance=float(gold.mean()) if ranking else 0.0,
         outcomes=tuple(
-            Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(labels[place]))
+            Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(gold[place]))
             for place, texts in enumerate(zip(first, second, strict=True))
         ),
         protocol=encoder.protocol(task, rows, spec.data)
@@ -50,7 +52,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     )
 
 
-def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
+def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
     """Vectors (n, width) scaled to length 1, zero vectors left alone. Raises BenchmarkError unless all are finite."""
     import numpy as np
 
@@ -59,7 +61,7 @@ def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
     return vectors / np.where(length == 0, 1, length)
 
 
-def check_vectors(vectors: np.ndarray, task: Task) -> None:
+def check_vectors(vectors: np.ndarray, task: Benchmark) -> None:
     """Raise BenchmarkError unless all sentence vectors (n, width) are finite."""
     import numpy as np
 

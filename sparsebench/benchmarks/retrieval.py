@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from sparsebench import sources
-from sparsebench.benchmarks import clusters, hashes
+from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
-from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
 
     ``limit`` limits the questions, never the passages, so that the task stays as hard. A question whose best
@@ -29,18 +28,14 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     values = [
         float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
     ]
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=sum(values) / len(values),
-        stderr=mean_stderr(values),
-        n=len(values),
-        limited=len(asked) < len(usable),
-        chance=1 / len(passages),
-        outcomes=tuple(
-            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=clusters.name(passage))
+    return ScoreResult.of_means(
+        task,
+        (
+            Outcome(str(place), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))
             for (place, question, passage), value in zip(asked, values, strict=True)
         ),
+        whole=len(usable),
+        chance=1 / len(passages),
         protocol=encoder.protocol(task, every)
         | {
             "pooling": encoder.pooling.mode,

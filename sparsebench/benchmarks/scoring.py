@@ -7,18 +7,20 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.copied import Fitted, copied
-from sparsebench.benchmarks.repeat import repeats
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.models.checkpoint import read_object
+from sparsebench.models.text import longest_input
 from sparsebench.models.topology import refuse_text
 
 if TYPE_CHECKING:
+    import torch
+
     from sparsebench.benchmarks.encoder import Encoder
     from sparsebench.benchmarks.generation import Generation
     from sparsebench.benchmarks.harness import Harness
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
     Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity
+
+SEQUENCES, TOKENS = 8, 32
+"""Of the batch that is computed twice: enough for every thread to have a share, and a second's work for a billion parameters."""
 
 
 def check(spec: TaskSpec, family: Family) -> None:
@@ -36,8 +41,8 @@ def check(spec: TaskSpec, family: Family) -> None:
         raise BenchmarkError(
             f"task {spec.task} is for {' and '.join(fitting)} models, not for family {family}", f"for {family}: {fit}"
         )
-    if spec.data and adapter not in ("pairs", "sts"):
-        fit = ", ".join(name for name, task in TASKS.items() if task.adapter in ("pairs", "sts"))
+    if spec.data and adapter != "pairs":
+        fit = ", ".join(name for name, task in TASKS.items() if task.adapter == "pairs")
         raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
     if spec.num_fewshot and adapter != "harness":
         reason = (
@@ -149,3 +154,32 @@ def _load(
         model = model or load_model(folder, family, dtype)
         scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
     return scorers
+
+
+def repeats(model: Any) -> str:
+    """What came of computing one batch twice: ``to the bit``, or by how much the two differ.
+
+    Sums in another order, by threads that share the work differently or by a kernel that is chosen anew, would show.
+    """
+    import torch
+
+    length = min(TOKENS, longest_input(model.config.to_dict()) or TOKENS)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(SEQUENCES * length) % vocabulary).reshape(SEQUENCES, length).to(model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    try:
+        with torch.inference_mode():
+            one, other = (_first(model(**inputs)) for _ in range(2))
+    except (RuntimeError, ValueError, TypeError) as error:  # its tasks tell what is wrong with such a model
+        return f"not tried: {type(error).__name__}"
+    if torch.equal(one, other):
+        return "to the bit"
+    return f"no: the same batch twice differs by up to {float((one - other).abs().max()):.1e}"
+
+
+def _first(output: Any) -> torch.Tensor:
+    """The logits or hidden states of a model's output, NaN (a damaged model's) as zero."""
+    found: torch.Tensor = next(iter(output.values()))
+    return found.float().nan_to_num()

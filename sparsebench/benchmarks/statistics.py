@@ -1,4 +1,4 @@
-"""Standard errors, average precision and rank correlation."""
+"""Standard errors, average precision and rank correlation; the ledger's intervals come of the same functions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+    Metric = Callable[[Floats, Floats, Floats], Floats]
 
 RESAMPLES = 1000
+CHUNK = 1 << 21
 SEED = 0
 
 
@@ -23,40 +28,61 @@ def mean_stderr(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1)) / math.sqrt(n)
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Σ (R_k − R_{k−1}) P_k over the distinct thresholds, highest score first; nan without a positive.
+def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Average precision of ``values`` for ``labels`` (n,), 0 or 1, in each row of ``weights`` (r, n): how often each was drawn.
 
-    ``scores`` and ``labels`` (0 or 1) have shape (n,). Equal scores share a threshold, as in
-    sklearn.metrics.average_precision_score, which MTEB's pair classification reports.
+    The sum over thresholds of (recall step) x precision, as in scikit-learn; equal values share a threshold. NaN without
+    positives.
     """
     import numpy as np
 
-    positives = labels.sum()
-    if not positives:
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(labels[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    return float((np.diff(hits[last], prepend=0) * (hits[last] / (last + 1))).sum() / positives)
+    order = np.argsort(-values, kind="stable")
+    last = np.append(np.diff(values[order]) != 0, True)
+    drawn = weights[:, order]
+    hits = np.cumsum(drawn * labels[order], axis=1)[:, last]
+    seen = np.cumsum(drawn, axis=1)[:, last]
+    steps = np.diff(hits, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A threshold before which nothing was drawn has no step either.
+        precision = np.where(seen > 0, hits / seen, 0.0)
+        result: Floats = (steps * precision).sum(axis=1) / hits[:, -1]
+    return result
 
 
-def spearman(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman's rank correlation of two columns (n,), ties at their mean rank; 0 where either is constant."""
-    import numpy as np
-    from scipy.stats import rankdata
+def spearman(values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """Spearman's correlation of ``values`` and ``labels`` (n,) in each row of ``weights`` (r, n): how often each was drawn.
 
-    if np.ptp(scores) == 0 or np.ptp(labels) == 0:
-        return 0.0
-    return float(np.corrcoef(rankdata(scores), rankdata(labels))[0, 1])
-
-
-def bootstrap_stderr(
-    statistic: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray, labels: np.ndarray
-) -> float:
-    """The bootstrap standard error over documents: RESAMPLES draws with replacement from a generator seeded SEED."""
+    Ties share their mean rank. 0 where all values, or all labels, that were drawn are the same: they rank nothing.
+    """
     import numpy as np
 
-    generator = np.random.default_rng(SEED)
-    draws = generator.integers(len(scores), size=(RESAMPLES, len(scores)))
-    values = [statistic(scores[draw], labels[draw]) for draw in draws]
-    return float(np.nanstd(values, ddof=1))
+    sides = [_centred_ranks(side, weights) for side in (values, labels)]
+    products = (weights * sides[0] * sides[1]).sum(axis=1)
+    spread = np.sqrt(np.prod([(weights * side**2).sum(axis=1) for side in sides], axis=0))
+    result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
+    return result
+
+
+def _centred_ranks(side: Floats, weights: Floats) -> Floats:
+    """The rank of each document among those drawn, less the mean rank."""
+    import numpy as np
+
+    _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
+    drawn = weights[:, np.argsort(group, kind="stable")]
+    upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
+    each = np.diff(upto, axis=1, prepend=0.0)
+    # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
+    ranks: Floats = (upto - each / 2 - upto[:, -1:] / 2)[:, group]
+    return ranks
+
+
+def pooled(metric: Metric, values: Floats, labels: Floats) -> tuple[float, float]:
+    """A metric of all documents (n,) together, and its standard error: of RESAMPLES bootstrap draws seeded SEED."""
+    import numpy as np
+
+    n = len(values)
+    draws = np.random.default_rng(SEED).integers(n, size=(RESAMPLES, n))
+    parts = np.array_split(draws, 1 + draws.size // CHUNK)  # the memory is bounded
+    weights = (np.stack([np.bincount(draw, minlength=n).astype(np.float64) for draw in part]) for part in parts)
+    resampled = np.concatenate([metric(values, labels, each) for each in weights])
+    return float(metric(values, labels, np.ones((1, n)))[0]), float(np.nanstd(resampled, ddof=1))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsebench.figures import style
-from sparsebench.figures.names import Panels
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsebench.figures.canvas import Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 GROUP = 0.82
 """The share of a group's place that its bars fill."""
 LEVELS = (("#000000", "-"), ("#000000", (0, (1.2, 0.8))), (style.GREY, "-"))

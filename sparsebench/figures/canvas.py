@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.figures import names, scales, style
+from sparsebench.figures import style
 from sparsebench.figures.spec import NAMED_ROWS, Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Any]]
+Panels = Sequence[tuple["Axes", Rows]]
 # Inches: a panel of lines or bars, a heatmap's frame and each of its rows, a forest's points; lines of text by size.
 PANEL, FRAME, CELL, POINT = 1.8, 0.55, 0.17, 0.065
 TITLE_LINE, NOTE_LINE, LEGEND_LINE = 0.19, 0.14, 0.145
@@ -22,6 +23,13 @@ HANDLE = 0.5
 NARROWEST = {"heatmap": 1.6}
 ELSE = 1.9
 """Inches that a panel of a small multiple needs at least, by kind and else."""
+NAME_LINE, NAME_CHARACTER = 9.5, 0.057
+"""Points from one name at a panel's edge to the next; inches of a character."""
+NAMED = ("line", "curve")
+"""Kinds of drawing whose series have an end to be named at."""
+MOST, SHARE, LEAST = 12, 0.4, 2.3
+"""Lines are named directly if a panel has at most so many, the longest name takes at most this share of a panel's place,
+and that place is at least so many inches wide; else one legend names them for all panels."""
 
 
 class Canvas:
@@ -86,11 +94,11 @@ class Canvas:
         return style.number(value)
 
     def panels(self) -> Iterator[tuple[Axes, Rows]]:
-        """Each facet's axes, scaled and labelled once its content is drawn, with its rows."""
+        """Each facet's axes with its rows."""
         by_facet = {name: [row for row in self.rows if self.facet(row) == name] for name in self.facets}
         lines = self._lines(by_facet)
-        self.direct = names.direct(self, list(by_facet.values()))
-        self.naming = names.room(self)
+        self.direct = self._names_lines(by_facet.values())
+        self.naming = self._room_of_names()
         heights = [self._height([by_facet[name] for name in line]) for line in lines]
         # A title of two lines takes from its panel's height.
         titles = sum(TITLE_LINE * max(self._title(name).count("\n") for name in line) for line in lines)
@@ -104,9 +112,23 @@ class Canvas:
                 same = {f"share{axis}": shared for axis, yes in alike.items() if yes}
                 axes = self.figure.add_subplot(grid[down, across], **same)
                 shared = shared or axes
-                yield axes, by_facet[name]
                 axes.set_title(self._title(name), pad=4)
-                scales.dress(axes, by_facet[name], self, left=across == 0)
+                yield axes, by_facet[name]
+
+    def _names_lines(self, panels: Collection[Rows]) -> bool:
+        """Whether the series are named beside their lines rather than in a legend."""
+        place = self.width / self.across_panels
+        most = max(len({self.series(row) for row in rows}) for rows in panels)
+        fitting = int((self.panel_height - 0.55) * 72 / NAME_LINE) - len(self.spec.references)
+        longest = max(map(len, self.looks)) * NAME_CHARACTER
+        named = self.spec.kind in NAMED and "series" in self.spec.values
+        return named and most <= min(MOST, fitting) and longest <= SHARE * place and place >= LEAST
+
+    def _room_of_names(self) -> float:
+        """Inches that the names beside a panel take from it."""
+        longest = max(map(len, self.looks)) if self.direct else 0
+        levels = self.spec.references.values() if self.spec.kind in (*NAMED, "scatter") else ()
+        return NAME_CHARACTER * max(longest, *map(len, levels), 0) + 0.1
 
     def _lines(self, by_facet: Mapping[str, Rows]) -> list[list[str]]:
         """The facets in lines of panels: broken where they fill the width, and where `row` changes."""

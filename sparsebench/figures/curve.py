@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sparsebench.figures import line, names, style
+from sparsebench.figures import line, style
+from sparsebench.figures.canvas import Canvas, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from sparsebench.figures.canvas import Canvas
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
@@ -34,6 +30,4 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     line.levels(axes, rows, canvas)
 
 
-def finish(panels: names.Panels, canvas: Canvas) -> None:
-    """Name the curves as lines are named."""
-    line.finish(panels, canvas)
+finish = line.finish

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
-from sparsebench.figures import style
+from sparsebench.figures import scales, style
+from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
+from sparsebench.manifest.problems import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,22 +59,20 @@ def render(
     known = {spec.name: spec for spec in listing(local)}
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"no figure called {name!r}", f"{meant}known: {', '.join(known)}")
+            hint = f"{did_you_mean(name, known)} known: {', '.join(known)}".strip()
+            raise UserError(f"no figure called {name!r}", hint)
     return [_render(known[name], ledger, out, formats, width) for name in names or known]
 
 
 def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
-    from sparsebench.figures.canvas import Canvas, styled
-
     kind = import_module(f"sparsebench.figures.{spec.kind}")
     with styled():
         canvas = Canvas(spec, table.dicts(), width)
         panels = []
         for axes, rows in canvas.panels():
             kind.panel(axes, rows, canvas)
+            scales.dress(axes, rows, canvas)
             panels.append((axes, rows))
         kind.finish(panels, canvas)
         canvas.close()

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sparsebench.figures import names, rows, style
+from sparsebench.figures import scales, style
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from sparsebench.figures.canvas import Canvas
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     """Draw one panel; a row's points stand below each other in the order of the legend."""
     spec = canvas.spec
-    down = rows.dress(axes, given, canvas)
+    down = scales.name_rows(axes, given, canvas)
     order = [name for name in canvas.looks if any(canvas.series(row) == name for row in given)]
     step = 1 / (len(order) + 1)  # a row's place is 1 high
     for above in range(len(down) - 1):
@@ -37,6 +33,6 @@ def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.06)
 
 
-def finish(panels: names.Panels, canvas: Canvas) -> None:
+def finish(panels: Panels, canvas: Canvas) -> None:
     """Rows carry their names; series and levels have a legend."""
-    canvas.legend(line=True, levels=rows.levels(canvas), joined=False)
+    canvas.legend(line=True, levels=scales.row_levels(canvas), joined=False)

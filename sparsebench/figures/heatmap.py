@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
-from sparsebench.figures.names import Panels
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsebench.figures.canvas import Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 WRITTEN = 14
 """Cells carry their value as text where there are at most so many across the whole width."""
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import names, style
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Transform
 
-    from sparsebench.figures.canvas import Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 CROWD = 12
 """Above so many lines intervals would only smear."""
 
@@ -47,7 +46,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     levels(axes, rows, canvas)
 
 
-def finish(panels: names.Panels, canvas: Canvas) -> None:
+def finish(panels: Panels, canvas: Canvas) -> None:
     """Name the lines: at their ends where there is room, else in one legend for all panels; levels always at the edge."""
     if len(canvas.looks) > CROWD and "low" in canvas.spec.values:
         canvas.notes.append("Intervals are not drawn among so many lines.")

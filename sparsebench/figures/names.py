@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsebench.figures import style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from sparsebench.figures.canvas import Canvas
-
-Rows = Sequence[Mapping[str, Any]]
-Panels = Sequence[tuple["Axes", Rows]]
-LINE, CHARACTER = 9.5, 0.057
-"""Points from one name to the next; inches of a character."""
-NAMED = ("line", "curve")
-"""Kinds of drawing whose series have an end to be named at."""
-MOST, SHARE, LEAST = 12, 0.4, 2.3
-"""Lines are named directly if a panel has at most so many, the longest name takes at most this share of a panel's place,
-and that place is at least so many inches wide; else one legend names them for all panels."""
+from sparsebench.figures.canvas import NAME_LINE, Canvas, Panels, Rows
 
 
 @dataclass(frozen=True)
@@ -33,23 +19,6 @@ class Name:
     x: Any
     y: float
     colour: str
-
-
-def direct(canvas: Canvas, panels: Sequence[Rows]) -> bool:
-    """Whether the series are named beside their lines rather than in a legend."""
-    place = canvas.width / canvas.across_panels
-    most = max(len({canvas.series(row) for row in rows}) for rows in panels)
-    fitting = int((canvas.panel_height - 0.55) * 72 / LINE) - len(canvas.spec.references)
-    longest = max(map(len, canvas.looks)) * CHARACTER
-    named = canvas.spec.kind in NAMED and "series" in canvas.spec.values
-    return named and most <= min(MOST, fitting) and longest <= SHARE * place and place >= LEAST
-
-
-def room(canvas: Canvas) -> float:
-    """Inches that the names beside a panel take from it."""
-    longest = max(map(len, canvas.looks)) if canvas.direct else 0
-    levels = max(map(len, canvas.spec.references.values()), default=0) if canvas.spec.kind in (*NAMED, "scatter") else 0
-    return CHARACTER * max(longest, levels) + 0.1
 
 
 def series(canvas: Canvas, rows: Rows) -> list[Name]:
@@ -81,7 +50,7 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[Name]]) -> N
         found = sorted(
             ((canvas.height_of(axes, name.y), name) for name in names), key=lambda pair: (pair[0], pair[1].text)
         )
-        gap = LINE / 72 * canvas.figure.dpi / box.height
+        gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
         edge = blended_transform_factory(axes.transAxes, axes.transData)
         for at, (end, name) in zip(apart([end for end, _ in found], gap), found, strict=True):
             moved = abs(at - end) > 0.4 * gap

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
+from sparsebench.figures.canvas import Canvas, Rows
 from sparsebench.figures.spec import NAMED_ROWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsebench.figures.canvas import Canvas
-
+LEVEL: Any = (0, (1, 1.5))
+"""Dashes of a level across named rows."""
 FIRST = (0.0, 0.99, 0.5, 0.9, 0.95, 0.1)
 """Sparsities that keep their tick label where there is no room for all."""
 
 
-def dress(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas, left: bool) -> None:
-    """Scale and label a panel whose content is drawn; ``left``: it begins a line of panels."""
+def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
+    """Scale and label a panel whose content is drawn."""
     spec = canvas.spec
     if spec.kind == "heatmap":
         return
-    if left:
+    place = axes.get_subplotspec()
+    if place and place.is_first_col():
         axes.set_ylabel(spec.get("ylabel"))
     across(axes, rows, canvas)
     if spec.kind in NAMED_ROWS:
@@ -34,6 +36,25 @@ def dress(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas, left: b
         bottom = float(spec.get("ymin", "0"))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
+
+
+def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
+    """Name the rows of a panel, the first on top, rule it downwards, draw the levels, and give the names in their order."""
+    down = [str(name) for name in dict.fromkeys(row[canvas.spec.get("y")] for row in rows)]
+    axes.set_yticks(range(len(down)), down)
+    axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.grid(True, axis="x")
+    for column in canvas.spec.references:
+        for value in {row[column] for row in rows if row[column] is not None}:
+            axes.axvline(value, color="black", linewidth=0.8, linestyle=LEVEL, zorder=1)
+    return down
+
+
+def row_levels(canvas: Canvas) -> list[tuple[str, str, Any]]:
+    """The levels of ``name_rows``, for a legend: label, colour, dashes."""
+    return [(label, "black", LEVEL) for label in canvas.spec.references.values()]
 
 
 def upward(axes: Axes, canvas: Canvas) -> None:
@@ -50,7 +71,7 @@ def upward(axes: Axes, canvas: Canvas) -> None:
         axes.axhspan(knee, high, color=style.GROUND, linewidth=0, zorder=0)
 
 
-def across(axes: Axes, rows: Sequence[Mapping[str, Any]], canvas: Canvas) -> None:
+def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     """The horizontal axis."""
     kind = canvas.spec.get("xscale", "linear")
     if canvas.spec.kind == "bars" or kind == "category":

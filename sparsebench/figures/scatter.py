@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import line, names, style
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 from sparsebench.figures.spec import ENDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
-    from sparsebench.figures.canvas import Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 AWAY = (4.0, 7.0, 11.0, 16.0, 22.0)
 """Points between a mark and its text, nearest first."""
 COMPASS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (0.8, -0.8), (-0.8, 0.8), (-0.8, -0.8))
@@ -42,7 +41,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     line.levels(axes, rows, canvas)
 
 
-def finish(panels: names.Panels, canvas: Canvas) -> None:
+def finish(panels: Panels, canvas: Canvas) -> None:
     """One legend; the levels' names at the edge; the points' texts where they touch nothing."""
     if "series" in canvas.spec.values:
         canvas.legend(line=True, joined=False)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sparsebench.figures import names, rows
+from sparsebench.figures import scales
+from sparsebench.figures.canvas import Canvas, Panels, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsebench.figures.canvas import Canvas
 
-Rows = Sequence[Mapping[str, Any]]
 TICK, BOX = 0.3, 0.17
 """Half the height of a tick and of a box; a row's place is 1 high."""
 
@@ -22,7 +20,7 @@ def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     import numpy as np
 
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    for place, name in enumerate(rows.dress(axes, given, canvas)):
+    for place, name in enumerate(scales.name_rows(axes, given, canvas)):
         mine = [row for row in given if str(row[y]) == name]
         colour = canvas.looks[canvas.series(mine[0])].colour
         values = np.sort(np.array([row[x] for row in mine], dtype=float))
@@ -35,7 +33,7 @@ def panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
         axes.plot([middle] * 2, [place - 1.3 * BOX, place + 1.3 * BOX], color="black", linewidth=1.4, zorder=4)
 
 
-def finish(panels: names.Panels, canvas: Canvas) -> None:
+def finish(panels: Panels, canvas: Canvas) -> None:
     """The rows carry their names; series only colour them. Levels have a legend."""
     if canvas.spec.references:
-        canvas.legend(line=None, levels=rows.levels(canvas))
+        canvas.legend(line=None, levels=scales.row_levels(canvas))

@@ -117,9 +117,8 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[R
 
 def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
     """With p values corrected for the number of tasks, and the verdict on them."""
-    for one, p in zip(scored, statistics.holm([one.paired.p for one in scored]), strict=True):
-        found = statistics.verdict(one.paired.difference, p, one.paired.higher_is_better)
-        yield replace(one, p_holm=p, verdict=found)
+    for one, (p, verdict) in zip(scored, statistics.judged([one.paired for one in scored]), strict=True):
+        yield replace(one, p_holm=p, verdict=verdict)
 
 
 def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Row, ...]]) -> Iterator[str]:

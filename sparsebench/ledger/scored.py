@@ -28,18 +28,17 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
             binary = all(outcome.value in (0, 1) for outcome in result.outcomes)
             row["detectable"] = statistics.detectable(result.n) if binary else None
         return found
-    pairs = [compare(result, against[task]) if task in against else None for task, result in results.items()]
-    adjusted = statistics.holm([pair.p if pair else None for pair in pairs])
-    for row, pair, p in zip(found, pairs, adjusted, strict=True):
-        shown = pair or statistics.none("the other model has no score")
-        row["other"] = against[row["task"]].score if pair else None
+    missing = statistics.none("the other model has no score")
+    pairs = [compare(result, against[task]) if task in against else missing for task, result in results.items()]
+    for row, shown, (p, verdict) in zip(found, pairs, statistics.judged(pairs), strict=True):
+        row["other"] = against[row["task"]].score if shown is not missing else None
         row |= {
             "difference": shown.difference,
             "difference_low": shown.low,
             "difference_high": shown.high,
             "recovery": shown.recovery,
             "p_holm": p,
-            "verdict": statistics.verdict(shown.difference, p, shown.higher_is_better),
+            "verdict": verdict,
             "detectable": shown.detectable,
         }
     return found

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench import environment
+from sparsebench.errors import UserError
 from sparsebench.models import building
-from sparsebench.paths import unlinked
+from sparsebench.paths import create, unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.sources.cache import read_json, write_json
 
@@ -73,3 +78,23 @@ def checksum(folder: Path) -> str:
             while piece := file.read(1 << 24):
                 total, size = zlib.crc32(piece, total), size + len(piece)
     return f"{total:08x}-{size}"
+
+
+@contextmanager
+def exclusive(ledger: Path) -> Iterator[None]:
+    """Hold the ledger's run lock. Raises UserError naming the process that holds it. Freed by the system if we die."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    path = ledger.with_name(f".{ledger.name}.lock")
+    with create(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"process {holder} is running on {ledger}", "wait for it, or name another file with --ledger"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench.benchmarks.clusters import cluster
+from sparsebench.benchmarks.hashes import cluster
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_similarity_is_correlated_with_what_people_say(
     collapsed = altered(tiny_bert, tmp_path / "zero", 0.0)
     assert run(collapsed, "encoder", "stsb_sts", batch_size=100).score == pytest.approx(0, abs=0.3)
     serve(monkeypatch, [{**row, "score": 2.0} for row in rows])
-    with pytest.raises(BenchmarkError, match="all score 2"):
+    with pytest.raises(BenchmarkError, match="all have score 2"):
         run(tiny_bert, "encoder", "stsb_sts")
 
 

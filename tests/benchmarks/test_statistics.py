@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sparsebench.benchmarks.statistics import average_precision, bootstrap_stderr, mean_stderr, spearman
+from sparsebench.benchmarks.statistics import average_precision, mean_stderr, pooled, spearman
 
 RANKED = st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=1, max_size=40)
 
@@ -18,13 +18,12 @@ def test_average_precision_is_sklearns(pairs: list[tuple[int, int]]):
 
     scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
     assume(labels.any())
-    assert average_precision(scores / 3, labels) == pytest.approx(
-        average_precision_score(labels, scores / 3), abs=1e-12
-    )
+    found, _ = pooled(average_precision, scores / 3, labels)
+    assert found == pytest.approx(average_precision_score(labels, scores / 3), abs=1e-12)
 
 
 def test_average_precision_without_a_positive_is_nan():
-    assert math.isnan(average_precision(np.array([1.0, 2.0]), np.array([0, 0])))
+    assert np.isnan(average_precision(np.array([1.0, 2.0]), np.array([0, 0]), np.ones((3, 2)))).all()
 
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60))
@@ -47,11 +46,19 @@ def test_bootstrap_is_repeatable_and_near_the_spread_of_fresh_samples():
         labels = generator.integers(0, 2, n)
         return labels + generator.normal(0, 1.5, n), labels
 
-    spread = np.std([average_precision(*sample(300)) for _ in range(400)], ddof=1)
+    spread = np.std([average_precision(*sample(300), np.ones((1, 300)))[0] for _ in range(400)], ddof=1)
     scores, labels = sample(300)
-    found = bootstrap_stderr(average_precision, scores, labels)
-    assert found == bootstrap_stderr(average_precision, scores, labels)
-    assert found == pytest.approx(spread, rel=0.25)
+    found = pooled(average_precision, scores, labels)
+    assert found == pooled(average_precision, scores, labels)
+    assert found[1] == pytest.approx(spread, rel=0.25)
+
+
+def test_bootstrap_in_parts_is_the_bootstrap_at_once(monkeypatch: pytest.MonkeyPatch):
+    generator = np.random.default_rng(3)
+    scores, labels = generator.normal(size=(2, 50))
+    whole = pooled(spearman, scores, labels)
+    monkeypatch.setattr("sparsebench.benchmarks.statistics.CHUNK", 1000)
+    assert pooled(spearman, scores, labels) == whole
 
 
 def test_spearman_is_scipy_s_and_zero_without_order():
@@ -60,5 +67,5 @@ def test_spearman_is_scipy_s_and_zero_without_order():
     generator = np.random.default_rng(2)
     scores = generator.normal(size=200).round(1)
     labels = (scores + generator.normal(size=200)).round(0)
-    assert spearman(scores, labels) == pytest.approx(spearmanr(scores, labels).statistic, abs=1e-12)
-    assert spearman(np.ones(200), labels) == 0.0
+    assert pooled(spearman, scores, labels)[0] == pytest.approx(spearmanr(scores, labels).statistic, abs=1e-12)
+    assert pooled(spearman, np.ones(200), labels) == (0.0, 0.0)

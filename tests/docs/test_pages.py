@@ -14,7 +14,7 @@ from sparsebench.benchmarks.perplexity import JOINER, WINDOW
 from sparsebench.manifest.load import load_text
 from sparsebench.plan.preflight import checks
 from sparsebench.steps import calibration, samples
-from sparsebench.steps.prune import allocation, factor
+from sparsebench.steps.prune import factor, settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
 
@@ -90,8 +90,8 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert "ρ = 0.1; every third step ρ grows by 1.3, 1.2 or 1.1" in page
     assert "divided by 5 instead" in page
     assert "after 300 steps" in page
-    assert f"above {allocation.OUTLIER:g} times the block's mean" in page
-    assert f"· {2 * allocation.SPREAD:g} " in METHODS
+    assert f"above {settings.OUTLIER:g} times the block's mean" in page
+    assert f"· {2 * settings.SPREAD:g} " in METHODS
 
 
 def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.benchmarks import Outcome, ScoreResult
-from sparsebench.benchmarks.statistics import spearman
+from sparsebench.benchmarks.statistics import pooled, spearman
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
@@ -31,7 +31,7 @@ def scored(cell: Cell) -> ScoreResult:
     else:
         labels = noise
         values = noise + (0.3 + worse) * own
-        score, protocol = spearman(values, labels), {}
+        score, protocol = pooled(spearman, values, labels)[0], {}
     outcomes = tuple(
         Outcome(str(at), f"d{at}", float(value), float(label))
         for at, (value, label) in enumerate(zip(values, labels, strict=True))

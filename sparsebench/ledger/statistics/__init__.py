@@ -7,7 +7,6 @@ together. Documents that share a context count as one cluster. docs/statistics.m
 """
 
 from sparsebench.ledger.statistics.contract import (
-    LOWER_IS_BETTER,
     UNEXPLAINED,
     Comparison,
     Interval,
@@ -15,12 +14,11 @@ from sparsebench.ledger.statistics.contract import (
     codes,
     none,
 )
-from sparsebench.ledger.statistics.judge import compare, explains, holm, interval, verdict
+from sparsebench.ledger.statistics.judge import compare, explains, interval, judged
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
     "ASSUMED",
-    "LOWER_IS_BETTER",
     "UNEXPLAINED",
     "Comparison",
     "Interval",
@@ -29,10 +27,9 @@ __all__ = [
     "compare",
     "detectable",
     "explains",
-    "holm",
     "interval",
+    "judged",
     "needed",
     "none",
     "power",
-    "verdict",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.ledger import sqlfiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,21 +19,6 @@ if TYPE_CHECKING:
 
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
-LOWER_IS_BETTER = frozenset(
-    {
-        "perplexity",
-        "pseudo_perplexity",
-        "word_perplexity",
-        "byte_perplexity",
-        "bits_per_byte",
-        "nll",
-        "loss",
-        "brier_score",
-        "wer",
-        "per",
-        "ter",
-    }
-)
 RANKING = frozenset({"ap"})
 CORRELATION = frozenset({"spearman"})
 PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
@@ -89,6 +77,21 @@ class Comparison:
     recovery: float | None = None
     recovery_low: float | None = None
     recovery_high: float | None = None
+
+
+def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
+    """Rows of a query of the ledger's own macros of judgement: rules that SQL and Python both need are written there, once."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(sqlfiles.read("views/00_verdict"))
+        return connection.execute(query, values).fetchall()
+
+
+@cache
+def lower_is_better(metric: str) -> bool:
+    """Whether less of this metric is better, as of a perplexity."""
+    return bool(ask("SELECT _lower_is_better($metric)", metric=metric)[0][0])
 
 
 def none(reason: str, higher_is_better: bool = True) -> Comparison:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity
 from sparsebench.ledger.statistics.contract import (
-    LOWER_IS_BETTER,
     PER_TOKEN,
     POOLED,
     RANKING,
@@ -15,6 +15,8 @@ from sparsebench.ledger.statistics.contract import (
     Comparison,
     Interval,
     Pairs,
+    ask,
+    lower_is_better,
     none,
 )
 from sparsebench.ledger.statistics.proportions import Table
@@ -22,8 +24,6 @@ from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
 
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
-
-SIGNIFICANT = 0.05
 
 
 def interval(
@@ -49,32 +49,21 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
     """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is)."""
     n = len(pairs.variant)
     if not n:
-        return none("no document in common", metric not in LOWER_IS_BETTER)
+        return none("no document in common", not lower_is_better(metric))
     if metric not in POOLED and _binary(pairs.variant) and _binary(pairs.dense):
         return _counted(metric, pairs, chance)
     if _many(n, pairs.cluster) < 2:
-        return none("one document does not show how much documents vary", metric not in LOWER_IS_BETTER)
+        return none("one document does not show how much documents vary", not lower_is_better(metric))
     return _bootstrapped(metric, pairs, chance, seed)
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Each p value after Holm's correction for as many tests as there are (Scandinavian J. of Statistics 6, 65-70, 1979)."""
-    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
-    adjusted: list[float | None] = [None] * len(ps)
-    least = 0.0
-    for rank, (p, place) in enumerate(known):
-        least = max(least, min(1.0, (len(known) - rank) * p))
-        adjusted[place] = least
-    return adjusted
+def judged(found: Sequence[Comparison]) -> list[tuple[float | None, str | None]]:
+    """Of each comparison the p value after Holm's correction for all of them, and the verdict at it; None without a p value.
 
-
-def verdict(difference: float | None, p: float | None, higher_is_better: bool) -> str | None:
-    """``better``, ``worse`` or ``no difference detected`` at an (adjusted) p below 0.05; None where nothing was compared."""
-    if difference is None or p is None:
-        return None
-    if p >= SIGNIFICANT or difference == 0:
-        return "no difference detected"
-    return "better" if (difference > 0) == higher_is_better else "worse"
+    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05.
+    """
+    columns = {name: [getattr(one, name) for one in found] for name in ("p", "difference", "higher_is_better")}
+    return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
 
 
 def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
@@ -107,7 +96,7 @@ def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
         gained=gained,
         lost=lost,
         method=f"{test}, Newcombe interval",
-        higher_is_better=metric not in LOWER_IS_BETTER,
+        higher_is_better=not lower_is_better(metric),
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         **_recovery_of_counts(table, pairs, chance),
@@ -159,7 +148,7 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
         gained=None,
         lost=None,
         method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",
-        higher_is_better=metric not in LOWER_IS_BETTER,
+        higher_is_better=not lower_is_better(metric),
         clusters=many,
         detectable=sensitivity.of_interval(low, high, many),
         **recovery,

@@ -48,19 +48,15 @@ def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a proportion (1927); ``n`` is above 0."""
     centre = (successes + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(max(0.0, successes * (n - successes)) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Without a success it begins at 0, to the bit: rounding must not put it above a chance of 0.
+    return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half)
 
 
 def mcnemar(gained: int, lost: int) -> float:
     """The exact two-sided p value of McNemar's test: a binomial test of the discordant pairs at one half."""
-    # Python's integers: NumPy's overflow from some sixty pairs on.
-    gained, lost = int(gained), int(lost)
-    total = gained + lost
-    term = tail = 1
-    for k in range(min(gained, lost)):
-        term = term * (total - k) // (k + 1)
-        tail += term
-    return min(1.0, 2 * tail / 2**total)
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
 
 
 def sign_flip(net: Integers) -> float:
@@ -76,19 +72,21 @@ def sign_flip(net: Integers) -> float:
     chances = np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         spaced = np.zeros(size * count + 1)
-        spaced[::size] = binomial_half(count)
+        spaced[::size] = binomial(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, spaced)
     total = len(chances) - 1
     far = np.abs(2 * np.arange(total + 1) - total) >= abs(int(net.sum()))
     return float(np.clip(chances[far].sum(), sys.float_info.min, 1.0))
 
 
-def binomial_half(n: int) -> Floats:
-    """The probabilities (n + 1,) of 0 to n heads of n coins."""
+def binomial(k: Integers, n: int, share: float) -> Floats:
+    """The probabilities of ``k`` hits of ``n``."""
     import numpy as np
+    from scipy.special import gammaln, xlog1py, xlogy
 
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    return np.exp(logs[n] - logs - logs[::-1] - n * math.log(2))
+    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    found: Floats = np.exp(ways + xlogy(k, share) + xlog1py(n - k, -share))
+    return found
 
 
 def newcombe(table: Table) -> tuple[float, float]:

@@ -7,13 +7,10 @@ import sys
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics import student
+from sparsebench.benchmarks.statistics import average_precision, spearman
 from sparsebench.ledger.statistics.contract import CORRELATION, PER_SYMBOL, PER_TOKEN, RANKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from sparsebench.ledger.statistics.contract import Floats, Integers
 
 RESAMPLES = 2000
@@ -43,62 +40,11 @@ def statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> F
         rate: Floats = weights @ values / (weights @ labels)
         return rate
     if metric in CORRELATION:
-        return rank_correlation(values, labels, weights)
+        return spearman(values, labels, weights)
     if metric not in RANKING:
         mean: Floats = weights @ values / weights.sum(axis=1)
         return mean
-    order = np.argsort(-values, kind="stable")
-    last = np.append(np.diff(values[order]) != 0, True)
-    return average_precision(order, last, labels, weights)
-
-
-def average_precision(
-    order: npt.NDArray[np.intp], last: npt.NDArray[np.bool_], labels: Floats, weights: Floats
-) -> Floats:
-    """Average precision of each row of ``weights`` (r, n): how often each document was drawn.
-
-    ``order`` sorts documents from the highest value down, ``last`` marks the end of each run of equal values in that
-    order, so that ties share a threshold. The sum over thresholds of (recall step) x precision, as in scikit-learn; NaN
-    without positives.
-    """
-    import numpy as np
-
-    drawn = weights[:, order]
-    hits = np.cumsum(drawn * labels[order], axis=1)[:, last]
-    seen = np.cumsum(drawn, axis=1)[:, last]
-    steps = np.diff(hits, axis=1, prepend=0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # A threshold before which nothing was drawn has no step either.
-        precision = np.where(seen > 0, hits / seen, 0.0)
-        result: Floats = (steps * precision).sum(axis=1) / hits[:, -1]
-    return result
-
-
-def rank_correlation(values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Spearman's correlation of ``values`` and ``labels`` (n,) in each row of ``weights`` (r, n): how often each was drawn.
-
-    Ties share their mean rank. 0 where all values, or all labels, that were drawn are the same: they rank nothing.
-    """
-    import numpy as np
-
-    sides = [_centred_ranks(side, weights) for side in (values, labels)]
-    products = (weights * sides[0] * sides[1]).sum(axis=1)
-    spread = np.sqrt(np.prod([(weights * side**2).sum(axis=1) for side in sides], axis=0))
-    result: Floats = np.divide(products, spread, out=np.zeros_like(products), where=spread > 0)
-    return result
-
-
-def _centred_ranks(side: Floats, weights: Floats) -> Floats:
-    """The rank of each document among those drawn, less the mean rank."""
-    import numpy as np
-
-    _, group, sizes = np.unique(side, return_inverse=True, return_counts=True)
-    drawn = weights[:, np.argsort(group, kind="stable")]
-    upto = np.cumsum(drawn, axis=1)[:, np.cumsum(sizes) - 1]
-    each = np.diff(upto, axis=1, prepend=0.0)
-    # Ranks r+1 … r+k have the mean r + (k+1)/2; all n of them (n+1)/2.
-    ranks: Floats = (upto - each / 2 - upto[:, -1:] / 2)[:, group]
-    return ranks
+    return average_precision(values, labels, weights)
 
 
 def resampled(metric: str, sides: list[Floats], labels: Floats, clusters: Integers | None, seed: int) -> Floats:
@@ -127,8 +73,9 @@ def quantiles(values: Floats, n: int) -> tuple[float, float]:
     replaced by t(n - 1) times the root of n / (n - 1).
     """
     import numpy as np
+    from scipy.special import stdtrit
 
-    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * student.quantile(0.975, n - 1))
+    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975))
     low, high = np.nanquantile(values, [outer, 1 - outer])
     return float(low), float(high)
 
@@ -140,6 +87,7 @@ def p_value(shifts: Floats, n: int) -> float:
     many standard deviations 0 is away tells more. Of a mean that is Student's paired t test.
     """
     import numpy as np
+    from scipy.special import stdtr
 
     crossing = min(int((shifts <= 0).sum()), int((shifts >= 0).sum()))
     share = (1 + crossing) / (1 + len(shifts))
@@ -149,7 +97,7 @@ def p_value(shifts: Floats, n: int) -> float:
     if not crossing:
         spread = float(np.nanstd(shifts))
         away = max(away, abs(float(np.nanmean(shifts))) / spread) if spread else math.inf
-    return 2 * student.tail(away / math.sqrt(n / (n - 1)), n - 1)
+    return 2 * float(stdtr(n - 1, -away / math.sqrt(n / (n - 1))))
 
 
 def design_effect(values: Floats, clusters: Integers | None) -> float:
@@ -159,6 +107,7 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     (Survey Methodology 24, 193-201, 1998).
     """
     import numpy as np
+    from scipy.special import stdtrit
 
     if clusters is None:
         return 1.0
@@ -169,5 +118,5 @@ def design_effect(values: Floats, clusters: Integers | None) -> float:
     if many < 2 or not alone:
         return 1.0
     together = float((sums**2).sum()) * many / (many - 1)
-    uncertain = student.quantile(0.975, many - 1) / student.quantile(0.975, n - 1)
+    uncertain = float(stdtrit(many - 1, 0.975) / stdtrit(n - 1, 0.975))
     return max(1.0, together / alone * uncertain**2)

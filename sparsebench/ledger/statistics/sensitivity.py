@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics import student
-from sparsebench.ledger.statistics.contract import Z95
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from sparsebench.ledger.statistics.contract import Floats, Integers
+from sparsebench.ledger.statistics.contract import Z95, ask
+from sparsebench.ledger.statistics.proportions import binomial
 
 ASSUMED = 0.1
 """The share of documents on which two models are taken to differ in being right, where nothing has been measured yet."""
@@ -53,12 +46,8 @@ def detectable(n: int, discordance: float = ASSUMED) -> float | None:
 
 
 def needed(drop: float, discordance: float = ASSUMED) -> int:
-    """Paired documents on which a true ``drop`` shows with a power of 80%, two-sided 0.05; the ledger's ``documents_needed``.
-
-    Connor's formula (Biometrics 43, 207-211, 1987): the exact test takes a few more where they are few.
-    """
-    psi = max(discordance, drop)
-    return math.ceil(((Z95 * math.sqrt(psi) + _probit(WANTED) * math.sqrt(psi - drop * drop)) / drop) ** 2)
+    """Paired documents on which a true ``drop`` shows with a power of 80%, two-sided 0.05, by an approximation (Connor)."""
+    return int(ask("SELECT documents_needed($drop, $discordance)", drop=drop, discordance=discordance)[0][0])
 
 
 def power(n: int, discordance: float, drop: float) -> float:
@@ -68,6 +57,7 @@ def power(n: int, discordance: float, drop: float) -> float:
     ``discordance``, or ``drop`` where that is more.
     """
     import numpy as np
+    from scipy.special import bdtrc, bdtrik
 
     psi = min(1.0, max(discordance, drop))
     if n < 1 or not psi:
@@ -75,17 +65,21 @@ def power(n: int, discordance: float, drop: float) -> float:
     spread = _WIDE * math.sqrt(n * psi * (1 - psi)) + _RARE
     counts = np.arange(max(0, math.floor(n * psi - spread)), min(n, math.ceil(n * psi + spread)) + 1)
     counts = counts[:: len(counts) // _ROWS | 1]
-    weights = np.exp(_log_binomial(np.full_like(counts, n), counts, psi))
+    weights = binomial(counts, n, psi)
     share = (1 + drop / psi) / 2
-    critical = _critical(counts)
-    found = _tail(counts, critical, share) + _tail(counts, critical, 1 - share)
+    missed = np.where(
+        counts > 0, np.ceil(bdtrik(1 - LEVEL / 2, counts, 0.5)), 0
+    )  # the most that may be lost without p < 0.05
+    found = bdtrc(missed, counts, share) + bdtrc(missed, counts, 1 - share)
     return float((weights * found).sum() / weights.sum())
 
 
 def of_interval(low: float, high: float, n: int) -> float:
     """The difference found with a power of 80%, from the width of the 95% interval of ``n`` documents or clusters."""
-    beyond = student.quantile(0.975, n - 1)
-    return (high - low) / 2 * (beyond + student.quantile(WANTED, n - 1)) / beyond
+    from scipy.special import stdtrit
+
+    beyond, found = stdtrit(n - 1, [0.975, WANTED])
+    return float((high - low) / 2 * (beyond + found) / beyond)
 
 
 def _normal(n: int, psi: float) -> float:
@@ -99,50 +93,3 @@ def _normal(n: int, psi: float) -> float:
 
 def _probit(share: float) -> float:
     return NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
-
-
-def _critical(counts: Integers) -> Integers:
-    """Of each number of discordant documents, the least that must be lost for p < 0.05; more than there are where none does."""
-    import numpy as np
-
-    # From half of them up, far enough that the tail there is below any level that matters.
-    width = int(_WIDE / 2 * math.sqrt(counts.max(initial=1))) + 2
-    starts = counts // 2
-    lost = starts[:, None] + np.arange(width + 1)
-    chances = np.exp(_log_binomial(counts[:, None], lost, 0.5))
-    tails = np.cumsum(chances[:, ::-1], axis=1)[:, ::-1]
-    return starts + (2 * tails >= LEVEL).sum(axis=1)
-
-
-def _tail(counts: Integers, least: Integers, share: float) -> Floats:
-    """P(at least ``least`` of ``counts``), each (m,), for a binomial of this share."""
-    import numpy as np
-
-    if share <= 0:
-        return np.where(least <= 0, 1.0, 0.0)
-    top = np.minimum(counts, np.ceil(counts * share + _WIDE * np.sqrt(counts * share * (1 - share)) + 1).astype(int))
-    width = int(max(0, (top - least).max(initial=0))) + 1
-    chances = np.exp(_log_binomial(counts[:, None], least[:, None] + np.arange(width), share))
-    total: Floats = chances.sum(axis=1)
-    return total
-
-
-def _log_binomial(n: Integers, k: npt.NDArray[np.int64], share: float) -> Floats:
-    """The logarithm of the binomial probability of ``k`` of ``n``; minus infinity where k is above n."""
-    import numpy as np
-
-    inside = k <= n
-    k = np.where(inside, k, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        hits = np.where(k > 0, k * np.log(share), 0.0)
-        misses = np.where(n - k > 0, (n - k) * np.log1p(-share), 0.0) if share < 1 else np.where(n > k, -np.inf, 0.0)
-    logs = _log_factorials(int(n.max(initial=0)))
-    return np.where(inside, logs[n] - logs[k] - logs[np.where(inside, n - k, 0)] + hits + misses, -np.inf)
-
-
-@lru_cache(maxsize=64)
-def _log_factorials(n: int) -> Floats:
-    """ln 0! to ln n!, (n + 1,)."""
-    import numpy as np
-
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])

@@ -8,10 +8,8 @@ CREATE OR REPLACE MACRO _workload(settings) AS
 -- Settings that compare equal whatever the order of their keys.
 CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;
 
--- A score turned so that more is better, whatever the metric (`LOWER_IS_BETTER` in ledger/statistics lists the same).
-CREATE OR REPLACE MACRO _goodness(metric, score) AS
-    CASE WHEN metric IN ('perplexity', 'pseudo_perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss',
-                         'brier_score', 'wer', 'per', 'ter') THEN -score ELSE score END;
+-- A score turned so that more is better, whatever the metric.
+CREATE OR REPLACE MACRO _goodness(metric, score) AS if(_lower_is_better(metric), -score, score);
 
 -- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.
@@ -27,11 +25,6 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
-
--- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when
--- exactly one of the models is right on a share `discordance` of them.
-CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS
-    ceil(((1.959964 * sqrt(greatest(discordance, loss)) + 0.841621 * sqrt(greatest(discordance, loss) - loss ** 2)) / loss) ** 2)::BIGINT;
 
 -- The weights that count for a variant: those of its first record. Another machine's making of it may round otherwise.
 CREATE OR REPLACE VIEW _contents AS

@@ -7,25 +7,13 @@ WITH paired AS (
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
-), ranked AS (
-    SELECT *, count(p) OVER family_of_tests AS tests,
-           row_number() OVER (PARTITION BY manifest, variant_id ORDER BY p NULLS LAST, task) AS rank
-    FROM paired
-    WINDOW family_of_tests AS (PARTITION BY manifest, variant_id)
-), adjusted AS (
-    SELECT *, CASE WHEN p IS NOT NULL THEN least(1.0, max((tests - rank + 1) * p) OVER (
-               PARTITION BY manifest, variant_id ORDER BY rank)) END AS p_holm
-    FROM ranked
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
        metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
-       p, p_holm, recovery, recovery_low, recovery_high,
-       CASE WHEN p_holm IS NULL THEN NULL
-            WHEN p_holm >= 0.05 OR difference = 0 THEN 'no difference detected'
-            WHEN (difference > 0) = higher_is_better THEN 'better'
-            ELSE 'worse' END AS verdict,
+       p, _holm(p, list(p) OVER (PARTITION BY manifest, variant_id)) AS p_holm, recovery, recovery_low, recovery_high,
+       _verdict(difference, p_holm, higher_is_better) AS verdict,
        detectable, test, limited, record_id
-FROM adjusted;
+FROM paired;
 
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.task IS 'benchmark';

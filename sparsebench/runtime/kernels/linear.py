@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +12,6 @@ from torch import nn
 
 from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels.choice import Choices, bucket
 from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
 from sparsebench.runtime.kernels.native import LEVELS, TYPES, Kernels
 
@@ -18,6 +20,40 @@ TILE_BYTES = 2 << 20
 CODES = {torch.float32: TYPES["torch.float32"], torch.bfloat16: TYPES["torch.bfloat16"]}
 TOKENS = 128
 """Tokens at most that the kernel is given at once, and that the two ways are timed with: its scratch stays small."""
+
+
+TRIALS = 3
+
+
+class Choices:
+    """What was found faster, by kind of layer and number of tokens; one for all layers of a process.
+
+    Both ways are timed once, on the first tokens that come, which is in warming up. They agree to within rounding.
+    """
+
+    def __init__(self) -> None:
+        self.faster: dict[tuple[Any, ...], str] = {}
+
+    def pick(self, kind: tuple[Any, ...], ways: dict[str, Callable[[], torch.Tensor]]) -> str:
+        """The name of the faster of ``ways`` for layers of this ``kind``."""
+        if kind not in self.faster:
+            self.faster[kind] = min(ways, key=lambda name: _seconds(ways[name]))
+        return self.faster[kind]
+
+
+def bucket(number: float) -> int:
+    """Numbers within a factor of two of each other share a bucket."""
+    return round(math.log2(number)) if number > 0 else -99
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    """The best of a few."""
+    best = float("inf")
+    for _ in range(TRIALS):
+        start = time.perf_counter()
+        act()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 class SparseLinear(nn.Module):

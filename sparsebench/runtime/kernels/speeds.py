@@ -14,18 +14,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from sparsebench import children, environment
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels.choice import Choices
-from sparsebench.runtime.kernels.matrix import from_dense
+from sparsebench.runtime.kernels.linear import Choices, SparseLinear
+from sparsebench.runtime.kernels.matrix import MOST, WIDEST, Nonzeros, from_dense
 from sparsebench.runtime.kernels.native import LAYOUTS, Kernels, kernels
 from sparsebench.sources import Cache
 from sparsebench.sources.cache import read_json, write_json
-
-if TYPE_CHECKING:
-    import torch
 
 DENSITIES = (0.02, 0.08, 0.25, 0.5)
 PAIRS = (("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32"))
@@ -34,6 +33,8 @@ SIDE, STREAMED, ROUNDS = 2048, 128 << 20, 3
 """Rows and columns of the matrix, bytes of its copies (a model's layers come from memory), and how often they take turns."""
 SECONDS = 300
 """How long all of that may take at most; on one free core it is ten seconds."""
+DENSE_ABOVE = 0.8
+"""Density from which zeros save too little: at 20% of them a bitmask saves an eighth of the bytes."""
 NEAR = 1.1
 """How much slower than the fastest a layout may be that is smaller."""
 WAITED, AGAIN = 0.05, 600.0
@@ -55,6 +56,13 @@ class Speeds:
         return min(about, key=lambda layout: at(self.bytes[layout], density))
 
 
+def layout_for(found: Nonzeros, speeds: Speeds) -> str:
+    """``dense``, or the layout that suits one token and the matrix's density best, of those that reach its columns."""
+    if found.density > DENSE_ABOVE or found.total > MOST:
+        return "dense"
+    return speeds.best(found.density, [layout for layout, widest in WIDEST.items() if found.cols <= widest])
+
+
 def at(measured: list[float], density: float) -> float:
     """What was measured at DENSITIES, at another one: a power of it between two of them and beyond the outer ones."""
     if density <= 0:
@@ -71,8 +79,6 @@ def speeds_here(found: Kernels, held: torch.dtype, given: torch.dtype) -> Speeds
     an input for each, runs permute registers and need instructions of AVX-512 for it. Raises MeasureError when the
     process that measures fails.
     """
-    import torch
-
     name = " times ".join(str(dtype).removeprefix("torch.") for dtype in (held, given))
     return Speeds(**_known(found, found.level, torch.get_num_threads())[name])
 
@@ -118,10 +124,6 @@ def _measured_apart(level: str, threads: int) -> tuple[dict[str, Any], float]:
 
 def measured(found: Kernels) -> dict[str, Any]:
     """Of each of PAIRS seconds and bytes per weight by layout, as lists over DENSITIES; the layouts take turns."""
-    import torch
-
-    from sparsebench.runtime.kernels.linear import SparseLinear
-
     draw, pairs = torch.Generator().manual_seed(0), {}
     for held, given in PAIRS:
         seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
@@ -158,8 +160,6 @@ def _turns(layers: dict[str, list[Any]], x: torch.Tensor) -> dict[str, float]:
 
 def main(level: str, threads: str) -> None:
     """What this module does when it runs by itself: print ``measured`` as JSON, and the share of the time that was waiting."""
-    import torch
-
     found = kernels()
     assert isinstance(found, Kernels)
     found.use(level)

@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsebench.steps.prune.contract import Layer
-
-OUTLIER = 5.0
-"""An outlier is a score above so many times the mean of its block's scores (M of the paper)."""
-SPREAD = 0.08
-"""Sparsities differ by at most twice this (λ of the paper), before clipping."""
+from sparsebench.steps.prune.settings import SPREAD
 
 
 def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int], int]:

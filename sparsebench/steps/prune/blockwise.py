@@ -20,6 +20,7 @@ from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.outputs import Outputs, Progress
 from sparsebench.steps.prune.registry import Method, methods
+from sparsebench.steps.prune.settings import OUTLIER, SPREAD
 from sparsebench.steps.prune.zeroing import zeroed, zeros_in
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator
 
 def _outlier_and_spread(target: Target) -> tuple[float, float]:
     own = dict(target.options)
-    return own.get("outlier", allocation.OUTLIER), own.get("spread", allocation.SPREAD)
+    return own.get("outlier", OUTLIER), own.get("spread", SPREAD)
 
 
 def _beside(outputs: Outputs) -> Path:

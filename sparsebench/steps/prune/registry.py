@@ -133,7 +133,12 @@ def needs_calibration(method: str, allocation: str = "uniform") -> bool:
 
 def settings() -> dict[str, type[Prune]]:
     """Each method's settings, by its name."""
-    return {name: method.settings for name, method in methods().items()}
+    return {name: _settings_of(method) for name, method in methods().items()}
+
+
+@cache
+def _settings_of(method: Method) -> type[Prune]:
+    return method.settings.of(method.granularities, bool(method.needs))
 
 
 def reads_text(step: Step) -> bool:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from sparsebench.manifest.problems import one_of
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.contract import Settings
-from sparsebench.steps.prune.allocation import OUTLIER, SPREAD
-from sparsebench.steps.quantize.grid import GROUP
-from sparsebench.steps.quantize.step import Bits
+from sparsebench.steps.quantize.grid import GROUP, Bits
 
 Granularity = Literal["global", "layer", "row"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 Positive = Annotated[float, Field(gt=0)]
 
+OUTLIER = 5.0
+"""OWL: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
+SPREAD = 0.08
+"""OWL: sparsities differ by at most twice this (λ of the paper), before clipping."""
 TARGET = ("sparsity", "granularity", "pattern", "allocation")
 """The fields of a ``Target``; the rest are the method's own options."""
 OWL = ("outlier", "spread")
@@ -26,7 +28,11 @@ OWL = ("outlier", "spread")
 
 
 class Prune(Settings):
-    """The settings of a method that looks at weights alone."""
+    """The settings that all methods share. A method's own class knows what its weights may compete with, the published first,
+    and whether it reads text (``of``)."""
+
+    granularities: ClassVar[tuple[str, ...]] = ("layer", "global", "row")
+    calibrated: ClassVar[bool] = False
 
     sparsity: Share | None = None
     """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
@@ -44,6 +50,19 @@ class Prune(Settings):
     """With `owl`: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
     spread: Share = SPREAD
     """With `owl`: sparsities differ by at most twice this (λ of the paper), before clipping."""
+
+    @classmethod
+    def of(cls, granularities: tuple[str, ...], calibrated: bool) -> type[Prune]:
+        """These settings for one method."""
+        known = {
+            "__module__": cls.__module__,
+            "__doc__": cls.__doc__,
+            "granularities": granularities,
+            "calibrated": calibrated,
+        }
+        meta: Any = type(cls)
+        made: type[Prune] = meta(cls.__name__, (cls,), known)
+        return made
 
     @model_validator(mode="after")
     def _consistent(self) -> Prune:
@@ -70,16 +89,14 @@ class Prune(Settings):
 
     def complete(self, name: str) -> dict[str, Any]:
         """With the method's own granularity and an N:M pattern's sparsity filled in, without what nothing looks at."""
-        from sparsebench.steps.prune.registry import methods, needs_calibration
-
-        fit = methods()[name].granularities
-        if self.granularity not in (None, *fit):
-            raise wrong(f"`{name}` has no granularity `{self.granularity}`", one_of(fit), at="granularity")
+        if self.granularity not in (None, *self.granularities):
+            message = f"`{name}` has no granularity `{self.granularity}`"
+            raise wrong(message, one_of(self.granularities), at="granularity")
         left = OWL if self.allocation == "uniform" else ()
-        if not needs_calibration(name, self.allocation):
+        if not self.calibrated and self.allocation == "uniform":
             left = (*left, "propagate")
         found = {key: value for key, value in self.model_dump().items() if key not in left}
-        found["granularity"] = self.granularity or fit[0]
+        found["granularity"] = self.granularity or self.granularities[0]
         return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
 
     @classmethod

@@ -10,7 +10,7 @@ clamped to -2ᵇ⁻¹ … 2ᵇ⁻¹ - 1. The step is rounded to the checkpoint's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sparsebench.errors import UserError
 from sparsebench.models.quantized import Codes, Scheme, groups_of
@@ -18,6 +18,8 @@ from sparsebench.models.quantized import Codes, Scheme, groups_of
 if TYPE_CHECKING:
     import torch
 
+Bits = Literal["int8", "int8-dynamic", "int4"]
+BITS: tuple[Bits, ...] = ("int8", "int8-dynamic", "int4")
 GROUP = 64
 """Columns that share a scale in int4, unless told otherwise."""
 CHUNK = 1 << 23

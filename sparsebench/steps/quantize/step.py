@@ -9,10 +9,7 @@ from typing import Any, Literal
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Count, wrong
 from sparsebench.steps.contract import Context, Emit, Evidence, Settings, Step
-from sparsebench.steps.quantize.grid import GROUP, Quantize
-
-Bits = Literal["int8", "int8-dynamic", "int4"]
-BITS: tuple[Bits, ...] = ("int8", "int8-dynamic", "int4")
+from sparsebench.steps.quantize.grid import BITS, GROUP, Quantize
 
 
 class Grid8(Settings):

@@ -1,0 +1,24 @@
+-- How a difference is judged, and how many documents show one. Nothing here reads a table: Python asks the same macros about scores that are in no ledger
+-- (ledger/statistics).
+
+CREATE OR REPLACE MACRO _lower_is_better(metric) AS
+    metric IN ('perplexity', 'pseudo_perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss',
+               'brier_score', 'wer', 'per', 'ter');
+
+-- A p value of a family of tests after Holm's correction (Scandinavian J. of Statistics 6, 65-70, 1979): each is multiplied with
+-- how many are as large or larger, and none falls below a smaller one's.
+CREATE OR REPLACE MACRO _holm(p, family) AS
+    list_max(list_transform(list_filter(family, lambda q: q <= p),
+                            lambda q: least(1.0, q * len(list_filter(family, lambda r: r >= q)))));
+
+-- `p` is corrected; NULL where nothing was compared.
+CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
+    CASE WHEN difference IS NULL OR p IS NULL THEN NULL
+         WHEN p >= 0.05 OR difference = 0 THEN 'no difference detected'
+         WHEN (difference > 0) = higher_is_better THEN 'better'
+         ELSE 'worse' END;
+
+-- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when
+-- exactly one of the models is right on a share `discordance` of them.
+CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS
+    ceil(((1.959963984540054 * sqrt(greatest(discordance, loss)) + 0.8416212335729143 * sqrt(greatest(discordance, loss) - loss ** 2)) / loss) ** 2)::BIGINT;

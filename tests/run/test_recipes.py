@@ -1,0 +1,106 @@
+"""Recipes from manifest to ledger: chains, quantization behind pruning, and a setting that fails alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsebench.ledger import query
+
+MANIFEST = """\
+version: 1
+ledger: {home}/ledger/test.duckdb
+work_dir: {home}/work
+models:
+  - {{name: tiny, source: "path:{model}", family: decoder}}
+calibration: {{source: "path:{home}/text.txt", samples: 4, length: 16}}
+variants:
+  - {{prune: magnitude, sparsity: 0.5}}
+  - - {{prune: magnitude, sparsity: [0.5, 0.9]}}
+    - {{quantize: int8}}
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{quantize: int4, group: 16, rounding: gptq}}
+    - {more}
+  - {{prune: sparsegpt, sparsity: 0.5, bits: int8, propagate: pruned}}
+structure: null
+storage: {{formats: [dense], keep: none}}
+"""
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def home(tiny_llama: Path, tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"some words {n} of a text" for n in range(200)))
+    text = MANIFEST.format(home=tmp_path, model=tiny_llama, more="{quantize: int8}")
+    (tmp_path / "chain.yaml").write_text(text)
+    return tmp_path
+
+
+def rows(home: Path, sql: str) -> list[tuple[object, ...]]:
+    return list(query.run(home / "ledger" / "test.duckdb", sql).rows)
+
+
+def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None:
+    done = sparsebench("run", home / "chain.yaml")
+    # Quantizing what is quantized already fails, alone, and says so.
+    assert done.returncode == 1, done.stderr
+    assert rows(home, "SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
+        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "make", "failed"),
+        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "storage", "skipped"),
+    ]
+    ((why,),) = rows(home, "SELECT reason FROM failures WHERE stage = 'make'")
+    assert "quantized already (int4)" in str(why)
+    found = {
+        row[0]: row[1:] for row in rows(home, "SELECT recipe, zeros / prunable, bits, rounded_to_zero FROM variants")
+    }
+    assert found["magnitude/layer 50%"][:2] == (pytest.approx(0.5), None)
+    zeros, bits, rounded = found["magnitude/layer 90%, then int8"]
+    assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / _prunable(home), abs=1e-3)
+    assert 4 < found["magnitude/layer 50%, then int4 rounding=gptq group=16"][1] < 8
+    assert found["sparsegpt/layer 50% bits=int8"][0] >= 0.5
+    # The prefix is made once, and only what an entry ends with is measured.
+    making = rows(home, "SELECT recipe FROM cells WHERE stage = 'make'")
+    assert len(making) == len(set(making)) == 7
+    assert {name for (name,) in rows(home, "SELECT DISTINCT recipe FROM results")} >= {
+        "dense",
+        "magnitude/layer 50%, then int8",
+    }
+    assert {(step, field) for step, field in rows(home, "SELECT step, field FROM steps") if step == "quantize"} >= {
+        ("quantize", "rounding"), ("quantize", "group"),
+    }  # fmt: skip
+    parents = rows(
+        home,
+        "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'",
+    )
+    assert parents == [("magnitude/layer 90%",)]
+
+
+def _prunable(home: Path) -> int:
+    ((found,),) = rows(home, "SELECT max(prunable) FROM variants")
+    assert isinstance(found, int)
+    return found
+
+
+def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) -> None:
+    """A record of other weights under the same id stands in the ledger, and in no view."""
+    assert sparsebench("run", home / "chain.yaml").returncode == 1
+    before = rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL")
+    record = next(
+        json.loads(path.read_text())
+        for path in (home / "ledger" / "records").glob("*.done.json")
+        if '"stage":"storage"' in path.read_text() and '"steps":[{' in path.read_text()
+    )
+    assert record["content"]
+    other = json.loads(json.dumps(record).replace(record["content"], "0badc0de-1"))
+    other["started_at"] = "2099-01-01T00:00:00.000+00:00"
+    for size in other["result"]["sizes"]:
+        size["bytes"] = 1
+    folder = home / "theirs"
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps(other))
+    assert sparsebench("ingest", folder, "--ledger", home / "ledger" / "test.duckdb").returncode == 0
+    assert rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
