@@ -3,10 +3,11 @@
     python benchmarks/quantize.py [--model smollm2] [--model minilm] [--model g2p] [--windows 8] [--samples 16] [--folder WORK]
     python benchmarks/quantize.py --shape 7b [--blocks 1] [--samples 8]
 
-The models are those of quickstart.yaml; smollm2 is scored by perplexity (as many windows), minilm and g2p by their first task there. Prints
-Markdown: for each version the metric and its ratio to dense and to the version that it was made from, ‖W - Ŵ‖ / ‖W‖, bits a
-weight, zeros of pruning that are zero still, weights that rounding made zero, and seconds. With ``--shape`` it is the peak of anonymous
-memory while random weights of that shape (see shapes.py) are quantized every way.
+The models are those of quickstart.yaml; smollm2 is scored by perplexity (as many windows), minilm and g2p by their
+first task there. Prints Markdown: for each version the metric and its ratio to dense and to the version that it was
+made from, ‖W - Ŵ‖ / ‖W‖, bits a weight, zeros of pruning that are zero still, weights that rounding made zero, and
+seconds. With ``--shape`` it is the peak of anonymous memory while random weights of that shape (see shapes.py) are
+quantized every way.
 """
 
 from __future__ import annotations

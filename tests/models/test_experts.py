@@ -20,7 +20,6 @@ from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
 from sparsebench.models.topology import LINEAR_TYPES, prunable_share
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from tests.models.model_zoo import EXPERT_TYPES, small
@@ -169,12 +168,10 @@ def tokens() -> Calibrated:
     return Calibrated(given, "ids", "text", given.input_ids.numel(), (), {"source": "path:x", "samples": 5})
 
 
-def sweep(
-    folder: Path, out: Path, targets: list[Target], propagate: str = "dense", sub: str = ""
-) -> dict[Target, Evidence]:
-    found: dict[Target, Evidence] = {}
+def sweep(folder: Path, out: Path, targets: list[Target], propagate: str = "dense", sub: str = "") -> dict[Target, Any]:
+    found: dict[Target, Any] = {}
     folders = {target: out / sub / target.method for target in targets}
-    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(lambda target, result: found.update({target: made(result)}))
+    Sweep(folder, "decoder", folders, 3, tokens(), propagate).run(found.__setitem__)
     return found
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,59 +13,42 @@ from sparsebench.manifest.load import load_text
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.inputs import Inputs
 from sparsebench.models.topology import parts
-from sparsebench.plan.expand import targets
+from sparsebench.plan.expand import recipes
 from sparsebench.plan.preflight import checks
 from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.contract import Layer, Quota, Target
 from sparsebench.steps.prune.methods.wanda import score
+from sparsebench.steps.prune.sweep import target_of
+from tests.steps.plugin_page import block, install, length
 from tests.steps.prune.test_blockwise import swept
 
 PAGE = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
 SECTION = PAGE.split("## Your own method in 40 lines")[1]
 
 
-def code(language: str) -> str:
-    """The only block of a language under the heading."""
-    (block,) = re.findall(rf"```{language}\n(.+?)```", SECTION, re.DOTALL)
-    return block
-
-
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The page's package on sys.path, with the metadata that an installer makes of its pyproject.toml."""
-    project = tomllib.loads(code("toml"))["project"]
-    name = project["name"].replace("-", "_")
-    site = tmp_path / "site-packages"
-    metadata = site / f"{name}-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    (site / f"{name}.py").write_text(code("python"))
-    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    (metadata / "METADATA").write_text(head)
-    groups = project["entry-points"].items()
-    lines = [f"[{group}]\n" + "".join(f"{key} = {at}\n" for key, at in rows.items()) for group, rows in groups]
-    (metadata / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(site)
+    """The page's package on sys.path."""
+    install(SECTION, tmp_path, monkeypatch)
     registry.methods.cache_clear()
     yield
     registry.methods.cache_clear()
-    sys.modules.pop(name, None)
 
 
 def test_forty_lines() -> None:
-    lines = [line for language in ("toml", "python") for line in code(language).splitlines()]
-    assert len([line for line in lines if line.strip()]) <= 40
+    assert length(SECTION) <= 40
 
 
 def test_the_method_joins_the_table_without_torch(installed: None) -> None:
     assert list(registry.methods())[-1] == "rescaled"
     assert registry.methods()["rescaled"].load_solve().__name__ == "solve"
-    assert not re.search(r"^import torch", code("python"), re.MULTILINE)
+    assert not re.search(r"^import torch", block(SECTION, "python"), re.MULTILINE)
 
 
 def test_the_manifest_on_the_page_is_valid(installed: None) -> None:
     head = "version: 1\nmodels:\n- {name: m, source: hf:a/m, family: decoder}\n"
-    manifest = load_text(head + code("yaml"), "page.yaml", checks()).manifest
-    found = [target for entry in manifest.variants for target in targets(entry)]
+    manifest = load_text(head + block(SECTION, "yaml"), "page.yaml", checks()).manifest
+    found = [target_of(step) for entry in manifest.variants for (step,) in recipes(entry)]
     assert len(found) == 6
     assert found[0] == Target("rescaled", 0.5, "row")
     assert {target.pattern for target in found} == {"unstructured", "2:4", "4x4"}

@@ -105,9 +105,9 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has its name already would pass for whole in the next run."""
-    from sparsebench.steps.prune import outputs
+    from sparsebench.steps import evidence
 
-    monkeypatch.setattr(outputs, "zeros_in", lambda piece: 0)
+    monkeypatch.setattr(evidence, "zeros_in", lambda piece: 0)
     with pytest.raises(ModelError, match="0 zeros on disk where"):
         swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "layer") for share in (0.5, 0.9)])
     assert list(tmp_path.iterdir()) == []

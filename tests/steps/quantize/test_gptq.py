@@ -82,7 +82,7 @@ def test_the_joint_sweep_is_the_papers(read: torch.Tensor, way: Quantize) -> Non
 def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
     inputs = inputs_of(read)
     layers = [Layer(f"l{rows}", weights_of(rows, COLUMNS, rows).bfloat16(), 0, inputs) for rows in (21, 8)]
-    quotas = [Quota(0.5, "layer"), Quota(0.3, "row", quantize=GPTQ[0]), Quota(0.5, "layer", "2:4", GPTQ[4])]
+    quotas = [Quota(0.5, "layer"), Quota(0.3, "row", quantize=GPTQ[0]), Quota(0.5, "layer", "2:4", quantize=GPTQ[4])]
     quotas += [Quota(0.0, "layer", quantize=way) for way in (*GPTQ[:4], replace(GPTQ[0], damping=0.1))]
     together = solve(layers, quotas)
     for row, layer in enumerate(layers):
@@ -95,7 +95,8 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
 
 def test_n_of_m_is_kept_by_the_joint_sweep(read: torch.Tensor) -> None:
     ((found,),) = solve(
-        [layer_of(weights_of(9, COLUMNS), read)], [Quota(0.5, "layer", "2:4", Quantize("int4", rounding="gptq"))]
+        [layer_of(weights_of(9, COLUMNS), read)],
+        [Quota(0.5, "layer", "2:4", quantize=Quantize("int4", rounding="gptq"))],
     )
     groups = (found.weights[:, :308] == 0).unflatten(1, (-1, 4)).sum(2)
     assert bool((groups >= 2).all())
@@ -115,7 +116,8 @@ def test_gptq_beats_rounding_and_the_joint_sweep_one_after_the_other(read: torch
 def test_groups_that_cut_a_pattern_are_refused(read: torch.Tensor) -> None:
     with pytest.raises(UnsupportedError, match="1:10"):
         solve(
-            [layer_of(weights_of(3, COLUMNS), read)], [Quota(0.9, "layer", "1:10", Quantize("int4", rounding="gptq"))]
+            [layer_of(weights_of(3, COLUMNS), read)],
+            [Quota(0.9, "layer", "1:10", quantize=Quantize("int4", rounding="gptq"))],
         )
 
 
