@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +13,7 @@ from sparsebench.figures import scales, style
 from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
+from sparsebench.manifest.problems import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,9 +59,8 @@ def render(
     known = {spec.name: spec for spec in listing(local)}
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UserError(f"no figure called {name!r}", f"{meant}known: {', '.join(known)}")
+            hint = f"{did_you_mean(name, known)} known: {', '.join(known)}".strip()
+            raise UserError(f"no figure called {name!r}", hint)
     return [_render(known[name], ledger, out, formats, width) for name in names or known]
 
 

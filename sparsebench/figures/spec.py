@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench.errors import UserError
+from sparsebench.manifest.problems import did_you_mean
 
 _LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
 
@@ -65,6 +65,13 @@ SCALES = {
     "xshare": ("yes", "no"),
     "yshare": ("yes", "no"),
 }
+NUMBERS = {
+    "range": (r"-?\d+(\.\d+)? -?\d+(\.\d+)?", "two numbers such as 0 1"),
+    "ymin": (r"-?\d+(\.\d+)?", "a number such as 0"),
+    "knee": (r"\d+(\.\d+)?", "a number such as 10000"),
+    "columns": (r"[1-6]", "a number from 1 to 6"),
+}
+"""What values must look like, and what to write."""
 ENDS = {"high": 1, "low": -1}
 """Ends of an axis, with the sign that makes more of them better."""
 NAMED_ROWS = ("heatmap", "strip", "forest")
@@ -119,7 +126,7 @@ class Spec:
             if column not in found:
                 raise UserError(
                     f"{self.path}, line {self.lines[key]}: `{key}` names {column!r}, which the query does not give",
-                    f"it gives {', '.join(found)}{_meant(column, found)}",
+                    f"it gives {', '.join(found)}; {did_you_mean(column, found)}".removesuffix("; "),
                 )
 
 
@@ -150,22 +157,13 @@ def parse(path: Path) -> Spec:
 
 def _check(path: Path, number: int, key: str, value: str) -> None:
     if key not in KEYS:
-        raise UserError(f"{path}, line {number}: unknown key `{key}`", f"known: {', '.join(KEYS)}{_meant(key, KEYS)}")
+        hint = f"known: {', '.join(KEYS)}; {did_you_mean(key, KEYS)}".removesuffix("; ")
+        raise UserError(f"{path}, line {number}: unknown key `{key}`", hint)
     if not value:
         raise UserError(f"{path}, line {number}: `{key}` has no value", KEYS[key])
     allowed = tuple(KINDS) if key == "kind" else SCALES.get(key, ())
     if allowed and value not in allowed:
         raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")
-    if key == "range" and not re.fullmatch(r"-?\d+(\.\d+)? -?\d+(\.\d+)?", value):
-        raise UserError(f"{path}, line {number}: `range` is {value!r}", "two numbers such as 0 1")
-    if key == "ymin" and not re.fullmatch(r"-?\d+(\.\d+)?", value):
-        raise UserError(f"{path}, line {number}: `ymin` is {value!r}", "a number such as 0")
-    if key == "knee" and not re.fullmatch(r"\d+(\.\d+)?", value):
-        raise UserError(f"{path}, line {number}: `knee` is {value!r}", "a number such as 10000")
-    if key == "columns" and not re.fullmatch(r"[1-6]", value):
-        raise UserError(f"{path}, line {number}: `columns` is {value!r}", "a number from 1 to 6")
-
-
-def _meant(word: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    pattern, example = NUMBERS.get(key, ("", ""))
+    if pattern and not re.fullmatch(pattern, value):
+        raise UserError(f"{path}, line {number}: `{key}` is {value!r}", example)

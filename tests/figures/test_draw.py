@@ -85,7 +85,7 @@ def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewher
 def test_an_unknown_figure_is_answered_with_what_was_meant(ledger: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         render(ledger, ["scores"], tmp_path, ("png",), NOWHERE)
-    assert "did you mean score?" in (caught.value.hint or "")
+    assert "did you mean `score`?" in (caught.value.hint or "")
 
 
 def test_a_wrong_query_is_named_with_its_file_and_line(

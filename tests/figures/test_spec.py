@@ -27,7 +27,7 @@ def test_a_header_is_read_up_to_the_first_other_line(figure: Callable[[str], Any
 @pytest.mark.parametrize(
     ("wrong", "words", "hint"),
     [
-        ("-- titel: x", "line 5: unknown key `titel`", "did you mean title?"),
+        ("-- titel: x", "line 5: unknown key `titel`", "did you mean `title`?"),
         ("-- kind: pie", "line 5: `kind` is 'pie'", "choose from line, curve, bars, scatter, strip, forest, heatmap"),
         ("-- xscale: logit", "line 5: `xscale` is 'logit'", "sparsity"),
         ("-- xlabel:", "line 5: `xlabel` has no value", "horizontal axis"),
