@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
@@ -67,28 +68,25 @@ def major_minor(library: str) -> str:
     return ".".join(versions()[library].split("+")[0].split(".")[:2])
 
 
+def kernel_value(file: str | Path, field: str) -> str:
+    """The first value of a field in a file of the kernel's, such as ``VmRSS:  1024 kB``; empty where it does not say."""
+    try:
+        found = re.search(rf"^{field}[ \t]*[: \t][ \t]*(.*\S)", Path(file).read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
 @cache
 def cpu_model() -> str:
     """The processor's name, as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return kernel_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 @cache
 def _flags() -> frozenset[str]:
     """What an x86 processor says that it can do; empty elsewhere."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return frozenset()
+    return frozenset(kernel_value("/proc/cpuinfo", "flags").split())
 
 
 _AVX512 = frozenset({"avx512bw", "avx512vl", "avx512dq"})
@@ -161,11 +159,7 @@ def memory() -> tuple[int, int]:
 
 def _reclaimable(group: Path) -> int:
     """Bytes of a control group's files that were read and lie idle: counted as used, but the kernel takes their pages back."""
-    try:
-        lines = (group / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    return int(kernel_value(group / "memory.stat", "inactive_file") or 0)
 
 
 @cache

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sparsebench import environment
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import nvml
 from sparsebench.runtime.results import RankMemory
@@ -134,10 +135,9 @@ def _reset_peak() -> None:
 
 def _status(field: str) -> int:
     """One field of /proc/self/status, in bytes."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise UnsupportedError(f"{STATUS} has no {field}", "measure memory on Linux 4.5 or later")
+    if not (found := environment.kernel_value(STATUS, field)):
+        raise UnsupportedError(f"{STATUS} has no {field}", "measure memory on Linux 4.5 or later")
+    return int(found.split()[0]) * 1024
 
 
 def _pss() -> int | None:
@@ -151,8 +151,5 @@ def _pss() -> int | None:
 
 def _pss_of(process: str) -> int | None:
     """Of one process; None for one that has ended, too."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), None)
+    found = environment.kernel_value(f"/proc/{process}/smaps_rollup", "Pss")
+    return int(found.split()[0]) * 1024 if found else None

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from sparsebench import environment
+
 LOOK_SECONDS = 5.0
 """Silence after which the parent looks."""
 STALL_SECONDS = 20.0
@@ -145,8 +147,4 @@ def _used(process: int) -> tuple[float, float]:
 
 def oom_kills() -> int:
     """Processes that the kernel has ended for want of memory since it started; 0 where it does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
+    return int(environment.kernel_value("/proc/vmstat", "oom_kill") or 0)
