@@ -17,10 +17,10 @@ class Named(Protocol):
         """What manifests and options call it."""
 
 
-Row = TypeVar("Row", bound=Named)
+Entry = TypeVar("Entry", bound=Named)
 
 
-def table(built_in: Iterable[Row], kind: type[Row], group: str) -> dict[str, Row]:
+def table(built_in: Iterable[Entry], kind: type[Entry], group: str) -> dict[str, Entry]:
     """Rows by name: the built-in ones, then those that the entry points of ``group`` name, which must be of ``kind``.
 
     Raises UserError for an entry point that cannot be imported or names something else.

@@ -6,15 +6,15 @@ from sparsebench.benchmarks.copied import Fitted
 from sparsebench.benchmarks.index import known, names
 from sparsebench.benchmarks.overlap import overlaps
 from sparsebench.benchmarks.scoring import check, score
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 
 __all__ = [
     "TASKS",
     "VERSION",
+    "Benchmark",
     "Fitted",
     "Outcome",
     "ScoreResult",
-    "Task",
     "TaskSpec",
     "check",
     "data_sources",

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.benchmarks.cmudict import SOURCE
 from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
 from sparsebench.benchmarks.lm_eval_tasks import FAMILIES, LM_EVAL_TASKS
-from sparsebench.benchmarks.task import COQA, ChanceRule, Scale, Task
+from sparsebench.benchmarks.task import COQA, Benchmark, ChanceRule, Scale
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Task:
+def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Benchmark:
     description = f"CMUdict, 10% of its words held out: spelling to phonemes without stress, {measure}"
-    return Task(name, ("encoder-decoder",), "generation", metric, chance, 12653, description, scale, data=(SOURCE,))
+    return Benchmark(
+        name, ("encoder-decoder",), "generation", metric, chance, 12653, description, scale, data=(SOURCE,)
+    )
 
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, Benchmark] = {
     task.name: task
     for task in (
         *LM_EVAL_TASKS,
-        Task(
+        Benchmark(
             name="perplexity",
             families=("decoder",),
             adapter="perplexity",

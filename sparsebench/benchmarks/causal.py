@@ -12,12 +12,12 @@ from lm_eval.models.huggingface import HFLM
 
 from sparsebench.benchmarks import prefixes
 from sparsebench.benchmarks.contract import Progress
-from sparsebench.benchmarks.prefixes import Row
+from sparsebench.benchmarks.prefixes import TokenIds
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
 Request = tuple[Any, list[int], list[int]]
 """lm-eval's: (what it was made from, context tokens, continuation tokens)."""
-Asked = dict[Row, list[tuple[int, list[int]]]]
+Asked = dict[TokenIds, list[tuple[int, list[int]]]]
 """For each distinct input the requests it answers: (place among the requests, continuation tokens)."""
 Answer = tuple[float, bool]
 
@@ -87,7 +87,7 @@ class Scorer(HFLM):
             self._advance(len(rows))
         return results
 
-    def _trees(self, asked: Asked) -> list[list[Row]]:
+    def _trees(self, asked: Asked) -> list[list[TokenIds]]:
         """The batches of inputs that share tokens; none where the model cannot, and ``sharing`` then says why."""
         beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
         batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length)
@@ -103,7 +103,7 @@ class Scorer(HFLM):
         self.sharing = f"on, but for {rest} of {len(asked)} inputs, of {beyond} tokens or more" if rest else "on"
         return batches
 
-    def _difference(self, rows: list[Row], asked: Asked) -> str:
+    def _difference(self, rows: list[TokenIds], asked: Asked) -> str:
         """What goes wrong when these inputs share tokens; empty when their logits only round differently.
 
         In bfloat16 a 135M Llama's move by up to 0.4% so (relative L2); with positions or a mask ignored, by 7 to 60%.
@@ -121,7 +121,7 @@ class Scorer(HFLM):
             return ""
         return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
 
-    def _answers(self, rows: list[Row], asked: Asked, together: bool) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, Answer]]:
         """(place among the requests, its answer) of all that the inputs were asked."""
         kept = [_longest(asked[row]) for row in rows]
         logits = self._logits(rows, kept, together)
@@ -136,7 +136,7 @@ class Scorer(HFLM):
                 likelihood = chances[begin:end].gather(1, wanted.unsqueeze(1)).sum()
                 yield place, (float(likelihood), bool((greedy[begin:end] == wanted).all()))
 
-    def _logits(self, rows: list[Row], kept: list[int], together: bool) -> torch.Tensor:
+    def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
         """Logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row, in order."""
         if together:
             tree = prefixes.Tree(rows)
@@ -172,7 +172,7 @@ class Scorer(HFLM):
         return logits[0]
 
 
-def _stock_batches(rows: Sequence[Row] | set[Row], size: int) -> list[list[Row]]:
+def _stock_batches(rows: Sequence[TokenIds] | set[TokenIds], size: int) -> list[list[TokenIds]]:
     """Batches in stock's order: long inputs first, then by their tokens."""
     order = sorted(rows, key=lambda row: (-len(row), row))
     return [order[start : start + size] for start in range(0, len(order), size)]

@@ -11,7 +11,7 @@ from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 _SPELLINGS = {
@@ -30,7 +30,7 @@ _SPELLINGS = {
 _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy of the most probable class. A document whose logits are not finite is wrong.
 
     Raises BenchmarkError when the head's outputs do not fit the data's classes, or no document has finite logits.
@@ -88,7 +88,7 @@ def head_labels(config: dict[str, Any], given: Sequence[str] | None) -> tuple[st
     return names
 
 
-def match(outputs: Sequence[str], task: Task) -> list[int]:
+def match(outputs: Sequence[str], task: Benchmark) -> list[int]:
     """The data's class (its position in ``task.classes``) that each output of the head means.
 
     On a two-class entailment task a three-way NLI head's neutral and contradiction both mean "not entailed"

@@ -28,7 +28,7 @@ PHONEMES = tuple(
 )
 """ARPAbet as CMUdict uses it, 39 phonemes, without the stress digits of its vowels."""
 
-Part = Literal["train", "valid", "test"]
+Split = Literal["train", "valid", "test"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read(path: Path) -> list[Word]:
     return [Word(spelling, tuple(each)) for spelling, each in found.items()]
 
 
-def split(words: list[Word], part: Part) -> list[Word]:
+def split(words: list[Word], part: Split) -> list[Word]:
     """The words of one part, in the order of their hashes."""
     placed = sorted((_place(word.spelling), word.spelling, word) for word in words)
     first, last = {"test": (0.0, TEST), "valid": (TEST, TEST + VALID), "train": (TEST + VALID, 1.0)}[part]

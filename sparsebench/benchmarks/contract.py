@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import SparsebenchError
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
@@ -67,7 +67,12 @@ class ScoreResult:
 
     @classmethod
     def of_means(
-        cls, task: Task, outcomes: Iterable[Outcome], whole: int, chance: float, protocol: dict[str, str | int | float]
+        cls,
+        task: Benchmark,
+        outcomes: Iterable[Outcome],
+        whole: int,
+        chance: float,
+        protocol: dict[str, str | int | float],
     ) -> ScoreResult:
         """The score that is the mean of its outcomes, the first of ``whole`` documents."""
         found = tuple(outcomes)

@@ -14,7 +14,7 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import TASKS, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input
 
@@ -119,7 +119,7 @@ class Encoder:
         return np.stack(outputs)
 
     def protocol(
-        self, task: Task, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
+        self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
     ) -> dict[str, str | int | float]:
         """What every encoder task records; ``rows`` are the documents used, in order (None: the task reads running text)."""
         from importlib.metadata import version
@@ -164,7 +164,7 @@ class Encoder:
                 self.progress(min(start + self.batch_size, len(order)), len(order))
 
 
-def documents(task: Task, cache: sources.Cache, data: str | None = None) -> list[dict[str, Any]]:
+def documents(task: Benchmark, cache: sources.Cache, data: str | None = None) -> list[dict[str, Any]]:
     """The task's documents in the order of the data, or those of another source with the same columns.
 
     Raises BenchmarkError when the hub does not serve them, or a column is missing.
@@ -190,7 +190,7 @@ def documents(task: Task, cache: sources.Cache, data: str | None = None) -> list
     return [dict(row) for row in found]
 
 
-def _records(task: Task, path: Path) -> list[dict[str, Any]]:
+def _records(task: Benchmark, path: Path) -> list[dict[str, Any]]:
     from sparsebench.sources.text import read_records
 
     found = [record for record in read_records(path, *task.fields) if isinstance(record, dict)]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from sparsebench.benchmarks.task import COQA, Task, validation
+from sparsebench.benchmarks.task import COQA, Benchmark, validation
 
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
 _NEEDS_HEAD = "needs a sequence-classification head"
 
 
-def _head(name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str) -> Task:
-    return Task(
+def _head(
+    name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str
+) -> Benchmark:
+    return Benchmark(
         name,
         ("encoder",),
         "classification",
@@ -25,7 +27,7 @@ def _head(name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[
 
 
 ENCODER_TASKS = (
-    Task(
+    Benchmark(
         name="mrpc_pair",
         families=("encoder",),
         adapter="pairs",
@@ -37,7 +39,7 @@ ENCODER_TASKS = (
         data=validation("glue/mrpc"),
         fields=(*_PAIR, "label"),
     ),
-    Task(
+    Benchmark(
         name="stsb_sts",
         families=("encoder",),
         adapter="pairs",
@@ -49,7 +51,7 @@ ENCODER_TASKS = (
         hub=("mteb/stsbenchmark-sts", "default", "test"),
         fields=(*_PAIR, "score"),
     ),
-    Task(
+    Benchmark(
         name="sst2_probe",
         families=("encoder",),
         adapter="probe",
@@ -62,7 +64,7 @@ ENCODER_TASKS = (
         fields=("sentence",),
         classes=("negative", "positive"),
     ),
-    Task(
+    Benchmark(
         name="sciq_retrieval",
         families=("encoder",),
         adapter="retrieval",
@@ -72,7 +74,7 @@ ENCODER_TASKS = (
         description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
         data=validation("sciq/none"),
     ),
-    Task(
+    Benchmark(
         name="pseudo_perplexity",
         families=("encoder",),
         adapter="pseudo_perplexity",
@@ -112,7 +114,7 @@ ENCODER_TASKS = (
     _head(
         "glue_sst2", "glue/sst2", 872, ("sentence",), ("negative", "positive"), f"GLUE SST-2 validation; {_NEEDS_HEAD}"
     ),
-    Task(
+    Benchmark(
         name="glue_mnli",
         families=("encoder",),
         adapter="classification",

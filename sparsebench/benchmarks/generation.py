@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes
-from sparsebench.benchmarks.catalog import TASKS, Task
+from sparsebench.benchmarks.catalog import TASKS, Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
@@ -154,7 +154,7 @@ class Generation:
         return [tuple(text.split()) for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
-def documents(task: Task, cache: sources.Cache) -> list[Document]:
+def documents(task: Benchmark, cache: sources.Cache) -> list[Document]:
     """The words of CMUdict's test part."""
     words = cmudict.read(Path(sources.fetch(sources.parse(task.data[0]), cache)))
     return [Document(word.spelling, word.pronunciations) for word in cmudict.split(words, "test")]

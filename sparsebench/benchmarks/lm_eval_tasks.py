@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsebench.benchmarks.task import ChanceRule, Task
+from sparsebench.benchmarks.task import Benchmark, ChanceRule
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -21,8 +21,8 @@ def _lm_eval(
     chance: ChanceRule = "1/choices",
     examples: str = "",
     parts: int = 1,
-) -> Task:
-    return Task(name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts)
+) -> Benchmark:
+    return Benchmark(name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts)
 
 
 LM_EVAL_TASKS = (

@@ -9,14 +9,14 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, pooled, spearman
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """How cosine similarity ranks pairs: average precision of true ones, or Spearman's correlation with a gold score.
 
     An outcome's value is the similarity, its label the pair's own (1 for a true pair). Raises BenchmarkError when a vector is
@@ -52,7 +52,7 @@ def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) ->
     )
 
 
-def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
+def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:
     """Vectors (n, width) scaled to length 1, zero vectors left alone. Raises BenchmarkError unless all are finite."""
     import numpy as np
 
@@ -61,7 +61,7 @@ def unit(vectors: np.ndarray, task: Task) -> np.ndarray:
     return vectors / np.where(length == 0, 1, length)
 
 
-def check_vectors(vectors: np.ndarray, task: Task) -> None:
+def check_vectors(vectors: np.ndarray, task: Benchmark) -> None:
     """Raise BenchmarkError unless all sentence vectors (n, width) are finite."""
     import numpy as np
 

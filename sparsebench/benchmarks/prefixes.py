@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sparsebench.errors import UnsupportedError
 
-Row = tuple[int, ...]
+TokenIds = tuple[int, ...]
 """One input's tokens."""
 
 NODES = 512
@@ -27,7 +27,7 @@ _ALIKE = 4
 _NAME = "sparsebench_prefixes"
 
 
-def shared(one: Row, other: Row) -> int:
+def shared(one: TokenIds, other: TokenIds) -> int:
     """How many tokens two inputs have in common from their beginning."""
     for count, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
@@ -35,19 +35,19 @@ def shared(one: Row, other: Row) -> int:
     return min(len(one), len(other))
 
 
-def arrange(rows: Iterable[Row], most: int) -> list[list[Row]]:
+def arrange(rows: Iterable[TokenIds], most: int) -> list[list[TokenIds]]:
     """Batches of distinct inputs, long ones first, none of more than ``most`` nodes unless it is a single input.
 
     A batch has up to ``NODES`` nodes, or twice its longest input's, so that a long prompt's beginning serves several.
     """
-    families: list[list[Row]] = []
+    families: list[list[TokenIds]] = []
     for row in sorted(rows):
         if families and _ALIKE * shared(families[-1][-1], row) >= len(row):
             families[-1].append(row)
         else:
             families.append([row])
     families.sort(key=lambda family: -max(map(len, family)))
-    batches: list[list[Row]] = []
+    batches: list[list[TokenIds]] = []
     nodes = longest = 0
     for row in (row for family in families for row in family):
         new = len(row) - (shared(batches[-1][-1], row) if batches else 0)
@@ -78,12 +78,12 @@ class Tree:
     An input begins with what it shares with the one before it: sorted inputs make the smallest tree.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TokenIds]) -> None:
         tokens: list[int] = []
         positions: list[int] = []
         branches: list[tuple[list[int], int]] = []
         path: list[int] = []
-        before: Row = ()
+        before: TokenIds = ()
         for row in rows:
             begin = shared(before, row)
             path = [*path[:begin], *range(len(tokens), len(tokens) + len(row) - begin)]

@@ -9,7 +9,7 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import check_vectors
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ POOL = 200
 """Documents that experiments draw their training samples from; the others are scored."""
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Mean accuracy of EXPERIMENTS probes, each trained on PER_LABEL documents a class and scored on all others.
 
     An outcome is the share of the probes that are right. ``limit`` limits what is scored, never the training.
@@ -71,7 +71,7 @@ def parted(every: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict
     return [every[place] for place in order[:POOL]], [every[place] for place in order[POOL:]]
 
 
-def draws(labels: np.ndarray, task: Task) -> list[np.ndarray]:
+def draws(labels: np.ndarray, task: Benchmark) -> list[np.ndarray]:
     """For each experiment the places of its training documents, PER_LABEL of each class; one order is shuffled on.
 
     Raises BenchmarkError when a class has fewer.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sparsebench import sources
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec
 from sparsebench.benchmarks.running_text import RunningText, Scored, check_finite, result
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WINDOW = 128
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Score the task's passages; ``limit`` is in windows. Raises BenchmarkError when a likelihood is not finite."""
     from sparsebench.benchmarks import pll
 

@@ -7,10 +7,10 @@ from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 
 
-def score(encoder: Encoder, task: Task, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Accuracy at 1 by cosine similarity. Questions without a passage are left out; equal passages are one.
 
     ``limit`` limits the questions, never the passages, so that the task stays as hard. A question whose best

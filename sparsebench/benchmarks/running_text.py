@@ -11,7 +11,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult
 from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Task
+from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 from sparsebench.sources.text import read_texts
 
@@ -26,7 +26,7 @@ class RunningText:
     passages: int
 
     @classmethod
-    def of(cls, task: Task, cache: sources.Cache) -> RunningText:
+    def of(cls, task: Benchmark, cache: sources.Cache) -> RunningText:
         """Fetch and join what the task reads."""
         rows = read_texts(sources.fetch(sources.parse(task.data[0]), cache), *task.fields).rows
         return cls(JOINER.join(passage for (passage,) in rows), len(rows))
@@ -47,7 +47,7 @@ class Scored:
     tokens: int
 
 
-def result(task: Task, windows: Sequence[Scored], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
+def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
     """The perplexity over ``windows``, the first of ``whole``; an outcome is a window, its label the tokens scored.
 
     Raises BenchmarkError where the result is more than a double holds.

@@ -22,7 +22,7 @@ any; ``none``: nothing that all models without skill would score."""
 
 
 @dataclass(frozen=True)
-class Task:
+class Benchmark:
     """One benchmark.
 
     ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since

@@ -9,7 +9,7 @@ import typer
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
 
 if TYPE_CHECKING:
-    from sparsebench.structure.summary import Row
+    from sparsebench.structure.summary import GroupSummary
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)
@@ -81,7 +81,7 @@ def inspect(
     )
 
 
-def _what(row: Row, sides: bool) -> str:
+def _what(row: GroupSummary, sides: bool) -> str:
     side = f"{row.side} " if sides and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
         return f"{side}layer {row.layer}"

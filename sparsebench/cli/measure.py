@@ -81,12 +81,12 @@ def measure(
     runtime.measure_latency(
         dense.folder, [("it", model.folder)], model.family, setting, lambda _, result: timed.append(result)
     )
-    note("weighing …", "dim")
-    weighed = runtime.measure_memory(model.folder, model.family, setting)
+    note("measuring its memory …", "dim")
+    memory = runtime.measure_memory(model.folder, model.family, setting)
     if as_json:
-        emit_json({"latency": asdict(timed[0]), "memory": asdict(weighed)})
+        emit_json({"latency": asdict(timed[0]), "memory": asdict(memory)})
         return
-    _show(timed[0], weighed)
+    _show(timed[0], memory)
 
 
 def _check_engine(name: str) -> None:
@@ -113,7 +113,7 @@ def _show_launch(placed: Hosts) -> None:
     typer.echo(shlex.join(command))
 
 
-def _show(timed: LatencyResult, weighed: MemoryResult) -> None:
+def _show(timed: LatencyResult, memory: MemoryResult) -> None:
     """The result as a person reads it."""
     from sparsebench.cli.output import emit_table, note, size
 
@@ -129,7 +129,7 @@ def _show(timed: LatencyResult, weighed: MemoryResult) -> None:
             [phase.phase, f"{phase.median_s * 1e3:.2f}", interval, shown, phase.n, "" if phase.steady else "not steady"]
         )
     emit_table(["phase", "median ms", "95% interval", "ratio to baseline", "n", ""], rows)
-    emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in weighed.phases])
+    emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
     facts = (
         f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads a rank, {timed.device}, {timed.dtype}"
     )

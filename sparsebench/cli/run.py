@@ -48,10 +48,9 @@ def run(
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
-    from sparsebench.run.lock import exclusive
     from sparsebench.run.runner import Runner, Settings
     from sparsebench.run.select import decisions
-    from sparsebench.run.workspace import Workspace
+    from sparsebench.run.workspace import Workspace, exclusive
 
     ready = prepared(manifest, ledger, offline, rehearse, full, only)
     if dry_run:

@@ -1,15 +1,16 @@
-"""Timing one model, or two in alternating blocks: what runs in the ranks, and the summary of what they send."""
+"""Timing one model, or two in alternating blocks: what runs in the ranks, as one clock, and the summary of what they send."""
 
 from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from sparsebench.runtime.energy import Meter
-from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, Setting, Side
 from sparsebench.runtime.statistics import paired_ratio, steady, summary, unpaired_ratio
 from sparsebench.runtime.workload import Phase
@@ -34,10 +35,53 @@ class Loaded:
     joules: float | None = None
 
 
+Value = TypeVar("Value")
 Settled = list[tuple[str, Side]]
 """The phases of sides that were steady."""
 Energy = dict[tuple[str, Side], float]
 """Joules per step of the phases of sides; empty where the machine has no counter."""
+
+
+class Peers:
+    """This process and the other ranks; at one rank there is nobody to wait for."""
+
+    def __init__(self, ranks: int, cuda: bool) -> None:
+        self.ranks, self.cuda = ranks, cuda
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.ranks > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def timed(self, step: Callable[[], Value]) -> tuple[Value, tuple[float, float]]:
+        """Run ``step`` on all ranks at once: its value, (wall seconds of the slowest rank, CPU seconds of all).
+
+        Both numbers are the same on every rank, so that decisions taken from them are, too.
+        """
+        self.barrier()
+        self._finish()
+        cpu, wall = time.process_time(), time.perf_counter()
+        value = step()
+        self._finish()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if self.ranks > 1:
+            import torch
+            import torch.distributed as dist
+
+            device = "cuda" if self.cuda else "cpu"
+            slowest, total = (torch.tensor(seconds, dtype=torch.float64, device=device) for seconds in (wall, cpu))
+            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+            dist.all_reduce(total)
+            wall, cpu = float(slowest), float(total)
+        return value, (wall, cpu)
+
+    def _finish(self) -> None:
+        if self.cuda:
+            import torch
+
+            torch.cuda.synchronize()
 
 
 def run(

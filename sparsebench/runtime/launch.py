@@ -105,8 +105,8 @@ class RankGroup:
                     while b"\n" in pending:
                         line, _, pending[:] = pending.partition(b"\n")
                         message = json.loads(line)
-                        if message["kind"] == "pulse":
-                            self._felt(rank, message)
+                        if message["kind"] == "heartbeat":
+                            self._heartbeat(rank, message)
                             continue
                         yield from self._deliver(rank, message)
                         heard = True
@@ -179,7 +179,7 @@ class RankGroup:
             with contextlib.suppress(OSError):  # its end is found at the next reading
                 self.channels[rank].sendall(b"\n")
 
-    def _felt(self, rank: int, pulse: Mapping[str, Any]) -> None:
+    def _heartbeat(self, rank: int, heartbeat: Mapping[str, Any]) -> None:
         """A sign of life, which ranks far away send."""
 
     def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from sparsebench import children
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import hosts, pulse
+from sparsebench.runtime import heartbeat, hosts
 from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
 from sparsebench.runtime.watch import Watch, oom_kills
 
@@ -55,7 +55,7 @@ class NodeGroup(RankGroup):
         self.where = where
         self.codes: dict[int, int] = {}
         self.places: dict[int, str] = {}
-        self.pulses: dict[int, pulse.Pulse] = {}
+        self.heartbeats: dict[int, heartbeat.Heartbeat] = {}
         self.begun: set[int] = set()
         self.gone: int | None = None
 
@@ -135,7 +135,7 @@ class NodeGroup(RankGroup):
                     )
         order = json.dumps({**self.spec, "environment": dict(self.settings)}).encode() + b"\n"
         for rank, channel in enumerate(self.channels):
-            self.pulses[rank] = pulse.Pulse(heard=time.monotonic())
+            self.heartbeats[rank] = heartbeat.Heartbeat(heard=time.monotonic())
             with contextlib.suppress(OSError):  # one that has died since is found at the next reading
                 channel.sendall(order)
 
@@ -165,16 +165,16 @@ class NodeGroup(RankGroup):
             raise MeasureError(
                 f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
             )
-        known = {rank: self.pulses[rank] for rank in silent}
+        known = {rank: self.heartbeats[rank] for rank in silent}
         # Libraries that come from a slow disk may hold Python's lock for minutes.
         young = {
             rank: replace(one, heard=one.heard + JOIN_SECONDS) for rank, one in known.items() if rank not in self.begun
         }
-        self._blame(pulse.stuck(known | young, time.monotonic()))
+        self._blame(heartbeat.stuck(known | young, time.monotonic()))
 
-    def _felt(self, rank: int, told: Mapping[str, Any]) -> None:
+    def _heartbeat(self, rank: int, told: Mapping[str, Any]) -> None:
         said = {name: value for name, value in told.items() if name not in ("kind", "wait")}
-        self.pulses[rank] = pulse.Pulse(heard=time.monotonic(), **said)
+        self.heartbeats[rank] = heartbeat.Heartbeat(heard=time.monotonic(), **said)
 
     def _code(self, rank: int, seconds: float) -> int | None:
         """The code that the rank said it would end with, or the signal that the launcher names; None where neither is known.

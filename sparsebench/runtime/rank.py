@@ -16,13 +16,12 @@ from typing import Any
 
 from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
-from sparsebench.runtime import energy, failures, hosts, latency, memory, nodes, pulse, watch
+from sparsebench.runtime import energy, failures, heartbeat, hosts, latency, memory, nodes, watch
 from sparsebench.runtime.engines import engine
 from sparsebench.runtime.engines.base import Engine, Source
-from sparsebench.runtime.latency import Loaded
+from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
-from sparsebench.runtime.peers import Peers
 from sparsebench.runtime.results import Setting, Side, Workload
 from sparsebench.runtime.workload import Inputs, inputs, phases
 
@@ -35,7 +34,7 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)  # a compiler that outlives the rank must not keep the channel open
         self.descriptor = descriptor
-        self.writing = threading.Lock()  # a pulse must not come between two halves of a message
+        self.writing = threading.Lock()  # a heartbeat must not come between two halves of a message
 
     def send(self, kind: str, wait: bool = False, **content: Any) -> None:
         """One message; with ``wait`` it returns when the parent has dealt with it."""
@@ -231,7 +230,7 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
     threads = str(threads_per_rank(setting_of(spec)))  # of this node, whatever the parent's has
     os.environ.update(spec["environment"], OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     channel = Channel(descriptor)
-    pulse.start(channel.send)
+    heartbeat.start(channel.send)
     return channel, spec, rank
 
 

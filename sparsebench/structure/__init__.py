@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sparsebench.structure.assess import StructureResult, TensorStructure, assess
 from sparsebench.structure.numbers import EDGES
-from sparsebench.structure.summary import Row, summary
+from sparsebench.structure.summary import GroupSummary, summary
 
 VERSION: int = 1
 
-__all__ = ["EDGES", "VERSION", "Row", "StructureResult", "TensorStructure", "assess", "summary"]
+__all__ = ["EDGES", "VERSION", "GroupSummary", "StructureResult", "TensorStructure", "assess", "summary"]

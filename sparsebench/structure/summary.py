@@ -9,7 +9,7 @@ from sparsebench.structure.assess import StructureResult, TensorStructure
 
 
 @dataclass(frozen=True)
-class Row:
+class GroupSummary:
     """Shares over a group of tensors, all between 0 and 1.
 
     ``scope`` is ``all``, ``prunable``, ``layer`` (the prunable weights of one block) or ``kind``; ``side`` and
@@ -29,7 +29,7 @@ class Row:
     far_from_zero: tuple[float, ...]
 
 
-def summary(result: StructureResult) -> tuple[Row, ...]:
+def summary(result: StructureResult) -> tuple[GroupSummary, ...]:
     """Rows in the order in which a person reads them: all, prunable, each layer, each kind.
 
     Layers come by side and index, kinds in order of size. A group without weights has no row.
@@ -51,14 +51,14 @@ def summary(result: StructureResult) -> tuple[Row, ...]:
 
 def _row(
     scope: str, tensors: Sequence[TensorStructure], side: str = "", layer: int | None = None, kind: str = ""
-) -> Row:
+) -> GroupSummary:
     weights = sum(tensor.count for tensor in tensors)
 
     def shares(counts: Iterable[tuple[int, ...]]) -> tuple[float, ...]:
         return tuple(sum(column) / weights for column in zip(*counts, strict=True))
 
     near_relative = shares(tensor.below_relative for tensor in tensors)
-    return Row(
+    return GroupSummary(
         scope, side, layer, kind,
         tensors=len(tensors),
         weights=weights,

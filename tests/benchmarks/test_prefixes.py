@@ -12,14 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench.benchmarks import prefixes
-from sparsebench.benchmarks.prefixes import Row, Tree, arrange, shared
+from sparsebench.benchmarks.prefixes import TokenIds, Tree, arrange, shared
 from sparsebench.errors import UnsupportedError
 
 rows_of_tokens = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=25)
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 GROUPED = {**PLAIN, "num_key_value_heads": 2}
 GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4}
-FAMILY: list[Row] = [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 6, 7), (1, 2, 3, 9), (8,), (8, 1, 1, 1, 1, 1, 1), (8, 1)]
+FAMILY: list[TokenIds] = [
+    (1, 2, 3),
+    (1, 2, 3, 4, 5),
+    (1, 2, 3, 4, 6, 7),
+    (1, 2, 3, 9),
+    (8,),
+    (8, 1, 1, 1, 1, 1, 1),
+    (8, 1),
+]
 """Nested inputs, one of one token, one that is the next one's beginning, one that is the last one's."""
 
 
@@ -37,13 +45,13 @@ def make(model_type: str, **settings: Any) -> Any:
     return model
 
 
-def one_by_one(model: Any, rows: list[Row]) -> list[torch.Tensor]:
+def one_by_one(model: Any, rows: list[TokenIds]) -> list[torch.Tensor]:
     with torch.no_grad():
         return [model(torch.tensor([row])).logits[0] for row in rows]
 
 
 @given(rows_of_tokens)
-def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[Row]):
+def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[TokenIds]):
     rows = sorted(set(rows))
     tree = Tree(rows)
     tokens, positions = tree.tokens[0], tree.positions[0]
@@ -53,7 +61,7 @@ def test_every_input_is_a_path_and_no_beginning_is_there_twice(rows: list[Row]):
 
 
 @given(rows_of_tokens, st.integers(1, 40), st.integers(1, 60))
-def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[Row], nodes: int, most: int):
+def test_batches_hold_every_input_once_and_keep_to_the_limit(rows: list[TokenIds], nodes: int, most: int):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "NODES", nodes)
         batches = arrange(set(rows), most)
@@ -144,7 +152,7 @@ def test_windows_limit_the_reach():
 
 
 @given(rows_of_tokens)
-def test_shared_is_the_length_of_the_common_beginning(rows: list[Row]):
+def test_shared_is_the_length_of_the_common_beginning(rows: list[TokenIds]):
     one, other = rows[0], rows[-1]
     count = shared(one, other)
     assert one[:count] == other[:count]

@@ -148,7 +148,7 @@ def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path)
 
 
 def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
-    from sparsebench.run.lock import exclusive
+    from sparsebench.run.workspace import exclusive
 
     with exclusive(tmp_path / "ledger" / "test.duckdb"):
         refused = sparsebench("run", manifest)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from sparsebench.runtime import nodes, pulse
+from sparsebench.runtime import heartbeat, nodes
 from sparsebench.runtime.rank import Channel
 
 words = sys.argv[1:]
@@ -29,8 +29,8 @@ if words[0] != "rank":
 descriptor, spec, rank = nodes.call(words[1], int(words[2]), words[3])
 nodes.end_with_parent(descriptor)
 channel = Channel(descriptor)
-pulse.LOOK_SECONDS = spec.get("pulse", pulse.LOOK_SECONDS)
-pulse.start(channel.send)
+heartbeat.LOOK_SECONDS = spec.get("heartbeat", heartbeat.LOOK_SECONDS)
+heartbeat.start(channel.send)
 print(f"this is rank {rank}", flush=True)
 channel.send("hello", True, rank=rank, pid=os.getpid(), environment=spec["environment"])
 match spec["actions"][rank]:

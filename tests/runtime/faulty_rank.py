@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.runtime import rank
-from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.latency import Peers
 
 STEPS = 3
 

@@ -9,8 +9,7 @@ import pytest
 
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.energy import Nothing
-from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, differences, run, summaries, waiting
-from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, Peers, differences, run, summaries, waiting
 from sparsebench.runtime.workload import Phase
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from sparsebench import runtime
 from sparsebench.errors import MeasureError, UnsupportedError, UserError
-from sparsebench.runtime import hosts, nodes, pulse
+from sparsebench.runtime import heartbeat, hosts, nodes
+from sparsebench.runtime.heartbeat import GONE_SECONDS, Heartbeat, stuck
 from sparsebench.runtime.nodes import NodeGroup
-from sparsebench.runtime.pulse import GONE_SECONDS, Pulse, stuck
 from sparsebench.runtime.watch import STALL_SECONDS
 
 LAUNCHER = Path(__file__).with_name("fake_launcher.py")
@@ -52,7 +52,7 @@ def group(
         return [sys.executable, str(LAUNCHER), str(len(actions) if launched is None else launched), *arguments]
 
     monkeypatch.setattr(hosts, "command", command)
-    return NodeGroup({"actions": actions, "pulse": 0.2, **spec}, TWO, {"OMP_NUM_THREADS": "1"}, timeout)
+    return NodeGroup({"actions": actions, "heartbeat": 0.2, **spec}, TWO, {"OMP_NUM_THREADS": "1"}, timeout)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_rank_far_away_that_does_nothing_is_found_long_before_the_timeout(
     actions: tuple[str, ...], said: str, programs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sparsebench.runtime.launch.LOOK_SECONDS", 0.5)
-    monkeypatch.setattr("sparsebench.runtime.pulse.STALL_SECONDS", 2.0)
-    monkeypatch.setattr("sparsebench.runtime.pulse.GONE_SECONDS", 8.0)
+    monkeypatch.setattr("sparsebench.runtime.heartbeat.STALL_SECONDS", 2.0)
+    monkeypatch.setattr("sparsebench.runtime.heartbeat.GONE_SECONDS", 8.0)
     with pytest.raises(MeasureError, match=said), group(monkeypatch, *actions) as ranks:
         list(ranks.messages())
     assert_nobody_left(ranks)
@@ -171,29 +171,29 @@ def test_a_rank_that_waited_for_long_and_goes_on_is_not_blamed(monkeypatch: pyte
     """Between the end of its waiting and its first work it has done nothing for long, but for a moment only."""
     told: list[float] = []
     stacks = iter([[("torch/distributed/x.py", 1, "barrier")]] * 3 + [[("model.py", 2, "forward")]] * 2)
-    monkeypatch.setattr(pulse, "_calls", lambda thread: next(stacks))
-    monkeypatch.setattr(pulse, "_work", lambda: pulse._Work(0.0, "", "S"))
-    monkeypatch.setattr(pulse, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(heartbeat, "_calls", lambda thread: next(stacks))
+    monkeypatch.setattr(heartbeat, "_work", lambda: heartbeat._Work(0.0, "", "S"))
+    monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.2)
 
     def send(kind: str, idle: float, **content: object) -> None:
         told.append(idle)
 
     with pytest.raises(StopIteration):
-        pulse._beat(send, 0)
+        heartbeat._beat(send, 0)
     assert max(told[0], told[3]) < 0.1
     assert told[2] >= 0.4 and told[4] >= 0.2
 
 
 def test_a_rank_far_away_that_works_in_silence_is_left_alone(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsebench.runtime.launch.LOOK_SECONDS", 0.5)
-    monkeypatch.setattr("sparsebench.runtime.pulse.STALL_SECONDS", 2.0)
+    monkeypatch.setattr("sparsebench.runtime.heartbeat.STALL_SECONDS", 2.0)
     with group(monkeypatch, "work", "nothing", working=6) as ranks:
         assert len(list(ranks.messages())) == 2
 
 
 def test_who_is_stuck_is_told_by_what_ranks_say_of_themselves() -> None:
-    def said(idle: float, waits: bool = False, elsewhere: bool = False, heard: float = 100.0) -> Pulse:
-        return Pulse(heard, idle, waits, elsewhere, "at a.py:1 in f")
+    def said(idle: float, waits: bool = False, elsewhere: bool = False, heard: float = 100.0) -> Heartbeat:
+        return Heartbeat(heard, idle, waits, elsewhere, "at a.py:1 in f")
 
     long = STALL_SECONDS + 1
     assert stuck({0: said(0), 1: said(long, waits=True)}, 101.0) == {}, "it waits for one that works"

@@ -7,17 +7,17 @@ WITH timed AS (
     JOIN _first_runtime f USING (manifest, model, engine, ranks, workload)
     GROUP BY l.manifest, l.variant_id, l.record_id
     QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id ORDER BY max(l.started_at) DESC) = 1
-), weighed AS (
+), peaks AS (
     SELECT manifest, variant_id, model, machine, started_at, peak_bytes
     FROM memory
     JOIN _first_runtime USING (manifest, model, engine, ranks, workload)
     WHERE phase = 'overall'
     QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY started_at DESC) = 1
 )
-SELECT manifest, variant_id, coalesce(timed.machine, weighed.machine) AS machine, f.engine, f.ranks, f.workload, prefill_ms,
+SELECT manifest, variant_id, coalesce(timed.machine, peaks.machine) AS machine, f.engine, f.ranks, f.workload, prefill_ms,
        decode_ms, peak_bytes
 FROM timed
-FULL JOIN weighed USING (manifest, variant_id, model)
+FULL JOIN peaks USING (manifest, variant_id, model)
 JOIN _first_runtime f USING (manifest, model);
 
 CREATE OR REPLACE VIEW results AS

@@ -23,7 +23,7 @@ GONE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """What a rank said of itself and when: ``idle`` seconds without work, whether it ``waits`` for other ranks, or for
     something ``elsewhere``, and where (``at``). One that has yet to speak works."""
 
@@ -39,16 +39,16 @@ def start(send: Callable[..., None]) -> None:
     threading.Thread(target=_beat, args=(send, threading.main_thread().ident or 0), daemon=True).start()
 
 
-def stuck(pulses: dict[int, Pulse], now: float) -> dict[int, str]:
+def stuck(heartbeats: dict[int, Heartbeat], now: float) -> dict[int, str]:
     """The ranks that keep the group from going on, and where; as `Watch.stuck` of ranks that can be watched."""
-    gone = {rank: "does not answer" for rank, pulse in pulses.items() if now - pulse.heard >= GONE_SECONDS}
+    gone = {rank: "does not answer" for rank, heartbeat in heartbeats.items() if now - heartbeat.heard >= GONE_SECONDS}
     if gone:
         return gone
-    idle = {rank: pulse for rank, pulse in pulses.items() if pulse.idle >= STALL_SECONDS}
-    if any(pulse.elsewhere for pulse in idle.values()):
+    idle = {rank: heartbeat for rank, heartbeat in heartbeats.items() if heartbeat.idle >= STALL_SECONDS}
+    if any(heartbeat.elsewhere for heartbeat in idle.values()):
         return {}
-    guilty = {rank: pulse.at for rank, pulse in idle.items() if not pulse.waits}
-    return guilty or ({rank: pulse.at for rank, pulse in idle.items()} if len(idle) == len(pulses) else {})
+    guilty = {rank: heartbeat.at for rank, heartbeat in idle.items() if not heartbeat.waits}
+    return guilty or ({rank: heartbeat.at for rank, heartbeat in idle.items()} if len(idle) == len(heartbeats) else {})
 
 
 def _beat(send: Callable[..., None], main: int) -> None:
@@ -65,7 +65,7 @@ def _beat(send: Callable[..., None], main: int) -> None:
             since, before = now, work
         waited = waits or elsewhere
         try:
-            send("pulse", idle=now - since, waits=waits, elsewhere=elsewhere, at=at(calls))
+            send("heartbeat", idle=now - since, waits=waits, elsewhere=elsewhere, at=at(calls))
         except OSError:  # the parent is gone, and this rank ends by it
             return
         time.sleep(LOOK_SECONDS)
