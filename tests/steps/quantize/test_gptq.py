@@ -94,7 +94,9 @@ def test_one_stack_of_many_is_each_alone(read: torch.Tensor) -> None:
 
 
 def test_n_of_m_is_kept_by_the_joint_sweep(read: torch.Tensor) -> None:
-    ((found,),) = solve([layer_of(weights_of(9, COLUMNS), read)], [Quota(0.5, "layer", "2:4", Quantize("int4", rounding="gptq"))])
+    ((found,),) = solve(
+        [layer_of(weights_of(9, COLUMNS), read)], [Quota(0.5, "layer", "2:4", Quantize("int4", rounding="gptq"))]
+    )
     groups = (found.weights[:, :308] == 0).unflatten(1, (-1, 4)).sum(2)
     assert bool((groups >= 2).all())
     assert found.removed == 9 * 77 * 2
@@ -112,7 +114,9 @@ def test_gptq_beats_rounding_and_the_joint_sweep_one_after_the_other(read: torch
 
 def test_groups_that_cut_a_pattern_are_refused(read: torch.Tensor) -> None:
     with pytest.raises(UnsupportedError, match="1:10"):
-        solve([layer_of(weights_of(3, COLUMNS), read)], [Quota(0.9, "layer", "1:10", Quantize("int4", rounding="gptq"))])
+        solve(
+            [layer_of(weights_of(3, COLUMNS), read)], [Quota(0.9, "layer", "1:10", Quantize("int4", rounding="gptq"))]
+        )
 
 
 def test_dead_inputs_and_zero_rows() -> None:

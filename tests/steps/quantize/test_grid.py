@@ -53,7 +53,14 @@ def test_nearest_is_the_definition(way: Quantize, dtype: torch.dtype, shape: tup
     assert not bool(found[weights == 0].any())
 
 
-@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 90), st.sampled_from(WAYS), st.floats(0, 1), st.floats(-30, 4))
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 40),
+    st.integers(1, 90),
+    st.sampled_from(WAYS),
+    st.floats(0, 1),
+    st.floats(-30, 4),
+)
 @settings(max_examples=60, deadline=None)
 def test_zeros_stay_zero_and_errors_are_half_a_step(
     seed: int, rows: int, columns: int, way: Quantize, sparsity: float, size: float
