@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
+from sparsebench.escape import visible
 from sparsebench.figures import style
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
@@ -70,11 +71,16 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = s
 
     kind = import_module(f"sparsebench.figures.{spec.kind}")
     with styled():
-        canvas = Canvas(spec, table.dicts(), width)
+        # No font has a control character, and none of a ledger's is to reach a vector drawing.
+        rows = [
+            {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in table.dicts()
+        ]
+        canvas = Canvas(spec, rows, width)
         panels = []
-        for axes, rows in canvas.panels():
-            kind.panel(axes, rows, canvas)
-            panels.append((axes, rows))
+        for axes, facet in canvas.panels():
+            kind.panel(axes, facet, canvas)
+            panels.append((axes, facet))
         kind.finish(panels, canvas)
         canvas.close()
         for path in paths:
