@@ -1,4 +1,4 @@
-"""Decoding with whole models: sparse beside dense bfloat16, dense float32 and dynamic int8, token by token in turns.
+"""Decoding with whole models: sparse beside dense bfloat16, dense float32 and int8, token by token in turns.
 
     python benchmarks/decode.py [--model 1b] [--model smollm2] [--sparsity 0.5 …] [--threads 1] [--layers N]
 
@@ -29,6 +29,8 @@ from sparsebench.runtime.engines.base import Source
 from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.quantize.sweep import run as quantize
 from sparsebench.storage import pack
 
 ONE_BILLION = {
@@ -51,6 +53,7 @@ def models(name: str, work: Path, sparsities: list[float], layers: int) -> dict[
         write_random({**ONE_BILLION, "num_hidden_layers": layers}, dense, "decoder", "bfloat16")
     else:
         prepare(sources.fetch(sources.parse(SMOLLM2), sources.Cache()), dense, "decoder", "bfloat16")
+    quantize(dense, "decoder", {Quantize(): work / "int8"}, None, lambda *_: None)
     found = {0.0: dense}
     for sparsity in sparsities:
         pruned = work / f"{name}-{sparsity}"
@@ -121,7 +124,7 @@ def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
     beside = Runner("hf", Source(dense, "decoder", "bfloat16"))
     others = [
         ("fp32", "hf", Source(dense, "decoder", "float32")),
-        ("int8", "int8", Source(dense, "decoder", "bfloat16")),
+        ("int8", "hf", Source(dense.with_name("int8"), "decoder", "bfloat16")),
     ]
     others += [
         (f"sparse {sparsity:.0%}", "sparse", Source(folder, "decoder", "bfloat16"))

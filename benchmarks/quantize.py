@@ -3,11 +3,11 @@
     python benchmarks/quantize.py [--model smollm2] [--model minilm] [--model g2p] [--windows 8] [--samples 16] [--folder WORK]
     python benchmarks/quantize.py --shape 7b [--blocks 1] [--samples 8]
 
-The models are those of quickstart.yaml; smollm2 is scored by perplexity (as many windows), minilm and g2p by their
-first task there. Prints Markdown: for each version the metric and its ratio to dense and to the version that it was
-made from, ‖W - Ŵ‖ / ‖W‖, bits a weight, zeros of pruning that are zero still, weights that rounding made zero, and
-seconds. With ``--shape`` it is the peak of anonymous memory while random weights of that shape (see shapes.py) are
-quantized every way.
+The models are those of quickstart.yaml; smollm2 is scored by perplexity (so many windows), minilm and g2p by their first
+task there. Prints Markdown: for each version the metric and its ratio to dense and to the version that it was made from,
+‖W - Ŵ‖ / ‖W‖, bits a weight, whether all zeros of its parent are zero, weights that rounding made zero, and seconds (of all
+that were made together). With ``--shape`` it is the peak of anonymous memory while random weights of that shape (see
+shapes.py) are quantized.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
     read = tokens(dense, family, replace(DEFAULT, samples=asked.samples, length=length), cache)
     pruned = work / "sparsegpt"
     Sweep(dense, family, {Target("sparsegpt", 0.5, "layer"): pruned}, 0, read).run(lambda *_: None)
-    print(
-        f"| {name}: {task.task} | {task.task} | over dense | over its parent | error | bits | zeros kept | rounded to zero | s |"
-    )
+    titles = (name, task.task, "over dense", "over its parent", "error", "bits", "zeros kept", "rounded to zero", "s")
+    print(f"| {' | '.join(titles)} |")
     print("|---" * 9 + "|")
     values: dict[Path, float] = {}
 
@@ -105,12 +104,8 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
         value = values[folder] = found[0].score
         cells = [label, f"{value:.4f}", f"{value / values[dense]:.4f}", f"{value / values[parent]:.4f}"]
         if evidence:
-            cells += [
-                f"{evidence.relative_error:.4f}",
-                f"{evidence.bits_per_weight:.2f}",
-                str(kept(parent, folder, family)),
-            ]
-            cells += [f"{evidence.rounded_to_zero:,}", f"{evidence.seconds:.0f}"]
+            cells += [f"{evidence.relative_error:.4f}", f"{evidence.bits_per_weight:.2f}"]
+            cells += [str(kept(parent, folder, family)), f"{evidence.rounded_to_zero:,}", f"{evidence.seconds:.0f}"]
         print(f"| {' | '.join(cells + [''] * (9 - len(cells)))} |", flush=True)
 
     row("dense", dense, dense)

@@ -26,7 +26,8 @@ def main() -> None:
         os.setsid()
         limits = {"AS": int(memory), "FSIZE": int(size), "CPU": int(cpu), "CORE": 0}
         for name, limit in limits.items():
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+            # Of CPU the first limit ends with a signal that says why.
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit + (name == "CPU")))
         os.execvp(sys.argv[6], sys.argv[6:])
     status, in_time = _wait(child, time.monotonic() + float(wall))
     _end_all()

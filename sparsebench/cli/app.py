@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from sparsebench import __version__
 from sparsebench.errors import SparsebenchError, redact_stderr
+from sparsebench.escape import visible
 
 VERBS = (
     "init",
@@ -82,7 +83,7 @@ def main() -> None:
     try:
         app()
     except SparsebenchError as error:
-        print(f"sparsebench: {error}", file=sys.stderr)
+        print(f"sparsebench: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -60,6 +60,7 @@ def compare(
 def _show(found: SideBySide) -> None:
     """The tables that a person reads, those without rows left out."""
     from sparsebench.cli.output import emit_table, size
+    from sparsebench.escape import visible
 
     scores = [_score(one) for one in found.scores]
     sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
@@ -74,7 +75,8 @@ def _show(found: SideBySide) -> None:
         ]
         for row in found.memory
     ]
-    print(f"A  {found.a.name}  ({found.a.details})\nB  {found.b.name}  ({found.b.details})")
+    for side, one in (("A", found.a), ("B", found.b)):
+        print(visible(f"{side}  {one.name}  ({one.details})"))
     for heads, rows in (
         (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable"], scores),
         (["bytes as", "A", "B", "B / A"], sizes),

@@ -1,4 +1,7 @@
-"""How verbs speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe."""
+"""How verbs speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe.
+
+What a ledger says cannot act on the terminal: control characters are shown and not sent.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sparsebench.escape import visible
+
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Dtype
     from sparsebench.plan.single import Single
@@ -24,7 +29,12 @@ def stderr() -> Console:
 
 def note(text: str, style: str = "") -> None:
     """A line for the reader that is not data."""
-    stderr().print(text, style=style or None, markup=False, soft_wrap=True)
+    stderr().print(visible(text), style=style or None, markup=False, soft_wrap=True)
+
+
+def emit_text(text: str) -> None:
+    """Data in a format of its own: as it is into a pipe, and on a terminal so that it cannot act there."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
 def opened(
@@ -53,15 +63,15 @@ def emit_json(value: Any) -> None:
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Data for people: a rich table on a terminal, tab-separated lines in a pipe."""
     if not sys.stdout.isatty():
-        print("\t".join(columns))
+        print("\t".join(map(visible, columns)))
         for row in rows:
-            print("\t".join("" if value is None else str(value).replace("\n", "; ") for value in row))
+            print("\t".join("" if value is None else visible(str(value)).replace("\n", "; ") for value in row))
         return
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for place, column in enumerate(columns):
         numeric = shown and all(_is_number(row[place]) for row in shown)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
     Console(highlight=False).print(table)
@@ -83,7 +93,7 @@ def _is_number(value: Any) -> bool:
 
 def cell(value: Any) -> str:
     """A value as a table shows it: floats to four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
 def figure(value: float | None, sign: str = "") -> str:

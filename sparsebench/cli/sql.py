@@ -43,7 +43,7 @@ def sql(
     sparsebench sql "select model, method, sparsity, task, score from results"
     sparsebench sql -f my.sql --format csv > my.csv
     """
-    from sparsebench.cli.output import emit_table
+    from sparsebench.cli.output import emit_table, emit_text
     from sparsebench.errors import UserError
     from sparsebench.ledger import query as ask
     from sparsebench.plan.preflight import ledger_path
@@ -57,7 +57,7 @@ def sql(
     if shape is Shape.table and not as_json:
         emit_table(rows.columns, rows.rows)
     else:
-        typer.echo(ask.render(rows, "json" if as_json else shape.value), nl=False)
+        emit_text(ask.render(rows, "json" if as_json else shape.value))
 
 
 def _read(file: Path) -> str:

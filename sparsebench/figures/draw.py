@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
+from sparsebench.escape import visible
 from sparsebench.figures import scales, style
 from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import KINDS, Spec, parse
@@ -68,12 +69,17 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = s
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     kind = import_module(f"sparsebench.figures.{spec.kind}")
     with styled():
-        canvas = Canvas(spec, table.dicts(), width)
+        # No font has a control character, and none of a ledger's is to reach a vector drawing.
+        rows = [
+            {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in table.dicts()
+        ]
+        canvas = Canvas(spec, rows, width)
         panels = []
-        for axes, rows in canvas.panels():
-            kind.panel(axes, rows, canvas)
-            scales.dress(axes, rows, canvas)
-            panels.append((axes, rows))
+        for axes, facet in canvas.panels():
+            kind.panel(axes, facet, canvas)
+            scales.dress(axes, facet, canvas)
+            panels.append((axes, facet))
         kind.finish(panels, canvas)
         canvas.close()
         for path in paths:

@@ -45,6 +45,7 @@ MAP, INK = "cividis_r", "Greys"
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
+    "text.parse_math": False,  # a label of the ledger is a text, also where it holds dollars
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "axes.labelsize": 8,

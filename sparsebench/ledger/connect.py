@@ -27,40 +27,54 @@ BIRTH = 1.0
 """Seconds for which a file without a valid header may be one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
-_SEALED: Config = {
-    "enable_external_access": "false",
-    "lock_configuration": "true",
+_ALONE: Config = {
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+_SEALED: Config = _ALONE | {"enable_external_access": "false", "lock_configuration": "true"}
+"""A ledger may be a stranger's: whatever it holds, its connection reaches no other file."""
 
 
 @contextmanager
 def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that may write; the file is created where there is none. Waits up to ``patience`` seconds for the lock.
+    """A connection that may write this one file, which is created where there is none, and reaches nothing else.
 
-    Raises UserError where it would be written through a link.
+    Waits up to ``patience`` seconds for the lock. Raises LedgerError for what DuckDB refuses, UserError where it would be
+    written through a link.
     """
+    import duckdb
+
     path.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("", ".wal", ".tmp"):  # DuckDB's write-ahead log, and the folder for what memory does not hold
         unlinked(path.with_name(path.name + ending))
-    connection = _open(path, False, {"storage_compatibility_version": STORAGE}, patience)
+    connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
         yield connection
+    except duckdb.Error as error:
+        raise LedgerError(
+            f"{path}: {str(error).splitlines()[0]}",
+            "a record, or this file, is not as sparsebench writes it: make the ledger anew, and leave that record out",
+        ) from error
     finally:
         connection.close()
 
 
 @contextmanager
-def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that reads this one file and, when ``sealed``, reaches nothing else."""
+def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that reads this one file and reaches nothing else, but for the folder ``outlet`` that it may write to."""
     if not path.is_file():
         raise LedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    connection = _open(path, True, _SEALED if sealed else {}, patience)
+    connection = _open(path, True, _SEALED if outlet is None else _ALONE, patience)
     try:
+        if outlet is not None:
+            # Once access is off DuckDB takes no folder, and of options given together it sets that one first.
+            folder = str(outlet.resolve()).replace("'", "''")
+            connection.execute(f"SET allowed_directories = ['{folder}']")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
         yield connection
     finally:
         connection.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.ledger import sqlfiles, statistics
+from sparsebench.ledger import migrate, sqlfiles, statistics
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,8 +20,10 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
             metric, score, _plain(data["value"]), _plain(data["label"]), _clusters(data["cluster"])
         )
         connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
+    comparisons = sqlfiles.read("derive/open_comparisons")
+    migrate.stand_in(connection, comparisons)
     for record_id, dense_id, metric, explained, chance in connection.execute(
-        sqlfiles.read("derive/open_comparisons"), {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
+        comparisons, {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
     ).fetchall():
         found = (
             statistics.compare(metric, pairs(connection, record_id, dense_id), chance)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UserError
-from sparsebench.ledger import connect, query, sqlfiles
+from sparsebench.ledger import migrate, query, sqlfiles
 from sparsebench.paths import unlinked
+
+if TYPE_CHECKING:
+    import duckdb
 
 ROWS = 10_000
 
@@ -20,22 +24,29 @@ def export(ledger: Path, to: str, out: Path) -> list[Path]:
 
     ``to`` is parquet or csv (``out`` is a folder) or sqlite (``out`` is a file, which must not exist: it is not merged).
     """
-    names = query.run(ledger, sqlfiles.read("exported")).rows
     if to == "sqlite":
-        return [_sqlite(ledger, names, out)]
+        return [_sqlite(ledger, out)]
     out.mkdir(parents=True, exist_ok=True)
     written = []
-    # External access is off for what a person asks; here the statements are our own.
-    with connect.reader(ledger, query.PATIENCE, sealed=False) as connection:
-        for relation, name in names:
+    with query.reader(ledger, outlet=out) as connection:
+        for name, relation in _relations(connection):
             path = unlinked(out / f"{name}.{to}")
-            rows = connection.table(relation)
+            rows = connection.sql(f"FROM {relation}")
             rows.to_parquet(str(path)) if to == "parquet" else rows.to_csv(str(path))
             written.append(path)
     return written
 
 
-def _sqlite(ledger: Path, names: tuple[tuple[Any, ...], ...], out: Path) -> Path:
+def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """What is exported, each under its name: our views and base tables, and nothing else that the file may hold."""
+    views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
+    migrate.stand_in(connection, " ".join(views))
+    created = re.findall(r"CREATE TABLE base\.(\w+)", "".join(map(sqlfiles.read, sqlfiles.folder("migrations"))))
+    tables = [(f"base_{name}", f"base.{name}") for name in created if name not in ("migrations", "issued_views")]
+    return sorted([*zip(views, views, strict=True), *tables])
+
+
+def _sqlite(ledger: Path, out: Path) -> Path:
     if out.exists():
         raise UserError(f"{out}: exists", "name a new file")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +54,8 @@ def _sqlite(ledger: Path, names: tuple[tuple[Any, ...], ...], out: Path) -> Path
     partial.unlink(missing_ok=True)
     target = sqlite3.connect(partial)
     try:
-        with target, connect.reader(ledger, query.PATIENCE) as connection:
-            for relation, name in names:
+        with target, query.reader(ledger) as connection:
+            for name, relation in _relations(connection):
                 cursor = connection.execute(f"FROM {relation}")
                 columns = ", ".join(
                     f'"{column[0]}" {_AFFINITY.get(str(column[1]), "TEXT")}' for column in cursor.description

@@ -7,8 +7,10 @@ text differs from what the file was last given, each with its comments, which ``
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +64,11 @@ def current(connection: duckdb.DuckDBPyConnection, path: Path) -> bool:
 
 
 def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """The number of migrations that the file has had; 0 for an empty one. Raises LedgerError for another program's file."""
+    """The number of migrations that the file has had; 0 for an empty one.
+
+    Raises LedgerError for another program's file, and for one in which our SQL would not mean what it says.
+    """
+    _refuse_stand_ins(connection, path)
     tables = connection.execute(
         "SELECT schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT temporary"
     ).fetchall()
@@ -72,6 +78,35 @@ def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
         raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
     row = connection.execute("SELECT max(number) FROM base.migrations").fetchone()
     return row[0] if row else 0
+
+
+def stand_in(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Make our views and macros that ``sql`` names, for this connection: those of the file may be somebody else's."""
+    wanted, texts = _words(sql), []
+    for name, text in reversed(sqlfiles.definitions().items()):
+        if name in wanted:
+            wanted |= _words(text)
+            texts.append(text)
+    for text in reversed(texts):
+        connection.execute(f"CREATE OR REPLACE TEMP {text}")
+
+
+def _words(sql: str) -> set[str]:
+    return set(re.findall(r"\w+", sql.lower()))
+
+
+def _refuse_stand_ins(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    import duckdb
+
+    found = connection.execute(sqlfiles.read("stand_ins")).fetchall()
+    with suppress(duckdb.CatalogException):
+        found += connection.execute(sqlfiles.read("triggers")).fetchall()
+    if found:
+        named = ", ".join(f"the {kind} {name}" for kind, name in found)
+        raise LedgerError(
+            f"{path}: holds {named}, with which our SQL would not mean what it says",
+            "make a ledger from its records: sparsebench ingest FOLDER --ledger NEW.duckdb",
+        )
 
 
 def newer(path: Path, known: int, steps: int) -> LedgerError:

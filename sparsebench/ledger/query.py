@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import escape
 from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, derive, migrate, sqlfiles
 
@@ -42,15 +43,11 @@ def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience
 
     Raises QueryError for SQL that fails, with its line; LedgerError for a file that cannot be opened.
     """
-    import duckdb
-
     with reader(Path(path), patience) as connection:
-        try:
-            cursor = connection.execute(sql, parameters)
-            names = tuple(column[0] for column in cursor.description or ())
-            return Table(names, tuple(cursor.fetchall()))
-        except duckdb.Error as error:
-            raise _explained(error) from error
+        migrate.stand_in(connection, sql)
+        cursor = connection.execute(sql, parameters)
+        names = tuple(column[0] for column in cursor.description or ())
+        return Table(names, tuple(cursor.fetchall()))
 
 
 def describe(path: Path) -> Table:
@@ -64,9 +61,12 @@ def render(table: Table, shape: str) -> str:
 
 
 @contextmanager
-def reader(path: Path, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An open ledger of this program's schema; one that an older version has left is brought up to date first."""
-    with connect.reader(path, patience) as connection:
+def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An open ledger of this program's schema; one that an older version has left is brought up to date first.
+
+    It reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
+    """
+    with connect.reader(path, patience, outlet) as connection, _explaining():
         ready = migrate.current(connection, path)
         if ready:
             yield connection
@@ -77,8 +77,18 @@ def reader(path: Path, patience: float = PATIENCE) -> Iterator[duckdb.DuckDBPyCo
             connection.execute("BEGIN")
             derive.derive(connection)
             connection.execute("COMMIT")
-        with connect.reader(path, patience) as connection:
+        with connect.reader(path, patience, outlet) as connection, _explaining():
             yield connection
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _explained(error) from error
 
 
 def _explained(error: Exception) -> QueryError:
@@ -112,9 +122,9 @@ def _json(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.columns, ["---"] * len(table.columns), *([_text(value) for value in row] for row in table.rows)]
-    cells = ([str(word).replace("|", "\\|").replace("\n", "<br>") for word in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+    lines = (table.columns, *([_text(value) for value in row] for row in table.rows))
+    head, *rows = (["<br>".join(map(escape.markdown, word.split("\n"))) for word in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,8 @@ from sparsebench.paths import create
 FORMAT = 2
 """The record format that this program reads."""
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
+LONGEST = 256 * 2**20
+"""Bytes of one record, unpacked; the longest published one has half a million."""
 _LEVEL = 19
 _NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
 
@@ -26,8 +28,7 @@ def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for folder in folders:
         if not folder.exists():
             raise LedgerError(f"{folder}: does not exist", "name a folder of records")
-        files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if _is_record(path))
-        for path in files:
+        for path in [folder] if folder.is_file() else _below(folder):
             for number, text in enumerate(_texts(path), 1):
                 yield _parse(text, path if number == 1 else f"{path}, line {number}")
 
@@ -58,7 +59,7 @@ def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]
     if not manifests:
         yield from read([folder])
         return
-    plans = [plan for plan in read(sorted(folder.glob("plan-*.json"))) if plan["manifest"] in manifests]
+    plans = [plan for plan in read(_below(folder, "plan-*.json")) if plan["manifest"] in manifests]
     missing = set(manifests) - {plan["manifest"] for plan in plans}
     if missing:
         raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
@@ -67,35 +68,52 @@ def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]
     yield from (record for record in read([folder]) if record.get("cell_id") in wanted)
 
 
-def _is_record(path: Path) -> bool:
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+def _below(folder: Path, names: str = "*") -> list[Path]:
+    """The record files in or below ``folder``, which may be a stranger's. Raises LedgerError for a link that leaves it."""
+    found = sorted(
+        path for path in folder.rglob(names) if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
+    )
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise LedgerError(f"{path}: a link to a file outside of {folder}", "remove it, or name that file itself")
+    return found
 
 
-def _texts(path: Path) -> Iterator[str]:
-    if not path.name.endswith(".zst"):
-        yield path.read_text(encoding="utf-8")
-        return
-    import zstandard
+def _texts(path: Path) -> Iterator[bytes]:
+    """The records of a file, each at most LONGEST bytes long, also where few compressed bytes would make many."""
+    with path.open("rb") as file:
+        if not path.name.endswith(".zst"):
+            yield _bounded(file.read(LONGEST + 1), path)
+            return
+        import zstandard
 
-    try:
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as plain:
-            yield from io.TextIOWrapper(plain, encoding="utf-8")
-    except zstandard.ZstdError as error:
-        raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(file) as packed:
+                plain = io.BufferedReader(packed)
+                while text := plain.readline(LONGEST + 1):
+                    yield _bounded(text, path)
+        except zstandard.ZstdError as error:
+            raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
 
 
-def _parse(text: str, where: Path | str) -> dict[str, Any]:
+def _bounded(text: bytes, path: Path) -> bytes:
+    if len(text) > LONGEST:
+        raise LedgerError(f"{path}: a record of more than {LONGEST:,} bytes", "remove the file, or copy it again")
+    return text
+
+
+def _parse(text: bytes, where: Path | str) -> dict[str, Any]:
     try:
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LedgerError(f"{where}: not JSON ({error})", "remove the file, or copy it again") from error
-    if not isinstance(record, dict) or "format" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
         older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
         way = "upgrade sparsebench" if record["format"] > FORMAT else older
         raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
-    missing = [key for key in _NEEDED.get(record.get("kind", "cell"), ()) if record.get(key) is None]
+    missing = [key for key in _NEEDED.get(str(record.get("kind", "cell")), ()) if record.get(key) is None]
     if missing:
         raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
     return record

@@ -83,8 +83,9 @@ def _assembled(
     from transformers import GenerationConfig
 
     model = assemble(weights, family, dtype, replace=replace, **ways)
-    if (weights.folder / "generation_config.json").is_file() and model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(str(weights.folder))
+    generation = weights.folder / "generation_config.json"
+    if generation.is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_dict(read_object(generation))
     return model
 
 

@@ -33,11 +33,18 @@ class Pictures:
     """The rendered figures of a folder, each placed in the report once, with their titles and queries."""
 
     def __init__(self, folder: Path, link: str) -> None:
-        """``link`` is the folder as the report names it: relative to the report."""
-        self.left = {path.stem: quote(f"{link}/{path.name}") for path in sorted(folder.glob("*.png"))}
+        """``link`` is the folder as the report names it: relative to the report.
+
+        Raises UserError for a picture that is a link to a file outside.
+        """
+        for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{path}: a link to a file outside of {folder}", "copy the picture into the folder")
+        self.files = {f"{link}/{path.name}": path for path in sorted(folder.glob("*.png")) if path.is_file()}
+        self.left = {path.stem: quote(link) for link, path in self.files.items()}
         drawn = [spec for spec in listing() if spec.name in self.left]
         self.queries = {spec.name: spec.query for spec in drawn}
-        self.titles = {spec.name: spec.title for spec in drawn}
+        self.titles = {name: words.Text(name) for name in self.left} | {spec.name: spec.title for spec in drawn}
 
     def place(self, name: str) -> str | None:
         """The link to a figure, which is then no longer left; None where there is no such picture."""
@@ -55,12 +62,13 @@ def build(
     """
     folder = out.resolve().parent
     folder.mkdir(parents=True, exist_ok=True)
-    text = document(ledger, Pictures(figures, Path(os.path.relpath(figures.resolve(), folder)).as_posix()), manifests)
+    pictures = Pictures(figures, Path(os.path.relpath(figures.resolve(), folder)).as_posix())
+    text = document(ledger, pictures, manifests)
     written = {out: text} if "md" in formats else {}
     if "html" in formats:
         from sparsebench.report.page import page
 
-        written[out.with_suffix(".html")] = page(text, folder)
+        written[out.with_suffix(".html")] = page(text, pictures.files)
     for path, content in written.items():
         with create(path) as file:
             file.write(content)
@@ -74,9 +82,12 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
     @cache
     def ask(name: str) -> Answer:
         sql = _restricted(_query(name), manifests)
-        return Answer(sql.strip(), tuple(query.run(ledger, sql).dicts()))
+        return Answer(
+            sql.strip(),
+            tuple({name: words.told(value) for name, value in row.items()} for row in query.run(ledger, sql).dicts()),
+        )
 
-    text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=list(manifests))
+    text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=words.told(list(manifests)))
     return _tidy(text)
 
 
@@ -104,7 +115,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(ROOM / "templates")
-    # Markdown, not HTML: `|` in cells is escaped where tables are made.
+    # Markdown, not HTML: text of the ledger escapes itself (`words.Text`), `|` of ours where tables are made.
     environment = Environment(
         loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -131,6 +142,8 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "listed": words.listed,
         "sparsity": words.sparsity,
         "versions": words.versions,
+        "code": words.code,
+        "raw": words.raw,
     }
     return environment
 

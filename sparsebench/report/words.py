@@ -10,10 +10,58 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, ClassVar
 
+from sparsebench import escape
+
 DASH = "–"
 BROKEN = 1e4
 """Perplexity above which a model has lost the language: a table of how frequent each token is would do better, without
 reading a word of context. The queries and the figure know the number too."""
+
+
+class Text:
+    """Text of a ledger: it compares as it is, and is written as Markdown that says the same and does nothing.
+
+    It is no ``str``, so that neither a template nor a function can write it in another way without asking for ``raw``.
+    """
+
+    def __init__(self, raw: str) -> None:
+        """``raw`` is the text as the ledger has it."""
+        self.raw = raw
+
+    def __str__(self) -> str:
+        return escape.markdown(self.raw)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == (other.raw if isinstance(other, Text) else other)
+
+    def __lt__(self, other: Text) -> bool:
+        return self.raw < other.raw
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+
+def told(value: Any) -> Any:
+    """A value of the ledger as templates get it: its text, and that of its lists, as ``Text``."""
+    if isinstance(value, list):
+        return [told(item) for item in value]
+    return Text(value) if isinstance(value, str) else value
+
+
+def raw(value: object) -> str:
+    """A text as it is: only to decide by, or where it is a fragment that a query of ours made up."""
+    return value.raw if isinstance(value, Text) else str(value)
+
+
+def code(value: object) -> str:
+    """A text as a code span."""
+    return escape.code(raw(value))
 
 
 def size(count: float) -> str:
@@ -69,9 +117,9 @@ def times(ratio: float) -> str:
     return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
 
 
-def score(value: float, metric: str) -> str:
+def score(value: float, metric: object) -> str:
     """A score as its metric is written."""
-    return perplexity(value) if metric.endswith("perplexity") else f"{value:.3f}"
+    return perplexity(value) if raw(metric).endswith("perplexity") else f"{value:.3f}"
 
 
 def points(share: float) -> str:
@@ -86,13 +134,15 @@ def listed(words: Sequence[object]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
-def versions(libraries: str) -> str:
+def versions(libraries: object) -> str:
     """``torch 2.8.0, transformers 5.24.0`` of a JSON object; libraries that are absent are left out."""
-    return ", ".join(f"{name} {version}" for name, version in json.loads(libraries).items() if version != "absent")
+    found = json.loads(raw(libraries)).items()
+    return ", ".join(escape.markdown(f"{name} {version}") for name, version in found if version != "absent")
 
 
 class _Cells(string.Formatter):
-    """Python's format language with ``size`` (bytes), ``pct`` (a share), ``ppl`` (perplexity) and more; lists joined by plus."""
+    """Python's format language with ``size`` (bytes), ``pct`` (a share), ``ppl`` (perplexity), ``code`` (a code span), ``ours``
+    (Markdown that a query of ours made up, as it is) and more; lists joined by plus."""
 
     special: ClassVar[Mapping[str, Callable[[Any], str]]] = {
         "size": size,
@@ -103,6 +153,8 @@ class _Cells(string.Formatter):
         "bare": bare,
         "signed": signed,
         "times": times,
+        "code": code,
+        "ours": raw,
     }
 
     def format_field(self, value: Any, format_spec: str) -> str:

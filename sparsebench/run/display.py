@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize, job_seconds
 
@@ -123,10 +124,10 @@ class Display:
     def sentence(self, cell: Cell, status: str, seconds: float, reason: str | None) -> str:
         """``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
         place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
-        head = f"{MARKS[status]} {place} {cell.variant.label} · {cell.label}"
+        head = f"{MARKS[status]} {place} {visible(f'{cell.variant.label} · {cell.label}')}"
         if status == "done":
             return f"{head} ({seconds:.1f} s)"
-        return f"{head}: {status}: {(reason or '').splitlines()[0] if reason else ''}"
+        return f"{head}: {status}: {visible(reason.splitlines()[0]) if reason else ''}"
 
 
 class LiveDisplay(Display):

@@ -79,14 +79,9 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"panels of {sparsegpt.WIDTH}." in page
     widths = {pattern: sparsegpt.block_width(pattern) for pattern in ("1:10", "1:200")}
     assert f"{widths['1:10']} for 1:10, {widths['1:200']} for 1:200" in page
-    assert (alps.DAMPING, alps.PENALTY, alps.STEPS, alps.SOFTER, alps.REFINE, alps.PERIOD) == (
-        0.01,
-        0.1,
-        300,
-        5.0,
-        10,
-        3,
-    )
+    own = settings.ALPS(sparsity=0.5)
+    assert (own.damping, own.penalty, own.growth, own.iterations, own.refine) == (0.01, 0.1, 1.3, 300, 10)
+    assert (alps.SOFTER, alps.PERIOD) == (5.0, 3)
     assert "ρ = 0.1; every third step ρ grows by 1.3, 1.2 or 1.1" in page
     assert "divided by 5 instead" in page
     assert "after 300 steps" in page
@@ -98,8 +93,8 @@ def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:
     blocks = [
         block for page in PAGES for block in re.findall(r"```yaml\n(.+?)```", (ROOT / page).read_text(), re.DOTALL)
     ]
-    plain = [block for block in blocks if "method: rescaled" not in block]
-    assert len(plain) == len(blocks) - 2 >= 5
+    plain = [block for block in blocks if not re.search("prune: rescaled|halve: depth", block)]
+    assert len(plain) == len(blocks) - 3 >= 5
     for block in plain:
         for folder in re.findall(r"path:([\w/.-]+)", block):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)

@@ -367,3 +367,14 @@ def test_every_engine_is_drawn_against_the_dense_model_of_its_own_job(ledger: Pa
     for sparsity in (0, 0.5, 0.9):
         for engine, series in (("hf", "hf"), ("sparse", "sparse"), ("deepspeed", "deepspeed")):
             assert decode[sparsity, series]["speedup"] == pytest.approx(known[sparsity, engine]["speedup"])
+
+
+def test_a_label_is_a_text_whatever_it_holds(figure: Callable[[str], Any], tmp_path: Path) -> None:
+    spec = figure("-- kind: bars\n-- title: t\n-- x: label\n-- y: value\n-- series: label\nSELECT 1")
+    pictures = []
+    for label in ("$\\frac{", "$x^2$", "\x1b[31m\0", "_a", "<b>&amp;--></b>"):
+        paths = [tmp_path / f"{len(pictures)}.{end}" for end in ("png", "svg", "pdf")]
+        draw(spec, query.Table(("label", "value"), ((label, 1.0), ("z", 2.0))), paths)
+        pictures.append([path.read_bytes() for path in paths])
+        assert b"\x1b" not in pictures[-1][1] and b"<b>" not in pictures[-1][1]
+    assert len({picture[0] for picture in pictures}) == len(pictures)

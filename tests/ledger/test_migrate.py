@@ -71,7 +71,7 @@ def test_a_failed_migration_leaves_the_ledger_as_it_was(
     before = schema(path)
     bad = tmp_path / "9999_bad.sql"
     bad.write_text("CREATE TABLE base.half (a INTEGER); ALTER TABLE base.absent ADD COLUMN b INTEGER;")
-    with pytest.raises(duckdb.Error):
+    with pytest.raises(LedgerError, match="absent"):
         upgrade(path, (*sqlfiles.folder("migrations"), str(bad.with_suffix(""))))
     assert schema(path) == before
     assert len(query.run(path, "FROM base.records").rows) == 2

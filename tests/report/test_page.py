@@ -176,19 +176,27 @@ def test_formulas_are_drawn_by_the_browser(written: tuple[str, str]) -> None:
     assert not re.search(r"<m[ion][^>]*>\\", html)
 
 
-def test_a_ledgers_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
-    html = page("| reason |\n| --- |\n| <script>alert(1)</script> costs $5 </table> |\n\n<img src=x>\n", tmp_path)
+def test_a_ledgers_text_is_shown_and_not_obeyed() -> None:
+    html = page("| reason |\n| --- |\n| <script>alert(1)</script> costs $5 </table> |\n\n<img src=x>\n", {})
     assert "&lt;script&gt;alert(1)&lt;/script&gt; costs $5 &lt;/table&gt;" in html
     assert "&lt;img src=x&gt;" in html
     assert len(Page(html).all("script")) == 1
 
 
-def test_a_formula_that_cannot_be_read_stays_as_it_is_written(tmp_path: Path) -> None:
-    assert "<code>" in page(r"$a_b_c$", tmp_path)
+def test_no_file_is_read_that_is_none_of_the_pictures(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(PIXEL)
+    (tmp_path / "y.png").write_bytes(PIXEL)
+    text = "![a](x.png)\n\n*a*\n\n![b](y.png)\n\n*b*\n\n![c](../x.png)\n\nwithin ![d](y.png) a line\n"
+    images = Page(page(text, {"x.png": tmp_path / "x.png"})).all("img")
+    assert [image["alt"] for image in images] == ["a"]
 
 
-def test_two_headings_of_one_name_have_an_anchor_each(tmp_path: Path) -> None:
-    html = page("# T\n\n## Size & more\n\n### Size & more\n", tmp_path)
+def test_a_formula_that_cannot_be_read_stays_as_it_is_written() -> None:
+    assert "<code>" in page(r"$a_b_c$", {})
+
+
+def test_two_headings_of_one_name_have_an_anchor_each() -> None:
+    html = page("# T\n\n## Size & more\n\n### Size & more\n", {})
     assert re.findall(r'<h\d id="(.+?)"', html) == ["t", "size--more", "size--more-1"]
 
 

@@ -185,7 +185,7 @@ def test_tokens_are_the_same_again_in_another_process_and_of_any_order_of_the_fi
     folder = model(tmp_path / "model", small("llama"), "<s> $A")
     here = calibrated(folder, "decoder", text)
     code = f"""
-from tests.steps.prune.test_calibration import calibrated
+from tests.steps.test_calibration import calibrated
 from pathlib import Path
 found = calibrated(Path({str(folder)!r}), "decoder", {text!r})
 print(found.sha256, found.text_sha256)

@@ -105,10 +105,10 @@ def endless(box: Box, sql: str) -> Iterator[Step]:
 
 
 _OWN: dict[str, tuple[str, ...]] = {
-    "a view of theirs": ("create or replace view main.results as select content as model, * from read_text('SECRET')",),
+    "a view of theirs": ("create or replace view main.failures as select content as model from read_text('SECRET')",),
     "a new view": ("create view main.hostile as select content from read_text('SECRET')",),
-    "a view that reads CSV": ("create or replace view main.results as select * from read_csv('SECRET', header=false)",),
-    "a view over a glob": ("create or replace view main.results as select file as model from glob('/*')",),
+    "a view that reads CSV": ("create or replace view main.failures as select * from read_csv('SECRET', header=false)",),
+    "a view over a glob": ("create or replace view main.failures as select file as model from glob('/*')",),
     "a macro of theirs": (
         "create or replace macro main.model_label(a, b) as (select content from read_text('SECRET'))",
     ),
@@ -117,9 +117,8 @@ _OWN: dict[str, tuple[str, ...]] = {
         "create macro main.round(a, b) as (select content from read_text('SECRET'))",
         "create macro main.coalesce_(a) as 1",
     ),
-    "a default": ("alter table base.records alter column reason set default (getenv('HOME'))",),
     "a view that never ends": (
-        "create or replace view main.results as select count(*) as model from range(1000000000) a, range(1000000000) b",
+        "create or replace view main.failures as select count(*) as model from range(1000000000) a, range(1000000000) b",
     ),
     "a name with an escape": ('create view main."\x1b[2Jhostile" as select 1 as "\x1b]0;x\x07"',),
     "a name that leads out": ('create view main."../../../../outside/planted" as select 1 as one',),
@@ -140,7 +139,7 @@ def ledger(box: Box, how: tuple[str, str]) -> Iterator[Step]:
     changed(box, *_OWN[name])
     path, seconds = box.out / "ledger.duckdb", 3.5 if "never ends" in name else 1.0
     if verb == "sql":
-        yield box.do("sql", "select * from results", "--ledger", path, *timed(box, "sql"), seconds=seconds)
+        yield box.do("sql", "select * from failures", "--ledger", path, *timed(box, "sql"), seconds=seconds)
         yield box.do("sql", "--ledger", path, seconds=seconds)
     elif verb == "report":
         yield box.do(

@@ -238,7 +238,7 @@ _STORED = {
 }  # fmt: skip
 
 
-@case("a stored model,", _STORED)
+@case("a stored model", _STORED)
 def stored_model(box: Box, how: tuple[str, Any]) -> Iterator[Step]:
     form, make = how
     model = box.model()

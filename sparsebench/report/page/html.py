@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from sparsebench.report.page import shape
 from sparsebench.report.page.pictures import embedded
@@ -25,15 +26,15 @@ _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
 """Bars of a modulus or a norm, around which a browser would leave the room of an operator."""
 
 
-def page(markdown: str, folder: Path) -> str:
-    """``markdown`` as an HTML document; pictures are read relative to ``folder`` and put into the page."""
+def page(markdown: str, pictures: Mapping[str, Path]) -> str:
+    """``markdown`` as an HTML document with ``pictures`` (files by link) inside it. No other file is read, whatever is linked."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     parser = _parser()
     tokens = shape.shaped(parser.parse(markdown))
     headings = shape.headings(tokens)
-    body = parser.renderer.render(tokens, parser.options, {"folder": folder})
+    body = parser.renderer.render(tokens, parser.options, {"pictures": pictures})
     script = (ROOM / "page.js").read_text(encoding="utf-8").strip()
     environment = Environment(
         loader=FileSystemLoader(ROOM), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -57,6 +58,7 @@ def _parser() -> MarkdownIt:
     parser.block.ruler.before("html_block", "details", shape.details)
     parser.add_render_rule("details_open", _details)
     parser.add_render_rule("figure", _figure)
+    parser.add_render_rule("image", _image)
     parser.add_render_rule("heading_close", _heading_close)
     parser.add_render_rule("table_open", _table_open)
     parser.add_render_rule("table_close", _table_close)
@@ -96,8 +98,15 @@ def _table_close(*_: Any) -> str:
     return "</table>\n</div>\n"
 
 
-def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Path]) -> str:
-    caption, source = escape(tokens[at].content), embedded(env["folder"], str(tokens[at].attrs["src"]))
+def _image(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
+    return escape(tokens[at].content)
+
+
+def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Mapping[str, Path]]) -> str:
+    caption, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
+    if path is None:
+        return f"<p>{caption}</p>\n"
+    source = embedded(path)
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
         f'<img alt="{caption}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 HEAVY = 1_500_000
 """Bytes from which a drawing is left for its bitmap: one of very many points."""
 
 
-def embedded(folder: Path, link: str) -> str:
-    """The picture that ``link`` names, relative to ``folder``, as a data URI."""
-    path = folder / unquote(link)
+def embedded(path: Path) -> str:
+    """The picture at ``path`` as a data URI."""
     drawing = path.with_suffix(".svg")
     if drawing.is_file() and drawing.stat().st_size <= HEAVY:
         return _uri("image/svg+xml", _lean(drawing.read_text(encoding="utf-8")).encode())

@@ -14,7 +14,7 @@ from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
-DENSE = ("Linear", "Conv1D", "RoundedInputs")
+DENSE = ("Linear", "Conv1D")
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ class Engine(Protocol):
 
 def products(model: Any) -> str:
     """Such as ``int8 torch _weight_int8pack_mm … ×210, dense torch linear ×1``; nothing for a model of floats."""
-    kinds = Counter(getattr(module, "kernel", "") for module in model.modules() if type(module).__name__ not in DENSE)
-    named = {name: count for name, count in kinds.items() if name}
-    if not named:
-        return ""
+    from sparsebench.models.quantized_linear import QuantizedLinear
+
+    kinds = Counter(module.kernel for module in model.modules() if isinstance(module, QuantizedLinear))
     dense = sum(type(module).__name__ in DENSE for module in model.modules())
-    named |= {"dense torch linear": dense} if dense else {}
-    return ", ".join(f"{name} ×{count}" for name, count in named.items())
+    found = [*kinds.items(), *[("dense torch linear", dense)] * bool(dense)] if kinds else []
+    return ", ".join(f"{name} ×{count}" for name, count in found)
 
 
 class Wrapping:

@@ -1,0 +1,10 @@
+-- Macros of this file that DuckDB would call in place of its own functions, and types in place of its own. No function is named
+-- here without its catalog: a macro must not stand in for what looks for it.
+SELECT 'macro' AS kind, function_name AS name
+FROM system.main.duckdb_functions()
+WHERE NOT internal AND system.main.lower(function_name) IN (SELECT function_name FROM system.main.duckdb_functions() WHERE internal)
+UNION ALL
+SELECT 'type', type_name
+FROM system.main.duckdb_types()
+WHERE NOT internal
+ORDER BY ALL;

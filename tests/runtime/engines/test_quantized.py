@@ -1,0 +1,115 @@
+"""Engines on quantized folders: integer kernels, judged against the floats that they stand for, or refused before loading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsebench.errors import ParityError, UnsupportedError
+from sparsebench.models import quantized_linear
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
+from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.footprint import model_bytes
+from sparsebench.runtime.workload import inputs
+from sparsebench.steps.quantize.grid import Quantize
+from sparsebench.steps.quantize.sweep import run
+from tests.runtime.engines.pruned import FAMILIES, gpt2
+
+WORK = Workload(batch=1, prompt=12, generate=4)
+WAYS = {"int8": Quantize(), "int8-dynamic": Quantize("int8-dynamic"), "int4": Quantize("int4", 32, symmetric=False)}
+KERNELS = {"int8": "_weight_int8pack_mm", "int8-dynamic": "_int_mm", "int4": "_weight_int4pack_mm_for_cpu"}
+
+
+def quantized(dense: Path, family: str, way: Quantize, out: Path) -> Path:
+    found: list[object] = []
+    run(dense, family, {way: out}, None, lambda _, told: found.append(told))
+    assert not isinstance(found[0], Exception), found
+    return out
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
+@pytest.mark.parametrize("bits", WAYS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_hf_multiplies_integers(
+    name: str, bits: str, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
+    family = FAMILIES.get(name, "decoder")
+    source = Source(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
+    found = engine("hf")
+    found.start(0, 1)
+    judged = found.parity(source, inputs(Checkpoint(dense).config, WORK, 0, "cpu"))
+    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance < 0.1 and not judged.wraps_only
+    loaded = found.load(source, 20, False)
+    assert loaded.module.dtype == getattr(torch, dtype)
+    assert KERNELS[bits] in found.kernel
+    plain = engine("hf").load(Source(dense, family, dtype), 20, True)
+    assert memory.tensor_bytes(loaded) < memory.tensor_bytes(plain)
+    memory.own(loaded.module)
+    assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
+
+
+def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> None:
+    source = Source(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
+    found = engine("deepspeed")
+    found.start(0, 1)
+    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance
+    found.load(source, 20, False)
+    assert "_weight_int8pack_mm" in found.kernel
+
+
+@pytest.mark.parametrize("bits", WAYS)
+def test_a_wrong_kernel_fails(bits: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = quantized_linear.LAYERS[bits]
+    right = layer.product
+    monkeypatch.setattr(layer, "product", lambda self, x: right(self, x).mul(1.2))
+    source = Source(quantized(tiny_llama, "decoder", WAYS[bits], tmp_path / "out"), "decoder")
+    with pytest.raises(ParityError, match="relative L2"):
+        engine("hf").parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "way", "named"),
+    [
+        ("sparse", 1, Quantize(), "sparse engine does not run int8"),
+        ("deepspeed-zero3", 1, Quantize("int4"), "does not run int4"),
+        ("deepspeed", 2, Quantize(), "2 ranks"),
+        ("hf", 1, Quantize(symmetric=False), "zero points"),
+        ("hf", 1, Quantize("int4", 20), "not of 20"),
+    ],
+)
+def test_what_no_kernel_takes_is_refused_by_name(name: str, ranks: int, way: Quantize, named: str) -> None:
+    config = {"quantization_config": way.scheme.config(["model.layers.0.mlp.up_proj.weight"])}
+    with pytest.raises(UnsupportedError, match=named):
+        check_supported(config, "decoder", Setting(name, ranks, WORK))
+    assert {row.name for row in engines().values() if "int8" in row.encodings} == {"deepspeed", "hf"}
+
+
+def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
+    from sparsebench.models.random_weights import write_random
+
+    config = {
+        "model_type": "bert", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 90, "max_position_embeddings": 32,
+    }  # fmt: skip
+    folder = quantized(write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="int4 kernel"):
+        engine("hf").load(Source(folder, "encoder"), 8, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hf", "deepspeed"])
+def test_a_quantized_variant_is_timed_beside_dense_floats(name: str, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out")
+    how = Setting(name, 1, WORK, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16")
+    found = {}
+    measure_latency(tiny_llama, [("variant", folder)], "decoder", how, found.__setitem__)
+    assert "_weight_int8pack_mm" in found["variant"].kernel and found["variant"].baseline == "paired"
+    assert found["variant"].parity is not None
+    weighed, dense = (measure_memory(one, "decoder", how) for one in (folder, tiny_llama))
+    assert weighed.per_rank[0].tensor_bytes < dense.per_rank[0].tensor_bytes

@@ -1,0 +1,216 @@
+"""Folders of quantized models: written, counted, reloaded bit for bit by our loader and by stock transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import auto_class
+from sparsebench.models.load import load_kernels, load_model
+from sparsebench.models.quantized import KEY, QuantizedCheckpoint, encoding_of, opened, scheme_of
+from sparsebench.models.quantized_linear import QuantizedLinear
+from sparsebench.models.topology import parts
+from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.quantize.grid import Quantize, nearest
+from sparsebench.steps.quantize.outputs import Evidence
+from sparsebench.steps.quantize.sweep import run
+from tests.runtime.engines.pruned import FAMILIES, gpt2
+
+NEAREST = [
+    Quantize(), Quantize(symmetric=False), Quantize("int8-dynamic"), Quantize("int8-dynamic", symmetric=False),
+    Quantize("int4", 32), Quantize("int4", 32, symmetric=False), Quantize("int4", 20), Quantize("int4", 20, symmetric=False),
+]  # fmt: skip
+GPTQ = [replace(way, rounding="gptq") for way in NEAREST[:6]] + [Quantize("int4", 32, "gptq", sparsity=0.5)]
+
+
+def calibrated(family: str) -> Calibrated:
+    ids = torch.randint(4, 90, (6, 24), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    second = {"decoder_input_ids": ids[:, :12], "decoder_attention_mask": mask[:, :12]} if "-" in family else {}
+    return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
+
+
+def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, Evidence]]:
+    folders = {way: out / str(place) for place, way in enumerate(ways)}
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    run(parent, family, folders, calibrated(family), found.__setitem__)
+    assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
+    assert all(isinstance(evidence, Evidence) for evidence in found.values()), found
+    return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
+
+
+def said(model: torch.nn.Module, family: str) -> torch.Tensor:
+    ids = torch.randint(4, 90, (2, 12), generator=torch.Generator().manual_seed(5))
+    more = {"decoder_input_ids": ids[:, :5]} if "-" in family else {}
+    with torch.no_grad():
+        out = model(input_ids=ids, **more)
+    return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float()
+
+
+@pytest.fixture(params=[*FAMILIES, "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    if request.param == "gpt2":
+        return gpt2(tmp_path / "gpt2"), "decoder"
+    return request.getfixturevalue(request.param), FAMILIES[request.param]
+
+
+@pytest.fixture
+def pruned(model: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
+    """Half of its weights are zero."""
+    folder, family = model
+    Sweep(folder, family, {Target("magnitude", 0.5, "layer"): tmp_path / "pruned"}).run(lambda *_: None)
+    return tmp_path / "pruned", family
+
+
+def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tmp_path: Path) -> None:
+    folder, family = pruned
+    before = Checkpoint(folder)
+    names = [name for name, part in parts(before, family).items() if part.prunable]
+    for way, (out, evidence) in made(folder, family, [*NEAREST, *GPTQ], tmp_path / "out").items():
+        after = opened(out)
+        assert isinstance(after, QuantizedCheckpoint) and after.quantized == set(names)
+        assert set(after.tensors) == set(before.tensors)
+        error = size = zeros = rounded = 0.0
+        for name, info in before.tensors.items():
+            old, new = before.load(name), after.load(name)
+            assert (new.dtype, new.shape) == (old.dtype, old.shape) and after.tensors[name].shape == info.shape
+            assert torch.equal(torch.cat(list(after.pieces(name))), new.reshape(-1))
+            if name not in names:
+                assert torch.equal(old, new)
+                continue
+            if not way.sparsity:
+                assert not bool(new[old == 0].any()), way
+            zeros += int((old == 0).sum())
+            rounded += int((new == 0).sum())
+            exact = after.codes(name).expanded(torch.float64)
+            error += float((old.double() - (exact.T if after.across else exact)).square().sum())
+            size += float(old.double().square().sum())
+        assert evidence.zeros + evidence.rounded_to_zero == rounded
+        assert evidence.zeros == zeros or way.sparsity
+        assert evidence.relative_error == pytest.approx((error / size) ** 0.5, rel=1e-4)
+        stored = sum(i.nbytes for n, i in after.stored.items() if n not in before.tensors or n in names)
+        assert evidence.bits_per_weight == pytest.approx(8 * stored / evidence.prunable)
+        assert evidence.bits_per_weight < (9.5 if "int8" in way.bits else 6.5)
+        assert evidence.tokens == (144 if way.rounding == "gptq" else 0)
+        text = json.loads((out / "sparsebench.json").read_text())
+        assert text["bits"] == way.bits and text["zeros"] == evidence.zeros and "transformers" in text["stock"]
+        json.dumps(asdict(evidence), allow_nan=False)
+
+
+def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Path) -> None:
+    folder, family = model
+    before = Checkpoint(folder)
+    for way, (out, _) in made(folder, family, NEAREST, tmp_path / "out").items():
+        assert encoding_of(opened(out).config) == way.bits and scheme_of(opened(out).config) == way.scheme
+        for dtype in ("auto", "float32"):
+            loaded = load_model(out, family, dtype)
+            held = {name: tensor for name, tensor in loaded.state_dict().items() if tensor.ndim == 2}
+            for name, part in parts(before, family).items():
+                if not part.prunable:
+                    continue
+                weights = before.load(name)
+                codes = nearest(weights.T if part.rows_last else weights, way.scheme)
+                wanted = next(tensor for key, tensor in held.items() if key == name or key.endswith("." + name))
+                assert torch.equal(wanted, codes.expanded(wanted.dtype)), name
+            assert loaded.dtype == (torch.float32 if dtype == "float32" else load_model(folder, family).dtype)
+
+
+@pytest.mark.parametrize("way", [way for way in NEAREST if way.group != 20 and (way.symmetric or way.group)])
+def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
+    folder, family = model
+    ((out, _),) = made(folder, family, [way], tmp_path / "out").values()
+    running, floats = load_kernels(out, family, "bfloat16"), load_model(out, family, "float32")
+    layers = [one for one in running.modules() if isinstance(one, QuantizedLinear)]
+    assert len(layers) == len(opened(out).quantized)  # type: ignore[attr-defined]
+    rounding = said(load_model(out, family, "bfloat16"), family) - said(floats, family)
+    difference = said(running, family) - said(floats, family)
+    assert float(difference.norm()) <= 2 * float(rounding.norm()) + 1e-4 * float(said(floats, family).norm())
+    assert sum(tensor.nbytes for layer in layers for tensor in layer.buffers()) < 0.8 * sum(
+        2 * layer.in_features * layer.out_features for layer in layers
+    )
+
+
+@pytest.mark.parametrize("way", NEAREST[:6])
+def test_stock_transformers_says_the_same(model: tuple[Path, str], tmp_path: Path, way: Quantize) -> None:
+    pytest.importorskip("compressed_tensors")
+    folder, family = model
+    ((out, evidence),) = made(folder, family, [way], tmp_path / "out").values()
+    config = json.loads((out / "config.json").read_text())
+    if config["model_type"] == "gpt2":
+        assert any("Conv1D" in note for note in evidence.notes)
+        return
+    assert not evidence.notes
+    stock = auto_class(family, config).from_pretrained(str(out), dtype="auto").eval()  # type: ignore[arg-type]
+    assert torch.equal(said(stock, family), said(load_model(out, family), family))
+
+
+def test_a_group_that_does_not_divide_is_said_to_be_ours_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    ((_, evidence),) = made(tiny_llama, "decoder", [Quantize("int4", 20)], tmp_path / "out").values()
+    assert any("groups of 20" in note for note in evidence.notes)
+
+
+def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
+    ((out, _),) = made(tiny_llama, "decoder", [Quantize()], tmp_path / "out").values()
+    with pytest.raises(ModelError, match=r"out/0: its weights are quantized already \(int8\)"):
+        run(out, "decoder", {Quantize("int4"): tmp_path / "again"}, None, lambda *_: None)
+    bare = tmp_path / "bare"
+    from sparsebench.models.checkpoint import CheckpointWriter
+
+    whole = Checkpoint(tiny_llama)
+    layout = [info for info in whole.tensors.values() if "layers" not in info.name]
+    with CheckpointWriter(bare, layout, tiny_llama) as writer:
+        for info in layout:
+            writer.write(info.name, whole.load(info.name))
+        writer.close()
+    with pytest.raises(ModelError, match="no prunable weights"):
+        run(bare, "decoder", {Quantize(): tmp_path / "none"}, None, lambda *_: None)
+    config = json.loads((out / "config.json").read_text())
+    config[KEY]["quant_method"] = "gptq"
+    with pytest.raises(UnsupportedError, match="gptq"):
+        encoding_of(config)
+
+
+def test_a_target_that_fails_fails_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    wrong, right = Quantize("int4", 30, "gptq", sparsity=0.5, pattern="2:4"), Quantize("int4", 32, "gptq")
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    targets = {wrong: tmp_path / "wrong", right: tmp_path / "right", Quantize(): tmp_path / "nearest"}
+    run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
+    assert isinstance(found[wrong], UnsupportedError) and "2:4" in str(found[wrong])
+    assert isinstance(found[right], Evidence) and isinstance(found[Quantize()], Evidence)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nearest", "right"]
+
+
+def test_gptq_without_text_is_refused_and_rounding_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
+    ways = [Quantize(rounding="gptq"), Quantize()]
+    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    run(tiny_llama, "decoder", {way: tmp_path / way.rounding for way in ways}, None, found.__setitem__)
+    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
+
+
+def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:
+    from tests.structure.test_assess import _changed
+
+    name = "encoder.layer.0.output.dense.weight"
+    folder = _changed(tiny_bert, tmp_path / "nan", **{name: torch.full((64, 128), torch.nan)})
+    found: list[object] = []
+    run(folder, "encoder", {Quantize(): tmp_path / "out"}, None, lambda _, told: found.append(told))
+    assert isinstance(found[0], ModelError) and name in str(found[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_structure_counts_the_zeros_of_a_quantized_folder(tiny_bert: Path, tmp_path: Path) -> None:
+    from sparsebench.structure.assess import assess
+
+    ((out, evidence),) = made(tiny_bert, "encoder", [Quantize("int4", 32)], tmp_path / "out").values()
+    found = [tensor for tensor in assess(out, "encoder", [], []).tensors if tensor.prunable]
+    assert sum(tensor.count for tensor in found) == evidence.prunable
+    assert sum(tensor.zeros for tensor in found) == evidence.zeros + evidence.rounded_to_zero

@@ -1,0 +1,59 @@
+"""Text of others does nothing where it is shown."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from sparsebench import escape
+
+MARKS = st.text(st.sampled_from("ab1 \\`*_[](){}<>&|$~!#+-=.:/\"'\n\t\x1b\x9b\u202e\xa0é"), max_size=30)
+PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def shown(markdown: str) -> tuple[set[str], str]:
+    """What kinds of token there are in a paragraph's line, and what is read there."""
+    (inline,) = [token for token in PARSER.parse(markdown) if token.type == "inline"]
+    children = inline.children or []
+    return {child.type for child in children}, "".join(child.content for child in children)
+
+
+@given(MARKS)
+def test_markdown_says_the_same_and_does_nothing(text: str) -> None:
+    kinds, said = shown(f"{escape.markdown(text)}x")
+    assert kinds <= {"text", "text_special"}
+    assert said == escape.visible(re.sub(r"\s+", " ", text)).lstrip() + "x"
+    assert [token.type for token in PARSER.parse(f"{escape.markdown(text)}x")] == [
+        "paragraph_open",
+        "inline",
+        "paragraph_close",
+    ]
+
+
+@given(MARKS, MARKS)
+def test_cells_stay_cells(first: str, second: str) -> None:
+    for write in (escape.markdown, escape.code):
+        tokens = PARSER.parse(f"| h | h |\n| - | - |\n| {write(first)} | {write(second)} |\n")
+        cells = [token for token in tokens if token.type == "inline"]
+        assert len(cells) == 4
+        assert {child.type for cell in cells for child in cell.children or []} <= {
+            "text",
+            "text_special",
+            "code_inline",
+        }
+
+
+@pytest.mark.parametrize(
+    "text", ["arc_easy", "3.11.7", "-1.5", "wanda/row 2:4", "+0.3", "torch 2.8.0+cpu", "é – ×", "(a)"]
+)
+def test_what_is_harmless_stays_as_it_is(text: str) -> None:
+    assert escape.markdown(text) == text == escape.visible(text)
+    assert escape.code(text) == f"`{text}`"
+
+
+def test_a_terminal_is_sent_nothing_that_it_obeys() -> None:
+    assert escape.visible("\x1b]0;t\x07\x9b31m\r\u202e\n×") == r"\x1b]0;t\x07\x9b31m\r\u202e" + "\n×"
