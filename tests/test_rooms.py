@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
-    "errors", "environment", "plugins", "children", "manifest", "sources", "native", "models", "sparsify", "structure", "storage",
-    "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
+    "errors", "bounded", "environment", "plugins", "children", "manifest", "sources", "native", "models", "sparsify", "structure",
+    "storage", "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 

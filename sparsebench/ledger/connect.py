@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsebench import environment
 from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ BIRTH = 1.0
 """Seconds for which a file without a valid header may be one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+ABANDONED: list[duckdb.DuckDBPyConnection] = []
+"""Connections whose call does not come back: to close one would be to wait for it."""
+MEMORY = 4_000_000_000
+"""Bytes that a query may take, or half of the machine's if that is less. Nothing is spilled to the disk."""
 _SEALED: Config = {
+    "max_temp_directory_size": "0B",
     "enable_external_access": "false",
     "lock_configuration": "true",
     "python_enable_replacements": "false",
@@ -53,11 +59,13 @@ def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.
         raise LedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    connection = _open(path, True, _SEALED if sealed else {}, patience)
+    limit = min(MEMORY, environment.memory()[0] // 2)
+    connection = _open(path, True, _SEALED | {"memory_limit": f"{limit}B"} if sealed else {}, patience)
     try:
         yield connection
     finally:
-        connection.close()
+        if connection not in ABANDONED:
+            connection.close()
 
 
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import LedgerError
 
 FORMAT = 1
@@ -72,22 +72,18 @@ def _is_record(path: Path) -> bool:
 
 def _texts(path: Path) -> Iterator[str]:
     if not path.name.endswith(".zst"):
-        yield path.read_text(encoding="utf-8")
+        yield bounded.whole(path, LedgerError)
         return
     import zstandard
 
     try:
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as plain:
-            yield from io.TextIOWrapper(plain, encoding="utf-8")
+        yield from bounded.lines(path, LedgerError)
     except zstandard.ZstdError as error:
         raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
 
 
 def _parse(text: str, where: Path | str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise LedgerError(f"{where}: not JSON ({error})", "remove the file, or copy it again") from error
+    record = bounded.parse(text, where, LedgerError, "remove the file, or copy it again")
     if not isinstance(record, dict) or "format" not in record:
         raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] > FORMAT:

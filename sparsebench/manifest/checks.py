@@ -164,17 +164,16 @@ def _sweeps(data: Any, positions: Positions) -> Iterator[Problem]:
 def _runtime(data: Any, positions: Positions) -> Iterator[Problem]:
     """What is measured must be among what is made."""
     entries = _entries(data, "sparsify")
-    methods = list({text: "" for at, entry in entries for _, text in _each(at, entry, "method", str)})
-    shares = [0, *(share for at, entry in entries for _, share in _each(at, entry, "sparsity", int, float))]
+    methods = {text: "" for at, entry in entries for _, text in _each(at, entry, "method", str)}
+    shares = {0, *(share for at, entry in entries for _, share in _each(at, entry, "sparsity", int, float))}
     patterns = [text for at, entry in entries for _, text in _each(at, entry, "pattern", str)]
-    shares += [pattern_sparsity(text) for text in patterns if is_nm(text)]
-    made = ", ".join(f"{share:g}" for share in sorted(set(shares)) if 0 <= share <= 1)
+    shares |= {pattern_sparsity(text) for text in patterns if is_nm(text)}
+    made = ", ".join(f"{share:g}" for share in sorted(shares) if 0 <= share <= 1)
     for at, block in _blocks(data):
         for place, name in _each(at, block, "methods", str):
             if name not in methods:
-                yield positions.problem(
-                    place, f"no `sparsify` entry has the method `{name}`", one_of(methods), did_you_mean(name, methods)
-                )
+                message = f"no `sparsify` entry has the method `{name}`"
+                yield positions.problem(place, message, one_of(list(methods)), did_you_mean(name, methods))
         for place, share in _each(at, block, "sparsity", int, float):
             if 0 <= share <= 1 and share not in shares:
                 yield positions.problem(place, f"no `sparsify` entry has the sparsity {share:g}", f"one of {made}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsebench.manifest.nodes import At, Positions, dotted
-from sparsebench.manifest.problems import Problem, closest, did_you_mean, one_of
+from sparsebench.manifest.problems import MOST, Problem, closest, did_you_mean, one_of
 from sparsebench.manifest.schema import Manifest
 
 _EXPECTED = {
@@ -29,8 +30,8 @@ _EXPECTED = {
 
 
 def explain(error: ValidationError, data: Any, positions: Positions) -> Iterator[Problem]:
-    """Every error as a problem. A missing key that is there misspelt is told once, as the misspelling."""
-    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)]
+    """The first errors as problems. A missing key that is there misspelt is told once, as the misspelling."""
+    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
     misspelt = {(*at[:-1], closest(str(at[-1]), keys(at[:-1]))) for at in unknown}
     for detail, at in details:
@@ -66,7 +67,7 @@ def _words(detail: ErrorDetails, at: At, written: str) -> tuple[str, str, str]:
 
 def keys(at: At) -> dict[str, str]:
     """The keys that the mapping at ``at`` may have, each with its explanation."""
-    root = Manifest.model_json_schema()
+    root = _schema()
     options = [root]
     for part in at:
         step = "items" if isinstance(part, int) else "properties"
@@ -75,6 +76,11 @@ def keys(at: At) -> dict[str, str]:
             [one if step == "items" else one[part] for one in found if step == "items" or part in one], root
         )
     return {key: one.get("description", "") for option in options for key, one in option.get("properties", {}).items()}
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Manifest.model_json_schema()
 
 
 def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,10 +15,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.building import beside
 
@@ -68,16 +70,44 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= size - 8:
+        if not 0 < length <= min(size - 8, bounded.HEADER):
             raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ModelError(f"{path}: its safetensors header is not JSON ({error})", "fetch the file again") from error
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if 8 + length + end != size:
-        raise ModelError(f"{path}: {size} bytes where its header promises {8 + length + end}", "fetch the file again")
+        header = bounded.parse(file.read(length), f"{path}: its safetensors header", ModelError, "fetch the file again")
+    tensors = tensor_infos(header, 8 + length, path)
+    end = tensors[-1].end if tensors else 8 + length
+    if end != size:
+        raise ModelError(f"{path}: {size} bytes where its header promises {end}", "fetch the file again")
     return header, 8 + length
+
+
+def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
+    """The tensors of the safetensors header of ``path`` in data order; ``start`` is where its data begin.
+
+    Raises ModelError naming the tensor that begins before the last one ends, or whose shape takes other
+    bytes: what a header promises is true before anything is made as large as it says.
+    """
+    try:
+        named = [(entry["data_offsets"], name, entry) for name, entry in header.items() if name != "__metadata__"]
+        named.sort(key=itemgetter(0))
+        found, last = [], start
+        for (begin, end), name, entry in named:
+            info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
+            if info.begin < last or not _fits(info):
+                where = f"{path}: {name[:80]}: {info.dtype} {info.shape} at bytes {begin} to {end}"
+                raise ModelError(f"{where} cannot be", "fetch the file again")
+            last = info.end
+            found.append(info)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", "fetch the file again") from error
+    return found
+
+
+def _fits(info: TensorInfo) -> bool:
+    """Whether a tensor's shape takes the bytes it has; of a dtype that is not known, whether it may."""
+    if len(info.shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
+        return False
+    size = ITEM_SIZE.get(info.dtype)
+    return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
 
 
 class Checkpoint:
@@ -91,7 +121,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json, as it is."""
-        return read_object(self.folder / "config.json")
+        return bounded.read_object(self.folder / "config.json")
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -111,10 +141,7 @@ class Checkpoint:
         found: dict[str, TensorInfo] = {}
         for file in self.files:
             header, start = read_header(self.folder / file)
-            entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-            for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
-                begin, end = entry["data_offsets"]
-                found[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end)
+            found |= {info.name: info for info in tensor_infos(header, start, self.folder / file)}
         return found
 
     def load(self, name: str) -> torch.Tensor:
@@ -322,21 +349,10 @@ class CheckpointWriter:
         self.open[name].write(struct.pack("<Q", len(text)) + text)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
-    return found
-
-
 def shards(index: Path) -> tuple[str, ...]:
     """The names of the weight files that an index lists, in order. Raises ModelError where it is none."""
-    named = read_object(index).get("weight_map")
-    if not isinstance(named, dict):
+    named = bounded.read_object(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
     return tuple(sorted(set(named.values())))
 

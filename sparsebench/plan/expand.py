@@ -59,6 +59,23 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], text: st
     )
 
 
+def count(manifest: Manifest) -> int:
+    """How many cells ``expand`` makes at most: as many where no ``runtime`` block is kept to some variants."""
+    timed = 2 * sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
+    found = 0
+    for model in manifest.models:
+        entries = [entry for entry in manifest.sparsify if entry.models is None or model.name in entry.models]
+        each = 3 + len(manifest.benchmarks.of(model.family)) + timed
+        found += (1 + sum(map(_swept, entries))) * each
+    return found
+
+
+def _swept(entry: Sparsify) -> int:
+    """How many ``targets`` an entry has."""
+    shares = sum(1 if is_nm(pattern) else len(entry.sparsity or []) for pattern in entry.patterns)
+    return len(entry.granularity or [None]) * len(entry.allocation) * shares
+
+
 def resolved(calibration: schema.Calibration, seed: int) -> Calibration:
     """A manifest's calibration with its defaults filled in."""
     default = calibration.source is None

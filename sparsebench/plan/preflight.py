@@ -6,14 +6,13 @@ hub's moving names mean is pinned in a lock file beside the manifest.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, sources
+from sparsebench import benchmarks, bounded, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
@@ -22,7 +21,7 @@ from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.blocks import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.models.families import family_of
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.expand import Plan, count, expand
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
@@ -70,6 +69,7 @@ def prepare(request: Request) -> Prepared:
     """
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
+    _limited(loaded, manifest)
     cache = sources.Cache()
     manifest, revisions, configs, text = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
@@ -80,6 +80,19 @@ def prepare(request: Request) -> Prepared:
         folder = work / "models" / plan.dense[model.name].id
         sizes[model.name] = model_size(model, configs.get(model.name), folder)
     return Prepared(request, manifest, plan, ledger_path(request.ledger, manifest.ledger), work, cache, sizes)
+
+
+def _limited(loaded: Loaded, manifest: Manifest) -> None:
+    """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
+    if (cells := count(manifest)) > bounded.CELLS:
+        message = f"the lists of `sparsify`, `benchmarks` and `runtime` multiply to {cells:,} cells"
+        raise ManifestError(
+            [
+                loaded.problem(
+                    ("sparsify",), message, f"at most {bounded.CELLS:,}", "shorten them, or split the manifest"
+                )
+            ]
+        )
 
 
 def checks() -> Checks:
@@ -114,12 +127,8 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not JSON ({error})", "remove it: names such as @main are then resolved anew"
-            ) from error
+        hint = "remove it: names such as @main are then resolved anew"
+        self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
     def pinned(self, source: sources.Source, cache: sources.Cache, offline: bool) -> sources.Source:
         """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""

@@ -7,14 +7,13 @@ fetched: safetensors if there are any, else PyTorch's; never Flax, TensorFlow or
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sparsebench import bounded
 from sparsebench.errors import SourceError
-from sparsebench.sources.cache import read_json
 from sparsebench.sources.notation import Source
 
 T = TypeVar("T")
@@ -65,13 +64,13 @@ def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
     revision = commit(source, offline)
     cached = try_to_load_from_cache(source.repo, "config.json", revision=revision)
     if isinstance(cached, str):
-        return read_json(Path(cached))
+        return bounded.read_object(Path(cached), SourceError)
     if offline or _hub_is_offline():
         return None
     path = _asking(
         source, lambda: hf_hub_download(source.repo, "config.json", revision=revision, etag_timeout=_TIMEOUT)
     )
-    return read_json(Path(path))
+    return bounded.read_object(Path(path), SourceError)
 
 
 def size(source: Source, offline: bool = False) -> int | None:
@@ -133,7 +132,7 @@ def missing_weights(folder: Path) -> str | None:
         if (folder / single).is_file():
             return None
         if (folder / index).is_file():
-            names = set(json.loads((folder / index).read_text())["weight_map"].values())
+            names = set(bounded.read_object(folder / index, SourceError).get("weight_map", {}).values())
             return next((name for name in sorted(names) if not (folder / name).is_file()), None)
     return _SAFETENSORS[0]
 
