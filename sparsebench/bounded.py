@@ -35,7 +35,7 @@ DEPTH = 100
 """Lists and objects within each other."""
 COLUMNS = 10_000
 """Columns of a CSV file."""
-FREE, RATIO, UNPACKED = 64 * MB, 200, 4000 * MB
+FREE, RATIO, UNPACKED = 8 * MB, 200, 4000 * MB
 """A compressed file may unpack to FREE bytes, or to RATIO times its size if that is more; text to no more than UNPACKED.
 Compressed records grow up to 50 times."""
 TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
@@ -113,40 +113,35 @@ def whole(path: Path, wrong: type[SparsebenchError]) -> str:
 @contextmanager
 def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
     with path.open("rb") as packed:
-        if path.suffix.lower() == ".gz":
-            yield _text(gzip.GzipFile(fileobj=packed), path, wrong)
-        elif path.suffix.lower() == ".zst":
-            import zstandard
-
-            yield _text(zstandard.ZstdDecompressor().stream_reader(packed), path, wrong)
-        else:
-            yield io.TextIOWrapper(packed, encoding="utf-8")
+        suffix = path.suffix.lower()
+        if suffix in (".gz", ".zst"):
+            # Unpacking is fast and what follows is not: it begins when the size is known.
+            _weigh(_plain(packed, suffix), path, wrong)
+            packed.seek(0)
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
 
 
-def _text(plain: Any, path: Path, wrong: type[SparsebenchError]) -> TextIO:
-    return io.TextIOWrapper(io.BufferedReader(_Unpacking(plain, path, wrong), 1 << 18), encoding="utf-8")
+def _plain(packed: BinaryIO, suffix: str) -> Any:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=packed)
+    if suffix == ".zst":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().stream_reader(packed, closefd=False)
+    return packed
 
 
-class _Unpacking(io.RawIOBase):
-    """What a decompressor gives, as long as that is not too much."""
-
-    def __init__(self, plain: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> None:
-        self.plain, self.path, self.wrong = plain, path, wrong
-        self.limit = self.left = min(UNPACKED, unpacked(path.stat().st_size))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        got: int = self.plain.readinto(buffer)  # type: ignore[attr-defined]
-        self.left -= got
-        if self.left < 0:
-            raise self.wrong(
-                f"{self.path}: unpacks to more than {self.limit / MB:,.0f} MB, the limit for {RATIO} times its size, "
-                f"at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB",
+def _weigh(plain: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> None:
+    """Raise ``wrong`` where there is more in a compressed file than may be."""
+    left = limit = min(UNPACKED, unpacked(path.stat().st_size))
+    while size := len(plain.read(1 << 20)):
+        left -= size
+        if left < 0:
+            raise wrong(
+                f"{path}: unpacks to more than {limit / MB:,.0f} MB, the limit for its size "
+                f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
                 "unpack it yourself if you trust it",
             )
-        return got
 
 
 def _measure(value: Any) -> None:

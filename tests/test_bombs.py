@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import bounded, sources
+from sparsebench import sources
 from sparsebench.benchmarks import cmudict
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError
@@ -104,16 +104,15 @@ def test_of_many_problems_some_are_shown_and_the_rest_counted(tmp_path: Path) ->
     assert len(caught.value.problems) == 30
 
 
-@pytest.mark.parametrize("rehearse", [False, True])
-def test_lists_that_multiply_are_refused_before_they_are_written_out(rehearse: bool, tmp_path: Path) -> None:
+def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(
         HEAD
         + f"sparsify: [{{method: magnitude, sparsity: {[n / 2000 for n in range(1, 1500)]}, granularity: [row, layer]}}]\n"
-        f"runtime: {{ranks: {list(range(1, 200))}, workloads: [{{name: w}}]}}\n".replace(", workloads: [{name: w}]", "")
+        f"runtime: {{ranks: {list(range(1, 200))}}}\n"
     )
     with refused(path, "sparsify", "cells", kind=ManifestError):
-        preflight(Request(path, rehearse=rehearse, full=True))
+        preflight(Request(path))
 
 
 def deep(bracket: str) -> str:
@@ -221,15 +220,18 @@ def squeezed(suffix: str, plain: bytes, times: int) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("plain", [bytes(4_000_000), b'{"text": "a"}\n' * 300_000, b"\n" * 4_000_000], ids=str)
+@pytest.mark.parametrize(
+    "plain",
+    [bytes(4_000_000), b'{"text": "a"}\n' * 300_000, b"\n" * 4_000_000],
+    ids=["zeros", "rows", "blank lines"],
+)
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "txt"])
 def test_compressed_text(kind: str, suffix: str, plain: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"t.{kind}{suffix}"
     path.write_bytes(squeezed(suffix, plain, 60))
     with refused(path):
-        for line in bounded.lines(path, SourceError):
-            assert line
+        read_texts(path)
 
 
 @pytest.mark.parametrize("name", ["r.json.zst", "r.jsonl.zst"])
@@ -250,7 +252,7 @@ def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
     import lzma
 
     path = tmp_path / name
-    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(100_000_000)))  # type: ignore[attr-defined]
+    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))  # type: ignore[attr-defined]
     with refused(path, kind=SourceError):
         read_texts(path)
 
@@ -274,13 +276,13 @@ def test_columns(form: str, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     path = tmp_path / f"t.{form}"
-    rows = pa.table({"text": pa.array(["a" * 1_000_000] * 200)})
+    rows = pa.table({"text": pa.array(["a" * 200_000] * 100)})
     if form.endswith("parquet"):
         repeated = form.startswith("dictionary")
         pq.write_table(rows, path, compression="zstd", use_dictionary=repeated, dictionary_pagesize_limit=1 << 24)
     else:
         if form.startswith("repeated"):
-            rows = pa.table({"text": pa.array(["a" * 1_000_000] * 200).dictionary_encode()})
+            rows = pa.table({"text": pa.array(["a" * 200_000] * 100).dictionary_encode()})
         make = pa.ipc.new_stream if form.startswith("stream") else pa.ipc.new_file
         with make(str(path), rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
             file.write_table(rows)

@@ -30,7 +30,7 @@ _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 ABANDONED: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not come back: to close one would be to wait for it."""
 MEMORY = 4_000_000_000
-"""Bytes that a query may take, or half of the machine's if that is less. Nothing is spilled to the disk."""
+"""Bytes that a query may take at most; half of the machine's if that is less. Nothing is spilled to the disk."""
 _SEALED: Config = {
     "max_temp_directory_size": "0B",
     "enable_external_access": "false",
@@ -59,13 +59,17 @@ def reader(path: Path, patience: float, sealed: bool = True) -> Iterator[duckdb.
         raise LedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    limit = min(MEMORY, environment.memory()[0] // 2)
-    connection = _open(path, True, _SEALED | {"memory_limit": f"{limit}B"} if sealed else {}, patience)
+    connection = _open(path, True, _SEALED | {"memory_limit": f"{memory()}B"} if sealed else {}, patience)
     try:
         yield connection
     finally:
         if connection not in ABANDONED:
             connection.close()
+
+
+def memory() -> int:
+    """Bytes that a query may take."""
+    return min(MEMORY, environment.memory()[0] // 2)
 
 
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:

@@ -165,6 +165,11 @@ def _explained(error: Exception) -> QueryError:
         # DuckDB indents the mark by the length of its own "LINE n: ".
         mark = place[3][len(f"LINE {place[1]}: ") :]
         what = f"line {place[1]}: {what}\n  {place[2]}\n  {mark}"
+    if text.startswith("Out of Memory"):
+        return QueryError(
+            f"the query needs more memory than it may have ({connect.memory() / 1e9:.1f} GB)",
+            "select fewer rows or columns, or aggregate before you join and sort",
+        )
     if "read-only mode" in what or "disabled by configuration" in what or "been locked" in what:
         return QueryError(what, "queries only read this ledger; `sparsebench export` writes other formats")
     meant = _MEANT.search(text)

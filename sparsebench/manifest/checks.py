@@ -28,9 +28,8 @@ class Checks:
     """What later rooms know.
 
     ``method_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
-    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles
-    what counts as a task where that is more than the listed names; ``task_families`` tells whom a known task is
-    for, ``granularities`` what a known method can compare weights within.
+    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot.
+    ``task_families`` tells whom a known task is for, ``granularities`` what a known method can compare weights within.
     """
 
     method_names: Callable[[], Collection[str]]
@@ -39,7 +38,6 @@ class Checks:
     task_names: Callable[[], Collection[str]]
     parse_source: Callable[[Any], object]
     family_of: FamilyOf
-    task_known: Callable[[str], bool] | None = None
     task_families: Callable[[str], Collection[str]] | None = None
     granularities: Callable[[str], Collection[str]] | None = None
 
@@ -212,11 +210,10 @@ def _named(
 
 
 def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
-    known = checks.task_known or (lambda task: task in checks.task_names())
     families = checks.task_families or (lambda task: FAMILIES)
     for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
         for place, task in _each(at, entry, "task", str):
-            if not known(task):
+            if task not in checks.task_names():
                 names = [*checks.task_names()]
                 yield positions.problem(place, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
             elif family not in families(task):

@@ -7,7 +7,6 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from sparsebench.errors import UserError
 
@@ -72,10 +71,10 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that resembles ``word`` most, if any is close; of very many, one that begins like it."""
     if len(word) > LONGEST:
         return None
-    names = {name.casefold(): name for name in known}
-    if len(names) > _COMPARED:
-        alike = (name for name in names if name[:2] == word.casefold()[:2])
-        names = {name: names[name] for name in islice(alike, _COMPARED)}
+    all_names = list(known)
+    if len(all_names) > _COMPARED:
+        all_names = [name for name in all_names if name[:2].casefold() == word[:2].casefold()][:_COMPARED]
+    names = {name.casefold(): name for name in all_names}
     close = difflib.get_close_matches(word.casefold(), names, n=1)
     return names[close[0]] if close else None
 

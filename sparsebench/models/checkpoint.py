@@ -93,8 +93,9 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
         for (begin, end), name, entry in named:
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
             if info.begin < last or not _fits(info):
-                where = f"{path}: {name[:80]}: {info.dtype} {info.shape} at bytes {begin} to {end}"
-                raise ModelError(f"{where} cannot be", "fetch the file again")
+                told = f"{name[:80]}: {info.dtype} {info.shape}"[:200]
+                message = f"{path}: {told} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
+                raise ModelError(message, "fetch the file again")
             last = info.end
             found.append(info)
     except (AttributeError, LookupError, TypeError, ValueError) as error:

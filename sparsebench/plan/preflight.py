@@ -6,6 +6,7 @@ hub's moving names mean is pinned in a lock file beside the manifest.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,10 +102,9 @@ def checks() -> Checks:
         method_names=methods,
         engine_names=engines,
         format_names=formats,
-        task_names=benchmarks.names,
+        task_names=functools.cache(lambda: dict.fromkeys(benchmarks.names())),  # thousands, read from a file
         parse_source=sources.parse,
         family_of=family_of,
-        task_known=benchmarks.known,
         task_families=benchmarks.families,
         granularities=lambda name: methods()[name].granularities,
     )

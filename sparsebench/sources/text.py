@@ -116,8 +116,15 @@ def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    tabs = ".tsv" in map(str.lower, path.suffixes)
-    rows = csv.DictReader(bounded.lines(path, SourceError), delimiter="\t" if tabs else ",")
+    between = "\t" if ".tsv" in map(str.lower, path.suffixes) else ","
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(bounded.lines(path, SourceError), start=1):
+            if line.count(between) > bounded.VALUES:
+                raise SourceError(f"{path}:{number}: more than {bounded.VALUES:,} values", "shorten the line")
+            yield line
+
+    rows = csv.DictReader(lines(), delimiter=between)
     if len(rows.fieldnames or ()) > bounded.COLUMNS:
         raise SourceError(f"{path}: more than {bounded.COLUMNS:,} columns", "keep the ones with text")
     for row in rows:
@@ -156,12 +163,20 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
 
 
 def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
-    """The rows of Arrow's batches, some at a time: values that are stored once may stand in every row."""
+    """The rows of Arrow's batches, some at a time: what is stored once in a dictionary may stand in every row."""
+    import pyarrow as pa
+
     total = 0
     for batch in batches:
         batch.validate(full=True)
-        for start in range(0, batch.num_rows, _ROWS):
-            rows = batch.slice(start, _ROWS)
+        coded = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
+        longest = sum(batch[name].dictionary.nbytes for name in coded)
+        step = max(1, min(_ROWS, bounded.FREE // (longest + 1)))
+        for start in range(0, batch.num_rows, step):
+            rows = batch.slice(start, step)
+            if coded:
+                plain = [rows[name].dictionary_decode() if name in coded else rows[name] for name in rows.schema.names]
+                rows = pa.RecordBatch.from_arrays(plain, rows.schema.names)
             total += rows.nbytes
             _limit(path, total)
             yield from rows.to_pylist()
