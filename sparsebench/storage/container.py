@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import TensorInfo, read_header
+from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import Coding, Part, item_size
 from sparsebench.storage.scratch import Scratch
@@ -121,14 +122,15 @@ def read(path: Path, coding: Coding) -> StoredFile:
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
             raise StorageError(f"{path}: checksum mismatch in the source file's header", again(coding))
-        infos = _infos(json.loads(text), 8 + len(text), path.name)
-        kept = json.loads(metadata["tensors"])
+        infos = tensor_infos(_parsed(text, path), 8 + len(text), path)
+        kept = _parsed(metadata["tensors"], path)
         entries = tuple(_entry(path, coding, info, kept[info.name], header, start) for info in infos)
     except ModelError as error:
         raise StorageError(error.message, again(coding)) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
         raise StorageError(wrong, again(coding)) from error
+    _believe(path, entries)
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
@@ -203,16 +205,28 @@ def _source(path: Path) -> tuple[bytes, list[TensorInfo]]:
     header, start = read_header(path)
     with path.open("rb") as file:
         prefix = file.read(start)
-    return prefix, _infos(header, start, path.name)
+    return prefix, tensor_infos(header, start, path)
 
 
-def _infos(header: dict[str, Any], start: int, file: str) -> list[TensorInfo]:
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    found = []
-    for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        found.append(TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end))
-    return found
+def _parsed(text: str | bytes, path: Path) -> Any:
+    return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
+
+
+def _believe(path: Path, entries: Sequence[Entry]) -> None:
+    """Raise StorageError for tensors that would take so much more memory than the file that it must be made up."""
+    size = path.stat().st_size
+    for entry in entries:
+        if entry.info.nbytes > max(bounded.TENSOR, bounded.ZEROS * entry.nbytes):
+            raise StorageError(
+                f"{path}: {entry.info.name[:80]}: {entry.nbytes:,} bytes that promise {entry.info.nbytes:,}, "
+                f"more than {bounded.ZEROS} times as many",
+                "do not trust this file",
+            )
+    if (total := max((entry.info.end for entry in entries), default=0)) > max(bounded.SHARD, bounded.ZEROS * size):
+        raise StorageError(
+            f"{path}: {size:,} bytes that promise {total:,}, more than {bounded.ZEROS} times as many",
+            "do not trust this file",
+        )
 
 
 def _entry(
