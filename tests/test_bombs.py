@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import struct
 import time
 import zipfile
@@ -36,6 +37,13 @@ from tests.sources.servers import wheel
 
 SECONDS, BYTES = 1.0, 500_000_000
 HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards: what is in it is large."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
 
 
 def status(key: str) -> int:
@@ -124,7 +132,7 @@ JSONS = {
     "objects": deep('{"a":'),
     "closed lists": "[" * 900 + "]" * 900,
     "values": "[" + "[]," * 10_000_000 + "[]]",
-    "size": '{"a": "' + "x" * 150_000_000 + '"}',
+    "size": '{"a": "' + "x" * 101_000_000 + '"}',
 }
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config.json": ("config.json", lambda path: Checkpoint(path.parent).config),

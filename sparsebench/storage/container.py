@@ -93,6 +93,7 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
         for info in infos:
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
             encoding, parts = coding.encode(bits, info, scratch)
+            _believe(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
@@ -130,7 +131,9 @@ def read(path: Path, coding: Coding) -> StoredFile:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
         raise StorageError(wrong, again(coding)) from error
-    _believe(path, entries)
+    for entry in entries:
+        _believe(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
+    _believe(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
@@ -212,21 +215,11 @@ def _parsed(text: str | bytes, path: Path) -> Any:
     return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
 
 
-def _believe(path: Path, entries: Sequence[Entry]) -> None:
-    """Raise StorageError for tensors that would take so much more memory than the file that it must be made up."""
-    size = path.stat().st_size
-    for entry in entries:
-        if entry.info.nbytes > max(bounded.TENSOR, bounded.ZEROS * entry.nbytes):
-            raise StorageError(
-                f"{path}: {entry.info.name[:80]}: {entry.nbytes:,} bytes that promise {entry.info.nbytes:,}, "
-                f"more than {bounded.ZEROS} times as many",
-                "do not trust this file",
-            )
-    if (total := max((entry.info.end for entry in entries), default=0)) > max(bounded.SHARD, bounded.ZEROS * size):
-        raise StorageError(
-            f"{path}: {size:,} bytes that promise {total:,}, more than {bounded.ZEROS} times as many",
-            "do not trust this file",
-        )
+def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> None:
+    """Raise StorageError for what would take so much more memory than the file that it must be made up."""
+    if promised > max(least, bounded.ZEROS * stored):
+        message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
+        raise StorageError(message, f"nothing of more than {least / bounded.MB:,.0f} MB is kept in so little")
 
 
 def _entry(
