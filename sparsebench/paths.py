@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import IO, Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, UserError
 
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
@@ -48,25 +48,14 @@ def check(folder: Path) -> None:
         if index.is_file():
             shards(index)
     settings = folder / "tokenizer_config.json"
-    names = read_object(settings).get("fast_tokenizer_files") if settings.is_file() else None
+    names = bounded.read_object(settings).get("fast_tokenizer_files") if settings.is_file() else None
     for name in names if isinstance(names, list) else ():
         plain(name, settings)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a model's JSON file. Raises ModelError, naming the file, where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})", "fetch the file again") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: it holds no object but a {type(found).__name__}", "fetch the file again")
-    return found
-
-
 def shards(index: Path) -> tuple[str, ...]:
     """The names of the weight files that an index lists, in order. Raises ModelError where it is none, or one leads away."""
-    named = read_object(index).get("weight_map")
+    named = bounded.read_object(index).get("weight_map")
     if not isinstance(named, dict):
         raise ModelError(f"{index}: no `weight_map`", "fetch the file again")
     return tuple(sorted({plain(name, index) for name in named.values()}))

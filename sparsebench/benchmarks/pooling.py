@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench import bounded
+from sparsebench.errors import UnsupportedError
 from sparsebench.paths import plain
 
 if TYPE_CHECKING:
@@ -86,9 +86,4 @@ def _mode(config: dict[str, Any], folder: Path) -> str:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error})", "fetch the model again") from error
+    return bounded.read_json(path) if path.is_file() else None

@@ -7,10 +7,12 @@ functions (``custom_dataset``) with the task's files by split, and gets its data
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sparsebench import bounded
+from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -71,7 +73,9 @@ def _data_set(data_files: Mapping[str, str], restored: Callable[[Document], Docu
 
 def _documents(file: str) -> list[Document]:
     """Each document once, in the order of the split."""
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        requests = [json.loads(line) for line in lines]
+    requests = [
+        bounded.parse(line, f"{file}:{number}", BenchmarkError, "fetch the file again")
+        for number, line in enumerate(bounded.lines(Path(file), BenchmarkError), 1)
+    ]
     found = {request["doc_id"]: request["doc"] for request in requests if request["doc_id"] < _WITHOUT_QUESTION}
     return [found[number] for number in sorted(found)]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsebench import environment
 from sparsebench.errors import LedgerError
 from sparsebench.paths import unlinked
 
@@ -27,7 +28,12 @@ BIRTH = 1.0
 """Seconds for which a file without a valid header may be one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+ABANDONED: list[duckdb.DuckDBPyConnection] = []
+"""Connections whose call does not come back: to close one would be to wait for it."""
+MEMORY = 4_000_000_000
+"""Bytes that a query may take at most; half of the machine's if that is less. Nothing is spilled to the disk."""
 _ALONE: Config = {
+    "max_temp_directory_size": "0B",
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -67,7 +73,7 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
         raise LedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
-    connection = _open(path, True, _SEALED if outlet is None else _ALONE, patience)
+    connection = _open(path, True, (_SEALED if outlet is None else _ALONE) | {"memory_limit": f"{memory()}B"}, patience)
     try:
         if outlet is not None:
             # Once access is off DuckDB takes no folder, and of options given together it sets that one first.
@@ -77,7 +83,13 @@ def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[
             connection.execute("SET lock_configuration = true")
         yield connection
     finally:
-        connection.close()
+        if connection not in ABANDONED:
+            connection.close()
+
+
+def memory() -> int:
+    """Bytes that a query may take."""
+    return min(MEMORY, environment.memory()[0] // 2)
 
 
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:

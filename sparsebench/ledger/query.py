@@ -7,10 +7,15 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import escape
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds to wait for a writer to let go of the file."""
+_ROWS = 2000
+"""Rows that are taken at once."""
+_STOPPING = 0.5
+"""Seconds that an interrupted query has to end."""
 _MEANT = re.compile(r"(?:Did you mean|Candidate bindings:) (.+)")
 _LINE = re.compile(r"LINE (\d+): (.*)\n(\s*\^+)")
 
@@ -38,16 +47,88 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The rows of a query that is still running; they come once."""
+
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[Any, ...]]
+
+
 def run(path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE) -> Table:
     """The rows of ``sql`` with its ``parameters``, which can read this ledger and nothing else.
 
     Raises QueryError for SQL that fails, with its line; LedgerError for a file that cannot be opened.
     """
+    with streaming(path, sql, parameters, patience) as found:
+        return Table(found.columns, tuple(found.rows))
+
+
+@contextmanager
+def streaming(
+    path: Path, sql: str, parameters: dict[str, Any] | None = None, patience: float = PATIENCE, timeout: float = 0
+) -> Iterator[Stream]:
+    """The rows of ``sql`` as they are made, as ``run`` gives them.
+
+    Raises QueryError also where DuckDB works for more than ``timeout`` seconds on them, unless that is 0.
+    """
+    import duckdb
+
     with reader(Path(path), patience) as connection:
-        migrate.stand_in(connection, sql)
-        cursor = connection.execute(sql, parameters)
-        names = tuple(column[0] for column in cursor.description or ())
-        return Table(names, tuple(cursor.fetchall()))
+        watched = _Watched(connection, timeout)
+        try:
+            migrate.stand_in(connection, sql)
+            cursor = watched.call(connection.execute, sql, parameters)
+            names = tuple(column[0] for column in cursor.description or ())
+            yield Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
+        except duckdb.Error as error:
+            raise _explained(error) from error
+
+
+class _Watched:
+    """Calls of one connection, which end when their time is over or the user interrupts.
+
+    Python handles a signal between two of its steps, and a query is a single one: so it runs in a thread of its own.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, timeout: float) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.spent = 0.0
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function`` returns or raises."""
+        found: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                found.set_result(function(*arguments))
+            except BaseException as error:
+                found.set_exception(error)
+
+        begun = time.monotonic()
+        Thread(target=work, daemon=True).start()
+        try:
+            result = found.result(self.timeout - self.spent if self.timeout else None)
+        except TimeoutError:
+            self._stop(found)
+            hint = "ask for less, or give it longer: --timeout SECONDS (0: no limit)"
+            raise QueryError(f"the query was stopped at its limit of {self.timeout:g} s", hint) from None
+        except KeyboardInterrupt:
+            self._stop(found)
+            raise
+        self.spent += time.monotonic() - begun
+        return result
+
+    def _stop(self, found: Future[Any]) -> None:
+        """Interrupt DuckDB until it listens, or give the connection up: a function of one huge value does not listen."""
+        last = time.monotonic() + _STOPPING
+        while not found.done():
+            self.connection.interrupt()
+            wait([found], 0.02)
+            if time.monotonic() > last:
+                connect.ABANDONED.append(self.connection)
+                return
 
 
 def describe(path: Path) -> Table:
@@ -55,8 +136,8 @@ def describe(path: Path) -> Table:
     return run(path, sqlfiles.read("describe"))
 
 
-def render(table: Table, shape: str) -> str:
-    """``table`` as csv, json (a list of objects) or markdown."""
+def render(table: Table | Stream, shape: str) -> Iterator[str]:
+    """``table`` as csv, json (a list of objects) or markdown, row by row."""
     return {"csv": _csv, "json": _json, "markdown": _markdown}[shape](table)
 
 
@@ -99,6 +180,11 @@ def _explained(error: Exception) -> QueryError:
         # DuckDB indents the mark by the length of its own "LINE n: ".
         mark = place[3][len(f"LINE {place[1]}: ") :]
         what = f"line {place[1]}: {what}\n  {place[2]}\n  {mark}"
+    if text.startswith("Out of Memory"):
+        return QueryError(
+            f"the query needs more memory than it may have ({connect.memory() / 1e9:.1f} GB)",
+            "select fewer rows or columns, or aggregate before you join and sort",
+        )
     if "read-only mode" in what or "disabled by configuration" in what or "been locked" in what:
         return QueryError(what, "queries only read this ledger; `sparsebench export` writes other formats")
     meant = _MEANT.search(text)
@@ -108,23 +194,30 @@ def _explained(error: Exception) -> QueryError:
     return QueryError(what, "`sparsebench sql` without a query lists the views and their columns")
 
 
-def _csv(table: Table) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows([_text(value) for value in row] for row in table.rows)
-    return out.getvalue()
+def _csv(table: Table | Stream) -> Iterator[str]:
+    for row in chain([table.columns], table.rows):
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerow([_text(value) for value in row])
+        yield out.getvalue()
 
 
-def _json(table: Table) -> str:
-    rows = [{name: _plain(value) for name, value in row.items()} for row in table.dicts()]
-    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+def _json(table: Table | Stream) -> Iterator[str]:
+    before = "["
+    for row in table.rows:
+        plain = {name: _plain(value) for name, value in zip(table.columns, row, strict=True)}
+        yield before + "\n" + textwrap.indent(json.dumps(plain, indent=1, ensure_ascii=False), " ")
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
 
 
-def _markdown(table: Table) -> str:
-    lines = (table.columns, *([_text(value) for value in row] for row in table.rows))
-    head, *rows = (["<br>".join(map(escape.markdown, word.split("\n"))) for word in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
+def _markdown(table: Table | Stream) -> Iterator[str]:
+    yield from map(_line, [table.columns, ["---"] * len(table.columns)])
+    for row in table.rows:
+        yield _line(["<br>".join(map(escape.markdown, _text(value).split("\n"))) for value in row])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _plain(value: Any) -> Any:

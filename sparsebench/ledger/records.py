@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
 
 FORMAT = 2
 """The record format that this program reads."""
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
-LONGEST = 256 * 2**20
-"""Bytes of one record, unpacked; the longest published one has half a million."""
 _LEVEL = 19
 _NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
 
@@ -79,34 +77,20 @@ def _below(folder: Path, names: str = "*") -> list[Path]:
     return found
 
 
-def _texts(path: Path) -> Iterator[bytes]:
-    """The records of a file, each at most LONGEST bytes long, also where few compressed bytes would make many."""
-    with path.open("rb") as file:
-        if not path.name.endswith(".zst"):
-            yield _bounded(file.read(LONGEST + 1), path)
-            return
-        import zstandard
+def _texts(path: Path) -> Iterator[str]:
+    if not path.name.endswith(".zst"):
+        yield bounded.whole(path, LedgerError)
+        return
+    import zstandard
 
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(file) as packed:
-                plain = io.BufferedReader(packed)
-                while text := plain.readline(LONGEST + 1):
-                    yield _bounded(text, path)
-        except zstandard.ZstdError as error:
-            raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
-
-
-def _bounded(text: bytes, path: Path) -> bytes:
-    if len(text) > LONGEST:
-        raise LedgerError(f"{path}: a record of more than {LONGEST:,} bytes", "remove the file, or copy it again")
-    return text
-
-
-def _parse(text: bytes, where: Path | str) -> dict[str, Any]:
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LedgerError(f"{where}: not JSON ({error})", "remove the file, or copy it again") from error
+        yield from bounded.lines(path, LedgerError)
+    except zstandard.ZstdError as error:
+        raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+
+
+def _parse(text: str, where: Path | str) -> dict[str, Any]:
+    record = bounded.parse(text, where, LedgerError, "remove the file, or copy it again")
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
+from sparsebench.errors import LedgerError
 from sparsebench.ledger import connect, derive, migrate, records, sqlfiles
 from sparsebench.ledger.records import bundle
 from sparsebench.run.records import statuses
@@ -56,7 +58,7 @@ class Ledger:
             migrate.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key || '.' || status || '.json' FROM base.records").fetchall())
         names = sorted(f"{cell}.{status}.json" for cell, status in statuses(folder).items())
-        return self.ingest(json.loads((folder / name).read_text()) for name in names if (name,) not in known)
+        return self.ingest(bounded.read_object(folder / n, LedgerError) for n in names if (n,) not in known)
 
     def rebuild(self, folders: Sequence[Path]) -> int:
         """Add every record below ``folders``, on top of what the ledger holds; how many were read.

@@ -20,6 +20,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
+from sparsebench.manifest.recipes import swept
 from sparsebench.manifest.schema import FAMILIES, Source
 
 
@@ -39,6 +40,8 @@ class Made(Protocol):
         """Its settings."""
 
 
+MOST_SWEPT = 10_000
+"""Versions that one step may ask for."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 
@@ -62,7 +65,6 @@ class Checks:
     task_names: Callable[[], Collection[str]]
     parse_source: Callable[[Any], object]
     family_of: FamilyOf
-    task_known: Callable[[str], bool] | None = None
     task_families: Callable[[str], Collection[str]] | None = None
 
 
@@ -234,6 +236,9 @@ def _step(
         yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
         return
     given = {key: value for key, value in step.items() if key not in (verb, "models")}
+    if swept(step) > MOST_SWEPT:
+        yield positions.problem(at, f"a step that stands for {swept(step):,} versions", f"at most {MOST_SWEPT:,}")
+        return
     try:
         made += checks.read_step(verb, name, given)
     except ValidationError as error:
@@ -288,11 +293,10 @@ def _named(
 
 
 def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
-    known = checks.task_known or (lambda task: task in checks.task_names())
     families = checks.task_families or (lambda task: FAMILIES)
     for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
         for place, task in _each(at, entry, "task", str):
-            if not known(task):
+            if task not in checks.task_names():
                 names = [*checks.task_names()]
                 yield positions.problem(place, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
             elif family not in families(task):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sparsebench.manifest.nodes import At, Positions, dotted
-from sparsebench.manifest.problems import Problem, closest, did_you_mean, one_of
+from sparsebench.manifest.problems import MOST, Problem, closest, did_you_mean, one_of
 from sparsebench.manifest.schema import Manifest
 
 _EXPECTED = {
@@ -36,11 +37,11 @@ def explain(
     model: type[BaseModel] = Manifest,
     more: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """Every error as a problem; ``data``, at ``base`` in the file, was to be a ``model``, which may have ``more`` keys.
+    """The first errors as problems; ``data``, at ``base`` in the file, was to be a ``model``, which may have ``more`` keys.
 
     A missing key that is there misspelt is told once, as the misspelling.
     """
-    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)]
+    details = [(detail, _place(detail, data)) for detail in error.errors(include_url=False)[:MOST]]
     unknown = [at for detail, at in details if detail["type"] == "extra_forbidden"]
     known = {at: {**keys(at[:-1], model), **dict.fromkeys(more, "")} for at in [at for _, at in details if at]}
     misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
@@ -82,7 +83,7 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
 
 def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
     """The keys that the mapping at ``at`` of a ``model`` may have, each with its explanation."""
-    root = model.model_json_schema()
+    root = _schema(model)
     options = [root]
     for part in at:
         step = "items" if isinstance(part, int) else "properties"
@@ -91,6 +92,11 @@ def keys(at: At, model: type[BaseModel] = Manifest) -> dict[str, str]:
             [one if step == "items" else one[part] for one in found if step == "items" or part in one], root
         )
     return {key: one.get("description", "") for option in options for key, one in option.get("properties", {}).items()}
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _options(schemas: list[dict[str, Any]], root: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from sparsebench import bounded
 from sparsebench.manifest.checks import Checks, FamilyOf, contradiction, cross_checks, siblings
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions, read
-from sparsebench.manifest.problems import ManifestError, Problem, did_you_mean
+from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 
 
@@ -45,10 +47,13 @@ def load(path: Path, checks: Checks | None = None) -> Loaded:
     Raises ManifestError with every problem found.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(bounded.MANIFEST + 1)
     except OSError as error:
         hint = did_you_mean(path.name, siblings(path)) or "`sparsebench init` writes a starter manifest"
         _fail(str(path), (error.strerror or str(error)).lower(), hint, error)
+    if len(content) > bounded.MANIFEST:
+        _fail(str(path), f"more than {bounded.MANIFEST // 1000:,} kB, the limit for a manifest", "split it")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,15 +72,14 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
     if data is None:
         raise ManifestError(problems)
     path = Path(name)
+    found: Iterable[Problem] = cross_checks(data, positions, path.parent, checks)
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
-        found = [*explain(error, data, positions), *cross_checks(data, positions, path.parent, checks)]
-    else:
-        found = [*cross_checks(data, positions, path.parent, checks)]
+        found = chain(explain(error, data, positions), found)
     # What could not be read as YAML was replaced by nothing: complaints about that nothing are echoes.
     broken = {(problem.line, problem.column) for problem in problems}
-    problems += [problem for problem in found if (problem.line, problem.column) not in broken]
+    problems += [problem for problem in islice(found, MOST) if (problem.line, problem.column) not in broken]
     if problems:
         raise ManifestError(problems)
     return Loaded(manifest, path, positions)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
+from yaml.composer import Composer, ComposerError
 from yaml.parser import Parser
 from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from sparsebench import bounded
 from sparsebench.manifest.problems import Problem
 
 At = tuple[str | int, ...]
@@ -40,6 +41,7 @@ _SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
     "str": (re.compile(r""), "", str),
 }
 _SYNTAX: tuple[tuple[str, str, str], ...] = (
+    (r"(more than [\d,]+ (?:levels|keys).*)", "{0}", "nothing that a manifest says needs that: write it shorter, or split it"),
     (r"'\\t' that cannot start", "a tab where YAML wants spaces", "indent with spaces"),
     (r"character '(.)' that cannot start", "a value cannot begin with `{0}`", "write the value in quotes"),
     (r"mapping values are not allowed", "a `: ` that does not belong here",
@@ -102,14 +104,12 @@ def dotted(at: At) -> str:
 def read(text: str, path: str) -> tuple[Any, Positions, list[Problem]]:
     """The data of one YAML document, where everything stands, and what is wrong with it as YAML."""
     positions = Positions(path, tuple(re.split(r"\r\n|[\n\r\x85\u2028\u2029]", text)))
+    builder = _Builder(positions)
     try:
         node = _Loader(text).get_single_node()
-    except RecursionError:
-        return None, positions, [positions.problem_at(Span(0, 0), "brackets nested hundreds deep")]
+        data = None if node is None else builder.value(node, (), ())
     except yaml.YAMLError as error:
         return None, positions, [_syntax(error, text, positions)]
-    builder = _Builder(positions)
-    data = None if node is None else builder.value(node, (), ())
     return data, Positions(path, positions.lines, builder.values, builder.keys), builder.problems
 
 
@@ -122,11 +122,28 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
+        self.count = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As PyYAML does it, within limits."""
+        self.count += 1
+        self.depth += 1
+        _limit(self.count, self.depth, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 for _name, (_pattern, _first, _) in _SCALARS.items():
     if _name != "str":
         _Loader.add_implicit_resolver(_TAG + _name, _pattern, [*_first, *([""] if _name == "null" else [])])
+
+
+def _limit(count: int, depth: int, mark: yaml.Mark) -> None:
+    if depth > bounded.DEPTH:
+        raise ComposerError(None, None, f"more than {bounded.DEPTH} levels of lists and mappings", mark)
+    if count > bounded.NODES:
+        raise ComposerError(None, None, f"more than {bounded.NODES:,} keys and values, repeated ones included", mark)
 
 
 class _Builder:
@@ -137,9 +154,12 @@ class _Builder:
         self.values: dict[At, Span] = {}
         self.keys: dict[At, Span] = {}
         self.problems: list[Problem] = []
+        self.count = 0
 
     def value(self, node: yaml.Node, at: At, above: tuple[yaml.Node, ...]) -> Any:
         """The data of ``node``, which stands at ``at`` below the nodes ``above``."""
+        self.count += 1
+        _limit(self.count, len(above), node.start_mark)
         self.values[at] = _span(node)
         kind = node.tag.removeprefix(_TAG)
         if any(node is other for other in above):
@@ -163,6 +183,9 @@ class _Builder:
                 )
                 continue
             key = key_node.value
+            if len(key) > bounded.KEY:
+                self._wrong(key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY}", "shorten it")
+                continue
             if key in found:
                 first = self.keys[(*at, key)].line + 1
                 message = f"`{key}` is written twice; the first is on line {first}"

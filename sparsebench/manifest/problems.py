@@ -11,6 +11,12 @@ from dataclasses import dataclass
 from sparsebench.errors import UserError
 
 WIDTH = 80
+LONGEST = 500
+"""Characters of a message, a key or a hint that are shown."""
+SHOWN, MOST = 20, 50
+"""How many problems are shown, and how many are looked for."""
+_COMPARED = 1000
+"""Names that a word is compared with."""
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +40,7 @@ class Problem:
     def render(self, width: int = WIDTH) -> str:
         """Plain text, at most ``width`` columns wide but for the place, which stays in one piece to be clicked on."""
         place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
-        lines = [f"{place}: {self.key}" if self.key else place, *_wrapped("  ", self.message, width)]
+        lines = [f"{place}: {_short(self.key)}" if self.key else place, *_wrapped("  ", self.message, width)]
         if self.line:
             lines += _excerpt(self, width)
         if self.expected:
@@ -49,9 +55,12 @@ class ManifestError(UserError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(dict.fromkeys(problems)))
-        blocks = [problem.render() for problem in self.problems]
-        if len(blocks) > 1:
-            blocks.insert(0, f"{len(blocks)} problems in {self.problems[0].path}")
+        blocks = [problem.render() for problem in self.problems[:SHOWN]]
+        count = len(self.problems)
+        if count > 1:
+            blocks.insert(0, f"{count}{' or more' * (count >= MOST)} problems in {self.problems[0].path}")
+        if count > SHOWN:
+            blocks.append(f"and {count - SHOWN}{' or more' * (count >= MOST)} more problems")
         super().__init__("\n\n".join(blocks))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[Problem, ...]]]:  # type: ignore[override]
@@ -59,8 +68,13 @@ class ManifestError(UserError):
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that resembles ``word`` most, if any is close."""
-    names = {name.casefold(): name for name in known}
+    """The known word that resembles ``word`` most, if any is close; of very many, one that begins like it."""
+    if len(word) > LONGEST:
+        return None
+    all_names = list(known)
+    if len(all_names) > _COMPARED:
+        all_names = [name for name in all_names if name[:2].casefold() == word[:2].casefold()][:_COMPARED]
+    names = {name.casefold(): name for name in all_names}
     close = difflib.get_close_matches(word.casefold(), names, n=1)
     return names[close[0]] if close else None
 
@@ -81,7 +95,7 @@ def one_of(words: Sequence[str]) -> str:
 
 def _wrapped(lead: str, text: str, width: int) -> list[str]:
     lines: list[str] = []
-    for part in text.splitlines():
+    for part in _short(text).splitlines():
         first = lead if not lines else " " * len(lead)
         lines += textwrap.wrap(
             part, width, initial_indent=first, subsequent_indent=" " * len(lead), break_on_hyphens=False
@@ -92,8 +106,10 @@ def _wrapped(lead: str, text: str, width: int) -> list[str]:
 def _excerpt(problem: Problem, width: int) -> list[str]:
     gutter = f"  {problem.line} | "
     room = width - len(gutter)
-    cells = [char if char.isprintable() else " " for char in problem.excerpt]
-    start = problem.column - 1
+    # Of a line of a million characters only some are looked at.
+    left = max(0, problem.column - 1 - room)
+    start = problem.column - 1 - left
+    cells = [char if char.isprintable() else " " for char in problem.excerpt[left : left + 4 * room]]
     begin = max(0, start - room // 3) if _columns(cells) > room else 0
     ahead = "… " if begin else ""
     end = min(len(cells), begin + room)
@@ -103,6 +119,10 @@ def _excerpt(problem: Problem, width: int) -> list[str]:
     offset = len(ahead) + _columns(cells[begin:start])
     carets = max(1, _columns(cells[start : min(start + problem.span, end)]))
     return [(gutter + shown).rstrip(), " " * (len(gutter) - 2) + "| " + " " * offset + "^" * carets]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _columns(cells: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -29,3 +30,11 @@ def models_of(entry: Any) -> list[str] | None:
     given = [step["models"] for step in chain_of(entry) if step.get("models") is not None]
     lists = [one if isinstance(one, list) else [one] for one in given]
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
+
+
+def swept(entry: Any) -> int:
+    """How many variants an entry asks for, at most: every combination of the values of its lists."""
+    lists = [
+        value for step in chain_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)
+    ]
+    return math.prod(map(len, lists))

@@ -15,14 +15,16 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.building import beside
 from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
-from sparsebench.paths import INDEX, check, read_object, shards
+from sparsebench.paths import INDEX, check, shards
 
 if TYPE_CHECKING:
     import torch
@@ -69,16 +71,45 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= size - 8:
+        if not 0 < length <= min(size - 8, bounded.HEADER):
             raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ModelError(f"{path}: its safetensors header is not JSON ({error})", "fetch the file again") from error
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    if 8 + length + end != size:
-        raise ModelError(f"{path}: {size} bytes where its header promises {8 + length + end}", "fetch the file again")
+        header = bounded.parse(file.read(length), f"{path}: its safetensors header", ModelError, "fetch the file again")
+    tensors = tensor_infos(header, 8 + length, path)
+    end = tensors[-1].end if tensors else 8 + length
+    if end != size:
+        raise ModelError(f"{path}: {size} bytes where its header promises {end}", "fetch the file again")
     return header, 8 + length
+
+
+def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
+    """The tensors of the safetensors header of ``path`` in data order; ``start`` is where its data begin.
+
+    Raises ModelError naming the tensor that begins before the last one ends, or whose shape takes other
+    bytes: what a header promises is true before anything is made as large as it says.
+    """
+    try:
+        named = [(entry["data_offsets"], name, entry) for name, entry in header.items() if name != "__metadata__"]
+        named.sort(key=itemgetter(0))
+        found, last = [], start
+        for (begin, end), name, entry in named:
+            info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
+            if info.begin < last or not _fits(info):
+                told = f"{name[:80]}: {info.dtype} {info.shape}"[:200]
+                message = f"{path}: {told} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
+                raise ModelError(message, "fetch the file again")
+            last = info.end
+            found.append(info)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its safetensors header is damaged ({error!r})", "fetch the file again") from error
+    return found
+
+
+def _fits(info: TensorInfo) -> bool:
+    """Whether a tensor's shape takes the bytes it has; of a dtype that is not known, whether it may."""
+    if len(info.shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
+        return False
+    size = ITEM_SIZE.get(info.dtype)
+    return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
 
 
 class Checkpoint:
@@ -96,7 +127,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json, as it is."""
-        return read_object(self.folder / "config.json")
+        return bounded.read_object(self.folder / "config.json")
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -121,10 +152,7 @@ class Checkpoint:
         found: dict[str, TensorInfo] = {}
         for file in self.files:
             header, start = read_header(self.folder / file)
-            entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-            for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
-                begin, end = entry["data_offsets"]
-                found[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end)
+            found |= {info.name: info for info in tensor_infos(header, start, self.folder / file)}
         return found
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:

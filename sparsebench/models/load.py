@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.assemble import Replace, assemble
-from sparsebench.models.checkpoint import Checkpoint, read_object
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class, transformers_config
 from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 from sparsebench.models.safety import refuse_adapter
@@ -164,7 +165,7 @@ def _unknown_tokenizer(folder: Path) -> str:
     from transformers.utils import DummyObject
 
     for path in (folder / "tokenizer_config.json", folder / "config.json"):
-        stated = read_object(path).get("tokenizer_class") if path.is_file() else None
+        stated = bounded.read_object(path).get("tokenizer_class") if path.is_file() else None
         if stated:
             tried = (tokenizer_class_from_name(str(stated) + end) for end in ("", "Fast"))
             found = next((one for one in tried if one is not None), None)

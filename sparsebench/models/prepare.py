@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models import precision
+from sparsebench.models import gguf, precision
 from sparsebench.models.checkpoint import (
     FLOATS,
     Checkpoint,
@@ -30,13 +31,15 @@ from sparsebench.models.checkpoint import (
 from sparsebench.models.families import meta_model
 from sparsebench.models.load import load_gguf
 from sparsebench.models.safety import refuse_adapter
-from sparsebench.paths import INDEX, PICKLE_INDEX, check, read_object, shards
+from sparsebench.paths import INDEX, PICKLE_INDEX, check, shards
 
 if TYPE_CHECKING:
     import torch
 
     from sparsebench.manifest.schema import Family
 
+_SHARED = 8
+"""How often the bytes of a pickled checkpoint may count: tied tensors share theirs."""
 _PICKLE = "pytorch_model.bin"
 
 
@@ -54,7 +57,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     if source.is_file() or not (source / "config.json").is_file():
         return _from_gguf(_gguf_file(source), out, family, dtype)
     check(source)
-    config = read_object(source / "config.json")
+    config = bounded.read_object(source / "config.json")
     if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method", "an unknown method")
         raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
@@ -119,7 +122,7 @@ def _state_precision(folder: Path, tensors: list[TensorInfo]) -> None:
     stored = weight.most_common(1)[0][0] if weight else "F32"
     name = next(name for name, code in precision.NAMES.items() if code == stored)
     path = folder / "config.json"
-    path.write_text(json.dumps(precision.stated(read_object(path), name), indent=2))
+    path.write_text(json.dumps(precision.stated(bounded.read_object(path), name), indent=2))
 
 
 def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: str) -> Path:
@@ -130,7 +133,7 @@ def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: st
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= _unpickled(source / file)
-    config = read_object(source / "config.json")
+    config = bounded.read_object(source / "config.json")
     for name, original in meta_model(family, config).all_tied_weights_keys.items():
         one, other = tensors.get(name), tensors.get(original)
         if one is not None and other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape:
@@ -148,12 +151,21 @@ def _unpickled(path: Path) -> dict[str, torch.Tensor]:
 
     try:
         # Files older than torch 1.6 are not archives and cannot be mapped.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        archive = zipfile.is_zipfile(path)
+        if archive:
+            with zipfile.ZipFile(path) as opened:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in opened.infolist()):
+                    raise OSError("its members are compressed, which torch never does")
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: not readable as plain weights ({reason})", "fetch the file again") from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ModelError(f"{path}: it holds more than named tensors", "save the model's state_dict alone")
+    size, promised = path.stat().st_size, sum(value.numel() * value.element_size() for value in found.values())
+    if promised > _SHARED * size:
+        message = f"{path}: {size:,} bytes whose tensors have {promised:,} by repeating them"
+        raise ModelError(message, "do not trust this file")
     return found
 
 
@@ -176,6 +188,7 @@ def _gguf_file(source: Path) -> Path:
 
 def _from_gguf(file: Path, out: Path, family: Family, dtype: str) -> Path:
     """What transformers makes of the file, dequantized, with the tokenizer that it holds."""
+    gguf.check(file)
     dtype = "float32" if dtype == "auto" else dtype
     model, tokenizer = load_gguf(file, family, dtype)
     model.config.architectures = [type(model).__name__]

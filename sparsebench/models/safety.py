@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.sources.cache import read_json, write_json
 
@@ -58,7 +59,7 @@ def copy_companion(path: Path, target: Path) -> list[str]:
         return [file.relative_to(path.parent).as_posix() for file in found]
     if _is_code(path):
         return [path.name]
-    settings, left = without_code(read_json(path) if path.name.endswith("config.json") else None)
+    settings, left = without_code(bounded.read_json(path) if path.name.endswith("config.json") else None)
     if left:
         target.write_text(json.dumps(settings, indent=2), encoding="utf-8")
     else:
@@ -88,7 +89,7 @@ def refuse_adapter(folder: Path) -> None:
     """Raise ModelError for a PEFT adapter: where peft is installed transformers would load it, or fetch its base model."""
     path = Path(folder) / "adapter_config.json"
     if path.is_file():
-        base = (read_json(path) or {}).get("base_model_name_or_path")
+        base = bounded.read_object(path).get("base_model_name_or_path")
         raise ModelError(
             f"{path}: a PEFT adapter (`base_model_name_or_path` is {base!r}), which is neither loaded nor measured",
             "merge it into its model (merge_and_unload) and name that folder; a whole model needs no such file",

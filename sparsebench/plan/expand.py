@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.recipes import chain_of, models_of, named
+from sparsebench.manifest.recipes import chain_of, models_of, named, swept
 from sparsebench.manifest.schema import Manifest, Model, Runtime, Task
 from sparsebench.plan.cells import Cell, Stage, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
@@ -99,6 +99,16 @@ def _meant(entry: Any, model: Model) -> bool:
     """Whether an entry is for this model."""
     only = models_of(entry)
     return only is None or model.name in only
+
+
+def count(manifest: Manifest) -> int:
+    """How many cells ``expand`` makes at most: as many where nothing is kept to some variants."""
+    timed = 2 * sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
+    found = 0
+    for model in manifest.models:
+        made = sum(swept(entry) for entry in manifest.variants if _meant(entry, model))
+        found += (1 + made) * (3 + len(manifest.benchmarks.of(model.family)) + timed)
+    return found
 
 
 def resolved(calibration: schema.Calibration, seed: int) -> Calibration:

@@ -6,14 +6,14 @@ hub's moving names mean is pinned in a lock file beside the manifest.
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, sources
+from sparsebench import benchmarks, bounded, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
@@ -23,7 +23,7 @@ from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import Plan, Texts, expand, recipes
+from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
@@ -72,6 +72,7 @@ def prepare(request: Request) -> Prepared:
     """
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
+    _limited(loaded, manifest)
     cache = sources.Cache()
     manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
@@ -84,6 +85,19 @@ def prepare(request: Request) -> Prepared:
     return Prepared(request, manifest, plan, ledger_path(request.ledger, manifest.ledger), work, cache, sizes)
 
 
+def _limited(loaded: Loaded, manifest: Manifest) -> None:
+    """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
+    if (cells := count(manifest)) > bounded.CELLS:
+        message = f"the lists of `sparsify`, `benchmarks` and `runtime` multiply to {cells:,} cells"
+        raise ManifestError(
+            [
+                loaded.problem(
+                    ("sparsify",), message, f"at most {bounded.CELLS:,}", "shorten them, or split the manifest"
+                )
+            ]
+        )
+
+
 def checks() -> Checks:
     """What the manifest room cannot know by itself."""
     return Checks(
@@ -92,10 +106,9 @@ def checks() -> Checks:
         read_step=combinations,
         engine_names=engines,
         format_names=formats,
-        task_names=benchmarks.names,
+        task_names=functools.cache(lambda: dict.fromkeys(benchmarks.names())),  # thousands, read from a file
         parse_source=sources.parse,
         family_of=family_of,
-        task_known=benchmarks.known,
         task_families=benchmarks.families,
     )
 
@@ -117,12 +130,8 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.commits: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            raise UserError(
-                f"{path}: not JSON ({error})", "remove it: names such as @main are then resolved anew"
-            ) from error
+        hint = "remove it: names such as @main are then resolved anew"
+        self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
     def pinned(self, source: sources.Source, cache: sources.Cache, offline: bool) -> sources.Source:
         """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sparsebench import environment
+from sparsebench import bounded, environment
+from sparsebench.errors import LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.cells import TIMED, Cell, Variant
 
@@ -126,15 +127,14 @@ def statuses(folder: Path) -> dict[str, str]:
 
 def read(folder: Path, name: str, status: str) -> dict[str, Any]:
     """The record that the cell of this ``key`` left with this status."""
-    record: dict[str, Any] = json.loads((folder / f"{name}.{status}.json").read_text())
-    return record
+    return bounded.read_object(folder / f"{name}.{status}.json", LedgerError, "remove the file: its cell runs again")
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
     """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
     found = {}
     for path in sorted(folder.glob("plan-*.json")):
-        plan = json.loads(path.read_text())
+        plan = bounded.read_object(path, LedgerError, "remove the file: the next run writes it again")
         cells = [(c["key"], c["stage"], f"{Variant.read(c['variant']).label} · {c['label']}") for c in plan["cells"]]
         found[plan["manifest"]] = cells
     return found

@@ -7,12 +7,12 @@ these versions), ``changed`` (its settings, source or versions: the fingerprint 
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import UserError
+from sparsebench import bounded
+from sparsebench.errors import LedgerError, UserError
 from sparsebench.plan.cells import STAGES, Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.run.records import key, statuses
@@ -129,5 +129,5 @@ def _previous(path: Path) -> dict[str, tuple[str, str]]:
     """Variant and cell labels of the manifest's last plan, by cell id."""
     if not path.is_file():
         return {}
-    cells = json.loads(path.read_text())["cells"]
+    cells = bounded.read_object(path, LedgerError, "remove the file: the next run writes it again")["cells"]
     return {cell["cell_id"]: (Variant.read(cell["variant"]).label, cell["label"]) for cell in cells}

@@ -7,29 +7,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsebench import bounded
 from sparsebench.errors import UserError
 
 Hosts = tuple[tuple[str, int], ...]
 """Names of nodes, each with its number of ranks, in order: the first has rank 0."""
-_LINE = re.compile(r"(\S+)\s+slots=([1-9]\d*)\s*(?:#.*)?")
+_LINE = re.compile(r"(\S{1,255})\s+slots=([1-9]\d{0,5})\s*(?:#.*)?")
 
 
 def read(path: Path) -> Hosts:
     """The nodes of a hostfile: a line ``NAME slots=NUMBER`` each. Raises UserError naming the line of what is wrong."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UserError(
-            f"cannot read the hostfile {path}: {error.strerror}", "name a file of `NAME slots=N` lines"
-        ) from None
     found: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    text = bounded.read(path, UserError, bounded.MB).decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if not match:
             raise UserError(
-                f"{path}, line {number}: {line.strip()!r} is no host",
+                f"{path}, line {number}: {line.strip()[:80]!r} is no host",
                 "write `NAME slots=NUMBER`, such as node-1 slots=4",
             )
         if match[1] in found:

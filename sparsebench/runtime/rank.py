@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import energy, failures, heartbeat, hosts, latency, memory, nodes, watch
@@ -70,7 +71,7 @@ class Work:
 
         # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
-        self.config = json.loads((folder / "config.json").read_text())
+        self.config = bounded.read_object(folder / "config.json")
         cuda = torch.cuda.is_available()
         local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
         if cuda and torch.cuda.device_count() < here:

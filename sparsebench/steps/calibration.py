@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.models import blocks
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_tokenizer
 from sparsebench.models.text import longest_input, special_tokens
-from sparsebench.sources.cache import read_json
 from sparsebench.sources.text import read_texts
 from sparsebench.steps import samples
 
@@ -190,7 +189,8 @@ def _ordered(
 
 def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     """The token that a decoder begins with, where transformers' generation would find it."""
-    generation = read_json(folder / "generation_config.json") or {}
+    path = folder / "generation_config.json"
+    generation = bounded.read_object(path) if path.is_file() else {}
     for key in ("decoder_start_token_id", "bos_token_id"):
         for settings in (config, generation):
             token = settings.get(key)

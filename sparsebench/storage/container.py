@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import TensorInfo, read_header
+from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import Coding, Part, item_size
 from sparsebench.storage.scratch import Scratch
@@ -92,6 +93,7 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
         for info in infos:
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
             encoding, parts = coding.encode(bits, info, scratch)
+            _believe(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
             for part in parts:
                 for piece in part.pieces:
                     file.write(piece.data)
@@ -121,14 +123,17 @@ def read(path: Path, coding: Coding) -> StoredFile:
         text = metadata["source"].encode()
         if f"{zlib.crc32(text):08x}" != metadata["source_crc32"]:
             raise StorageError(f"{path}: checksum mismatch in the source file's header", again(coding))
-        infos = _infos(json.loads(text), 8 + len(text), path.name)
-        kept = json.loads(metadata["tensors"])
+        infos = tensor_infos(_parsed(text, path), 8 + len(text), path)
+        kept = _parsed(metadata["tensors"], path)
         entries = tuple(_entry(path, coding, info, kept[info.name], header, start) for info in infos)
     except ModelError as error:
         raise StorageError(error.message, again(coding)) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         wrong = f"{path}: not a file in the {coding.name} format, or its header is damaged ({error!r})"
         raise StorageError(wrong, again(coding)) from error
+    for entry in entries:
+        _believe(path, entry.info.name, entry.nbytes, entry.info.nbytes, bounded.TENSOR)
+    _believe(path, "all", path.stat().st_size, max((entry.info.end for entry in entries), default=0), bounded.SHARD)
     return StoredFile(path, struct.pack("<Q", len(text)) + text, entries, coding)
 
 
@@ -203,16 +208,18 @@ def _source(path: Path) -> tuple[bytes, list[TensorInfo]]:
     header, start = read_header(path)
     with path.open("rb") as file:
         prefix = file.read(start)
-    return prefix, _infos(header, start, path.name)
+    return prefix, tensor_infos(header, start, path)
 
 
-def _infos(header: dict[str, Any], start: int, file: str) -> list[TensorInfo]:
-    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    found = []
-    for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        found.append(TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end))
-    return found
+def _parsed(text: str | bytes, path: Path) -> Any:
+    return bounded.parse(text, f"{path}: its header", StorageError, "copy or make it again")
+
+
+def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> None:
+    """Raise StorageError for what would take so much more memory than the file that it must be made up."""
+    if promised > max(least, bounded.ZEROS * stored):
+        message = f"{path}: {what[:80]}: {promised:,} bytes out of {stored:,}, more than {bounded.ZEROS} times as many"
+        raise StorageError(message, f"nothing of more than {least / bounded.MB:,.0f} MB is kept in so little")
 
 
 def _entry(

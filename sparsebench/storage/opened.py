@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import TensorInfo, torch_dtype
-from sparsebench.paths import check, read_object
+from sparsebench.paths import check
 from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
 from sparsebench.storage.packed import CODING, is_packed
 
@@ -39,7 +40,7 @@ class PackedCheckpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json, as it is."""
-        return read_object(self.folder / "config.json")
+        return bounded.read_object(self.folder / "config.json")
 
     @cached_property
     def places(self) -> dict[str, tuple[StoredFile, Entry]]:

@@ -77,7 +77,7 @@ def test_a_hostfile_is_read_or_its_line_is_named(text: str, found: object, tmp_p
 
 
 def test_a_hostfile_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"cannot read the hostfile {tmp_path}/none: No such file"):
+    with pytest.raises(UserError, match=f"{tmp_path}/none: No such file"):
         hosts.read(tmp_path / "none")
 
 

@@ -89,7 +89,7 @@ def test_a_path_that_is_not_there_names_the_nearest_that_is(tmp_path: Path) -> N
 def test_a_config_that_is_not_json_is_named(tmp_path: Path) -> None:
     source = folder(tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text("{")
-    with pytest.raises(SourceError, match=r"config\.json: not a JSON object"):
+    with pytest.raises(SourceError, match=r"config\.json: not JSON"):
         sources.read_config(source, Cache())
 
 

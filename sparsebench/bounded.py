@@ -1,0 +1,159 @@
+"""Reading what strangers wrote, within limits: no small file may cost minutes or gigabytes.
+
+All limits stand here. What is beyond one is refused by an error of the caller's kind, which names the file, its line
+where there is one, and the limit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from sparsebench.errors import ModelError, SparsebenchError
+
+MB = 1_000_000
+MANIFEST = MB // 2
+"""Bytes of a manifest; those that are shipped have less than 5,000."""
+NODES = 20_000
+"""Keys and values of a manifest, those that aliases repeat counted each time."""
+KEY = 200
+"""Characters of a manifest's key."""
+CELLS = 200_000
+"""Cells of a manifest."""
+JSON = 32 * MB
+"""Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
+HEADER = 100 * MB
+"""Bytes of a safetensors header: as many as the safetensors library reads."""
+VALUES = 2_000_000
+"""Values of a JSON text, counted by the commas and brackets in it: each may take a hundred bytes of memory."""
+DEPTH = 100
+"""Lists and objects within each other."""
+COLUMNS = 10_000
+"""Columns of a CSV file."""
+FREE, RATIO, UNPACKED = 8 * MB, 200, 4000 * MB
+"""A compressed file may unpack to FREE bytes, or to RATIO times its size if that is more; text to no more than UNPACKED.
+Compressed records grow up to 50 times."""
+TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
+"""A stored tensor may have TENSOR bytes when unpacked, or ZEROS times what is stored of it if that is more; all those of
+a file SHARD bytes, or ZEROS times its size."""
+
+
+def unpacked(packed: int) -> int:
+    """To how many bytes so many compressed ones may unpack."""
+    return max(FREE, RATIO * packed)
+
+
+def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JSON) -> bytes:
+    """The bytes of a file that has no more than ``limit``."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise wrong(f"{path}: {error.strerror}", "name a readable file") from error
+    if len(data) > limit:
+        raise wrong(f"{path}: more than {limit / MB:g} MB, the limit for such a file", "see that it is the right file")
+    return data
+
+
+def read_json(path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again") -> Any:
+    """The value in a JSON file."""
+    return parse(read(path, wrong), path, wrong, hint)
+
+
+def read_object(
+    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again"
+) -> dict[str, Any]:
+    """The object in a JSON file."""
+    found = read_json(path, wrong, hint)
+    if not isinstance(found, dict):
+        raise wrong(f"{path}: it holds no object but a {type(found).__name__}", hint)
+    return found
+
+
+def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str) -> Any:
+    """The value of a JSON text that stands at ``where``."""
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        if len(text) > VALUES and sum(map(text.count, ",[{")) > VALUES:
+            raise wrong(f"{where}: more than {VALUES:,} values, the limit for JSON", hint)
+        value = json.loads(text)
+        _measure(value)
+    except RecursionError:
+        raise wrong(f"{where}: nested more than {DEPTH} deep, the limit for JSON", hint) from None
+    except ValueError as error:
+        raise wrong(f"{where}: not JSON ({error})", hint) from error
+    return value
+
+
+def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:
+    """The lines of a UTF-8 text, unpacked where its name ends in .gz or .zst."""
+    with _opened(path, wrong) as file:
+        number = 0
+        while line := file.readline(JSON + 1):
+            number += 1
+            if len(line) > JSON:
+                raise wrong(f"{path}:{number}: a line of more than {JSON / MB:g} million characters", "part it")
+            yield line
+
+
+def whole(path: Path, wrong: type[SparsebenchError]) -> str:
+    """The whole of a UTF-8 text as short as JSON must be, unpacked where its name ends in .gz or .zst."""
+    with _opened(path, wrong) as file:
+        found = file.read(JSON + 1)
+    if len(found) > JSON:
+        raise wrong(f"{path}: more than {JSON / MB:g} million characters", "as JSON Lines it may be longer")
+    return found
+
+
+@contextmanager
+def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
+    with path.open("rb") as packed:
+        suffix = path.suffix.lower()
+        if suffix in (".gz", ".zst"):
+            # Unpacking is fast and what follows is not: it begins when the size is known.
+            _weigh(_plain(packed, suffix), path, wrong)
+            packed.seek(0)
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
+
+
+def _plain(packed: BinaryIO, suffix: str) -> Any:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=packed)
+    if suffix == ".zst":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().stream_reader(packed, closefd=False)
+    return packed
+
+
+def _weigh(plain: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> None:
+    """Raise ``wrong`` where there is more in a compressed file than may be."""
+    left = limit = min(UNPACKED, unpacked(path.stat().st_size))
+    while size := len(plain.read(1 << 20)):
+        left -= size
+        if left < 0:
+            raise wrong(
+                f"{path}: unpacks to more than {limit / MB:,.0f} MB, the limit for its size "
+                f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
+                "unpack it yourself if you trust it",
+            )
+
+
+def _measure(value: Any) -> None:
+    """Raise RecursionError for a value that is nested too deep for the recursion of others."""
+    level: list[Any] = [[value]]
+    for _ in range(DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise RecursionError

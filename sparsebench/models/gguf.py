@@ -1,0 +1,82 @@
+"""GGUF's header, walked before transformers reads the file: that loops over whatever the header promises."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from sparsebench import bounded
+from sparsebench.errors import ModelError
+
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a value by its type; 8 is a string, 9 an array."""
+_STRING, _ARRAY = 8, 9
+_DIMENSIONS = 8
+
+
+def check(path: Path) -> None:
+    """Raise ModelError for a file whose header promises more than the file can hold."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            _Header(data).walk()
+        except (ValueError, KeyError, struct.error) as error:
+            raise ModelError(f"{path}: its GGUF header is damaged ({error!r})", "fetch the file again") from error
+
+
+class _Header:
+    """A place in the file; what lies behind the file's end raises struct.error or ValueError."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 4  # behind the magic
+        self.left = bounded.VALUES
+
+    def walk(self) -> None:
+        """Go through all keys and tensors. A weight takes a bit at least."""
+        if (version := self._number("I")) not in (2, 3):
+            raise ValueError(f"version {version}")
+        tensors, keys = self._count(), self._count()
+        for _ in range(keys):
+            self._value(_STRING)
+            self._value(self._number("I"))
+        weights = 0
+        for _ in range(tensors):
+            self._value(_STRING)
+            if (dimensions := self._number("I")) > _DIMENSIONS:
+                raise ValueError(f"a tensor of {dimensions} dimensions")
+            weights += math.prod(self._number("Q") for _ in range(dimensions))
+            self._skip(12)
+        if weights > 8 * len(self.data):
+            raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")
+
+    def _value(self, kind: int) -> None:
+        if kind == _STRING:
+            self._skip(self._number("Q"))
+        elif kind == _ARRAY:
+            inner, count = self._number("I"), self._count()
+            if inner == _STRING:
+                for _ in range(count):
+                    self._value(inner)
+            else:
+                self._skip(count * _SIZES[inner])
+        else:
+            self._skip(_SIZES[kind])
+
+    def _count(self) -> int:
+        count = self._number("Q")
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(f"more than {bounded.VALUES:,} entries")
+        return count
+
+    def _number(self, code: str) -> int:
+        (value,) = struct.unpack_from(f"<{code}", self.data, self.at)
+        self.at += struct.calcsize(code)
+        return int(value)
+
+    def _skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.data):
+            raise ValueError("it ends inside a value")

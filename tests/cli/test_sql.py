@@ -1,0 +1,121 @@
+"""``sparsebench sql`` on queries that take long or give much: they stream, and end when they must."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparsebench.errors import QueryError
+from sparsebench.ledger import connect, query
+from sparsebench.ledger.store import Ledger
+from tests.ledger import samples
+
+CROSS = "select count(*) from range(100000000) a, range(100000) b where a.range * b.range % 7 = 3"
+DEAF = "select list_sum(list_transform(range(30000000), lambda x: x * 2 + 1))"
+"""One call of one function: DuckDB does not look up from it."""
+PROMPT = 1.5
+"""Seconds of processor time within which a command ends: a query that goes on uses as many in a second."""
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ledger") / "l.duckdb"
+    Ledger(path).ingest(samples.sample(samples.small()))
+    return path
+
+
+def started(ledger: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sparsebench", "sql", "--ledger", str(ledger), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def at_work(process: subprocess.Popen[str]) -> psutil.Process:
+    """Wait until a thread other than Python's own works: that is the query."""
+    watched = psutil.Process(process.pid)
+    while sum(one.user_time for one in watched.threads() if one.id != process.pid) < 0.1:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return watched
+
+
+def used(watched: psutil.Process) -> float:
+    times = watched.cpu_times()
+    return float(times.user + times.system)
+
+
+def ended(process: subprocess.Popen[str], before: float) -> tuple[int, str]:
+    """Exit code and stderr of a command that ends soon after it had used ``before`` seconds."""
+    assert process.stderr is not None
+    with process.stderr as words:
+        said = words.read()
+    _, status, spent = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert spent.ru_utime + spent.ru_stime - before < PROMPT
+    return process.returncode, said
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("asked", [CROSS] * 10 + [DEAF])
+def test_an_interrupt_ends_a_query(asked: str, ledger: Path) -> None:
+    process = started(ledger, asked)
+    watched = at_work(process)
+    before = used(watched)
+    process.send_signal(signal.SIGINT)
+    assert ended(process, before) == (130, "sparsebench: interrupted\n")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("asked", [CROSS, DEAF])
+def test_a_query_ends_at_its_limit(asked: str, ledger: Path) -> None:
+    process = started(ledger, "--timeout", "0.4", asked)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "limit of 0.4 s" in said and "--timeout" in said and "Traceback" not in said
+
+
+def test_only_the_time_that_duckdb_takes_counts(ledger: Path) -> None:
+    with query.streaming(ledger, "from range(100000)", timeout=1) as found:
+        next(found.rows)
+        time.sleep(1.2)
+        assert sum(1 for _ in found.rows) == 99_999
+    with query.streaming(ledger, "select 1", timeout=0) as found:
+        assert list(found.rows) == [(1,)]
+
+
+@pytest.mark.parametrize("shape", ["csv", "json", "markdown", "table"])
+def test_rows_stream_into_a_pipe_that_may_close(shape: str, ledger: Path) -> None:
+    process = started(ledger, "--format", shape, "select * from range(100_000_000)")
+    assert process.stdout is not None and process.stderr is not None
+    with process.stdout as rows, process.stderr as words:
+        for _ in range(20_000):
+            assert rows.readline()
+        peak = Path(f"/proc/{process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+        assert int(peak) < 300_000, f"{peak} kB"
+        rows.close()
+        assert words.read() == ""
+    assert process.wait(60) == 0
+
+
+def test_json_in_pieces_is_one_list(ledger: Path) -> None:
+    for asked, rows in {"from range(5000)": 5000, "from range(0)": 0}.items():
+        said, _ = started(ledger, "--json", asked).communicate(timeout=60)
+        assert json.loads(said) == [{"range": number} for number in range(rows)]
+
+
+def test_too_much_memory_is_refused_and_nothing_is_spilled(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "MEMORY", 50_000_000)
+    before = sorted(ledger.parent.rglob("*"))
+    with pytest.raises(QueryError, match="memory"):
+        query.run(ledger, "select * from range(30_000_000) t(a) order by hash(a)")
+    assert sorted(ledger.parent.rglob("*")) == before
+    for setting in ("memory_limit = '60GB'", "max_temp_directory_size = '1GB'", "temp_directory = '/tmp'"):
+        with pytest.raises(QueryError):
+            query.run(ledger, f"SET {setting}")

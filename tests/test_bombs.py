@@ -1,0 +1,356 @@
+"""Small files that would cost minutes or gigabytes: each is refused by name, within a second and half a gigabyte."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import shutil
+import struct
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sparsebench import sources
+from sparsebench.benchmarks import cmudict
+from sparsebench.benchmarks.pooling import read_pooling
+from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError
+from sparsebench.ledger import records
+from sparsebench.manifest.load import load
+from sparsebench.manifest.problems import ManifestError
+from sparsebench.models.checkpoint import Checkpoint, read_header, shards
+from sparsebench.models.prepare import prepare
+from sparsebench.plan.preflight import Lock, Request, checks
+from sparsebench.plan.preflight import prepare as preflight
+from sparsebench.run.records import planned
+from sparsebench.runtime import hosts
+from sparsebench.sources.text import read_texts
+from sparsebench.storage import container
+from sparsebench.storage.archive import CODING as ARCHIVE
+from sparsebench.storage.packed import CODING as PACKED
+from tests.sources.servers import wheel
+
+SECONDS, BYTES = 1.0, 500_000_000
+HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards: what is in it is large."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def status(key: str) -> int:
+    return int(re.search(rf"^{key}:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1]) * 1024  # type: ignore[index]
+
+
+@contextmanager
+def refused(*names: object, kind: type[SparsebenchError] = SparsebenchError) -> Iterator[None]:
+    """An error that names these, for little time and memory."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, begun = status("VmRSS"), time.process_time()
+    with pytest.raises(kind) as caught:
+        yield
+    spent, taken = time.process_time() - begun, status("VmHWM") - before
+    assert spent < SECONDS, f"{spent:.1f} s"
+    assert taken < BYTES, f"{taken / 1e6:.0f} MB"
+    for name in names:
+        assert str(name) in str(caught.value)
+    assert len(str(caught.value)) < 20_000
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+MANIFESTS = {
+    "aliases": (LAUGHS, "m.yaml:1:"),
+    "unknown keys": ("".join(f"key{n}: 1\n" for n in range(9_000)), "m.yaml:1:"),
+    "more unknown keys": ("".join(f"key{n}: 1\n" for n in range(100_000)), "m.yaml"),
+    "long unknown keys": (HEAD + "".join(f"? {'k' * 190}{n}\n: 1\n" for n in range(2_000)), "m.yaml:4:"),
+    "a huge key": (HEAD + f"? {'k' * 400_000}\n: 1\n", "m.yaml:4:"),
+    "flow sequences": ("a: " + "[" * 100_000, "m.yaml:1:"),
+    "closed flow sequences": ("a: " + "[" * 5_000 + "]" * 5_000, "m.yaml:1:"),
+    "flow mappings": ("{a: " * 20_000, "m.yaml:1:"),
+    "block sequences": ("- " * 20_000 + "1", "m.yaml:1:"),
+    "a huge scalar": (HEAD + f"name: {'x' * 450_000}\n", "m.yaml:4:"),
+    "a huge method": (HEAD + f"sparsify: [{{method: '{'x ' * 200_000}', sparsity: 0.5}}]\n", "m.yaml:4:"),
+    "a huge file": (HEAD + "# " + "x" * 50_000_000, "m.yaml"),
+    "one line of mistakes": (HEAD + "sparsify: [" + "{method: nosuch}, " * 4_000 + "]", "m.yaml:4:"),
+    "unknown tasks": (
+        HEAD + "benchmarks: {decoder: [" + "{task: some_long_unknown_task_name_here}, " * 3_000 + "]}", "m.yaml:4:"
+    ),
+    "many shares": (
+        HEAD + f"sparsify: [{{method: magnitude, sparsity: {[n / 20_000 for n in range(9_000)]}}}]\n"
+        f"runtime: {{sparsity: {[n / 20_000 + 1e-5 for n in range(9_000)]}}}\n", "m.yaml:5:",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_manifests(case: str, tmp_path: Path) -> None:
+    text, place = MANIFESTS[case]
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    known = checks()
+    known.task_names(), known.method_names()  # their lists are made once
+    with refused(tmp_path / place, kind=ManifestError):
+        load(path, known)
+
+
+def test_of_many_problems_some_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(HEAD + "".join(f"key{n}: 1\n" for n in range(30)))
+    with pytest.raises(ManifestError, match="and 10 more problems") as caught:
+        load(path)
+    assert str(caught.value).count("unknown key") == 20
+    assert len(caught.value.problems) == 30
+
+
+def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        HEAD
+        + f"sparsify: [{{method: magnitude, sparsity: {[n / 2000 for n in range(1, 1500)]}, granularity: [row, layer]}}]\n"
+        f"runtime: {{ranks: {list(range(1, 200))}}}\n"
+    )
+    with refused(path, "sparsify", "cells", kind=ManifestError):
+        preflight(Request(path))
+
+
+def deep(bracket: str) -> str:
+    return bracket * 200_000
+
+
+JSONS = {
+    "lists": deep("["),
+    "objects": deep('{"a":'),
+    "closed lists": "[" * 900 + "]" * 900,
+    "values": "[" + "[]," * 10_000_000 + "[]]",
+    "size": '{"a": "' + "x" * 101_000_000 + '"}',
+}
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "config.json": ("config.json", lambda path: Checkpoint(path.parent).config),
+    "config.json of a source": (
+        "config.json", lambda path: sources.read_config(sources.parse(f"path:{path.parent}"), sources.Cache())
+    ),
+    "index": ("model.safetensors.index.json", shards),
+    "pooling": ("modules.json", lambda path: read_pooling(path.parent)),
+    "record": ("r.json", lambda path: list(records.read([path]))),
+    "plan": ("plan-a.json", lambda path: planned(path.parent)),
+    "lock": ("m.lock", Lock),
+    "text": ("t.json", read_texts),
+    "lines": ("t.jsonl", read_texts),
+    "hostfile": ("hostfile", hosts.read),
+    "dictionary": ("cmudict.dict", cmudict.read),
+    "plain text": ("t.txt", lambda path: read_texts(path, "f")),
+    "columns": ("t.csv", read_texts),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", JSONS)
+@pytest.mark.parametrize("reader", READERS)
+def test_json(reader: str, content: str, tmp_path: Path) -> None:
+    name, read = READERS[reader]
+    path = tmp_path / name
+    path.write_text(JSONS[content])
+    with refused(path):
+        read(path)
+
+
+@pytest.mark.parametrize("content", JSONS)
+def test_headers_of_weights(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    text = JSONS[content].encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with refused(path, kind=ModelError):
+        read_header(path)
+
+
+SHAPES: dict[str, dict[str, object]] = {
+    "a length beyond the file": {"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}},
+    "a shape beyond its bytes": {"a": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 8]}},
+    "negative": {"a": {"dtype": "F32", "shape": [-2], "data_offsets": [8, 0]}},
+    "twice the same bytes": {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in "ab"},
+    "a number too long": {"a": {"dtype": "F32", "shape": [10**4000] * 100, "data_offsets": [0, 8]}},
+    "no offsets": {"a": {"dtype": "F32", "shape": [2]}},
+    "no object": {"a": 1},
+}
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_promises_of_weights(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    text = json.dumps(SHAPES[case]).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
+    with refused(path, kind=ModelError):
+        read_header(path)
+
+
+@pytest.mark.parametrize("coding", [PACKED, ARCHIVE], ids=lambda coding: coding.name)
+@pytest.mark.parametrize("count", [400_000_000, 1 << 50])
+def test_stored_tensors_that_promise_more_than_the_file_can_hold(coding: object, count: int, tmp_path: Path) -> None:
+    path = tmp_path / f"model.safetensors.{coding.name}"  # type: ignore[attr-defined]
+    inner = json.dumps({"a": {"dtype": "BF16", "shape": [count], "data_offsets": [0, 2 * count]}})
+    import zlib
+
+    parts = ["a#gaps8", "a#values"] if coding is PACKED else ["a#gaps8", "a#plane0", "a#plane1"]
+    header = {
+        "__metadata__": {
+            "format": coding.identifier, "version": str(coding.version), "source": inner,  # type: ignore[attr-defined]
+            "source_crc32": f"{zlib.crc32(inner.encode()):08x}",
+            "tensors": json.dumps({"a": {"encoding": "gaps8", "crc32": "00000000"}}),
+        },
+        **{part: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for part in parts},
+    }  # fmt: skip
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with refused(path, "a:", kind=StorageError):
+        stored = container.read(path, coding)  # type: ignore[arg-type]
+        stored.load(stored.entries[0])
+
+
+def squeezed(suffix: str, plain: bytes, times: int) -> bytes:
+    """``plain`` many times over, compressed."""
+    import zstandard
+
+    if suffix == ".gz":
+        return gzip.compress(plain, 6) * times
+    out = io.BytesIO()
+    with zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packed:
+        for _ in range(times):
+            packed.write(plain)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [bytes(4_000_000), b'{"text": "a"}\n' * 300_000, b"\n" * 4_000_000],
+    ids=["zeros", "rows", "blank lines"],
+)
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "txt"])
+def test_compressed_text(kind: str, suffix: str, plain: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"t.{kind}{suffix}"
+    path.write_bytes(squeezed(suffix, plain, 60))
+    with refused(path):
+        read_texts(path)
+
+
+@pytest.mark.parametrize("name", ["r.json.zst", "r.jsonl.zst"])
+def test_compressed_records(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(squeezed(".zst", bytes(4_000_000), 1000))
+    assert path.stat().st_size < 500_000
+    with refused(path):
+        list(records.read([tmp_path]))
+    path.write_bytes(squeezed(".zst", b'{"format": 1, "cell_id": "a"', 1) * 3)
+    with refused(path):
+        list(records.read([tmp_path]))
+
+
+@pytest.mark.parametrize("name", ["t.jsonl.xz", "t.bz2"])
+def test_what_is_not_unpacked_is_no_text(name: str, tmp_path: Path) -> None:
+    import bz2
+    import lzma
+
+    path = tmp_path / name
+    path.write_bytes((lzma if name.endswith("xz") else bz2).compress(bytes(20_000_000)))  # type: ignore[attr-defined]
+    with refused(path, kind=SourceError):
+        read_texts(path)
+
+
+def test_a_member_of_a_wheel(tmp_path: Path) -> None:
+    from sparsebench.sources.notation import WheelPart
+    from sparsebench.sources.wheel import _members
+
+    path = wheel(tmp_path, "pack", "1.0", {})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pack/bomb.bin", bytes(100_000_000))
+        archive.writestr("pack/odd.bin", b"a", zipfile.ZIP_LZMA)
+    for name in ("pack/bomb.bin", "pack/odd.bin"):
+        with zipfile.ZipFile(path) as archive, refused("pack", name, kind=SourceError):
+            _members(archive, WheelPart("pack", "1.0", name, ""))
+
+
+@pytest.mark.parametrize("form", ["parquet", "dictionary.parquet", "arrow", "stream.arrow", "repeated.arrow"])
+def test_columns(form: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / f"t.{form}"
+    rows = pa.table({"text": pa.array(["a" * 200_000] * 100)})
+    if form.endswith("parquet"):
+        repeated = form.startswith("dictionary")
+        pq.write_table(rows, path, compression="zstd", use_dictionary=repeated, dictionary_pagesize_limit=1 << 24)
+    else:
+        if form.startswith("repeated"):
+            rows = pa.table({"text": pa.array(["a" * 200_000] * 100).dictionary_encode()})
+        make = pa.ipc.new_stream if form.startswith("stream") else pa.ipc.new_file
+        with make(str(path), rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+            file.write_table(rows)
+    del rows
+    with refused(path, kind=SourceError):
+        read_texts(path)
+
+
+def gguf(keys: int = 0, tensors: int = 0, rest: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, keys) + rest
+
+
+KEY = struct.pack("<Q", 1) + b"k"
+GGUFS = {
+    "keys": gguf(keys=1 << 60),
+    "tensors": gguf(tensors=1 << 60),
+    "a long name": gguf(1, 0, struct.pack("<Q", 1 << 62)),
+    "a long list": gguf(1, 0, KEY + struct.pack("<IIQ", 9, 4, 1 << 60)),
+    "lists of lists": gguf(1, 0, KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000),
+    "a huge shape": gguf(0, 1, KEY + struct.pack("<IQQIQ", 2, 1 << 31, 1 << 20, 0, 0)),
+    "many dimensions": gguf(0, 1, KEY + struct.pack("<I", 1 << 31)),
+    "no header": b"GGUF",
+}
+
+
+@pytest.mark.parametrize("case", GGUFS)
+def test_gguf(case: str, tmp_path: Path) -> None:
+    import torch  # noqa: F401
+    from transformers import AutoTokenizer, GgufConfig  # noqa: F401
+
+    path = tmp_path / "m.gguf"
+    path.write_bytes(GGUFS[case])
+    with refused(path, kind=ModelError):
+        prepare(path, tmp_path / "out", "decoder")
+
+
+def test_pickled_weights_that_repeat_themselves(tiny_bert: Path, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path)
+    with refused(path, kind=ModelError):
+        prepare(tmp_path, tmp_path / "out", "encoder")
+    plain = zipfile.ZipFile(path)
+    with zipfile.ZipFile(tmp_path / "packed", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    (tmp_path / "packed").replace(path)
+    with refused(path, "compressed", kind=ModelError):
+        prepare(tmp_path, tmp_path / "out", "encoder")
+
+
+def test_real_sizes_pass(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    names = {
+        f"model.layers.{n}.mlp.experts.{n}.down_proj.weight": "model-00001-of-00163.safetensors" for n in range(91_000)
+    }
+    index.write_text(json.dumps({"weight_map": names}))
+    assert shards(index) == ("model-00001-of-00163.safetensors",)
+    text = tmp_path / "t.jsonl.gz"
+    text.write_bytes(gzip.compress(b"".join(b'{"text": "document %d of many"}\n' % n for n in range(50_000))))
+    assert len(read_texts(text).rows) == 50_000
