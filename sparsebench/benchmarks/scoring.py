@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.copied import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
-from sparsebench.models.checkpoint import read_object
 from sparsebench.models.text import longest_input
 from sparsebench.models.topology import refuse_text
 
@@ -73,7 +72,7 @@ def score(
     error, or where that is allowed a score that says so.
     Raises ModelError when the model itself cannot be loaded, UnsupportedError where it reads no text.
     """
-    refuse_text(read_object(folder / "config.json"))
+    refuse_text(bounded.read_object(folder / "config.json"))
     fit: list[TaskSpec] = []
     for spec in tasks:
         try:

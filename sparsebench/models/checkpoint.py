@@ -286,7 +286,7 @@ class CheckpointWriter:
             self.left_out += copy_companion(path, self.partial / path.name)
         if config:
             path = self.partial / "config.json"
-            path.write_text(json.dumps({**read_object(path), **config}, indent=2))
+            path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
         for file in dict.fromkeys(info.file for info in layout):
             self._start(file, [info for info in layout if info.file == file])
 

@@ -86,7 +86,7 @@ def _assembled(
     model = assemble(weights, family, dtype, replace=replace, **ways)
     generation = weights.folder / "generation_config.json"
     if generation.is_file() and model.can_generate():
-        model.generation_config = GenerationConfig.from_dict(read_object(generation))
+        model.generation_config = GenerationConfig.from_dict(bounded.read_object(generation))
     return model
 
 

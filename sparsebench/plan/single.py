@@ -12,10 +12,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from sparsebench import environment, sources
+from sparsebench import bounded, environment, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
-from sparsebench.models.checkpoint import read_object
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
 from sparsebench.plan.expand import expand
@@ -75,7 +74,7 @@ def single(
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, offline, 0)
     if check:
-        check(read_object(folder / "config.json"))
+        check(bounded.read_object(folder / "config.json"))
     return Single(model.name, folder, model.family, dtype)
 
 
