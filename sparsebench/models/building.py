@@ -8,6 +8,21 @@ import shutil
 import socket
 from pathlib import Path
 
+from sparsebench.errors import ModelError
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Raise ModelError where the disk that ``folder`` will lie on has less than ``size`` bytes free.
+
+    A sparse file takes no room where it lies and all of its size where it is copied to.
+    """
+    free = shutil.disk_usage(next(place for place in folder.absolute().parents if place.exists())).free
+    if size > free:
+        raise ModelError(
+            f"{folder}: it takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there",
+            "make room, or let `work_dir` or the cache (SPARSEBENCH_CACHE) lie on a larger disk",
+        )
+
 
 def beside(folder: Path) -> Path:
     """A new, empty folder to build ``folder`` in and then rename.

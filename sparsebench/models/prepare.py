@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models import gguf, precision
+from sparsebench.models.building import reserve
 from sparsebench.models.checkpoint import (
     FLOATS,
+    ITEM_SIZE,
     Checkpoint,
     CheckpointWriter,
     TensorInfo,
@@ -79,6 +81,7 @@ def _target(stored: str, dtype: str) -> str:
 
 def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[str], torch.Tensor]) -> Path:
     """Convert tensor by tensor into ``layout``."""
+    reserve(out, sum(info.numel * ITEM_SIZE[info.dtype] for info in layout))
     with CheckpointWriter(out, layout, source) as writer:
         for info in layout:
             tensor = load(info.name)
@@ -95,6 +98,7 @@ def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
     """The same bytes under a new name."""
+    reserve(out, 0 if link else sum(info.nbytes for info in checkpoint.tensors.values()))
     with CheckpointWriter(out, [], checkpoint.folder) as writer:
         for name in (*checkpoint.files, *([INDEX] if len(checkpoint.files) > 1 else [])):
             # The hub's cache holds links to its blobs: the file itself is wanted.

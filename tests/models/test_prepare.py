@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,18 @@ def test_smollm2_gives_the_logits_of_transformers_own_gguf_load(tmp_path: Path) 
     assert tokens["input_ids"].tolist() == [[504, 3575, 282, 4649, 28, 281, 216, 33, 41, 40, 36, 28, 314]]
     with torch.no_grad():
         assert torch.equal(load_model(out, "decoder")(**tokens).logits, reference(**tokens).logits)
+
+
+def test_a_model_that_the_disk_cannot_hold_is_refused_before_a_byte_is_copied(tmp_path: Path) -> None:
+    """A sparse file of a terabyte takes no room where it lies, and would fill the disk that it is copied to."""
+    size = 1 << 42
+    header = json.dumps({"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with (source / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+    with pytest.raises(ModelError, match="GB are free"):
+        prepare(source, tmp_path / "out", "decoder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
