@@ -118,7 +118,10 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
             # Unpacking is fast and what follows is not: it begins when the size is known.
             _weigh(_plain(packed, suffix), path, wrong)
             packed.seek(0)
-        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
+        try:
+            yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise wrong(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

@@ -41,7 +41,9 @@ def _relations(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     """What is exported, each under its name: our views and base tables, and nothing else that the file may hold."""
     views = [name for name, text in sqlfiles.definitions().items() if text.startswith("VIEW") and name[0] != "_"]
     migrate.stand_in(connection, " ".join(views))
-    created = re.findall(r"CREATE TABLE base\.(\w+)", "".join(map(sqlfiles.read, sqlfiles.folder("migrations"))))
+    steps = "".join(map(sqlfiles.read, sqlfiles.folder("migrations")))
+    renamed = dict(re.findall(r"ALTER TABLE base\.(\w+) RENAME TO (\w+)", steps))
+    created = [renamed.get(name, name) for name in re.findall(r"CREATE TABLE base\.(\w+)", steps)]
     tables = [(f"base_{name}", f"base.{name}") for name in created if name not in ("migrations", "issued_views")]
     return sorted([*zip(views, views, strict=True), *tables])
 

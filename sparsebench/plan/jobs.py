@@ -24,24 +24,26 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
     passes: dict[Hashable, list[Variant]] = {}
     for variant in [*(cell.variant for cell in todo), *missing.values()]:
         passes.setdefault(_pass(variant), []).append(variant)
+    asked: dict[str, list[Cell]] = {}
+    for cell in todo:
+        asked.setdefault(cell.variant.id, []).append(cell)
     makers: dict[str, Job] = {}
     found: list[Job] = []
     # A parent's pass comes before its children's, and a model's passes stay together.
     models = list(plan.dense)
     for variants in sorted(passes.values(), key=lambda group: (models.index(group[0].model), len(group[0].steps))):
         own = {variant.id: variant for variant in variants}
+        cells_here = [cell for name in own for cell in asked.get(name, ())]
         making = [variant for variant in own.values() if variant.id in missing]
         before: tuple[str, ...] = ()
         if making:
-            job = _maker(
-                plan, making, [cell for cell in todo if cell.stage == "make" and cell.variant.id in own], makers
-            )
+            job = _maker(plan, making, [cell for cell in cells_here if cell.stage == "make"], makers)
             makers |= {variant.id: job for variant in making}
             found.append(job)
             before = (job.id,)
         groups: dict[tuple[object, ...], list[Cell]] = {}
-        for cell in todo:
-            if cell.variant.id in own and cell.stage != "make":
+        for cell in cells_here:
+            if cell.stage != "make":
                 groups.setdefault(_process(cell), []).append(cell)
         # A pair is timed beside the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None

@@ -51,13 +51,23 @@ def kinds() -> dict[str, StepKind]:
 
 
 def label(step: Step) -> str:
-    """A step in few words, such as ``wanda/row 50%``."""
-    return kinds()[step.verb].describe(step)
+    """A step in few words, such as ``wanda/row 50%``; of one that is not installed here, all that is known."""
+    if known(step):
+        return kinds()[step.verb].describe(step)
+    return " ".join([step.verb, step.name, *(f"{key}={value}" for key, value in step.settings.items())])
+
+
+def known(step: Step) -> bool:
+    """Whether a step that a record tells of is one that is installed here, with the settings that it has here."""
+    kind = kinds().get(step.verb)
+    own = kind.settings().get(step.name) if kind else None
+    return own is not None and set(step.settings) <= set(own.model_fields)
 
 
 def details(step: Step) -> list[str]:
     """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
-    return [f"{key}={value}" for key, value in kinds()[step.verb].unusual(step).items() if key not in COLUMNS]
+    unusual = kinds()[step.verb].unusual(step) if known(step) else step.settings
+    return [f"{key}={value}" for key, value in unusual.items() if key not in COLUMNS]
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from sparsebench import bounded
 from sparsebench.errors import LedgerError, SparsebenchError
 from sparsebench.ledger import connect, migrate, query, records, sqlfiles
 from sparsebench.ledger.export import export
@@ -214,7 +215,7 @@ def test_a_record_that_never_ends_is_refused(tmp_path: Path, name: str, monkeypa
 
     text = b'{"format": 1, "pad": "' + b"a" * 2_000_000 + b'"}'
     (tmp_path / name).write_bytes(zstandard.compress(text) if name.endswith("zst") else text)
-    monkeypatch.setattr(records, "LONGEST", 1_000_000)
+    monkeypatch.setattr(bounded, "JSON", 1_000_000)
     with pytest.raises(LedgerError, match=name):
         list(records.read([tmp_path]))
 

@@ -154,11 +154,12 @@ def shares(step: Step) -> tuple[str, ...]:
 
 
 def label(step: Step) -> str:
-    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it."""
-    setting = step.settings
+    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out."""
+    setting = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0, **step.settings}
     method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
-    words = [f"{method}/{setting['granularity']}", setting["pattern"] * (setting["pattern"] != "unstructured")]
-    return " ".join(word for word in (*words, percent(setting["sparsity"]), *options_label(step)) if word)
+    how = "/".join(word for word in (method, setting["granularity"]) if word)
+    words = [how, setting["pattern"] * (setting["pattern"] != "unstructured"), percent(setting["sparsity"])]
+    return " ".join(word for word in (*words, *options_label(step)) if word)
 
 
 def options_label(step: Step) -> list[str]:
