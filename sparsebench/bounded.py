@@ -118,10 +118,7 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
             # Unpacking is fast and what follows is not: it begins when the size is known.
             _weigh(_plain(packed, suffix), path, wrong)
             packed.seek(0)
-        try:
-            yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise wrong(f"{path}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

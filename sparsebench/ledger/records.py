@@ -78,15 +78,16 @@ def _below(folder: Path, names: str = "*") -> list[Path]:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    if not path.name.endswith(".zst"):
-        yield bounded.whole(path, LedgerError)
-        return
     import zstandard
 
     try:
-        yield from bounded.lines(path, LedgerError)
+        yield from (
+            bounded.lines(path, LedgerError) if path.name.endswith(".zst") else [bounded.whole(path, LedgerError)]
+        )
     except zstandard.ZstdError as error:
         raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
 
 
 def _parse(text: str, where: Path | str) -> dict[str, Any]:
