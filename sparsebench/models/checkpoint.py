@@ -127,6 +127,10 @@ class Checkpoint:
                 found[name] = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), file, start + begin, start + end)
         return found
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
+        return (name,)
+
     def load(self, name: str) -> torch.Tensor:
         """One tensor, read into memory of its own (a mapping would count as the file's pages)."""
         info = self.stored[name]
