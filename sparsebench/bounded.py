@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JS
     """The bytes of a file that has no more than ``limit``."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            # As much as is asked for is allocated at once, so not the limit for a short file.
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise wrong(f"{path}: {error.strerror}", "name a readable file") from error
     if len(data) > limit:

@@ -155,6 +155,10 @@ class Checkpoint:
             found |= {info.name: info for info in tensor_infos(header, start, self.folder / file)}
         return found
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
+        return (name,)
+
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """One tensor, or its slice ``index``, read into memory of its own (a mapping would count as the file's pages)."""
         info = self.stored[name]

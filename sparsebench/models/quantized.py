@@ -60,7 +60,11 @@ class Codes:
 
     def zero_count(self) -> int:
         """How many of the weights are exactly zero."""
-        return int((self.values == (0 if self.zeros is None else self._spread(self.zeros))).sum())
+        return int((self.offsets() == 0).sum())
+
+    def offsets(self) -> torch.Tensor:
+        """Values less their zero points, around the end of int8: 0 where the weight is exactly zero."""
+        return self.values if self.zeros is None else self.values - self._spread(self.zeros)
 
     def _spread(self, each: torch.Tensor) -> torch.Tensor:
         """A number of each group as one that broadcasts against the values."""
@@ -251,6 +255,11 @@ class QuantizedCheckpoint(Checkpoint):
             elif name not in parts:
                 found[name] = info
         return found
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The names under which the files hold a tensor: its own, or those of its integers, scales and so on."""
+        ends = ("", "_packed", "_scale", "_zero_point", "_shape") if name in self.quantized else ("",)
+        return tuple(name + end for end in ends if name + end in self.stored)
 
     def _columns(self, name: str) -> int:
         return int(super().load(f"{name}_shape")[1]) if self.scheme.packed else self.stored[name].shape[1]

@@ -18,23 +18,28 @@ import numpy as np
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import folders, kernels
+from sparsebench.storage.codes import BITS, Grid, Near, encodings, grid, quantized
 from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.kernels import Scan
 from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import WORDS, Bytes, Words
+from sparsebench.storage.words import WORDS, Bytes, Words, halves
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
 """By how many bits the words of a dtype are rotated to the left; others are not."""
 LEVEL = 3
 """The zstd level that searches for repetitions, for the index and for tensors that are no floats."""
-_INDICES = ("bitmask", "gaps8")
+_KINDS = ("planes", "bitmask", "gaps8")
 
 
 def _parts(encoding: str, item: int) -> tuple[str, ...]:
-    index = {"planes": "", "bitmask": "bitmask", "gaps8": "gaps8"}[encoding]
-    return (index, *(f"plane{number}" for number in range(item if item in WORDS else 1)))
+    code, _, kind = encoding.rpartition("-")
+    planes = item if item in WORDS and not code else 1
+    return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
-def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+    if layout := quantized(info, near):
+        return _encode_codes(layout, bits, scratch)
     item = item_size(info)
     if item not in WORDS:
         return "planes", (_part(_compressed(bits, search=True)),)
@@ -42,16 +47,38 @@ def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple
     scan = kernels.chosen().scan(words, scratch)
     if scan.count == words.size:
         return "planes", _planes(words, info)
+    choice, index, values = _split(scan, words.size)
+    return choice, (_part(index), *_planes(values, info))
+
+
+def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+    """What is smaller: all codes, or those that are not zero beside an index."""
+    codes = layout.split(bits, scratch)
+    scan = kernels.chosen().scan(codes, scratch)
+    whole = _compressed(layout.packed(codes), search=True)
+    if scan.count < codes.size:
+        choice, index, values = _split(scan, codes.size)
+        plane = _compressed(layout.packed(values), search=True)
+        if len(index) + len(plane) < len(whole):
+            return f"int{layout.bits}-{choice}", (_part(index), _part(plane))
+    return f"int{layout.bits}-planes", (_part(whole),)
+
+
+def _split(scan: Scan, n: int) -> tuple[str, bytes, Words]:
+    """The smaller index, compressed, and the values, of ``n`` elements of which one at least is zero."""
     mask, pieces = scan.split()
     choice, index = "bitmask", _compressed(mask, search=True)
-    if scan.count * 4 < words.size:  # with more values than that the gaps are never smaller
+    if scan.count * 4 < n:  # with more values than that the gaps are never smaller
         gaps = _compressed(scan.gaps("gaps8"), search=True)
         if len(gaps) < len(index):
             choice, index = "gaps8", gaps
-    return choice, (_part(index), *_planes(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), info))
+    return choice, index, pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near, scratch: Scratch) -> Bytes:
+    code, _, kind = encoding.rpartition("-")
+    if code:
+        return _decode_codes(kind, parts, grid(info, BITS[code], near), scratch)
     item, n = item_size(info), info.numel
     if item not in WORDS:
         return _decompressed(parts[1], info.nbytes, info.nbytes)
@@ -61,13 +88,26 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Sc
     values = kernels.chosen().join_planes(planes, WORDS[item], ROTATE.get(info.dtype, 0))
     if encoding == "planes":
         return values.view(np.uint8)
+    return _placed(encoding, parts[0], values, n, scratch).view(np.uint8)
+
+
+def _decode_codes(kind: str, parts: Sequence[Bytes], layout: Grid, scratch: Scratch) -> Bytes:
+    n = layout.rows * layout.columns
+    size = n * layout.bits // 8
+    stored = _decompressed(parts[1], size if kind == "planes" else 0, size)
+    if kind == "planes":
+        return layout.join(halves(stored) if layout.bits == 4 else stored.copy())
+    return layout.join(_placed(kind, parts[0], layout.unpacked(stored), n, scratch))
+
+
+def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> Words:
+    """``n`` elements from a compressed index and values."""
     # A symbol of the gaps stands for an element at least.
-    least, most = ((n + 7) // 8,) * 2 if encoding == "bitmask" else (0, n)
-    index = _decompressed(parts[0], least, most)
-    words, done = kernels.chosen().place(encoding, index, values, n, scratch)
+    least, most = ((n + 7) // 8,) * 2 if kind == "bitmask" else (0, n)
+    words, done = kernels.chosen().place(kind, _decompressed(part, least, most), values, n, scratch)
     if done != values.size:
         raise StorageError(f"{values.size} values where its index places {done}")
-    return words.view(np.uint8)
+    return words
 
 
 def _planes(words: Words, info: TensorInfo) -> tuple[Part, ...]:
@@ -116,7 +156,11 @@ def _compressors() -> tuple[Any, Any]:
     return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
 
 
-CODING = Coding("archive", 1, ("planes", *_INDICES), _parts, _encode, _decode, spare=8)
+def _encodings(info: TensorInfo) -> tuple[str, ...]:
+    return (*_KINDS, *encodings(info, _KINDS))
+
+
+CODING = Coding("archive", 1, _encodings, _parts, _encode, _decode, spare=8)
 
 
 def pack(folder: Path, out: Path) -> folders.Summary:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.quantized import QuantizedCheckpoint
 from sparsebench.storage.coding import item_size
 from sparsebench.storage.container import read_bytes
 from sparsebench.storage.words import WORDS, Bytes
@@ -25,6 +26,9 @@ class Bounds:
     entropy of their bit patterns instead, per tensor and without the table a decoder needs. 16-bit patterns are
     counted whole; of wider ones the upper 16 bits (sign, exponent, first bits of the mantissa) are counted and
     every further bit costs a bit. A coder that uses structure, such as values that depend on their row, may go lower.
+
+    A value of a quantized weight is its code (one byte, or half of one) less its zero point, counted whole. What else belongs
+    to it counts as well: as it is in ``raw_values``, scales and zero points at their own entropy in ``entropy``.
     """
 
     weights: int
@@ -34,20 +38,44 @@ class Bounds:
 
 
 def bounds(checkpoint: Checkpoint, names: Iterable[str]) -> Bounds:
-    """The bounds over those floating-point tensors of a checkpoint, one in memory at a time."""
+    """The bounds over those weights of a checkpoint, one in memory at a time."""
     weights = nonzero = 0
     raw = entropy = 0.0
     for info in (checkpoint.tensors[name] for name in names):
-        bits = read_bytes(checkpoint.folder / info.file, info.begin, info.end)
-        item = item_size(info)
-        counts = _upper_halves(bits, item)
+        item: float = item_size(info)
+        if isinstance(checkpoint, QuantizedCheckpoint) and info.name in checkpoint.quantized:
+            item = counted = checkpoint.scheme.bits / 8
+            counts, beside, least = _codes(checkpoint, info.name)
+            raw, entropy = raw + beside, entropy + least
+        else:
+            counts, counted = _upper_halves(_read(checkpoint, info), item_size(info)), 2
         count = int(counts.sum())
         positions = _bits([info.numel - count, count]) / 8
         weights += info.numel
         nonzero += count
         raw += positions + count * item
-        entropy += positions + _bits(counts) / 8 + count * (item - 2)
+        entropy += positions + _bits(counts) / 8 + count * (item - counted)
     return Bounds(weights, nonzero, raw, entropy)
+
+
+def _codes(checkpoint: QuantizedCheckpoint, name: str) -> tuple[npt.NDArray[np.int64], int, float]:
+    """How often each code occurs among those that are not zero; bytes of what else the weight needs, and at its entropy."""
+    codes, stored = checkpoint.codes(name), checkpoint.stored
+    offsets = codes.offsets().numpy().view(np.uint8).reshape(-1)
+    counts = np.bincount(offsets & ((1 << checkpoint.scheme.bits) - 1), minlength=1)
+    counts[0] = 0
+    sizes = {part.removeprefix(name): stored[part].nbytes for part in checkpoint.parts(name)}
+    scale = stored[f"{name}_scale"]
+    halves = _upper_halves(_read(checkpoint, scale), item_size(scale))
+    least = _bits(halves) / 8 + int(halves.sum()) * (item_size(scale) - 2) + sizes.get("_shape", 0)
+    if codes.zeros is not None:
+        least += _bits(np.bincount(codes.zeros.numpy().view(np.uint8).reshape(-1))) / 8
+    beside = sum(size for end, size in sizes.items() if end not in ("", "_packed"))
+    return counts, beside, least
+
+
+def _read(checkpoint: Checkpoint, info: TensorInfo) -> Bytes:
+    return read_bytes(checkpoint.folder / info.file, info.begin, info.end)
 
 
 def _upper_halves(bits: Bytes, item: int) -> npt.NDArray[np.int64]:

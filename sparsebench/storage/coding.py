@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.storage.codes import Near
 from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
@@ -31,20 +32,21 @@ class Part:
 class Coding:
     """A file format. ``name`` is that of the format and the suffix of its files.
 
-    ``parts`` gives the names of an encoding's parts for elements of so many bytes, the index first (empty where there
-    is none); KeyError for an unknown encoding. ``encode`` gives an encoding and a Part for each name that is not empty.
-    ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
+    ``encodings`` gives the names of those that a tensor may have, ``parts`` those of an encoding's parts for elements of so
+    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Part for each name that is not
+    empty. ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
     original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
-    may lie in the scratch memory. ``spare`` are characters that the header may need for a part beyond those of a part as
-    long as the tensor itself: frames around bytes that do not compress make them longer.
+    may lie in the scratch memory; both can look at other tensors of the file, such as a weight's zero points. ``spare`` are
+    characters that the header may need for a part beyond those of a part as long as the tensor itself: frames around bytes
+    that do not compress make them longer.
     """
 
     name: str
     version: int
-    encodings: tuple[str, ...]
+    encodings: Callable[[TensorInfo], tuple[str, ...]]
     parts: Callable[[str, int], tuple[str, ...]]
-    encode: Callable[[Bytes, TensorInfo, Scratch], tuple[str, tuple[Part, ...]]]
-    decode: Callable[[str, Sequence[Bytes], TensorInfo, Scratch], Bytes]
+    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Part, ...]]]
+    decode: Callable[[str, Sequence[Bytes], TensorInfo, Near, Scratch], Bytes]
     spare: int = 0
 
     @property

@@ -63,7 +63,7 @@ class StoredFile:
             for number, (begin, end) in enumerate(entry.parts)
         ]
         try:
-            bits = self.coding.decode(entry.encoding, parts, entry.info, scratch)
+            bits = self.coding.decode(entry.encoding, parts, entry.info, self._near, scratch)
         except StorageError as error:
             raise StorageError(f"{self.path}: {entry.info.name}: {error.message}", again(self.coding)) from error
         if (found := kernels.chosen().crc32(bits)) != entry.crc32:
@@ -71,6 +71,9 @@ class StoredFile:
             message = f"{self.path}: {entry.info.name}: checksum mismatch (crc32 {wanted})"
             raise StorageError(message, again(self.coding))
         return bits
+
+    def _near(self, name: str) -> Bytes | None:
+        return next((self.load(entry) for entry in self.entries if entry.info.name == name), None)
 
 
 def again(coding: Coding) -> str:
@@ -88,11 +91,16 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
     room = header.room(infos)
     encodings = {}
     scratch = Scratch()
+    by_name = {info.name: info for info in infos}
+
+    def near(name: str) -> Bytes | None:
+        return read_bytes(source, by_name[name].begin, by_name[name].end) if name in by_name else None
+
     with target.open("wb") as file:
         file.write(b" " * room)
         for info in infos:
             bits = read_bytes(source, info.begin, info.end, scratch.take("dense", info.nbytes))
-            encoding, parts = coding.encode(bits, info, scratch)
+            encoding, parts = coding.encode(bits, info, near, scratch)
             _believe(target, info.name, sum(part.nbytes for part in parts), info.nbytes, bounded.TENSOR)
             for part in parts:
                 for piece in part.pieces:
@@ -185,11 +193,12 @@ class _Header:
         longest = _Header(self.coding, self.source)
         shapes = 0
         for info in infos:
-            names = {name: self.coding.parts(name, item_size(info)) for name in self.coding.encodings}
-            encoding = max(names, key=lambda name: sum(map(len, names[name])))
+            names = {name: self.coding.parts(name, item_size(info)) for name in self.coding.encodings(info)}
+            encoding = max(names, key=lambda name: len(name) + sum(map(len, names[name])))
             longest.tensors[info.name] = {"encoding": encoding, "crc32": "00000000"}
             index, *others = names[encoding]
-            # No part is longer than the raw tensor, so no real number has more digits than these; else see ``spare``.
+            # No part is longer than the raw tensor, so no real number has more digits than these; else see ``spare``. (I32
+            # kept as U8 counts up to four times as many: a digit more, and a letter less.)
             if index:
                 longest._part(f"{info.name}#{index}", "U8", (info.nbytes,), info.nbytes)
             for name in others:
@@ -226,7 +235,7 @@ def _entry(
     path: Path, coding: Coding, info: TensorInfo, kept: dict[str, str], header: dict[str, Any], start: int
 ) -> Entry:
     encoding = kept["encoding"]
-    if encoding not in coding.encodings:
+    if encoding not in coding.encodings(info):
         raise StorageError(f"{path}: {info.name}: unknown encoding {encoding!r}", "upgrade sparsebench")
     parts = []
     for name in coding.parts(encoding, item_size(info)):

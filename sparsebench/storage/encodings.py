@@ -42,14 +42,17 @@ def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
 
     On equal sizes the simpler encoding wins: raw, then bitmask, then gaps. With ``scratch`` the result lies there.
     """
-    raw = Encoded("raw", np.empty(0, np.uint8), (bits,))
-    if item not in WORDS:
-        return raw
-    words = bits.view(WORDS[item])
-    scan = kernels.chosen().scan(words, scratch or Scratch())
+    found = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
+    return found or Encoded("raw", np.empty(0, np.uint8), (bits,))
+
+
+def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
+    """The smallest encoding that leaves zeros out, where a value is kept in ``width`` bits; None where raw is no larger."""
+    scan = kernels.chosen().scan(words, scratch)
     n, count = words.size, scan.count
-    if count * item + min((n + 7) // 8, (count + 1) // 2) >= bits.size:
-        return raw
+    room = (n * width + 7) // 8 - (count * width + 7) // 8
+    if min((n + 7) // 8, (count + 1) // 2) >= room:
+        return None
     mask, values = scan.split()
     choice = "bitmask"
     if count * 4 < n:  # a gap takes half a byte at least, the bitmask n / 8
@@ -58,7 +61,7 @@ def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
         if sizes[smaller] < mask.size:
             choice = smaller
     index = mask if choice == "bitmask" else scan.gaps(choice)
-    return raw if index.size + count * item >= bits.size else Encoded(choice, index, values)
+    return Encoded(choice, index, values) if index.size < room else None
 
 
 def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scratch: Scratch | None = None) -> Bytes:

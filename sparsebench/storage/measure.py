@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.quantized import opened
 from sparsebench.models.topology import parts
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
@@ -25,9 +26,9 @@ from sparsebench.storage.words import Bytes
 class Size:
     """A model in one format.
 
-    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors alone
-    (None: not known); ``seconds`` the time to write it (0 for the format in which it lies); ``round_trip`` whether every
-    tensor came back bit for bit (None: nothing was written).
+    ``bytes`` are those of the weight files, headers included; ``prunable_bytes`` those of the prunable tensors alone, of
+    quantized ones with scales, zero points and shapes (None: not known); ``seconds`` the time to write it (0 for the format in
+    which it lies); ``round_trip`` whether every tensor came back bit for bit (None: nothing was written).
     """
 
     format: str
@@ -41,7 +42,8 @@ class Size:
 class StorageResult:
     """Sizes per format, and the bounds over the prunable tensors (see bounds.Bounds), in bytes.
 
-    ``prunable`` and ``nonzero`` count prunable weights; here -0.0 is not zero. ``unprunable_bytes`` are the dense
+    ``prunable`` and ``nonzero`` count prunable weights; here -0.0 is not zero, and a quantized weight is where it equals
+    its zero point. ``unprunable_bytes`` are the dense
     bytes of all other tensors, ``folder_bytes`` those of the whole folder, tokenizer and configuration included.
     """
 
@@ -65,28 +67,28 @@ def measure(
     for name in formats:
         if name not in (known := known_formats()):
             raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
-    checkpoint = Checkpoint(folder)
+    checkpoint = opened(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:
         places = {name: keep_packed if keep_packed and name == "packed" else Path(passing) / name for name in formats}
-        found = [_size(known_formats()[name], checkpoint, prunable, place) for name, place in places.items()]
+        stored = [part for name in prunable for part in checkpoint.parts(name)]
+        found = [_size(known_formats()[name], checkpoint, stored, place) for name, place in places.items()]
     if keep_packed is not None and "packed" not in formats:
         pack(checkpoint.folder, keep_packed)
     bound = bounds(checkpoint, prunable)
-    dense = {info.name: info.nbytes for info in checkpoint.tensors.values()}
     return StorageResult(
         sizes=tuple(found),
         prunable=bound.weights,
         nonzero=bound.nonzero,
         raw_value_bound=bound.raw_values,
         entropy_bound=bound.entropy,
-        unprunable_bytes=sum(dense.values()) - sum(dense[name] for name in prunable),
+        unprunable_bytes=sum(info.nbytes for name, info in checkpoint.stored.items() if name not in set(stored)),
         folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file()),
     )
 
 
-def _size(row: Format, checkpoint: Checkpoint, prunable: Sequence[str], place: Path) -> Size:
+def _size(row: Format, checkpoint: Checkpoint, stored: Sequence[str], place: Path) -> Size:
     start = time.perf_counter()
     if row.write is None:
         place, seconds = checkpoint.folder, 0.0
@@ -95,17 +97,17 @@ def _size(row: Format, checkpoint: Checkpoint, prunable: Sequence[str], place: P
         seconds = time.perf_counter() - start
     total, each = row.sizes(place)
     same = None if row.read is None else _same(row.read(place), checkpoint)
-    return Size(row.name, total, sum(each[name] for name in prunable), seconds, same)
+    return Size(row.name, total, sum(each[name] for name in stored), seconds, same)
 
 
 def _same(restored: Iterator[tuple[TensorInfo, Bytes]], checkpoint: Checkpoint) -> bool:
     """Whether the tensors are the checkpoint's, all of them, by dtype, shape and bytes."""
     seen = set()
     for info, bits in restored:
-        original = checkpoint.tensors.get(info.name)
+        original = checkpoint.stored.get(info.name)
         if original is None or (original.dtype, original.shape) != (info.dtype, info.shape):
             return False
         if not np.array_equal(bits, read_bytes(checkpoint.folder / original.file, original.begin, original.end)):
             return False
         seen.add(info.name)
-    return seen == set(checkpoint.tensors)
+    return seen == set(checkpoint.stored)

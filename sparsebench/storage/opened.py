@@ -67,11 +67,11 @@ class PackedCheckpoint:
         return torch.from_numpy(file.load(entry)).view(torch_dtype(entry.info.dtype)).reshape(entry.info.shape)
 
     def kept(self, name: str) -> Kept | None:
-        """One tensor as it is kept, never dense; None where it is raw. No checksum covers this form."""
+        """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form."""
         import torch
 
         file, entry = self.places[name]
-        if entry.encoding == "raw":
+        if entry.encoding == "raw" or "-" in entry.encoding:
             return None
         index, values = (torch.from_numpy(read_bytes(file.path, begin, end)) for begin, end in entry.parts)
         return Kept(entry.encoding, index, values.view(torch_dtype(entry.info.dtype)))

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import folders
+from sparsebench.storage.codes import BITS, Near, encodings, grid, quantized
 from sparsebench.storage.coding import Coding, Part, item_size
-from sparsebench.storage.encodings import ENCODINGS, decode, encode
+from sparsebench.storage.encodings import ENCODINGS, decode, encode, smallest
 from sparsebench.storage.scratch import Scratch
 from sparsebench.storage.words import Bytes
 
 
 def _parts(encoding: str, item: int) -> tuple[str, ...]:
-    return ("", "raw") if encoding == "raw" else (encoding, "values")
+    return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
-def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+    layout = quantized(info, near)
+    codes = smallest(layout.split(bits, scratch), layout.bits, scratch) if layout else None
+    if layout and codes:
+        values = layout.packed(np.concatenate(codes.values))
+        parts = [Part("U8", (part.size,), (part,)) for part in (codes.index, values)]
+        return f"int{layout.bits}-{codes.encoding}", tuple(parts)
     found = encode(bits, item_size(info), scratch)
     if found.encoding == "raw":
         return "raw", (Part(info.dtype, info.shape, (bits,)),)
@@ -28,12 +37,20 @@ def _encode(bits: Bytes, info: TensorInfo, scratch: Scratch) -> tuple[str, tuple
     )
 
 
-def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, scratch: Scratch) -> Bytes:
+def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near, scratch: Scratch) -> Bytes:
     index, values = parts
-    return decode(encoding, index, values, info.nbytes, item_size(info), scratch)
+    code, _, kind = encoding.rpartition("-")
+    if not code:
+        return decode(kind, index, values, info.nbytes, item_size(info), scratch)
+    layout = grid(info, BITS[code], near)
+    return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 
-CODING = Coding("packed", 1, ENCODINGS, _parts, _encode, _decode)
+def _encodings(info: TensorInfo) -> tuple[str, ...]:
+    return (*ENCODINGS, *encodings(info, ENCODINGS[1:]))
+
+
+CODING = Coding("packed", 1, _encodings, _parts, _encode, _decode)
 
 
 def pack(folder: Path, out: Path) -> folders.Summary:

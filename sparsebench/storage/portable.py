@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sparsebench.errors import StorageError
 from sparsebench.storage import words as layout
 from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import ESCAPE, Bytes, Words
+from sparsebench.storage.words import ESCAPE, Bytes, Words, halves, pairs
 
 
 class Portable:
@@ -98,11 +98,7 @@ class NumpyScan:
             symbols[ends] = gaps - escapes * escape
             pieces.append(symbols)
         symbols = np.concatenate(pieces)
-        if encoding == "gaps8":
-            return symbols
-        if symbols.size % 2:
-            symbols = np.append(symbols, np.uint8(escape))
-        return np.bitwise_or(symbols[::2], symbols[1::2] << 4, dtype=np.uint8)
+        return symbols if encoding == "gaps8" else pairs(symbols, escape)
 
 
 def _rotated(words: Words, left: int) -> Words:
@@ -125,7 +121,7 @@ def _gap_places(index: Bytes, escape: int) -> Iterator[npt.NDArray[np.intp]]:
     for start in range(0, index.size, layout.BLOCK):
         symbols = index[start : start + layout.BLOCK]
         if escape == 15:
-            symbols = np.stack([symbols & 15, symbols >> 4], axis=1).reshape(-1)
+            symbols = halves(symbols)
         lands = symbols != escape
         ends = np.cumsum(symbols, dtype=np.intp)
         ends += np.cumsum(lands, dtype=np.intp)

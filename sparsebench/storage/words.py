@@ -14,3 +14,18 @@ ESCAPE = {"gaps8": 255, "gaps4": 15}
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.unsignedinteger]
+
+
+def halves(data: Bytes, out: Bytes | None = None) -> Bytes:
+    """The halves of bytes, each as a byte, the lower one first; in ``out`` where it is given."""
+    found = np.empty(data.size * 2, np.uint8) if out is None else out
+    np.bitwise_and(data, 15, out=found[::2])
+    np.right_shift(data, 4, out=found[1::2])
+    return found
+
+
+def pairs(symbols: Bytes, filler: int = 0) -> Bytes:
+    """The reverse of ``halves``; an odd one out is followed by ``filler``."""
+    if symbols.size % 2:
+        symbols = np.append(symbols, np.uint8(filler))
+    return np.bitwise_or(symbols[::2], symbols[1::2] << 4, dtype=np.uint8)
