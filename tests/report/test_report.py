@@ -247,7 +247,7 @@ def test_failures_are_listed_with_their_reasons(write: Write) -> None:
         return True
 
     text = write(keep)
-    assert "AutoTP \\| cannot shard it" in text
+    assert "AutoTP &#124; cannot shard it" in text
     assert "the ledger does not hold peak memory" in text
 
 
