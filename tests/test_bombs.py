@@ -79,14 +79,14 @@ MANIFESTS = {
     "flow mappings": ("{a: " * 20_000, "m.yaml:1:"),
     "block sequences": ("- " * 20_000 + "1", "m.yaml:1:"),
     "a huge scalar": (HEAD + f"name: {'x' * 450_000}\n", "m.yaml:4:"),
-    "a huge method": (HEAD + f"sparsify: [{{method: '{'x ' * 200_000}', sparsity: 0.5}}]\n", "m.yaml:4:"),
+    "a huge method": (HEAD + f"variants: [{{prune: '{'x ' * 200_000}', sparsity: 0.5}}]\n", "m.yaml:4:"),
     "a huge file": (HEAD + "# " + "x" * 50_000_000, "m.yaml"),
-    "one line of mistakes": (HEAD + "sparsify: [" + "{method: nosuch}, " * 4_000 + "]", "m.yaml:4:"),
+    "one line of mistakes": (HEAD + "variants: [" + "{prune: nosuch}, " * 4_000 + "]", "m.yaml:4:"),
     "unknown tasks": (
         HEAD + "benchmarks: {decoder: [" + "{task: some_long_unknown_task_name_here}, " * 3_000 + "]}", "m.yaml:4:"
     ),
     "many shares": (
-        HEAD + f"sparsify: [{{method: magnitude, sparsity: {[n / 20_000 for n in range(9_000)]}}}]\n"
+        HEAD + f"variants: [{{prune: magnitude, sparsity: {[n / 20_000 for n in range(9_000)]}}}]\n"
         f"runtime: {{sparsity: {[n / 20_000 + 1e-5 for n in range(9_000)]}}}\n", "m.yaml:5:",
     ),
 }  # fmt: skip
@@ -98,7 +98,7 @@ def test_manifests(case: str, tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(text)
     known = checks()
-    known.task_names(), known.method_names()  # their lists are made once
+    known.task_names(), known.step_names()  # their lists are made once
     with refused(tmp_path / place, kind=ManifestError):
         load(path, known)
 
@@ -116,10 +116,10 @@ def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: P
     path = tmp_path / "m.yaml"
     path.write_text(
         HEAD
-        + f"sparsify: [{{method: magnitude, sparsity: {[n / 2000 for n in range(1, 1500)]}, granularity: [row, layer]}}]\n"
+        + f"variants: [{{prune: magnitude, sparsity: {[n / 2000 for n in range(1, 1500)]}, granularity: [row, layer]}}]\n"
         f"runtime: {{ranks: {list(range(1, 200))}}}\n"
     )
-    with refused(path, "sparsify", "cells", kind=ManifestError):
+    with refused(path, "variants", "cells", kind=ManifestError):
         preflight(Request(path))
 
 

@@ -107,8 +107,8 @@ class _Watched:
                 found.set_exception(error)
 
         begun = time.monotonic()
-        Thread(target=work, daemon=True).start()
         try:
+            Thread(target=work, daemon=True).start()
             result = found.result(self.timeout - self.spent if self.timeout else None)
         except TimeoutError:
             self._stop(found)
@@ -123,12 +123,13 @@ class _Watched:
     def _stop(self, found: Future[Any]) -> None:
         """Interrupt DuckDB until it listens, or give the connection up: a function of one huge value does not listen."""
         last = time.monotonic() + _STOPPING
-        while not found.done():
-            self.connection.interrupt()
-            wait([found], 0.02)
-            if time.monotonic() > last:
+        try:
+            while not found.done() and time.monotonic() < last:
+                self.connection.interrupt()
+                wait([found], 0.02)
+        finally:
+            if not found.done():
                 connect.ABANDONED.append(self.connection)
-                return
 
 
 def describe(path: Path) -> Table:

@@ -88,11 +88,11 @@ def prepare(request: Request) -> Prepared:
 def _limited(loaded: Loaded, manifest: Manifest) -> None:
     """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
     if (cells := count(manifest)) > bounded.CELLS:
-        message = f"the lists of `sparsify`, `benchmarks` and `runtime` multiply to {cells:,} cells"
+        message = f"the lists of `variants`, `benchmarks` and `runtime` multiply to {cells:,} cells"
         raise ManifestError(
             [
                 loaded.problem(
-                    ("sparsify",), message, f"at most {bounded.CELLS:,}", "shorten them, or split the manifest"
+                    ("variants",), message, f"at most {bounded.CELLS:,}", "shorten them, or split the manifest"
                 )
             ]
         )

@@ -49,7 +49,10 @@ def theirs(changed: Callable[..., Path], secret: Path) -> Path:
     """One whose views, ours by name and others, read the secret."""
     reads = f"AS SELECT content AS model, content AS task, * FROM read_text('{secret}')"
     return changed(
-        *(f"CREATE OR REPLACE VIEW {name} {reads}" for name in ("results", "scores", "_cells", "_latest", "stolen")),
+        *(
+            f"CREATE OR REPLACE VIEW {name} {reads}"
+            for name in ("results", "scores", "pareto", "_cells", "_latest", "stolen")
+        ),
         "CREATE OR REPLACE MACRO _goodness(metric, score) AS 42",
         'CREATE TABLE base."../../stolen" AS SELECT 1 AS a',
     )
