@@ -106,7 +106,7 @@ def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: flo
 def test_failures_clip_and_overlap_nothing_and_every_reason_is_told(series: int, width: float) -> None:
     rows = [
         {
-            "sparsity": sparsity, "row_name": f"method-{row}/layer: latency deepspeed ×1",
+            "sparsity": sparsity, "row_name": f"method-{row}/layer: latency hf ×1",
             "severity": 1.0 if sparsity > 0.5 else 0.0,
             "text": "F" if sparsity > 0.5 else "·", "reason": f"reason number {row}" if sparsity > 0.5 else None,
             "model": "a-model (random weights)",

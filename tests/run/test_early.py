@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -40,8 +41,9 @@ def test_it_begins_with_the_run_and_ends_with_it(manifest: Path, tmp_path: Path)
     found: list[psutil.Process] = []
     deadline = time.monotonic() + 60
     while not found and process.poll() is None and time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
-        found = [child for child in children if "sparsebench.run.early" in child.cmdline()]
+        with contextlib.suppress(psutil.Error):  # a child that has just ended has no command line
+            children = psutil.Process(process.pid).children()
+            found = [child for child in children if "sparsebench.run.early" in child.cmdline()]
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
