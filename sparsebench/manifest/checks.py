@@ -210,7 +210,7 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) ->
         chain = isinstance(entry, list)
         for number, step in enumerate(entry if chain else [entry]):
             at: At = ("variants", place, number) if chain else ("variants", place)
-            if isinstance(step, dict):  # the schema tells what is wrong with any other
+            if isinstance(step, dict) and step:  # the schema tells what is wrong with any other
                 yield from _step(at, step, positions, checks, names, made)
 
 

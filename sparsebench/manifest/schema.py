@@ -88,7 +88,7 @@ def _entry(value: Any) -> Any:
     steps = value if isinstance(value, list) else [value]
     if not steps:
         raise wrong("a recipe without steps", "at least one step")
-    if not all(isinstance(step, dict) for step in steps):
+    if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
     return value
 
