@@ -2,17 +2,20 @@
 
     python benchmarks/quantize.py [--model smollm2] [--model minilm] [--model g2p] [--windows 8] [--samples 16] [--folder WORK]
     python benchmarks/quantize.py --shape 7b [--blocks 1] [--samples 8]
+    python benchmarks/quantize.py --sizes [--model smollm2 | --shape 1b]
 
 The models are those of quickstart.yaml; smollm2 is scored by perplexity (so many windows), minilm and g2p by their first
 task there. Prints Markdown: for each version the metric and its ratio to dense and to the version that it was made from,
 ‖W - Ŵ‖ / ‖W‖, bits a weight, whether all zeros of its parent are zero, weights that rounding made zero, and seconds (of all
 that were made together). With ``--shape`` it is the peak of anonymous memory while random weights of that shape (see
-shapes.py) are quantized.
+shapes.py) are quantized. With ``--sizes`` it is how many bits a prunable weight takes in each storage format after pruning by
+magnitude and quantizing, and the same over the bounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import threading
 import time
@@ -36,6 +39,7 @@ from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.steps.quantize.grid import Quantize
 from sparsebench.steps.quantize.sweep import run
+from sparsebench.storage import measure
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"smollm2": "smollm2-135m", "minilm": "minilm-l6", "g2p": "g2p-t5"}
@@ -50,6 +54,7 @@ ALONE = {
     "sparsegpt 50% with int8, joint": Quantize(rounding="gptq", sparsity=0.5),
     "sparsegpt 50% with int4, joint": Quantize("int4", rounding="gptq", sparsity=0.5),
 }
+SIZED = {name: ALONE[name] for name in ("int8", "int8 asymmetric", "int8 dynamic", "int4", "int4 asymmetric")}
 AFTER = {
     "then int8": Quantize(),
     "then int8 gptq": Quantize(rounding="gptq"),
@@ -58,7 +63,9 @@ AFTER = {
 }
 
 
-def made(parent: Path, family: Any, wanted: dict[str, Quantize], read: Calibrated, label: str, work: Path) -> list[Any]:
+def made(
+    parent: Path, family: Any, wanted: dict[str, Quantize], read: Calibrated | None, label: str, work: Path
+) -> list[Any]:
     """(label, folder, evidence) of every version of ``parent``."""
     named = {one: (f"{label}{name}", work / f"{label}{name}".replace(" ", "-")) for name, one in wanted.items()}
     found: list[Any] = []
@@ -79,13 +86,52 @@ def kept(parent: Path, folder: Path, family: Any) -> bool:
     return all(not bool(after.load(name)[before.load(name) == 0].any()) for name in names)
 
 
-def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
-    """The table of one model."""
+def fetched(name: str, dense: Path, cache: sources.Cache) -> tuple[Any, dict[str, Any]]:
+    """One of quickstart.yaml's models in ``dense``; its family, and the manifest."""
     manifest = yaml.safe_load((ROOT / "quickstart.yaml").read_text())
     model = next(one for one in manifest["models"] if one["name"] == NAMES[name])
-    family, dense, cache = model["family"], work / "dense", sources.Cache()
     source = sources.parse(model["source"].replace("path:", f"path:{ROOT}/"))
-    prepare(sources.fetch(source, cache), dense, family, model.get("dtype", "auto"))
+    prepare(sources.fetch(source, cache), dense, model["family"], model.get("dtype", "auto"))
+    return model["family"], manifest
+
+
+def cut(asked: argparse.Namespace, dense: Path) -> Any:
+    """Random weights of the shape that was asked for, as deep as asked, in ``dense``; their family and vocabulary."""
+    family, config = SHAPES[asked.shape]
+    config = {**config, **({"vocab_size": 1024} if asked.sizes else {})}  # embeddings are not prunable
+    depths = [key for key in config if key in ("num_hidden_layers", "num_layers", "num_decoder_layers")]
+    write_random({**config, **dict.fromkeys(depths, asked.blocks)}, dense, family)  # type: ignore[arg-type]
+    return family, config["vocab_size"]
+
+
+def storage(name: str, work: Path, asked: argparse.Namespace) -> None:
+    """The sizes of one model."""
+    dense, pruned = work / "dense", {sparsity: work / f"{sparsity:.0%}" for sparsity in (0.5, 0.9)}
+    family = cut(asked, dense)[0] if asked.shape else fetched(name, dense, sources.Cache())[0]
+    targets = {Target("magnitude", sparsity, "layer"): folder for sparsity, folder in pruned.items()}
+    Sweep(dense, family, targets, 0, None).run(lambda *_: None)
+    print(
+        f"| {name} | zeros | dense | raw-value bound | packed | over the bound | entropy bound | archive | over the bound |"
+    )
+    print("|---" * 9 + "|")
+    for label, parent in {"": dense, **{f"{share:.0%}, ": folder for share, folder in pruned.items()}}.items():
+        for way, wanted in SIZED.items():
+            ((shown, folder, _),) = made(parent, family, {way: wanted}, None, label, work)
+            found = measure(folder, family, ["dense", "packed", "archive"], work / "sized")
+            plain, packed, archive = (8 * (size.prunable_bytes or 0) / found.prunable for size in found.sizes)
+            raw, entropy = (8 * bound / found.prunable for bound in (found.raw_value_bound, found.entropy_bound))
+            assert all(size.round_trip in (None, True) for size in found.sizes)
+            cells = [shown, f"{1 - found.nonzero / found.prunable:.1%}", f"{plain:.3f}"]
+            cells += [f"{raw:.3f}", f"{packed:.3f}", f"{packed / raw:.4f}"]
+            cells += [f"{entropy:.3f}", f"{archive:.3f}", f"{archive / entropy:.4f}"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+            shutil.rmtree(folder)
+
+
+def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
+    """The table of one model."""
+    dense, cache = work / "dense", sources.Cache()
+    family, manifest = fetched(name, dense, cache)
     task = TaskSpec("perplexity", limit=asked.windows) if family == "decoder" else None
     first = manifest["benchmarks"][family][0]
     task = task or TaskSpec(first["task"], limit=first.get("limit"))
@@ -140,11 +186,9 @@ def memory(work: Path, asked: argparse.Namespace) -> None:
     """The peak for every way by itself and for all together, over some blocks of a large model."""
     import torch
 
-    family, config = SHAPES[asked.shape]
-    depths = [key for key in config if key in ("num_hidden_layers", "num_layers", "num_decoder_layers")]
     dense = work / "dense"
-    write_random({**config, **dict.fromkeys(depths, asked.blocks)}, dense, family)  # type: ignore[arg-type]
-    ids = torch.randint(3, config["vocab_size"], (asked.samples, 512))
+    family, vocabulary = cut(asked, dense)
+    ids = torch.randint(3, vocabulary, (asked.samples, 512))
     read = Calibrated(Batch(ids, torch.ones_like(ids)), "", "", ids.numel(), ())
     print("| way | anonymous GB | s |\n|---|---|---|")
     ways = {name: {name: ALONE[name]} for name in ("int8", "int4", "int4 gptq", "sparsegpt 50% with int8, joint")}
@@ -163,12 +207,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--sizes", action="store_true")
     parser.add_argument("--folder", help="where to work; default: the system's temporary folder")
     asked = parser.parse_args()
     print(f"{environment.cpu_model()}\n")
     for name in [asked.shape] if asked.shape else asked.model or list(NAMES):
         with tempfile.TemporaryDirectory(dir=asked.folder) as work:
-            (memory if asked.shape else quality)(*([Path(work), asked] if asked.shape else [name, Path(work), asked]))
+            if asked.sizes:
+                storage(name, Path(work), asked)
+            elif asked.shape:
+                memory(Path(work), asked)
+            else:
+                quality(name, Path(work), asked)
         print()
 
 

@@ -29,6 +29,7 @@ class Bounds:
 
     A value of a quantized weight is its code (one byte, or half of one) less its zero point, counted whole. What else belongs
     to it counts as well: as it is in ``raw_values``, scales and zero points at their own entropy in ``entropy``.
+    With few zeros int4 words as they are lie below ``raw_values``, because a code that marks a zero is no value any more.
     """
 
     weights: int

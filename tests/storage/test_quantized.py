@@ -92,7 +92,7 @@ def by_specification(path: Path, codes: Codes, scheme: Scheme) -> np.ndarray | N
 
 
 @pytest.mark.parametrize("by", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(weight=weights())
 def test_any_weight_comes_back_and_the_specification_agrees(by: str, weight: tuple[Codes, Scheme]) -> None:
     codes, scheme = weight
@@ -115,7 +115,22 @@ def test_any_weight_comes_back_and_the_specification_agrees(by: str, weight: tup
                 assert coding is ARCHIVE or entry.nbytes <= entry.info.nbytes
 
 
-@settings(max_examples=200, deadline=None)
+def test_the_example_of_the_specification(tmp_path: Path) -> None:
+    write_source(
+        tmp_path / "s.safetensors",
+        {
+            "a.weight_packed": ("I32", [1, 1], bytes.fromhex("8889f888")),
+            "a.weight_shape": ("I64", [2], struct.pack("<2q", 1, 8)),
+        },
+    )
+    container.write(tmp_path / "s.safetensors", tmp_path / "s.packed", PACKED)
+    entry = container.read(tmp_path / "s.packed", PACKED).entries[0]
+    data = (tmp_path / "s.packed").read_bytes()
+    assert (entry.encoding, [data[begin:end].hex() for begin, end in entry.parts]) == ("int4-bitmask", ["24", "71"])
+    assert restored(tmp_path / "s.packed", PACKED) == (tmp_path / "s.safetensors").read_bytes()
+
+
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_what_only_looks_quantized_comes_back(data: st.DataObject) -> None:
     """Words, zero points and a shape that do not belong together, empty ones too."""
