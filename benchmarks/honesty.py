@@ -25,8 +25,7 @@ import torch
 from sparsebench.models.load import load_model
 from sparsebench.runtime import energy, latency, memory
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.latency import Loaded
-from sparsebench.runtime.peers import Peers
+from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.results import PhaseDifference, Setting, Workload
 from sparsebench.runtime.workload import Phase, inputs, phases
 
