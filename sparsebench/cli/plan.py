@@ -96,9 +96,8 @@ def show(ready: Prepared, as_json: bool) -> None:
 def announce(ready: Prepared, cells: list[Cell]) -> None:
     """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
     from sparsebench.cli.output import note, size
-    from sparsebench.plan.estimate import total_seconds
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import crowded, needs, slots
+    from sparsebench.plan.resources import crowded, needs, slots, total_seconds
     from sparsebench.run.display import duration
     from sparsebench.run.workspace import Workspace
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from sparsebench.steps import registry
 from sparsebench.steps.contract import Step
 
-Stage = Literal["make", "structure", "storage", "latency", "memory", "benchmarks"]
-STAGES: tuple[Stage, ...] = ("make", "structure", "storage", "benchmarks", "latency", "memory")
-TIMED: tuple[Stage, ...] = ("latency", "memory")
-"""Stages whose jobs have the machine to themselves, and whose results are the machine's."""
 NOT_PRUNED: dict[str, Any] = {
     "granularity": "",
     "pattern": "unstructured",
@@ -105,13 +101,13 @@ class Variant:
 class Cell:
     """The unit of record and of resume: one variant × one task, runtime setting, structure or storage.
 
-    ``settings`` holds everything that was asked and can change the result; ``id`` is its fingerprint together with the
-    variant, the stage's VERSION and its libraries, and versions of the task, the engine or of measuring memory. It says nothing
-    of a machine: what a machine makes of ``auto`` is on the record.
+    ``stage`` is ``make`` or one of ``stages``. ``settings`` holds everything that was asked and can change the result; ``id``
+    is its fingerprint together with the variant, the stage's VERSION and its libraries, and versions of the task, the engine
+    or of measuring memory. It says nothing of a machine: what a machine makes of ``auto`` is on the record.
     """
 
     id: str
-    stage: Stage
+    stage: str
     variant: Variant
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -119,10 +115,10 @@ class Cell:
     def label(self) -> str:
         """What the cell measures, in a few words."""
         setting = self.settings
-        if self.stage == "benchmarks":
+        if "task" in setting:
             limit = f" (first {setting['limit']})" if setting.get("limit") else ""
             return f"{setting['task']}{limit}"
-        if self.stage in TIMED:
+        if "engine" in setting:
             load = setting["workload"]
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
             nodes = len(setting.get("hosts", ()))
@@ -135,7 +131,7 @@ class Cell:
 class Job:
     """The unit of execution: cells that share one process because they share what is expensive.
 
-    ``kind`` is prepare, make, assess (structure and storage), benchmarks, latency or memory. ``makes`` are the
+    ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the
     variants whose folders the job leaves behind, ``parent`` the one that they are made from, ``after`` the jobs that must
     have ended before it starts, ``exclusive`` means alone on the machine.
     """

@@ -5,23 +5,21 @@ The constants are for two server cores and were measured there; a faster machine
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparsebench import benchmarks, environment
-from sparsebench.plan.cells import TIMED, Cell, Job
+from sparsebench.plan.cells import Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SHARE, WARM_STEPS
 from sparsebench.runtime.results import Setting
 
-START_SECONDS = {"prepare": 4.0, "make": 2.0, "assess": 2.0, "benchmarks": 7.0, "latency": 9.0, "memory": 7.0}
-"""Starting a process of this kind and importing what it needs."""
-
 SWEEP_BYTES = 150e6
 ASSESS_BYTES = 60e6
+LOAD_BYTES = 300e6
 FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
 EMULATED_FLOPS = 10e9
-"""Bytes a second through a sweep and through structure and storage; floating-point operations a second, bytes a weight."""
+"""Bytes a second through a sweep, through structure and storage, and into an engine; floating-point operations a second, bytes
+a weight."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
@@ -48,24 +46,36 @@ class ModelSize:
     prunable: float | None = None
 
 
-def seconds_of(cell: Cell, size: ModelSize) -> float:
-    """A cell's own time, without its process's start."""
-    variant = cell.variant
-    match cell.stage:
-        case "make":
-            return size.bytes / SWEEP_BYTES
-        case "structure" | "storage":
-            return size.bytes / ASSESS_BYTES
-        case "benchmarks":
-            task = benchmarks.TASKS.get(cell.settings["task"])
-            length = (task and task.tokens) or DOCUMENT_TOKENS[variant.family]
-            flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
-            return flops / speed(calculated(cell))
-        case _:
-            load_seconds, steps = size.bytes / 300e6, _steps(cell, size)
-            if cell.stage == "memory":
-                return load_seconds + sum(steps)
-            return load_seconds + sum(_timed(step, cell.settings["samples"]) for step in steps)
+def making(cell: Cell, size: ModelSize) -> float:
+    """Seconds to make a variant, without reading text."""
+    return size.bytes / SWEEP_BYTES
+
+
+def assessing(cell: Cell, size: ModelSize) -> float:
+    """Seconds for structure, or for storage."""
+    return size.bytes / ASSESS_BYTES
+
+
+def scoring(cell: Cell, size: ModelSize) -> float:
+    """Seconds for one task."""
+    task = benchmarks.TASKS.get(cell.settings["task"])
+    length = (task and task.tokens) or DOCUMENT_TOKENS[cell.variant.family]
+    flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
+    return flops / speed(calculated(cell))
+
+
+def timing(cell: Cell, size: ModelSize) -> float:
+    """Seconds to time a pair."""
+    return _load(size) + sum(_timed(step, cell.settings["samples"]) for step in _steps(cell, size))
+
+
+def using_memory(cell: Cell, size: ModelSize) -> float:
+    """Seconds to measure memory: every phase once."""
+    return _load(size) + sum(_steps(cell, size))
+
+
+def _load(size: ModelSize) -> float:
+    return size.bytes / LOAD_BYTES
 
 
 def _timed(step: float, samples: int) -> float:
@@ -91,7 +101,7 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
 
 def calculated(cell: Cell) -> str:
     """The precision that a cell will run in on this machine: what was asked for, where that is not ``auto``."""
-    if cell.stage in TIMED:
+    if "engine" in cell.settings:
         # What other nodes emulate is not known here.
         asked = cell.settings["dtype"]
         return asked if "hosts" in cell.settings else environment.running(cell.variant.dtype, asked)
@@ -119,18 +129,7 @@ def _passes(cell: Cell) -> int:
     return MASKED_TOKENS if task is None or task.adapter == "harness" else 1
 
 
-def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
-    """A job's time, start included."""
-    size = sizes[job.variants[0].model]
-    own = sum(seconds_of(cell, size) for cell in job.cells)
-    if job.kind == "prepare":
-        own += 2 * size.bytes / SWEEP_BYTES
-    if job.kind == "make":
-        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + _calibrating(job, size)
-    return START_SECONDS[job.kind] + own
-
-
-def _calibrating(job: Job, size: ModelSize) -> float:
+def calibrating(job: Job, size: ModelSize) -> float:
     """Calibration text through the model, with its second moments: once for all versions, or twice for each."""
     read = [cell for cell in job.cells if cell.settings.get("samples")]
     if not read:
@@ -141,12 +140,3 @@ def _calibrating(job: Job, size: ModelSize) -> float:
     forward = 2 * size.parameters * tokens / speed(calculated(read[0]))
     moments = 2 * size.parameters * tokens / speed("float32")
     return passes * (forward + moments / 2) + len(read) * size.parameters * SOLVE_SECONDS
-
-
-def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:
-    """Wall seconds by kind of job; what is not timed runs ``slots`` at once."""
-    totals: dict[str, float] = {}
-    for job in jobs:
-        share = 1 if job.exclusive else slots
-        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes) / share
-    return totals

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
 from sparsebench.manifest.recipes import chain_of, models_of, named, swept
-from sparsebench.manifest.schema import Manifest, Model, Runtime, Task
-from sparsebench.plan.cells import Cell, Stage, Variant
+from sparsebench.manifest.schema import Manifest, Model
+from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.runtime import hosts
-from sparsebench.runtime.engines import engines
+from sparsebench.plan.stages import precision, stages
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations, kinds
@@ -69,11 +67,15 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         variants |= made
         for variant in made.values():
             if not variant.is_dense:
-                read = {"samples": calibration.samples, "length": calibration.length, **_precision(model)}
+                read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
                 settings = read if kinds()[variant.steps[-1].verb].reads_text(variant.steps[-1]) else {}
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
             if variant.id in ends:
-                cells += _measurements(manifest, model, variant)
+                cells += [
+                    Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings)
+                    for stage in stages().values()
+                    for settings in stage.settings(manifest, model, variant)
+                ]
     return Plan(
         manifest=name,
         models=tuple(manifest.models),
@@ -155,7 +157,7 @@ def _line(
     for step in chain:
         kind = kinds()[step.verb]
         reads = kind.reads_text(step)
-        text = asdict(calibration) | {"source": texts.calibration} | _precision(model) if reads else {}
+        text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
         files = {key: texts.files[step.settings[key]] for key in kind.files if step.settings.get(key) in texts.files}
         last = replace(
             last,
@@ -167,67 +169,3 @@ def _line(
         )
         line.append(last)
     return line
-
-
-def _precision(model: Model) -> dict[str, str]:
-    """The precision of scores and calibration as a setting, where one was asked for: what ``auto`` is depends on the machine."""
-    return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
-
-
-def _measurements(manifest: Manifest, model: Model, variant: Variant) -> Iterator[Cell]:
-    def cell(stage: Stage, settings: dict[str, Any]) -> Cell:
-        return Cell(cell_id(stage, variant.id, settings), stage, variant, settings)
-
-    if manifest.structure:
-        yield cell("structure", manifest.structure.model_dump())
-    if manifest.storage:
-        yield cell("storage", {"formats": sorted(manifest.storage.formats)})
-    for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
-        if (task.models is None or model.name in task.models) and _selected(task.select, variant):
-            yield cell("benchmarks", _task_settings(task, model))
-    for runtime in manifest.runtime or []:
-        if (runtime.models is not None and model.name not in runtime.models) or not _selected(runtime.select, variant):
-            continue
-        for engine in runtime.engines:
-            for ranks in _ranks(engine, runtime.ranks):
-                for workload in runtime.workloads:
-                    shared: dict[str, Any] = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    shared |= _placed(runtime, ranks) | {"dtype": runtime.dtype}
-                    yield cell("latency", shared | {"samples": runtime.samples})
-                    yield cell("memory", shared)
-
-
-def _task_settings(task: Task, model: Model) -> dict[str, Any]:
-    labels = {"labels": list(model.labels)} if model.labels else {}
-    batch = {} if task.batch == "auto" else {"batch": task.batch}
-    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch | _precision(model)
-
-
-def _ranks(engine: str, asked: list[int]) -> list[int]:
-    """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
-    return [1] if 1 in asked and not engines()[engine].shards else asked
-
-
-def _placed(runtime: Runtime, ranks: int) -> dict[str, Any]:
-    """The nodes that several ranks are started on as a setting, where there is a hostfile."""
-    if runtime.hostfile is None or ranks == 1:
-        return {}
-    return {"hosts": [list(host) for host in hosts.share(hosts.read(Path(runtime.hostfile)), ranks)]}
-
-
-def _selected(wanted: Sequence[Mapping[str, Any]] | None, variant: Variant) -> bool:
-    """Whether any of the selections fits, which the dense model always does."""
-    if wanted is None or variant.is_dense:
-        return True
-    return any(all(fits(variant, key, value) for key, value in one.items()) for one in wanted)
-
-
-def fits(variant: Variant, key: str, wanted: Any) -> bool:
-    """Whether a step of the variant has one of the ``wanted`` values in the field ``key``, or is a ``key`` so named."""
-    values = wanted if isinstance(wanted, list) else [wanted]
-    return any(_equal(own, value) for own in variant.values(key) for value in values)
-
-
-def _equal(own: Any, wanted: Any) -> bool:
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (own, wanted))
-    return abs(own - wanted) < 1e-9 if numbers else bool(own == wanted)

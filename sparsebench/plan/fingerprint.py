@@ -11,22 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.benchmarks import TASKS
-from sparsebench.plan.cells import Stage
-from sparsebench.runtime import memory
-from sparsebench.runtime.engines import engines
+from sparsebench.plan.stages import stages
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
-from sparsebench.storage import formats
 
-STAGE_LIBRARIES: dict[Stage, tuple[str, ...]] = {
-    "structure": (),
-    "storage": (),
-    "benchmarks": ("torch", "transformers", "tokenizers", "lm-eval"),
-    "latency": ("torch", "transformers", "deepspeed"),
-    "memory": ("torch", "transformers", "deepspeed"),
-}
-"""The libraries whose major.minor is part of a stage's ids."""
 READING = ("transformers", "tokenizers")
 """What turns text into a model's activations, for steps that read it."""
 DEQUANTIZING = ("transformers", "gguf")
@@ -36,21 +24,6 @@ def digest(value: Any) -> str:
     """A short hash of any JSON value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def stage_version(stage: Stage) -> int:
-    """The stage's VERSION, from its room."""
-    from sparsebench import benchmarks, runtime, storage, structure
-
-    rooms = {
-        "structure": structure,
-        "storage": storage,
-        "benchmarks": benchmarks,
-        "latency": runtime,
-        "memory": runtime,
-    }
-    version: int = rooms[stage].VERSION
-    return version
 
 
 def dense_id(identity: Mapping[str, Any], weights: str) -> str:
@@ -73,18 +46,14 @@ def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: 
     )
 
 
-def cell_id(stage: Stage, variant: str, settings: Mapping[str, Any]) -> str:
-    """The id of a cell. Scores depend on their task's own version too, runtime on the engine's; a making is its variant's."""
+def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:
+    """The id of a cell: what is measured of which variant, how, and by which version of what. A making is its variant's."""
     if stage == "make":
         return digest([stage, variant])
-    own: list[Any] = []
-    if task := TASKS.get(settings.get("task", "")):
-        own = [task.version] if task.version > 1 else []
-    elif row := engines().get(settings.get("engine", "")):
-        own = [row.version, memory.VERSION if stage == "memory" else 0]
-    more = [name for form in settings.get("formats", ()) for name in formats()[form].libraries]
-    libraries = _libraries((*STAGE_LIBRARIES[stage], *more))
-    return digest([stage, variant, dict(settings), stage_version(stage), libraries, own])
+    row = stages()[stage]
+    return digest(
+        [stage, variant, dict(settings), row.room.VERSION, _libraries(row.libraries(settings)), row.own(settings)]
+    )
 
 
 def _libraries(names: Iterable[str]) -> dict[str, str]:

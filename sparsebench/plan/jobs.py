@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 
-from sparsebench.plan.cells import TIMED, Cell, Job, Variant
+from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
+from sparsebench.plan.stages import PROCESSES, stages
 from sparsebench.steps.registry import kinds
-
-ORDER = ("assess", "benchmarks", "latency", "memory")
 
 
 def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> list[Job]:
@@ -27,6 +26,7 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
     asked: dict[str, list[Cell]] = {}
     for cell in todo:
         asked.setdefault(cell.variant.id, []).append(cell)
+    measured, order = stages(), list(PROCESSES)
     makers: dict[str, Job] = {}
     found: list[Job] = []
     # A parent's pass comes before its children's, and a model's passes stay together.
@@ -41,17 +41,16 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
             makers |= {variant.id: job for variant in making}
             found.append(job)
             before = (job.id,)
-        groups: dict[tuple[object, ...], list[Cell]] = {}
+        groups: dict[tuple[str, object], list[Cell]] = {}
         for cell in cells_here:
-            if cell.stage != "make":
-                groups.setdefault(_process(cell), []).append(cell)
+            if stage := measured.get(cell.stage):
+                groups.setdefault((stage.process.name, stage.shares(cell)), []).append(cell)
         # A pair is timed beside the dense model, which must be there too.
         dense = makers.get(variants[0].parents[0]) if variants[0].parents else None
-        for key, group in sorted(groups.items(), key=lambda item: ORDER.index(str(item[0][0]))):
-            kind = str(key[0])
+        for (kind, _), group in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
             after = (dense.id, *before) if dense else before
             name = digest([kind, [cell.id for cell in group]])
-            found.append(Job(name, kind, tuple(group), after=after, exclusive=kind in TIMED))
+            found.append(Job(name, kind, tuple(group), after=after, exclusive=PROCESSES[kind].timed))
     return found
 
 
@@ -91,16 +90,3 @@ def _maker(plan: Plan, variants: list[Variant], cells: list[Cell], makers: dict[
     after = (makers[parent.id].id,) if parent.id in makers else ()
     name = digest(["make", [variant.id for variant in variants]])
     return Job(name, "make", tuple(cells), tuple(variants), parent, after)
-
-
-def _process(cell: Cell) -> tuple[object, ...]:
-    """The key of the process that a cell shares with others of its pass."""
-    match cell.stage:
-        case "structure" | "storage":
-            return ("assess",)
-        case "latency":
-            return ("latency", digest(cell.settings))
-        case "memory":
-            return ("memory", cell.id)
-        case _:
-            return (cell.stage, cell.variant.id)

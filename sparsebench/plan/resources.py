@@ -1,15 +1,16 @@
-"""What a run will need at its fullest moment: disk, memory and downloads, in bytes, rounded up."""
+"""What jobs will take: time, and at a run's fullest moment disk, memory and downloads, in bytes, rounded up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
-from sparsebench.plan.cells import TIMED, Cell, Job
-from sparsebench.plan.estimate import ModelSize, calculated
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, making
 from sparsebench.plan.preflight import Prepared
+from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
 
 PROCESS_BYTES = 700_000_000
 """A worker with torch, transformers and DeepSpeed imported."""
@@ -18,9 +19,30 @@ PACKED_SHARE = 0.65
 MOST_SLOTS = 4
 
 
-PAIR = {"latency": 2.2, "memory": 1.2, "benchmarks": 1.3}
-ONE = {**PAIR, "latency": 1.2}
-"""Models held at once, with room to work, by kind of job: as planned, and where a pair's sides are timed one by one."""
+def cell_seconds(cell: Cell, size: ModelSize) -> float:
+    """A cell's own time, without its process's start."""
+    stage = stages().get(cell.stage)
+    return stage.seconds(cell, size) if stage else making(cell, size)
+
+
+def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
+    """A job's time, start included."""
+    size = sizes[job.variants[0].model]
+    own = sum(cell_seconds(cell, size) for cell in job.cells)
+    if job.kind == PREPARE.name:
+        own += 2 * size.bytes / SWEEP_BYTES
+    if job.kind == MAKE.name:
+        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + calibrating(job, size)
+    return PROCESSES[job.kind].start_seconds + own
+
+
+def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:
+    """Wall seconds by kind of job; what is not timed runs ``slots`` at once."""
+    totals: dict[str, float] = {}
+    for job in jobs:
+        share = 1 if job.exclusive else slots
+        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes) / share
+    return totals
 
 
 @dataclass(frozen=True)
@@ -43,7 +65,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     free = environment.memory()[1]
     for job in jobs:
         size = models[job.variants[0].model]
-        if job.kind == "make":
+        if job.kind == MAKE.name:
             held = sum(variant.id in timed for variant in job.makes)
             waiting += size.bytes * held
             widest = max(widest, size.bytes * (len(job.makes) - held))
@@ -72,15 +94,17 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
         if any("hosts" in cell.settings for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
         model = job.variants[0].model
-        for needed, alone in ((_memory(job, ready.sizes[model]), False), (_memory(job, ready.sizes[model], ONE), True)):
-            if needed > free and (alone or job.kind == "latency"):
+        for apart in (False, True):
+            needed, alone = _memory(job, ready.sizes[model], apart), apart
+            if needed > free and (alone or job.kind == TIME.name):
                 found[model] = max(found.get(model, (alone, needed)), (alone, needed))
     return [Crowded(model, needed, alone) for model, (alone, needed) in found.items()]
 
 
-def _memory(job: Job, size: ModelSize, models: Mapping[str, float] = PAIR) -> int:
+def _memory(job: Job, size: ModelSize, apart: bool = False) -> int:
     """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
-    held = models.get(job.kind, 0.2)
+    process = PROCESSES[job.kind]
+    held = process.models_apart if apart else process.models
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
     return int(_running_bytes(job.cells, size) * held) + PROCESS_BYTES * ranks
 
@@ -88,19 +112,19 @@ def _memory(job: Job, size: ModelSize, models: Mapping[str, float] = PAIR) -> in
 def _held(job: Job, size: ModelSize, free: int) -> int:
     """What a job takes where ``free`` bytes are free: the sides of a pair that does not fit are timed one by one."""
     pair = _memory(job, size)
-    return pair if pair <= free else _memory(job, size, ONE)
+    return pair if pair <= free else _memory(job, size, apart=True)
 
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
     """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
-    wide = any(calculated(cell) == "float32" for cell in cells if cell.stage in ("benchmarks", *TIMED))
+    wide = any(calculated(cell) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"})
     return max(size.bytes, 4 * size.parameters * wide)
 
 
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Bytes that models and benchmark data will take to download, and how many packages of unknown size."""
     wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
-    tasks = {cell.settings["task"] for job in jobs for cell in job.cells if cell.stage == "benchmarks"}
+    tasks = {cell.settings["task"] for job in jobs for cell in job.cells if "task" in cell.settings}
     wanted |= {source for task in tasks for source in data_sources(task)}
     if any(variant.calibration for job in jobs for variant in job.makes):
         wanted.add(ready.plan.calibration.source)
@@ -120,7 +144,7 @@ def slots(ready: Prepared) -> int:
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
-    beside = [cell for cell in ready.plan.cells if cell.stage not in TIMED]
+    beside = [cell for cell in ready.plan.cells if not timed(cell.stage)]
     cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)

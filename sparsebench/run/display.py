@@ -17,7 +17,8 @@ from rich.table import Table
 
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import ModelSize, job_seconds
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.resources import job_seconds
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 DAMPING_SECONDS = 30.0

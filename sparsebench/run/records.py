@@ -17,7 +17,8 @@ from typing import Any
 from sparsebench import bounded, environment
 from sparsebench.errors import LedgerError
 from sparsebench.paths import create
-from sparsebench.plan.cells import TIMED, Cell, Variant
+from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.stages import timed
 
 FORMAT = 2
 STATUSES = ("done", "failed", "unsupported", "skipped")
@@ -41,7 +42,7 @@ class Outcome:
 
 def key(cell: Cell) -> str:
     """What a cell's record is filed under: its id, with the place where the answer is that place's alone."""
-    return f"{cell.id}-{environment.where()['id']}" if cell.stage in TIMED else cell.id
+    return f"{cell.id}-{environment.where()['id']}" if timed(cell.stage) else cell.id
 
 
 def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:

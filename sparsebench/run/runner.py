@@ -24,6 +24,7 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
+from sparsebench.plan.stages import TIME
 from sparsebench.run import early, nursery, records
 from sparsebench.run.display import Display
 from sparsebench.run.handlers import LIBRARIES
@@ -140,7 +141,7 @@ class Runner:
     def _loss(self, job: Job, variant: Variant) -> str | None:
         """Why a variant is not to be had, if that is known."""
         made_from = (job.parent.id,) if job.parent else ()
-        beside = variant.parents[:1] if job.kind == "latency" else ()  # the dense model
+        beside = variant.parents[:1] if job.kind == TIME.name else ()  # the dense model
         needed = made_from if variant in job.makes else (variant.id, *beside)
         return next((self.lost[name] for name in needed if name in self.lost), None)
 

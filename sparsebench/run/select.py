@@ -13,8 +13,9 @@ from typing import Any
 
 from sparsebench import bounded
 from sparsebench.errors import LedgerError, UserError
-from sparsebench.plan.cells import STAGES, Cell, Variant
+from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
+from sparsebench.plan.stages import names
 from sparsebench.run.records import key, statuses
 from sparsebench.steps.registry import kinds
 
@@ -63,8 +64,8 @@ def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
             close = difflib.get_close_matches(name, keys(), n=1)
             hint = f"did you mean {close[0]}={value or '…'}?" if close else f"one of {', '.join(keys())}"
             raise UserError(f"--only {word}: not KEY=VALUE with a known key", hint)
-        if name == "stage" and value not in STAGES:
-            raise UserError(f"--only {word}: no such stage", f"one of {', '.join(STAGES)}")
+        if name == "stage" and value not in names():
+            raise UserError(f"--only {word}: no such stage", f"one of {', '.join(names())}")
         pairs.append((name, _share(word, value) if name == "sparsity" else value))
     return tuple(pairs)
 

@@ -12,11 +12,11 @@ from sparsebench import environment
 from sparsebench.benchmarks import TASKS
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
-from sparsebench.plan.estimate import ModelSize, _timed, calculated, seconds_of
+from sparsebench.plan.estimate import ModelSize, _timed, calculated
 from sparsebench.plan.expand import Plan, Texts, expand
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.resources import crowded, needs
+from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import early, records
 from sparsebench.runtime import memory
@@ -162,7 +162,7 @@ def test_an_engine_whose_code_changed_is_measured_anew_and_no_other(monkeypatch:
 
     before, rows = found(), dict(engines())
     rows["sparse"] = replace(rows["sparse"], version=rows["sparse"].version + 1)
-    monkeypatch.setattr("sparsebench.plan.fingerprint.engines", lambda: rows)
+    monkeypatch.setattr("sparsebench.plan.stages.engines", lambda: rows)
     after = found()
     assert before["hf"] and before["hf"] == after["hf"]
     assert before["sparse"] and not before["sparse"] & after["sparse"]
@@ -291,7 +291,7 @@ def test_a_masked_model_reads_a_text_once_for_each_token() -> None:
     made = planned(models=[{"name": "m", "source": "path:m", "family": "encoder"}], benchmarks={"encoder": tasks})
     size = ModelSize(1_000_000, 4_000_000)
     once, known, stock, text = (
-        seconds_of(cell, size) for cell in made.cells if cell.stage == "benchmarks" and cell.variant.is_dense
+        cell_seconds(cell, size) for cell in made.cells if cell.stage == "benchmarks" and cell.variant.is_dense
     )
     assert known == stock == pytest.approx(12 * once)
     assert text == pytest.approx(128 * 128 / 50 * once)
@@ -328,7 +328,7 @@ def test_a_phase_is_timed_as_long_as_its_cap_or_as_a_comparison_needs() -> None:
 def test_a_new_token_costs_its_weights_reading() -> None:
     def seconds(size: ModelSize, generate: int) -> float:
         plan = planned(runtime={"workloads": [{"batch": 1, "prompt": 128, "generate": generate}]})
-        return next(seconds_of(cell, size) for cell in plan.cells if cell.stage == "latency")
+        return next(cell_seconds(cell, size) for cell in plan.cells if cell.stage == "latency")
 
     large = ModelSize(10**11, 2 * 10**11)
     more = seconds(large, 17) - seconds(large, 16)
@@ -391,7 +391,7 @@ def test_emulation_is_slow_and_float32_large_and_the_plan_knows(monkeypatch: pyt
     lacking(monkeypatch)
 
     def seconds(model: dict[str, object]) -> float:
-        return sum(seconds_of(cell, size) for cell in planned(models=[model]).cells if cell.stage == "benchmarks")
+        return sum(cell_seconds(cell, size) for cell in planned(models=[model]).cells if cell.stage == "benchmarks")
 
     assert seconds(HALF[0] | {"compute_dtype": "bfloat16"}) == pytest.approx(8 * seconds(HALF[0]))
     plan = planned(models=HALF, runtime=None)

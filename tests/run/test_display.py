@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import ModelSize, job_seconds
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.resources import job_seconds
 from sparsebench.run.display import DAMPING_SECONDS, Clock
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")

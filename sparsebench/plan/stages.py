@@ -1,0 +1,209 @@
+"""The stages: one kind of measurement of an artifact each, and the processes in which jobs do them.
+
+A new stage is a row here, a handler for its process (``run/handlers``) and a table for its results (``ledger/ingest``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsebench import benchmarks, runtime, storage, structure
+from sparsebench.manifest.schema import Manifest, Model, Runtime, Task
+from sparsebench.plan import estimate
+from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.runtime import hosts, memory
+from sparsebench.runtime.engines import engines
+
+Settings = Mapping[str, Any]
+"""What is asked of a stage and can change its result."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What jobs of one kind have in common.
+
+    ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
+    with room to work, and ``models_apart`` how many where a pair's sides are timed one by one. ``timed`` jobs have the
+    machine to themselves, and their results are that machine's alone.
+    """
+
+    name: str
+    start_seconds: float
+    models: float = 0.2
+    models_apart: float = 0.2
+    timed: bool = False
+
+
+PREPARE = Process("prepare", 4.0)
+MAKE = Process("make", 2.0)
+ASSESS = Process("assess", 2.0)
+SCORE = Process("benchmarks", 7.0, 1.3, 1.3)
+TIME = Process("latency", 9.0, 2.2, 1.2, timed=True)
+MEMORY = Process("memory", 7.0, 1.2, 1.2, timed=True)
+PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, SCORE, TIME, MEMORY)}
+"""In the order in which a model's jobs follow one another."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of measurement, done by the module ``room``, whose VERSION is part of its cells' ids.
+
+    ``settings`` gives what a manifest asks of a variant, one mapping a cell; ``seconds`` is the estimate; ``libraries`` and
+    ``own`` (versions of a task or an engine) say what else can change a result; cells of equal ``shares`` are done by one job.
+    """
+
+    name: str
+    process: Process
+    room: Any
+    settings: Callable[[Manifest, Model, Variant], Iterator[dict[str, Any]]]
+    seconds: Callable[[Cell, ModelSize], float]
+    libraries: Callable[[Settings], tuple[str, ...]] = lambda _: ()
+    own: Callable[[Settings], list[Any]] = lambda _: []
+    shares: Callable[[Cell], object] = lambda _: ""
+
+
+def stages() -> dict[str, Stage]:
+    """Every stage by name, in the order in which a variant goes through them."""
+    return {stage.name: stage for stage in _STAGES}
+
+
+def names() -> tuple[str, ...]:
+    """What a cell's stage may be: its making, or a measurement."""
+    return (MAKE.name, *stages())
+
+
+def timed(stage: str) -> bool:
+    """Whether the results of a stage belong to the machine that gave them."""
+    return stage in stages() and stages()[stage].process.timed
+
+
+def fits(variant: Variant, key: str, wanted: Any) -> bool:
+    """Whether a step of the variant has one of the ``wanted`` values in the field ``key``, or is a ``key`` so named."""
+    values = wanted if isinstance(wanted, list) else [wanted]
+    return any(_equal(own, value) for own in variant.values(key) for value in values)
+
+
+def _equal(own: Any, wanted: Any) -> bool:
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (own, wanted))
+    return abs(own - wanted) < 1e-9 if numbers else bool(own == wanted)
+
+
+def _selected(wanted: Sequence[Settings] | None, variant: Variant) -> bool:
+    """Whether any of the selections fits, which the dense model always does."""
+    if wanted is None or variant.is_dense:
+        return True
+    return any(all(fits(variant, key, value) for key, value in one.items()) for one in wanted)
+
+
+def _structure(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    if manifest.structure:
+        yield manifest.structure.model_dump()
+
+
+def _storage(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    if manifest.storage:
+        yield {"formats": sorted(manifest.storage.formats)}
+
+
+def _scores(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
+        if (task.models is None or model.name in task.models) and _selected(task.select, variant):
+            yield _task(task, model)
+
+
+def _task(task: Task, model: Model) -> dict[str, Any]:
+    labels = {"labels": list(model.labels)} if model.labels else {}
+    batch = {} if task.batch == "auto" else {"batch": task.batch}
+    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch | precision(model)
+
+
+def precision(model: Model) -> dict[str, str]:
+    """The precision of scores and calibration as a setting, where one was asked for: what ``auto`` is depends on the machine."""
+    return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
+
+
+def _latencies(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    for block, settings in _inference(manifest, model, variant):
+        yield settings | {"samples": block.samples}
+
+
+def _memories(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    for _, settings in _inference(manifest, model, variant):
+        yield settings
+
+
+def _inference(manifest: Manifest, model: Model, variant: Variant) -> Iterator[tuple[Runtime, dict[str, Any]]]:
+    for block in manifest.runtime or []:
+        if (block.models is not None and model.name not in block.models) or not _selected(block.select, variant):
+            continue
+        for engine in block.engines:
+            for ranks in _ranks(engine, block.ranks):
+                for workload in block.workloads:
+                    shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
+                    yield block, shared | _placed(block, ranks) | {"dtype": block.dtype}
+
+
+def _ranks(engine: str, asked: list[int]) -> list[int]:
+    """Beside one rank, more are for engines that shard. Asked for alone they stay: the cell then says why it cannot be."""
+    return [1] if 1 in asked and not engines()[engine].shards else asked
+
+
+def _placed(block: Runtime, ranks: int) -> dict[str, Any]:
+    """The nodes that several ranks are started on as a setting, where there is a hostfile."""
+    if block.hostfile is None or ranks == 1:
+        return {}
+    return {"hosts": [list(host) for host in hosts.share(hosts.read(Path(block.hostfile)), ranks)]}
+
+
+def _task_version(settings: Settings) -> list[Any]:
+    task = benchmarks.TASKS.get(settings["task"])
+    return [task.version] if task and task.version > 1 else []
+
+
+def _engine_version(settings: Settings, own: int = 0) -> list[Any]:
+    row = engines().get(settings["engine"])
+    return [row.version, own] if row else []
+
+
+def _memory_version(settings: Settings) -> list[Any]:
+    return _engine_version(settings, memory.VERSION)
+
+
+def _format_libraries(settings: Settings) -> tuple[str, ...]:
+    return tuple(name for form in settings["formats"] for name in storage.formats()[form].libraries)
+
+
+def _scoring(settings: Settings) -> tuple[str, ...]:
+    return ("torch", "transformers", "tokenizers", "lm-eval")
+
+
+def _deepspeed(settings: Settings) -> tuple[str, ...]:
+    return ("torch", "transformers", "deepspeed")
+
+
+def _workload(cell: Cell) -> str:
+    return repr(sorted(cell.settings.items()))
+
+
+_STAGES = (
+    Stage("structure", ASSESS, structure, _structure, estimate.assessing),
+    Stage("storage", ASSESS, storage, _storage, estimate.assessing, _format_libraries),
+    Stage(
+        "benchmarks",
+        SCORE,
+        benchmarks,
+        _scores,
+        estimate.scoring,
+        _scoring,
+        _task_version,
+        lambda cell: cell.variant.id,
+    ),
+    Stage("latency", TIME, runtime, _latencies, estimate.timing, _deepspeed, _engine_version, _workload),
+    Stage(
+        "memory", MEMORY, runtime, _memories, estimate.using_memory, _deepspeed, _memory_version, lambda cell: cell.id
+    ),
+)
