@@ -16,7 +16,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec
 from sparsebench.errors import SparsebenchError
 from sparsebench.ledger.scored import compare
-from sparsebench.ledger.statistics import holm, verdict
+from sparsebench.ledger.statistics import judged
 
 USUAL = (
     "piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "openbookqa", "sciq", "copa", "cb", "rte", "mrpc", "sst2",
@@ -58,9 +58,8 @@ def main() -> int:
             one, other = again[spec], dense[TaskSpec(spec.task, spec.limit)]
             assert [outcome.doc_hash for outcome in one.outcomes] == [outcome.doc_hash for outcome in other.outcomes]
             found.append(compare(one, other))
-        for spec, comparison, p in zip(specs, found, holm([comparison.p for comparison in found]), strict=True):
-            alone = verdict(comparison.difference, comparison.p, comparison.higher_is_better)
-            adjusted = verdict(comparison.difference, p, comparison.higher_is_better)
+        for spec, comparison, (_, adjusted) in zip(specs, found, judged(found), strict=True):
+            ((_, alone),) = judged([comparison])
             pairs = zip(again[spec].outcomes, dense[TaskSpec(spec.task, spec.limit)].outcomes, strict=True)
             changed = sum(one.value != other.value for one, other in pairs)
             print(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from sparsebench import sources
-from sparsebench.errors import Interrupted
+from sparsebench.errors import Interrupted, SparsebenchError
 from sparsebench.manifest.schema import Calibration
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.inputs import Inputs
@@ -37,6 +37,8 @@ def pruned(name: str, layer: Layer, sparsity: float) -> torch.Tensor:
         (choice,) = masks.choose(method.load_score()(layer), [quota], layer.name)
         return zeroed(layer.weights, choice.mask)
     ((solution,),) = method.load_solve()([layer], [quota])
+    if isinstance(solution, SparsebenchError):
+        raise solution
     return solution.weights
 
 
