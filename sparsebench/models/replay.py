@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sparsebench.models.blocks import Place
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.inputs import Inputs
-    from sparsebench.models.sides import Side
+    from sparsebench.models.stack_replay import StackReplay
     from sparsebench.models.topology import View
 
 GROUP = 2048
@@ -37,7 +37,7 @@ class Block:
     read the same input, known after the first ``observe``; ``fresh`` says that all streams have the same inputs.
     """
 
-    def __init__(self, side: Side, place: Place, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
+    def __init__(self, side: StackReplay, place: Place, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
         self.side = place.side
         self.index = place.index
         self.tensors = tensors
@@ -149,7 +149,7 @@ class Replay:
         width = max(stack.module.config.hidden_size for stack in self._skeleton.stacks)
         states = 2 * streams * len(batch.input_ids) * length * width * model.dtype.itemsize
         self._spill = spill if states > memory else None
-        self._last: Side | None = None
+        self._last: StackReplay | None = None
 
     def run(self, visit: Callable[[Block], None], progress: Callable[[int, int], None] | None = None) -> None:
         """Every block in order, the encoder's first. A stream that a visit leaves out goes through the stored block.
@@ -160,7 +160,7 @@ class Replay:
 
         total = sum(len(stack.places) for stack in self._skeleton.stacks)
         done, diverged = 0, False
-        side: Side | None = None
+        side: StackReplay | None = None
         for stack in self._skeleton.stacks:
             if side is not None:
                 with torch.no_grad():
@@ -199,9 +199,9 @@ class Replay:
             raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
         return tensor
 
-    def _side(self, stack: blocks.Stack, encoder: Side | None) -> Side:
-        from sparsebench.models.sides import Side, Texts
+    def _side(self, stack: blocks.Stack, encoder: StackReplay | None) -> StackReplay:
         from sparsebench.models.spill import States
+        from sparsebench.models.stack_replay import StackReplay, Texts
 
         batch = self.batch
         texts = Texts(batch.input_ids, batch.attention_mask.bool())
@@ -214,7 +214,7 @@ class Replay:
         longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         size = max(1, GROUP // longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-        return Side(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
+        return StackReplay(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
 
 
 def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:

@@ -25,10 +25,10 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.stages import TIME
-from sparsebench.run import early, nursery, records
+from sparsebench.run import forkserver, precompile, records
 from sparsebench.run.display import Display
+from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES
-from sparsebench.run.nursery import Nursery, Process
 from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Workspace
 
@@ -75,7 +75,7 @@ class Runner:
         self.display = display
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
-        self.nursery: Nursery | None = None
+        self.forkserver: ForkServer | None = None
         self.compiler: subprocess.Popen[bytes] | None = None
         self.children: list[Child] = []
         self.waiting: list[Job] = []
@@ -93,7 +93,7 @@ class Runner:
         todo = list(cells)
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
-        self.compiler = early.compiler(todo)
+        self.compiler = precompile.compiler(todo)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -107,8 +107,8 @@ class Runner:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
         finally:
             self._end_all()
-            if self.nursery:
-                self.nursery.close()
+            if self.forkserver:
+                self.forkserver.close()
             self.display.end(self.counts)
             signal.signal(signal.SIGTERM, previous)
             self._ingest(last=True)
@@ -182,11 +182,11 @@ class Runner:
 
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
-        if job.kind in LIBRARIES and nursery.usable():
-            create(log, "ab").close()  # a nursery that dies leaves none
-            if self.nursery is None or not self.nursery.alive:
-                self.nursery = Nursery(LIBRARIES[job.kind], self._environment(job))
-            return self.nursery.start(spec, log, events)
+        if job.kind in LIBRARIES and forkserver.usable():
+            create(log, "ab").close()  # a fork server that dies leaves none
+            if self.forkserver is None or not self.forkserver.alive:
+                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job))
+            return self.forkserver.start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
@@ -302,8 +302,8 @@ class Runner:
 
     def _end_all(self) -> None:
         """End every child with its process group: politely, then not."""
-        if self.nursery and self.nursery.importing:
-            self.nursery.process.kill()  # nobody waits for imports after Ctrl-C
+        if self.forkserver and self.forkserver.importing:
+            self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
         if self.compiler and self.compiler.poll() is None:
             _signal_group(self.compiler, signal.SIGKILL)
             self.compiler.wait()

@@ -1,4 +1,4 @@
-"""The process that does one job: ``python -m sparsebench.run.worker SPEC EVENTS``, or a fork of the nursery.
+"""The process that does one job: ``python -m sparsebench.run.worker SPEC EVENTS``, or a fork of the fork server.
 
 It reads a specification, does the job, leaves one record per cell as each finishes, and tells the run on the
 event pipe. This is the boundary at which any failure becomes a record.

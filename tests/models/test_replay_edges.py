@@ -350,7 +350,7 @@ def test_padding_may_be_nan(tmp_path: Path) -> None:
     """What a model makes of padding is nobody's business."""
     import torch
 
-    from sparsebench.models.sides import _finite
+    from sparsebench.models.stack_replay import _finite
 
     states = torch.ones(1, 3, 4)
     states[0, 2] = torch.nan

@@ -18,7 +18,7 @@ from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
-from sparsebench.run import early, records
+from sparsebench.run import precompile, records
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 
@@ -138,7 +138,7 @@ def test_a_hostfile_places_ranks_and_is_part_of_a_cell(tmp_path: Path) -> None:
     assert found[8].label == "memory deepspeed ×8 on 2 nodes b1 p128 g16"
     assert found[1].id in ids(here)
     assert found[2].id not in ids(here)
-    assert early.compiler(cell for cell in there.cells if cell.settings.get("ranks", 1) > 1) is None
+    assert precompile.compiler(cell for cell in there.cells if cell.settings.get("ranks", 1) > 1) is None
 
 
 def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.gather import Enough, Gatherer
+from sparsebench.models.partial import Call, Extras, PartialForward, split, tensors_in
 from sparsebench.models.spill import States
-from sparsebench.models.stages import Call, Extras, Way, split, tensors_in
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Texts:
     mask: torch.Tensor
 
 
-class Side:
+class StackReplay:
     """The blocks of one side, run one after another for several streams over ``groups`` of samples.
 
     Every block reads what was kept of the one before it, the first what the model's embeddings make of the texts: looked up
@@ -36,14 +36,14 @@ class Side:
     """
 
     def __init__(
-        self, stack: Stack, texts: Texts, states: States, groups: Sequence[slice], encoder: Side | None = None
+        self, stack: Stack, texts: Texts, states: States, groups: Sequence[slice], encoder: StackReplay | None = None
     ) -> None:
         self.stack = stack
         self.texts = texts
         self.states = states
         self.groups = groups
         self.encoder = encoder
-        self.way = Way(stack)
+        self.partial = PartialForward(stack)
         streams = states.streams
         self._extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
         self._next_extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
@@ -54,7 +54,7 @@ class Side:
         """Look the texts up and keep what the first block reads, in the first stream's states."""
         for rows in self.groups:
             forward, _ = self._forward(0, rows)
-            hidden = self.way.to(0, None, forward, lookup=True).hidden
+            hidden = self.partial.to(0, None, forward, lookup=True).hidden
             if not _finite(hidden, self.texts.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
             self.states.write(0, rows, hidden)
@@ -79,7 +79,7 @@ class Side:
                     continue
             hidden, extras = split(returned)
             self._check(place, hidden, rows)
-            self.way.forms[place.index] = None if extras is None else len(extras)
+            self.partial.forms[place.index] = None if extras is None else len(extras)
             if extras is not None:
                 extras = self._kept(place.index, stream, rows, hidden, extras)
             self.states.write(stream, rows, hidden)
@@ -95,7 +95,7 @@ class Side:
         forward, _ = self._forward(stream, rows)
         known = self.states.read(stream, rows), self._extras[stream][self.groups.index(rows)]
         for lookup in (False, True):
-            found = self.way.past(known, forward, lookup)
+            found = self.partial.past(known, forward, lookup)
             if _finite(found, self.texts.mask[rows]):
                 return found
         raise self._broken(f"what the {self.stack.side} makes of its last block")
@@ -129,7 +129,7 @@ class Side:
         known = states, self._extras[stream][number]
         # DeBERTa's convolution, for one, reads the embeddings again behind the first block.
         for lookup in (False, True):
-            call = self.way.to(index, known, forward, lookup)
+            call = self.partial.to(index, known, forward, lookup)
             call = call if index else call.reading(states)
             if _finite(call.hidden, self.texts.mask[rows]) and not call.lacks(self._known(call, encoder)):
                 return call, encoder
@@ -140,7 +140,7 @@ class Side:
 
     def _broken(self, what: str) -> ModelError:
         """The error where ``what`` is not finite: it names the tensor, if it is one that was stored so."""
-        stored = (name for name, tensor in self.way.outside.items() if not bool(tensor.isfinite().all()))
+        stored = (name for name, tensor in self.partial.outside.items() if not bool(tensor.isfinite().all()))
         name = next(stored, None)
         named = f"{self.stack.prefix}{name}" if name else what
         return ModelError(f"{named}: NaN or infinite", "repair the checkpoint, or use bfloat16 or float32")
@@ -166,9 +166,9 @@ class Side:
         """
         if self._passed is None:
             used: set[int] = set()
-            if index + 1 < self.way.length:
+            if index + 1 < self.partial.length:
                 forward, _ = self._forward(stream, rows)
-                after = self.way.to(index + 1, (hidden, extras), forward)
+                after = self.partial.to(index + 1, (hidden, extras), forward)
                 used = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([after.args, after.kwargs])}
             self._passed = tuple(isinstance(e, torch.Tensor) and e.untyped_storage().data_ptr() in used for e in extras)
         return tuple(self._one(extra) if keep else None for extra, keep in zip(extras, self._passed, strict=True))

@@ -1,6 +1,6 @@
 """Getting to a block: the model's own forward runs up to it on a few samples, without the blocks before it.
 
-In the place of every block stands a `Stage`. Blocks that are done answer with what is known of them: the last one with
+In the place of every block stands a `StandIn`. Blocks that are done answer with what is known of them: the last one with
 the states that were kept, those before it with NaN, so that a model whose code reaches further back is noticed. Masks,
 positions and whatever happens between blocks are thus the model's own code, and hold a few samples only. In the place of
 the token embeddings stands a `Lookup`, so that tokens are looked up for the first block only.
@@ -62,20 +62,20 @@ class Reached(Exception):
         self.call = call
 
 
-class Stage(torch.nn.Module):
+class StandIn(torch.nn.Module):
     """Stands in a block's place; attributes that the model's code asks of the block are the block's."""
 
-    def __init__(self, way: Way, index: int, block: torch.nn.Module) -> None:
+    def __init__(self, partial: PartialForward, index: int, block: torch.nn.Module) -> None:
         super().__init__()
         # Not as a submodule: its parameters have no storage.
-        self.__dict__.update(way=way, index=index, block=block)
+        self.__dict__.update(partial=partial, index=index, block=block)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the way says that this block gives. Raises Reached at the block that the forward is for."""
-        return self.__dict__["way"].answer(self.__dict__["index"], Call(args, kwargs))
+        """What is known that this block gives. Raises Reached at the block that the forward is for."""
+        return self.__dict__["partial"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
 class Lookup(torch.nn.Module):
@@ -83,7 +83,7 @@ class Lookup(torch.nn.Module):
 
     def __init__(self, table: torch.nn.Module) -> None:
         super().__init__()
-        self.__dict__["table"] = table  # no submodule, as in a stage
+        self.__dict__["table"] = table  # no submodule, as in a stand-in
         self.open = True
         self.nothing = torch.full((1,), torch.nan)
 
@@ -99,8 +99,8 @@ class Lookup(torch.nn.Module):
         return found
 
 
-class Way:
-    """One side's forward, run up to a block of choice. Replaces the side's blocks by stages, its token embeddings by a lookup."""
+class PartialForward:
+    """One stack's forward, run up to a block of choice, with stand-ins for its blocks and a lookup for its token embeddings."""
 
     def __init__(self, stack: Stack) -> None:
         self.side = stack.side
@@ -113,7 +113,7 @@ class Way:
         for place in stack.places:
             parent, _, number = place.path.removeprefix(stack.prefix).rpartition(".")
             blocks = cast(torch.nn.ModuleList, stack.module.get_submodule(parent))
-            blocks[int(number)] = Stage(self, place.index, place.module)
+            blocks[int(number)] = StandIn(self, place.index, place.module)
         self.outside = {name: one for name, one in stack.module.named_parameters() if not one.is_meta}
         """Parameters that are no block's."""
         table = stack.module.get_input_embeddings()
@@ -145,7 +145,7 @@ class Way:
         return result
 
     def answer(self, index: int, call: Call) -> Any:
-        """What stage ``index`` returns."""
+        """What the stand-in of block ``index`` returns."""
         if index != self._next:
             raise UnsupportedError(f"{self.side} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
         self._next += 1

@@ -51,7 +51,7 @@ def usable() -> bool:
     return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
 
 
-class Nursery:
+class ForkServer:
     """The parent's end. ``modules`` are imported once, in the background; what cannot be is left to the jobs.
 
     ``variables`` are the environment of all its jobs, threads among them: libraries read those when they are imported.
@@ -64,7 +64,7 @@ class Nursery:
         self.heard = False
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sparsebench.run.nursery", str(theirs.fileno()), *modules],
+                [sys.executable, "-m", "sparsebench.run.forkserver", str(theirs.fileno()), *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -117,31 +117,31 @@ class Nursery:
 
 
 class Forked:
-    """A job's process, of which only the nursery knows when it ends."""
+    """A job's process, of which only the fork server knows when it ends."""
 
-    def __init__(self, nursery: Nursery, order: int) -> None:
-        self.nursery, self.order = nursery, order
+    def __init__(self, server: ForkServer, order: int) -> None:
+        self.server, self.order = server, order
         self.number: int | None = None
         self.code: int | None = None
 
     @property
     def pid(self) -> int:
-        """Its number; waits until the nursery has imported and forked. Raises ProcessLookupError if that died."""
+        """Its number; waits until the fork server has imported and forked. Raises ProcessLookupError if that died."""
         if self.number is None:
             try:
-                self.number = self.nursery.answer(self.order)
+                self.number = self.server.answer(self.order)
             except ChildProcessError as error:
                 raise ProcessLookupError(str(error)) from error
         assert self.number is not None
         return self.number
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs. A job ends with the nursery, by the signal that the nursery died of."""
+        """The exit code; None while it runs. A job ends with the fork server, by the signal that the fork server died of."""
         if self.code is None:
             try:
-                self.code = self.nursery.answer(self.nursery.ask({"ended": self.pid}))
+                self.code = self.server.answer(self.server.ask({"ended": self.pid}))
             except (ChildProcessError, ProcessLookupError):
-                self.code = self.nursery.process.wait() or 1
+                self.code = self.server.process.wait() or 1
         return self.code
 
     def wait(self) -> int:
@@ -152,7 +152,7 @@ class Forked:
 
 
 def main() -> None:
-    """The nursery's own process: import, then fork whenever told to, until the parent closes the line."""
+    """The fork server's own process: import, then fork whenever told to, until the parent closes the line."""
     redact_stderr()
     die_with_parent()
     line = socket.socket(fileno=int(sys.argv[1]))
@@ -191,7 +191,7 @@ def _forked(order: Mapping[str, Any], descriptors: Sequence[int], line: socket.s
 
 
 def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socket) -> NoReturn:
-    """A new process's whole life; nothing that the nursery still had to do may happen here as well."""
+    """A new process's whole life; nothing that the fork server still had to do may happen here as well."""
     code = 1
     try:
         die_with_parent(parent)

@@ -18,9 +18,9 @@ from sparsebench import sources
 from sparsebench.benchmarks import TASKS
 from sparsebench.cli.app import app
 from sparsebench.errors import SourceError
-from sparsebench.run import nursery
+from sparsebench.run import forkserver
+from sparsebench.run.forkserver import Forked, ForkServer
 from sparsebench.run.handlers import HANDLERS, LIBRARIES
-from sparsebench.run.nursery import Forked, Nursery
 from sparsebench.run.records import statuses
 from sparsebench.sources import Cache
 
@@ -42,13 +42,13 @@ class Saying:
 
 
 @pytest.fixture
-def forks(tmp_path: Path) -> Iterator[Nursery]:
-    made = Nursery(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
+def forks(tmp_path: Path) -> Iterator[ForkServer]:
+    made = ForkServer(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
     yield made
     made.close()
 
 
-def start(forks: Nursery, folder: Path, program: str | None) -> Forked:
+def start(forks: ForkServer, folder: Path, program: str | None) -> Forked:
     """A process that runs ``program``, or waits for ever."""
     spec, log = folder / "spec.job", folder / "log"
     if program is None:
@@ -70,7 +70,7 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid)
 
 
-def test_a_process_has_its_own_variables_threads_log_and_code(forks: Nursery, tmp_path: Path) -> None:
+def test_a_process_has_its_own_variables_threads_log_and_code(forks: ForkServer, tmp_path: Path) -> None:
     program = (
         "import os, sys; print('torch' in sys.modules, os.environ['MINE'], os.environ['OMP_NUM_THREADS'])\n"
         "import torch; print(torch.get_num_threads())"
@@ -80,12 +80,12 @@ def test_a_process_has_its_own_variables_threads_log_and_code(forks: Nursery, tm
     assert (tmp_path / "log").read_text().split()[:4] == ["True", "yes", "2", "2"]
 
 
-def test_an_error_is_in_the_log(forks: Nursery, tmp_path: Path) -> None:
+def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
     assert start(forks, tmp_path, "raise ValueError('something unforeseen')").wait() == 1
     assert "ValueError: something unforeseen" in (tmp_path / "log").read_text()
 
 
-def test_signals_reach_its_group(forks: Nursery, tmp_path: Path) -> None:
+def test_signals_reach_its_group(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     deadline = time.monotonic() + 5
     while os.getpgid(process.pid) != process.pid and time.monotonic() < deadline:
@@ -96,7 +96,7 @@ def test_signals_reach_its_group(forks: Nursery, tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGTERM
 
 
-def test_an_answer_that_nobody_waited_for_is_not_mistaken(forks: Nursery, tmp_path: Path) -> None:
+def test_an_answer_that_nobody_waited_for_is_not_mistaken(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     lost = forks.ask({"ended": process.pid})  # Ctrl-C before its answer
     os.kill(process.pid, signal.SIGKILL)
@@ -107,7 +107,7 @@ def test_an_answer_that_nobody_waited_for_is_not_mistaken(forks: Nursery, tmp_pa
     assert forks.answer(forks.ask({"ended": process.pid})) == -signal.SIGKILL
 
 
-def test_jobs_end_with_the_nursery(forks: Nursery, tmp_path: Path) -> None:
+def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
     pid = process.pid
     assert forks.alive and not forks.importing
@@ -118,9 +118,9 @@ def test_jobs_end_with_the_nursery(forks: Nursery, tmp_path: Path) -> None:
         _ = start(forks, tmp_path / "..", "pass").pid
 
 
-def test_a_nursery_that_still_imports_is_known_and_can_be_killed(tmp_path: Path) -> None:
+def test_a_server_that_still_imports_is_known_and_can_be_killed(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
-    forks = Nursery(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    forks = ForkServer(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     process = start(forks, tmp_path, "pass")
     assert forks.importing and forks.alive
     forks.process.kill()
@@ -149,7 +149,7 @@ benchmarks:
 
 @pytest.mark.parametrize("forked", [True, False])
 def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if forked and not nursery.usable():
+    if forked and not forkserver.usable():
         pytest.skip("a GPU's driver does not survive a fork")
     try:
         sources.fetch(sources.parse(TASKS["g2p"].data[0]), CACHE)
@@ -159,9 +159,9 @@ def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkey
     path = tmp_path / "g2p.yaml"
     path.write_text(MANIFEST.format(home=tmp_path, model=ROOT / "examples" / "g2p" / "model"))
     begun: list[object] = []
-    born = Nursery.__init__
-    monkeypatch.setattr(nursery, "usable", lambda: forked)
-    monkeypatch.setattr(Nursery, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
+    born = ForkServer.__init__
+    monkeypatch.setattr(forkserver, "usable", lambda: forked)
+    monkeypatch.setattr(ForkServer, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
     done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == 0, done.output
     assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 7

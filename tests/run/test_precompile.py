@@ -14,7 +14,7 @@ import pytest
 
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.expand import expand
-from sparsebench.run import early
+from sparsebench.run import precompile
 
 RANKS = "runtime: {ranks: 2, workloads: {batch: 1, prompt: 4, generate: 2}}\n"
 
@@ -26,7 +26,7 @@ def test_nothing_is_compiled_for_cells_that_need_nothing(runtime: object, monkey
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
     models = [{"name": "m", "source": "path:m", "family": "decoder"}]
     manifest = Manifest.model_validate({"version": 1, "models": models, "runtime": runtime})
-    assert early.compiler(expand(manifest, "test", {"m": "r"}).cells) is None
+    assert precompile.compiler(expand(manifest, "test", {"m": "r"}).cells) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the operation exists on Linux only")
@@ -43,7 +43,7 @@ def test_it_begins_with_the_run_and_ends_with_it(manifest: Path, tmp_path: Path)
     while not found and process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(psutil.Error):  # a child that has just ended has no command line
             children = psutil.Process(process.pid).children()
-            found = [child for child in children if "sparsebench.run.early" in child.cmdline()]
+            found = [child for child in children if "sparsebench.run.precompile" in child.cmdline()]
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
