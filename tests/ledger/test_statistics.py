@@ -154,7 +154,6 @@ def test_perplexity_is_of_all_tokens_together_with_the_interval_of_many_draws() 
     draws = [generator.integers(0, 80, 80) for _ in range(4000)]
     slow = [np.exp(values[draw].sum() / counts[draw].sum()) for draw in draws]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), rel=0.02)
-    assert found.method == "bootstrap, 2000 resamples"
     for wrong, labels in ((float(np.exp((values / counts).mean())), counts), (score, np.full(80, np.nan))):
         assert statistics.interval("perplexity", wrong, values, labels).method == f"none: {statistics.UNEXPLAINED}"
 
@@ -194,8 +193,8 @@ def test_an_error_rate_is_of_all_symbols_together_and_lower_is_better() -> None:
 
 def test_windows_of_few_tokens_are_not_taken_for_right_and_wrong() -> None:
     values, counts = np.array([0.0, 1.0, 1.0, 0.0]), np.ones(4)
-    assert statistics.interval("perplexity", float(np.exp(0.5)), values, counts).method.startswith("bootstrap")
-    assert statistics.compare("perplexity", Pairs(values, values, counts)).method.startswith("paired bootstrap")
+    assert statistics.interval("perplexity", float(np.exp(0.5)), values, counts).method.startswith("t of")
+    assert statistics.compare("perplexity", Pairs(values, values, counts)).method.startswith("paired t")
 
 
 def test_a_broken_model_s_perplexity_has_an_interval_without_warnings() -> None:
@@ -335,19 +334,47 @@ def test_the_bootstrap_agrees_with_the_t_test_on_normal_differences(n: int) -> N
     assert found.p == pytest.approx(wanted.pvalue, abs=0.02)
 
 
-@pytest.mark.parametrize("n", [4, 8, 20])
-def test_a_clear_loss_on_few_windows_is_found_by_the_paired_t_test(n: int) -> None:
-    """No resample crosses 0 here, and 2,000 of them could never say so at 5% of four windows."""
-    from scipy.stats import ttest_rel
+@pytest.mark.parametrize("n", [3, 8, 43])
+def test_perplexities_are_compared_by_the_paired_t_test_of_log_losses(n: int) -> None:
+    from scipy import stats
 
     generator = np.random.default_rng(n)
     dense = generator.normal(3.0, 0.2, n)
-    variant = dense + generator.normal(0.8, 0.1, n)
+    variant = dense + generator.normal(0.05, 0.1, n)
     tokens = np.full(n, 1023.0)
     found = statistics.compare("perplexity", Pairs(variant * tokens, dense * tokens, tokens))
-    wanted = ttest_rel(variant, dense).pvalue
-    assert found.p is not None and math.log10(found.p) == pytest.approx(math.log10(wanted), abs=0.12 * n)
-    assert found.p < 0.01
+    wanted = stats.ttest_rel(variant, dense)
+    base = np.exp(dense.mean())
+    ends = np.exp(wanted.confidence_interval(0.95))
+    assert found.p == pytest.approx(wanted.pvalue, rel=1e-9)
+    assert found.low is not None and found.high is not None and found.detectable is not None
+    assert (1 + found.low / base, 1 + found.high / base) == pytest.approx(tuple(ends), rel=1e-9)
+    noncentral = np.log1p(found.detectable / base) / stats.sem(variant - dense) * _c4(n)
+    assert stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, noncentral) == pytest.approx(0.8, abs=1e-6)
+
+
+def _c4(n: int) -> float:
+    """What a sample's standard deviation is of the true one, on average."""
+    return float(np.sqrt(2 / (n - 1)) * math.gamma(n / 2) / math.gamma((n - 1) / 2))
+
+
+def test_two_windows_have_no_interval_and_few_are_marked() -> None:
+    values, counts = windows(12, 1)
+    for n, marked in ((2, "none"), (3, "few"), (7, "few"), (8, "8 windows"), (12, "12 windows")):
+        score = float(np.exp(values[:n].sum() / counts[:n].sum()))
+        around = statistics.interval("perplexity", score, values[:n], counts[:n])
+        found = statistics.compare("perplexity", Pairs(values[:n] * 1.1, values[:n], counts[:n]))
+        assert marked in around.method and marked in found.method
+        assert (around.low is None) == (found.p is None) == (n == 2)
+
+
+def test_windows_that_share_a_text_count_as_one() -> None:
+    values, counts = windows(20, 3)
+    twice = np.repeat(np.arange(20), 2)
+    one = statistics.compare("perplexity", Pairs(values * 1.01, values, counts))
+    doubled = Pairs(np.repeat(values * 1.01, 2), np.repeat(values, 2), np.repeat(counts, 2), twice)
+    found = statistics.compare("perplexity", doubled)
+    assert (found.low, found.high, found.p, found.clusters) == pytest.approx((one.low, one.high, one.p, 20))
 
 
 @pytest.mark.parametrize("n", [4, 6, 8])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sparsebench.ledger import sqlfiles
-from sparsebench.ledger.statistics import proportions, resampling, sensitivity
+from sparsebench.ledger.statistics import proportions, resampling, sensitivity, windows
 from sparsebench.ledger.statistics.contract import (
     PER_TOKEN,
     POOLED,
@@ -35,6 +35,8 @@ def interval(
     """
     if not explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
+    if metric in PER_TOKEN:
+        return windows.interval(values, labels, clusters)
     n, many = len(values), _many(len(values), clusters)
     if metric not in POOLED and _binary(values):
         effect = design_effect(values, clusters)
@@ -50,6 +52,8 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
     n = len(pairs.variant)
     if not n:
         return none("no document in common", not lower_is_better(metric))
+    if metric in PER_TOKEN:
+        return windows.compare(pairs)
     if metric not in POOLED and _binary(pairs.variant) and _binary(pairs.dense):
         return _counted(metric, pairs, chance)
     if _many(n, pairs.cluster) < 2:
@@ -118,15 +122,11 @@ def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dic
 
 def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """All else, by both sides on the same resamples."""
-    import numpy as np
-
     n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
     sides = [pairs.variant, pairs.dense]
     drawn = resampling.resampled(metric, sides, pairs.label, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
-    # A perplexity is exp of a mean: its logarithm is the symmetric one of the two.
-    judged = np.log(drawn[:, 0] / drawn[:, 1]) if metric in PER_TOKEN else shifts
     variant, dense = (resampling.value(metric, side, pairs.label) for side in sides)
     recovery: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
@@ -144,7 +144,7 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
         difference=variant - dense,
         low=low,
         high=high,
-        p=resampling.p_value(judged, many),
+        p=resampling.p_value(shifts, many),
         gained=None,
         lost=None,
         method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",

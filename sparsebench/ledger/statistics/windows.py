@@ -1,0 +1,124 @@
+"""Perplexity: its logarithm is a mean of log-losses over windows of text, judged by Student's t.
+
+A window's outcome is the sum of -ln p over its tokens; the mean is that of all tokens, and its error comes from how windows
+differ from it (a ratio estimator; with windows of one length, the usual standard error).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, none
+
+if TYPE_CHECKING:
+    from sparsebench.ledger.statistics.contract import Floats, Integers
+
+LEAST = 3
+"""Windows below which there is no interval: two say next to nothing of how much windows vary."""
+FEW = 8
+"""Windows below which an interval is marked: it stands on windows being alike, which so few cannot show."""
+WANTED = 0.8
+"""The power at which a difference counts as detectable."""
+_LARGEST = math.log(sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean log-loss a token, with its standard error, over ``n`` windows (or clusters of windows)."""
+
+    value: float
+    error: float
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval by Student's t."""
+        away = _quantile(0.975, self.n) * self.error
+        return self.value - away, self.value + away
+
+    @property
+    def p(self) -> float:
+        """Two-sided, against 0. Where all windows say the same, it is 0 (they differ from 0) or 1."""
+        from scipy.special import stdtr
+
+        if not self.error:
+            return float(self.value == 0)
+        return 2 * float(stdtr(self.n - 1, -abs(self.value) / self.error))
+
+    @property
+    def detectable(self) -> float:
+        """The rise that so many windows show in four samples of five (noncentral t), the error's small-sample bias removed."""
+        from scipy.special import gammaln, nctdtrinc
+
+        freedom = self.n - 1
+        bias = math.sqrt(2 / freedom) * math.exp(gammaln((freedom + 1) / 2) - gammaln(freedom / 2))
+        return float(nctdtrinc(freedom, 1 - WANTED, _quantile(0.975, self.n))) * self.error / bias
+
+
+def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Mean:
+    """The mean of ``losses`` (n,), each the sum over ``tokens`` (n,), of two windows or more."""
+    import numpy as np
+
+    value = losses.sum() / tokens.sum()
+    left = losses - value * tokens
+    if clusters is not None:
+        left = np.bincount(clusters, weights=left)
+    n = len(left)
+    return Mean(float(value), float(math.sqrt(n / (n - 1) * float(left @ left)) / tokens.sum()), n)
+
+
+def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
+    """The 95% interval of a perplexity."""
+    many = _many(losses, clusters)
+    if many < LEAST:
+        return Interval(None, None, f"none: {_windows(many)} do not show how much windows vary")
+    low, high = mean(losses, tokens, clusters).interval
+    return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(many)}")
+
+
+def compare(pairs: Pairs) -> Comparison:
+    """Two perplexities on the same windows: the ratio's interval, as a difference from the dense model's perplexity.
+
+    ``detectable`` is in the same unit; divided by the dense perplexity it is a share.
+    """
+    many = _many(pairs.variant, pairs.cluster)
+    if many < LEAST:
+        return none(f"{_windows(many)} do not show how much windows vary", higher_is_better=False)
+    dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
+    found = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
+    low, high = found.interval
+    return Comparison(
+        n=len(pairs.variant),
+        difference=_exp(math.log(dense) + found.value) - dense,
+        low=_exp(math.log(dense) + low) - dense,
+        high=_exp(math.log(dense) + high) - dense,
+        p=found.p,
+        gained=None,
+        lost=None,
+        method=f"paired t of log-losses, {_windows(many)}",
+        higher_is_better=False,
+        clusters=many,
+        detectable=_exp(math.log(dense) + found.detectable) - dense,
+    )
+
+
+def _many(losses: Floats, clusters: Integers | None) -> int:
+    return len(losses) if clusters is None else int(clusters.max()) + 1
+
+
+def _windows(many: int) -> str:
+    return f"{many} window{'s' * (many > 1)}{' (few)' if LEAST <= many < FEW else ''}"
+
+
+def _quantile(share: float, n: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, share))
+
+
+def _exp(value: float) -> float:
+    """The largest double stands for what a collapsed model's perplexity would be beyond it."""
+    return math.exp(min(value, _LARGEST))
