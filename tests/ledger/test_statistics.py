@@ -471,3 +471,35 @@ def test_the_documents_needed_are_connor_s(drop: float, discordance: float, ledg
     psi, normal = max(drop, discordance), NormalDist()
     root = normal.inv_cdf(0.975) * math.sqrt(psi) + normal.inv_cdf(0.8) * math.sqrt(psi - drop**2)
     assert found == math.ceil((root / drop) ** 2)
+
+
+def test_what_is_shown_not_to_be_lost_is_the_end_of_a_one_sided_interval() -> None:
+    from scipy import stats
+
+    generator = np.random.default_rng(2)
+    dense, tokens = generator.normal(3.0, 0.2, 12), np.full(12, 1023.0)
+    variant = dense + generator.normal(0.05, 0.02, 12)
+    found = statistics.compare("perplexity", Pairs(variant * tokens, dense * tokens, tokens))
+    end = stats.ttest_rel(variant, dense, alternative="less").confidence_interval(0.95).high
+    assert found.loss_at_most == pytest.approx(np.exp(dense.mean()) * np.expm1(end), rel=1e-9)
+    right = (generator.random(1000) < 0.7).astype(float)
+    same = statistics.compare("acc", Pairs(right, right, np.full(1000, np.nan)))
+    assert same.loss_at_most is not None and 0 < same.loss_at_most < -(same.low or 0)
+    labels = generator.normal(size=300)
+    ranked = labels + generator.normal(size=300)
+    none = statistics.compare("spearman", Pairs(ranked, ranked, labels))
+    lost = statistics.compare("spearman", Pairs(generator.normal(size=300), ranked, labels))
+    assert none.loss_at_most == pytest.approx(0, abs=1e-9)
+    assert lost.loss_at_most is not None and lost.difference is not None and lost.loss_at_most > -lost.difference
+
+
+def test_a_loss_of_the_margin_is_called_less_than_the_margin_one_time_in_twenty() -> None:
+    """The non-inferiority test's own false alarms: a true loss of exactly two points of a thousand documents."""
+    generator, margin, called, trials = np.random.default_rng(5), 0.02, 0, 400
+    for _ in range(trials):
+        kinds = generator.choice(4, size=1000, p=[0.64, 0.06, 0.04, 0.26])  # both, lost, gained, neither
+        pairs = Pairs(np.isin(kinds, [0, 2]) * 1.0, np.isin(kinds, [0, 1]) * 1.0, np.full(1000, np.nan))
+        found = statistics.compare("acc", pairs)
+        called += found.loss_at_most is not None and found.loss_at_most < margin
+    assert called <= 0.05 * trials + 3 * math.sqrt(0.05 * 0.95 * trials)
+    assert called > 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
+Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
 RANKING = frozenset({"ap"})
 CORRELATION = frozenset({"spearman"})
 PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
@@ -59,6 +60,7 @@ class Comparison:
     """Variant minus dense over ``n`` shared documents in ``clusters`` contexts: 95% interval, two-sided p value.
 
     ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes).
+    ``loss_at_most`` is the largest loss that the documents leave possible, in the metric's unit: the one-sided 95% limit.
     ``detectable`` is the smallest true difference that such documents show in four samples of five; None where none
     would be. ``recovery`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.
     """
@@ -74,6 +76,7 @@ class Comparison:
     higher_is_better: bool
     clusters: int = 0
     detectable: float | None = None
+    loss_at_most: float | None = None
     recovery: float | None = None
     recovery_low: float | None = None
     recovery_high: float | None = None

@@ -12,6 +12,7 @@ from sparsebench.ledger.statistics.contract import (
     POOLED,
     RANKING,
     UNEXPLAINED,
+    Z95_ONE_SIDED,
     Comparison,
     Interval,
     Pairs,
@@ -88,7 +89,8 @@ def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
     both = int((pairs.variant * pairs.dense).sum())
     table = Table(both, gained, lost, n - both - gained - lost)
     effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
-    low, high = proportions.newcombe(table.scaled(1 / effect))
+    independent = table.scaled(1 / effect)
+    low, high = proportions.newcombe(independent)
     sums = net if pairs.cluster is None else np.bincount(pairs.cluster, weights=net).round().astype(int)
     test = "McNemar exact" if many == n else f"exact sign-flip test{_in(many, n)}"
     return Comparison(
@@ -103,6 +105,7 @@ def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
         higher_is_better=not lower_is_better(metric),
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
+        loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
         **_recovery_of_counts(table, pairs, chance),
     )
 
@@ -127,6 +130,7 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
     drawn = resampling.resampled(metric, sides, pairs.label, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
+    least, worst = resampling.quantiles(shifts, many, 0.95)
     variant, dense = (resampling.value(metric, side, pairs.label) for side in sides)
     recovery: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
@@ -151,6 +155,7 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
         higher_is_better=not lower_is_better(metric),
         clusters=many,
         detectable=sensitivity.of_interval(low, high, many),
+        loss_at_most=worst if lower_is_better(metric) else -least,
         **recovery,
     )
 

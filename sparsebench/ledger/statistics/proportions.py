@@ -89,12 +89,12 @@ def binomial(k: Integers, n: int, share: float) -> Floats:
     return found
 
 
-def newcombe(table: Table) -> tuple[float, float]:
-    """Newcombe's 95% interval of the difference between paired proportions, (both + gained) / n - (both + lost) / n.
+def newcombe(table: Table, z: float = Z95) -> tuple[float, float]:
+    """Newcombe's interval (95% by default) of the difference of paired proportions, (both + gained) / n - (both + lost) / n.
 
     Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
     """
-    (first, low, high), (second, other_low, other_high) = _sides(table)
+    (first, low, high), (second, other_low, other_high) = _sides(table, z)
     phi = table.correlation()
     shift = first - second
     return (
@@ -141,10 +141,10 @@ def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> f
     return far
 
 
-def _sides(table: Table) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _sides(table: Table, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Each side's share with Wilson's interval: the variant's, the dense model's."""
     n, right = table.n, (table.both + table.gained, table.both + table.lost)
-    first, second = ((count / n, *wilson(count, n)) for count in right)
+    first, second = ((count / n, *wilson(count, n, z)) for count in right)
     return first, second
 
 

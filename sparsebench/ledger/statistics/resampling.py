@@ -66,8 +66,8 @@ def resampled(metric: str, sides: list[Floats], labels: Floats, clusters: Intege
     return np.concatenate(found)
 
 
-def quantiles(values: Floats, n: int) -> tuple[float, float]:
-    """The 95% interval of resamples of ``n`` documents (or clusters): percentiles, moved out for small n.
+def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, float]:
+    """The interval (95% by default) of resamples of ``n`` documents (or clusters): percentiles, moved out for small n.
 
     Hesterberg's expanded percentile interval (The American Statistician 69, 371-386, 2015): the normal quantile is
     replaced by t(n - 1) times the root of n / (n - 1).
@@ -75,7 +75,7 @@ def quantiles(values: Floats, n: int) -> tuple[float, float]:
     import numpy as np
     from scipy.special import stdtrit
 
-    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975))
+    outer = _NORMAL.cdf(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, upper))
     low, high = np.nanquantile(values, [outer, 1 - outer])
     return float(low), float(high)
 

@@ -102,6 +102,7 @@ def compare(pairs: Pairs) -> Comparison:
         higher_is_better=False,
         clusters=many,
         detectable=_exp(math.log(dense) + found.detectable) - dense,
+        loss_at_most=_exp(math.log(dense) + found.value + _quantile(0.95, many) * found.error) - dense,
     )
 
 
