@@ -24,9 +24,16 @@ CHUNK = 1 << 22
 
 
 def write_random(
-    architecture: Mapping[str, Any], out: Path, family: Family, dtype: str = "auto", seed: int = 0
+    architecture: Mapping[str, Any],
+    out: Path,
+    family: Family,
+    dtype: str = "auto",
+    seed: int = 0,
+    beside: Path | None = None,
 ) -> Path:
     """A folder that stock transformers loads, with the names and shapes of ``architecture`` (a config.json).
+
+    With ``beside``, tokenizer and the like are those of that model folder.
 
     Matrices are normal with the configuration's ``initializer_range`` (0.02 without one), each from a seed of its own
     (``seed`` and name), so that they do not depend on order; norms, biases and buffers are what transformers itself
@@ -39,7 +46,7 @@ def write_random(
     repeats = _repeats(model, architecture)
     layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items() if key not in repeats])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
-    with CheckpointWriter(out, layout) as writer:
+    with CheckpointWriter(out, layout, beside) as writer:
         for info in layout:
             made = small[info.name].to(torch_dtype(info.dtype)) if info.name in small else _normal(info, std, seed)
             writer.write(info.name, made)

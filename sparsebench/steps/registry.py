@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
+from sparsebench.steps import floor
 from sparsebench.steps.contract import Settings, Step, StepKind
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
@@ -41,6 +42,7 @@ BUILT_IN = (
         shares=lambda step: step.settings["rounding"],
         size=quantize.size,
     ),
+    StepKind("floor", floor.settings, "sparsebench.steps.floor:run"),
 )
 
 

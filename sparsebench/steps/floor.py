@@ -1,0 +1,49 @@
+"""``floor`` as a step: weights without skill in the model's own architecture, to measure what a task gives for nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from sparsebench import bounded
+from sparsebench.steps.contract import Context, Emit, Settings, Step
+
+
+class Zeros(Settings):
+    """Every weight is zero."""
+
+
+class Random(Settings):
+    """Every weight is drawn as for a model before its training."""
+
+    seed: int = 0
+    """What the weights are drawn from. Of several, the best score is the floor."""
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Each floor's settings, by its name."""
+    return {"random-weights": Random, "zero-weights": Zeros}
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Write each floor of the model in ``parent`` into its folder, in the parent's precision."""
+    import torch
+
+    from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, torch_dtype
+    from sparsebench.models.random_weights import write_random
+    from sparsebench.steps.evidence import counted
+
+    for step, folder in targets.items():
+        started = time.perf_counter()
+        if step.name == "random-weights":
+            config = bounded.read_object(parent / "config.json")
+            write_random(config, folder, context.family, "auto", step.settings["seed"], beside=parent)
+        else:
+            model = Checkpoint(parent)
+            layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
+            with CheckpointWriter(folder, layout, parent) as writer:
+                for info in layout:
+                    writer.write(info.name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
+                writer.close()
+        emit(step, counted(folder, context.family, time.perf_counter() - started))

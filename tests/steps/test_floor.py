@@ -1,0 +1,52 @@
+"""Weights without skill: the model's own names, shapes and precision, and nothing that it has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsebench.errors import SparsebenchError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.registry import kinds, single
+
+
+def made(parent: Path, family: str, folder: Path, *steps: Step) -> list[tuple[Path, Evidence]]:
+    found: list[tuple[Path, Evidence]] = []
+
+    def emit(step: Step, result: Evidence | SparsebenchError) -> None:
+        assert isinstance(result, Evidence)
+        found.append((targets[step], result))
+
+    targets = {step: folder / str(number) for number, step in enumerate(steps)}
+    kinds()["floor"].load()(parent, targets, Context(family), emit)  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "family"), [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
+)
+def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
+    model: str, family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    parent: Path = request.getfixturevalue(model)
+    (parent / "tokenizer_config.json").touch()
+    steps = [single("floor", "zero-weights"), *(single("floor", "random-weights", seed=seed) for seed in (0, 1))]
+    (zeros, emptied), (first, drawn), (second, _) = made(parent, family, tmp_path, *steps)
+    dense = Checkpoint(parent)
+    for folder in (zeros, first, second):
+        own = Checkpoint(folder)
+        assert {n: (i.shape, i.dtype) for n, i in own.tensors.items()} == {
+            n: (i.shape, i.dtype) for n, i in dense.tensors.items()
+        }
+        assert (folder / "tokenizer_config.json").is_file()
+        load_model(folder, family)  # type: ignore[arg-type]
+    assert emptied.achieved_all == 1 and drawn.achieved_all < 0.2
+    one, other, true = (Checkpoint(folder) for folder in (first, second, parent))
+    name = max(true.tensors, key=lambda name: true.tensors[name].numel)
+    assert not torch.equal(one.load(name), other.load(name)) and not torch.equal(one.load(name), true.load(name))
+    again = made(parent, family, tmp_path / "again", steps[1])[0][0]
+    assert torch.equal(Checkpoint(again).load(name), one.load(name))
