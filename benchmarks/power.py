@@ -156,7 +156,7 @@ def recoveries() -> Iterator[Line]:
         where = f", in {n // size} contexts" if size > 1 else ""
         yield _recovered(f"recovery of {truth:.0%}, accuracy, {n:,} documents{where}: holds the truth", made, truth)
     big = similarities(1_000_000, 0.5)(np.random.default_rng(SEED))
-    variant, dense = (resampling.value("ap", side, big.label) for side in (big.variant, big.dense))
+    variant, dense = (resampling.value("ranking", side, big.label) for side in (big.variant, big.dense))
     truth = (variant - 0.68) / (dense - 0.68)
     made = many("ap", similarities(200, 0.5), 200, 0.68)
     yield _recovered("recovery, average precision, 200 pairs", made, truth)

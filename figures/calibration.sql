@@ -20,7 +20,7 @@ WITH placed AS (
            regexp_replace(panel, '\n.*', '') || chr(10) || w.line AS facet, panel, method, granularity, pattern LIKE '%:%' AS nm
     FROM curves c
     JOIN (SELECT variant_id, text_number, inputs, replace(line, inputs, '') AS line FROM ways) w USING (variant_id)
-    WHERE metric LIKE '%perplexity' AND method <> 'dense' AND text_number IS NOT NULL
+    WHERE scale = 'perplexity' AND method <> 'dense' AND text_number IS NOT NULL
     QUALIFY count(DISTINCT concat(text_number, inputs)) OVER (PARTITION BY panel, method, granularity, nm, sparsity) > 1
 )
 SELECT sparsity, score, low, high, dense, shown, facet

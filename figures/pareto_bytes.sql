@@ -17,10 +17,10 @@
 -- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
 -- boundnote: Grey: random masks, which know nothing.
 
-SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense,
+SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, higher_is_better, chance, dense,
        bound AND method <> 'dense' AS bound, if(method = 'dense', 100, place) AS place, panel,
        if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
 FROM curves
 JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)
-WHERE metric NOT LIKE '%perplexity'
+WHERE scale <> 'perplexity'
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -19,11 +19,11 @@
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
-           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, _goodness(metric, 1) > 0 AS higher_is_better, chance, dense, if(verdict IN ('faster', 'slower'), speedup, 1) AS speedup, speedup_low, speedup_high
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, higher_is_better, chance, dense, if(verdict IN ('faster', 'slower'), speedup, 1) AS speedup, speedup_low, speedup_high
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
     -- A dense kernel skips no zeros: what differs there is chance, or the processor's clock.
-    WHERE engine NOT IN ('int8', 'deepspeed', 'deepspeed-zero3', 'hf') AND metric NOT LIKE '%perplexity' AND phase <> 'encode'
+    WHERE engine NOT IN ('int8', 'deepspeed', 'deepspeed-zero3', 'hf') AND scale <> 'perplexity' AND phase <> 'encode'
 ), moved AS (
     SELECT DISTINCT facet FROM points WHERE NOT dense_model AND speedup <> 1
 )

@@ -15,7 +15,7 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Broken models, above 10,000, are left out.
+-- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
 -- boundnote: Grey: random masks, which know nothing.
 
 WITH packed AS (
@@ -25,7 +25,7 @@ WITH packed AS (
     SELECT c.*, bytes, if(format = 'source', 'as fetched', if(method = 'dense', 'dense', line)) AS series, format
     FROM curves c
     JOIN packed USING (variant_id)
-    WHERE metric LIKE '%perplexity' AND score <= 1e4 AND (format = 'packed' OR weights = 'dequantized')
+    WHERE scale = 'perplexity' AND NOT collapsed AND (format = 'packed' OR weights = 'dequantized')
 )
 SELECT DISTINCT round(bytes / 1e6, 2 - floor(log10(bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound,
        if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel, series,

@@ -9,7 +9,7 @@
 -- place: place
 -- facet: panel
 -- bound: bound
--- reference: dense = dense; broken = broken
+-- reference: dense = dense; collapsed = collapsed
 -- columns: 2
 -- yscale: log
 -- knee: 10000
@@ -18,7 +18,7 @@
 -- ylabel: perplexity (lower is better)
 -- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model.
 -- boundnote: Grey: random masks, which know nothing.
--- note: Above 10,000 a model is broken and the order of methods means nothing: that part of the axis is packed together.
+-- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
 
 WITH shown AS (
     -- Of a method that was calibrated in several ways, the usual one; the others have a figure of their own.
@@ -29,7 +29,8 @@ WITH shown AS (
     GROUP BY panel, c.line, method, granularity, pattern LIKE '%:%'
     QUALIFY rank() OVER (PARTITION BY panel, method, granularity, pattern LIKE '%:%' ORDER BY min(text_number), min(inputs)) = 1
 )
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > 5e3 THEN 1e4 END AS broken, line, bound, place, panel
+SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel
 FROM curves
-WHERE metric LIKE '%perplexity' AND (panel, line) IN (FROM shown)
+JOIN metrics USING (metric)
+WHERE curves.scale = 'perplexity' AND (panel, line) IN (FROM shown)
 ORDER BY panel, bound, line, sparsity;

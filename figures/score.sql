@@ -19,5 +19,5 @@
 
 SELECT sparsity, score, low, high, chance, dense, line, bound, place, panel
 FROM curves
-WHERE metric NOT LIKE '%perplexity' -- which explodes and has a figure of its own
+WHERE scale <> 'perplexity' -- which explodes and has a figure of its own
 ORDER BY panel, bound, line, sparsity;

@@ -14,7 +14,7 @@ SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload",
 """Columns that are only width where they say the same in each of MANY rows."""
 MANY = 4
 
-_NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?broken \(|{DASH}$|$")
+_NUMBER = re.compile(rf"(\*\*)?[−+±<>×]?\d|(\*\*)?collapsed \(|{DASH}$|$")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sparsebench.benchmarks.catalog import TASKS
 from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
+from sparsebench.ledger.statistics import Metric
 from sparsebench.paths import create
 from sparsebench.report import words
 from sparsebench.report.answer import Answer
@@ -126,6 +127,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
         "catalog": TASKS,
         "pictures": pictures,
+        "collapse": f"{words.collapse():,.0f}",
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
@@ -138,7 +140,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "ppl": words.perplexity,
         "bare": words.bare,
         "times": words.times,
-        "score": words.score,
+        "metric": lambda name: Metric.named(words.raw(name)),
         "listed": words.listed,
         "sparsity": words.sparsity,
         "versions": words.versions,

@@ -11,11 +11,9 @@ from statistics import NormalDist
 from typing import Any, ClassVar
 
 from sparsebench import escape
+from sparsebench.ledger.statistics import Metric
 
 DASH = "–"
-BROKEN = 1e4
-"""Perplexity above which a model has lost the language: a table of how frequent each token is would do better, without
-reading a word of context. The queries and the figure know the number too."""
 
 
 class Text:
@@ -103,8 +101,13 @@ def bare(value: float) -> str:
 
 
 def perplexity(value: float) -> str:
-    """A perplexity; above ``BROKEN`` the model is called broken, as the number then says nothing more."""
-    return f"broken ({bare(value)})" if value > BROKEN else bare(value)
+    """A perplexity; where the model has collapsed this says so, as the number then says nothing more."""
+    return f"collapsed ({bare(value)})" if value > collapse() else bare(value)
+
+
+def collapse() -> float:
+    """The perplexity above which a model has collapsed."""
+    return Metric.named("perplexity").collapsed_above or math.inf
 
 
 def signed(value: float) -> str:
@@ -115,11 +118,6 @@ def signed(value: float) -> str:
 def times(ratio: float) -> str:
     """A ratio of perplexities: ``1.016``, ``34.57``."""
     return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
-
-
-def score(value: float, metric: object) -> str:
-    """A score as its metric is written."""
-    return perplexity(value) if raw(metric).endswith("perplexity") else f"{value:.3f}"
 
 
 def points(share: float) -> str:

@@ -18,6 +18,7 @@ from sparsebench.figures.draw import SHIPPED
 from sparsebench.figures.names import apart
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
+from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.store import Ledger
 
 NOWHERE = Path("nowhere")
@@ -198,8 +199,8 @@ def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9)
                     {
                         "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
                         "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
-                        "broken": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1, "place": name,
-                        "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
+                        "collapsed": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1,
+                        "place": name, "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
                     }
                 )  # fmt: skip
     return found
@@ -220,7 +221,7 @@ def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None
     assert overlaps(figure) == []
     assert labels(figure.axes[0]) == ["100", "1000", "10000", "1e6", "1e10"]
     named = {text.get_text() for text in figure.axes[0].texts}
-    assert {"dense", "broken"} <= named
+    assert {"dense", "collapsed"} <= named
     assert ({row["line"] for row in rows} <= named) == (series <= (12 if facets == 1 else 7))
 
 
@@ -239,6 +240,13 @@ def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: 
     figure = draw(parse(SHIPPED / "perplexity.sql"), table, [])
     assert labels(figure.axes[0]) == shown
     assert overlaps(figure) == []
+
+
+def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
+    knee = parse(SHIPPED / "perplexity.sql").get("knee")
+    assert (
+        float(knee) == Metric.named("perplexity").collapsed_above == Metric.named("pseudo_perplexity").collapsed_above
+    )
 
 
 @pytest.mark.parametrize("knee", [1e4, float("inf")])
@@ -298,7 +306,7 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
         "wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2",
     }  # fmt: skip
     assert {row["line"] for row in rows if row["bound"]} == {"random/layer"}
-    assert {row["broken"] for row in query.run(path, sql["perplexity"]).dicts()} == {1e4}
+    assert {row["collapsed"] for row in query.run(path, sql["perplexity"]).dicts()} == {1e4}
 
 
 @pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])

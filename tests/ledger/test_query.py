@@ -17,8 +17,22 @@ from sparsebench.ledger.export import export
 
 RESULTS = [
     *("manifest", "variant_id", "model", "family", "weights", "recipe", "method", "granularity", "pattern", "sparsity"),
-    *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "score", "low", "high", "n"),
-    *("limited", "chance", "dense_score", "recovery", "recovery_low", "recovery_high", "verdict", "detectable"),
+    *("achieved_sparsity", "seed", "calibration", "dtype", "machine", "task", "metric", "higher_is_better"),
+    *(
+        "score",
+        "collapsed",
+        "low",
+        "high",
+        "n",
+        "limited",
+        "chance",
+        "dense_score",
+        "recovery",
+        "recovery_low",
+        "recovery_high",
+        "verdict",
+        "detectable",
+    ),
     *("bytes_dense", "bytes_packed", "bytes_archive"),
     *("engine", "ranks", "workload", "prefill_ms", "decode_ms", "peak_bytes"),
 ]
@@ -29,6 +43,7 @@ VIEWS = [
     "latency",
     "layer_sparsity",
     "memory",
+    "metrics",
     "pareto",
     "results",
     "samples",

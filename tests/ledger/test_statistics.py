@@ -80,7 +80,7 @@ def test_average_precision_of_a_resample_is_scikit_learn_s(data: st.DataObject) 
     values = np.array(data.draw(st.lists(st.sampled_from([0.1, 0.2, 0.5, 0.9]), min_size=n, max_size=n)))
     labels = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=n, max_size=n)))
     drawn = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=n, max_size=n)))
-    found = resampling.statistic("ap", values, labels, np.bincount(drawn, minlength=n)[None].astype(float))[0]
+    found = resampling.statistic("ranking", values, labels, np.bincount(drawn, minlength=n)[None].astype(float))[0]
     if labels[drawn].any():
         assert found == pytest.approx(average_precision_score(labels[drawn], values[drawn]))
     else:
@@ -197,7 +197,7 @@ def test_windows_of_few_tokens_are_not_taken_for_right_and_wrong() -> None:
     assert statistics.compare("perplexity", Pairs(values, values, counts)).method.startswith("paired t")
 
 
-def test_a_broken_model_s_perplexity_has_an_interval_without_warnings() -> None:
+def test_a_collapsed_model_s_perplexity_has_an_interval_without_warnings() -> None:
     values, counts = np.array([708.0, 700.0, 7100.0]), np.array([1.0, 1.0, 10.0])
     score = float(np.exp(values.sum() / counts.sum()))
     found = statistics.interval("perplexity", score, values, counts)

@@ -140,10 +140,48 @@ def test_a_lower_perplexity_is_better_and_has_no_recovery(
 
 
 @pytest.mark.parametrize(("metric", "turned"), [("perplexity", -2.0), ("per", -2.0), ("acc", 2.0), ("perplex", 2.0)])
-def test_less_of_some_metrics_is_better_to_sql_as_to_python(metric: str, turned: float, ledger: Path) -> None:
-    assert query.run(ledger, f"SELECT _goodness('{metric}', 2.0)").rows == ((turned,),)
+def test_less_of_some_metrics_is_better_to_sql_as_to_python(
+    metric: str, turned: float, scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    scored[0]["result"]["metric"] = metric
+    Ledger(tmp_path / "m.duckdb").ingest(scored[:1])
+    assert query.run(tmp_path / "m.duckdb", "SELECT _goodness(2.0, higher_is_better) FROM scores").rows == ((turned,),)
     nothing = np.array([])
     assert statistics.compare(metric, Pairs(nothing, nothing, nothing)).higher_is_better == (turned > 0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "collapsed"),
+    [("perplexity", 10_001.0, True), ("perplexity", 10_000.0, False), ("word_perplexity", 2e4, True),
+     ("bits_per_byte", 2e4, False), ("users_perplexity", 2e4, False)],
+)  # fmt: skip
+def test_where_a_model_has_collapsed(
+    scored: list[dict[str, Any]], tmp_path: Path, metric: str, score: float, collapsed: bool
+) -> None:
+    dense = scored[0]
+    dense["result"] |= {"metric": metric, "score": score}
+    Ledger(tmp_path / "c.duckdb").ingest([dense])
+    assert query.run(tmp_path / "c.duckdb", "SELECT metric, collapsed FROM scores").rows == ((metric, collapsed),)
+
+
+def test_a_metric_that_nobody_knows_is_better_when_higher(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    for record, values in zip(scored, ([0] * 20 + [1] * 20, [1] * 40), strict=True):
+        record["result"] = outcomes(values) | {"metric": "users_perplexity"}
+    path = tmp_path / "u.duckdb"
+    Ledger(path).ingest(scored)
+    assert query.run(path, "SELECT verdict, difference FROM vs_dense").rows == (("better", 0.5),)
+    assert set(query.run(path, "SELECT DISTINCT higher_is_better, scale, collapsed FROM curves").rows) == {
+        (True, "unknown", False)
+    }
+
+
+def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
+    from sparsebench.benchmarks.catalog import TASKS
+
+    for task in TASKS.values():
+        known = statistics.Metric.named(task.metric)
+        assert known.floor is not None, f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
+        assert known.higher_is_better == ("lower is better" not in task.description), task.name
 
 
 def test_the_front_of_a_perplexity_is_where_it_is_low(found: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -70,5 +70,5 @@ def test_what_where_leaves_out() -> None:
     assert [row["sparsity"] for row in ROWS.without(model="a", sparsity=0.5)] == [0.5, 0.1]
 
 
-def test_broken_and_bold_numbers_stand_to_the_right_as_well() -> None:
-    assert pipe(["n"], [["**30.16**"], ["broken (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"
+def test_collapsed_and_bold_numbers_stand_to_the_right_as_well() -> None:
+    assert pipe(["n"], [["**30.16**"], ["collapsed (2.4e5)"], ["–"]]).splitlines()[1] == "| --: |"

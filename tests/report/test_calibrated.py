@@ -1,4 +1,4 @@
-"""The report on calibrated methods and perplexity: what is explained, what is compared, and what is called broken."""
+"""The report on calibrated methods and perplexity: what is explained, what is compared, and what is called collapsed."""
 
 from __future__ import annotations
 
@@ -84,30 +84,28 @@ def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
     assert "2 calibration texts (section 4)" in text
 
 
-def test_a_perplexity_above_ten_thousand_is_broken_and_never_merely_worse(
+def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     calibrated_ledger: Path, calibrated_report: str
 ) -> None:
-    asked = query.run(
-        calibrated_ledger, "SELECT score, verdict FROM results WHERE task = 'perplexity' AND score > 1e4 ORDER BY score"
-    ).rows
+    asked = query.run(calibrated_ledger, "SELECT score, verdict FROM results WHERE collapsed ORDER BY score").rows
     assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
     assert {verdict for _, verdict in asked} == {"worse"}
     lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
     assert len(lines) >= 8
     for line in lines:
-        assert len(re.findall(r"broken \((1\.2e5|2\.4e5|2\.2e6)\)", line)) == len(
+        assert len(re.findall(r"collapsed \((1\.2e5|2\.4e5|2\.2e6)\)", line)) == len(
             re.findall(r"1\.2e5|2\.4e5|2\.2e6", line)
         )
         assert "worse" not in line
-        assert "↓" not in line.split("broken", 1)[1]
+        assert "↓" not in line.split("collapsed", 1)[1]
     wide = next(table for table in tables(calibrated_report) if table[0][-1] == "verdict" and "times dense" in table[0])
-    assert {row[-1] for row in wide[2:] if row[0] == "random/layer"} == {"broken"}
+    assert {row[-1] for row in wide[2:] if row[0] == "random/layer"} == {"collapsed"}
     assert next(row for row in wide if row[0] == "magnitude/layer" and row[1] == "90%")[2:] == [
-        "broken (2.4e5)",
+        "collapsed (2.4e5)",
         "–",
         "–",
         "–",
-        "broken",
+        "collapsed",
     ]
     assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 7.")[0]))
 
@@ -129,10 +127,10 @@ def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_no_recove
 def test_findings_of_perplexity(calibrated_report: str) -> None:
     assert (
         "- perplexity (lower is better; all 24 windows of text), dense 25.00: every way of pruning is worse than dense, or "
-        "broken, at the smallest sparsity measured already. "
-        "Broken, above 10,000: magnitude/layer from 90%, random/layer from 50%."
+        "has collapsed, at the smallest sparsity measured already. "
+        "Collapsed, above 10,000: magnitude/layer from 90%, random/layer from 50%."
     ) in calibrated_report
-    fallen = next(table for table in tables(calibrated_report) if "of these end at chance or broken" in table[0])
+    fallen = next(table for table in tables(calibrated_report) if "of these end at chance or collapsed" in table[0])
     assert next(row for row in fallen if row[1] == "perplexity")[3:] == ["8", "90%", "2", "50%", "90%"]
     summary = calibrated_report.split("## 1.")[0]
     assert "dense 25.00; the lowest at equal sparsity: 30.16 at 50% (alps/layer), 864 at 90% (alps/layer)" in summary
@@ -151,7 +149,7 @@ def test_methods_are_compared_window_by_window(calibrated_ledger: Path) -> None:
     values = {label: np.array(nats) / TOKENS for label, nats in query.run(calibrated_ledger, asked).rows}
     at = {row["label"]: row for row in rows if row["sparsity"] == 0.9 and row["pattern"] == "unstructured"}
     assert [label for label, row in at.items() if row["best"]] == ["alps/layer"]
-    assert {label for label, row in at.items() if row["broken"]} == {"magnitude/layer", "random/layer"}
+    assert {label for label, row in at.items() if row["collapsed"]} == {"magnitude/layer", "random/layer"}
     for label in ("sparsegpt/layer", "wanda/row", "ria/layer", "wanda+owl/row"):
         shift = values[label] - values["alps/layer"]
         half = 1.96 * shift.std(ddof=1) / math.sqrt(len(shift))
@@ -169,12 +167,12 @@ def test_which_method(calibrated_report: str) -> None:
     matrix = tables(part)[0]
     assert matrix[0] == ["method", "50%", "90%"]
     assert matrix[2] == ["alps/layer", "**30.16**", "**864**"]
-    assert matrix[-1] == ["random/layer", "broken (1.2e5)", "broken (2.2e6)"]
+    assert matrix[-1] == ["random/layer", "collapsed (1.2e5)", "collapsed (2.2e6)"]
     assert re.search(
         r"- 50%: alps/layer is lowest, 30\.16 \[28\.\d+, 31\.\d+\], 1\.21 times dense; behind it sparsegpt/layer \(×1\.01",
         part,
     )
-    assert "; broken: magnitude/layer and random/layer." in part
+    assert "; collapsed: magnitude/layer and random/layer." in part
 
 
 def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
@@ -189,12 +187,12 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
 
 
-def test_where_all_are_broken_nobody_wins(tmp_path: Path) -> None:
+def test_where_all_have_collapsed_nobody_wins(tmp_path: Path) -> None:
     some = [{"prune": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
     text = written(tmp_path, calibrated.sample(variants=some))
-    assert "- 90%: every method is broken." in text
-    assert "at 90% every method is broken" in text.split("## 1.")[0]
-    assert "**broken (" not in text
+    assert "- 90%: every method has collapsed." in text
+    assert "at 90% every method has collapsed" in text.split("## 1.")[0]
+    assert "**collapsed (" not in text
 
 
 def test_one_method_alone_is_not_compared(tmp_path: Path) -> None:
@@ -245,9 +243,9 @@ def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report:
         assert row["before"] == scores[row["task"], row["label"] + dense, row["sparsity"]]
         assert row["after"] == scores[row["task"], row["after_label"], row["sparsity"]]
         better = row["after"] < row["before"] if row["task"] == "perplexity" else row["after"] > row["before"]
-        assert row["better"] == (better and not row["broken"])
+        assert row["better"] == (better and row["sound"])
         if row["task"] == "perplexity":
-            assert row["broken"] == (min(row["after"], row["before"]) > 1e4)
+            assert row["sound"] == (min(row["after"], row["before"]) <= 1e4)
     shown = next(
         row
         for table in tables(calibrated_report)

@@ -20,16 +20,28 @@ if TYPE_CHECKING:
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
 Z95_ONE_SIDED = NormalDist().inv_cdf(0.95)
-RANKING = frozenset({"ap"})
-CORRELATION = frozenset({"spearman"})
-PER_TOKEN = frozenset({"perplexity", "pseudo_perplexity"})
-PER_SYMBOL = frozenset({"per"})
-POOLED = RANKING | CORRELATION | PER_TOKEN | PER_SYMBOL
-"""Metrics of all documents together; every other score is the mean of its outcomes.
 
-A ranking's labels are 1 and 0, a correlation's what its values are correlated with; those of a metric per token are how many
-tokens an outcome's log-likelihood sums up, those of an error rate per symbol how many symbols the right answer has.
-"""
+
+@dataclass(frozen=True)
+class Metric:
+    """What the ledger's view ``metrics`` says of one; the defaults are those of a metric that it does not know.
+
+    ``pooling`` says what the labels of outcomes are. A ranking's are 1 and 0, a correlation's what its values are correlated
+    with; per token they count the tokens that an outcome's log-likelihood sums up, per symbol those of the right answer.
+    """
+
+    higher_is_better: bool = True
+    scale: str = "unknown"
+    floor: float | None = None
+    collapsed_above: float | None = None
+    pooling: str = "mean"
+
+    @classmethod
+    @cache
+    def named(cls, name: str) -> Metric:
+        """The metric that results, such as ``scores.metric``, call by this name."""
+        found = ask("SELECT * EXCLUDE (metric) FROM metrics WHERE metric = $name", name=name)
+        return cls(*found[0]) if found else cls()
 
 
 @dataclass(frozen=True)
@@ -83,18 +95,12 @@ class Comparison:
 
 
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
-    """Rows of a query of the ledger's own macros of judgement: rules that SQL and Python both need are written there, once."""
+    """Rows of a query of what the ledger's views say of metrics and verdicts: rules that SQL and Python both need stand there."""
     import duckdb
 
     with duckdb.connect() as connection:
-        connection.execute(sqlfiles.read("views/00_verdict"))
+        connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
         return connection.execute(query, values).fetchall()
-
-
-@cache
-def lower_is_better(metric: str) -> bool:
-    """Whether less of this metric is better, as of a perplexity."""
-    return bool(ask("SELECT _lower_is_better($metric)", metric=metric)[0][0])
 
 
 def none(reason: str, higher_is_better: bool = True) -> Comparison:

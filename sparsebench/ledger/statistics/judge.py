@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 from sparsebench.ledger import sqlfiles
 from sparsebench.ledger.statistics import proportions, resampling, sensitivity, windows
 from sparsebench.ledger.statistics.contract import (
-    PER_TOKEN,
-    POOLED,
-    RANKING,
     UNEXPLAINED,
     Z95_ONE_SIDED,
     Comparison,
     Interval,
+    Metric,
     Pairs,
     ask,
-    lower_is_better,
     none,
 )
 from sparsebench.ledger.statistics.proportions import Table
@@ -36,30 +33,30 @@ def interval(
     """
     if not explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
-    if metric in PER_TOKEN:
+    n, many, pooling = len(values), _many(len(values), clusters), Metric.named(metric).pooling
+    if pooling == "per token":
         return windows.interval(values, labels, clusters)
-    n, many = len(values), _many(len(values), clusters)
-    if metric not in POOLED and _binary(values):
+    if pooling == "mean" and _binary(values):
         effect = design_effect(values, clusters)
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
     if many < 2:
         return Interval(None, None, "none: one document does not show how much documents vary")
-    drawn = resampling.resampled(metric, [values], labels, clusters, seed)[:, 0]
+    drawn = resampling.resampled(pooling, [values], labels, clusters, seed)[:, 0]
     return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
     """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is)."""
-    n = len(pairs.variant)
+    n, known = len(pairs.variant), Metric.named(metric)
     if not n:
-        return none("no document in common", not lower_is_better(metric))
-    if metric in PER_TOKEN:
+        return none("no document in common", known.higher_is_better)
+    if known.pooling == "per token":
         return windows.compare(pairs)
-    if metric not in POOLED and _binary(pairs.variant) and _binary(pairs.dense):
-        return _counted(metric, pairs, chance)
+    if known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense):
+        return _counted(known, pairs, chance)
     if _many(n, pairs.cluster) < 2:
-        return none("one document does not show how much documents vary", not lower_is_better(metric))
-    return _bootstrapped(metric, pairs, chance, seed)
+        return none("one document does not show how much documents vary", known.higher_is_better)
+    return _bootstrapped(known, pairs, chance, seed)
 
 
 def judged(found: Sequence[Comparison]) -> list[tuple[float | None, str | None]]:
@@ -75,11 +72,11 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
     """Whether ``score`` is what its outcomes give: a metric that this room does not know gets no interval."""
     if not len(values):
         return False
-    found = resampling.value(metric, values, labels)
+    found = resampling.value(Metric.named(metric).pooling, values, labels)
     return bool(abs(found - score) <= 1e-6 * max(1.0, abs(score)))
 
 
-def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
+def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     """0/1 outcomes, by how many documents each side alone gets right."""
     import numpy as np
 
@@ -102,7 +99,7 @@ def _counted(metric: str, pairs: Pairs, chance: float | None) -> Comparison:
         gained=gained,
         lost=lost,
         method=f"{test}, Newcombe interval",
-        higher_is_better=not lower_is_better(metric),
+        higher_is_better=metric.higher_is_better,
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
@@ -123,19 +120,19 @@ def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dic
     return {"recovery": ratio, "recovery_low": low, "recovery_high": high}
 
 
-def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
+def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """All else, by both sides on the same resamples."""
     n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
     sides = [pairs.variant, pairs.dense]
-    drawn = resampling.resampled(metric, sides, pairs.label, pairs.cluster, seed)
+    drawn = resampling.resampled(metric.pooling, sides, pairs.label, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
     least, worst = resampling.quantiles(shifts, many, 0.95)
-    variant, dense = (resampling.value(metric, side, pairs.label) for side in sides)
+    variant, dense = (resampling.value(metric.pooling, side, pairs.label) for side in sides)
     recovery: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
         base = drawn[:, :1] * 0 + chance
-        if metric in RANKING:
+        if metric.pooling == "ranking":
             # A random ranking's average precision is the share of true pairs, in each resample its own.
             chance = float(pairs.label.mean())
             base = resampling.resampled("mean", [pairs.label], pairs.label, pairs.cluster, seed)
@@ -152,10 +149,10 @@ def _bootstrapped(metric: str, pairs: Pairs, chance: float | None, seed: int) ->
         gained=None,
         lost=None,
         method=f"paired bootstrap, {RESAMPLES} resamples{_in(many, n)}",
-        higher_is_better=not lower_is_better(metric),
+        higher_is_better=metric.higher_is_better,
         clusters=many,
         detectable=sensitivity.of_interval(low, high, many),
-        loss_at_most=worst if lower_is_better(metric) else -least,
+        loss_at_most=-least if metric.higher_is_better else worst,
         **recovery,
     )
 

@@ -8,7 +8,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from sparsebench.benchmarks.statistics import average_precision, spearman
-from sparsebench.ledger.statistics.contract import CORRELATION, PER_SYMBOL, PER_TOKEN, RANKING
 
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
@@ -20,35 +19,35 @@ LARGEST = math.log(sys.float_info.max)
 _NORMAL = NormalDist()
 
 
-def value(metric: str, values: Floats, labels: Floats) -> float:
-    """The metric of the documents themselves."""
+def value(pooling: str, values: Floats, labels: Floats) -> float:
+    """The score of the documents themselves, made of them as ``pooling`` says (``Metric``)."""
     import numpy as np
 
-    return float(statistic(metric, values, labels, np.ones((1, len(values))))[0])
+    return float(statistic(pooling, values, labels, np.ones((1, len(values))))[0])
 
 
-def statistic(metric: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """The metric (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
+def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> Floats:
+    """The score (r,) of each resample; ``weights`` (r, n) says how often each document was drawn."""
     import numpy as np
 
-    if metric in PER_TOKEN:
+    if pooling == "per token":
         with np.errstate(invalid="ignore", divide="ignore"):
-            # A broken model's resample may lie beyond a double: the largest double stands for it.
+            # A collapsed model's resample may lie beyond a double: the largest double stands for it.
             mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
         return np.exp(mean_nll)
-    if metric in PER_SYMBOL:
+    if pooling == "per symbol":
         rate: Floats = weights @ values / (weights @ labels)
         return rate
-    if metric in CORRELATION:
+    if pooling == "correlation":
         return spearman(values, labels, weights)
-    if metric not in RANKING:
+    if pooling != "ranking":
         mean: Floats = weights @ values / weights.sum(axis=1)
         return mean
     return average_precision(values, labels, weights)
 
 
-def resampled(metric: str, sides: list[Floats], labels: Floats, clusters: Integers | None, seed: int) -> Floats:
-    """The metric of every side on the same resamples: (RESAMPLES, sides); the same ``seed`` and shape draw the same."""
+def resampled(pooling: str, sides: list[Floats], labels: Floats, clusters: Integers | None, seed: int) -> Floats:
+    """The score of every side on the same resamples: (RESAMPLES, sides); the same ``seed`` and shape draw the same."""
     import numpy as np
 
     n = len(sides[0])
@@ -62,7 +61,7 @@ def resampled(metric: str, sides: list[Floats], labels: Floats, clusters: Intege
         weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
-        found.append(np.stack([statistic(metric, values, labels, weights) for values in sides], axis=1))
+        found.append(np.stack([statistic(pooling, values, labels, weights) for values in sides], axis=1))
     return np.concatenate(found)
 
 

@@ -1,10 +1,6 @@
 -- How a difference is judged, and how many documents show one. Nothing here reads a table: Python asks the same macros about scores that are in no ledger
 -- (ledger/statistics).
 
-CREATE OR REPLACE MACRO _lower_is_better(metric) AS
-    metric IN ('perplexity', 'pseudo_perplexity', 'word_perplexity', 'byte_perplexity', 'bits_per_byte', 'nll', 'loss',
-               'brier_score', 'wer', 'per', 'ter');
-
 -- A p value of a family of tests after Holm's correction (Scandinavian J. of Statistics 6, 65-70, 1979): each is multiplied with
 -- how many are as large or larger, and none falls below a smaller one's.
 CREATE OR REPLACE MACRO _holm(p, family) AS

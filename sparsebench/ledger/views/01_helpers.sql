@@ -8,8 +8,8 @@ CREATE OR REPLACE MACRO _workload(settings) AS
 -- Settings that compare equal whatever the order of their keys.
 CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(settings, '"MAP(VARCHAR, JSON)"')))::VARCHAR;
 
--- A score turned so that more is better, whatever the metric.
-CREATE OR REPLACE MACRO _goodness(metric, score) AS if(_lower_is_better(metric), -score, score);
+-- A score, or a difference between two, turned so that more is better.
+CREATE OR REPLACE MACRO _goodness(score, higher_is_better) AS if(higher_is_better, score, -score);
 
 -- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.

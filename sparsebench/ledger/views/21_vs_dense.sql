@@ -2,7 +2,7 @@ CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
     SELECT s.*, d.score AS dense_score, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.recovery, c.recovery_low, c.recovery_high,
-           c.method AS test, c.higher_is_better
+           c.method AS test
     FROM scores s
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)

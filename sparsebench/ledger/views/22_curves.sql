@@ -2,8 +2,8 @@ CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
     SELECT s.*, v.recovery, v.recovery_low, v.recovery_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
-                  CASE WHEN s.metric LIKE '%perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
-                       ELSE concat(' (', s.metric, if(_goodness(s.metric, 1) < 0, ', lower is better', ''), if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
+                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
+                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
@@ -21,7 +21,7 @@ WITH scored AS (
 ), dense AS (
     SELECT * FROM named WHERE method = 'dense'
 ), lines AS (
-    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.metric LIKE '%perplexity') > 1, ', seed ' || s.seed, '')
+    SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.scale = 'perplexity') > 1, ', seed ' || s.seed, '')
         AS line, regexp_matches(s.method, '^random(\+|$)') AS bound
     FROM named s
     JOIN dense d USING (manifest, panel)
@@ -35,8 +35,8 @@ WITH scored AS (
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound FROM lines) l USING (manifest, panel)
 )
-SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, place, task, metric, limited, n, panel,
-       score, low, high, chance, dense, recovery, recovery_low, recovery_high, started_at
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, place, task, metric, higher_is_better, scale, limited, n, panel,
+       score, collapsed, low, high, chance, dense, recovery, recovery_low, recovery_high, started_at
 FROM points
 JOIN (
     -- What most panels show comes first, so that it keeps its looks when rarer lines come and go.
@@ -51,10 +51,13 @@ COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
 COMMENT ON COLUMN curves.place IS 'number of the line, from 0: the same in every panel, so that figures give it the same looks';
 COMMENT ON COLUMN curves.task IS 'benchmark';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
+COMMENT ON COLUMN curves.higher_is_better IS 'whether a larger score is the better one, as in metrics';
+COMMENT ON COLUMN curves.scale IS 'what kind of number the score is, as in scores';
 COMMENT ON COLUMN curves.limited IS 'true where only the first n documents of the task were scored';
 COMMENT ON COLUMN curves.n IS 'documents scored';
 COMMENT ON COLUMN curves.panel IS 'the panel that the line belongs to: model and task, with the metric and how much was scored';
 COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit, as in scores';
+COMMENT ON COLUMN curves.collapsed IS 'true where the score is beyond metrics.collapsed_above, as in scores';
 COMMENT ON COLUMN curves.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN curves.chance IS 'score of a model without skill';

@@ -44,7 +44,7 @@ WITH variants AS (
 )
 SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
-       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.score, s.low, s.high, s.n, s.limited,
+       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.recovery_low, c.recovery_high,
        c.verdict, c.detectable,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
@@ -61,7 +61,9 @@ COMMENT ON COLUMN results.achieved_sparsity IS 'share of the prunable weights th
 COMMENT ON COLUMN results.machine IS 'class of hardware of the runtime numbers; without them, of the score';
 COMMENT ON COLUMN results.task IS 'benchmark; NULL for a variant without scores';
 COMMENT ON COLUMN results.metric IS 'metric, as in scores';
+COMMENT ON COLUMN results.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN results.score IS 'the metric''s value, in its own unit, as in scores';
+COMMENT ON COLUMN results.collapsed IS 'true where the score is beyond metrics.collapsed_above, as in scores';
 COMMENT ON COLUMN results.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN results.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN results.n IS 'documents scored';

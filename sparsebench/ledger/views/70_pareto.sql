@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW pareto AS
 WITH priced AS (
     UNPIVOT (
-        SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, task, metric, score,
+        SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, task, metric, higher_is_better, score,
                limited, workload, engine, ranks, machine, coalesce(bytes_packed, bytes_dense)::DOUBLE AS bytes, prefill_ms,
                decode_ms, peak_bytes::DOUBLE AS peak_bytes
         FROM results
@@ -12,13 +12,14 @@ SELECT p.*, NOT EXISTS (
            FROM priced o
            WHERE o.manifest = p.manifest AND o.model = p.model AND o.task = p.task AND o.cost = p.cost
              AND (o.machine IS NOT DISTINCT FROM p.machine OR p.cost = 'bytes') AND o.price <= p.price
-             AND _goodness(o.metric, o.score) >= _goodness(p.metric, p.score)
-             AND (_goodness(o.metric, o.score) > _goodness(p.metric, p.score) OR o.price < p.price)) AS on_front
+             AND _goodness(o.score, o.higher_is_better) >= _goodness(p.score, p.higher_is_better)
+             AND (_goodness(o.score, o.higher_is_better) > _goodness(p.score, p.higher_is_better) OR o.price < p.price)) AS on_front
 FROM priced p;
 
 COMMENT ON VIEW pareto IS 'score against each cost, one row per variant, task and cost; on_front marks variants that no other beats on both';
 COMMENT ON COLUMN pareto.task IS 'benchmark';
 COMMENT ON COLUMN pareto.metric IS 'metric, as in scores';
+COMMENT ON COLUMN pareto.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN pareto.score IS 'the metric''s value';
 COMMENT ON COLUMN pareto.limited IS 'true where only the first documents of the task were scored';
 COMMENT ON COLUMN pareto.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';

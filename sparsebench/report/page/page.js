@@ -2,7 +2,7 @@
 // Tables sort by a click on a heading: up, down, and back to how they came. What is empty stays last.
 (() => {
   const UNITS = { B: 1, kB: 1e3, MB: 1e6, GB: 1e9 };
-  const NUMBER = /^(?:broken \()?[×±<>~+]*([−-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*(?:([kMG]?B)\b)?/;
+  const NUMBER = /^(?:collapsed \()?[×±<>~+]*([−-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*(?:([kMG]?B)\b)?/;
   const read = (cell) => cell.textContent.trim();
   const number = (text) => {
     const found = NUMBER.exec(text);

@@ -3,7 +3,7 @@
 WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,
-           s.score, s.score > 1e4 AS broken, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high, v.dense_score, v.verdict, v.detectable
+           s.score, s.collapsed, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high, v.dense_score, v.verdict, v.detectable
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score, verdict, detectable FROM vs_dense) v USING (manifest, record_id)
@@ -20,17 +20,17 @@ WITH scored AS (
     FROM ranked r
     JOIN base.outcomes o USING (record_id)
     JOIN base.outcomes b ON b.record_id = r.best_id AND b.doc_id = o.doc_id AND b.doc_hash = o.doc_hash
-    WHERE r.place > 1 AND NOT r.broken
+    WHERE r.place > 1 AND NOT r.collapsed
     GROUP BY r.record_id
 ), spread AS (
     SELECT record_id, d / l AS shift,
            CASE WHEN windows >= 10 THEN 1.96 * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
     FROM sums
 )
-SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, pattern, sparsity, seed, label, score, low, high, broken, dense_score,
-       if(broken, NULL, score / dense_score) AS ratio, if(broken, 'broken', verdict) AS verdict, if(broken, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,
+       if(collapsed, NULL, score / dense_score) AS ratio, if(collapsed, 'collapsed', verdict) AS verdict, if(collapsed, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
-       n >= 10 AS ranked, CASE WHEN broken OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT broken THEN ' ≈' ELSE '' END AS mark,
+       n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
        avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing
 FROM ranked
 LEFT JOIN spread USING (record_id)

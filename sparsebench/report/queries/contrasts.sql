@@ -1,16 +1,16 @@
 -- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of
 -- several that differ in their granularity or seed only, the better one.
 WITH scored AS (
-    SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity, method, granularity, text_number, inputs,
-           method_label(method, granularity, 'unstructured') AS label, score, v.dense_score, low <= chance AS at_chance
+    SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, limited, num_fewshot, sparsity, method, granularity,
+           text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, low <= chance AS at_chance
     FROM scores
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score FROM vs_dense) v USING (manifest, record_id)
     WHERE weights <> 'random' AND pattern = 'unstructured' /* manifests */
     QUALIFY row_number() OVER (PARTITION BY model, dtype, task, metric, n, num_fewshot, sparsity, method, inputs, text_number
-                               ORDER BY _goodness(metric, score) DESC, granularity, record_id) = 1
+                               ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
-    SELECT a.*, b.label AS after_label, b.score AS after, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
+    SELECT a.*, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
            CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
@@ -24,9 +24,9 @@ WITH scored AS (
 SELECT ingredient, model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
        after_label, dense_score, score AS before, after,
-       text_number AS before_text, after_text, CASE WHEN metric LIKE '%perplexity' THEN score END AS before_perplexity,
-       CASE WHEN metric LIKE '%perplexity' THEN after END AS after_perplexity,
-       guessed OR metric LIKE '%perplexity' AND least(score, after) > 1e4 AS broken, NOT broken AND _goodness(metric, after) > _goodness(metric, score) AS better
+       text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,
+       CASE WHEN scale = 'perplexity' THEN after END AS after_perplexity,
+       NOT (guessed OR both_collapsed) AS sound, sound AND _goodness(after, higher_is_better) > _goodness(score, higher_is_better) AS better
 FROM paired
 WHERE ingredient IS NOT NULL
 ORDER BY ingredient, model, dtype, task, n, num_fewshot, label, after_label, before_text, after_text, sparsity

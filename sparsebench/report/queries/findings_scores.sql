@@ -1,15 +1,15 @@
 -- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
 -- measured, the first at which one was, the one from which on no score was above chance, and the one from which
--- on perplexity is above 10,000: broken. A loss counts when the difference's own 95% interval leaves out 0: a correction for
+-- on the model has collapsed. A loss counts when the difference's own 95% interval leaves out 0: a correction for
 -- several tasks would let more losses pass.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
-           s.chance, s.low <= s.chance AS at_chance, s.metric LIKE '%perplexity' AS perplexity, _goodness(s.metric, 1) < 0 AS lower_is_better, v.verdict, v.dense_score,
+           s.chance, s.low <= s.chance AS at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, method_label(s.method, s.granularity, 'unstructured') || way AS label,
-           perplexity AND s.score > 1e4 AS broken, min(s.sparsity) FILTER (greatest(_goodness(s.metric, v.low), _goodness(s.metric, v.high)) < 0) OVER sweep AS lost_at,
-           v.detectable, -v.difference * _goodness(s.metric, 1) AS loss,
+           s.collapsed, min(s.sparsity) FILTER (greatest(_goodness(v.low, s.higher_is_better), _goodness(v.high, s.higher_is_better)) < 0) OVER sweep AS lost_at,
+           v.detectable, -_goodness(v.difference, s.higher_is_better) AS loss,
            coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
-           coalesce(max(s.sparsity) FILTER (NOT perplexity OR s.score <= 1e4) OVER sweep, -1) AS sound_to
+           coalesce(max(s.sparsity) FILTER (NOT s.collapsed) OVER sweep, -1) AS sound_to
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
@@ -25,17 +25,17 @@ WITH compared AS (
            arg_max(detectable, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
-           min(sparsity) FILTER (broken AND sparsity > sound_to) AS broken_from, any_value(perplexity) AS perplexity, any_value(lower_is_better) AS lower_is_better,
+           min(sparsity) FILTER (collapsed AND sparsity > sound_to) AS collapsed_from, any_value(perplexity) AS perplexity, any_value(higher_is_better) AS higher_is_better,
            any_value(dense_score) AS dense_score
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )
-SELECT *, lost_at IS NULL AND largest >= 0.9 AND broken_from IS NULL AS blind,
+SELECT *, lost_at IS NULL AND largest >= 0.9 AND collapsed_from IS NULL AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
                              ORDER BY kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
        count(*) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, kept_to) - 1 AS equals,
-       count(*) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, broken_from)) OVER one_task AS fallen,
-       min(coalesce(chance_from, broken_from)) OVER one_task AS first_fall, max(coalesce(chance_from, broken_from)) OVER one_task AS last_fall
+       count(*) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) OVER one_task AS fallen,
+       min(coalesce(chance_from, collapsed_from)) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) OVER one_task AS last_fall
 FROM found
 WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)
 ORDER BY model, dtype, task, n, num_fewshot, method, label

@@ -1,8 +1,8 @@
 -- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity; of several granularities the better.
 WITH compared AS (
-    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.limited, s.method, s.granularity, s.pattern, s.sparsity,
-           s.calibration, inputs, s.score, if(s.metric LIKE '%perplexity' AND s.score > 1e4, NULL, s.low) AS low,
-           if(s.metric LIKE '%perplexity' AND s.score > 1e4, NULL, s.high) AS high, v.dense_score
+    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.scale, s.n, s.num_fewshot, s.limited, s.method, s.granularity, s.pattern, s.sparsity,
+           s.calibration, inputs, s.score, if(s.collapsed, NULL, s.low) AS low,
+           if(s.collapsed, NULL, s.high) AS high, v.dense_score
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
@@ -12,13 +12,13 @@ WITH compared AS (
 SELECT p.model, p.weights, p.task, p.metric, p.n, p.limited, p.num_fewshot,
        method_label(p.method, p.granularity, p.pattern) || p.inputs AS label, p.sparsity,
        p.dense_score, p.score, p.low, p.high, u.granularity, u.score AS free_score, u.low AS free_low, u.high AS free_high,
-       CASE WHEN p.metric LIKE '%perplexity' THEN p.score END AS perplexity, CASE WHEN p.metric LIKE '%perplexity' THEN u.score END AS free_perplexity,
-       CASE WHEN p.metric LIKE '%perplexity' THEN p.dense_score END AS dense_perplexity
+       CASE WHEN p.scale = 'perplexity' THEN p.score END AS perplexity, CASE WHEN p.scale = 'perplexity' THEN u.score END AS free_perplexity,
+       CASE WHEN p.scale = 'perplexity' THEN p.dense_score END AS dense_perplexity
 FROM compared p
 JOIN compared u ON u.pattern = 'unstructured' AND p.pattern <> 'unstructured' AND u.model = p.model AND u.dtype = p.dtype
                AND u.task = p.task AND u.n = p.n AND u.num_fewshot IS NOT DISTINCT FROM p.num_fewshot AND u.method = p.method
                AND u.calibration = p.calibration AND u.inputs = p.inputs AND (u.granularity = p.granularity OR p.pattern LIKE '%:%')
                AND abs(u.sparsity - p.sparsity) < 1e-6
 QUALIFY row_number() OVER (PARTITION BY p.model, p.task, p.metric, p.n, p.num_fewshot, label, p.calibration, p.sparsity
-                           ORDER BY _goodness(u.metric, u.score) DESC, u.granularity) = 1
+                           ORDER BY _goodness(u.score, u.higher_is_better) DESC, u.granularity) = 1
 ORDER BY p.model, p.task, p.n, p.sparsity, label

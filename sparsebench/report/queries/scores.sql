@@ -1,15 +1,15 @@
--- Every score beside its dense model's, one row per variant and task. A perplexity above 10,000 is broken, whatever the test says.
-SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, _goodness(s.metric, 1) < 0 AS lower_is_better, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
+-- Every score beside its dense model's, one row per variant and task. Where a model has collapsed, that is the verdict, whatever the test says.
+SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
        method_label(s.method, s.granularity, s.pattern) || way AS label,
-       s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, s.score, if(broken, NULL, s.low) AS low, if(broken, NULL, s.high) AS high,
-       s.chance, if(broken, NULL, v.difference) AS difference, v.low AS difference_low, v.high AS difference_high,
-       if(broken, NULL, s.score / v.dense_score) AS ratio, v.pairs, v.gained, v.lost, v.p_holm, v.recovery,
-       v.recovery_low, v.recovery_high, if(broken, NULL, v.detectable) AS detectable,
-       CASE WHEN broken THEN 'broken' ELSE coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END) END AS verdict,
+       s.collapsed, s.score, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high,
+       s.chance, if(s.collapsed, NULL, v.difference) AS difference, v.low AS difference_low, v.high AS difference_high,
+       if(s.collapsed, NULL, s.score / v.dense_score) AS ratio, v.pairs, v.gained, v.lost, v.p_holm, v.recovery,
+       v.recovery_low, v.recovery_high, if(s.collapsed, NULL, v.detectable) AS detectable,
+       CASE WHEN s.collapsed THEN 'collapsed' ELSE coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END) END AS verdict,
        (s.protocol ->> '$.window')::INTEGER AS context, (s.protocol ->> '$.stride')::INTEGER AS stride, s.protocol ->> '$.bos' AS bos,
        (s.protocol ->> '$.scored_tokens')::BIGINT AS scored,
        CASE WHEN s.low <= s.chance THEN ' †' ELSE '' END AS mark,
-       CASE WHEN broken THEN '' WHEN v.verdict = 'worse' THEN '↓' WHEN v.verdict = 'better' THEN '↑'
+       CASE WHEN s.collapsed THEN '' WHEN v.verdict = 'worse' THEN '↓' WHEN v.verdict = 'better' THEN '↑'
             WHEN v.verdict = 'no difference detected' THEN '≈' END AS sign
 FROM scores s
 JOIN ways USING (variant_id)

@@ -1,6 +1,6 @@
 -- What was asked of each dense model, and how well it did.
 SELECT task, model, weights, dtype, metric, n, limited, num_fewshot, chance, score, low, high,
-       CASE WHEN metric LIKE '%perplexity' THEN score END AS perplexity, if(_goodness(metric, 1) < 0, 'lower', 'higher') AS better
+       CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better
 FROM scores
 WHERE method = 'dense' AND weights <> 'random' /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1

@@ -5,8 +5,8 @@ WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
     SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,
-           s.task, s.metric, s.score / v.dense_score AS ratio, s.metric LIKE '%perplexity' AND s.score > 1e4 AS broken, _goodness(s.metric, v.difference) AS gain, v.difference,
-           greatest(_goodness(s.metric, v.low), _goodness(s.metric, v.high)) < 0 AS lost
+           s.task, s.metric, s.score / v.dense_score AS ratio, s.scale, s.collapsed, _goodness(v.difference, s.higher_is_better) AS gain, v.difference,
+           greatest(_goodness(v.low, s.higher_is_better), _goodness(v.high, s.higher_is_better)) < 0 AS lost
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN ways USING (variant_id)
@@ -16,7 +16,7 @@ WITH asked AS (
 ), each AS (
     SELECT model, weights, variant_id, sparsity, label, count(*) AS tasks, count(*) FILTER (lost) AS losses,
            avg(rank) AS standing, string_agg(
-               task || CASE WHEN broken THEN ' broken' WHEN metric LIKE '%perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END, ', ' ORDER BY task
+               task || CASE WHEN collapsed THEN ' collapsed' WHEN scale = 'perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END, ', ' ORDER BY task
            ) FILTER (lost) AS what
     FROM (SELECT *, percent_rank() OVER (PARTITION BY model, weights, task, sparsity ORDER BY gain) AS rank FROM judged)
     GROUP BY model, weights, variant_id, sparsity, label

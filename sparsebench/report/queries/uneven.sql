@@ -12,7 +12,7 @@ JOIN ways USING (variant_id)
 LEFT JOIN (SELECT variant_id, replace(string_agg(DISTINCT format('{} {:+.3f}', task, difference), ', ' ORDER BY format('{} {:+.3f}', task, difference)),
                                       ' -', ' −') AS moved
            FROM (FROM vs_dense QUALIFY row_number() OVER (PARTITION BY variant_id, task ORDER BY pairs DESC, manifest) = 1)
-           WHERE metric NOT LIKE '%perplexity' GROUP BY variant_id) USING (variant_id)
+           WHERE metric NOT IN (SELECT metric FROM metrics WHERE scale = 'perplexity') GROUP BY variant_id) USING (variant_id)
 WHERE scope IN ('layer', 'layer and kind') AND method <> 'dense' AND pattern = 'unstructured' AND weights <> 'random' /* manifests */
 GROUP BY variant_id, model, weights, method, granularity, way, sparsity
 HAVING highest - lowest > 0.01

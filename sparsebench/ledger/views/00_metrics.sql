@@ -1,0 +1,30 @@
+-- What is known of each metric, in one place: SQL joins this view, Python asks it (ledger/statistics). A metric that is not here, such as
+-- one of a user's own lm-eval task, is better when higher, never collapses, and is taken to be the mean of its documents.
+CREATE OR REPLACE VIEW metrics AS
+FROM (VALUES
+    ('acc', true, 'share', 0.0::DOUBLE, NULL::DOUBLE, 'mean'),
+    ('acc_norm', true, 'share', 0.0, NULL, 'mean'),
+    ('exact_match', true, 'share', 0.0, NULL, 'mean'),
+    ('ap', true, 'share', 0.0, NULL, 'ranking'),
+    ('spearman', true, 'correlation', -1.0, NULL, 'correlation'),
+    -- Above 10,000 a table of token frequencies, which reads no context, would predict better.
+    ('perplexity', false, 'perplexity', 1.0, 1e4, 'per token'),
+    ('pseudo_perplexity', false, 'perplexity', 1.0, 1e4, 'per token'),
+    ('word_perplexity', false, 'perplexity', 1.0, 1e4, 'mean'),
+    ('byte_perplexity', false, 'perplexity', 1.0, 1e4, 'mean'),
+    ('bits_per_byte', false, 'loss', 0.0, NULL, 'mean'),
+    ('nll', false, 'loss', 0.0, NULL, 'mean'),
+    ('loss', false, 'loss', 0.0, NULL, 'mean'),
+    ('brier_score', false, 'loss', 0.0, NULL, 'mean'),
+    ('per', false, 'error rate', 0.0, NULL, 'per symbol'),
+    ('wer', false, 'error rate', 0.0, NULL, 'mean'),
+    ('ter', false, 'error rate', 0.0, NULL, 'mean')
+) AS known(metric, higher_is_better, scale, floor, collapsed_above, pooling);
+
+COMMENT ON VIEW metrics IS 'what is known of each metric; one that is not here is better when higher, and never collapses';
+COMMENT ON COLUMN metrics.metric IS 'name of the metric, as in scores';
+COMMENT ON COLUMN metrics.higher_is_better IS 'whether a larger score is the better one';
+COMMENT ON COLUMN metrics.scale IS 'share (0 to 1), correlation (-1 to 1), error rate, loss, or perplexity (compared by ratio, drawn on a log axis; its documents are windows of text)';
+COMMENT ON COLUMN metrics.floor IS 'the smallest value that the metric can have';
+COMMENT ON COLUMN metrics.collapsed_above IS 'score above which a model has collapsed, and by how much it is worse means nothing; NULL where there is no such score';
+COMMENT ON COLUMN metrics.pooling IS 'how a score is made of its documents: mean (where that does not give the score, it has no interval), per token, per symbol, ranking or correlation';
