@@ -1,6 +1,6 @@
 """What the ledger's statistics do when the truth is known: false alarms, losses found, intervals that hold it.
 
-    python benchmarks/power.py [false_alarms | power | scores | recoveries | windows]
+    python benchmarks/power.py [false_alarms | power | scores | retained | windows]
 
 Documents are drawn at random, judged by `sparsebench.ledger.statistics` as the ledger's are, and counted. Prints a table;
 exits with 1 where a number misses its target by more than three standard errors of the simulation.
@@ -149,24 +149,24 @@ def _holds(
     return Line(what, float(np.mean(held)), len(samples), 0.93, 1)
 
 
-def recoveries() -> Iterator[Line]:
+def retained() -> Iterator[Line]:
     for n, drop, chance, size in ((200, 0.05, 0.5, 1), (1838, 0.1, 0.5, 1), (570, 0.2, 0.25, 1), (600, 0.05, 0.25, 3)):
         truth = (0.7 - drop - chance) / (0.7 - chance)
         made = many("acc", answers(n, drop, 0.25, size=size), 2000, chance)
         where = f", in {n // size} contexts" if size > 1 else ""
-        yield _recovered(f"recovery of {truth:.0%}, accuracy, {n:,} documents{where}: holds the truth", made, truth)
+        yield _kept(f"retained of {truth:.0%}, accuracy, {n:,} documents{where}: holds the truth", made, truth)
     big = similarities(1_000_000, 0.5)(np.random.default_rng(SEED))
     variant, dense = (resampling.value("ranking", side, big.label) for side in (big.variant, big.dense))
     truth = (variant - 0.68) / (dense - 0.68)
     made = many("ap", similarities(200, 0.5), 200, 0.68)
-    yield _recovered("recovery, average precision, 200 pairs", made, truth)
+    yield _kept("retained, average precision, 200 pairs", made, truth)
 
 
-def _recovered(what: str, made: list[Comparison], truth: float) -> Line:
-    kept = [one for one in made if one.recovery is not None]
+def _kept(what: str, made: list[Comparison], truth: float) -> Line:
+    kept = [one for one in made if one.retained is not None]
     held = [
-        (one.recovery_low is None or one.recovery_low <= truth)
-        and (one.recovery_high is None or truth <= one.recovery_high)
+        (one.retained_low is None or one.retained_low <= truth)
+        and (one.retained_high is None or truth <= one.retained_high)
         for one in kept
     ]
     return Line(what, float(np.mean(held)), len(kept), 0.93, 1)
@@ -205,7 +205,7 @@ def _held(made: list[Comparison]) -> float:
 def main() -> int:
     print("| what | share | wanted | samples |\n|---|---|---|---|")
     lines = []
-    parts = {part.__name__: part for part in (false_alarms, power, scores, recoveries, windows)}
+    parts = {part.__name__: part for part in (false_alarms, power, scores, retained, windows)}
     for name in sys.argv[1:] or parts:
         for line in parts[name]():
             print(line, flush=True)

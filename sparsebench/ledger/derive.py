@@ -31,7 +31,8 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
             else statistics.none(statistics.UNEXPLAINED)
         )
         ids = {"record_id": record_id, "dense_id": dense_id}
-        connection.execute(sqlfiles.read("derive/insert_comparison"), ids | vars(found))
+        connection.execute(sqlfiles.read("derive/drop_comparison"), ids)
+        connection.execute(sqlfiles.read("derive/insert_comparison"), ids | {"chance": chance} | vars(found))
 
 
 def pairs(connection: duckdb.DuckDBPyConnection, record_id: str, dense_id: str) -> statistics.Pairs:

@@ -36,7 +36,7 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
             "difference": shown.difference,
             "difference_low": shown.low,
             "difference_high": shown.high,
-            "recovery": shown.recovery,
+            "retained": shown.retained,
             "p_holm": p,
             "verdict": verdict,
             "detectable": shown.detectable,

@@ -62,7 +62,9 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         base = dense[model.name]
         chains = [chain for entry in manifest.variants if _meant(entry, model) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
-        ends = dict.fromkeys(line[-1].id for line in lines)
+        measured = {line[-1].id: [*_measurements(manifest, model, line[-1])] for line in lines}
+        # What one stage alone would measure is not made where nobody asks for that.
+        lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
         made = {variant.id: variant for line in lines for variant in line}
         variants |= made
         for variant in made.values():
@@ -70,12 +72,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
                 read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
                 settings = read if kinds()[variant.steps[-1].verb].reads_text(variant.steps[-1]) else {}
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
-            if variant.id in ends:
-                cells += [
-                    Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings)
-                    for stage in stages().values()
-                    for settings in stage.settings(manifest, model, variant)
-                ]
+            cells += measured.get(variant.id, ())
     return Plan(
         manifest=name,
         models=tuple(manifest.models),
@@ -85,6 +82,18 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         calibration=calibration,
         allow_overlap=manifest.calibration.allow_overlap,
     )
+
+
+def _measurements(manifest: Manifest, model: Model, variant: Variant) -> Iterator[Cell]:
+    for stage in stages().values():
+        if stage.name in (_only(variant) or stages()):
+            for settings in stage.settings(manifest, model, variant):
+                yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings)
+
+
+def _only(variant: Variant) -> tuple[str, ...]:
+    """The only stages that a variant is measured by; empty where all may."""
+    return () if variant.is_dense else kinds()[variant.steps[-1].verb].stages
 
 
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:

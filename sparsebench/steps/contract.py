@@ -128,6 +128,8 @@ class StepKind:
     """Libraries whose major.minor can change its result, beside torch and those by which a model reads text."""
     files: tuple[str, ...] = ()
     """The settings that are sources: their files are fetched with the model's, and their hashes are part of the id."""
+    stages: tuple[str, ...] = ()
+    """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0
     """The bytes of its result over those of its parent, roughly: for the plan's estimate."""
 

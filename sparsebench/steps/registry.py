@@ -42,7 +42,7 @@ BUILT_IN = (
         shares=lambda step: step.settings["rounding"],
         size=quantize.size,
     ),
-    StepKind("floor", floor.settings, "sparsebench.steps.floor:run"),
+    StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )
 
 

@@ -25,7 +25,7 @@ NOWHERE = Path("nowhere")
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "calibration", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
-    "pareto_latency", "pareto_perplexity", "perplexity", "recovery", "runtime", "score", "size", "structure",
+    "pareto_latency", "pareto_perplexity", "perplexity", "retained", "runtime", "score", "size", "structure",
 ]  # fmt: skip
 
 

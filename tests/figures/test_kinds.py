@@ -141,16 +141,16 @@ def test_the_normal_distribution_s_share_is_known_to_sql(ledger: Path, threshold
     assert found == pytest.approx(math.erf(threshold / math.sqrt(2)), rel=1e-5, abs=2e-7)
 
 
-def test_curves_hold_the_recovery_of_vs_dense_and_its_interval(ledger: Path) -> None:
+def test_curves_hold_what_is_retained_in_vs_dense_and_its_interval(ledger: Path) -> None:
     asked = """
-        SELECT c.recovery, c.recovery_low, c.recovery_high, v.recovery, v.recovery_low, v.recovery_high
+        SELECT c.retained, c.retained_low, c.retained_high, v.retained, v.retained_low, v.retained_high
         FROM curves c JOIN vs_dense v USING (manifest, variant_id, task, metric)
-        WHERE c.recovery IS NOT NULL AND c.method <> 'dense'
+        WHERE c.retained IS NOT NULL AND c.method <> 'dense'
     """
     rows = query.run(ledger, asked).rows
     assert rows
     assert all(row[:3] == row[3:] and row[1] <= row[0] <= row[2] for row in rows)
-    asked = "SELECT count(*) FROM curves WHERE sparsity = 0 AND recovery IS NOT NULL AND recovery <> 1"
+    asked = "SELECT count(*) FROM curves WHERE sparsity = 0 AND retained IS NOT NULL AND retained <> 1"
     assert query.run(ledger, asked).rows == ((0,),)
 
 

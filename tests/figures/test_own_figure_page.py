@@ -21,4 +21,4 @@ def test_the_figure_on_the_page_is_drawn(ledger: Path, tmp_path: Path, monkeypat
     (made,) = render(ledger, [name], tmp_path / "paper", ("pdf",))
     assert made.paths == (tmp_path / "paper" / f"{name}.pdf",)
     assert made.paths[0].stat().st_size > 5000
-    assert "recovery" in PAGE and "low" in PAGE
+    assert "retained" in PAGE and "low" in PAGE

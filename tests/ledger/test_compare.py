@@ -26,7 +26,7 @@ def test_against_dense_it_says_what_the_view_says(ledger: Path) -> None:
     ).dicts()
     assert [one.task for one in found.scores] == [row["task"] for row in rows] == ["arc_easy", "piqa"]
     for one, row in zip(found.scores, rows, strict=True):
-        for name in ("difference", "low", "high", "p", "gained", "lost", "detectable", "recovery", "recovery_low"):
+        for name in ("difference", "low", "high", "p", "gained", "lost", "detectable", "retained", "retained_low"):
             assert getattr(one.paired, name) == pytest.approx(row[name]), name
         assert (one.p_holm, one.verdict) == (pytest.approx(row["p_holm"]), row["verdict"])
         assert (one.a, one.b, one.n_a, one.limited) == (row["dense_score"], row["score"], row["pairs"], True)
@@ -191,4 +191,4 @@ def test_on_the_command_line(ledger: Path, capsys: pytest.CaptureFixture[str]) -
     loaded = json.loads(asked.stdout)
     assert loaded["b"]["name"] == WORN
     assert {one["task"]: one["verdict"] for one in loaded["scores"]} == {"arc_easy": "worse", "piqa": "worse"}
-    assert {"difference", "low", "high", "detectable", "recovery_low"} <= set(loaded["scores"][0]["paired"])
+    assert {"difference", "low", "high", "detectable", "retained_low"} <= set(loaded["scores"][0]["paired"])

@@ -27,11 +27,14 @@ RESULTS = [
         "limited",
         "chance",
         "dense_score",
-        "recovery",
-        "recovery_low",
-        "recovery_high",
+        "retained",
+        "retained_low",
+        "retained_high",
         "verdict",
         "detectable",
+        "loss_at_most",
+        "loses_less",
+        "floor",
     ),
     *("bytes_dense", "bytes_packed", "bytes_archive"),
     *("engine", "ranks", "workload", "prefill_ms", "decode_ms", "peak_bytes"),
@@ -40,6 +43,7 @@ VIEWS = [
     "cells",
     "curves",
     "failures",
+    "floors",
     "latency",
     "layer_sparsity",
     "memory",
@@ -67,7 +71,7 @@ def test_results_has_exactly_the_designed_columns(ledger: Path) -> None:
 def test_every_view_answers(ledger: Path, view: str) -> None:
     rows = query.run(ledger, f"FROM {view}")
     assert len(rows.columns) >= 5
-    assert bool(rows.rows) == (view != "failures")
+    assert bool(rows.rows) == (view not in ("failures", "floors"))
 
 
 def test_every_view_and_column_is_explained(ledger: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_row_says_what_the_ledger_says(found: list[dict], tmp_path: Path) -> N
     wanted = query.run(
         tmp_path / "l.duckdb", "SELECT v.*, s.low AS own_low FROM vs_dense v JOIN scores s USING (record_id)"
     ).dicts()[0]
-    for name in ("difference", "recovery", "p_holm", "detectable"):
+    for name in ("difference", "retained", "p_holm", "detectable"):
         assert row[name] == pytest.approx(wanted[name])
     assert row["difference_low"] == pytest.approx(wanted["low"]) and row["low"] == pytest.approx(wanted["own_low"])
     assert (row["verdict"], row["other"]) == (wanted["verdict"], wanted["dense_score"])

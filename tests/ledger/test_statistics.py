@@ -273,7 +273,7 @@ def test_pairs_of_equal_answers_count_once() -> None:
     )
     assert (once.clusters, double.clusters, double.n) == (200, 200, 400)
     assert double.p == pytest.approx(once.p) and double.difference == once.difference
-    for name in ("low", "high", "detectable", "recovery_low", "recovery_high"):
+    for name in ("low", "high", "detectable", "retained_low", "retained_high"):
         assert getattr(double, name) == pytest.approx(getattr(once, name), abs=0.01)
     alone = statistics.compare("acc", Pairs(np.repeat(variant, 2), np.repeat(dense, 2), np.repeat(labels, 2)), 0.5)
     assert alone.high - alone.low < 0.8 * (double.high - double.low)
@@ -426,18 +426,18 @@ def test_too_few_documents_detect_nothing() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=80), st.floats(0, 0.5))
 @settings(deadline=None)
-def test_recovery_s_interval_holds_1_when_the_difference_s_holds_0(
+def test_retained_s_interval_holds_1_when_the_difference_s_holds_0(
     pairs: list[tuple[bool, bool]], chance: float
 ) -> None:
     variant, dense = np.array(pairs, dtype=float).T
     found = statistics.compare("acc", Pairs(variant, dense, np.full(len(pairs), np.nan)), chance)
-    if found.recovery is None:
+    if found.retained is None:
         assert proportions.wilson(dense.sum(), len(pairs))[0] <= chance
         return
-    assert found.recovery == pytest.approx((variant.mean() - chance) / (dense.mean() - chance))
-    low = -math.inf if found.recovery_low is None else found.recovery_low
-    high = math.inf if found.recovery_high is None else found.recovery_high
-    assert low <= found.recovery + 1e-9 and found.recovery <= high + 1e-9
+    assert found.retained == pytest.approx((variant.mean() - chance) / (dense.mean() - chance))
+    low = -math.inf if found.retained_low is None else found.retained_low
+    high = math.inf if found.retained_high is None else found.retained_high
+    assert low <= found.retained + 1e-9 and found.retained <= high + 1e-9
     ends = (found.low, found.high)
     assert all(end is not None for end in ends)
     if min(abs(end) for end in ends if end is not None) > 1e-6:
@@ -445,22 +445,22 @@ def test_recovery_s_interval_holds_1_when_the_difference_s_holds_0(
 
 
 @pytest.mark.parametrize(("chance", "shares"), [(0.25, (0.4, 0.05, 0.15, 0.4)), (0.0, (0.1, 0.1, 0.5, 0.3))])
-def test_recovery_s_interval_covers_the_truth_in_95_of_100(chance: float, shares: tuple[float, ...]) -> None:
+def test_retained_s_interval_covers_the_truth_in_95_of_100(chance: float, shares: tuple[float, ...]) -> None:
     truth = (shares[0] + shares[1] - chance) / (shares[0] + shares[2] - chance)
     tables = np.random.default_rng(6).multinomial(200, shares, size=4000)
-    ends = [proportions.recovered(Table(*map(int, table)), chance) for table in tables]
+    ends = [proportions.retained(Table(*map(int, table)), chance) for table in tables]
     covered = np.mean([(low is None or low <= truth) and (high is None or truth <= high) for low, high in ends])
     assert 0.935 <= covered <= 0.965
 
 
-def test_a_ranking_s_recovery_is_above_the_share_of_true_pairs() -> None:
+def test_a_ranking_s_retained_is_above_the_share_of_true_pairs() -> None:
     generator = np.random.default_rng(8)
     labels = (generator.random(400) < 0.6).astype(float)
     dense = labels + generator.normal(size=400)
     variant = dense + generator.normal(size=400)
     found = statistics.compare("ap", Pairs(variant, dense, labels), float(labels.mean()))
-    assert found.recovery is not None and found.recovery_low is not None and found.recovery_high is not None
-    assert found.recovery_low < found.recovery < found.recovery_high < 1
+    assert found.retained is not None and found.retained_low is not None and found.retained_high is not None
+    assert found.retained_low < found.retained < found.retained_high < 1
     assert found.detectable is not None and 0 < found.detectable < 0.2
 
 

@@ -1,4 +1,4 @@
-"""What the views say: pairing with dense whenever it comes, Holm, recovery, verdicts, planned cells, the first runtime."""
+"""What the views say: pairing with dense whenever it comes, Holm, retained, verdicts, planned cells, the first runtime."""
 
 from __future__ import annotations
 
@@ -84,31 +84,105 @@ def test_a_new_dense_record_is_compared_again(scored: list[dict[str, Any]], tmp_
 
 
 @pytest.mark.parametrize(
-    ("dense", "variant", "verdict", "recovery"),
+    ("dense", "variant", "verdict", "retained"),
     [
         ([1] * 80 + [0] * 20, [1] * 80 + [0] * 20, "no difference detected", 1.0),
         ([1] * 80 + [0] * 20, [0] * 20 + [1] * 60 + [0] * 20, "worse", 1 / 3),
         ([1] * 70 + [0] * 30, [1] * 90 + [0] * 10, "better", 2.0),
         ([1] * 80 + [0] * 20, [0, 1] * 10 + [1] * 60 + [0] * 20, "worse", 2 / 3),
-        ([1, 0] * 50, [1, 0] * 50, "no difference detected", None),  # a dense model at chance has nothing to recover
+        ([1, 0] * 50, [1, 0] * 50, "no difference detected", None),  # a dense model at chance has nothing to retain
     ],
 )
-def test_verdict_and_recovery(
+def test_verdict_and_what_is_retained(
     scored: list[dict[str, Any]],
     tmp_path: Path,
     dense: list[int],
     variant: list[int],
     verdict: str,
-    recovery: float | None,
+    retained: float | None,
 ) -> None:
     for record, values in zip(scored, (dense, variant), strict=True):
         record["result"] = outcomes(values)
     Ledger(tmp_path / "v.duckdb").ingest(scored)
     row = query.run(tmp_path / "v.duckdb", "FROM vs_dense").dicts()[0]
     assert row["verdict"] == verdict
-    assert row["recovery"] == pytest.approx(recovery)
+    assert row["retained"] == pytest.approx(retained)
     changes = [v - d for v, d in zip(variant, dense, strict=True)]
     assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
+
+
+def without_skill(record: dict[str, Any], name: str, values: list[int]) -> dict[str, Any]:
+    """The record of a floor in place of that of a variant."""
+    made = copy.deepcopy(record) | {"cell_id": name, "key": name, "result": outcomes(values)}
+    step = {"verb": "floor", "name": name, "settings": {}}
+    made["variant"] |= {"id": name, "method": name, "recipe": name, "sparsity": 0.0, "granularity": "", "steps": [step]}
+    return made
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
+    scored: list[dict[str, Any]], tmp_path: Path, late: bool
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 80 + [0] * 20)
+    floors = [
+        without_skill(variant, "zero-weights", [1] * 40 + [0] * 60),
+        without_skill(variant, "random-weights", [1] * 70 + [0] * 30),
+    ]
+    path = tmp_path / "f.duckdb"
+    for batch in [scored, floors] if late else [[*floors, *scored]]:
+        Ledger(path).ingest(batch)
+    (row,) = query.run(path, "FROM vs_dense").dicts()
+    assert (row["chance"], row["floor"], row["verdict"]) == (0.7, 0.7, "worse")
+    assert row["retained"] == pytest.approx((0.8 - 0.7) / (0.9 - 0.7))
+    asked = "SELECT recipe, floor, models, separable FROM floors"
+    assert query.run(path, asked).rows == (("random-weights", 0.7, 2, True),)
+    assert {row[0] for row in query.run(path, "SELECT DISTINCT method FROM results").rows} == {"dense", "magnitude"}
+
+
+def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50)
+    blind = without_skill(variant, "zero-weights", [0] * 5 + [1] * 85 + [1] * 5 + [0] * 5)
+    Ledger(tmp_path / "i.duckdb").ingest([*scored, blind])
+    (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
+    assert (row["verdict"], row["retained"]) == ("invalid", None)
+    assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
+
+
+def test_many_tests_are_corrected_for_the_whole_manifest_too(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    from scipy.stats import false_discovery_control
+
+    dense, variant = scored
+    records = []
+    for place, lost in enumerate([0, 3, 6, 7, 9, 20]):
+        task = f"task{place}"
+        for record, values in ((dense, [1] * 80), (variant, [0] * lost + [1] * (80 - lost))):
+            settings = {
+                "settings": {"task": task},
+                "cell_id": f"{record['cell_id']}{task}",
+                "key": f"{record['key']}{task}",
+            }
+            records.append(copy.deepcopy(record) | settings | {"result": outcomes(values, task)})
+    Ledger(tmp_path / "q.duckdb").ingest(records)
+    rows = query.run(tmp_path / "q.duckdb", "SELECT p, q, tests FROM vs_dense ORDER BY p").rows
+    assert [q for _, q, _ in rows] == pytest.approx(list(false_discovery_control([p for p, *_ in rows])))
+    assert {tests for *_, tests in rows} == {6}
+
+
+@pytest.mark.parametrize(("lost", "shown"), [(0, True), (3, True), (30, False)])
+def test_what_is_shown_to_lose_less_than_a_point(
+    scored: list[dict[str, Any]], tmp_path: Path, lost: int, shown: bool
+) -> None:
+    dense, variant = scored
+    values = [1] * 1000 + [0] * 500
+    dense["result"], variant["result"] = outcomes(values), outcomes([0] * lost + values[lost:])
+    Ledger(tmp_path / "n.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    assert row["loses_less"] is shown
+    assert row["loss_at_most"] > lost / 1500
 
 
 def windows(values: list[float]) -> dict[str, Any]:
@@ -122,7 +196,7 @@ def windows(values: list[float]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(40.0, "worse"), (-40.0, "better"), (0.0, "no difference detected")])
-def test_a_lower_perplexity_is_better_and_has_no_recovery(
+def test_a_lower_perplexity_is_better_and_has_nothing_retained(
     scored: list[dict[str, Any]], tmp_path: Path, shift: float, verdict: str
 ) -> None:
     dense, variant = scored
@@ -131,9 +205,11 @@ def test_a_lower_perplexity_is_better_and_has_no_recovery(
     Ledger(tmp_path / "p.duckdb").ingest(scored)
     row = query.run(tmp_path / "p.duckdb", "FROM vs_dense").dicts()[0]
     assert row["verdict"] == verdict
-    assert row["recovery"] is None and row["chance"] is None
+    assert row["retained"] is None and row["chance"] is None
     assert row["difference"] == pytest.approx(variant["result"]["score"] - dense["result"]["score"])
     assert row["low"] <= row["difference"] <= row["high"]
+    assert row["ratio"] == pytest.approx(variant["result"]["score"] / dense["result"]["score"])
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
     assert row["pairs"] == 30
     rows = query.run(tmp_path / "p.duckdb", "SELECT score, low, high FROM scores").rows
     assert all(low < score < high for score, low, high in rows)
@@ -180,7 +256,7 @@ def test_every_task_of_ours_has_a_metric_that_is_known() -> None:
 
     for task in TASKS.values():
         known = statistics.Metric.named(task.metric)
-        assert known.floor is not None, f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
+        assert known.smallest is not None, f"{task.name}: ledger/views/00_metrics.sql does not know {task.metric}"
         assert known.higher_is_better == ("lower is better" not in task.description), task.name
 
 

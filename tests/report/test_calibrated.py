@@ -110,14 +110,14 @@ def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     assert not re.search(r"\d{6,}\.\d|e\+\d", prose(calibrated_report.split("## 7.")[0]))
 
 
-def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_no_recovery(calibrated_report: str) -> None:
+def test_less_is_better_windows_are_counted_and_there_is_no_chance_and_nothing_retained(calibrated_report: str) -> None:
     part = calibrated_report.split("### smol on perplexity")[1].split("### smol on piqa")[0]
     assert part.strip().startswith(
         "perplexity (lower is better) on all 24 windows of text; real weights; windows of 1,024 tokens (stride 1,024, special "
         "token at the beginning: none), 24,552 tokens scored."
     )
     assert "chance" not in prose(part)
-    assert "recovery" not in prose(part)
+    assert "retained" not in prose(part)
     assert "documents" not in prose(part)
     row = next(row for table in tables(part) for row in table if row[:2] == ["sparsegpt/layer", "50%"])
     assert row[4] == "×1.23" and float(row[5]) > 0 and row[6:] == ["worse"]

@@ -60,7 +60,7 @@ def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
     assert "**spearman**, rank correlation" in text and "**pseudo_perplexity** is" in text
     assert "all 60 windows of text" in text
     assert "windows of 128 tokens (whole words between special tokens), 7,560 tokens scored" in text
-    rows = query.run(ledger, "SELECT task, verdict, recovery FROM vs_dense ORDER BY ALL").rows
+    rows = query.run(ledger, "SELECT task, verdict, retained FROM vs_dense ORDER BY ALL").rows
     assert [row[:2] for row in rows] == [
         (task, "worse") for task in ("pseudo_perplexity", "stsb_sts") for _ in range(2)
     ]

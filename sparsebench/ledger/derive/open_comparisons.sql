@@ -1,4 +1,5 @@
--- Each sparsified variant's score beside its dense model's: same weights at the origin, same task, same settings.
+-- Each variant's score beside its dense model's: same weights at the origin, same task, same settings. Again where a floor has moved what
+-- the score is held against.
 WITH scored AS (
     SELECT s.record_id, s.metric, s.task, s.chance, i.method <> $unexplained AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
            v.dtype, v.weights
@@ -6,12 +7,19 @@ WITH scored AS (
     JOIN base.intervals i USING (record_id)
     JOIN base.records r USING (record_id)
     JOIN base.variants v USING (variant_id)
+), paired AS (
+    SELECT s.record_id, d.record_id AS dense_record_id, s.metric, s.explained AND d.explained AS explained,
+           if(coalesce(m.higher_is_better, true), greatest(s.chance, f.floor), s.chance) AS chance
+    FROM scored s
+    JOIN scored d ON d.method = 'dense' AND s.method <> 'dense' AND s.task = d.task AND s.metric = d.metric
+                 AND s.settings = d.settings AND s.source = d.source AND s.revision = d.revision AND s.family = d.family
+                 AND s.dtype = d.dtype AND s.weights = d.weights
+    LEFT JOIN metrics m ON m.metric = s.metric
+    LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
+                         = (s.source, s.revision, s.family, s.dtype, s.task, s.metric, s.settings)
 )
-SELECT s.record_id, d.record_id, s.metric, s.explained AND d.explained, s.chance
-FROM scored s
-JOIN scored d ON d.method = 'dense' AND s.method <> 'dense' AND s.task = d.task AND s.metric = d.metric
-             AND s.settings = d.settings AND s.source = d.source AND s.revision = d.revision AND s.family = d.family
-             AND s.dtype = d.dtype AND s.weights = d.weights
-LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
-WHERE c.record_id IS NULL
+SELECT p.*
+FROM paired p
+LEFT JOIN base.comparisons c USING (record_id, dense_record_id)
+WHERE c.record_id IS NULL OR c.chance IS DISTINCT FROM p.chance
 ORDER BY ALL;

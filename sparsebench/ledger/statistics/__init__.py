@@ -1,7 +1,7 @@
 """How sure a score is, whether two variants differ on the same documents, and what so many documents could have shown.
 
 0/1 outcomes: Wilson's interval for a score; for a difference the exact McNemar test and Newcombe's interval for paired
-proportions; for recovery the same interval solved for the ratio. All else (average precision, rank
+proportions; for retained the same interval solved for the ratio. All else (average precision, rank
 correlation, perplexity, graded outcomes): a seeded bootstrap over documents (perplexity: windows of text), both sides resampled
 together. Documents that share a context count as one cluster. docs/statistics.md has the formulas.
 """

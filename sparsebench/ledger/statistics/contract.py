@@ -32,7 +32,7 @@ class Metric:
 
     higher_is_better: bool = True
     scale: str = "unknown"
-    floor: float | None = None
+    smallest: float | None = None
     collapsed_above: float | None = None
     pooling: str = "mean"
 
@@ -74,7 +74,7 @@ class Comparison:
     ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes).
     ``loss_at_most`` is the largest loss that the documents leave possible, in the metric's unit: the one-sided 95% limit.
     ``detectable`` is the smallest true difference that such documents show in four samples of five; None where none
-    would be. ``recovery`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.
+    would be. ``retained`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.
     """
 
     n: int
@@ -89,9 +89,9 @@ class Comparison:
     clusters: int = 0
     detectable: float | None = None
     loss_at_most: float | None = None
-    recovery: float | None = None
-    recovery_low: float | None = None
-    recovery_high: float | None = None
+    retained: float | None = None
+    retained_low: float | None = None
+    retained_high: float | None = None
 
 
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:

@@ -103,11 +103,11 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
-        **_recovery_of_counts(table, pairs, chance),
+        **_retained_of_counts(table, pairs, chance),
     )
 
 
-def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+def _retained_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     if chance is None:
         return {}
     n, right = table.n, table.both + table.lost
@@ -116,8 +116,8 @@ def _recovery_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dic
         return {}
     ratio = ((table.both + table.gained) / n - chance) / (right / n - chance)
     effect = design_effect(pairs.variant - ratio * pairs.dense, pairs.cluster)
-    low, high = proportions.recovered(table.scaled(1 / effect), chance)
-    return {"recovery": ratio, "recovery_low": low, "recovery_high": high}
+    low, high = proportions.retained(table.scaled(1 / effect), chance)
+    return {"retained": ratio, "retained_low": low, "retained_high": high}
 
 
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
@@ -129,17 +129,17 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
     low, high = resampling.quantiles(shifts, many)
     least, worst = resampling.quantiles(shifts, many, 0.95)
     variant, dense = (resampling.value(metric.pooling, side, pairs.label) for side in sides)
-    recovery: dict[str, float | None] = {}
+    retained: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
         base = drawn[:, :1] * 0 + chance
-        if metric.pooling == "ranking":
+        if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, in each resample its own.
             chance = float(pairs.label.mean())
             base = resampling.resampled("mean", [pairs.label], pairs.label, pairs.cluster, seed)
         above = drawn - base
         ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], many)
         ratio = (variant - chance) / (dense - chance)
-        recovery = {"recovery": ratio, "recovery_low": ratio_low, "recovery_high": ratio_high}
+        retained = {"retained": ratio, "retained_low": ratio_low, "retained_high": ratio_high}
     return Comparison(
         n=n,
         difference=variant - dense,
@@ -153,7 +153,7 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
         clusters=many,
         detectable=sensitivity.of_interval(low, high, many),
         loss_at_most=-least if metric.higher_is_better else worst,
-        **recovery,
+        **retained,
     )
 
 

@@ -103,7 +103,7 @@ def newcombe(table: Table, z: float = Z95) -> tuple[float, float]:
     )
 
 
-def recovered(table: Table, chance: float) -> tuple[float | None, float | None]:
+def retained(table: Table, chance: float) -> tuple[float | None, float | None]:
     """The 95% interval of (variant - chance) / (dense - chance): the ratios r for which variant - r dense, both above chance,
     may be 0 by ``newcombe``'s square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008).
 

@@ -19,12 +19,12 @@ FROM (VALUES
     ('per', false, 'error rate', 0.0, NULL, 'per symbol'),
     ('wer', false, 'error rate', 0.0, NULL, 'mean'),
     ('ter', false, 'error rate', 0.0, NULL, 'mean')
-) AS known(metric, higher_is_better, scale, floor, collapsed_above, pooling);
+) AS known(metric, higher_is_better, scale, smallest, collapsed_above, pooling);
 
 COMMENT ON VIEW metrics IS 'what is known of each metric; one that is not here is better when higher, and never collapses';
 COMMENT ON COLUMN metrics.metric IS 'name of the metric, as in scores';
 COMMENT ON COLUMN metrics.higher_is_better IS 'whether a larger score is the better one';
 COMMENT ON COLUMN metrics.scale IS 'share (0 to 1), correlation (-1 to 1), error rate, loss, or perplexity (compared by ratio, drawn on a log axis; its documents are windows of text)';
-COMMENT ON COLUMN metrics.floor IS 'the smallest value that the metric can have';
+COMMENT ON COLUMN metrics.smallest IS 'the smallest value that the metric can have';
 COMMENT ON COLUMN metrics.collapsed_above IS 'score above which a model has collapsed, and by how much it is worse means nothing; NULL where there is no such score';
 COMMENT ON COLUMN metrics.pooling IS 'how a score is made of its documents: mean (where that does not give the score, it has no interval), per token, per symbol, ranking or correlation';

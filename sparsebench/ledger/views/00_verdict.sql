@@ -14,6 +14,13 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
          WHEN (difference > 0) = higher_is_better THEN 'better'
          ELSE 'worse' END;
 
+-- The test of non-inferiority: `loss_at_most` is a one-sided 95% limit.
+CREATE OR REPLACE MACRO _loses_less(loss_at_most, margin) AS loss_at_most < margin;
+
+-- Documents on which a variant that loses nothing is shown to lose less than `margin`, with a power of 80% at 5%, one-sided.
+CREATE OR REPLACE MACRO documents_to_clear(margin, discordance) AS
+    ceil(((1.6448536269514722 + 0.8416212335729143) / margin) ** 2 * discordance)::BIGINT;
+
 -- Documents on which a true loss shows with a power of 80% at p < 0.05 (McNemar; Connor's formula, Biometrics 43, 207-211, 1987), when
 -- exactly one of the models is right on a share `discordance` of them.
 CREATE OR REPLACE MACRO documents_needed(loss, discordance) AS

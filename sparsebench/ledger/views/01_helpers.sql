@@ -38,6 +38,23 @@ LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
 QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY started_at DESC, record_id) = 1;
 
+-- Models without skill, made to measure what a task gives for nothing. Only `floors` shows them.
+CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.steps WHERE step = 'floor';
+
+-- The best of them at each task, and whether the dense model is shown to be better than every one.
+CREATE OR REPLACE VIEW _floors AS
+SELECT v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(r.settings) AS settings,
+       arg_max(s.score, _goodness(s.score, coalesce(m.higher_is_better, true))) AS floor, arg_max(v.recipe, _goodness(s.score, coalesce(m.higher_is_better, true))) AS recipe,
+       count(*) AS models,
+       bool_and(if(coalesce(m.higher_is_better, true), c.high < 0, c.low > 0)) AS separable
+FROM base.scores s
+JOIN _latest r USING (record_id)
+JOIN base.variants v USING (variant_id)
+JOIN _without_skill USING (variant_id)
+LEFT JOIN metrics m USING (metric)
+LEFT JOIN base.comparisons c USING (record_id)
+GROUP BY ALL;
+
 -- The cells of each manifest: those of its newest plan on each machine; where there is no plan, those it has recorded.
 CREATE OR REPLACE VIEW _members AS
 WITH newest AS (

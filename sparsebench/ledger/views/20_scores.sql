@@ -2,12 +2,15 @@ CREATE OR REPLACE VIEW scores AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
        coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
-       s.chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats, s.protocol, c.settings, c.machine, c.started_at,
+       if(coalesce(m.higher_is_better, true), greatest(s.chance, f.floor), s.chance) AS chance, f.floor, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats, s.protocol, c.settings, c.machine, c.started_at,
        c.record_id
 FROM _cells c
 JOIN base.scores s USING (record_id)
 LEFT JOIN base.intervals i USING (record_id)
-LEFT JOIN metrics m USING (metric);
+LEFT JOIN metrics m USING (metric)
+LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
+                     = (c.source, c.revision, c.family, c.dtype, s.task, s.metric, _same(c.settings))
+WHERE c.variant_id NOT IN (FROM _without_skill);
 
 COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
 COMMENT ON COLUMN scores.task IS 'benchmark';
@@ -22,7 +25,24 @@ COMMENT ON COLUMN scores.interval IS 'how the interval was computed';
 COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it';
 COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where only the first n documents of the task were scored';
-COMMENT ON COLUMN scores.chance IS 'score of a model without skill';
+COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, or the measured floor where that is better';
+COMMENT ON COLUMN scores.floor IS 'best score of this model without its weights (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN scores.repeats IS 'what came of computing one batch of the model''s twice: to the bit, or by how much it differs; NULL in records before this was asked';
 COMMENT ON COLUMN scores.protocol IS 'what is needed to score the same way again (JSON)';
+
+CREATE OR REPLACE VIEW floors AS
+SELECT source, revision, family, dtype, task, metric, floor, recipe, models, separable, settings FROM _floors;
+
+COMMENT ON VIEW floors IS 'what each task gives for nothing: the best score of models without skill, random or zero weights in the architecture of the model';
+COMMENT ON COLUMN floors.source IS 'where the checkpoint comes from';
+COMMENT ON COLUMN floors.revision IS 'commit or hash of the checkpoint';
+COMMENT ON COLUMN floors.family IS 'encoder, decoder or encoder-decoder';
+COMMENT ON COLUMN floors.dtype IS 'precision asked for; auto is the checkpoint''s';
+COMMENT ON COLUMN floors.task IS 'benchmark';
+COMMENT ON COLUMN floors.metric IS 'metric, as in scores';
+COMMENT ON COLUMN floors.floor IS 'the best of their scores';
+COMMENT ON COLUMN floors.recipe IS 'whose score that is';
+COMMENT ON COLUMN floors.models IS 'how many were scored';
+COMMENT ON COLUMN floors.separable IS 'whether the 95% interval of dense against each of them leaves out 0: if not, the task says nothing about this model';
+COMMENT ON COLUMN floors.settings IS 'the cell''s settings, keys in order';

@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
-    SELECT s.*, v.recovery, v.recovery_low, v.recovery_high, way, s.pattern LIKE '%:%' AS nm,
+    SELECT s.*, v.retained, v.retained_low, v.retained_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
                   CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
                        ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
@@ -30,13 +30,13 @@ WITH scored AS (
     FROM lines
     UNION ALL BY NAME
     -- Every line begins at the dense model.
-    SELECT d.* REPLACE (CASE WHEN low > chance THEN 1.0 END AS recovery), d.score AS dense, coalesce(l.line, 'dense') AS line,
+    SELECT d.* REPLACE (CASE WHEN low > chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
            coalesce(l.bound, false) AS bound
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound FROM lines) l USING (manifest, panel)
 )
 SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, place, task, metric, higher_is_better, scale, limited, n, panel,
-       score, collapsed, low, high, chance, dense, recovery, recovery_low, recovery_high, started_at
+       score, collapsed, low, high, chance, dense, retained, retained_low, retained_high, started_at
 FROM points
 JOIN (
     -- What most panels show comes first, so that it keeps its looks when rarer lines come and go.
@@ -62,6 +62,6 @@ COMMENT ON COLUMN curves.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN curves.chance IS 'score of a model without skill';
 COMMENT ON COLUMN curves.dense IS 'the dense model''s score';
-COMMENT ON COLUMN curves.recovery IS '(score - chance) / (dense - chance); NULL where the dense model''s own interval reaches chance';
-COMMENT ON COLUMN curves.recovery_low IS 'lower end of the 95% interval of recovery, as in vs_dense';
-COMMENT ON COLUMN curves.recovery_high IS 'upper end of that interval';
+COMMENT ON COLUMN curves.retained IS '(score - chance) / (dense - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN curves.retained_low IS 'lower end of the 95% interval of retained, as in vs_dense';
+COMMENT ON COLUMN curves.retained_high IS 'upper end of that interval';

@@ -27,7 +27,7 @@ WITH variants AS (
            any_value(sparsity) AS sparsity, any_value(seed) AS seed, any_value(calibration) AS calibration,
            any_value(dtype) AS dtype, arg_max(machine, started_at) AS machine
     FROM _cells
-    WHERE status = 'done'
+    WHERE status = 'done' AND variant_id NOT IN (FROM _without_skill)
     GROUP BY manifest, variant_id
 ), achieved AS (
     SELECT manifest, variant_id, any_value(achieved) AS achieved
@@ -45,8 +45,8 @@ WITH variants AS (
 SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited,
-       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.recovery, c.recovery_low, c.recovery_high,
-       c.verdict, c.detectable,
+       s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
+       c.verdict, c.detectable, c.loss_at_most, c.loses_less, s.floor,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
 FROM variants v
 LEFT JOIN scores s USING (manifest, variant_id)
@@ -70,11 +70,14 @@ COMMENT ON COLUMN results.n IS 'documents scored';
 COMMENT ON COLUMN results.limited IS 'true where only the first n documents of the task were scored';
 COMMENT ON COLUMN results.chance IS 'score of a model without skill';
 COMMENT ON COLUMN results.dense_score IS 'the dense model''s score, same task and settings';
-COMMENT ON COLUMN results.recovery IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
-COMMENT ON COLUMN results.recovery_low IS 'lower end of the 95% interval of recovery';
-COMMENT ON COLUMN results.recovery_high IS 'upper end of the 95% interval of recovery';
+COMMENT ON COLUMN results.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
+COMMENT ON COLUMN results.retained_low IS 'lower end of the 95% interval of retained';
+COMMENT ON COLUMN results.retained_high IS 'upper end of the 95% interval of retained';
 COMMENT ON COLUMN results.verdict IS 'better, worse or no difference detected against dense, paired, after Holm''s correction across tasks';
 COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense that such a sample shows with a power of 80% at p < 0.05, in the metric''s unit';
+COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
+COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';
+COMMENT ON COLUMN results.floor IS 'best score of this model without its weights; NULL where none was measured';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
 COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';
