@@ -20,7 +20,7 @@ from sparsebench.errors import ModelError, SparsebenchError
 MB = 1_000_000
 MANIFEST = MB // 2
 """Bytes of a manifest; those that are shipped have less than 5,000."""
-NODES = 20_000
+NODES = 10_000
 """Keys and values of a manifest, those that aliases repeat counted each time."""
 KEY = 200
 """Characters of a manifest's key."""

@@ -70,7 +70,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 MANIFESTS = {
     "aliases": (LAUGHS, "m.yaml:1:"),
-    "unknown keys": ("".join(f"key{n}: 1\n" for n in range(9_000)), "m.yaml:1:"),
+    "unknown keys": ("".join(f"key{n}: 1\n" for n in range(4_500)), "m.yaml:1:"),
     "more unknown keys": ("".join(f"key{n}: 1\n" for n in range(100_000)), "m.yaml"),
     "long unknown keys": (HEAD + "".join(f"? {'k' * 190}{n}\n: 1\n" for n in range(2_000)), "m.yaml:4:"),
     "a huge key": (HEAD + f"? {'k' * 400_000}\n: 1\n", "m.yaml:4:"),
@@ -86,8 +86,8 @@ MANIFESTS = {
         HEAD + "benchmarks: {decoder: [" + "{task: some_long_unknown_task_name_here}, " * 3_000 + "]}", "m.yaml:4:"
     ),
     "many shares": (
-        HEAD + f"variants: [{{prune: magnitude, sparsity: {[n / 20_000 for n in range(9_000)]}}}]\n"
-        f"runtime: {{sparsity: {[n / 20_000 + 1e-5 for n in range(9_000)]}}}\n", "m.yaml:5:",
+        HEAD + f"variants: [{{prune: magnitude, sparsity: {[n / 20_000 for n in range(4_500)]}}}]\n"
+        f"runtime: {{sparsity: {[n / 20_000 + 1e-5 for n in range(4_500)]}}}\n", "m.yaml:5:",
     ),
 }  # fmt: skip
 
