@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Open out/report.html (or out/report.md) and the pictures in out/figures. Then try:"
 	@echo "  $(BIN)/sparsebench sql \"select model, method, sparsity, task, score, dense_score, verdict, detectable from results order by all\""
-	@echo "  $(BIN)/sparsebench sql \"select model, sparsity, bytes_packed / bytes_dense as packed from results where task is null or task in ('piqa', 'mrpc_pair') order by all\""
+	@echo "  $(BIN)/sparsebench sql \"select model, sparsity, bytes_packed / bytes_dense as packed from results where task is null or task in ('piqa', 'sciq_retrieval') order by all\""
 	@echo "  $(BIN)/sparsebench sql \"select model, kind, sum(count) as weights from tensors where method = 'dense' group by all order by all\""
 
 test: $(VENV)/.installed-dev
