@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, environment
+from sparsebench import children, environment, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
-from sparsebench.run import early, nursery, records
+from sparsebench.run import early, nursery
 from sparsebench.run.display import Display
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.nursery import Nursery, Process

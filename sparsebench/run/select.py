@@ -15,7 +15,7 @@ from sparsebench import bounded
 from sparsebench.errors import LedgerError, UserError
 from sparsebench.plan.cells import STAGES, Cell, Variant
 from sparsebench.plan.preflight import Prepared
-from sparsebench.run.records import key, statuses
+from sparsebench.records import key, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"

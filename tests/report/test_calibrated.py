@@ -87,9 +87,7 @@ def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
 def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
     calibrated_ledger: Path, calibrated_report: str
 ) -> None:
-    asked = query.run(
-        calibrated_ledger, "SELECT score, verdict FROM results WHERE collapsed ORDER BY score"
-    ).rows
+    asked = query.run(calibrated_ledger, "SELECT score, verdict FROM results WHERE collapsed ORDER BY score").rows
     assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
     assert {verdict for _, verdict in asked} == {"worse"}
     lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
