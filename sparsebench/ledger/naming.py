@@ -1,6 +1,6 @@
-"""How a person names a variant: its model, then words of its recipe, such as ``smollm2/wanda/0.5`` or ``smollm2/wanda/50%/int8``.
+"""Finds the variant that a person names by its model and words of its recipe: ``smollm2/wanda/0.5``, ``smollm2/wanda/50%/int8``.
 
-Beside those of the recipe a name may hold the precision, ``seed3`` and the beginning of the id, which also stands alone.
+A name may also hold the precision, ``seed3`` and the beginning of the id, which is a name by itself too.
 """
 
 from __future__ import annotations
