@@ -16,18 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import sources
+from sparsebench import records, sources
 from sparsebench.benchmarks import cmudict
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError
-from sparsebench.ledger import records
 from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.checkpoint import Checkpoint, read_header, shards
 from sparsebench.models.prepare import prepare
 from sparsebench.plan.preflight import Lock, Request, checks
 from sparsebench.plan.preflight import prepare as preflight
-from sparsebench.run.records import planned
+from sparsebench.records import planned
 from sparsebench.runtime import hosts
 from sparsebench.sources.text import read_texts
 from sparsebench.storage import container

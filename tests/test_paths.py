@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import records
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.app import main
 from sparsebench.errors import ModelError, SourceError, UserError
 from sparsebench.figures import style
-from sparsebench.ledger import migrate, records, sqlfiles
+from sparsebench.ledger import migrate, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.models.building import beside
@@ -24,8 +25,8 @@ from sparsebench.models.prepare import prepare
 from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinked
 from sparsebench.plan import preflight
 from sparsebench.plan.jobs import jobs
+from sparsebench.records import write_atomically
 from sparsebench.report import build
-from sparsebench.run.records import write_atomically
 from sparsebench.run.workspace import Workspace, exclusive
 from sparsebench.sources import hub, parse
 from sparsebench.storage import pack, unpack

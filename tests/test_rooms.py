@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
     "errors", "bounded", "paths", "escape", "environment", "plugins", "children", "manifest", "sources", "native", "models",
-    "steps", "structure", "storage", "runtime", "benchmarks", "plan", "run", "ledger", "figures", "report", "cli",
+    "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records", "run", "ledger", "figures", "report", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 
@@ -43,6 +43,11 @@ def test_rooms_import_only_earlier_rooms() -> None:
     ]
     assert not wrong
     assert len(imports()) > 100, "the check must see the imports"
+
+
+def test_a_run_and_the_ledger_know_nothing_of_each_other_but_records() -> None:
+    assert not [file for file, room, name in imports() if {room, name} == {"run", "ledger"}]
+    assert {room for _, room, name in imports() if name == "records"} >= {"run", "ledger"}
 
 
 def modules(root: Path) -> dict[str, set[str]]:

@@ -44,11 +44,8 @@ def check(spec: TaskSpec, family: Family) -> None:
         fit = ", ".join(name for name, task in TASKS.items() if task.adapter == "pairs")
         raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
     if spec.num_fewshot and adapter != "harness":
-        reason = (
-            "a text is read as it is"
-            if adapter.endswith(("perplexity", "generation"))
-            else "an encoder reads what it is asked"
-        )
+        as_it_is = adapter in ("perplexity", "pseudo_perplexity", "generation")
+        reason = "a text is read as it is" if as_it_is else "an encoder reads what it is asked"
         raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
     if spec.batch and adapter == "perplexity":
         raise BenchmarkError(f"task {spec.task} reads one window at a time", "remove `batch`")

@@ -11,7 +11,9 @@ from sparsebench.cli.options import JSON, LEDGER, LEDGER_VERBS
 if TYPE_CHECKING:
     from sparsebench.ledger.compare import Scored, SideBySide
 
-VARIANT = "MODEL/METHOD/SPARSITY, such as smollm2-135m/wanda/0.5; MODEL/dense; or the beginning of its id."
+VARIANT = (
+    "MODEL/RECIPE, such as smollm2-135m/wanda/0.5, smollm2-135m/int8 or smollm2-135m/dense; or the beginning of its id."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +42,7 @@ def compare(
     sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
     sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5
     sparsebench compare smollm2-135m/dense smollm2-135m/ria/2:4 --task piqa
+    sparsebench compare smollm2-135m/int8 smollm2-135m/sparsegpt/50%/int8
     """
     from dataclasses import asdict
 

@@ -82,7 +82,7 @@ def bundle(
     sparsebench bundle ledger/records small.jsonl.zst --manifest small
     """
     from sparsebench.cli.output import note, size
-    from sparsebench.ledger.store import bundle as write
+    from sparsebench.records import bundle as write
 
     count = write(records, out, manifest or ())
     note(f"{count} records in {out} ({size(out.stat().st_size)})")

@@ -35,7 +35,7 @@ def status(
     """
     from sparsebench.cli.output import emit_json, emit_table, note
     from sparsebench.plan.preflight import ledger_path
-    from sparsebench.run.records import key, planned, read, statuses
+    from sparsebench.records import key, planned, read_cell, statuses
     from sparsebench.run.workspace import Workspace
 
     if manifest:
@@ -55,7 +55,7 @@ def status(
             rows.append([name, stage, *(counts[word] for word in ("done", "failed", "unsupported", "skipped", "left"))])
         for cell, _, label in cells:
             if (state := known.get(cell)) in ("failed", "unsupported", "skipped"):
-                troubles.append([name, state, label, read(folder, cell, state)["reason"]])
+                troubles.append([name, state, label, read_cell(folder, cell, state)["reason"]])
     if as_json:
         keys = ["manifest", "stage", "done", "failed", "unsupported", "skipped", "left"]
         counted = [dict(zip(keys, row, strict=True)) for row in rows]

@@ -1,4 +1,4 @@
-"""Two variants side by side: every task that both were scored on, their sizes, times and memory."""
+"""Compares two variants on every task that both were scored on, and by size, time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """One task of both: the scores over all documents of each, ``paired`` (B minus A) over those that both were shown."""
+    """How both did on one task: ``a`` and ``b`` are over all documents of each, ``paired`` is B minus A over shared ones."""
 
     task: str
     metric: str
@@ -38,7 +38,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """B against A. Ratios are B over A, ``speedup`` is A's time over B's."""
+    """What the ledger knows of both. Ratios are B over A; ``speedup`` is A's time over B's."""
 
     a: Named
     b: Named
@@ -92,7 +92,7 @@ def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Named, 
 
 
 def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[Row]) -> Scored:
-    """The two records of one task that go together best: the same settings, else most documents, each the newest."""
+    """Compare the two records of one task that are most alike: same settings, else most documents, each the newest."""
     choices = [(x, y) for x in own for y in other]
     same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
     x, y = max(same or choices, key=lambda pair: min(pair[0]["n"], pair[1]["n"]))
@@ -116,13 +116,13 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[R
 
 
 def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
-    """With p values corrected for the number of tasks, and the verdict on them."""
+    """Correct the p values for the number of tasks, and judge by them."""
     for one, (p, verdict) in zip(scored, statistics.judged([one.paired for one in scored]), strict=True):
         yield replace(one, p_holm=p, verdict=verdict)
 
 
 def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Row, ...]]) -> Iterator[str]:
-    """What a reader must know before believing a line."""
+    """Say what a reader must know before they believe a line."""
     if a.id == b.id:
         yield "A and B are the same variant"
     if a.model != b.model:

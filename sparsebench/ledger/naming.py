@@ -1,5 +1,7 @@
-"""What a person calls a variant: ``model/dense``, ``model/wanda/0.5``, ``model/magnitude/row/50%``, ``model/sparsegpt/2:4``,
-or the beginning of its id."""
+"""Finds the variant that a person names by its model and words of its recipe: ``smollm2/wanda/0.5``, ``smollm2/wanda/50%/int8``.
+
+A name may also hold the precision, ``seed3`` and the beginning of the id, which is a name by itself too.
+"""
 
 from __future__ import annotations
 
@@ -20,72 +22,83 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Named:
-    """A variant that the ledger has measured, with what tells it apart. ``manifests`` are those that ask for it."""
+    """A variant of which the ledger has a measurement, as its view ``variants`` has it."""
 
     id: str
     model: str
-    family: str
     weights: str
     dtype: str
-    method: str
-    granularity: str
-    pattern: str
-    sparsity: float
+    recipe: str
     seed: int
-    propagate: str
     calibration: str
-    manifests: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The name in full, but for the seed, the precision and the calibration."""
-        if self.method == "dense":
-            return f"{self.model}/dense"
-        amount = f"{self.sparsity:g}" if self.pattern == "unstructured" else self.pattern
-        return "/".join(word for word in (self.model, self.method, self.granularity, amount) if word)
+        """The model and every word of the recipe: ``smollm2/sparsegpt/layer/50%/int8``."""
+        return "/".join([self.model, *_words(self.recipe)])
 
     @property
     def details(self) -> str:
         """What else tells it apart from variants of the same name."""
-        inputs = f"{self.propagate} inputs" if self.propagate else ""
-        parts = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", inputs, self.calibration.rsplit("/", 1)[-1])
+        parts = (f"id {self.id[:10]}", self.dtype, f"seed {self.seed}", self.calibration.rsplit("/", 1)[-1])
         return ", ".join(part for part in parts if part)
 
-    def answers_to(self, words: Sequence[str]) -> bool:
-        """Whether each word is one of its own: method, granularity, pattern, sparsity, dtype, ``seed3``, ``pruned``, its id."""
-        return all(self._has(word) for word in words)
-
-    def _has(self, word: str) -> bool:
-        own = {self.method, self.granularity, self.pattern, self.dtype, self.propagate, f"seed{self.seed}"}
-        if word in own or (_ID.fullmatch(word) and self.id.startswith(word)):
+    def has(self, word: str) -> bool:
+        """Whether ``word`` stands in its recipe, or is its precision, its seed or the beginning of its id."""
+        if word in (self.dtype, f"seed{self.seed}") or (_ID.fullmatch(word) and self.id.startswith(word)):
             return True
-        share = _SHARE.fullmatch(word)
-        if share is None or self.pattern != "unstructured" or self.method == "dense":
-            return False
-        return abs(float(share[1]) / (100 if share[2] else 1) - self.sparsity) < 1e-9
+        return any(_same(word, own) for own in _words(self.recipe))
+
+    def distance(self, words: Sequence[str]) -> tuple[int, bool]:
+        """How many words of its recipe ``words`` leave out (0 where they name none), and whether their order is another."""
+        own = _words(self.recipe)
+        left = sum(not any(_same(word, one) for word in words) for one in own)
+        said, rest = [word for word in words if any(_same(word, one) for one in own)], iter(own)
+        return (left if said else 0, not all(any(_same(word, one) for one in rest) for word in said))
 
 
 def known(ledger: Path) -> list[Named]:
     """The ledger's variants. Raises LedgerError when it cannot be opened."""
-    rows = query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()
-    return [Named(**{**row, "manifests": tuple(row["manifests"])}) for row in rows]
+    return [Named(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 
 
 def resolve(text: str, variants: Sequence[Named]) -> Named:
-    """The one variant that ``text`` names. Raises UserError when it is none, or several: these are listed."""
+    """The one variant that ``text`` names: of those that have all its words, the one whose recipe has the fewest others.
+
+    So ``m/int8`` is not the model that was pruned first. Of two such chains it is the one in the order of ``text``.
+    Raises UserError when it names none, or several: these are listed.
+    """
     if not variants:
         raise UserError("the ledger holds no finished cell", "make some: sparsebench run MANIFEST")
-    model, *words = text.strip("/").split("/")
-    found = [one for one in variants if one.model == model and one.answers_to(words)]
+    model, _, rest = text.strip("/").partition("/")
+    words = _words(rest)
+    found = [one for one in variants if one.model == model and all(map(one.has, words))]
     if not words and not found and _ID.fullmatch(model):
         found = [one for one in variants if one.id.startswith(model)]
     if not found:
         raise _unknown(text, model, words, variants)
-    # `model/dense` is the dense model, though `dense` is also what a method's inputs may be.
-    exact = [one for one in found if one.name == text.strip("/")]
-    if len(exact or found) > 1:
-        raise _ambiguous(text, exact or found)
-    return (exact or found)[0]
+    least = min(one.distance(words) for one in found)
+    nearest = [one for one in found if one.distance(words) == least]
+    if len(nearest) > 1:
+        raise _ambiguous(text, nearest)
+    return nearest[0]
+
+
+def _words(text: str) -> list[str]:
+    """The words of a recipe, or of a name: ``sparsegpt/layer 50%, then int8`` has four."""
+    return [word for word in re.split(r"[/,\s]+", text) if word not in ("", "then")]
+
+
+def _same(word: str, own: str) -> bool:
+    """Whether a word says what one of a recipe says: the word itself, its value (``dense``: ``propagate=dense``), its share."""
+    said, meant = _SHARE.fullmatch(word), _SHARE.fullmatch(own)
+    if said and meant:
+        return abs(_share(said) - _share(meant)) < 1e-9
+    return word in (own, own.partition("=")[2])
+
+
+def _share(found: re.Match[str]) -> float:
+    return float(found[1]) / (100 if found[2] else 1)
 
 
 def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Named]) -> UserError:
@@ -94,13 +107,10 @@ def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Nam
     meant = next(iter(get_close_matches(model, models, 1, 0.5)), None)
     what = f"no variant {text!r} in the ledger"
     if meant is None:
-        return UserError(what, f"a name is MODEL/METHOD/SPARSITY; the models are {_list(models)}")
+        return UserError(what, f"a name is MODEL/RECIPE, such as {variants[0].name}; the models are {_list(models)}")
     ranked = sorted(
         (one for one in variants if one.model == meant),
-        key=lambda one: (
-            -sum(one.answers_to([word]) for word in words),
-            -SequenceMatcher(None, text, one.name).ratio(),
-        ),
+        key=lambda one: (-sum(map(one.has, words)), -SequenceMatcher(None, text, one.name).ratio()),
     )
     near = list(dict.fromkeys(one.name for one in ranked))[:3]
     return UserError(what, f"did you mean {' or '.join(near)}?")

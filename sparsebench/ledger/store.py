@@ -8,13 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded
-from sparsebench.errors import LedgerError
-from sparsebench.ledger import connect, derive, migrate, records, sqlfiles
-from sparsebench.ledger.records import bundle
-from sparsebench.run.records import statuses
-
-__all__ = ["Ledger", "bundle"]
+from sparsebench import records
+from sparsebench.ledger import connect, derive, migrate, sqlfiles
 
 BATCH = 64
 """Records per transaction of a rebuild, so that memory stays bounded."""
@@ -56,9 +51,9 @@ class Ledger:
             return 0
         with connect.writer(self.path, self.patience) as connection:
             migrate.upgrade(connection, self.path)
-            known = set(connection.execute("SELECT key || '.' || status || '.json' FROM base.records").fetchall())
-        names = sorted(f"{cell}.{status}.json" for cell, status in statuses(folder).items())
-        return self.ingest(bounded.read_object(folder / n, LedgerError) for n in names if (n,) not in known)
+            known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
+        missing = sorted(records.statuses(folder).items() - known)
+        return self.ingest(records.read_cell(folder, key, status) for key, status in missing)
 
     def rebuild(self, folders: Sequence[Path]) -> int:
         """Add every record below ``folders``, on top of what the ledger holds; how many were read.

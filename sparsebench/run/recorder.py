@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sparsebench import records
 from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
 from sparsebench.manifest.schema import Model
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
-from sparsebench.run import records
 from sparsebench.run.workspace import Workspace
 from sparsebench.steps.calibration import Calibration
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, environment
+from sparsebench import children, environment, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.stages import TIME
-from sparsebench.run import forkserver, precompile, records
+from sparsebench.run import forkserver, precompile
 from sparsebench.run.display import Display
 from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES

@@ -16,7 +16,7 @@ from sparsebench.errors import LedgerError, UserError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names
-from sparsebench.run.records import key, statuses
+from sparsebench.records import key, statuses
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.expand import Plan, expand
-from sparsebench.run import records
 from sparsebench.runtime import results as runtime
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.storage import Size, StorageResult

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import LedgerError
-from sparsebench.ledger.records import bundle, read
+from sparsebench.records import bundle, read
 
 AT = "2026-01-02T03:04:05.000+00:00"
 

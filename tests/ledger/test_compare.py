@@ -16,7 +16,7 @@ from sparsebench.ledger.compare import side_by_side
 from sparsebench.ledger.store import Ledger
 from tests.ledger.test_views import of, outcomes
 
-WORN = "smol/magnitude/layer/0.9"
+WORN = "smol/magnitude/layer/90%"
 
 
 def test_against_dense_it_says_what_the_view_says(ledger: Path) -> None:
@@ -80,10 +80,10 @@ def test_two_pruned_variants_are_timed_through_the_dense_model(ledger: Path) -> 
 
 @pytest.mark.parametrize(
     "name",
-    [WORN, "smol/magnitude/90%", "smol/0.90/layer", "smol/magnitude/0.9/seed0", "smol/magnitude/layer/0.9/bfloat16"],
+    [WORN, "smol/magnitude/0.9", "smol/0.90/layer", "smol/magnitude/0.9/seed0", "smol/magnitude/layer 90%/bfloat16"],
 )
 def test_a_variant_has_many_names(ledger: Path, name: str) -> None:
-    variants = [one for one in naming.known(ledger) if one.method != "random"]
+    variants = [one for one in naming.known(ledger) if "random" not in one.recipe]
     found = naming.resolve(name, variants)
     assert (found.name, found.weights) == (WORN, "real")
     assert naming.resolve(found.id[:8], variants) == found
@@ -95,9 +95,9 @@ def test_a_variant_has_many_names(ledger: Path, name: str) -> None:
         ("smol/magnitud/0.9", f"did you mean {WORN} or"),
         ("smoll/dense", "did you mean smol/dense or"),
         ("nonsense", "the models are mini, smol"),
-        ("smol/0.9", r"names 2 variants:\n    smol/magnitude/layer/0.9\n    smol/random/layer/0.9\n  → say which"),
+        ("smol/0.9", r"names 2 variants:\n    smol/magnitude/layer/90%\n    smol/random/layer/90%\n  → say which"),
         ("smol", "names 4 variants:"),
-        ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/0.5"),
+        ("smol/magnitude/2:4", "did you mean smol/magnitude/layer/50%"),
     ],
 )
 def test_a_name_that_fits_none_or_several_is_explained(ledger: Path, name: str, says: str) -> None:
@@ -116,9 +116,46 @@ def test_variants_of_one_name_are_told_apart_by_their_details(ledger: Path) -> N
 def test_a_name_in_full_means_just_that(ledger: Path) -> None:
     """`smol/dense` is the dense model, also where a method has seen the dense model's inputs."""
     one = naming.resolve(WORN, naming.known(ledger))
-    found = [naming.resolve("smol/dense", naming.known(ledger)), replace(one, id="feedbeef0000", propagate="dense")]
+    found = [
+        naming.resolve("smol/dense", naming.known(ledger)),
+        replace(one, id="feedbeef0000", recipe=f"{one.recipe} propagate=dense"),
+    ]
     assert naming.resolve("smol/dense", found) == found[0]
     assert naming.resolve("smol/magnitude/dense", found) == found[1]
+
+
+RECIPES = [
+    "dense", "sparsegpt/layer 50%", "sparsegpt/layer 2:4 50%", "sparsegpt/layer 50%, then int8", "int8",
+    "int8 rounding=gptq", "int8, then sparsegpt/layer 50%", "wanda+owl/row 50%, then int4 group=64",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe"),
+    [
+        ("m/int8", "int8"),
+        ("m/int8/gptq", "int8 rounding=gptq"),
+        ("m/sparsegpt/50%", "sparsegpt/layer 50%"),
+        ("m/sparsegpt/2:4", "sparsegpt/layer 2:4 50%"),
+        ("m/sparsegpt/layer 50%, then int8", "sparsegpt/layer 50%, then int8"),
+        ("m/int8, then sparsegpt/layer 50%", "int8, then sparsegpt/layer 50%"),
+        ("m/wanda+owl/int4", "wanda+owl/row 50%, then int4 group=64"),
+        ("m/sparsegpt/0.5/int8", "sparsegpt/layer 50%, then int8"),
+        ("m/int8/sparsegpt/0.5/bfloat16", "int8, then sparsegpt/layer 50%"),
+        ("m/0.5/int4/group=64", "wanda+owl/row 50%, then int4 group=64"),
+    ],
+)
+def test_a_variant_that_is_not_just_a_pruning_is_named_by_its_recipe(name: str, recipe: str) -> None:
+    variants = [naming.Named(f"{at:08x}", "m", "real", "bfloat16", recipe, 0, "") for at, recipe in enumerate(RECIPES)]
+    assert naming.resolve(name, variants).recipe == recipe
+    for one in variants:
+        assert naming.resolve(f"m/{one.recipe}", variants) == naming.resolve(one.name, variants) == one
+
+
+def test_near_names_of_a_chain_are_listed() -> None:
+    variants = [naming.Named(f"{at:08x}", "m", "real", "bfloat16", recipe, 0, "") for at, recipe in enumerate(RECIPES)]
+    with pytest.raises(UserError, match=r"did you mean m/wanda\+owl/row/50%/int4/group=64 or"):
+        naming.resolve("m/wanda+owl/50%/int5", variants)
 
 
 @pytest.fixture
@@ -186,7 +223,7 @@ def test_on_the_command_line(ledger: Path, capsys: pytest.CaptureFixture[str]) -
     words = ["compare", "smol/dense", WORN, "--ledger", str(ledger)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    assert "B  smol/magnitude/layer/0.9" in shown.stdout and "detectable" in shown.stdout
+    assert f"B  {WORN}" in shown.stdout and "detectable" in shown.stdout
     asked = CliRunner().invoke(app, [*words, "--json"])
     loaded = json.loads(asked.stdout)
     assert loaded["b"]["name"] == WORN

@@ -13,9 +13,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from sparsebench import bounded
+from sparsebench import bounded, records
 from sparsebench.errors import LedgerError, SparsebenchError
-from sparsebench.ledger import connect, migrate, query, records, sqlfiles
+from sparsebench.ledger import connect, migrate, query, sqlfiles
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from tests.strangers import CANARY

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsebench import environment
+from sparsebench import environment, records
 from sparsebench.benchmarks import TASKS
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
@@ -18,7 +18,7 @@ from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
-from sparsebench.run import precompile, records
+from sparsebench.run import precompile
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
 

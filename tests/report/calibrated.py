@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
+from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.plan.cells import Cell, Variant
-from sparsebench.run import records
 from tests.ledger import samples
 
 WINDOWS, TOKENS = 24, 1023

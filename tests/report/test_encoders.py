@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sparsebench import records
 from sparsebench.benchmarks import Outcome, ScoreResult
 from sparsebench.benchmarks.statistics import pooled, spearman
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
 from sparsebench.report import build
-from sparsebench.run import records
 from tests.ledger import samples
 
 

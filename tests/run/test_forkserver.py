@@ -18,10 +18,10 @@ from sparsebench import sources
 from sparsebench.benchmarks import TASKS
 from sparsebench.cli.app import app
 from sparsebench.errors import SourceError
+from sparsebench.records import statuses
 from sparsebench.run import forkserver
 from sparsebench.run.forkserver import Forked, ForkServer
 from sparsebench.run.handlers import HANDLERS, LIBRARIES
-from sparsebench.run.records import statuses
 from sparsebench.sources import Cache
 
 ROOT = Path(__file__).parents[2]

@@ -77,6 +77,21 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
         "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'",
     )
     assert parents == [("magnitude/layer 90%",)]
+    asked = sparsebench(
+        "compare",
+        "tiny/magnitude/0.9/int8",
+        "tiny/sparsegpt/int8",
+        "--json",
+        "--ledger",
+        home / "ledger" / "test.duckdb",
+    )
+    assert asked.returncode == 0, asked.stderr
+    pair = json.loads(asked.stdout)
+    assert (pair["a"]["recipe"], pair["b"]["recipe"]) == (
+        "magnitude/layer 90%, then int8",
+        "sparsegpt/layer 50% bits=int8",
+    )
+    assert [row["format"] for row in pair["sizes"]] == ["dense"]
 
 
 def _prunable(home: Path) -> int:

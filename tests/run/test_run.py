@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.ledger.store import Ledger
-from sparsebench.run.records import statuses
+from sparsebench.records import statuses
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
 

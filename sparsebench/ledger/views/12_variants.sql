@@ -8,7 +8,7 @@ WITH made AS (
     JOIN base.makings USING (record_id)
     GROUP BY variant_id
 )
-SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, prunable, parameters, zeros, total_zeros,
+SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters, zeros, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)

@@ -1,0 +1,223 @@
+"""Records: what a run leaves of each cell, from which a ledger is made. ``run`` writes them, ``ledger`` reads them.
+
+A finished cell leaves one file, named ``<key>.<status>.json``, and each run its plan, ``plan-<manifest>.json``. The status is in
+the name so that a plan needs no reading. A file appears whole or not at all, and writing it again with another status
+replaces the old one. To share them, files may be compressed (zstd), or bundled, one record a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sparsebench import bounded, environment
+from sparsebench.errors import LedgerError
+from sparsebench.paths import create
+from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.stages import timed
+
+FORMAT = 2
+"""The record format that this program writes and reads."""
+STATUSES = ("done", "failed", "unsupported", "skipped")
+SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
+_LEVEL = 19
+_NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended. ``reason`` says why, for every status but ``done``; ``seconds`` is the cell's own time.
+
+    ``content`` is the checksum of the weights that it was measured on, ``dtype`` the precision that it ran in.
+    """
+
+    status: str
+    result: dict[str, Any] | None = None
+    reason: str | None = None
+    started_at: datetime | None = None
+    seconds: float = 0.0
+    content: str = ""
+    dtype: str = ""
+
+
+def key(cell: Cell) -> str:
+    """What a cell's record is filed under: its id, with the place where the answer is that place's alone."""
+    return f"{cell.id}-{environment.where()['id']}" if timed(cell.stage) else cell.id
+
+
+def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
+    """The record of one cell, as it is stored."""
+    started = outcome.started_at or datetime.now(UTC)
+    return {
+        "format": FORMAT,
+        **_asked(cell),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "manifest": manifest,
+        "content": outcome.content,
+        "where": {**environment.where(), "dtype": outcome.dtype},
+        "versions": environment.versions(),
+        "environment": environment.as_json(),
+        "started_at": started.isoformat(timespec="milliseconds"),
+        "seconds": round(outcome.seconds, 3),
+        "result": outcome.result,
+    }
+
+
+def write(folder: Path, record: dict[str, Any]) -> Path:
+    """Store a record atomically and durably; an earlier one of the same cell goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['key']}.{record['status']}.json"
+    write_atomically(path, json.dumps(record, separators=(",", ":")))
+    for status in STATUSES:
+        if status != record["status"]:
+            (folder / f"{record['key']}.{status}.json").unlink(missing_ok=True)
+    return path
+
+
+def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, Any]:
+    """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "format": FORMAT,
+        "kind": "plan",
+        "manifest": manifest,
+        "machine": environment.machine(),
+        "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "cells": [{**_asked(cell), "label": cell.label} for cell in cells],
+    }
+    write_atomically(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
+    return record
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    variant = cell.variant.record()
+    return {"cell_id": cell.id, "key": key(cell), "stage": cell.stage, "settings": cell.settings, "variant": variant}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with create(partial) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """The status of every recorded cell by its ``key``, from the names alone; done, where a kill left an older record beside."""
+    if not folder.is_dir():
+        return {}
+    found: dict[str, str] = {}
+    for name in os.listdir(folder):
+        words = name.split(".")
+        if len(words) == 3 and words[2] == "json" and words[1] in STATUSES and found.get(words[0]) != "done":
+            found[words[0]] = words[1]
+    return found
+
+
+def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
+    """The record that the cell of this ``key`` left with this status."""
+    return bounded.read_object(folder / f"{name}.{status}.json", LedgerError, "remove the file: its cell runs again")
+
+
+def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
+    found = {}
+    for path in sorted(folder.glob("plan-*.json")):
+        plan = bounded.read_object(path, LedgerError, "remove the file: the next run writes it again")
+        cells = [(c["key"], c["stage"], f"{Variant.read(c['variant']).label} · {c['label']}") for c in plan["cells"]]
+        found[plan["manifest"]] = cells
+    return found
+
+
+def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Every record in or below ``folders`` (a file may be named too), files in order of name.
+
+    Raises LedgerError naming the file, and the line in a bundle, that is not a record of a known format.
+    """
+    for folder in folders:
+        if not folder.exists():
+            raise LedgerError(f"{folder}: does not exist", "name a folder of records")
+        for path in [folder] if folder.is_file() else _below(folder):
+            for number, text in enumerate(_texts(path), 1):
+                yield _parse(text, path if number == 1 else f"{path}, line {number}")
+
+
+def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
+    """Write the records of ``folder`` into one compressed file, outcomes and raw samples included; how many there were.
+
+    With ``manifests``, only their plans and the records of the cells that they ask for, whichever manifest made them.
+    The same records give the same bytes.
+    """
+    import zstandard
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    count = 0
+    try:
+        with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
+            for record in _chosen(folder, manifests):
+                packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+                count += 1
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]]:
+    if not manifests:
+        yield from read([folder])
+        return
+    plans = [plan for plan in read(_below(folder, "plan-*.json")) if plan["manifest"] in manifests]
+    missing = set(manifests) - {plan["manifest"] for plan in plans}
+    if missing:
+        raise LedgerError(f"{folder}: no plan of {', '.join(sorted(missing))}", "see the names: sparsebench status")
+    yield from plans
+    wanted = {cell["cell_id"] for plan in plans for cell in plan["cells"]}
+    yield from (record for record in read([folder]) if record.get("cell_id") in wanted)
+
+
+def _below(folder: Path, names: str = "*") -> list[Path]:
+    """The record files in or below ``folder``, which may be a stranger's. Raises LedgerError for a link that leaves it."""
+    found = sorted(
+        path for path in folder.rglob(names) if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
+    )
+    for path in found:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise LedgerError(f"{path}: a link to a file outside of {folder}", "remove it, or name that file itself")
+    return found
+
+
+def _texts(path: Path) -> Iterator[str]:
+    import zstandard
+
+    try:
+        yield from (
+            bounded.lines(path, LedgerError) if path.name.endswith(".zst") else [bounded.whole(path, LedgerError)]
+        )
+    except zstandard.ZstdError as error:
+        raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
+
+
+def _parse(text: str, where: Path | str) -> dict[str, Any]:
+    record = bounded.parse(text, where, LedgerError, "remove the file, or copy it again")
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
+    if record["format"] != FORMAT:
+        older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
+        way = "upgrade sparsebench" if record["format"] > FORMAT else older
+        raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
+    missing = [key for key in _NEEDED.get(str(record.get("kind", "cell")), ()) if record.get(key) is None]
+    if missing:
+        raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
+    return record
