@@ -15,7 +15,8 @@ import pytest
 
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import query
-from sparsebench.ledger.store import Ledger, bundle
+from sparsebench.ledger.store import Ledger
+from sparsebench.records import bundle
 from tests.ledger import samples
 
 DUMPED = "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'base' AND NOT table_name IN ('migrations', 'issued_views')"
