@@ -53,7 +53,7 @@ def theirs(changed: Callable[..., Path], secret: Path) -> Path:
             f"CREATE OR REPLACE VIEW {name} {reads}"
             for name in ("results", "scores", "pareto", "_cells", "_latest", "stolen")
         ),
-        "CREATE OR REPLACE MACRO _goodness(metric, score) AS 42",
+        "CREATE OR REPLACE MACRO _goodness(score, higher_is_better) AS 42",
         'CREATE TABLE base."../../stolen" AS SELECT 1 AS a',
     )
 
@@ -77,7 +77,7 @@ def test_what_leaves_a_strangers_ledger_is_what_our_views_say(
 
 
 def test_our_views_are_asked_whatever_the_file_calls_so(ledger: Path, theirs: Path) -> None:
-    for sql in ("FROM results ORDER BY ALL", "SELECT _goodness('nll', 2)", "SELECT Model FROM SCORES ORDER BY 1"):
+    for sql in ("FROM results ORDER BY ALL", "SELECT _goodness(2, false)", "SELECT Model FROM SCORES ORDER BY 1"):
         assert query.run(theirs, sql) == query.run(ledger, sql)
     with pytest.raises(SparsebenchError, match="disabled by configuration"):
         query.run(theirs, "FROM stolen")
