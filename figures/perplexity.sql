@@ -16,7 +16,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, bootstrap over windows. The point at 0% is the dense model.
+-- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model.
 -- boundnote: Grey: random masks, which know nothing.
 -- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
 
