@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER, LEDGER_VERBS
+from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.output import emit_json, emit_table, figure, note, size
+from sparsebench.escape import visible
 
 if TYPE_CHECKING:
     from sparsebench.ledger.compare import Scored, SideBySide
 
 VARIANT = "MODEL/METHOD/SPARSITY, such as smollm2-135m/wanda/0.5; MODEL/dense; or the beginning of its id."
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=LEDGER_VERBS)(compare)
 
 
 def compare(
@@ -41,9 +39,6 @@ def compare(
     sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5
     sparsebench compare smollm2-135m/dense smollm2-135m/ria/2:4 --task piqa
     """
-    from dataclasses import asdict
-
-    from sparsebench.cli.output import emit_json, note
     from sparsebench.ledger.compare import side_by_side
     from sparsebench.plan.preflight import ledger_path
 
@@ -59,21 +54,11 @@ def compare(
 
 def _show(found: SideBySide) -> None:
     """The tables that a person reads, those without rows left out."""
-    from sparsebench.cli.output import emit_table, size
-    from sparsebench.escape import visible
-
     scores = [_score(one) for one in found.scores]
     sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
     times = [_time(row) for row in found.latency]
     memory = [
-        [
-            f"{row['engine']} ×{row['ranks']} {row['dtype']}",
-            row["workload"],
-            size(row["a"]),
-            size(row["b"]),
-            f"{row['ratio']:.3f}",
-        ]
-        for row in found.memory
+        [_engine(row), row["workload"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.memory
     ]
     for side, one in (("A", found.a), ("B", found.b)):
         print(visible(f"{side}  {one.name}  ({one.details})"))
@@ -90,8 +75,6 @@ def _show(found: SideBySide) -> None:
 
 def _score(one: Scored) -> list[Any]:
     """A task's line; what is odd about it stands below its name."""
-    from sparsebench.cli.output import figure
-
     pair = one.paired
     ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
     shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
@@ -100,8 +83,11 @@ def _score(one: Scored) -> list[Any]:
     return [name, figure(one.a), figure(one.b), shift, one.verdict or "", figure(pair.detectable)]
 
 
+def _engine(row: dict[str, Any]) -> str:
+    return f"{row['engine']} ×{row['ranks']} {row['dtype']}"
+
+
 def _time(row: dict[str, Any]) -> list[Any]:
     interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
-    setting = f"{row['engine']} ×{row['ranks']} {row['dtype']} {row['workload']}"
-    shown = f"{row['speedup']:.2f}{interval}"
+    setting, shown = f"{_engine(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
     return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", shown, row["verdict"] or "not paired"]

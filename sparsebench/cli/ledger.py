@@ -1,0 +1,201 @@
+"""The verbs that fill a ledger, ask it and show it: ``sql``, ``figures``, ``report``, ``ingest``, ``export``, ``bundle``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.output import emit_json, emit_table, emit_text, note, size
+from sparsebench.errors import UserError
+
+SHOWN = 1000
+"""Rows of a table on a terminal."""
+Picture = StrEnum("Picture", ["png", "svg", "pdf"])
+Page = StrEnum("Page", ["md", "html"])
+
+
+def sql(
+    query: Annotated[
+        str | None,
+        typer.Argument(help="One SELECT; without it, the views and their columns are listed.", show_default=False),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file; - is stdin.")] = None,
+    shape: Annotated[
+        Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
+    ] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that a query may take; 0: no limit.")] = 300,
+    ledger: LEDGER = None,
+) -> None:
+    """Ask the ledger. Without a query: what can be asked.
+
+    \b
+    sparsebench sql
+    sparsebench sql "select model, method, sparsity, task, score from results"
+    sparsebench sql -f my.sql --format csv > my.csv
+    sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
+    """
+    from sparsebench.ledger import query as ask
+    from sparsebench.ledger import sqlfiles
+    from sparsebench.plan.preflight import ledger_path
+
+    if query and file:
+        raise UserError("a query and --file were both given", "give one of them")
+    path = ledger_path(ledger)
+    try:
+        if file:
+            query = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", "name a readable file") from error
+    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
+        if shape == "table" and not as_json:
+            # A terminal's table is as wide as its widest row, so it is made of rows that are all there.
+            emit_table(found.columns, islice(found.rows, SHOWN) if sys.stdout.isatty() else found.rows)
+            if sys.stdout.isatty() and next(found.rows, None):
+                note(f"only the first {SHOWN:,} rows: --format csv has all")
+        else:
+            for text in ask.render(found, "json" if as_json else shape):
+                emit_text(text)
+        sys.stdout.flush()
+
+
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Figures to render; default: all.", show_default=False)
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List figures with what they show.")] = False,
+    out: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("figures"),
+    formats: Annotated[
+        list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.", show_default=False)
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
+    ] = 6.5,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """Render figures from the ledger.
+
+    A .sql file of yours in ./figures is rendered too, or replaces a shipped one of that name.
+
+    \b
+    sparsebench figures
+    sparsebench figures score --format pdf --width 3.3 --out paper/
+    """
+    from sparsebench import figures as room
+    from sparsebench.plan.preflight import ledger_path
+
+    if list_them:
+        columns = ["name", "title", "about", "file"]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in room.listing()]
+        if as_json:
+            emit_json([dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            emit_table(columns[:3], [row[:3] for row in rows])
+        return
+    chosen = tuple(map(str, formats or ("png", "svg")))
+    for result in room.render(ledger_path(ledger), names or [], out, chosen, width=width):
+        if result.skipped:
+            note(f"{result.name}: left out: {result.skipped}")
+        for path in result.paths:
+            typer.echo(path)
+
+
+def report(
+    out: Annotated[Path, typer.Option("--out", help="The Markdown file to write; the page lies beside it.")] = Path(
+        "report.md"
+    ),
+    figures: Annotated[
+        Path, typer.Option("--figures", help="Where `sparsebench figures` left its pictures; linked relatively.")
+    ] = Path("figures"),
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--manifest", metavar="NAME", help="Only this experiment; repeatable. Default: all.", show_default=False
+        ),
+    ] = None,
+    formats: Annotated[
+        list[Page] | None,
+        typer.Option(
+            "--format",
+            help="Markdown, or one page with everything in it. Repeatable; default: both.",
+            show_default=False,
+        ),
+    ] = None,
+    ledger: LEDGER = None,
+) -> None:
+    """Write what the ledger shows, with figures and the SQL behind every table, as report.md and as report.html.
+
+    \b
+    sparsebench report
+    sparsebench report --manifest quickstart --out out/report.md
+    """
+    from sparsebench.plan.preflight import ledger_path
+    from sparsebench.report import build
+
+    for path in build(ledger_path(ledger), out, figures, manifest or (), [str(kind) for kind in formats or Page]):
+        typer.echo(path)
+
+
+def ingest(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of records, also from other machines.")],
+    ledger: LEDGER = None,
+) -> None:
+    """Bring records into the ledger: rebuild it, or merge another machine's.
+
+    What is there already stays there once.
+
+    \b
+    sparsebench ingest ledger/records
+    sparsebench ingest ledger/published --ledger /tmp/published.duckdb
+    """
+    from sparsebench.ledger.store import Ledger
+    from sparsebench.plan.preflight import ledger_path
+
+    path = ledger_path(ledger)
+    note(f"{Ledger(path).rebuild(folders)} records read; ledger: {path}")
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="A folder (parquet, csv) or a file (sqlite).")],
+    to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option("--to", help="The format.")] = "parquet",
+    ledger: LEDGER = None,
+) -> None:
+    """Write the ledger's views to other formats.
+
+    \b
+    sparsebench export out/tables --to csv
+    sparsebench export out/ledger.sqlite --to sqlite
+    """
+    from sparsebench.ledger.export import export as write
+    from sparsebench.plan.preflight import ledger_path
+
+    for written in write(ledger_path(ledger), to, path):
+        note(str(written))
+
+
+def bundle(
+    records: Annotated[Path, typer.Argument(help="A folder of records.")],
+    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
+    manifest: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--manifest", metavar="NAME", help="Only what these manifests ask for; repeatable.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Pack records into one compressed file that ingest reads: for sharing or committing.
+
+    \b
+    sparsebench bundle ledger/records small.jsonl.zst --manifest small
+    """
+    from sparsebench.ledger.store import bundle as write
+
+    count = write(records, out, manifest or ())
+    note(f"{count} records in {out} ({size(out.stat().st_size)})")
