@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes
-from sparsebench.benchmarks.catalog import TASKS, adapter_of
+from sparsebench.benchmarks.catalog import TASKS, Benchmark, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input
 

@@ -8,9 +8,8 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes, index, offline
@@ -37,8 +36,7 @@ _LM_EVAL_ERRORS = (
 """What a task file, its Python helpers, a missing package or the hub may raise from inside lm-eval."""
 
 
-@dataclass(frozen=True)
-class _Chosen:
+class _Chosen(NamedTuple):
     """The metric that counts, and the harness's filter that it is read through."""
 
     metric: str
@@ -107,8 +105,7 @@ class Harness:
         broken = sum(_broken(sample) for _, sample in found)
         if broken == len(found):
             raise BenchmarkError(
-                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents",
-                DAMAGED,
+                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents", DAMAGED
             )
         outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in found)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)

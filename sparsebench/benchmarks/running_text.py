@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsebench import sources
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult
 from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 from sparsebench.sources.text import read_texts
 
@@ -53,18 +53,16 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
     Raises BenchmarkError where the result is more than a double holds.
     """
     score = pooled([window.value for window in windows], [window.tokens for window in windows])
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=score,
-        stderr=score * mean_stderr([window.value / window.tokens for window in windows]),
-        n=len(windows),
-        limited=len(windows) < whole,
-        chance=None,
-        outcomes=tuple(
-            Outcome(str(place), _hash(window.ids), window.value, float(window.tokens))
-            for place, window in enumerate(windows)
+    hashes = [hashlib.sha1(" ".join(map(str, window.ids)).encode()).hexdigest() for window in windows]
+    return ScoreResult.of(
+        task,
+        (
+            Outcome(str(place), shown, window.value, float(window.tokens))
+            for place, (shown, window) in enumerate(zip(hashes, windows, strict=True))
         ),
+        whole,
+        chance=None,
+        scored=(score, score * mean_stderr([window.value / window.tokens for window in windows])),
         protocol={
             **protocol,
             "documents": whole,
@@ -77,10 +75,7 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
 def check_finite(task: str, value: float, place: int, windows: int) -> None:
     """Raise BenchmarkError for the likelihood of window ``place`` (from 1) of ``windows`` where it is not finite."""
     if not math.isfinite(value):
-        raise BenchmarkError(
-            f"{task}: the likelihood of window {place} of {windows} is not finite",
-            DAMAGED,
-        )
+        raise BenchmarkError(f"{task}: the likelihood of window {place} of {windows} is not finite", DAMAGED)
 
 
 def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
@@ -93,7 +88,3 @@ def pooled(values: Sequence[float], counts: Sequence[int]) -> float:
             f"perplexity: a mean negative log-likelihood of {mean:.4g} nats a token is beyond any perplexity",
             "the model is broken: nothing can be compared with it",
         ) from None
-
-
-def _hash(ids: Iterable[int]) -> str:
-    return hashlib.sha1(" ".join(map(str, ids)).encode()).hexdigest()

@@ -44,11 +44,8 @@ def check(spec: TaskSpec, family: Family) -> None:
         fit = ", ".join(name for name, task in TASKS.items() if task.adapter == "pairs")
         raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
     if spec.num_fewshot and adapter != "harness":
-        reason = (
-            "a text is read as it is"
-            if adapter.endswith(("perplexity", "generation"))
-            else "an encoder reads what it is asked"
-        )
+        text = adapter.endswith(("perplexity", "generation"))
+        reason = "a text is read as it is" if text else "an encoder reads what it is asked"
         raise BenchmarkError(f"task {spec.task} takes no examples: {reason}", "remove `num_fewshot`")
     if spec.batch and adapter == "perplexity":
         raise BenchmarkError(f"task {spec.task} reads one window at a time", "remove `batch`")
@@ -80,10 +77,15 @@ def score(
             fit.append(spec)
         except BenchmarkError as error:
             emit(spec, error)
+    import torch
+
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
         scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress, dtype)
-        machine: dict[str, str | int] = {"threads": _threads(), "repeats": repeats(next(iter(scorers.values())).model)}
+        machine: dict[str, str | int] = {
+            "threads": torch.get_num_threads(),
+            "repeats": repeats(next(iter(scorers.values())).model),
+        }
         for spec in alike:
             try:
                 copies = _copies(spec, cache, fitted)
@@ -109,12 +111,6 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
             "name another `calibration: source`, or say `allow_overlap: true` there",
         )
     return {"calibration_copies": len(found)}
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _noted(result: ScoreResult, more: Mapping[str, str | int]) -> ScoreResult:

@@ -181,9 +181,8 @@ class Canvas:
                 dashes: Any = look.dashes if joined else "none"
                 handles.append(Line2D([], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, **shape))
             else:
-                handles.append(
-                    Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.3, label=name)
-                )
+                edge: Any = {"edgecolor": "white", "linewidth": 0.3}
+                handles.append(Patch(facecolor=look.colour, hatch=look.hatch, label=name, **edge))
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
         widest = max((len(handle.get_label()) for handle in handles), default=1)

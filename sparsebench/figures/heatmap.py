@@ -27,14 +27,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     for row in rows:
         grid[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = row[spec.get("value")]
     low, high = _range(canvas)
-    axes.imshow(
-        grid,
-        cmap=style.INK if "text" in spec.values else style.MAP,
-        vmin=low,
-        vmax=high,
-        aspect="auto",
-        interpolation="nearest",
-    )
+    colours = style.INK if "text" in spec.values else style.MAP
+    axes.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.grid(False)
     if "text" in spec.values:
         for edge in range(1, len(down)):

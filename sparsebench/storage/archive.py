@@ -9,20 +9,18 @@ vary), and zstd is told not to search. benchmarks/README.md has the comparison.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage import folders, kernels
+from sparsebench.storage import kernels
 from sparsebench.storage.codes import BITS, Grid, Near, encodings, grid, quantized
 from sparsebench.storage.coding import Coding, Part, item_size
 from sparsebench.storage.kernels import Scan
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import WORDS, Bytes, Words, halves
+from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
 """By how many bits the words of a dtype are rotated to the left; others are not."""
@@ -161,28 +159,3 @@ def _encodings(info: TensorInfo) -> tuple[str, ...]:
 
 
 CODING = Coding("archive", 1, _encodings, _parts, _encode, _decode, spare=8)
-
-
-def pack(folder: Path, out: Path) -> folders.Summary:
-    """Store a Hugging Face folder in the archive format (see folders.store)."""
-    return folders.store(folder, out, CODING)
-
-
-def unpack(archive: Path, out: Path) -> Path:
-    """Restore the folder that was archived (see folders.restore)."""
-    return folders.restore(archive, out, CODING)
-
-
-def is_archive(folder: Path) -> bool:
-    """Whether a folder holds archived weight files."""
-    return folders.holds(folder, CODING)
-
-
-def sizes(archive: Path) -> tuple[int, dict[str, int]]:
-    """Bytes of the archived weight files, headers included, and of each tensor by name."""
-    return folders.sizes(archive, CODING)
-
-
-def tensors(archive: Path) -> Iterator[tuple[TensorInfo, Bytes]]:
-    """Every tensor with its original bytes, one at a time."""
-    return folders.tensors(archive, CODING)

@@ -14,8 +14,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes, halves, pairs
+from sparsebench.storage.words import Bytes, Scratch, halves, pairs
 
 Near = Callable[[str], Bytes | None]
 """The original bytes of another tensor of the same file by name; None where it has none."""

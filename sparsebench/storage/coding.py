@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage.codes import Near
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench.storage.words import Bytes, Scratch
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
 from sparsebench.storage.coding import Coding, Part, item_size
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench.storage.words import Bytes, Scratch
 
 
 @dataclass(frozen=True)
