@@ -75,7 +75,7 @@ class Runner:
         memory.own(self.model.module)
         prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64), 0, "cpu")
         self.prefill = Prefill(self.model, prompt)
-        self.decode = Decode(self.model, self.prefill, keep_cache=True)
+        self.decode = Decode(self.prefill, keep_cache=True)
         self.engine, self.times, self.prefills = made, [], []
         self.turn()
         self.times.clear()

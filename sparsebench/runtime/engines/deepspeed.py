@@ -11,8 +11,7 @@ from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import Source, Wrapping
-from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.parity import TOKENS, against_expanded, compare
+from sparsebench.runtime.parity import TOKENS, against_expanded, compare, not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, text_config
 

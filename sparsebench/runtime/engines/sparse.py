@@ -155,8 +155,7 @@ class Sparse:
 
     def _replace(self, weights: Weights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
-        from sparsebench.runtime.kernels.semi import semi_structured
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, semi_structured, speeds_here
 
         def replaced(view: View, module: Any, dtype: Any) -> Any:
             across = type(module).__name__ == "Conv1D" or view.turned

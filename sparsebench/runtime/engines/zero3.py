@@ -15,8 +15,7 @@ from typing import Any
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime.engines.base import Source, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.parity import compare
+from sparsebench.runtime.parity import compare, not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
