@@ -18,11 +18,9 @@ VARIANT = "MODEL/METHOD/SPARSITY, such as smollm2-135m/wanda/0.5; MODEL/dense; o
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help=VARIANT, show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.", show_default=False)],
-    task: Annotated[
-        list[str] | None, typer.Option("--task", help="Only this task; repeatable.", show_default=False)
-    ] = None,
+    a: Annotated[str, typer.Argument(metavar="A", help=VARIANT)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.")],
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:

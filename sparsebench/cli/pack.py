@@ -12,10 +12,7 @@ from sparsebench.cli.options import check_name, names_of
 from sparsebench.cli.output import note, size
 from sparsebench.errors import UserError
 
-OUT = Annotated[
-    Path | None,
-    typer.Option("--out", help="Default: the folder's name with .packed, .archive or .unpacked.", show_default=False),
-]
+OUT = Annotated[Path | None, typer.Option(help="Default: the folder's name with .packed, .archive or .unpacked.")]
 
 
 def pack(

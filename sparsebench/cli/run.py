@@ -26,8 +26,7 @@ def run(
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.", show_default=False),
+        int | None, typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.")
     ] = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
@@ -93,9 +92,7 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
 
 
 def status(
-    manifest: Annotated[
-        Path | None, typer.Argument(help="The experiment file; default: all in the ledger.", show_default=False)
-    ] = None,
+    manifest: Annotated[Path | None, typer.Argument(help="The experiment file; default: all in the ledger.")] = None,
     rehearse: REHEARSE = False,
     ledger: LEDGER = None,
     as_json: JSON = False,

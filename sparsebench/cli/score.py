@@ -19,42 +19,27 @@ if TYPE_CHECKING:
 
 
 def score(
-    source: Annotated[
-        str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….", show_default=False)
-    ] = None,
+    source: Annotated[str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….")] = None,
     task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task",
-            help="A task name; repeatable.",
-            show_default=False,
-            autocompletion=names_of("benchmarks", "TASKS"),
-        ),
+        list[str] | None, typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "TASKS"))
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.", show_default=False)] = None,
-    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.", show_default=False),
+        int | None, typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.")
     ] = None,
     label: Annotated[
-        list[str] | None,
-        typer.Option("--label", help="What a classification head's outputs mean, in order.", show_default=False),
+        list[str] | None, typer.Option(help="What a classification head's outputs mean, in order.")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="A file in place of the data of stsb_sts or mrpc_pair.", show_default=False),
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="A file in place of the data of stsb_sts or mrpc_pair.")] = None,
     list_them: Annotated[
         bool, typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
     ] = False,
     against: Annotated[
-        str | None,
-        typer.Option(help="Another model, such as the dense one: paired differences and verdicts.", show_default=False),
+        str | None, typer.Option(help="Another model, such as the dense one: paired differences and verdicts.")
     ] = None,
     outcomes: Annotated[
-        Path | None,
-        typer.Option(help="Write every document's outcome to this file, one JSON object a line.", show_default=False),
+        Path | None, typer.Option(help="Write every document's outcome to this file, one JSON object a line.")
     ] = None,
     documents: Annotated[bool, typer.Option("--documents", help="With --json: every document's outcome.")] = False,
     family: FAMILY = None,

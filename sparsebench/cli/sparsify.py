@@ -22,28 +22,22 @@ if TYPE_CHECKING:
     Made = tuple[Path, Step, Evidence]
 
 
-OUT = Annotated[Path, typer.Option(help="One folder per version is made here.", show_default=False)]
-SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)]
+OUT = Annotated[Path, typer.Option(help="One folder per version is made here.")]
+SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.")]
 METHOD = Annotated[
     list[str] | None,
     typer.Option(
         help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
         autocompletion=names_of("steps.prune.registry", "methods"),
-        show_default=False,
     ),
 ]
 PATTERN = Annotated[
     list[str] | None,
-    typer.Option(
-        help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable.", show_default=False
-    ),
+    typer.Option(help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable."),
 ]
 GRANULARITY = Annotated[
     settings.Granularity | None,
-    typer.Option(
-        help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
-        show_default=False,
-    ),
+    typer.Option(help="All weights compete, those of a matrix, or of a row; default: as the method was published."),
 ]
 ALLOCATION = Annotated[
     settings.Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
@@ -53,26 +47,18 @@ PROPAGATE = Annotated[
     typer.Option(help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."),
 ]
 CALIBRATION = Annotated[
-    str | None,
-    typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.", show_default=False),
+    str | None, typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.")
 ]
-FIELD = Annotated[
-    str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
-]
+FIELD = Annotated[str | None, typer.Option(help="The calibration file's column that holds the text.")]
 TARGET = Annotated[
     str | None,
-    typer.Option(
-        help="The column that an encoder-decoder's decoder reads; default: the text's second half.", show_default=False
-    ),
+    typer.Option(help="The column that an encoder-decoder's decoder reads; default: the text's second half."),
 ]
 SET = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.", show_default=False),
+    list[str] | None, typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.")
 ]
 SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
-LENGTH = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False)
-]
+LENGTH = Annotated[int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")]
 SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
 FORM = Annotated[
     str,
