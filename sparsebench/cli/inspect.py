@@ -11,7 +11,7 @@ from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
 from sparsebench.cli.output import emit_json, emit_table, note, opened
 
 if TYPE_CHECKING:
-    from sparsebench.structure.summary import GroupSummary
+    from sparsebench.structure import GroupSummary
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)

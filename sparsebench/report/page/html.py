@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sparsebench.report.page import shape
-from sparsebench.report.page.pictures import embedded
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
 """Bars of a modulus or a norm, around which a browser would leave the room of an operator."""
+HEAVY = 1_500_000
+"""Bytes from which a drawing is left for its bitmap: one of very many points."""
 
 
 def page(markdown: str, pictures: Mapping[str, Path]) -> str:
@@ -106,8 +107,26 @@ def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str,
     caption, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
     if path is None:
         return f"<p>{caption}</p>\n"
-    source = embedded(path)
+    source = _embedded(path)
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
         f'<img alt="{caption}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
     )
+
+
+def _embedded(path: Path) -> str:
+    """A picture as a data URI: the drawing where there is one beside the bitmap, since it stays sharp at every size."""
+    drawing = path.with_suffix(".svg")
+    if drawing.is_file() and drawing.stat().st_size <= HEAVY:
+        return _uri("image/svg+xml", _lean(drawing.read_text(encoding="utf-8")).encode())
+    return _uri("image/png", path.read_bytes())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _lean(svg: str) -> str:
+    """An SVG without its prolog, metadata, comments and spare white space."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
