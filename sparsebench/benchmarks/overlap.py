@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from pathlib import Path, PurePosixPath
 
 from sparsebench import sources
@@ -51,14 +52,13 @@ def _same(one: sources.Source, other: sources.Source) -> bool:
     if one.kind == "path":
         return Path(one.location).resolve() == Path(other.location).resolve()
     return any(
-        _plain(a.project) == _plain(b.project) and (a.inner == b.inner or _within(a.inner, b.inner))
+        _plain(a.project) == _plain(b.project)
+        and (
+            a.inner == b.inner or any(x.endswith("/") and y.startswith(x) for x, y in permutations((a.inner, b.inner)))
+        )
         for a in one.parts
         for b in other.parts
     )
-
-
-def _within(one: str, other: str) -> bool:
-    return (one.endswith("/") and other.startswith(one)) or (other.endswith("/") and one.startswith(other))
 
 
 def _steps(source: sources.Source) -> frozenset[str]:

@@ -55,6 +55,7 @@ def prepared(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
+    from sparsebench.ledger.statistics import detectable
     from sparsebench.run.select import LEFT_OUT, decisions
     from sparsebench.run.workspace import Workspace
 
@@ -68,7 +69,8 @@ def show(ready: Prepared, as_json: bool) -> None:
             "what": d.cell.label,
             "runs": d.runs,
             "why": d.why,
-            "detectable": _detectable(d.cell),
+            # The smallest drop that shows; none where outcomes are no 0/1, or where nobody knows the number of documents.
+            "detectable": detectable(count) if (count := _documents(d.cell)) else None,
         }
         for d in found
     ]
@@ -139,14 +141,6 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
         for dtype, models in runs.items():
             slow = " slowly" * environment.emulated(dtype)
             yield f"{what} of {', '.join(dict.fromkeys(models))}{slow} in {dtype}: this CPU emulates 16 bits ({switch} decides)"
-
-
-def _detectable(cell: Cell) -> float | None:
-    """The smallest drop that the cell's documents would show; None where outcomes are no 0/1, or their number is not known."""
-    from sparsebench.ledger.statistics import detectable
-
-    documents = _documents(cell)
-    return detectable(documents) if documents else None
 
 
 def _unseen(cell: Cell) -> str:

@@ -88,7 +88,8 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
         )
 
     text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=words.told(list(manifests)))
-    return _tidy(text)
+    # No trailing spaces, and one blank line between blocks however the templates' branches fell.
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
 def _check(ledger: Path, manifests: Sequence[str]) -> None:
@@ -146,8 +147,3 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "raw": words.raw,
     }
     return environment
-
-
-def _tidy(text: str) -> str:
-    """No trailing spaces, and one blank line between blocks however the templates' branches fell."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"

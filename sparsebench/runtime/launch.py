@@ -169,7 +169,8 @@ class RankGroup:
     def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if message["kind"] == "error":
             # Not raised yet: it may only be the echo of another rank's death.
-            self.errors[rank] = _rebuilt(message)
+            kind: type[SparsebenchError] = getattr(errors, message["type"])
+            self.errors[rank] = kind(message["message"], message["hint"])
             if message.get("echo"):
                 self.echoes.add(rank)
             return
@@ -289,11 +290,6 @@ def try_ranks(ranks: int) -> str:
     with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
         notes = [message["notes"] for message in group.messages() if message["kind"] == "result"]
     return "; ".join(notes[0]) or "shared memory"
-
-
-def _rebuilt(message: Mapping[str, Any]) -> SparsebenchError:
-    kind: type[SparsebenchError] = getattr(errors, message["type"])
-    return kind(message["message"], message["hint"])
 
 
 def free_port() -> str:

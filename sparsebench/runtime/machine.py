@@ -153,7 +153,13 @@ class Nvml:
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:
     """The counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
-    return _nvml(ranks) if device.startswith("cuda") else _rapl(powercap or POWERCAP)
+    if not device.startswith("cuda"):
+        return _rapl(powercap or POWERCAP)
+    try:
+        with nvml() as library:
+            return Nvml(library, [gpu(library, index) for index in range(ranks)])
+    except Unavailable as error:
+        return Nothing(f"none: {error}")
 
 
 def _rapl(powercap: Path) -> EnergyMeter:
@@ -174,11 +180,3 @@ def _rapl(powercap: Path) -> EnergyMeter:
         except (OSError, ValueError) as error:
             reason = f"{zone} cannot be read: {error}"
     return Rapl(domains) if domains else Nothing(f"none: {reason}")
-
-
-def _nvml(ranks: int) -> EnergyMeter:
-    try:
-        with nvml() as library:
-            return Nvml(library, [gpu(library, index) for index in range(ranks)])
-    except Unavailable as error:
-        return Nothing(f"none: {error}")

@@ -154,8 +154,4 @@ def _compressors() -> tuple[Any, Any]:
     return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
 
 
-def _encodings(info: TensorInfo) -> tuple[str, ...]:
-    return (*_KINDS, *encodings(info, _KINDS))
-
-
-CODING = Coding("archive", 1, _encodings, _parts, _encode, _decode, spare=8)
+CODING = Coding("archive", 1, lambda info: (*_KINDS, *encodings(info, _KINDS)), _parts, _encode, _decode, spare=8)

@@ -85,8 +85,10 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
 
     Raises ModelError when ``source`` is not a whole safetensors file.
     """
-    prefix, infos = _source(source)
-    header = _Header(coding, prefix[8:])
+    told, start = read_header(source)
+    infos = tensor_infos(told, start, source)
+    with source.open("rb") as file:
+        header = _Header(coding, file.read(start)[8:])
     room = header.room(infos)
     encodings = {}
     scratch = Scratch()
@@ -210,13 +212,6 @@ class _Header:
         offsets = [self.offset, self.offset + size]
         self.parts[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
         self.offset += size
-
-
-def _source(path: Path) -> tuple[bytes, list[TensorInfo]]:
-    header, start = read_header(path)
-    with path.open("rb") as file:
-        prefix = file.read(start)
-    return prefix, tensor_infos(header, start, path)
 
 
 def _parsed(text: str | bytes, path: Path) -> Any:

@@ -113,11 +113,7 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near,
     return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 
-def _encodings(info: TensorInfo) -> tuple[str, ...]:
-    return (*ENCODINGS, *encodings(info, ENCODINGS[1:]))
-
-
-CODING = Coding("packed", 1, _encodings, _parts, _encode, _decode)
+CODING = Coding("packed", 1, lambda info: (*ENCODINGS, *encodings(info, ENCODINGS[1:])), _parts, _encode, _decode)
 
 
 def pack(folder: Path, out: Path) -> folders.Summary:

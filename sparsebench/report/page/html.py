@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,12 +57,16 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
     parser.block.ruler.before("html_block", "details", shape.details)
-    parser.add_render_rule("details_open", _details)
-    parser.add_render_rule("figure", _figure)
-    parser.add_render_rule("image", _image)
-    parser.add_render_rule("heading_close", _heading_close)
-    parser.add_render_rule("table_open", _table_open)
-    parser.add_render_rule("table_close", _table_close)
+    rules: dict[str, Callable[..., str]] = {
+        "details_open": lambda _, tokens, at, *__: f"<details><summary>{escape(tokens[at].content)}</summary>\n",
+        "figure": _figure,
+        "image": lambda _, tokens, at, *__: escape(tokens[at].content),
+        "heading_close": _heading_close,
+        "table_open": _table_open,
+        "table_close": lambda *_: "</table>\n</div>\n",
+    }
+    for name, rule in rules.items():
+        parser.add_render_rule(name, rule)
     return parser
 
 
@@ -81,10 +85,6 @@ def _formula(latex: str, options: Mapping[str, bool]) -> str:
         return f"<code>{escape(latex)}</code>"
 
 
-def _details(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    return f"<details><summary>{escape(tokens[at].content)}</summary>\n"
-
-
 def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
     link = f'<a class="anchor" href="#{tokens[at].meta["anchor"]}" aria-label="Link to this section">#</a>'
     return f"{link if tokens[at].tag != 'h1' else ''}</{tokens[at].tag}>\n"
@@ -93,14 +93,6 @@ def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
 def _table_open(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
     label = escape(f"Table in “{tokens[at].meta['section']}”")
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">\n<table>\n'
-
-
-def _table_close(*_: Any) -> str:
-    return "</table>\n</div>\n"
-
-
-def _image(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    return escape(tokens[at].content)
 
 
 def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Mapping[str, Path]]) -> str:

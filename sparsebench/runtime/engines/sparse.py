@@ -103,9 +103,10 @@ class Sparse:
     def kernel(self) -> str:
         """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``."""
         found: dict[str, Counter[str]] = {}
-        for (way, role), count in sorted(self.layers.items()):
-            found.setdefault(way, Counter())[role] = count
-        parts = [f"{way} ×{roles.total()} ({_counted(roles)})" for way, roles in sorted(found.items(), key=_dense_last)]
+        for (layer, role), count in sorted(self.layers.items()):
+            found.setdefault(layer, Counter())[role] = count
+        dense_last = sorted(found.items(), key=lambda layers: (layers[0].startswith("dense torch"), layers[0]))
+        parts = [f"{layer} ×{roles.total()} ({_counted(roles)})" for layer, roles in dense_last]
         many = self._many()
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
@@ -163,7 +164,8 @@ class Sparse:
                 return semi_structured(_dense(weights, view, dtype, across))
             if isinstance(self.kernels, Missing):
                 weight = _dense(weights, view, dtype, across)
-                return TorchCsr(weight, None) if pays(weight) else None
+                # torch's CSR takes eight bytes a nonzero, the dense matrix in float32 four a weight.
+                return TorchCsr(weight, None) if (weight != 0).sum() * 2 < weight.numel() else None
             assert self.choices
             try:
                 found = _nonzeros(self.kernels, weights, view, dtype, across)
@@ -177,10 +179,6 @@ class Sparse:
         return replaced
 
 
-def _dense_last(layers: tuple[str, Any]) -> tuple[bool, str]:
-    return layers[0].startswith("dense torch"), layers[0]
-
-
 def _counted(roles: Counter[str]) -> str:
     """``head``, or ``attention ×120, mlp ×90``."""
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
@@ -189,11 +187,6 @@ def _counted(roles: Counter[str]) -> str:
 def opened(source: Source) -> Weights:
     """The folder's tensors, packed or dense."""
     return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
-
-
-def pays(weight: Any) -> bool:
-    """Whether torch's CSR, at eight bytes a nonzero, is smaller than the dense matrix in float32."""
-    return bool((weight != 0).sum() * 2 < weight.numel())
 
 
 def _dense(weights: Weights, view: View, dtype: Any, across: bool) -> Any:
