@@ -130,20 +130,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
-    environment.filters |= {
-        "size": words.size,
-        "amount": words.amount,
-        "pct": words.percent,
-        "pct0": lambda share: words.percent(share, 0),
-        "points": words.points,
-        "ppl": words.perplexity,
-        "bare": words.bare,
-        "times": words.times,
-        "score": words.score,
-        "listed": words.listed,
-        "sparsity": words.sparsity,
-        "versions": words.versions,
-        "code": words.code,
-        "raw": words.raw,
-    }
+    more = {name: getattr(words, name) for name in ("amount", "points", "score", "listed", "versions", "raw")}
+    environment.filters |= {**words.CELLS.special, **more}
     return environment

@@ -15,7 +15,7 @@ from sparsebench.runtime.workload import Inputs, start_token
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.runtime.engines.base import Source
+    from sparsebench.runtime.engines.base import SavedModel
 
 BLOCKS = 4
 TOKENS = 32
@@ -85,7 +85,7 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
     return checked(judged, "measure at one rank, or report the model's architecture")
 
 
-def against_expanded(source: Source, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
+def against_expanded(source: SavedModel, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
     """What multiplies integers, as ``wrap`` makes it, against the same weights as floats, in float32.
 
     Raises ParityError above twice what bfloat16 alone does to those floats: the kernels too take bfloat16 and round sums to it,

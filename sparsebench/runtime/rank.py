@@ -19,7 +19,7 @@ from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import heartbeat, hosts, latency, machine, memory, nodes, parity, watch
 from sparsebench.runtime.engines import engine
-from sparsebench.runtime.engines.base import Engine, Source
+from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
@@ -100,7 +100,7 @@ class Work:
     def load(self, folder: Path, baseline: bool = False) -> Any:
         """The model as the engine makes it, in memory of its own."""
         work = self.setting.workload
-        source = Source(folder, self.family, self.setting.dtype)
+        source = SavedModel(folder, self.family, self.setting.dtype)
         wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
         self.dtype = str(wrapped.module.dtype).removeprefix("torch.")
         memory.own(wrapped.module)
@@ -108,7 +108,7 @@ class Work:
 
     def parity(self, folder: Path) -> dict[str, Any] | None:
         """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
-        found = self.engine.parity(Source(folder, self.family, self.setting.dtype), self.prompt())
+        found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt())
         gc.collect()
         return asdict(found) if found else None
 

@@ -18,7 +18,7 @@ from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import kernels
 from sparsebench.storage.codes import BITS, Grid, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.coding import Coding, Section, item_size
 from sparsebench.storage.kernels import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
@@ -35,7 +35,7 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     if layout := quantized(info, near):
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
@@ -49,7 +49,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
     return choice, (_part(index), *_planes(values, info))
 
 
-def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     """What is smaller: all codes, or those that are not zero beside an index."""
     codes = layout.split(bits, scratch)
     scan = kernels.chosen().scan(codes, scratch)
@@ -108,15 +108,15 @@ def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> 
     return words
 
 
-def _planes(words: Words, info: TensorInfo) -> tuple[Part, ...]:
+def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """The planes of words, the lowest byte's first, compressed."""
     rotate = ROTATE.get(info.dtype, 0)
     planes = kernels.chosen().split_planes(words, rotate)
     return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
 
 
-def _part(data: bytes) -> Part:
-    return Part("U8", (len(data),), (np.frombuffer(data, np.uint8),))
+def _part(data: bytes) -> Section:
+    return Section("U8", (len(data),), (np.frombuffer(data, np.uint8),))
 
 
 def _compressed(data: Bytes, search: bool) -> bytes:

@@ -14,7 +14,7 @@ from sparsebench.storage.words import Bytes, Scratch
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A stretch of a stored file: its bytes in pieces, and the dtype and shape that its header gives them."""
 
     dtype: str
@@ -32,7 +32,7 @@ class Coding:
     """A file format. ``name`` is that of the format and the suffix of its files.
 
     ``encodings`` gives the names of those that a tensor may have, ``parts`` those of an encoding's parts for elements of so
-    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Part for each name that is not
+    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Section for each name that is not
     empty. ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
     original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
     may lie in the scratch memory; both can look at other tensors of the file, such as a weight's zero points. ``spare`` are
@@ -44,7 +44,7 @@ class Coding:
     version: int
     encodings: Callable[[TensorInfo], tuple[str, ...]]
     parts: Callable[[str, int], tuple[str, ...]]
-    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Part, ...]]]
+    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Section, ...]]]
     decode: Callable[[str, Sequence[Bytes], TensorInfo, Near, Scratch], Bytes]
     spare: int = 0
 

@@ -20,7 +20,7 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
-from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.coding import Coding, Section, item_size
 from sparsebench.storage.words import Bytes, Scratch
 
 
@@ -171,7 +171,7 @@ class _Header:
         self.tensors: dict[str, dict[str, str]] = {}
         self.offset = 0
 
-    def add(self, info: TensorInfo, encoding: str, crc32: int, parts: Sequence[Part]) -> None:
+    def add(self, info: TensorInfo, encoding: str, crc32: int, parts: Sequence[Section]) -> None:
         """Append a tensor kept so."""
         self.tensors[info.name] = {"encoding": encoding, "crc32": f"{crc32:08x}"}
         names = [name for name in self.coding.parts(encoding, item_size(info)) if name]

@@ -16,7 +16,7 @@ from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.codes import BITS, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage.coding import Coding, Section, item_size
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 ENCODINGS = ("raw", "bitmask", *ESCAPE)
@@ -90,18 +90,21 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     layout = quantized(info, near)
     codes = smallest(layout.split(bits, scratch), layout.bits, scratch) if layout else None
     if layout and codes:
         values = layout.packed(np.concatenate(codes.values))
-        parts = [Part("U8", (part.size,), (part,)) for part in (codes.index, values)]
+        parts = [Section("U8", (part.size,), (part,)) for part in (codes.index, values)]
         return f"int{layout.bits}-{codes.encoding}", tuple(parts)
     found = encode(bits, item_size(info), scratch)
     if found.encoding == "raw":
-        return "raw", (Part(info.dtype, info.shape, (bits,)),)
+        return "raw", (Section(info.dtype, info.shape, (bits,)),)
     count = found.value_bytes // item_size(info)
-    return found.encoding, (Part("U8", (found.index.size,), (found.index,)), Part(info.dtype, (count,), found.values))
+    return found.encoding, (
+        Section("U8", (found.index.size,), (found.index,)),
+        Section(info.dtype, (count,), found.values),
+    )
 
 
 def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near, scratch: Scratch) -> Bytes:

@@ -12,7 +12,7 @@ from sparsebench.models.assemble import Replace, Weights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
 from sparsebench.runtime.results import Parity
@@ -70,7 +70,7 @@ class Sparse:
             return ("no OpenMP of torch's was found: each product starts threads of its own",)
         return ()
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Plain:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """A ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
             return Plain(self._assembled(source))
@@ -78,7 +78,7 @@ class Sparse:
         model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         """Against the plain model in float32, as far off as the plain model in the engine's dtype is, times two."""
         weights, blocks = opened(source), [BLOCKS]
 
@@ -121,7 +121,7 @@ class Sparse:
                 found[" or ".join(words[way] for way in sorted(chosen))] += count
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
-    def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
+    def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
         from sparsebench.models.experts import left_fused
 
         weights, offered = opened(source), [0]
@@ -184,7 +184,7 @@ def _counted(roles: Counter[str]) -> str:
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
-def opened(source: Source) -> Weights:
+def opened(source: SavedModel) -> Weights:
     """The folder's tensors, packed or dense."""
     return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
 
