@@ -2,9 +2,8 @@
 
 from sparsebench.benchmarks.catalog import TASKS, Benchmark, data_sources, families
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.copied import Fitted
 from sparsebench.benchmarks.index import known, names
-from sparsebench.benchmarks.overlap import overlaps
+from sparsebench.benchmarks.overlap import Fitted, overlaps
 from sparsebench.benchmarks.scoring import check, score
 
 __all__ = [

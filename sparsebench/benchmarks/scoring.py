@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
-from sparsebench.benchmarks.copied import Fitted, copied
+from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.models.text import longest_input
 from sparsebench.models.topology import refuse_text

@@ -18,7 +18,7 @@ from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, short
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 from sparsebench.storage import is_packed
-from sparsebench.storage.opened import PackedCheckpoint
+from sparsebench.storage.packed import PackedCheckpoint
 
 if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
