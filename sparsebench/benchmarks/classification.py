@@ -15,17 +15,13 @@ from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.errors import BenchmarkError
 
 _SPELLINGS = {
-    "entail": "entailment",
-    "entails": "entailment",
+    **dict.fromkeys(("entail", "entails"), "entailment"),
+    **dict.fromkeys(("contradict", "contradicts"), "contradiction"),
+    **dict.fromkeys(("paraphrase", "duplicate"), "equivalent"),
+    **dict.fromkeys(("notparaphrase", "notduplicate"), "notequivalent"),
     "nonentailment": "notentailment",
-    "contradict": "contradiction",
-    "contradicts": "contradiction",
     "pos": "positive",
     "neg": "negative",
-    "paraphrase": "equivalent",
-    "duplicate": "equivalent",
-    "notparaphrase": "notequivalent",
-    "notduplicate": "notequivalent",
 }
 _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 

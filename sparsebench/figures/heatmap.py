@@ -45,7 +45,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if "text" in spec.values:
         letters, texts = _letters(canvas), {}
         for row in rows:
-            shown = f"{row[spec.get('text')] or ''} {letters.get(row.get(spec.get('remark')), '')}"
+            shown = f"{row[spec.get('text')] or ''} {letters.get(row.get(spec.get('remark')) or '', '')}"
             texts[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = shown.strip()
     elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
         texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sparsebench import environment
 from sparsebench.runtime.results import Machine, Setting
@@ -88,15 +88,6 @@ def process_bytes(index: int) -> int | None:
         return None
 
 
-class EnergyMeter(Protocol):
-    """Counts from when it was made or last read."""
-
-    source: str
-
-    def joules(self) -> float | None:
-        """Joules since the last call; None where there is no counter."""
-
-
 @dataclass
 class Nothing:
     """No counter, and why."""
@@ -104,7 +95,7 @@ class Nothing:
     source: str
 
     def joules(self) -> None:
-        """None, whenever it is asked."""
+        """Joules since the meter was made or last read; None where there is no counter."""
 
 
 @dataclass
@@ -149,6 +140,9 @@ class Nvml:
 
     def _read(self) -> int:
         return sum(self.library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
+
+
+EnergyMeter = Nothing | Rapl | Nvml
 
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:

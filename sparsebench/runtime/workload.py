@@ -102,7 +102,6 @@ class Forward(Phase):
         self.model, self.prompt = model, prompt
 
     def step(self) -> None:
-        """All sequences through the model, once."""
         self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask)
 
 
@@ -116,7 +115,6 @@ class Encode(Phase):
         self.output: Any = None
 
     def step(self) -> None:
-        """All sequences through the encoder, once."""
         self.output = self.encoder(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, return_dict=True)
 
 
@@ -177,14 +175,12 @@ class Decode(Phase):
         self.mask = self.prefill.prompt.mask
 
     def step(self) -> None:
-        """One new token for each sequence."""
         if not self.prefill.encode:
             self.mask = self.mask.new_ones((self.mask.shape[0], self.mask.shape[1] + 1))
         extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
         self.next, self.cache = self.prefill.call(self.next, self.mask, extra)
 
     def end(self) -> None:
-        """Let go of the caches."""
         self.cache = self.prefill.cache = None
 
 
@@ -211,7 +207,6 @@ class Generate(Phase):
         )
 
     def step(self) -> None:
-        """One call of ``generate``."""
         self.model.generate(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, generation_config=self.config)
 
 

@@ -28,7 +28,6 @@ class HuggingFace(Wrapping):
 
     @property
     def kernel(self) -> str:
-        """torch's, of floats or of integers."""
         return self.multiplied or "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
