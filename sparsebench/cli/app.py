@@ -31,7 +31,7 @@ VERBS = {
     "sparsify": ("sparsify", ONE_MODEL),
     "measure": ("measure", ONE_MODEL),
     "score": ("score", ONE_MODEL),
-    "compare": ("compare", LEDGER),
+    "compare": ("ledger", LEDGER),
     "pack": ("pack", ONE_MODEL),
     "unpack": ("pack", ONE_MODEL),
     "schema": ("init", EXPERIMENT),

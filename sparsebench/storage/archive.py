@@ -17,8 +17,7 @@ import numpy as np
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import kernels
-from sparsebench.storage.codes import BITS, Grid, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Section, item_size
+from sparsebench.storage.coding import BITS, Coding, Grid, Near, Section, encodings, grid, item_size, quantized
 from sparsebench.storage.kernels import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 

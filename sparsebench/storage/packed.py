@@ -19,8 +19,7 @@ from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
-from sparsebench.storage.codes import BITS, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Section, item_size
+from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
 from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
