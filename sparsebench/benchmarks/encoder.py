@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes
@@ -63,10 +63,8 @@ class Encoder:
             )
         if adapter == "harness":
             return self._harness.score(spec, cache)
-        result: ScoreResult = import_module(f"sparsebench.benchmarks.{adapter}").score(
-            self, TASKS[spec.task], spec, cache
-        )
-        return result
+        module: Any = import_module(f"sparsebench.benchmarks.{adapter}")
+        return cast("ScoreResult", module.score(self, TASKS[spec.task], spec, cache))
 
     def _heads(self) -> tuple[str, ...]:
         from sparsebench.models.families import has_classifier, has_masked_lm

@@ -95,7 +95,7 @@ class NodeGroup(RankGroup):
 
     def _launch(self, callback: int) -> None:
         hostfile = Path(self.folder.name) / "hostfile"
-        hostfile.write_text(hosts.written(self.where))
+        hostfile.write_text("".join(f"{name} slots={slots}\n" for name, slots in self.where))
         call = [_address(name for name, _ in self.where), str(callback), self.token]
         command = hosts.command(hostfile, self.where, int(self.port), call)
         # The launcher lets ranks import from its current folder.
