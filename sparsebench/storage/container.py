@@ -87,8 +87,8 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
     """
     told, start = read_header(source)
     infos = tensor_infos(told, start, source)
-    with source.open("rb") as file:
-        header = _Header(coding, file.read(start)[8:])
+    with source.open("rb") as given:
+        header = _Header(coding, given.read(start)[8:])
     room = header.room(infos)
     encodings = {}
     scratch = Scratch()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
@@ -48,7 +49,8 @@ def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
 def _coded(coding: Coding, about: str, *libraries: str) -> Format:
     """The format whose files are made tensor by tensor in a coding."""
     calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
-    return Format(coding.name, about, *(partial(call, coding=coding) for call in calls), libraries)  # type: ignore[arg-type]
+    write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
+    return Format(coding.name, about, write, sizes, read, restore, holds, libraries)
 
 
 BUILT_IN = (
