@@ -25,7 +25,7 @@ from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 from sparsebench.runtime import Workload, memory
 from sparsebench.runtime.engines import engine
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.workload import Decode, Prefill, inputs
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
@@ -66,7 +66,7 @@ def models(name: str, work: Path, sparsities: list[float], layers: int) -> dict[
 class Runner:
     """A loaded model and its times."""
 
-    def __init__(self, kind: str, source: Source) -> None:
+    def __init__(self, kind: str, source: SavedModel) -> None:
         made = engine(kind)
         made.start(0, 1)
         start = time.perf_counter()
@@ -75,7 +75,7 @@ class Runner:
         memory.own(self.model.module)
         prompt = inputs(self.model.module.config.to_dict(), Workload(1, PROMPT, 64), 0, "cpu")
         self.prefill = Prefill(self.model, prompt)
-        self.decode = Decode(self.model, self.prefill, keep_cache=True)
+        self.decode = Decode(self.prefill, keep_cache=True)
         self.engine, self.times, self.prefills = made, [], []
         self.turn()
         self.times.clear()
@@ -121,13 +121,13 @@ def compare(name: str, folders: dict[float, Path], rounds: int) -> None:
         cells += [f"{memory.tensor_bytes(one.model) / 1e6:.0f}", f"{one.loading:.1f}", one.engine.kernel]
         print(f"| {' | '.join(cells)} |", flush=True)
 
-    beside = Runner("hf", Source(dense, "decoder", "bfloat16"))
+    beside = Runner("hf", SavedModel(dense, "decoder", "bfloat16"))
     others = [
-        ("fp32", "hf", Source(dense, "decoder", "float32")),
-        ("int8", "hf", Source(dense.with_name("int8"), "decoder", "bfloat16")),
+        ("fp32", "hf", SavedModel(dense, "decoder", "float32")),
+        ("int8", "hf", SavedModel(dense.with_name("int8"), "decoder", "bfloat16")),
     ]
     others += [
-        (f"sparse {sparsity:.0%}", "sparse", Source(folder, "decoder", "bfloat16"))
+        (f"sparse {sparsity:.0%}", "sparse", SavedModel(folder, "decoder", "bfloat16"))
         for sparsity, folder in folders.items()
         if sparsity
     ]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from sparsebench.models.load import load_model
-from sparsebench.runtime import energy, latency, memory
+from sparsebench.runtime import latency, machine, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.results import PhaseDifference, Setting, Workload
@@ -61,7 +61,7 @@ def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase
 def compared(dense: list[Phase], variant: list[Phase], setting: Setting) -> dict[str, PhaseDifference]:
     """One paired measurement."""
     sides = {"dense": Loaded(dense, (0, 0)), "variant": Loaded(variant, (0, 0))}
-    samples, *_ = latency.run(sides, setting, Peers(1, False), lambda: None, energy.Nothing("not asked for"))  # type: ignore[arg-type]
+    samples, *_ = latency.run(sides, setting, Peers(1, False), lambda: None, machine.Nothing("not asked for"))  # type: ignore[arg-type]
     return {found.phase: found for found in latency.differences(samples, True, 0)}
 
 

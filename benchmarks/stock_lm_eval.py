@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec, offline
+from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec, index
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Family
 
@@ -77,7 +77,7 @@ def stock(options: argparse.Namespace, folder: Path, specs: list[TaskSpec], cach
     outcomes: dict[str, list[float]] = {}
     with recorded() as answers, tempfile.TemporaryDirectory() as scratch:
         for spec in specs:
-            offline.write(spec.task, cache, Path(scratch))
+            index.write(spec.task, cache, Path(scratch))
         manager = TaskManager(include_path=scratch, include_defaults=False)
         lm = HFLM(pretrained=str(folder), dtype="auto", device="cpu", batch_size=size)
         for part in [[spec] for spec in specs] if options.batch_size else [specs]:

@@ -32,9 +32,9 @@ from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.topology import parts
 from sparsebench.storage import formats, kernels, measure
 from sparsebench.storage.container import read_bytes
-from sparsebench.storage.encodings import decode, encode
+from sparsebench.storage.packed import decode, encode
 from sparsebench.storage.portable import Portable
-from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import Scratch
 from sparsebench.structure import assess
 
 SHAPES = {

@@ -44,11 +44,11 @@ def stock(folder: Path, tasks: Sequence[str], limit: int, size: int) -> None:
     from lm_eval.tasks import TaskManager
 
     from sparsebench import sources
-    from sparsebench.benchmarks import offline
+    from sparsebench.benchmarks import index
 
     with tempfile.TemporaryDirectory() as scratch:
         for task in tasks:
-            offline.write(task, sources.Cache(), Path(scratch))
+            index.write(task, sources.Cache(), Path(scratch))
         lm = HFLM(pretrained=str(folder), dtype="auto", device="cpu", batch_size=size)
         manager = TaskManager(include_path=scratch, include_defaults=False)
         simple_evaluate(model=lm, tasks=list(tasks), limit=limit, task_manager=manager)

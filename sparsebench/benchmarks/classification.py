@@ -9,23 +9,19 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 _SPELLINGS = {
-    "entail": "entailment",
-    "entails": "entailment",
+    **dict.fromkeys(("entail", "entails"), "entailment"),
+    **dict.fromkeys(("contradict", "contradicts"), "contradiction"),
+    **dict.fromkeys(("paraphrase", "duplicate"), "equivalent"),
+    **dict.fromkeys(("notparaphrase", "notduplicate"), "notequivalent"),
     "nonentailment": "notentailment",
-    "contradict": "contradiction",
-    "contradicts": "contradiction",
     "pos": "positive",
     "neg": "negative",
-    "paraphrase": "equivalent",
-    "duplicate": "equivalent",
-    "notparaphrase": "notequivalent",
-    "notduplicate": "notequivalent",
 }
 _NOT_ENTAILED = {"neutral": "notentailment", "contradiction": "notentailment"}
 
@@ -51,15 +47,14 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     finite = np.isfinite(logits).all(axis=1)
     if not finite.any():
         raise BenchmarkError(
-            f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents",
-            DAMAGED,
+            f"task {task.name}: the head's outputs are not finite on any of {len(rows)} documents", DAMAGED
         )
     gold = [int(row["label"]) for row in rows]
     values = [
         float(bool(sound) and meaning[int(best)] == label)
         for sound, best, label in zip(finite, logits.argmax(axis=1), gold, strict=True)
     ]
-    return ScoreResult.of_means(
+    return ScoreResult.of(
         task,
         (
             Outcome(str(place), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import SparsebenchError
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
@@ -66,20 +66,20 @@ class ScoreResult:
     protocol: dict[str, str | int | float]
 
     @classmethod
-    def of_means(
+    def of(
         cls,
         task: Benchmark,
         outcomes: Iterable[Outcome],
         whole: int,
-        chance: float,
+        chance: float | None,
         protocol: dict[str, str | int | float],
+        scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
-        """The score that is the mean of its outcomes, the first of ``whole`` documents."""
+        """The result over the first of ``whole`` documents; ``scored`` is (score, standard error), default: their mean's."""
         found = tuple(outcomes)
         values = [one.value for one in found]
-        score, limited = sum(values) / len(values), len(values) < whole
-        stderr = mean_stderr(values)
-        return cls(task.name, task.metric, score, stderr, len(values), limited, chance, found, protocol)
+        score, stderr = scored or (sum(values) / len(values), mean_stderr(values))
+        return cls(task.name, task.metric, score, stderr, len(found), len(found) < whole, chance, found, protocol)
 
 
 Emit = Callable[[TaskSpec, ScoreResult | SparsebenchError], None]

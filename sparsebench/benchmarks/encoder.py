@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes
-from sparsebench.benchmarks.catalog import TASKS, adapter_of
+from sparsebench.benchmarks.catalog import TASKS, Benchmark, adapter_of
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input
 
@@ -64,10 +63,8 @@ class Encoder:
             )
         if adapter == "harness":
             return self._harness.score(spec, cache)
-        result: ScoreResult = import_module(f"sparsebench.benchmarks.{adapter}").score(
-            self, TASKS[spec.task], spec, cache
-        )
-        return result
+        module: Any = import_module(f"sparsebench.benchmarks.{adapter}")
+        return cast("ScoreResult", module.score(self, TASKS[spec.task], spec, cache))
 
     def _heads(self) -> tuple[str, ...]:
         from sparsebench.models.families import has_classifier, has_masked_lm
@@ -99,11 +96,11 @@ class Encoder:
         distinct = list(dict.fromkeys(texts))
         prepared = [text.lower() for text in distinct] if pooling.lower_case else distinct
         limit = min(pooling.max_length or self.max_length, self.max_length)
-        vectors: list[Any] = [None] * len(distinct)
-        for places, batch in self._batches([(text,) for text in prepared], limit):
-            pooled = pooling.apply(self.model(**batch).last_hidden_state, batch["attention_mask"]).cpu().numpy()
-            for place, vector in zip(places, pooled, strict=True):
-                vectors[place] = vector
+        vectors = self._rows(
+            [(text,) for text in prepared],
+            limit,
+            lambda batch: pooling.apply(self.model(**batch).last_hidden_state, batch["attention_mask"]),
+        )
         position = {text: place for place, text in enumerate(distinct)}
         return np.stack([vectors[position[text]] for text in texts])
 
@@ -111,11 +108,17 @@ class Encoder:
         """The head's outputs, float32 (n, classes), for single texts or pairs."""
         import numpy as np
 
-        outputs: list[Any] = [None] * len(texts)
-        for places, batch in self._batches(texts, self.max_length):
-            for place, row in zip(places, self.model(**batch).logits.float().cpu().numpy(), strict=True):
-                outputs[place] = row
-        return np.stack(outputs)
+        return np.stack(self._rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float()))
+
+    def _rows(
+        self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
+    ) -> list[Any]:
+        """What ``of`` gives for each text, from batches of at most ``limit`` tokens a text."""
+        found: list[Any] = [None] * len(texts)
+        for places, batch in self._batches(texts, limit):
+            for place, row in zip(places, of(batch).cpu().numpy(), strict=True):
+                found[place] = row
+        return found
 
     def protocol(
         self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None

@@ -79,19 +79,15 @@ class Generation:
                 float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
             ]
             lengths = [float(len(document.answers[0])) for document in asked]
-        score, stderr = ratio(values, lengths or [1.0] * len(values))
-        return ScoreResult(
-            task=task.name,
-            metric=task.metric,
-            score=score,
-            stderr=stderr,
-            n=len(values),
-            limited=len(asked) < len(every),
-            chance=0.0 if task.chance == "open" else None,
-            outcomes=tuple(
+        return ScoreResult.of(
+            task,
+            (
                 Outcome(text, hashes.of_shown(text), value, label)
                 for text, value, label in zip_longest(texts, values, lengths)
             ),
+            whole=len(every),
+            chance=0.0 if task.chance == "open" else None,
+            scored=ratio(values, lengths or [1.0] * len(values)),
             protocol={
                 "harness": f"sparsebench generation, transformers {version('transformers')}",
                 "task_version": str(task.version),
@@ -136,10 +132,7 @@ class Generation:
 
         def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             if not bool(torch.isfinite(scores).all()):
-                raise BenchmarkError(
-                    "generation: the model's logits are not finite",
-                    DAMAGED,
-                )
+                raise BenchmarkError("generation: the model's logits are not finite", DAMAGED)
             return scores
 
         with torch.inference_mode():

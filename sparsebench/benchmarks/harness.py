@@ -8,12 +8,11 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebench import sources
-from sparsebench.benchmarks import hashes, index, offline
+from sparsebench.benchmarks import hashes, index
 from sparsebench.benchmarks.catalog import TASKS, data_sources
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.statistics import mean_stderr
@@ -37,8 +36,7 @@ _LM_EVAL_ERRORS = (
 """What a task file, its Python helpers, a missing package or the hub may raise from inside lm-eval."""
 
 
-@dataclass(frozen=True)
-class _Chosen:
+class _Chosen(NamedTuple):
     """The metric that counts, and the harness's filter that it is read through."""
 
     metric: str
@@ -107,8 +105,7 @@ class Harness:
         broken = sum(_broken(sample) for _, sample in found)
         if broken == len(found):
             raise BenchmarkError(
-                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents",
-                DAMAGED,
+                f"task {spec.task}: the model's log-likelihoods are not finite on any of {broken} documents", DAMAGED
             )
         outcomes = tuple(_outcome(name, sample, chosen.metric, len(loaded["tasks"]) > 1) for name, sample in found)
         score = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
@@ -143,7 +140,7 @@ class Harness:
         return {
             "harness": f"lm-eval {version('lm_eval')}",
             "task_version": str(results["versions"].get(spec.task, results["versions"].get(name))),
-            "data": " ".join(data_sources(spec.task)) if offline.serves(spec) else f"hub {', '.join(sorted(hub))}",
+            "data": " ".join(data_sources(spec.task)) if index.serves(spec) else f"hub {', '.join(sorted(hub))}",
             "split": split,
             "num_fewshot": config.num_fewshot,
             "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else "",
@@ -165,10 +162,10 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     file = index.stock(cache).get(spec.task)
     if file is None:
         raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
-    local = offline.serves(spec)
+    local = index.serves(spec)
     try:
         if local:
-            return offline.load(spec.task, cache)
+            return index.load(spec.task, cache)
         # Reading all of lm-eval's task files takes six seconds; only a group needs it.
         manager = TaskManager(include_defaults=file == index.GROUP)
         return dict(manager.load([spec.task if file == index.GROUP else str(index.tasks_folder() / file)]))

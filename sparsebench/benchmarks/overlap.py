@@ -1,13 +1,28 @@
-"""Whether a calibration text is part of what a task asks about: a model must not be fitted to its examination."""
+"""Whether a calibration text is part of what a task asks about: a model must not be fitted to its examination.
+
+Names of data sets say so first (``overlaps``), but not of a file of one's own. There the documents are looked for, by hashes
+of runs of words. One is copied when one of its texts is: SHARE of the text's runs of RUN words stand in the fitted text.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import permutations
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import index
-from sparsebench.benchmarks.catalog import TASKS, data_sources
+from sparsebench.benchmarks.catalog import TASKS, data_sources, definition, located
+from sparsebench.sources.text import read_records
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sparsebench.benchmarks.contract import TaskSpec
 
 _KEY = re.compile(r"""^(dataset_path|dataset_name|include):[ \t]*["']?([^\s#"']+)""", re.MULTILINE)
 _SUITES = frozenset(
@@ -16,6 +31,12 @@ _SUITES = frozenset(
 )
 """Names in the paths of our own data that do not name the data set."""
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
+RUN = 13
+"""Words in a run, as in Brown et al. 2020, appendix C; shorter texts are never counted: questions are alike by chance."""
+SHARE = 0.7
+"""Of a text's runs, as in Chowdhery et al. 2022, section 8. One run alone may be a quotation."""
+_BASE = 0x9E3779B97F4A7C15
+"""Odd, so that no word of a run loses bits modulo 2⁶⁴."""
 
 
 def overlaps(calibration: str, task: str, cache: sources.Cache | None = None) -> bool:
@@ -51,14 +72,13 @@ def _same(one: sources.Source, other: sources.Source) -> bool:
     if one.kind == "path":
         return Path(one.location).resolve() == Path(other.location).resolve()
     return any(
-        _plain(a.project) == _plain(b.project) and (a.inner == b.inner or _within(a.inner, b.inner))
+        _plain(a.project) == _plain(b.project)
+        and (
+            a.inner == b.inner or any(x.endswith("/") and y.startswith(x) for x, y in permutations((a.inner, b.inner)))
+        )
         for a in one.parts
         for b in other.parts
     )
-
-
-def _within(one: str, other: str) -> bool:
-    return (one.endswith("/") and other.startswith(one)) or (other.endswith("/") and one.startswith(other))
 
 
 def _steps(source: sources.Source) -> frozenset[str]:
@@ -93,3 +113,80 @@ def _declared(file: Path) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+class Fitted:
+    """The runs of words of the texts that a model was fitted to, as sorted 64-bit hashes; ``allowed``: also a task's own."""
+
+    def __init__(self, texts: Iterable[str], allowed: bool = False) -> None:
+        import numpy as np
+
+        self.allowed = allowed
+        found = [_runs(text) for text in texts]
+        self.runs: np.ndarray[Any, Any] = np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+
+    def holds(self, text: str) -> bool:
+        """Whether the text, case and punctuation aside, is one of them or part of one."""
+        import numpy as np
+
+        runs = _runs(text)
+        if not len(runs) or not len(self.runs):
+            return False
+        nearest = np.minimum(np.searchsorted(self.runs, runs), len(self.runs) - 1)
+        return float((self.runs[nearest] == runs).mean()) >= SHARE
+
+
+def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | None:
+    """Those of the task's texts that ``fitted`` holds, one a document; None where its data are not local files.
+
+    All documents count, also beyond a ``limit``, but not those of a training split.
+    """
+    files = _files(spec, cache)
+    if files is None:
+        return None
+    held = (next(filter(fitted.holds, _texts(record)), None) for file in files for record in read_records(file))
+    return [text for text in held if text is not None]
+
+
+def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
+    task = TASKS.get(spec.task)
+    if task is None or task.adapter == "generation":  # whose file is that of the training words as well
+        return None
+    if task.adapter != "harness":
+        texts = (spec.data,) if spec.data else task.data
+        return [sources.fetch(sources.parse(text), cache) for text in texts] if texts else None
+    found: list[Path] = []
+    for split, text in definition(spec.task)["dataset_kwargs"]["data_files"].items():
+        source, inner = located(text)
+        path = sources.fetch(sources.parse(source), cache)
+        if split != "train":
+            found += sorted(path.glob(inner.format(dataset_name="*"))) if inner else [path]
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a record, whatever its name."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _runs(text: str) -> np.ndarray[Any, Any]:
+    """A hash of each run of words: a polynomial of the words' own, modulo 2⁶⁴."""
+    import numpy as np
+
+    words = np.array([_word(word) for word in re.findall(r"\w+", text.lower())], dtype=np.uint64)
+    if len(words) < RUN:
+        return np.empty(0, np.uint64)
+    found = np.zeros(len(words) - RUN + 1, np.uint64)
+    with np.errstate(over="ignore"):
+        for place in range(RUN):
+            found = found * np.uint64(_BASE) + words[place : len(words) - RUN + 1 + place]
+    return found
+
+
+@lru_cache(maxsize=1 << 18)
+def _word(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "little")

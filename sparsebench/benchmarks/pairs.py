@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, pooled, spearman
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -34,21 +34,17 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     vectors = unit(encoder.embed(first + second), task)
     similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1).astype(np.float64)
     ranking = task.metric == "ap"
-    found, stderr = pooled(average_precision if ranking else spearman, similarity, gold)
-    return ScoreResult(
-        task=task.name,
-        metric=task.metric,
-        score=found,
-        stderr=stderr,
-        n=len(rows),
-        limited=len(rows) < len(every),
-        chance=float(gold.mean()) if ranking else 0.0,
-        outcomes=tuple(
+    return ScoreResult.of(
+        task,
+        (
             Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(gold[place]))
             for place, texts in enumerate(zip(first, second, strict=True))
         ),
+        whole=len(every),
+        chance=float(gold.mean()) if ranking else 0.0,
         protocol=encoder.protocol(task, rows, spec.data)
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
+        scored=pooled(average_precision if ranking else spearman, similarity, gold),
     )
 
 
@@ -68,6 +64,5 @@ def check_vectors(vectors: np.ndarray, task: Benchmark) -> None:
     broken = int((~np.isfinite(vectors)).any(axis=1).sum())
     if broken:
         raise BenchmarkError(
-            f"task {task.name}: the sentence vectors of {broken} of {len(vectors)} texts are not finite",
-            DAMAGED,
+            f"task {task.name}: the sentence vectors of {broken} of {len(vectors)} texts are not finite", DAMAGED
         )

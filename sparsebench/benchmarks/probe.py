@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import check_vectors
-from sparsebench.benchmarks.task import Benchmark
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
         right += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
     values = (right / EXPERIMENTS).tolist()
-    return ScoreResult.of_means(
+    return ScoreResult.of(
         task,
         (
             Outcome(str(place), hashes.of_shown(text), value)

@@ -10,9 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from sparsebench import sources
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec
-from sparsebench.benchmarks.running_text import RunningText, Scored, check_finite, result
-from sparsebench.benchmarks.task import Benchmark
+from sparsebench.benchmarks.perplexity import RunningText, Scored, check_finite, result
 from sparsebench.errors import BenchmarkError
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ def boolq(data_files: Mapping[str, str], **_: Any) -> DatasetDict:
 
     def restored(document: Document) -> Document:
         passage, question = document["query"].removesuffix("?\nAnswer:").rsplit("\nQuestion: ", 1)
-        return {"passage": passage, "question": question, "label": int(_gold(document) == "yes")}
+        answer = document["choices"][document["gold"]]
+        return {"passage": passage, "question": question, "label": int(answer == "yes")}
 
     return _data_set(data_files, restored)
 
@@ -57,11 +58,6 @@ def _choice(document: Document, question: str) -> Document:
         "choices": {"text": texts, "label": labels},
         "answerKey": labels[document["gold"]],
     }
-
-
-def _gold(document: Document) -> str:
-    answer: str = document["choices"][document["gold"]]
-    return answer
 
 
 def _data_set(data_files: Mapping[str, str], restored: Callable[[Document], Document]) -> DatasetDict:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
-from sparsebench.benchmarks.task import Benchmark
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -28,7 +28,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     values = [
         float((row >= row[column[passage]]).sum() == 1) for row, (_, _, passage) in zip(similarity, asked, strict=True)
     ]
-    return ScoreResult.of_means(
+    return ScoreResult.of(
         task,
         (
             Outcome(str(place), hashes.of_shown(question, passage), value, cluster=hashes.of_context(passage))

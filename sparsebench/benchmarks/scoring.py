@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
-from sparsebench.benchmarks.copied import Fitted, copied
+from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.models.text import longest_input
 from sparsebench.models.topology import refuse_text
@@ -77,10 +77,15 @@ def score(
             fit.append(spec)
         except BenchmarkError as error:
             emit(spec, error)
+    import torch
+
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
         scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress, dtype)
-        machine: dict[str, str | int] = {"threads": _threads(), "repeats": repeats(next(iter(scorers.values())).model)}
+        machine: dict[str, str | int] = {
+            "threads": torch.get_num_threads(),
+            "repeats": repeats(next(iter(scorers.values())).model),
+        }
         for spec in alike:
             try:
                 copies = _copies(spec, cache, fitted)
@@ -106,12 +111,6 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
             "name another `calibration: source`, or say `allow_overlap: true` there",
         )
     return {"calibration_copies": len(found)}
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _noted(result: ScoreResult, more: Mapping[str, str | int]) -> ScoreResult:

@@ -15,24 +15,29 @@ from sparsebench import __version__
 from sparsebench.errors import SparsebenchError, redact_stderr
 from sparsebench.escape import visible
 
-VERBS = (
-    "init",
-    "plan",
-    "run",
-    "status",
-    "sql",
-    "figures",
-    "report",
-    "ingest",
-    "inspect",
-    "sparsify",
-    "measure",
-    "score",
-    "compare",
-    "pack",
-    "schema",
-    "doctor",
-)
+EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
+VERBS = {
+    "init": ("init", EXPERIMENT),
+    "plan": ("plan", EXPERIMENT),
+    "run": ("run", EXPERIMENT),
+    "status": ("run", EXPERIMENT),
+    "sql": ("ledger", LEDGER),
+    "figures": ("ledger", LEDGER),
+    "report": ("ledger", LEDGER),
+    "ingest": ("ledger", LEDGER),
+    "export": ("ledger", LEDGER),
+    "bundle": ("ledger", LEDGER),
+    "inspect": ("inspect", ONE_MODEL),
+    "sparsify": ("sparsify", ONE_MODEL),
+    "measure": ("measure", ONE_MODEL),
+    "score": ("score", ONE_MODEL),
+    "compare": ("ledger", LEDGER),
+    "pack": ("pack", ONE_MODEL),
+    "unpack": ("pack", ONE_MODEL),
+    "schema": ("init", EXPERIMENT),
+    "doctor": ("doctor", MACHINE),
+}
+"""Each verb, a function of its name, with its module in this folder and its group in ``--help``."""
 
 
 class Verbs(TyperGroup):
@@ -73,8 +78,8 @@ def _root(
     """Registered so that ``--version`` works without a verb."""
 
 
-for verb in VERBS:
-    import_module(f"sparsebench.cli.{verb}").register(app)
+for verb, (module, group) in VERBS.items():
+    app.command(rich_help_panel=group)(getattr(import_module(f"sparsebench.cli.{module}"), verb))
 
 
 def main() -> None:

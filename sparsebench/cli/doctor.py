@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from sparsebench.cli.options import JSON, MACHINE, OFFLINE
+from sparsebench.cli.options import JSON, OFFLINE
+from sparsebench.cli.output import emit_json
 
 if TYPE_CHECKING:
     from sparsebench.run.doctor import Finding
@@ -14,15 +18,7 @@ if TYPE_CHECKING:
 COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=MACHINE)(doctor)
-
-
-def doctor(
-    as_json: JSON = False,
-    offline: OFFLINE = False,
-) -> None:
+def doctor(as_json: JSON = False, offline: OFFLINE = False) -> None:
     """What works on this machine, what is slower than it could be, and the fix for each.
 
     Exits with 1 where something is missing without which a stage cannot run.
@@ -31,9 +27,6 @@ def doctor(
     sparsebench doctor
     sparsebench doctor --offline --json
     """
-    from dataclasses import asdict
-
-    from sparsebench.cli.output import emit_json
     from sparsebench.run.doctor import examine
 
     findings = []
@@ -49,9 +42,6 @@ def doctor(
 
 def _show(finding: Finding) -> None:
     """One finding, its fix below it: wrapped under itself on a terminal, a line each in a pipe."""
-    from rich.console import Console
-    from rich.text import Text
-
     console = Console(highlight=False)
     lines = [finding.detail, *([f"→ {finding.fix}"] if finding.fix else [])]
     if not console.is_terminal:

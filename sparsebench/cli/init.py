@@ -1,18 +1,15 @@
-"""``sparsebench init``: a commented manifest to start from."""
+"""``sparsebench init`` and ``schema``: a commented manifest to start from, and the JSON Schema by which editors check it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import EXPERIMENT
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=EXPERIMENT)(init)
+from sparsebench.cli.output import emit_json, note
+from sparsebench.errors import UserError
 
 
 def init(
@@ -28,11 +25,6 @@ def init(
     sparsebench init my.yaml && sparsebench plan my.yaml
     sparsebench init my.yaml --editor
     """
-    import json
-
-    from sparsebench.cli.output import note
-    from sparsebench.cli.schema import manifest_schema
-    from sparsebench.errors import UserError
     from sparsebench.manifest.published import FILE, MODELINE
     from sparsebench.manifest.starter import starter
     from sparsebench.paths import create
@@ -48,3 +40,23 @@ def init(
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
     note(f"wrote {path}; next: sparsebench plan {path}")
+
+
+def schema() -> None:
+    """Print the manifest's JSON Schema, by which editors complete and check it.
+
+    \b
+    sparsebench schema > sparsebench.schema.json
+    """
+    emit_json(manifest_schema())
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema with all that is installed here."""
+    from sparsebench.manifest.published import json_schema
+    from sparsebench.runtime.engines import engines
+    from sparsebench.steps.registry import kinds, swept
+    from sparsebench.storage import formats
+
+    steps = {(verb, name): swept(own) for verb, kind in kinds().items() for name, own in kind.settings().items()}
+    return json_schema(steps, engines(), formats())

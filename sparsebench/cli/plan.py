@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from sparsebench import environment
-from sparsebench.cli.options import EXPERIMENT, FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.output import emit_json, emit_table, note, size
 
 if TYPE_CHECKING:
     from sparsebench.plan.cells import Cell
@@ -24,11 +23,6 @@ TOO_LARGE = (
     "use a smaller dtype, or a machine with more; a pruned model packed, with `measure --engine sparse`; "
     "where a GPU's memory is short, the deepspeed-zero3 engine"
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=EXPERIMENT)(plan)
 
 
 def plan(
@@ -61,7 +55,7 @@ def prepared(
 
 def show(ready: Prepared, as_json: bool) -> None:
     """Print the plan."""
-    from sparsebench.cli.output import emit_json, emit_table, note
+    from sparsebench.ledger.statistics import detectable
     from sparsebench.run.select import LEFT_OUT, decisions
     from sparsebench.run.workspace import Workspace
 
@@ -75,7 +69,8 @@ def show(ready: Prepared, as_json: bool) -> None:
             "what": d.cell.label,
             "runs": d.runs,
             "why": d.why,
-            "detectable": _detectable(d.cell),
+            # The smallest drop that shows; none where outcomes are no 0/1, or where nobody knows the number of documents.
+            "detectable": detectable(count) if (count := _documents(d.cell)) else None,
         }
         for d in found
     ]
@@ -95,7 +90,6 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 def announce(ready: Prepared, cells: list[Cell]) -> None:
     """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
-    from sparsebench.cli.output import note, size
     from sparsebench.plan.jobs import jobs
     from sparsebench.plan.resources import crowded, needs, slots, total_seconds
     from sparsebench.run.display import duration
@@ -110,7 +104,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
         return
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
-    shares = {name: size.prunable for name, size in ready.sizes.items() if size.prunable is not None}
+    shares = {name: known.prunable for name, known in ready.sizes.items() if known.prunable is not None}
     if shares and any(cell.stage == "sparsify" for cell in cells):
         told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
         note(f"  sparsities are shares of what is prunable: {told}")
@@ -140,20 +134,12 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
     ):
         runs: dict[str, list[str]] = {}
         for cell in cells:
-            size, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
-            if dtype and environment.emulated(cell.variant.dtype) and size.bytes < 4 * size.parameters:
+            model, dtype = ready.sizes[cell.variant.model], cell.settings.get(key)
+            if dtype and environment.emulated(cell.variant.dtype) and model.bytes < 4 * model.parameters:
                 runs.setdefault(dtype, []).append(cell.variant.model)
         for dtype, models in runs.items():
             slow = " slowly" * environment.emulated(dtype)
             yield f"{what} of {', '.join(dict.fromkeys(models))}{slow} in {dtype}: this CPU emulates 16 bits ({switch} decides)"
-
-
-def _detectable(cell: Cell) -> float | None:
-    """The smallest drop that the cell's documents would show; None where outcomes are no 0/1, or their number is not known."""
-    from sparsebench.ledger.statistics import detectable
-
-    documents = _documents(cell)
-    return detectable(documents) if documents else None
 
 
 def _unseen(cell: Cell) -> str:

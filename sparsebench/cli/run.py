@@ -1,23 +1,20 @@
-"""``sparsebench run``: do what a manifest asks for, resuming by default."""
+"""``sparsebench run`` and ``status``: do what a manifest asks for, resuming by default; what is done, failed and left."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import EXPERIMENT, FULL, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
 from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
     from sparsebench.run.select import Decision
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=EXPERIMENT)(run)
 
 
 def run(
@@ -29,8 +26,7 @@ def run(
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.", show_default=False),
+        int | None, typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.")
     ] = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
@@ -44,7 +40,6 @@ def run(
     sparsebench run experiments.yaml --only model=opt-1.3b --only stage=memory
     sparsebench run experiments.yaml --rehearse
     """
-    from sparsebench.cli.output import note, stderr
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
@@ -83,7 +78,6 @@ def run(
 
 def _nothing(found: list[Decision], manifest: Path) -> None:
     """Why nothing runs; raises UserError where --only names nothing, Exit where cells have failed before."""
-    from sparsebench.cli.output import note
     from sparsebench.run.select import LEFT_OUT
 
     asked = [decision for decision in found if decision.why != LEFT_OUT]
@@ -95,3 +89,54 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
     note("nothing to do: every cell has its result")
+
+
+def status(
+    manifest: Annotated[Path | None, typer.Argument(help="The experiment file; default: all in the ledger.")] = None,
+    rehearse: REHEARSE = False,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """What is done, failed, skipped and left, with the reasons.
+
+    It changes nothing that a run needs: safe while one goes on.
+
+    \b
+    sparsebench status quickstart.yaml
+    sparsebench status --json
+    """
+    from sparsebench.plan.preflight import ledger_path
+    from sparsebench.records import key, planned, read_cell, statuses
+    from sparsebench.run.workspace import Workspace
+
+    if manifest:
+        ready = prepared(manifest, ledger, True, rehearse, False, None)
+        folder = Workspace.of(ready.ledger, ready.work).records
+        plans = {
+            ready.plan.manifest: [(key(c), str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]
+        }
+    else:
+        folder = Workspace.of(ledger_path(ledger), Path()).records
+        plans = planned(folder)
+    known, states = statuses(folder), ["done", "failed", "unsupported", "skipped", "left"]
+    rows, troubles = [], []
+    for name, cells in plans.items():
+        for stage in dict.fromkeys(stage for _, stage, _ in cells):
+            counts = Counter(known.get(cell, "left") for cell, its, _ in cells if its == stage)
+            rows.append([name, stage, *(counts[state] for state in states)])
+        for cell, _, label in cells:
+            if (state := known.get(cell)) in states[1:-1]:
+                troubles.append([name, state, label, read_cell(folder, cell, state)["reason"]])
+    heads = ["manifest", "stage", *states]
+    if as_json:
+        counted = [dict(zip(heads, row, strict=True)) for row in rows]
+        why = [dict(zip(["manifest", "status", "cell", "reason"], row, strict=True)) for row in troubles]
+        emit_json({"stages": counted, "troubles": why})
+        return
+    emit_table(heads, rows)
+    by_reason: dict[tuple[str, str, str], list[str]] = {}  # what is skipped has its reason from what it depended on
+    for name, state, label, reason in troubles:
+        by_reason.setdefault((name, state, reason), []).append(label)
+    for (name, state, reason), labels in by_reason.items():
+        more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")

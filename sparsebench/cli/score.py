@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, Precision, names_of
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, names_of
+from sparsebench.cli.output import emit_json, emit_table, note, opened
+from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks import ScoreResult, TaskSpec
@@ -16,53 +18,33 @@ if TYPE_CHECKING:
     from sparsebench.plan.single import Single
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=ONE_MODEL)(score)
-
-
 def score(
-    source: Annotated[
-        str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….", show_default=False)
-    ] = None,
+    source: Annotated[str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….")] = None,
     task: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--task",
-            help="A task name; repeatable.",
-            show_default=False,
-            autocompletion=names_of("benchmarks", "TASKS"),
-        ),
+        list[str] | None, typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "TASKS"))
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.", show_default=False)] = None,
-    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.")] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.", show_default=False),
+        int | None, typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.")
     ] = None,
     label: Annotated[
-        list[str] | None,
-        typer.Option("--label", help="What a classification head's outputs mean, in order.", show_default=False),
+        list[str] | None, typer.Option(help="What a classification head's outputs mean, in order.")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="A file in place of the data of stsb_sts or mrpc_pair.", show_default=False),
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="A file in place of the data of stsb_sts or mrpc_pair.")] = None,
     list_them: Annotated[
         bool, typer.Option("--list", help="List sparsebench's own tasks, with what they measure.")
     ] = False,
     against: Annotated[
-        str | None,
-        typer.Option(help="Another model, such as the dense one: paired differences and verdicts.", show_default=False),
+        str | None, typer.Option(help="Another model, such as the dense one: paired differences and verdicts.")
     ] = None,
     outcomes: Annotated[
-        Path | None,
-        typer.Option(help="Write every document's outcome to this file, one JSON object a line.", show_default=False),
+        Path | None, typer.Option(help="Write every document's outcome to this file, one JSON object a line.")
     ] = None,
     documents: Annotated[bool, typer.Option("--documents", help="With --json: every document's outcome.")] = False,
     family: FAMILY = None,
-    dtype: DTYPE = Precision.auto,
-    compute_dtype: COMPUTE_DTYPE = Precision.auto,
+    dtype: DTYPE = "auto",
+    compute_dtype: COMPUTE_DTYPE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -77,22 +59,28 @@ def score(
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
     sparsebench score pruned/0.50 --against path:my-model --task piqa
     """
-    from sparsebench.cli.output import emit_json, emit_table, note, opened
-    from sparsebench.errors import UserError
+    from sparsebench import benchmarks
     from sparsebench.ledger import scored
+    from sparsebench.manifest.problems import did_you_mean
     from sparsebench.models.topology import refuse_text
 
     if list_them:
-        _list(as_json)
+        heads = ["task", "family", "metric", "what"]
+        known = [[name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.TASKS.items()]
+        emit_json([dict(zip(heads, row, strict=True)) for row in known]) if as_json else emit_table(heads, known)
         return
-    specs = _specs(task or [], limit, num_fewshot, label, data, batch)
+    for name in task or []:
+        if not benchmarks.known(name):
+            raise UserError(f"--task {name}: no such task", did_you_mean(name, benchmarks.names()) or None)
+    labels = tuple(label) if label else None
+    specs = [benchmarks.TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or []]
     if not source or not specs:
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    sides = [opened(text, family, dtype.value, offline, refuse_text) for text in (against, source) if text]
+    models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     failures: list[str] = []
-    found = [_scored(model, specs, model.calculated(compute_dtype.value), failures) for model in sides]
+    found = [_scored(model, specs, model.calculated(compute_dtype), failures) for model in models]
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
     if outcomes:
@@ -100,41 +88,11 @@ def score(
     if as_json:
         emit_json([row | (scored.whole(found[-1][row["task"]]) if documents else {}) for row in rows])
     elif rows:
-        emit_table(list(rows[0]), [list(row.values()) for row in rows], title=sides[-1].name)
+        emit_table(list(rows[0]), [list(row.values()) for row in rows], title=models[-1].name)
     for failure in failures:
         note(failure, "red")
     if failures:
         raise typer.Exit(1)
-
-
-def _list(as_json: bool) -> None:
-    """The offline tasks, with what they measure."""
-    from sparsebench import benchmarks
-    from sparsebench.cli.output import emit_json, emit_table
-
-    heads = ["task", "family", "metric", "what"]
-    rows = [[name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.TASKS.items()]
-    emit_json([dict(zip(heads, row, strict=True)) for row in rows]) if as_json else emit_table(heads, rows)
-
-
-def _specs(
-    names: list[str],
-    limit: int | None,
-    num_fewshot: int | None,
-    label: list[str] | None,
-    data: str | None,
-    batch: int | None,
-) -> list[TaskSpec]:
-    """What each task is to do; an unknown name is refused before anything is loaded."""
-    from sparsebench import benchmarks
-    from sparsebench.errors import UserError
-    from sparsebench.manifest.problems import did_you_mean
-
-    for name in names:
-        if not benchmarks.known(name):
-            raise UserError(f"--task {name}: no such task", did_you_mean(name, benchmarks.names()) or None)
-    labels = tuple(label) if label else None
-    return [benchmarks.TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in names]
 
 
 def _scored(model: Single, specs: list[TaskSpec], dtype: Dtype, failures: list[str]) -> dict[str, ScoreResult]:

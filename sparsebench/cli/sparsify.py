@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, ONE_MODEL, SOURCE, Precision, names_of
-from sparsebench.errors import SparsebenchError
+from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench.cli.output import emit_json, emit_table, note, progress, size
+from sparsebench.cli.pack import folder_bytes, writer
+from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
@@ -18,93 +22,62 @@ if TYPE_CHECKING:
     Made = tuple[Path, Step, Evidence]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command(rich_help_panel=ONE_MODEL)(sparsify)
-
-
-OUT = Annotated[Path, typer.Option(help="One folder per version is made here.", show_default=False)]
-SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.", show_default=False)]
-METHOD = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
-        autocompletion=names_of("steps.prune.registry", "methods"),
-        show_default=False,
-    ),
-]
-PATTERN = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable.", show_default=False
-    ),
-]
-GRANULARITY = Annotated[
-    settings.Granularity | None,
-    typer.Option(
-        help="All weights compete, those of a matrix, or of a row; default: as the method was published.",
-        show_default=False,
-    ),
-]
-ALLOCATION = Annotated[
-    settings.Allocation, typer.Option(help="The same sparsity in every block, or less where activations have outliers.")
-]
-PROPAGATE = Annotated[
-    settings.Propagate,
-    typer.Option(help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."),
-]
-CALIBRATION = Annotated[
-    str | None,
-    typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.", show_default=False),
-]
-FIELD = Annotated[
-    str | None, typer.Option(help="The calibration file's column that holds the text.", show_default=False)
-]
-TARGET = Annotated[
-    str | None,
-    typer.Option(
-        help="The column that an encoder-decoder's decoder reads; default: the text's second half.", show_default=False
-    ),
-]
-SET = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.", show_default=False),
-]
-SAMPLES = Annotated[int, typer.Option(min=1, help="Calibration sequences.")]
-LENGTH = Annotated[
-    int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.", show_default=False)
-]
-SEED = Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")]
-FORM = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        help="dense loads in transformers; packed is smaller, archive smallest and slower.",
-        autocompletion=names_of("storage", "formats"),
-    ),
-]
-
-
 def sparsify(
     source: SOURCE,
-    out: OUT,
-    sparsity: SPARSITY = None,
-    method: METHOD = None,
-    pattern: PATTERN = None,
-    granularity: GRANULARITY = None,
-    allocation: ALLOCATION = "uniform",
-    propagate: PROPAGATE = "pruned",
-    own: SET = None,
-    calibration: CALIBRATION = None,
-    field: FIELD = None,
-    target: TARGET = None,
-    samples: SAMPLES = 128,
-    length: LENGTH = None,
-    seed: SEED = 0,
-    form: FORM = "dense",
+    out: Annotated[Path, typer.Option(help="One folder per version is made here.")],
+    sparsity: Annotated[list[float] | None, typer.Option(help="A share between 0 and 1; repeatable.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+            autocompletion=names_of("steps.prune.registry", "methods"),
+        ),
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable."),
+    ] = None,
+    granularity: Annotated[
+        settings.Granularity | None,
+        typer.Option(help="All weights compete, those of a matrix, or of a row; default: as the method was published."),
+    ] = None,
+    allocation: Annotated[
+        settings.Allocation,
+        typer.Option(help="The same sparsity in every block, or less where activations have outliers."),
+    ] = "uniform",
+    propagate: Annotated[
+        settings.Propagate,
+        typer.Option(
+            help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."
+        ),
+    ] = "pruned",
+    own: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the method, such as damping=0.1; repeatable.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Text to calibrate on: path:, wheel: or hf:; default: passages of BoolQ.")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="The calibration file's column that holds the text.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The column that an encoder-decoder's decoder reads; default: the text's second half."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 128,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in each; default: 2048, or the model's maximum.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn: masks, calibration text.")] = 0,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="dense loads in transformers; packed is smaller, archive smallest and slower.",
+            autocompletion=names_of("storage", "formats"),
+        ),
+    ] = "dense",
     family: FAMILY = None,
-    dtype: DTYPE = Precision.auto,
-    compute_dtype: COMPUTE_DTYPE = Precision.auto,
+    dtype: DTYPE = "auto",
+    compute_dtype: COMPUTE_DTYPE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -116,11 +89,7 @@ def sparsify(
     sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
         --calibration path:text.jsonl --field text --out pruned/
     """
-    from dataclasses import asdict
-
     from sparsebench import sources
-    from sparsebench.cli.output import emit_json, progress
-    from sparsebench.cli.pack import writer
     from sparsebench.manifest.schema import Calibration
     from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
@@ -137,10 +106,11 @@ def sparsify(
     columns = {"field": field, "target": target}
     text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, **columns})
     folders = _folders(names, asked, out)
-    _check_free(folders.values())
+    if taken := next((folder for folder in folders.values() if folder.exists()), None):
+        raise UserError(f"{taken} exists", "name another --out, or remove it")
     write = writer(form, dense=True)
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
-    model = single(source, family, dtype.value, offline, refuse_replay if reads else None)
+    model = single(source, family, dtype, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
@@ -151,7 +121,7 @@ def sparsify(
             made.append((folders[step], step, found))
 
         context = Context(
-            model.family, seed, model.calculated(compute_dtype.value),
+            model.family, seed, model.calculated(compute_dtype),
             lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar,
         )  # fmt: skip
         kinds()["prune"].load()(model.folder, folders, context, emit)
@@ -167,15 +137,12 @@ def sparsify(
 
 def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step, Path]:
     """Every version asked for, with the folder that it goes to; several methods get a folder each."""
-    from sparsebench.errors import UserError
-    from sparsebench.manifest.problems import did_you_mean, one_of
     from sparsebench.plan.single import steps
     from sparsebench.steps.registry import kinds
 
     known = kinds()["prune"].settings()
     for name in names:
-        if name not in known:
-            raise UserError(f"--method {name}: no such method", did_you_mean(name, known) or one_of(list(known)))
+        check_name("method", name, known)
     found = [step for name in names for step in steps("prune", name, asked)]
     return {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
 
@@ -183,8 +150,6 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
 def _settings(words: list[str]) -> dict[str, object]:
     """``damping=0.1`` as a field and its value."""
     import yaml
-
-    from sparsebench.errors import UserError
 
     pairs = [word.partition("=") for word in words]
     for word, (_, equals, _) in zip(words, pairs, strict=True):
@@ -210,21 +175,8 @@ def _name(step: Step) -> str:
     return share if pattern == "unstructured" else f"{pattern}-{share}"
 
 
-def _check_free(folders: Iterable[Path]) -> None:
-    from sparsebench.errors import UserError
-
-    taken = next((folder for folder in folders if folder.exists()), None)
-    if taken:
-        raise UserError(f"{taken} exists", "name another --out, or remove it")
-
-
 def _check_room(out: Path, versions: int, model: Path) -> None:
     """All versions are written at once, each as large as the model: a disk too small for them is told before the work."""
-    import shutil
-
-    from sparsebench.cli.output import size
-    from sparsebench.errors import UserError
-
     needed = versions * sum(file.stat().st_size for file in model.iterdir() if file.is_file())
     free = shutil.disk_usage(
         next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
@@ -239,8 +191,6 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
 
 def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:
     """Each folder becomes its own stored form; the dense one goes only when the other is whole."""
-    import shutil
-
     for folder in folders:
         stored = folder.with_name(f"{folder.name}.{form}-part")
         write(folder, stored)
@@ -249,15 +199,8 @@ def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]
 
 
 def _show(made: list[Made]) -> None:
-    from sparsebench.cli.output import emit_table, note, size
-
     rows = [
-        [
-            str(folder),
-            f"{result.achieved:.4%}",
-            f"{result.achieved_all:.4%}",
-            size(sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())),
-        ]
+        [str(folder), f"{result.achieved:.4%}", f"{result.achieved_all:.4%}", size(folder_bytes(folder))]
         for folder, _, result in made
     ]
     emit_table(["folder", "zeros, prunable", "zeros, all", "on disk"], rows)

@@ -59,6 +59,8 @@ class Canvas:
         self.across_panels = most if "row" in spec.values else -(-len(self.facets) // -(-len(self.facets) // most))
         self.figure = Figure(figsize=(width, 4), layout="constrained")
         self.notes = self.spec.get("note").splitlines()
+        self._title_lines = textwrap.wrap(spec.title, int(74 * width / style.WIDTH))
+        self._xlabel_lines = textwrap.wrap(spec.get("xlabel"), int((width - 0.2) / TITLE_CHARACTER))
         if bounds and "boundnote" in spec.values:
             self.notes.append(spec.get("boundnote"))
         self.most_rows = 1
@@ -181,9 +183,8 @@ class Canvas:
                 dashes: Any = look.dashes if joined else "none"
                 handles.append(Line2D([], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, **shape))
             else:
-                handles.append(
-                    Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0.3, label=name)
-                )
+                edge: Any = {"edgecolor": "white", "linewidth": 0.3}
+                handles.append(Patch(facecolor=look.colour, hatch=look.hatch, label=name, **edge))
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
         widest = max((len(handle.get_label()) for handle in handles), default=1)
@@ -232,14 +233,6 @@ class Canvas:
         for axes in self.figure.axes:
             x, y, width, height = (round(value, 4) for value in axes.get_position().bounds)
             axes.set_position((x, y, width, height))
-
-    @property
-    def _title_lines(self) -> list[str]:
-        return textwrap.wrap(self.spec.title, int(74 * self.width / style.WIDTH))
-
-    @property
-    def _xlabel_lines(self) -> list[str]:
-        return textwrap.wrap(self.spec.get("xlabel"), int((self.width - 0.2) / TITLE_CHARACTER))
 
     @property
     def _note_lines(self) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import QueryError, UserError
 from sparsebench.escape import visible
-from sparsebench.figures import scales, style
+from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import KINDS, Spec, parse
 from sparsebench.ledger import query
@@ -21,6 +20,16 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 LOCAL = Path("figures")
+DRAWN = {
+    "line": (line.panel, line.finish),
+    "curve": (line.curve_panel, line.finish),
+    "bars": (bars.panel, bars.finish),
+    "scatter": (scatter.panel, scatter.finish),
+    "strip": (rows.strip_panel, rows.strip_finish),
+    "forest": (rows.forest_panel, rows.forest_finish),
+    "heatmap": (heatmap.panel, heatmap.finish),
+}
+"""What draws each kind, panel by panel, and what then ends the sheet."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +76,20 @@ def render(
 
 def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
-    kind = import_module(f"sparsebench.figures.{spec.kind}")
+    panel, finish = DRAWN[spec.kind]
     with styled():
         # No font has a control character, and none of a ledger's is to reach a vector drawing.
-        rows = [
+        shown = [
             {name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
             for row in table.dicts()
         ]
-        canvas = Canvas(spec, rows, width)
+        canvas = Canvas(spec, shown, width)
         panels = []
         for axes, facet in canvas.panels():
-            kind.panel(axes, facet, canvas)
+            panel(axes, facet, canvas)
             scales.dress(axes, facet, canvas)
             panels.append((axes, facet))
-        kind.finish(panels, canvas)
+        finish(panels, canvas)
         canvas.close()
         for path in paths:
             style.save(canvas.figure, path)
@@ -95,9 +104,9 @@ def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: 
     spec.check_columns(table.columns)
     needed = [spec.values[key] for key in KINDS[spec.kind]]
     places = [table.columns.index(column) for column in needed]
-    rows = tuple(row for row in table.rows if all(row[place] is not None for place in places))
-    if not rows:
+    found = tuple(row for row in table.rows if all(row[place] is not None for place in places))
+    if not found:
         return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
-    draw(spec, query.Table(table.columns, rows), paths, width)
+    draw(spec, query.Table(table.columns, found), paths, width)
     return Rendered(spec.name, spec.title, paths)

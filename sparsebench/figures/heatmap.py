@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsebench.figures import style
 from sparsebench.figures.canvas import Canvas, Panels, Rows
@@ -27,14 +26,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     for row in rows:
         grid[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = row[spec.get("value")]
     low, high = _range(canvas)
-    axes.imshow(
-        grid,
-        cmap=style.INK if "text" in spec.values else style.MAP,
-        vmin=low,
-        vmax=high,
-        aspect="auto",
-        interpolation="nearest",
-    )
+    colours = style.INK if "text" in spec.values else style.MAP
+    axes.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.grid(False)
     if "text" in spec.values:
         for edge in range(1, len(down)):
@@ -50,9 +43,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     step = max(1, -(-len(across) // max(1, int(room))))
     axes.set_xticks(range(0, len(across), step), labels[::step])
     if "text" in spec.values:
-        texts = {
-            (down.index(row[spec.get("y")]), across.index(row[spec.get("x")])): _marked(row, canvas) for row in rows
-        }
+        letters, texts = _letters(canvas), {}
+        for row in rows:
+            shown = f"{row[spec.get('text')] or ''} {letters.get(row.get(spec.get('remark')) or '', '')}"
+            texts[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = shown.strip()
     elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
         texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}
     else:
@@ -91,8 +85,3 @@ def _letters(canvas: Canvas) -> dict[str, str]:
     found = dict.fromkeys(row[canvas.spec.get("remark")] for row in canvas.rows if row[canvas.spec.get("remark")])
     letters = "abcdefghijklmnopqrstuvwxyz"
     return {words: letters[at % 26] * (1 + at // 26) for at, words in enumerate(found)}
-
-
-def _marked(row: Mapping[str, Any], canvas: Canvas) -> str:
-    letter = _letters(canvas).get(row[canvas.spec.get("remark")], "") if "remark" in canvas.spec.values else ""
-    return f"{row[canvas.spec.get('text')] or ''} {letter}".strip()

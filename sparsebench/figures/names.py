@@ -47,9 +47,8 @@ def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[Name]]) -> N
     canvas.figure.draw_without_rendering()
     for (axes, _), names in zip(panels, wanted, strict=True):
         box = axes.get_window_extent()
-        found = sorted(
-            ((canvas.height_of(axes, name.y), name) for name in names), key=lambda pair: (pair[0], pair[1].text)
-        )
+        at_edge = ((canvas.height_of(axes, name.y), name) for name in names)
+        found = sorted(at_edge, key=lambda pair: (pair[0], pair[1].text))
         gap = NAME_LINE / 72 * canvas.figure.dpi / box.height
         edge = blended_transform_factory(axes.transAxes, axes.transData)
         for at, (end, name) in zip(apart([end for end, _ in found], gap), found, strict=True):

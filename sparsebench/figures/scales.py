@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
         axes.set_xticks(
-            _fitting(major, [style.fold_one(value) for value in major], [style.number(v) for v in major], canvas)
+            _fitting(major, [math.log10(value) for value in major], [style.number(v) for v in major], canvas)
         )
         axes.set_xticks(minor, minor=True)
         axes.xaxis.set_major_formatter(lambda value, _: style.number(value))
@@ -115,7 +116,8 @@ def _sparsities(axes: Axes, canvas: Canvas) -> None:
     axes.set_xscale("function", functions=(style.spread, style.gather))
     values = canvas.categories
     places = [float(place) for place in style.spread(np.array(values, dtype=float))]
-    kept = _fitting(values, places, [style.percent(value) for value in values], canvas, _rank)
+    labels, ranks = list(map(style.percent, values)), {sparsity: place for place, sparsity in enumerate(FIRST)}
+    kept = _fitting(values, places, labels, canvas, lambda sparsity: ranks.get(sparsity, len(FIRST)))
     axes.set_xticks(kept, [style.percent(value) for value in kept])
     axes.set_xticks([value for value in values if value not in kept], minor=True)
     ends = np.array([min(places), max(places)])
@@ -132,15 +134,8 @@ def _fitting(
     order = sorted(range(len(places)), key=lambda at: (rank(values[at]) if rank else 0, at))
     kept: list[int] = []
     for at in order:
-        if all(abs(places[at] - places[other]) * scale > _apart(labels[at], labels[other]) for other in kept):
+        # Inches between the middles of two labels, which grow with their characters.
+        gaps = ((abs(places[at] - places[other]) * scale, len(labels[at] + labels[other])) for other in kept)
+        if all(gap > 0.045 + 0.029 * characters for gap, characters in gaps):
             kept.append(at)
     return [values[at] for at in sorted(kept)]
-
-
-def _apart(first: str, second: str) -> float:
-    """Inches between the middles of two tick labels that just do not touch."""
-    return 0.045 + 0.029 * (len(first) + len(second))
-
-
-def _rank(sparsity: float) -> int:
-    return FIRST.index(sparsity) if sparsity in FIRST else len(FIRST)

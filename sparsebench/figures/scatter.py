@@ -100,7 +100,8 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
         size = text.get_window_extent()
         for across, up in _places(size.width / dot, size.height / dot):
             box = size.translated(across * dot, up * dot)
-            if _inside(box, panel_box) and not any(box.overlaps(other) for other in taken):
+            within = all(panel_box.contains(*corner) for corner in (box.min, box.max))
+            if within and not any(box.overlaps(other) for other in taken):
                 text.set_position((across, up))
                 taken.append(box)
                 break
@@ -134,7 +135,3 @@ def _places(width: float, height: float) -> Iterator[tuple[float, float]]:
     for away in AWAY:
         for right, up in COMPASS:
             yield right * (away + width / 2), up * (away + height / 2)
-
-
-def _inside(box: Bbox, panel_box: Bbox) -> bool:
-    return box.x0 >= panel_box.x0 and box.x1 <= panel_box.x1 and box.y0 >= panel_box.y0 and box.y1 <= panel_box.y1

@@ -58,7 +58,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "forest": ("x", "y"),
     "heatmap": ("x", "y", "value"),
 }
-"""Each kind of drawing (a module of this room) with the keys that it cannot do without."""
+"""Each kind of drawing (see ``draw.DRAWN``) with the keys that it cannot do without."""
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),

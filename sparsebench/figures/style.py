@@ -147,11 +147,6 @@ def fold(value: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[
     return np.minimum(decades, math.log10(knee)) + PACKED * np.log2(1 + above)
 
 
-def fold_one(value: float) -> float:
-    """``fold`` of one number without a knee: its decades."""
-    return math.log10(max(value, 1e-300))
-
-
 def unfold(place: npt.NDArray[np.float64], knee: float = math.inf) -> npt.NDArray[np.float64]:
     """The inverse of ``fold``, up to 1e308."""
     import numpy as np

@@ -28,16 +28,11 @@ class Missing:
     reason: str
 
 
-def _compiler() -> str | None:
-    """The C++ compiler: the one that CXX names, or what there is."""
-    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-
-
 @functools.cache
 def library(name: str, *more: str) -> ctypes.CDLL | Missing:
     """The compiled ``native/NAME.cpp`` and its folder ``NAME``, ``more`` behind the usual flags; or why there is none."""
     source = Path(__file__).with_name(f"{name}.cpp")
-    found = _compiler()
+    found = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if found is None:
         return Missing("no C++ compiler (install g++, or name one in CXX)")
     flags = (*FLAGS, *more)
@@ -53,14 +48,8 @@ def library(name: str, *more: str) -> ctypes.CDLL | Missing:
 def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache) -> Path | Missing:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = sorted(source.with_suffix("").glob("*.h"))
-    known = (
-        [part.read_text() for part in (source, *parts)],
-        compiler,
-        version,
-        flags,
-        platform.machine(),
-        platform.libc_ver(),
-    )
+    texts = [part.read_text() for part in (source, *parts)]
+    known = (texts, compiler, version, flags, platform.machine(), platform.libc_ver())
     key = hashlib.sha256(repr(known).encode()).hexdigest()[:16]
     target = cache.root / "native" / f"{source.stem}-{key}.so"
     if target.is_file():

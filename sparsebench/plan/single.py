@@ -21,7 +21,7 @@ from sparsebench.plan.expand import expand
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed
-from sparsebench.storage.opened import PackedCheckpoint
+from sparsebench.storage.packed import PackedCheckpoint
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparsebench.report.words import DASH, cell
 
-Row = Mapping[str, Any]
+AnswerRow = Mapping[str, Any]
 SETTINGS = frozenset(("engine", "ranks × threads", "number format", "workload", "weights", "seed", "measured as"))
 """Columns that are only width where they say the same in each of MANY rows."""
 MANY = 4
@@ -22,12 +22,12 @@ class Answer:
     """The rows of one query, and its SQL; false where there are none."""
 
     sql: str
-    rows: tuple[Row, ...]
+    rows: tuple[AnswerRow, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[AnswerRow]:
         return iter(self.rows)
 
     def where(self, **equal: Any) -> Answer:
@@ -42,9 +42,9 @@ class Answer:
         """The rows of random weights, or all others: the two never share a table."""
         return self._of(row for row in self.rows if (row["weights"] == "random") == wanted)
 
-    def groups(self, *columns: str) -> list[tuple[Row, Answer]]:
+    def groups(self, *columns: str) -> list[tuple[AnswerRow, Answer]]:
         """Rows that agree in ``columns``, in order of first appearance, each group beside its first row."""
-        found: dict[tuple[Any, ...], list[Row]] = {}
+        found: dict[tuple[Any, ...], list[AnswerRow]] = {}
         for row in self.rows:
             found.setdefault(tuple(row[name] for name in columns), []).append(row)
         return [(rows[0], self._of(rows)) for rows in found.values()]
@@ -86,7 +86,7 @@ class Answer:
             else pipe([heading, *(cell("{sparsity:sparsity}", {"sparsity": step}) for step in steps)], body)
         )
 
-    def _of(self, rows: Iterable[Row]) -> Answer:
+    def _of(self, rows: Iterable[AnswerRow]) -> Answer:
         return replace(self, rows=tuple(rows))
 
 

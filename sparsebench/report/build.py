@@ -89,7 +89,8 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
         )
 
     text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=words.told(list(manifests)))
-    return _tidy(text)
+    # No trailing spaces, and one blank line between blocks however the templates' branches fell.
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
 def _check(ledger: Path, manifests: Sequence[str]) -> None:
@@ -131,25 +132,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
-    environment.filters |= {
-        "size": words.size,
-        "amount": words.amount,
-        "pct": words.percent,
-        "pct0": lambda share: words.percent(share, 0),
-        "points": words.points,
-        "ppl": words.perplexity,
-        "bare": words.bare,
-        "times": words.times,
-        "metric": lambda name: Metric.named(words.raw(name)),
-        "listed": words.listed,
-        "sparsity": words.sparsity,
-        "versions": words.versions,
-        "code": words.code,
-        "raw": words.raw,
-    }
+    more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw")}
+    environment.filters |= {**words.CELLS.special, **more, "metric": lambda name: Metric.named(words.raw(name))}
     return environment
-
-
-def _tidy(text: str) -> str:
-    """No trailing spaces, and one blank line between blocks however the templates' branches fell."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"

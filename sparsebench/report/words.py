@@ -165,15 +165,15 @@ class _Cells(string.Formatter):
         return text.replace("-", "−") if isinstance(value, int | float) else text
 
 
-_CELLS = _Cells()
+CELLS = _Cells()
 
 
 def cell(pattern: str, row: Mapping[str, Any]) -> str:
     """``pattern`` filled from a row; of alternatives parted by ``||`` the first whose columns are all known, else a dash."""
     for option in pattern.split("||"):
-        names = [name for _, name, _, _ in _CELLS.parse(option) if name]
+        names = [name for _, name, _, _ in CELLS.parse(option) if name]
         if all(row[name] is not None for name in names):
-            return _CELLS.vformat(option, (), row)
+            return CELLS.vformat(option, (), row)
     return DASH
 
 

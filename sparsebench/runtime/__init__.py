@@ -2,33 +2,14 @@
 
 from sparsebench.runtime.footprint import footprint
 from sparsebench.runtime.measure import check_supported, measure_latency, measure_memory
-from sparsebench.runtime.results import (
-    LatencyResult,
-    Machine,
-    MemoryResult,
-    Parity,
-    PhaseDifference,
-    PhaseMemory,
-    PhaseSummary,
-    RankMemory,
-    Sample,
-    Setting,
-    Workload,
-)
+from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 2
 
 __all__ = [
     "VERSION",
     "LatencyResult",
-    "Machine",
     "MemoryResult",
-    "Parity",
-    "PhaseDifference",
-    "PhaseMemory",
-    "PhaseSummary",
-    "RankMemory",
-    "Sample",
     "Setting",
     "Workload",
     "check_supported",

@@ -14,7 +14,7 @@ from sparsebench.runtime.engines.deepspeed import cut_first
 from sparsebench.runtime.parity import BLOCKS
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.storage import is_packed
-from sparsebench.storage.opened import PackedCheckpoint
+from sparsebench.storage.packed import PackedCheckpoint
 
 RANK_BYTES = 700 * 2**20
 """A rank without a model: its imports (430 MB measured), and room for what no file tells."""

@@ -52,11 +52,6 @@ def share(known: Hosts, ranks: int) -> Hosts:
     )
 
 
-def written(hosts: Hosts) -> str:
-    """The hostfile of exactly these nodes."""
-    return "".join(f"{name} slots={slots}\n" for name, slots in hosts)
-
-
 def told(hosts: Hosts) -> str:
     """``a ×2, b ×2``."""
     return ", ".join(f"{name} ×{slots}" for name, slots in hosts)

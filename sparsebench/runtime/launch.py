@@ -134,13 +134,14 @@ class RankGroup:
     def _start(self, rank: int, path: Path) -> None:
         ours, theirs = socket.socketpair()
         self.channels.append(ours)
-        # LOCAL_SIZE: DeepSpeed's shared-memory operation crashes where it differs from the ranks.
-        everybody = {"WORLD_SIZE": str(self.ranks), "LOCAL_SIZE": str(self.ranks)}
         environment = {
             **os.environ,
             **children.imports(),
             **self.settings,
-            **everybody,
+            "WORLD_SIZE": str(self.ranks),
+            "LOCAL_SIZE": str(
+                self.ranks
+            ),  # DeepSpeed's shared-memory operation crashes where it differs from the ranks
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "MASTER_ADDR": ADDRESS,
@@ -148,18 +149,16 @@ class RankGroup:
             CHANNEL: str(theirs.fileno()),
             PARENT: str(os.getpid()),
         }
-        with theirs, self._log(rank).open("wb") as log:
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, *self.entry, str(path / "spec.json"), str(rank)],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-            )
+        with theirs:
+            command = [sys.executable, *self.entry, str(path / "spec.json"), str(rank)]
+            self._spawn(command, self._log(rank), environment, pass_fds=[theirs.fileno()])
+
+    def _spawn(self, command: Sequence[str], log: Path, environment: Mapping[str, str], **more: Any) -> None:
+        """Start a process in a session of its own, all that it says into its log."""
+        with log.open("wb") as said:
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
+            started = subprocess.Popen(command, env=environment, start_new_session=True, **streams, **more)
+        self.processes.append(started)
 
     def _receive(self, rank: int) -> bytes:
         try:
@@ -170,7 +169,8 @@ class RankGroup:
     def _deliver(self, rank: int, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if message["kind"] == "error":
             # Not raised yet: it may only be the echo of another rank's death.
-            self.errors[rank] = _rebuilt(message)
+            kind: type[SparsebenchError] = getattr(errors, message["type"])
+            self.errors[rank] = kind(message["message"], message["hint"])
             if message.get("echo"):
                 self.echoes.add(rank)
             return
@@ -290,11 +290,6 @@ def try_ranks(ranks: int) -> str:
     with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
         notes = [message["notes"] for message in group.messages() if message["kind"] == "result"]
     return "; ".join(notes[0]) or "shared memory"
-
-
-def _rebuilt(message: Mapping[str, Any]) -> SparsebenchError:
-    kind: type[SparsebenchError] = getattr(errors, message["type"])
-    return kind(message["message"], message["hint"])
 
 
 def free_port() -> str:

@@ -163,15 +163,14 @@ def _against(alone: LatencyResult, variant: LatencyResult, setting: Setting) -> 
 
 def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     """The fields that both kinds of result share."""
+    said = {name: message[name] for name in ("kernel", "threads", "device", "dtype")}
+    parity = Parity(**message["parity"]) if message["parity"] else None
     return {
         "engine": setting.engine,
-        "kernel": message["kernel"],
         "ranks": setting.ranks,
-        "threads": message["threads"],
-        "device": message["device"],
-        "dtype": message["dtype"],
-        "parity": Parity(**message["parity"]) if message["parity"] else None,
+        "parity": parity,
         "notes": tuple(message["notes"]),
+        **said,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparsebench import environment
 from sparsebench.errors import UnsupportedError
-from sparsebench.runtime import nvml
+from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
 
 VERSION = 1
@@ -95,7 +95,7 @@ class Meter:
 
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-            held = nvml.process_bytes(torch.cuda.current_device())
+            held = process_bytes(torch.cuda.current_device())
         self.rows.append(
             RankMemory(
                 rank=self.rank,

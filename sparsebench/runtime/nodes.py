@@ -95,20 +95,11 @@ class NodeGroup(RankGroup):
 
     def _launch(self, callback: int) -> None:
         hostfile = Path(self.folder.name) / "hostfile"
-        hostfile.write_text(hosts.written(self.where))
+        hostfile.write_text("".join(f"{name} slots={slots}\n" for name, slots in self.where))
         call = [_address(name for name, _ in self.where), str(callback), self.token]
-        with self._log(0).open("wb") as log:
-            self.processes.append(
-                subprocess.Popen(
-                    hosts.command(hostfile, self.where, int(self.port), call),
-                    env=os.environ | children.imports(),
-                    cwd="/",  # the launcher lets ranks import from its current folder
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
+        command = hosts.command(hostfile, self.where, int(self.port), call)
+        # The launcher lets ranks import from its current folder.
+        self._spawn(command, self._log(0), os.environ | children.imports(), cwd="/")
 
     def _gather(self, server: socket.socket) -> None:
         """Wait until all ranks have called, and tell each what to do."""

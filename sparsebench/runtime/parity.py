@@ -1,4 +1,7 @@
-"""An engine's output against the plain model's, in float32, on a copy with few blocks of true width."""
+"""An engine's output against the plain model's, in float32, on a copy with few blocks of true width.
+
+Also what an error means that comes while a model runs: out of memory, the echo of another rank's end, or neither.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.runtime.failures import not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, start_token
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.runtime.engines.base import Source
+    from sparsebench.runtime.engines.base import SavedModel
 
 BLOCKS = 4
 TOKENS = 32
 TOLERANCE = 1e-4
-COUNTS = (
-    "num_hidden_layers",
-    "num_layers",
-    "n_layer",
-    "n_layers",
-    "encoder_layers",
-    "decoder_layers",
-    "num_decoder_layers",
-)
+COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
+MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
+"""How torch, its allocators and the system say it."""
+ECHOES = ("closed by peer", "reset by peer", "broken pipe", "connect failure", "connection refused", "recvvalue failed")
+"""How gloo and torch's store say that another rank is gone."""
 
 
 def shorten(model: Any, blocks: int = BLOCKS) -> int:
@@ -87,7 +85,7 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
     return checked(judged, "measure at one rank, or report the model's architecture")
 
 
-def against_expanded(source: Source, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
+def against_expanded(source: SavedModel, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
     """What multiplies integers, as ``wrap`` makes it, against the same weights as floats, in float32.
 
     Raises ParityError above twice what bfloat16 alone does to those floats: the kernels too take bfloat16 and round sums to it,
@@ -158,3 +156,23 @@ def _output(model: Any, family: str, prompt: Inputs, tokens: int = TOKENS) -> to
     out = model(input_ids=ids, attention_mask=mask, **extra)
     found: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
     return found.float().cpu()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was wanting, whoever asked for it."""
+    return isinstance(error, MemoryError) or _says(error, MEMORY)
+
+
+def echo(error: BaseException) -> bool:
+    """Whether it only says that another rank has ended."""
+    return isinstance(error, ConnectionError) or _says(error, ECHOES)
+
+
+def not_the_models(error: BaseException) -> bool:
+    """Whether an error that came while a model ran says nothing about the model, or about the engine."""
+    return out_of_memory(error) or echo(error)
+
+
+def _says(error: BaseException, words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)

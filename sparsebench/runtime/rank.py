@@ -17,9 +17,9 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.children import die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
-from sparsebench.runtime import energy, failures, heartbeat, hosts, latency, memory, nodes, watch
+from sparsebench.runtime import heartbeat, hosts, latency, machine, memory, nodes, parity, watch
 from sparsebench.runtime.engines import engine
-from sparsebench.runtime.engines.base import Engine, Source
+from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
@@ -87,9 +87,8 @@ class Work:
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
-        self.meter = (
-            energy.meter(self.device, self.setting.ranks) if reads else energy.Nothing("" if self.rank else NO_METER)
-        )
+        nothing = machine.Nothing("" if self.rank else NO_METER)
+        self.meter = machine.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
@@ -101,7 +100,7 @@ class Work:
     def load(self, folder: Path, baseline: bool = False) -> Any:
         """The model as the engine makes it, in memory of its own."""
         work = self.setting.workload
-        source = Source(folder, self.family, self.setting.dtype)
+        source = SavedModel(folder, self.family, self.setting.dtype)
         wrapped = self.engine.load(source, work.prompt + work.generate, baseline)
         self.dtype = str(wrapped.module.dtype).removeprefix("torch.")
         memory.own(wrapped.module)
@@ -109,7 +108,7 @@ class Work:
 
     def parity(self, folder: Path) -> dict[str, Any] | None:
         """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
-        found = self.engine.parity(Source(folder, self.family, self.setting.dtype), self.prompt())
+        found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt())
         gc.collect()
         return asdict(found) if found else None
 
@@ -246,10 +245,10 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
         return 3
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if failures.out_of_memory(error):
+        if parity.out_of_memory(error):
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
             channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
-        elif failures.echo(error):
+        elif parity.echo(error):
             message = f"{named} lost another rank: {first}"
             channel.send("error", type="MeasureError", message=message, hint=None, echo=True)
         else:

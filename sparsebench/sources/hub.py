@@ -21,16 +21,7 @@ T = TypeVar("T")
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _TIMEOUT = 15.0
-_COMPANIONS = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.spm",
-    "*.jinja",
-    "*.tiktoken",
-    "[0-9]_*/*.json",
-    "[0-9]_*/*.safetensors",
-)
+_COMPANIONS = "*.json *.txt *.model *.spm *.jinja *.tiktoken [0-9]_*/*.json [0-9]_*/*.safetensors".split()
 _UNWANTED = ("onnx/*", "openvino/*", "*.index.fp*.json", "*fp16*", "*fp32*", "consolidated*", "flax*", "tf_model*")
 _SAFETENSORS = ("model.safetensors", INDEX)
 _PYTORCH = ("pytorch_model.bin", PICKLE_INDEX)
@@ -68,9 +59,8 @@ def read_config(source: Source, offline: bool = False) -> dict[str, Any] | None:
         return bounded.read_object(Path(cached), SourceError)
     if offline or _hub_is_offline():
         return None
-    path = _asking(
-        source, lambda: hf_hub_download(source.repo, "config.json", revision=revision, etag_timeout=_TIMEOUT)
-    )
+    asked: dict[str, Any] = {"revision": revision, "etag_timeout": _TIMEOUT}
+    path = _asking(source, lambda: hf_hub_download(source.repo, "config.json", **asked))
     return bounded.read_object(Path(path), SourceError)
 
 
@@ -81,9 +71,7 @@ def size(source: Source, offline: bool = False) -> int | None:
     try:
         revision = commit(source, offline)
         folder = _snapshot(source, revision)
-        if source.file and folder and (folder / source.file).is_file():
-            return 0
-        if not source.file and folder and missing_weights(folder) is None:
+        if folder and ((folder / source.file).is_file() if source.file else missing_weights(folder) is None):
             return 0
         info = _info(source, source.revision, offline, files_metadata=True)
     except HubUnreachableError:
@@ -117,12 +105,11 @@ def wanted_files(names: list[str]) -> list[str]:
 
     weights = "model*.safetensors" if any(name in names for name in _SAFETENSORS) else "pytorch_model*.bin"
     patterns = (*_COMPANIONS, weights)
-    found = [
-        name
-        for name in names
-        if any(fnmatch(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
-    ]
-    return [name for name in found if not any(fnmatch(name, pattern) for pattern in _UNWANTED)]
+
+    def wanted(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
+
+    return [name for name in names if wanted(name) and not any(fnmatch(name, pattern) for pattern in _UNWANTED)]
 
 
 def missing_weights(folder: Path) -> str | None:
@@ -145,8 +132,7 @@ def _folder(source: Source, revision: str, offline: bool) -> Path:
     try:
         folder = _download(source, revision, offline)
     except HubUnreachableError:
-        cached = _snapshot(source, revision)
-        if cached is None:
+        if not (cached := _snapshot(source, revision)):
             raise
         folder = cached
     if missing := missing_weights(folder):
@@ -190,16 +176,8 @@ def _info(source: Source, revision: str, offline: bool, files_metadata: bool = F
 
     if offline or _hub_is_offline():
         raise _unreachable(source, "offline, and its revision is not in the hub's cache")
-    return _asking(
-        source,
-        lambda: HfApi().repo_info(
-            source.repo,
-            repo_type=_type(source),
-            revision=revision,
-            timeout=_TIMEOUT,
-            files_metadata=files_metadata,
-        ),
-    )
+    asked: dict[str, Any] = {"repo_type": _type(source), "timeout": _TIMEOUT, "files_metadata": files_metadata}
+    return _asking(source, lambda: HfApi().repo_info(source.repo, revision=revision, **asked))
 
 
 def _asking(source: Source, question: Callable[[], T]) -> T:
@@ -236,11 +214,8 @@ def _unreachable(source: Source, why: str) -> HubUnreachableError:
     from huggingface_hub import constants
 
     wanted = f"{source.repo} {source.file} --repo-type dataset" if source.file else source.repo
-    instead = (
-        "name a local file: path:"
-        if source.file
-        else "rehearse with random weights of the same architecture: --rehearse"
-    )
+    rehearsed = "rehearse with random weights of the same architecture: --rehearse"
+    instead = "name a local file: path:" if source.file else rehearsed
     return HubUnreachableError(
         f"{source.text} cannot be fetched from {constants.ENDPOINT}: {why}",
         "connect, or set HF_ENDPOINT to a mirror, or fill the hub's cache on a connected machine "

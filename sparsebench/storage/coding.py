@@ -1,21 +1,31 @@
-"""What a stored file format does with one tensor. The container around it is the same for all (container.py)."""
+"""What a stored file format does with one tensor. The container around it is the same for all (container.py).
+
+A quantized weight is kept as one code per element, 0 where the weight is zero, so that its zeros can be left out. The layout is
+that of models/quantized.py; docs/format.md says how a stored file refers to it. Any bytes come back: where zero points or the
+columns that share one are not what they seem, fewer codes are 0.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage.codes import Near
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench.storage.words import Bytes, Scratch, halves, pairs
+
+Near = Callable[[str], Bytes | None]
+"""The original bytes of another tensor of the same file by name; None where it has none."""
+BITS = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """A stretch of a stored file: its bytes in pieces, and the dtype and shape that its header gives them."""
 
     dtype: str
@@ -33,7 +43,7 @@ class Coding:
     """A file format. ``name`` is that of the format and the suffix of its files.
 
     ``encodings`` gives the names of those that a tensor may have, ``parts`` those of an encoding's parts for elements of so
-    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Part for each name that is not
+    many bytes, the index first (empty where there is none). ``encode`` gives an encoding and a Section for each name that is not
     empty. ``decode`` takes the encoding, the bytes of every part (none for an empty name) and the tensor, and gives its
     original bytes; it raises StorageError, without the tensor's name, when they do not belong together. What both give
     may lie in the scratch memory; both can look at other tensors of the file, such as a weight's zero points. ``spare`` are
@@ -45,7 +55,7 @@ class Coding:
     version: int
     encodings: Callable[[TensorInfo], tuple[str, ...]]
     parts: Callable[[str, int], tuple[str, ...]]
-    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Part, ...]]]
+    encode: Callable[[Bytes, TensorInfo, Near, Scratch], tuple[str, tuple[Section, ...]]]
     decode: Callable[[str, Sequence[Bytes], TensorInfo, Near, Scratch], Bytes]
     spare: int = 0
 
@@ -64,3 +74,112 @@ def item_size(info: TensorInfo) -> int:
     """Bytes per element of a tensor of any dtype; 0 when that is no whole number."""
     size, rest = divmod(info.nbytes, info.numel or 1)
     return 0 if rest else size
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a weight (rows, columns) lies in its bytes; the columns are those of whole words.
+
+    ``zeros`` (rows, groups) are the codes of zero, uint8; None: all the middle of the range.
+    """
+
+    bits: int
+    rows: int
+    columns: int
+    zeros: Bytes | None
+
+    def split(self, data: Bytes, scratch: Scratch) -> Bytes:
+        """The codes of a tensor given as its bytes, less those of zero; they lie in the scratch memory."""
+        out = scratch.take("codes", self.rows * self.columns)
+        if self.bits == 4:
+            halves(data, out)
+        else:
+            out[:] = data
+        return self._moved(out, -1)
+
+    def join(self, codes: Bytes) -> Bytes:
+        """The reverse of ``split``; overwrites ``codes``."""
+        return self.packed(self._moved(codes, 1))
+
+    def packed(self, codes: Bytes) -> Bytes:
+        """Codes as they are stored: bytes, or two to a byte."""
+        return pairs(codes) if self.bits == 4 else codes
+
+    def unpacked(self, stored: Bytes) -> Bytes:
+        """Nonzero codes out of what is stored: a last half that is 0 fills the byte up."""
+        if self.bits == 8:
+            return stored
+        found = halves(stored)
+        return found[:-1] if found.size and not found[-1] else found
+
+    def _moved(self, codes: Bytes, sign: int) -> Bytes:
+        """Codes plus or minus those of zero, around the end of their range."""
+        matrix = codes.reshape(self.rows, self.columns)
+        if self.zeros is None:
+            matrix ^= 1 << (self.bits - 1)  # half of the range, either way
+            return codes
+        width = _width(self.columns, self.zeros.shape[1])
+        for number, start in enumerate(range(0, self.columns, width)):
+            zero = self.zeros[:, number : number + 1]
+            matrix[:, start : start + width] += zero if sign > 0 else -zero
+        matrix &= (1 << self.bits) - 1
+        return codes
+
+
+def encodings(info: TensorInfo, indices: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the encodings that a tensor may have as a quantized weight: each index for each size of code."""
+    packed, plain = _kind(info)
+    return tuple(f"{code}-{index}" for code in BITS for index in indices if packed or (plain and code == "int8"))
+
+
+def quantized(info: TensorInfo, near: Near) -> Grid | None:
+    """The grid of a quantized weight; None for another tensor, and for one whose bytes are its codes already."""
+    packed, plain = _kind(info)
+    if plain and near(_sibling(info, "zero_point")) is not None:
+        bits = 8
+    elif packed and (shape := near(_sibling(info, "shape"))) is not None and shape.size == 16:
+        columns = int(shape.view(np.int64)[1])
+        bits = next((bits for bits in BITS.values() if math.ceil(columns * bits / 32) == info.shape[1]), 0)
+    else:
+        return None
+    try:
+        return grid(info, bits, near) if bits else None
+    except StorageError:  # it is stored in another way, and no less well than any tensor
+        return None
+
+
+def grid(info: TensorInfo, bits: int, near: Near) -> Grid:
+    """The grid of a weight stored in codes of so many bits. Raises StorageError where its zero points do not fit."""
+    packed, _ = _kind(info)
+    rows, each = info.shape[0], 32 // bits if packed else 1
+    columns = info.shape[1] * each
+    data = near(_sibling(info, "zero_point"))
+    if data is None:
+        return Grid(bits, rows, columns, None)
+    high = math.ceil(rows / each) * each  # zero points are packed along the rows
+    groups, rest = divmod(data.size * 8, high * bits)
+    if rest or not 0 < groups <= columns:
+        raise StorageError(f"{data.size} bytes of zero points for {rows} rows and {columns} columns")
+    if packed:
+        words = np.ascontiguousarray(data.view(np.uint32).reshape(-1, groups).T).view(np.uint8).reshape(-1)
+        zeros = (halves(words) if bits == 4 else words).reshape(groups, high).T[:rows]
+    else:
+        zeros = data.reshape(rows, groups)
+    return Grid(bits, rows, columns, zeros)
+
+
+def _kind(info: TensorInfo) -> tuple[bool, bool]:
+    """Whether a tensor can be codes packed into words, and codes as they are."""
+    matrix = len(info.shape) == 2 and info.numel > 0
+    packed = matrix and info.dtype == "I32" and info.name.endswith("weight_packed")
+    return packed, matrix and info.dtype == "I8" and info.name.endswith("weight")
+
+
+def _sibling(info: TensorInfo, end: str) -> str:
+    return f"{info.name.removesuffix('_packed')}_{end}"
+
+
+def _width(columns: int, groups: int) -> int:
+    """The columns of a group, which the file does not tell: a power of two where one makes as many groups, else equal shares."""
+    powers = (1 << power for power in range(columns.bit_length() + 1))
+    return next((width for width in powers if math.ceil(columns / width) == groups), math.ceil(columns / groups))

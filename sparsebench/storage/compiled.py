@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,7 @@ import numpy.typing as npt
 
 from sparsebench.errors import StorageError
 from sparsebench.native import Missing, library
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import ESCAPE, Bytes, Words
+from sparsebench.storage.words import ESCAPE, Bytes, Scratch, Words
 
 _VECTOR = 64
 """Bytes that a buffer for values needs beyond them, because whole vectors are stored."""
@@ -35,7 +35,7 @@ _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
 
 @dataclass(frozen=True)
 class Compiled:
-    """See kernels.Kernels. ``simd`` and ``crc_simd`` are how wide the vectors may be; 0 is portable code."""
+    """The operations of ``portable.Portable``. ``simd`` and ``crc_simd`` are how wide the vectors may be; 0 is portable code."""
 
     packing: ctypes.CDLL
     checksum: ctypes.CDLL
@@ -54,11 +54,9 @@ class Compiled:
         return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
 
     def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
-        """Take a tensor apart, in one pass."""
         return CompiledScan(self, words, scratch)
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
-        """The elements, and how many values the index places."""
         words = scratch.take("words", n * values.itemsize).view(values.dtype)
         ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
         if encoding == "bitmask":
@@ -70,14 +68,12 @@ class Compiled:
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
-        """Rotated words as planes of bytes."""
         words = np.ascontiguousarray(words)
         planes = np.empty((words.itemsize, words.size), np.uint8)
         self.packing.packing_split_planes(words.ctypes.data, words.size, words.itemsize, rotate, planes.ctypes.data)
         return planes
 
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
-        """The words again."""
         words = np.empty(planes[0].size, word)
         for number, plane in enumerate(planes):
             ends = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
@@ -85,16 +81,13 @@ class Compiled:
         return words
 
     def crc32(self, bits: Bytes) -> int:
-        """The CRC-32 of zlib, several times as fast; by zlib where the processor has no carry-less multiplication."""
-        if not self.crc_simd:
-            import zlib
-
+        if not self.crc_simd:  # without carry-less multiplication zlib is as fast
             return zlib.crc32(bits.data)
         return int(self.checksum.checksum_crc32(bits.ctypes.data, bits.size, self.crc_simd))
 
 
 class CompiledScan:
-    """See kernels.Scan."""
+    """A tensor taken apart in one pass, as by ``portable.NumpyScan``."""
 
     def __init__(self, by: Compiled, words: Words, scratch: Scratch) -> None:
         self.by = by
@@ -108,16 +101,13 @@ class CompiledScan:
         self.symbols: dict[str, int] = {}
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
-        """The bitmask and the nonzero elements."""
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
         return self.mask, (values,)
 
     def gap_bytes(self) -> dict[str, int]:
-        """The size of each gap coding."""
         return self._sizes
 
     def gaps(self, encoding: str) -> Bytes:
-        """A gap coding."""
         out = self.scratch.take("gaps", self._sizes[encoding])
         at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
         self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)

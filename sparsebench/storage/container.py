@@ -20,9 +20,8 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import TensorInfo, read_header, tensor_infos
 from sparsebench.storage import kernels
-from sparsebench.storage.coding import Coding, Part, item_size
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench.storage.coding import Coding, Section, item_size
+from sparsebench.storage.words import Bytes, Scratch
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,10 @@ def write(source: Path, target: Path, coding: Coding) -> dict[str, str]:
 
     Raises ModelError when ``source`` is not a whole safetensors file.
     """
-    prefix, infos = _source(source)
-    header = _Header(coding, prefix[8:])
+    told, start = read_header(source)
+    infos = tensor_infos(told, start, source)
+    with source.open("rb") as given:
+        header = _Header(coding, given.read(start)[8:])
     room = header.room(infos)
     encodings = {}
     scratch = Scratch()
@@ -170,7 +171,7 @@ class _Header:
         self.tensors: dict[str, dict[str, str]] = {}
         self.offset = 0
 
-    def add(self, info: TensorInfo, encoding: str, crc32: int, parts: Sequence[Part]) -> None:
+    def add(self, info: TensorInfo, encoding: str, crc32: int, parts: Sequence[Section]) -> None:
         """Append a tensor kept so."""
         self.tensors[info.name] = {"encoding": encoding, "crc32": f"{crc32:08x}"}
         names = [name for name in self.coding.parts(encoding, item_size(info)) if name]
@@ -211,13 +212,6 @@ class _Header:
         offsets = [self.offset, self.offset + size]
         self.parts[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
         self.offset += size
-
-
-def _source(path: Path) -> tuple[bytes, list[TensorInfo]]:
-    header, start = read_header(path)
-    with path.open("rb") as file:
-        prefix = file.read(start)
-    return prefix, tensor_infos(header, start, path)
 
 
 def _parsed(text: str | bytes, path: Path) -> Any:

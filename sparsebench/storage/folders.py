@@ -19,8 +19,7 @@ from sparsebench.models.safety import copy_companion, note_left_out
 from sparsebench.paths import INDEX, check, shards
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.container import read, write
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench.storage.words import Bytes, Scratch
 
 _OTHER_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".gguf", ".onnx"}
 

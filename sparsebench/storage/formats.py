@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 from sparsebench.errors import StorageError
-from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.plugins import table
-from sparsebench.storage import archive, dense, packed
+from sparsebench.storage import archive, folders, packed
+from sparsebench.storage.coding import Coding
 from sparsebench.storage.words import Bytes
 
 
@@ -37,17 +39,25 @@ class Format:
     """Those whose version can change a size: part of the ids of the cells that list the format."""
 
 
+def _dense_sizes(folder: Path) -> tuple[int, dict[str, int]]:
+    """The model folder as it is, safetensors with every zero stored."""
+    checkpoint = Checkpoint(folder)
+    files = sum((checkpoint.folder / file).stat().st_size for file in checkpoint.files)
+    return files, {name: info.nbytes for name, info in checkpoint.tensors.items()}
+
+
+def _coded(coding: Coding, about: str, *libraries: str) -> Format:
+    """The format whose files are made tensor by tensor in a coding."""
+    calls = (folders.store, folders.sizes, folders.tensors, folders.restore, folders.holds)
+    write, sizes, read, restore, holds = (cast("Any", partial(call, coding=coding)) for call in calls)
+    return Format(coding.name, about, write, sizes, read, restore, holds, libraries)
+
+
 BUILT_IN = (
-    Format("dense", "safetensors, zeros stored like any value", None, dense.sizes, None),
-    Format(
-        "packed", "bitmask or gaps beside the nonzero values",
-        packed.pack, packed.sizes, packed.tensors, packed.unpack, packed.is_packed,
-    ),
-    Format(
-        "archive", "the same with index and values split into planes and compressed by zstd",
-        archive.pack, archive.sizes, archive.tensors, archive.unpack, archive.is_archive, libraries=("zstandard",),
-    ),
-)  # fmt: skip
+    Format("dense", "safetensors, zeros stored like any value", None, _dense_sizes, None),
+    _coded(packed.CODING, "bitmask or gaps beside the nonzero values"),
+    _coded(archive.CODING, "the same with index and values split into planes and compressed by zstd", "zstandard"),
+)
 
 
 @cache

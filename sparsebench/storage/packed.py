@@ -1,39 +1,116 @@
-"""The packed format: beside the nonzero values, a bitmask or the gaps between them. Part 1 of docs/format.md."""
+"""The packed format: raw, or the nonzero values beside a bitmask or the gaps between them; the smallest wins.
+
+Part 1 of docs/format.md. An element is zero when all of its bits are zero: -0.0 is a value like any other, so every encoding
+gives back the same bits. Floor of the cost: one read of the dense bytes, one write of the packed ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsebench.models.checkpoint import TensorInfo
-from sparsebench.storage import folders
-from sparsebench.storage.codes import BITS, Near, encodings, grid, quantized
-from sparsebench.storage.coding import Coding, Part, item_size
-from sparsebench.storage.encodings import ENCODINGS, decode, encode, smallest
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import Bytes
+from sparsebench import bounded
+from sparsebench.errors import ModelError, StorageError
+from sparsebench.models.checkpoint import TensorInfo, torch_dtype
+from sparsebench.paths import check
+from sparsebench.storage import folders, kernels
+from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
+from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
+from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
+
+if TYPE_CHECKING:
+    import torch
+
+ENCODINGS = ("raw", "bitmask", *ESCAPE)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A packed tensor: ``index`` says where the nonzeros are (empty for raw), ``values`` are they, in order, in pieces.
+
+    The values of raw are the tensor's bytes.
+    """
+
+    encoding: str
+    index: Bytes
+    values: tuple[Words, ...]
+
+    @property
+    def value_bytes(self) -> int:
+        """The size of the values together."""
+        return sum(piece.nbytes for piece in self.values)
+
+
+def encode(bits: Bytes, item: int, scratch: Scratch | None = None) -> Encoded:
+    """The smallest encoding of a tensor given as its bytes, of ``item`` bytes per element.
+
+    On equal sizes the simpler encoding wins: raw, then bitmask, then gaps. With ``scratch`` the result lies there.
+    """
+    found = smallest(bits.view(WORDS[item]), item * 8, scratch or Scratch()) if item in WORDS else None
+    return found or Encoded("raw", np.empty(0, np.uint8), (bits,))
+
+
+def smallest(words: Words, width: int, scratch: Scratch) -> Encoded | None:
+    """The smallest encoding that leaves zeros out, where a value is kept in ``width`` bits; None where raw is no larger."""
+    scan = kernels.chosen().scan(words, scratch)
+    n, count = words.size, scan.count
+    room = (n * width + 7) // 8 - (count * width + 7) // 8
+    if min((n + 7) // 8, (count + 1) // 2) >= room:
+        return None
+    mask, values = scan.split()
+    choice = "bitmask"
+    if count * 4 < n:  # a gap takes half a byte at least, the bitmask n / 8
+        sizes = scan.gap_bytes()
+        smaller = min(ESCAPE, key=sizes.__getitem__)
+        if sizes[smaller] < mask.size:
+            choice = smaller
+    index = mask if choice == "bitmask" else scan.gaps(choice)
+    return Encoded(choice, index, values) if index.size < room else None
+
+
+def decode(encoding: str, index: Bytes, values: Bytes, size: int, item: int, scratch: Scratch | None = None) -> Bytes:
+    """The ``size`` bytes of a tensor from its ``index`` and ``values``; with ``scratch`` they may lie there.
+
+    Raises StorageError (without the tensor's name) when index, values and size do not belong together.
+    """
+    if encoding == "raw":
+        if values.size != size or index.size:
+            raise StorageError(f"{values.size} bytes where {size} are expected")
+        return values
+    if encoding not in ENCODINGS or item not in WORDS or values.size % item:
+        raise StorageError(f"encoding {encoding!r} with elements of {item} bytes is unknown")
+    n, found = size // item, values.view(WORDS[item])
+    if encoding == "bitmask" and index.size != (n + 7) // 8:
+        raise StorageError(f"a bitmask of {index.size} bytes for {n} elements")
+    words, done = kernels.chosen().place(encoding, index, found, n, scratch or Scratch())
+    if done != found.size:
+        raise StorageError(f"{found.size} values where its index places {done}")
+    return words.view(np.uint8)
 
 
 def _parts(encoding: str, item: int) -> tuple[str, ...]:
     return ("", "raw") if encoding == "raw" else (encoding.rpartition("-")[2], "values")
 
 
-def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Part, ...]]:
+def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     layout = quantized(info, near)
     codes = smallest(layout.split(bits, scratch), layout.bits, scratch) if layout else None
     if layout and codes:
         values = layout.packed(np.concatenate(codes.values))
-        parts = [Part("U8", (part.size,), (part,)) for part in (codes.index, values)]
+        parts = [Section("U8", (part.size,), (part,)) for part in (codes.index, values)]
         return f"int{layout.bits}-{codes.encoding}", tuple(parts)
     found = encode(bits, item_size(info), scratch)
     if found.encoding == "raw":
-        return "raw", (Part(info.dtype, info.shape, (bits,)),)
+        return "raw", (Section(info.dtype, info.shape, (bits,)),)
     count = found.value_bytes // item_size(info)
     return found.encoding, (
-        Part("U8", (found.index.size,), (found.index,)),
-        Part(info.dtype, (count,), found.values),
+        Section("U8", (found.index.size,), (found.index,)),
+        Section(info.dtype, (count,), found.values),
     )
 
 
@@ -46,11 +123,7 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near,
     return layout.join(decode(kind, index, layout.unpacked(values), layout.rows * layout.columns, 1, scratch))
 
 
-def _encodings(info: TensorInfo) -> tuple[str, ...]:
-    return (*ENCODINGS, *encodings(info, ENCODINGS[1:]))
-
-
-CODING = Coding("packed", 1, _encodings, _parts, _encode, _decode)
+CODING = Coding("packed", 1, lambda info: (*ENCODINGS, *encodings(info, ENCODINGS[1:])), _parts, _encode, _decode)
 
 
 def pack(folder: Path, out: Path) -> folders.Summary:
@@ -58,21 +131,64 @@ def pack(folder: Path, out: Path) -> folders.Summary:
     return folders.store(folder, out, CODING)
 
 
-def unpack(packed: Path, out: Path) -> Path:
-    """Restore the folder that was packed (see folders.restore)."""
-    return folders.restore(packed, out, CODING)
-
-
 def is_packed(folder: Path) -> bool:
     """Whether a folder holds packed weight files."""
     return folders.holds(folder, CODING)
 
 
-def sizes(packed: Path) -> tuple[int, dict[str, int]]:
-    """Bytes of the packed weight files, headers included, and of each tensor by name."""
-    return folders.sizes(packed, CODING)
+@dataclass(frozen=True)
+class Kept:
+    """A tensor as a packed file keeps it: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
+
+    encoding: str
+    index: torch.Tensor
+    values: torch.Tensor
 
 
-def tensors(packed: Path) -> Iterator[tuple[TensorInfo, Bytes]]:
-    """Every tensor with its original bytes, one at a time."""
-    return folders.tensors(packed, CODING)
+class PackedCheckpoint:
+    """The counterpart of ``Checkpoint`` for a folder that ``sparsebench pack`` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._decoded: tuple[str, torch.Tensor] | None = None
+        check(self.folder)
+        if not is_packed(self.folder) or not (self.folder / "config.json").is_file():
+            raise ModelError(f"{self.folder}: no packed model", "name a folder made by `sparsebench pack`")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return bounded.read_object(self.folder / "config.json")
+
+    @cached_property
+    def places(self) -> dict[str, tuple[StoredFile, Entry]]:
+        """Every tensor's file and entry by name. Raises StorageError where a file is damaged."""
+        files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
+        return {entry.info.name: (file, entry) for file in files for entry in file.entries}
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, with the shape and dtype of its dense form."""
+        return {name: entry.info for name, (_, entry) in self.places.items()}
+
+    def load(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One dense tensor, or its slice ``index``, checked against its checksum."""
+        import torch
+
+        if index is not None:
+            # A tensor is decoded whole: it stays until slices of another one are asked for.
+            if self._decoded is None or self._decoded[0] != name:
+                self._decoded = None
+                self._decoded = (name, self.load(name))
+            return self._decoded[1][index]
+        file, entry = self.places[name]
+        return torch.from_numpy(file.load(entry)).view(torch_dtype(entry.info.dtype)).reshape(entry.info.shape)
+
+    def kept(self, name: str) -> Kept | None:
+        """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form."""
+        import torch
+
+        file, entry = self.places[name]
+        if entry.encoding == "raw" or "-" in entry.encoding:
+            return None
+        index, values = (torch.from_numpy(read_bytes(file.path, begin, end)) for begin, end in entry.parts)
+        return Kept(entry.encoding, index, values.view(torch_dtype(entry.info.dtype)))

@@ -10,19 +10,22 @@ import numpy.typing as npt
 
 from sparsebench.errors import StorageError
 from sparsebench.storage import words as layout
-from sparsebench.storage.scratch import Scratch
-from sparsebench.storage.words import ESCAPE, Bytes, Words, halves, pairs
+from sparsebench.storage.words import ESCAPE, Bytes, Scratch, Words, halves, pairs
 
 
 class Portable:
-    """See kernels.Kernels."""
+    """The operations that cost; ``compiled.Compiled`` has the same."""
 
     def scan(self, words: Words, scratch: Scratch) -> NumpyScan:
-        """Begin to take a tensor apart."""
+        """Begin to take a tensor apart; the parts may lie in the scratch memory."""
         return NumpyScan(words)
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
-        """The elements, and how many values the index places."""
+        """``n`` elements from an index and values, and how many values the index places.
+
+        A bitmask has ``(n + 7) // 8`` bytes: the caller has checked that.
+        Raises StorageError when it places more values than there are, or one beyond the last element.
+        """
         words = np.zeros(n, values.dtype)
         done = 0
         for places in _mask_places(index, n) if encoding == "bitmask" else _gap_places(index, ESCAPE[encoding]):
@@ -34,7 +37,7 @@ class Portable:
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
-        """Rotated words as planes of bytes."""
+        """Words rotated to the left by ``rotate`` bits, taken apart into bytes: (bytes per word, words), lowest first."""
         item = words.itemsize
         planes = np.empty((item, words.size), np.uint8)
         for start in range(0, words.size, layout.BLOCK):
@@ -51,12 +54,15 @@ class Portable:
         return _rotated(words, words.itemsize * 8 - rotate)
 
     def crc32(self, bits: Bytes) -> int:
-        """The CRC-32 of zlib, by zlib."""
+        """The CRC-32 of zlib."""
         return zlib.crc32(bits.data)
 
 
 class NumpyScan:
-    """See kernels.Scan. The gaps are kept from one pass over the elements for both codings."""
+    """One tensor taken apart, as far as it was asked for; ``count`` is the number of its nonzero elements.
+
+    The gaps are kept from one pass over the elements for both codings.
+    """
 
     def __init__(self, words: Words) -> None:
         self.words = words
@@ -64,7 +70,7 @@ class NumpyScan:
         self.runs: list[npt.NDArray[np.unsignedinteger]] = []
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
-        """The bitmask and the nonzero elements."""
+        """The bitmask, and the nonzero elements in order, in pieces. Asked for only where there is a zero."""
         words, block, n = self.words, layout.BLOCK, self.words.size
         mask = np.empty((n + 7) // 8, np.uint8)
         values = []
@@ -80,7 +86,7 @@ class NumpyScan:
         return mask, tuple(values)
 
     def gap_bytes(self) -> dict[str, int]:
-        """The size of each gap coding."""
+        """The size of each gap coding. Only after ``split``, and where less than a quarter is nonzero."""
         symbols = {
             name: self.count + sum(int((gaps // escape).sum(dtype=np.int64)) for gaps in self.runs)
             for name, escape in ESCAPE.items()
@@ -88,7 +94,7 @@ class NumpyScan:
         return {"gaps8": symbols["gaps8"], "gaps4": (symbols["gaps4"] + 1) // 2}
 
     def gaps(self, encoding: str) -> Bytes:
-        """A gap coding."""
+        """A gap coding; only after ``split``."""
         escape = ESCAPE[encoding]
         pieces = [np.empty(0, np.uint8)]
         for gaps in self.runs:

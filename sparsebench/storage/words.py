@@ -1,4 +1,4 @@
-"""What the encodings share: tensors as words of bits, and the symbols of the gap codings."""
+"""What the encodings share: tensors as words of bits, the symbols of the gap codings, and memory that is used again."""
 
 from __future__ import annotations
 
@@ -29,3 +29,20 @@ def pairs(symbols: Bytes, filler: int = 0) -> Bytes:
     if symbols.size % 2:
         symbols = np.append(symbols, np.uint8(filler))
     return np.bitwise_or(symbols[::2], symbols[1::2] << 4, dtype=np.uint8)
+
+
+class Scratch:
+    """Memory that one tensor after another uses: fresh pages cost more than most of what is done in them.
+
+    What ``take`` gave is overwritten when the same use takes again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Bytes] = {}
+
+    def take(self, use: str, size: int) -> Bytes:
+        """``size`` bytes of any content."""
+        if use not in self._kept or self._kept[use].size < size:
+            self._kept.pop(use, None)  # before the next one is there: never both
+            self._kept[use] = np.empty(size, np.uint8)
+        return self._kept[use][:size]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sparsebench.structure.assess import StructureResult, TensorStructure, assess
+from sparsebench.structure.assess import GroupSummary, StructureResult, TensorStructure, assess, summary
 from sparsebench.structure.numbers import EDGES
-from sparsebench.structure.summary import GroupSummary, summary
 
 VERSION: int = 1
 

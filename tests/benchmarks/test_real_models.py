@@ -135,9 +135,9 @@ def counted(name: str) -> int:
     """Documents that the task scores, by its own loader."""
     task = TASKS[name]
     if task.adapter == "harness":
-        from sparsebench.benchmarks import offline
+        from sparsebench.benchmarks import index
 
-        return sum(len(list(part.eval_docs)) for part in offline.load(name, CACHE)["tasks"].values())
+        return sum(len(list(part.eval_docs)) for part in index.load(name, CACHE)["tasks"].values())
     if task.adapter == "generation":
         from sparsebench.benchmarks import generation
 

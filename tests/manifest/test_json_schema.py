@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from sparsebench.cli.schema import manifest_schema
+from sparsebench.cli.init import manifest_schema
 from sparsebench.manifest.nodes import read
 from sparsebench.manifest.published import FILE, MODELINE
 from sparsebench.manifest.starter import starter

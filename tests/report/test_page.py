@@ -204,10 +204,10 @@ def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     import typer
     from typer.testing import CliRunner
 
-    from sparsebench.cli import report as verb
+    from sparsebench.cli import ledger as verbs
 
     app = typer.Typer()
-    verb.register(app)
+    app.command()(verbs.report)
     monkeypatch.chdir(tmp_path)
 
     def run(*options: str) -> Any:

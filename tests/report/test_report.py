@@ -316,10 +316,10 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
     import typer
     from typer.testing import CliRunner
 
-    from sparsebench.cli import report as verb
+    from sparsebench.cli import ledger as verbs
 
     app = typer.Typer()
-    verb.register(app)
+    app.command()(verbs.report)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["--ledger", str(ledger), "--out", "out/page.md"])
     assert (done.exit_code, done.stdout) == (0, "out/page.md\nout/page.html\n")

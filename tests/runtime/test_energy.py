@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.runtime import energy, machine, nvml
+from sparsebench.runtime import machine
 
 LIMIT = 1_000_000
 
@@ -30,7 +30,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
     inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
     around = zone(tmp_path, "intel-rapl:2", "psys", 500)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = machine.meter("cpu", powercap=tmp_path)
     assert found.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
@@ -40,18 +40,18 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
 
 def test_a_counter_that_wrapped_around_goes_on_from_its_limit(tmp_path: Path) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", LIMIT - 99)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = machine.meter("cpu", powercap=tmp_path)
     file.write_text("400")
     assert found.joules() == pytest.approx(500e-6)
 
 
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
-    found = energy.meter("cpu", powercap=tmp_path / "absent")
+    found = machine.meter("cpu", powercap=tmp_path / "absent")
     assert found.joules() is None
     assert found.source == f"none: no RAPL counters in {tmp_path / 'absent'}"
     broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     broken.write_text("nonsense")
-    assert "cannot be read" in energy.meter("cpu", powercap=tmp_path).source
+    assert "cannot be read" in machine.meter("cpu", powercap=tmp_path).source
 
 
 def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "read_text", refused)
     else:
         file.chmod(0)
-    found = energy.meter("cpu", powercap=tmp_path)
+    found = machine.meter("cpu", powercap=tmp_path)
     assert found.source == f"none: only root may read {file}"
     assert found.joules() is None
 
@@ -83,7 +83,7 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         NVMLError=RuntimeError,
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
-    found = energy.meter("cuda:0", ranks=2)
+    found = machine.meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
     assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
@@ -91,9 +91,9 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    assert energy.meter("cuda:0").source == "none: NVML says: no driver"
+    assert machine.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source
+    assert "pip install nvidia-ml-py" in machine.meter("cuda:0").source
 
 
 def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +106,10 @@ def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeyp
         NVMLError=KeyError,
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
-    assert (nvml.process_bytes(1), nvml.process_bytes(2)) == (7, None), "in a container numbers may be others"
-    assert nvml.process_bytes(0) is None, "NVML refuses"
+    assert (machine.process_bytes(1), machine.process_bytes(2)) == (7, None), "in a container numbers may be others"
+    assert machine.process_bytes(0) is None, "NVML refuses"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvml.process_bytes(1) is None
+    assert machine.process_bytes(1) is None
 
 
 def test_the_clock_is_the_mean_over_the_processors(tmp_path: Path) -> None:

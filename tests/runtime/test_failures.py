@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sparsebench.errors import MeasureError
-from sparsebench.runtime import Setting, Workload, failures, launch, measure, measure_latency, shm, watch
+from sparsebench.runtime import Setting, Workload, launch, measure, measure_latency, parity, shm, watch
 
 ENTRY = [str(Path(__file__).with_name("faulty_rank.py"))]
 GROUPS = Path("/sys/fs/cgroup/memory")
@@ -30,7 +30,7 @@ GROUPS = Path("/sys/fs/cgroup/memory")
     ],
 )
 def test_errors_are_told_apart(error: Exception, memory: bool, echo: bool) -> None:
-    assert (failures.out_of_memory(error), failures.echo(error)) == (memory, echo)
+    assert (parity.out_of_memory(error), parity.echo(error)) == (memory, echo)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sparsebench.runtime import Setting, Workload
-from sparsebench.runtime.energy import Nothing
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, Peers, differences, run, summaries, waiting
+from sparsebench.runtime.machine import Nothing
 from sparsebench.runtime.workload import Phase
 
 

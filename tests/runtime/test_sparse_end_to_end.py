@@ -16,7 +16,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory
 from sparsebench.runtime.footprint import model_bytes
-from sparsebench.runtime.kernels.native import LAYOUTS
+from sparsebench.runtime.kernels.matrix import LAYOUTS
 from sparsebench.storage import pack
 from tests.runtime.engines.pruned import prune
 from tests.runtime.test_end_to_end import PHASES

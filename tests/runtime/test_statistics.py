@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsebench.runtime.latency import median_interval, paired_ratio, steady, summary, unpaired_ratio
 from sparsebench.runtime.results import Sample, Side
-from sparsebench.runtime.statistics import median_interval, paired_ratio, steady, summary, unpaired_ratio
 
 times = st.lists(st.floats(1e-4, 10), min_size=1, max_size=40)
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
 from sparsebench.storage import container, formats, measure, unpack
-from sparsebench.storage.archive import CODING, is_archive
+from sparsebench.storage.archive import CODING
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.packed import CODING as PACKED
-from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import Scratch
 from tests.storage import packed_reference as reference
 from tests.storage.every_kernel import NAMES, using
 from tests.storage.model_folders import contents, prune
@@ -161,7 +161,8 @@ def test_a_folder_comes_back(model: str, sparsity: float, request: pytest.Fixtur
         write_folder(folder, tmp_path / name)
         unpack(tmp_path / name, tmp_path / f"{name}-restored")
         assert contents(tmp_path / f"{name}-restored") == contents(folder)
-        assert is_archive(tmp_path / name) == (name == "archive")
+        holds = formats()["archive"].holds
+        assert holds and holds(tmp_path / name) == (name == "archive")
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
-from sparsebench.storage import encodings, kernels, words
-from sparsebench.storage.encodings import ESCAPE, decode, encode
+from sparsebench.storage import kernels, packed, words
+from sparsebench.storage.packed import ESCAPE, decode, encode
 from tests.storage import packed_reference as reference
 from tests.storage.every_kernel import NAMES, using
 
@@ -32,7 +32,7 @@ def tensors(draw: st.DrawFn) -> tuple[bytes, int]:
     return b"".join(draw(st.lists(st.one_of(element, special, zeros), max_size=60))), item
 
 
-def _joined(encoded: encodings.Encoded) -> bytes:
+def _joined(encoded: packed.Encoded) -> bytes:
     return b"".join(piece.tobytes() for piece in encoded.values)
 
 

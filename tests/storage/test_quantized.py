@@ -32,7 +32,7 @@ from sparsebench.storage import container, measure, pack
 from sparsebench.storage.archive import CODING as ARCHIVE
 from sparsebench.storage.coding import Coding
 from sparsebench.storage.packed import CODING as PACKED
-from sparsebench.storage.scratch import Scratch
+from sparsebench.storage.words import Scratch
 from tests.storage import packed_reference as reference
 from tests.storage.every_kernel import NAMES, using
 from tests.storage.model_folders import contents

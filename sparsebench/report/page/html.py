@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from sparsebench.report.page import shape
-from sparsebench.report.page.pictures import embedded
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parent
 _BARS = re.compile(r'<mo(?: stretchy="false")?>(&#x0007C;|&#x02016;)</mo>')
 """Bars of a modulus or a norm, around which a browser would leave the room of an operator."""
+HEAVY = 1_500_000
+"""Bytes from which a drawing is left for its bitmap: one of very many points."""
 
 
 def page(markdown: str, pictures: Mapping[str, Path]) -> str:
@@ -56,12 +57,16 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.use(dollarmath_plugin, renderer=_formula, allow_labels=False, allow_space=False, allow_blank_lines=False)
     parser.block.ruler.before("html_block", "details", shape.details)
-    parser.add_render_rule("details_open", _details)
-    parser.add_render_rule("figure", _figure)
-    parser.add_render_rule("image", _image)
-    parser.add_render_rule("heading_close", _heading_close)
-    parser.add_render_rule("table_open", _table_open)
-    parser.add_render_rule("table_close", _table_close)
+    rules: dict[str, Callable[..., str]] = {
+        "details_open": lambda _, tokens, at, *__: f"<details><summary>{escape(tokens[at].content)}</summary>\n",
+        "figure": _figure,
+        "image": lambda _, tokens, at, *__: escape(tokens[at].content),
+        "heading_close": _heading_close,
+        "table_open": _table_open,
+        "table_close": lambda *_: "</table>\n</div>\n",
+    }
+    for name, rule in rules.items():
+        parser.add_render_rule(name, rule)
     return parser
 
 
@@ -80,10 +85,6 @@ def _formula(latex: str, options: Mapping[str, bool]) -> str:
         return f"<code>{escape(latex)}</code>"
 
 
-def _details(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    return f"<details><summary>{escape(tokens[at].content)}</summary>\n"
-
-
 def _heading_close(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
     link = f'<a class="anchor" href="#{tokens[at].meta["anchor"]}" aria-label="Link to this section">#</a>'
     return f"{link if tokens[at].tag != 'h1' else ''}</{tokens[at].tag}>\n"
@@ -94,20 +95,30 @@ def _table_open(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">\n<table>\n'
 
 
-def _table_close(*_: Any) -> str:
-    return "</table>\n</div>\n"
-
-
-def _image(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
-    return escape(tokens[at].content)
-
-
 def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Mapping[str, Path]]) -> str:
     caption, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
     if path is None:
         return f"<p>{caption}</p>\n"
-    source = embedded(path)
+    source = _embedded(path)
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
         f'<img alt="{caption}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
     )
+
+
+def _embedded(path: Path) -> str:
+    """A picture as a data URI: the drawing where there is one beside the bitmap, since it stays sharp at every size."""
+    drawing = path.with_suffix(".svg")
+    if drawing.is_file() and drawing.stat().st_size <= HEAVY:
+        return _uri("image/svg+xml", _lean(drawing.read_text(encoding="utf-8")).encode())
+    return _uri("image/png", path.read_bytes())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _lean(svg: str) -> str:
+    """An SVG without its prolog, metadata, comments and spare white space."""
+    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()

@@ -18,7 +18,7 @@ DENSE = ("Linear", "Conv1D")
 
 
 @dataclass(frozen=True)
-class Source:
+class SavedModel:
     """A model on disk, and the dtype to run it in (``auto``: the checkpoint's)."""
 
     folder: Path
@@ -70,10 +70,10 @@ class Engine(Protocol):
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Import libraries and join the group; returns notes for the result."""
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """The model, placed for ``tokens`` tokens at most; as a ``baseline`` it is what others are compared with."""
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         """Compare with the plain model, on a shortened copy; None where the engine is the plain model.
 
         Raises UnsupportedError when the engine's model does not run, MeasureError above the tolerance.
@@ -97,7 +97,7 @@ class Wrapping:
     multiplied = ""
     """What multiplies the weights of a quantized model, once one is loaded."""
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """The plain model in the source's dtype, or the quantized one, wrapped; a baseline is wrapped as well."""
         model = source.running() if source.quantized else source.plain()
         self.multiplied = products(model)

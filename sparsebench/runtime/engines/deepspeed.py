@@ -10,9 +10,8 @@ from typing import Any
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.runtime import shm
-from sparsebench.runtime.engines.base import Source, Wrapping
-from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.parity import TOKENS, against_expanded, compare
+from sparsebench.runtime.engines.base import SavedModel, Wrapping
+from sparsebench.runtime.parity import TOKENS, against_expanded, compare, not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, text_config
 
@@ -75,13 +74,13 @@ class DeepSpeed(Wrapping):
         join(rank, reason)
         return (f"plain gloo: {reason}",) if reason else ()
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Any:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """As every engine that wraps; but what is cut first is widened only then (see ``cut_first``)."""
         if not self._cuts_first(source):
             return super().load(source, tokens, baseline)
-        return self._cut_and_widen(Source(source.folder, source.family).plain(), tokens)
+        return self._cut_and_widen(SavedModel(source.folder, source.family).plain(), tokens)
 
-    def _cuts_first(self, source: Source) -> bool:
+    def _cuts_first(self, source: SavedModel) -> bool:
         stored = {info.dtype for info in Checkpoint(source.folder).tensors.values() if info.dtype in FLOATS}
         return not self.cuda and cut_first(stored, source.dtype, self.ranks)
 
@@ -131,7 +130,7 @@ class DeepSpeed(Wrapping):
             engine.get_encoder = engine.module.get_encoder
         return engine
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
 
@@ -143,7 +142,7 @@ class DeepSpeed(Wrapping):
                 return self._cut_and_widen(model, TOKENS)
             return self.wrap(model, torch.float32, TOKENS)
 
-        plain = Source(source.folder, source.family).plain()
+        plain = SavedModel(source.folder, source.family).plain()
         found = compare(plain, made, source.family, prompt, False)
         return replace(found, wraps_only=self.ranks == 1 and not self.injected)
 

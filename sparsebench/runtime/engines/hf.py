@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.parity import against_expanded
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
@@ -28,7 +28,6 @@ class HuggingFace(Wrapping):
 
     @property
     def kernel(self) -> str:
-        """torch's, of floats or of integers."""
         return self.multiplied or "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
@@ -44,6 +43,6 @@ class HuggingFace(Wrapping):
 
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         """None where this is what others are compared with; integer kernels against the floats that they stand for."""
         return against_expanded(source, prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None

@@ -12,13 +12,13 @@ from sparsebench.models.assemble import Replace, Weights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 from sparsebench.storage import is_packed
-from sparsebench.storage.opened import PackedCheckpoint
+from sparsebench.storage.packed import PackedCheckpoint
 
 if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
@@ -70,7 +70,7 @@ class Sparse:
             return ("no OpenMP of torch's was found: each product starts threads of its own",)
         return ()
 
-    def load(self, source: Source, tokens: int, baseline: bool) -> Plain:
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
         """A ``baseline`` is the plain dense model, whatever its zeros."""
         if not baseline:
             return Plain(self._assembled(source))
@@ -78,7 +78,7 @@ class Sparse:
         model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         """Against the plain model in float32, as far off as the plain model in the engine's dtype is, times two."""
         weights, blocks = opened(source), [BLOCKS]
 
@@ -103,9 +103,10 @@ class Sparse:
     def kernel(self) -> str:
         """Such as ``runs avx512-bf16 ×210 (attention ×120, mlp ×90), dense torch linear ×1 (head); several tokens: …``."""
         found: dict[str, Counter[str]] = {}
-        for (way, role), count in sorted(self.layers.items()):
-            found.setdefault(way, Counter())[role] = count
-        parts = [f"{way} ×{roles.total()} ({_counted(roles)})" for way, roles in sorted(found.items(), key=_dense_last)]
+        for (layer, role), count in sorted(self.layers.items()):
+            found.setdefault(layer, Counter())[role] = count
+        dense_last = sorted(found.items(), key=lambda layers: (layers[0].startswith("dense torch"), layers[0]))
+        parts = [f"{layer} ×{roles.total()} ({_counted(roles)})" for layer, roles in dense_last]
         many = self._many()
         return ", ".join(parts) + (f"; several tokens: {many}" if many else "")
 
@@ -120,7 +121,7 @@ class Sparse:
                 found[" or ".join(words[way] for way in sorted(chosen))] += count
         return ", ".join(f"{way} ×{count}" for way, count in found.items())
 
-    def _assembled(self, source: Source, cut: Callable[[Any], None] = lambda model: None) -> Any:
+    def _assembled(self, source: SavedModel, cut: Callable[[Any], None] = lambda model: None) -> Any:
         from sparsebench.models.experts import left_fused
 
         weights, offered = opened(source), [0]
@@ -155,8 +156,7 @@ class Sparse:
 
     def _replace(self, weights: Weights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
-        from sparsebench.runtime.kernels.semi import semi_structured
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, semi_structured, speeds_here
 
         def replaced(view: View, module: Any, dtype: Any) -> Any:
             across = type(module).__name__ == "Conv1D" or view.turned
@@ -164,7 +164,8 @@ class Sparse:
                 return semi_structured(_dense(weights, view, dtype, across))
             if isinstance(self.kernels, Missing):
                 weight = _dense(weights, view, dtype, across)
-                return TorchCsr(weight, None) if pays(weight) else None
+                # torch's CSR takes eight bytes a nonzero, the dense matrix in float32 four a weight.
+                return TorchCsr(weight, None) if (weight != 0).sum() * 2 < weight.numel() else None
             assert self.choices
             try:
                 found = _nonzeros(self.kernels, weights, view, dtype, across)
@@ -178,23 +179,14 @@ class Sparse:
         return replaced
 
 
-def _dense_last(layers: tuple[str, Any]) -> tuple[bool, str]:
-    return layers[0].startswith("dense torch"), layers[0]
-
-
 def _counted(roles: Counter[str]) -> str:
     """``head``, or ``attention ×120, mlp ×90``."""
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
-def opened(source: Source) -> Weights:
+def opened(source: SavedModel) -> Weights:
     """The folder's tensors, packed or dense."""
     return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
-
-
-def pays(weight: Any) -> bool:
-    """Whether torch's CSR, at eight bytes a nonzero, is smaller than the dense matrix in float32."""
-    return bool((weight != 0).sum() * 2 < weight.numel())
 
 
 def _dense(weights: Weights, view: View, dtype: Any, across: bool) -> Any:

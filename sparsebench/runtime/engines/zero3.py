@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.failures import not_the_models
-from sparsebench.runtime.parity import compare
+from sparsebench.runtime.parity import compare, not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs
 
@@ -61,7 +60,7 @@ class Zero3(Wrapping):
         engine.hidden_bytes = sum(one.untyped_storage().nbytes() for one in shares)
         return engine
 
-    def parity(self, source: Source, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
         import torch
 
         made: list[Any] = []
@@ -70,7 +69,7 @@ class Zero3(Wrapping):
             made.append(self.wrap(model, torch.float32, 0))
             return made[0]
 
-        plain = Source(source.folder, source.family).plain()
+        plain = SavedModel(source.folder, source.family).plain()
         try:
             return compare(plain, wrap, source.family, prompt, wraps_only=False)
         finally:

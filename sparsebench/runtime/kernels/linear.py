@@ -12,8 +12,7 @@ from torch import nn
 
 from sparsebench.environment import emulated
 from sparsebench.errors import MeasureError
-from sparsebench.runtime.kernels.matrix import TILE, SparseMatrix
-from sparsebench.runtime.kernels.native import LEVELS, TYPES, Kernels
+from sparsebench.runtime.kernels.matrix import LEVELS, TILE, TYPES, Kernels, SparseMatrix
 
 TILE_BYTES = 2 << 20
 """Dense rows that are expanded at a time: they are read back from the cache."""

@@ -21,8 +21,7 @@ import torch
 from sparsebench import children, environment
 from sparsebench.errors import MeasureError
 from sparsebench.runtime.kernels.linear import Choices, SparseLinear
-from sparsebench.runtime.kernels.matrix import MOST, WIDEST, Nonzeros, from_dense
-from sparsebench.runtime.kernels.native import LAYOUTS, Kernels, kernels
+from sparsebench.runtime.kernels.matrix import LAYOUTS, MOST, WIDEST, Kernels, Nonzeros, from_dense, kernels
 from sparsebench.sources import Cache
 from sparsebench.sources.cache import read_json, write_json
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparsebench.runtime import Setting, Workload
-from sparsebench.runtime.engines.base import Source, Wrapping
+from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
 from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
@@ -46,7 +46,7 @@ def uncut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Uncut]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a group of ranks on the loopback interface `lo`")
 def test_widening_behind_the_cut_changes_no_weight_no_buffer_and_no_output(tiny_llama: Path, uncut: Uncut) -> None:
-    source = Source(tiny_llama, "decoder", "float32")
+    source = SavedModel(tiny_llama, "decoder", "float32")
     assert cut_first({"BF16"}, source.dtype, uncut.ranks)
     after, before = uncut.load(source, 32, False), Wrapping.load(uncut, source, 32, False)
     told, expected = (dict(one.module.named_parameters()) | dict(one.module.named_buffers()) for one in (after, before))

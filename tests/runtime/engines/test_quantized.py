@@ -12,7 +12,7 @@ from sparsebench.models import quantized_linear
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.footprint import model_bytes
 from sparsebench.runtime.workload import inputs
 from sparsebench.steps.quantize.grid import Quantize
@@ -39,7 +39,7 @@ def test_hf_multiplies_integers(
 ) -> None:
     dense = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
     family = FAMILIES.get(name, "decoder")
-    source = Source(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
+    source = SavedModel(quantized(dense, family, WAYS[bits], tmp_path / bits), family, dtype)
     found = engine("hf")
     found.start(0, 1)
     judged = found.parity(source, inputs(Checkpoint(dense).config, WORK, 0, "cpu"))
@@ -47,14 +47,14 @@ def test_hf_multiplies_integers(
     loaded = found.load(source, 20, False)
     assert loaded.module.dtype == getattr(torch, dtype)
     assert KERNELS[bits] in found.kernel
-    plain = engine("hf").load(Source(dense, family, dtype), 20, True)
+    plain = engine("hf").load(SavedModel(dense, family, dtype), 20, True)
     assert memory.tensor_bytes(loaded) < memory.tensor_bytes(plain)
     memory.own(loaded.module)
     assert model_bytes(source.folder, Setting("hf", 1, WORK, dtype=dtype)) > 0
 
 
 def test_deepspeed_wraps_them_at_one_rank(tiny_llama: Path, tmp_path: Path) -> None:
-    source = Source(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
+    source = SavedModel(quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out"), "decoder", "bfloat16")
     found = engine("deepspeed")
     found.start(0, 1)
     judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
@@ -68,7 +68,7 @@ def test_a_wrong_kernel_fails(bits: str, tiny_llama: Path, tmp_path: Path, monke
     layer = quantized_linear.LAYERS[bits]
     right = layer.product
     monkeypatch.setattr(layer, "product", lambda self, x: right(self, x).mul(1.2))
-    source = Source(quantized(tiny_llama, "decoder", WAYS[bits], tmp_path / "out"), "decoder")
+    source = SavedModel(quantized(tiny_llama, "decoder", WAYS[bits], tmp_path / "out"), "decoder")
     with pytest.raises(ParityError, match="relative L2"):
         engine("hf").parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
 
@@ -99,7 +99,7 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
     }  # fmt: skip
     folder = quantized(write_random(config, tmp_path / "m", "encoder"), "encoder", Quantize("int4"), tmp_path / "out")
     with pytest.raises(UnsupportedError, match="int4 kernel"):
-        engine("hf").load(Source(folder, "encoder"), 8, False)
+        engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from sparsebench.models.load import load_model
 from sparsebench.native import Missing
 from sparsebench.runtime import Setting, Workload, check_supported, memory
 from sparsebench.runtime.engines import engine
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
 from sparsebench.runtime.kernels import LEVELS, SparseLinear
 from sparsebench.runtime.parity import distance, outputs
@@ -67,7 +67,7 @@ def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
     # Not what this machine measures: matrices are small, and some layouts pad them.
     monkeypatch.setattr("sparsebench.runtime.kernels.layout_for", lambda found, speeds: "bitmask")
     pack(folder, tmp_path / "packed")
-    dense, packed = (started().load(Source(one, family), 40, False) for one in (folder, tmp_path / "packed"))
+    dense, packed = (started().load(SavedModel(one, family), 40, False) for one in (folder, tmp_path / "packed"))
     ours, theirs = (dict(one.module.named_buffers()) for one in (dense, packed))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     ours, theirs = (dict(one.module.named_parameters()) for one in (dense, packed))
@@ -85,7 +85,7 @@ def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
 def test_parity_with_the_plain_model(model: tuple[Path, str], dtype: str) -> None:
     folder, family = model
     found = started()
-    judged = found.parity(Source(folder, family, dtype), prompt(Checkpoint(folder).config))
+    judged = found.parity(SavedModel(folder, family, dtype), prompt(Checkpoint(folder).config))
     assert judged is not None and not judged.wraps_only
     assert judged.relative_l2 <= judged.tolerance < 0.05
     if judged.dtype == "float32":
@@ -100,19 +100,19 @@ def test_in_float32_bfloat16_weights_keep_their_16_bits(tiny_llama: Path, tiny_t
     for place, family in ((tiny_llama, "decoder"), (tmp_path / "t5", "encoder-decoder")):
         folder = prune(place, tmp_path / f"pruned-{family}", 0.9)
         found, words = started(), prompt(Checkpoint(folder).config)
-        loaded = found.load(Source(folder, family, "float32"), 40, False).module
+        loaded = found.load(SavedModel(folder, family, "float32"), 40, False).module
         assert {one.dtype for one in sparse_layers(loaded).values()} == {torch.bfloat16}
         assert " from bfloat16 ×" in found.kernel
         stock = load_model(folder, family, "float32")
         assert distance(outputs(loaded, family, words), outputs(stock, family, words)) < 1e-5
-        assert found.parity(Source(folder, family, "float32"), words).relative_l2 < 1e-5
+        assert found.parity(SavedModel(folder, family, "float32"), words).relative_l2 < 1e-5
 
 
 def test_a_dense_model_stays_what_it_is_and_says_so(tiny_llama: Path) -> None:
     found = started()
-    judged = found.parity(Source(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))
+    judged = found.parity(SavedModel(tiny_llama, "decoder"), prompt(Checkpoint(tiny_llama).config))
     assert judged is not None and judged.wraps_only
-    assert not sparse_layers(found.load(Source(tiny_llama, "decoder"), 40, False).module)
+    assert not sparse_layers(found.load(SavedModel(tiny_llama, "decoder"), 40, False).module)
     assert found.kernel == "dense torch linear ×15 (attention ×8, head ×1, mlp ×6)"
 
 
@@ -120,7 +120,7 @@ def test_a_baseline_is_dense_whatever_its_zeros(tiny_llama: Path, tmp_path: Path
     folder = prune(tiny_llama, tmp_path / "pruned", 0.9)
     pack(folder, tmp_path / "packed")
     for place in (folder, tmp_path / "packed"):
-        assert not sparse_layers(started().load(Source(place, "decoder"), 40, True).module)
+        assert not sparse_layers(started().load(SavedModel(place, "decoder"), 40, True).module)
 
 
 def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_wrong_kernel_is_caught(tiny_llama: Path, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(SparseLinear, "by_kernel", wrong)
     with pytest.raises(ParityError, match="relative L2"):
-        started().parity(Source(folder, "decoder"), prompt(Checkpoint(folder).config))
+        started().parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config))
 
 
 def test_the_kernels_are_named_by_layer_class(
@@ -141,7 +141,7 @@ def test_the_kernels_are_named_by_layer_class(
     monkeypatch.setattr("sparsebench.runtime.kernels.layout_for", lambda found, speeds: "csr16")  # else as measured
     found = started()
     folder = prune(tiny_llama, tmp_path / "pruned", 0.99)
-    loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
+    loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
     sparse, dense = r"×14 \(attention ×8, mlp ×6\)", r"dense torch linear ×1 \(head\)"
     assert re.fullmatch(rf"csr16 ({'|'.join(LEVELS)}) {sparse}, {dense}", found.kernel)
     with torch.inference_mode():
@@ -152,11 +152,11 @@ def test_the_kernels_are_named_by_layer_class(
 def test_what_parity_found_for_its_few_tokens_is_forgotten(tiny_llama: Path, tmp_path: Path) -> None:
     """The workload's number of tokens may be another."""
     found, folder = started(), prune(tiny_llama, tmp_path / "pruned", 0.9)
-    loaded = found.load(Source(folder, "decoder", "bfloat16"), 40, False)
+    loaded = found.load(SavedModel(folder, "decoder", "bfloat16"), 40, False)
     with torch.inference_mode():
         loaded(input_ids=torch.tensor([[5, 6, 7]]))
     assert found.choices and found.choices.faster
-    found.parity(Source(folder, "decoder", "bfloat16"), prompt(Checkpoint(folder).config))
+    found.parity(SavedModel(folder, "decoder", "bfloat16"), prompt(Checkpoint(folder).config))
     assert not found.choices.faster
 
 
@@ -168,7 +168,7 @@ def test_without_a_compiler_torchs_csr_runs_and_the_note_says_so(
     found = engine("sparse")
     (note,) = found.start(0, 1)
     assert "torch's CSR" in note and "no C++ compiler" in note
-    judged = found.parity(Source(folder, family, "bfloat16"), prompt(Checkpoint(folder).config))
+    judged = found.parity(SavedModel(folder, family, "bfloat16"), prompt(Checkpoint(folder).config))
     assert judged is not None and judged.relative_l2 <= judged.tolerance
 
 
@@ -176,7 +176,7 @@ def test_what_it_refuses(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="2 ranks"):
         check_supported({}, "decoder", Setting("sparse", 2, Workload()))
     with pytest.raises((UnsupportedError, ModelError), match="float16"):
-        started().load(Source(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16"), 40, False)
+        started().load(SavedModel(prune(tiny_llama, tmp_path / "pruned", 0.5), "decoder", "float16"), 40, False)
 
 
 def test_missing_weights_are_named(tiny_llama: Path) -> None:
@@ -199,9 +199,9 @@ def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, fo
     words = prompt(Checkpoint(folder).config)
     for place in (folder, tmp_path / "packed"):
         found = started()
-        judged = found.parity(Source(place, "decoder"), words)
+        judged = found.parity(SavedModel(place, "decoder"), words)
         assert judged is not None and not judged.wraps_only and judged.relative_l2 < 1e-5
-        loaded = found.load(Source(place, "decoder"), 40, False).module
+        loaded = found.load(SavedModel(place, "decoder"), 40, False).module
         assert (
             distance(outputs(loaded, "decoder", words), outputs(load_model(folder, "decoder"), "decoder", words)) < 1e-5
         )
@@ -214,7 +214,7 @@ def test_experts_that_stay_dense_are_said_to(tmp_path: Path) -> None:
     from tests.models.test_experts import stored
 
     found, folder = started(), stored("mixtral", "published", tmp_path)
-    loaded = found.load(Source(folder, "decoder"), 40, False).module
+    loaded = found.load(SavedModel(folder, "decoder"), 40, False).module
     assert not sparse_layers(loaded) and "dense torch experts ×2" in found.kernel
 
 
@@ -225,8 +225,8 @@ def test_falcons_linear_layers_are_replaced_and_a_model_without_any_is_refused(
 
     folder = prune(written("falcon", tmp_path / "falcon")[0], tmp_path / "pruned", 0.7)
     found = started()
-    assert found.parity(Source(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
-    assert len(sparse_layers(found.load(Source(folder, "decoder"), 40, False).module)) == 8
+    assert found.parity(SavedModel(folder, "decoder"), prompt(Checkpoint(folder).config)).relative_l2 < 1e-5
+    assert len(sparse_layers(found.load(SavedModel(folder, "decoder"), 40, False).module)) == 8
     monkeypatch.setattr("sparsebench.models.assemble.LINEAR_TYPES", frozenset({"Linear"}))
     with pytest.raises(UnsupportedError, match="falcon: none of its layers"):
-        started().load(Source(folder, "decoder"), 40, False)
+        started().load(SavedModel(folder, "decoder"), 40, False)

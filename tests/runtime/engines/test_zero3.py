@@ -16,7 +16,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, footprint, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
-from sparsebench.runtime.engines.base import Source
+from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.zero3 import NOTE, Zero3
 from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
@@ -59,7 +59,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zero3]:
 
 def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3) -> None:
     seen: list[int] = []
-    source = Source(wide, "decoder")
+    source = SavedModel(wide, "decoder")
     with torch.inference_mode():
         made = alone.load(source, 20, False)
         block = made.module.model.layers[0]
@@ -81,11 +81,11 @@ def test_parameters_are_gathered_for_a_layer_and_let_go(wide: Path, alone: Zero3
 
 
 def test_parity_is_evidence_and_a_model_does_not_outlive_its_use(wide: Path, alone: Zero3) -> None:
-    judged = alone.parity(Source(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu"))
+    judged = alone.parity(SavedModel(wide, "decoder"), inputs(Checkpoint(wide).config, Workload(1, 12, 2), 0, "cpu"))
     assert judged is not None
     assert (judged.wraps_only, judged.dtype) == (False, "float32")
     assert judged.relative_l2 < 1e-6
-    made = alone.load(Source(wide, "decoder"), 20, False)
+    made = alone.load(SavedModel(wide, "decoder"), 20, False)
     share = weakref.ref(next(made.module.parameters()).ds_tensor)
     del made
     gc.collect()
@@ -102,7 +102,7 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
 
     monkeypatch.setattr(deepspeed, "initialize", refuse)
     with pytest.raises(UnsupportedError, match="ZeRO-3 refuses a LlamaForCausalLM: not this one"):
-        alone.load(Source(wide, "decoder"), 20, False)
+        alone.load(SavedModel(wide, "decoder"), 20, False)
 
 
 @pytest.mark.parametrize(("name", "family", "ranks"), [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import StorageError
 from sparsebench.runtime.kernels import Kernels, from_dense, from_packed
-from sparsebench.runtime.kernels.native import LAYOUTS
+from sparsebench.runtime.kernels.matrix import LAYOUTS
 from tests.runtime.kernels.test_products import BF16, F32, matrix
 from tests.storage import packed_reference
 

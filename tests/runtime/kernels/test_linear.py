@@ -19,15 +19,14 @@ from sparsebench.runtime.kernels import (
     Kernels,
     Nonzeros,
     SparseLinear,
-    Speeds,
     TorchCsr,
     from_dense,
     layout_for,
     speeds_here,
 )
 from sparsebench.runtime.kernels import speeds as module
-from sparsebench.runtime.kernels.native import LAYOUTS
-from sparsebench.runtime.kernels.speeds import at
+from sparsebench.runtime.kernels.matrix import LAYOUTS
+from sparsebench.runtime.kernels.speeds import Speeds, at
 from tests.runtime.kernels.conftest import levels
 
 BATCHES = [(), (1,), (2,), (7,), (33,), (128,), (1, 1), (2, 16), (2, 3, 5), (3, 100)]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsebench.runtime.kernels import Choices, Kernels, SparseLinear, from_dense
-from sparsebench.runtime.kernels.native import LAYOUTS
+from sparsebench.runtime.kernels.matrix import LAYOUTS
 from tests.runtime.kernels.conftest import levels
 
 MORE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

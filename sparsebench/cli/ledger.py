@@ -1,0 +1,267 @@
+"""The verbs of a ledger: ``sql``, ``figures``, ``report``, ``compare``, ``ingest``, ``export``, ``bundle``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
+from sparsebench.errors import UserError
+from sparsebench.escape import visible
+
+if TYPE_CHECKING:
+    from sparsebench.ledger.compare import Scored, SideBySide
+
+SHOWN = 1000
+"""Rows of a table on a terminal."""
+Picture = StrEnum("Picture", ["png", "svg", "pdf"])
+Page = StrEnum("Page", ["md", "html"])
+VARIANT = (
+    "MODEL/RECIPE, such as smollm2-135m/wanda/0.5, smollm2-135m/int8 or smollm2-135m/dense; or the beginning of its id."
+)
+
+
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="One SELECT; without it, the views and their columns are listed.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the query from a file; - is stdin.")] = None,
+    shape: Annotated[
+        Literal["table", "csv", "json", "markdown"], typer.Option("--format", help="How rows are printed.")
+    ] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that a query may take; 0: no limit.")] = 300,
+    ledger: LEDGER = None,
+) -> None:
+    """Ask the ledger. Without a query: what can be asked.
+
+    \b
+    sparsebench sql
+    sparsebench sql "select model, method, sparsity, task, score from results"
+    sparsebench sql -f my.sql --format csv > my.csv
+    sparsebench sql --timeout 10 "select count(*) from samples a, samples b"
+    """
+    from sparsebench.ledger import query as ask
+    from sparsebench.ledger import sqlfiles
+    from sparsebench.plan.preflight import ledger_path
+
+    if query and file:
+        raise UserError("a query and --file were both given", "give one of them")
+    path = ledger_path(ledger)
+    try:
+        if file:
+            query = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", "name a readable file") from error
+    with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
+        if shape == "table" and not as_json:
+            # A terminal's table is as wide as its widest row, so it is made of rows that are all there.
+            emit_table(found.columns, islice(found.rows, SHOWN) if sys.stdout.isatty() else found.rows)
+            if sys.stdout.isatty() and next(found.rows, None):
+                note(f"only the first {SHOWN:,} rows: --format csv has all")
+        else:
+            for text in ask.render(found, "json" if as_json else shape):
+                emit_text(text)
+        sys.stdout.flush()
+
+
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="Figures to render; default: all.")] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="List figures with what they show.")] = False,
+    out: Annotated[Path, typer.Option(help="Where pictures go.")] = Path("figures"),
+    formats: Annotated[list[Picture] | None, typer.Option("--format", help="Repeatable; default: png and svg.")] = None,
+    width: Annotated[
+        float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
+    ] = 6.5,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """Render figures from the ledger.
+
+    A .sql file of yours in ./figures is rendered too, or replaces a shipped one of that name.
+
+    \b
+    sparsebench figures
+    sparsebench figures score --format pdf --width 3.3 --out paper/
+    """
+    from sparsebench import figures as room
+    from sparsebench.plan.preflight import ledger_path
+
+    if list_them:
+        columns = ["name", "title", "about", "file"]
+        rows = [[spec.name, spec.title, spec.get("about"), str(spec.path)] for spec in room.listing()]
+        if as_json:
+            emit_json([dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            emit_table(columns[:3], [row[:3] for row in rows])
+        return
+    chosen = tuple(map(str, formats or ("png", "svg")))
+    for result in room.render(ledger_path(ledger), names or [], out, chosen, width=width):
+        if result.skipped:
+            note(f"{result.name}: left out: {result.skipped}")
+        for path in result.paths:
+            typer.echo(path)
+
+
+def report(
+    out: Annotated[Path, typer.Option(help="The Markdown file to write; the page lies beside it.")] = Path("report.md"),
+    figures: Annotated[
+        Path, typer.Option(help="Where `sparsebench figures` left its pictures; linked relatively.")
+    ] = Path("figures"),
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this experiment; repeatable. Default: all.")
+    ] = None,
+    formats: Annotated[
+        list[Page] | None,
+        typer.Option("--format", help="Markdown, or one page with everything in it. Repeatable; default: both."),
+    ] = None,
+    ledger: LEDGER = None,
+) -> None:
+    """Write what the ledger shows, with figures and the SQL behind every table, as report.md and as report.html.
+
+    \b
+    sparsebench report
+    sparsebench report --manifest quickstart --out out/report.md
+    """
+    from sparsebench.plan.preflight import ledger_path
+    from sparsebench.report import build
+
+    for path in build(ledger_path(ledger), out, figures, manifest or (), [str(kind) for kind in formats or Page]):
+        typer.echo(path)
+
+
+def ingest(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of records, also from other machines.")],
+    ledger: LEDGER = None,
+) -> None:
+    """Bring records into the ledger: rebuild it, or merge another machine's.
+
+    What is there already stays there once.
+
+    \b
+    sparsebench ingest ledger/records
+    sparsebench ingest ledger/published --ledger /tmp/published.duckdb
+    """
+    from sparsebench.ledger.store import Ledger
+    from sparsebench.plan.preflight import ledger_path
+
+    path = ledger_path(ledger)
+    note(f"{Ledger(path).rebuild(folders)} records read; ledger: {path}")
+
+
+def export(
+    path: Annotated[Path, typer.Argument(help="A folder (parquet, csv) or a file (sqlite).")],
+    to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
+    ledger: LEDGER = None,
+) -> None:
+    """Write the ledger's views to other formats.
+
+    \b
+    sparsebench export out/tables --to csv
+    sparsebench export out/ledger.sqlite --to sqlite
+    """
+    from sparsebench.ledger.export import export as write
+    from sparsebench.plan.preflight import ledger_path
+
+    for written in write(ledger_path(ledger), to, path):
+        note(str(written))
+
+
+def bundle(
+    records: Annotated[Path, typer.Argument(help="A folder of records.")],
+    out: Annotated[Path, typer.Argument(help="The .jsonl.zst file to write.")],
+    manifest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only what these manifests ask for; repeatable.")
+    ] = None,
+) -> None:
+    """Pack records into one compressed file that ingest reads: for sharing or committing.
+
+    \b
+    sparsebench bundle ledger/records small.jsonl.zst --manifest small
+    """
+    from sparsebench.records import bundle as write
+
+    count = write(records, out, manifest or ())
+    note(f"{count} records in {out} ({size(out.stat().st_size)})")
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=VARIANT)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.")],
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
+    ledger: LEDGER = None,
+    as_json: JSON = False,
+) -> None:
+    """Compare two measured variants: scores on the same documents, size, time, memory.
+
+    The difference is B minus A over the documents that both were shown, with
+    its 95% interval. The verdict is on B, at 5% after a correction for the
+    number of tasks (Holm). `detectable` is the smallest true difference that
+    such a sample shows in four cases of five: where no difference was
+    detected, a smaller one may well be there.
+
+    \b
+    sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
+    sparsebench compare minilm-l6/magnitude/row/50% minilm-l6/random/0.5
+    sparsebench compare smollm2-135m/dense smollm2-135m/ria/2:4 --task piqa
+    sparsebench compare smollm2-135m/int8 smollm2-135m/sparsegpt/50%/int8
+    """
+    from sparsebench.ledger.compare import side_by_side
+    from sparsebench.plan.preflight import ledger_path
+
+    found = side_by_side(ledger_path(ledger), a, b, task or [])
+    if as_json:
+        names = {side: {"name": getattr(found, side).name} for side in ("a", "b")}
+        emit_json({**asdict(found), **{side: asdict(getattr(found, side)) | names[side] for side in names}})
+        return
+    _show_pair(found)
+    for text in found.notes:
+        note(text)
+
+
+def _show_pair(found: SideBySide) -> None:
+    """The tables that a person reads, those without rows left out."""
+    scores = [_score(one) for one in found.scores]
+    sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
+    times = [_time(row) for row in found.latency]
+    memory = [
+        [_engine(row), row["workload"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.memory
+    ]
+    for side, one in (("A", found.a), ("B", found.b)):
+        print(visible(f"{side}  {one.name}  ({one.details})"))
+    for heads, rows in (
+        (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable"], scores),
+        (["bytes as", "A", "B", "B / A"], sizes),
+        (["time, ms", "phase", "A", "B", "speed-up [95%]", "verdict on B"], times),
+        (["peak memory", "workload", "A", "B", "B / A"], memory),
+    ):
+        if rows:
+            print()
+            emit_table(heads, rows)
+
+
+def _score(one: Scored) -> list[Any]:
+    """A task's line; what is odd about it stands below its name."""
+    pair = one.paired
+    ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
+    shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
+    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (", first" if one.limited else "")
+    name = "\n".join(filter(None, [f"{one.task}", f"{one.metric}, {documents}", one.note]))
+    return [name, figure(one.a), figure(one.b), shift, one.verdict or "", figure(pair.detectable)]
+
+
+def _engine(row: dict[str, Any]) -> str:
+    return f"{row['engine']} ×{row['ranks']} {row['dtype']}"
+
+
+def _time(row: dict[str, Any]) -> list[Any]:
+    interval = f" [{row['speedup_low']:.2f}, {row['speedup_high']:.2f}]" if row["verdict"] else ""
+    setting, shown = f"{_engine(row)} {row['workload']}", f"{row['speedup']:.2f}{interval}"
+    return [setting, row["phase"], f"{row['a_ms']:.1f}", f"{row['b_ms']:.1f}", shown, row["verdict"] or "not paired"]

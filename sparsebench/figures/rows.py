@@ -1,0 +1,66 @@
+"""Rows of names. A strip has every sample of a row as a tick, with quartiles and median; a forest points with intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparsebench.figures import scales, style
+from sparsebench.figures.canvas import Canvas, Panels, Rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+TICK, BOX = 0.3, 0.17
+"""Half the height of a tick and of a box; a row's place is 1 high."""
+
+
+def strip_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
+    """Draw one panel; rows keep the query's order, the first on top, and share a line with the same y."""
+    import numpy as np
+
+    x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    for place, name in enumerate(scales.name_rows(axes, given, canvas)):
+        mine = [row for row in given if str(row[y]) == name]
+        colour = canvas.looks[canvas.series(mine[0])].colour
+        values = np.sort(np.array([row[x] for row in mine], dtype=float))
+        # One path of a row's ticks, broken by NaN: a figure of thousands of samples stays small.
+        xs = np.repeat(values, 3)
+        ys = np.tile([place - TICK, place + TICK, np.nan], len(values))
+        axes.plot(xs, ys, color=colour, linewidth=0.5, alpha=0.75, zorder=2)
+        first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
+        axes.fill_between([first, third], place - BOX, place + BOX, color=colour, alpha=0.35, linewidth=0, zorder=3)
+        axes.plot([middle] * 2, [place - 1.3 * BOX, place + 1.3 * BOX], color="black", linewidth=1.4, zorder=4)
+
+
+def strip_finish(panels: Panels, canvas: Canvas) -> None:
+    """The rows carry their names; series only colour them. Levels have a legend."""
+    if canvas.spec.references:
+        canvas.legend(line=None, levels=scales.row_levels(canvas))
+
+
+def forest_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
+    """Draw one panel; a row's points stand below each other in the order of the legend."""
+    spec = canvas.spec
+    down = scales.name_rows(axes, given, canvas)
+    order = [name for name in canvas.looks if any(canvas.series(row) == name for row in given)]
+    step = 1 / (len(order) + 1)  # a row's place is 1 high
+    for above in range(len(down) - 1):
+        axes.axhline(above + 0.5, color=style.GROUND, linewidth=0.8, zorder=0)
+    for row in given:
+        series = canvas.series(row)
+        look = canvas.looks[series]
+        place = down.index(str(row[spec.get("y")])) + (order.index(series) - (len(order) - 1) / 2) * step
+        low, high = (row[spec.get(end)] if end in spec.values else None for end in ("xlow", "xhigh"))
+        if low is not None and high is not None:
+            axes.hlines([place], [low], [high], color=look.colour, linewidth=1.0, alpha=0.75, zorder=2)
+        axes.plot(
+            [row[spec.get("x")]], [place], color=look.colour, marker=look.marker, markersize=3.6, linestyle="none",
+            markeredgecolor="white", markeredgewidth=0.3, zorder=3,
+        )  # fmt: skip
+    axes.margins(x=0.06)
+
+
+def forest_finish(panels: Panels, canvas: Canvas) -> None:
+    """Rows carry their names; series and levels have a legend."""
+    canvas.legend(line=True, levels=scales.row_levels(canvas), joined=False)
