@@ -13,6 +13,7 @@ from sparsebench.errors import SparsebenchError
 from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
+    from sparsebench.plan.single import Single
     from sparsebench.steps.contract import Evidence, Step
 
     Made = tuple[Path, Step, Evidence]
@@ -28,7 +29,7 @@ SPARSITY = Annotated[list[float] | None, typer.Option(help="A share between 0 an
 METHOD = Annotated[
     list[str] | None,
     typer.Option(
-        help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+        help="random, magnitude, wanda, ria, sparsegpt, alps, mask, or one that a plugin adds; repeatable; default: magnitude.",
         autocompletion=names_of("steps.prune.registry", "methods"),
         show_default=False,
     ),
@@ -85,6 +86,15 @@ FORM = Annotated[
 ]
 
 
+AS_MASKS = Annotated[
+    bool,
+    typer.Option(
+        "--as-masks",
+        help="Write weight_orig and weight_mask, as torch.nn.utils.prune does, in place of pruned weights.",
+    ),
+]
+
+
 def sparsify(
     source: SOURCE,
     out: OUT,
@@ -102,6 +112,7 @@ def sparsify(
     length: LENGTH = None,
     seed: SEED = 0,
     form: FORM = "dense",
+    as_masks: AS_MASKS = False,
     family: FAMILY = None,
     dtype: DTYPE = Precision.auto,
     compute_dtype: COMPUTE_DTYPE = Precision.auto,
@@ -113,6 +124,7 @@ def sparsify(
     \b
     sparsebench sparsify path:my-model --sparsity 0.5 --sparsity 0.9 --out pruned/
     sparsebench sparsify path:my-model --method wanda --pattern 2:4 --out pruned/
+    sparsebench sparsify path:my-model --method mask --set file=masks.safetensors --out pruned/
     sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
         --calibration path:text.jsonl --field text --out pruned/
     """
@@ -121,6 +133,7 @@ def sparsify(
     from sparsebench import sources
     from sparsebench.cli.output import emit_json, progress
     from sparsebench.cli.pack import writer
+    from sparsebench.errors import UserError
     from sparsebench.manifest.schema import Calibration
     from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
@@ -139,6 +152,8 @@ def sparsify(
     folders = _folders(names, asked, out)
     _check_free(folders.values())
     write = writer(form, dense=True)
+    if as_masks and write:
+        raise UserError(f"--as-masks beside --format {form}", "masks are written in the dense form")
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
     model = single(source, family, dtype.value, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
@@ -155,6 +170,8 @@ def sparsify(
             lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar,
         )  # fmt: skip
         kinds()["prune"].load()(model.folder, folders, context, emit)
+    if as_masks:
+        form, write = "masks", _with_masks(model)
     if write:
         _store([folder for folder, _, _ in made], form, write)
     if as_json:
@@ -176,8 +193,19 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
     for name in names:
         if name not in known:
             raise UserError(f"--method {name}: no such method", did_you_mean(name, known) or one_of(list(known)))
-    found = [step for name in names for step in steps("prune", name, asked)]
-    return {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
+    found = []
+    for name in names:
+        idle = {key for key, usual in _USUAL.items() if asked.get(key) == usual and key not in known[name].model_fields}
+        found += steps("prune", name, {key: value for key, value in asked.items() if key not in idle})
+    folders = {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
+    twice = next((path for path in folders.values() if list(folders.values()).count(path) > 1), None)
+    if twice:
+        raise UserError(f"two versions would both be {twice}", "ask for each by itself, with an --out of its own")
+    return folders
+
+
+_USUAL = {"allocation": "uniform", "propagate": "pruned"}
+"""What options say that nobody gave."""
 
 
 def _settings(words: list[str]) -> dict[str, object]:
@@ -202,7 +230,11 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
 
 
 def _name(step: Step) -> str:
-    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks."""
+    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks; a file's stem."""
+    if "sparsity" not in step.settings:
+        from sparsebench.steps.contract import of_file
+
+        return of_file(step.settings["file"])[0].stem
     pattern, sparsity = step.settings["pattern"], step.settings["sparsity"]
     if ":" in pattern:
         return str(pattern).replace(":", "of")
@@ -235,6 +267,16 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
             f"{versions_take} {size(needed)} at {out} while they are made, and {size(free)} are free",
             "ask for fewer at a time, or name an --out on a larger disk",
         )
+
+
+def _with_masks(model: Single) -> Callable[[Path, Path], object]:
+    """What writes a pruned folder with its masks beside the weights of the model that it was made from."""
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.masked import write_masked
+    from sparsebench.models.topology import parts
+
+    names = {name for name, part in parts(Checkpoint(model.folder), model.family).items() if part.prunable}
+    return lambda folder, stored: write_masked(folder, model.folder, stored, names)
 
 
 def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:

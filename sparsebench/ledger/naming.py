@@ -30,7 +30,7 @@ class Named:
     method: str
     granularity: str
     pattern: str
-    sparsity: float
+    sparsity: float | None
     seed: int
     propagate: str
     calibration: str
@@ -41,7 +41,7 @@ class Named:
         """The name in full, but for the seed, the precision and the calibration."""
         if self.method == "dense":
             return f"{self.model}/dense"
-        amount = f"{self.sparsity:g}" if self.pattern == "unstructured" else self.pattern
+        amount = f"{self.sparsity or 0:g}" if self.pattern == "unstructured" else self.pattern
         return "/".join(word for word in (self.model, self.method, self.granularity, amount) if word)
 
     @property
@@ -62,7 +62,7 @@ class Named:
         share = _SHARE.fullmatch(word)
         if share is None or self.pattern != "unstructured" or self.method == "dense":
             return False
-        return abs(float(share[1]) / (100 if share[2] else 1) - self.sparsity) < 1e-9
+        return abs(float(share[1]) / (100 if share[2] else 1) - (self.sparsity or 0)) < 1e-9
 
 
 def known(ledger: Path) -> list[Named]:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models import masked
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
 from sparsebench.models.safety import NOTES, note_left_out, told
 from sparsebench.models.topology import View
@@ -41,7 +42,10 @@ class Outputs:
             for target, folder in folders.items()
         }
         self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
-        self.notes = {target: {told(writer.left_out)} - {""} for target, writer in self.writers.items()}
+        self.notes = {
+            target: {told(writer.left_out), masked.told(checkpoint.folder)} - {""}
+            for target, writer in self.writers.items()
+        }
         self.unverified: dict[Target, Path] = {}
         self.failed: dict[Target, SparsebenchError] = {}
 
@@ -111,7 +115,7 @@ class Outputs:
         seconds = time.perf_counter() - self.started
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
-            result = counted(self.folders[target], family, seconds, len(self.folders), note, made)
+            result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self.checkpoint)
             if result.zeros < self.removed[target]:
                 where = self.folders[target]
                 raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
