@@ -75,14 +75,14 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _filters(data, positions)
     yield from _renamed(data, positions)
     yield from _files(
-        [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "`NAME slots=N` lines"
+        [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "a file of `NAME slots=N` lines"
     )
     if checks:
         every = checks.step_files().items()
         written = [
             (at, step, key) for at, step in _written_steps(data) for verb, keys in every if verb in step for key in keys
         ]
-        yield from _files(written, positions, folder, "what the step reads")
+        yield from _files(written, positions, folder, "a file that the step reads")
         made: list[Made] = []
         yield from _steps(data, positions, checks, made)
         yield from _selections(data, positions, made)
@@ -290,7 +290,7 @@ def _files(
             path = folder / os.path.expanduser(name)
             if not os.path.isfile(path):
                 hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
-                yield positions.problem(place, "no such file", f"a file of {what}", hint)
+                yield positions.problem(place, "no such file", what, hint)
 
 
 def _named(

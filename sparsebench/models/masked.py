@@ -51,7 +51,8 @@ def masked_names(names: Collection[str], where: Path) -> list[str]:
 def told(folder: Path) -> str:
     """A note of what was read with masks beside it when ``folder`` was prepared; empty where nothing was."""
     number = (read_json(folder / NOTES) or {}).get(MASKED)
-    return f"the checkpoint has {number} weights with masks beside them, read as their products" if number else ""
+    said = f"the checkpoint has {number} weights with masks beside them, read as their products"
+    return said if isinstance(number, int) else ""
 
 
 def kept(mask: torch.Tensor, where: str) -> torch.Tensor:
@@ -123,4 +124,4 @@ def write_masked(pruned: Path, dense: Path, out: Path, names: Collection[str]) -
             mask = (weights != 0) | torch.signbit(weights)
             writer.write(info.name + ORIGINAL, torch.where(mask, weights, old.load(info.name)))
             writer.write(info.name + MASK, mask)
-        return writer.close()
+        return writer.close(read_json(pruned / NOTES))

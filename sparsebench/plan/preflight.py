@@ -288,7 +288,10 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
         if not isinstance(value, str):
             return [hashed(one) for one in value]
         path = folder.absolute() / Path(value).expanduser()
-        return with_hash(path, cache.sha256(path))
+        try:
+            return with_hash(path, cache.sha256(path))
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}", "name a readable file") from error
 
     return {key: hashed(value) if key in keys else value for key, value in written.items()}
 

@@ -16,6 +16,7 @@ from sparsebench.errors import LedgerError, UserError
 from sparsebench.plan.cells import STAGES, Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.run.records import key, statuses
+from sparsebench.steps.contract import of_file
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
@@ -115,7 +116,8 @@ def _same(own: Any, value: str) -> bool:
             return abs(float(value) - own) < 1e-9
         except ValueError:
             return False
-    return str(own) == value
+    path, planned = of_file(str(own))
+    return str(own) == value or bool(planned and path.name == value)
 
 
 def _why_open(cell: Cell, before: dict[str, tuple[str, str]]) -> str:

@@ -204,7 +204,7 @@ BROKEN = {
     ),
     "masks that are not there": (
         ENTRY + "[{prune: random, sparsity: 0.5}, {prune: mask, file: [none/masks]}]", 5, 59,
-        "no such file", "what the step reads", "manifest's folder",
+        "no such file", "the step reads", "manifest's folder",
     ),
     "masks without a file": (ENTRY + "{prune: mask}", 5, 5, "`file` is missing", "masks.safetensors", ""),
     "unparsable source": (

@@ -58,9 +58,10 @@ SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY sta
 FROM _latest
 WHERE manifest NOT IN (SELECT manifest FROM newest);
 
--- What was counted in a variant that no setting gives a sparsity: masks from a file, and what keeps their zeros.
+-- What was counted in a variant that no setting gives a sparsity: masks from a file, and what keeps their zeros. Zeros by rounding
+-- are not of pruning.
 CREATE OR REPLACE VIEW _given AS
-SELECT variant_id, any_value(achieved) AS given
+SELECT variant_id, any_value((zeros - coalesce(rounded_to_zero, 0)) / prunable) AS given
 FROM base.variants v
 JOIN _latest USING (variant_id)
 JOIN base.makings USING (record_id)

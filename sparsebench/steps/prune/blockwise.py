@@ -8,7 +8,7 @@ pass itself are shared by all methods and sparsities.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -190,7 +190,8 @@ class BlockSweep:
 def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
     """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
     if method.solve:
-        for layer, solutions in zip(layers, method.load_solve()(layers, quotas), strict=True):
+        found: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
+        for layer, solutions in zip(layers, found, strict=True):
             yield [_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
         return
     score = method.load_score()

@@ -23,7 +23,7 @@ from sparsebench.steps.prune.contract import Target
 if TYPE_CHECKING:
     import torch
 
-Emit = Callable[[Target, "Evidence | SparsebenchError"], None]
+Emit = Callable[[Any, "Evidence | SparsebenchError"], None]
 """Called once for each version: with what was achieved, or why it alone failed."""
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -37,17 +37,17 @@ class Outputs:
         self.checkpoint = checkpoint
         self.folders: dict[Any, Path] = dict(folders)
         self.layout = list(checkpoint.tensors)
-        self.writers = {
+        self.writers: dict[Any, CheckpointWriter] = {
             target: CheckpointWriter(folder, self._stored(target), checkpoint.folder, self._config(target))
             for target, folder in folders.items()
         }
-        self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
+        self.removed: dict[Any, int] = dict.fromkeys(folders, 0)
         self.notes = {
             target: {told(writer.left_out), masked.told(checkpoint.folder)} - {""}
             for target, writer in self.writers.items()
         }
-        self.unverified: dict[Target, Path] = {}
-        self.failed: dict[Target, SparsebenchError] = {}
+        self.unverified: dict[Any, Path] = {}
+        self.failed: dict[Any, SparsebenchError] = {}
 
     def __enter__(self) -> Self:
         return self
