@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,17 @@ def counted(
     sweep_size: int = 1,
     note: str = "",
     made: Mapping[str, Any] | None = None,
-    parent: Checkpoint | None = None,
+    already: Callable[[Checkpoint, str], int] | None = None,
 ) -> Evidence:
     """Zeros in the written files, over prunable weights and over all parameters (tied ones once).
 
-    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. Of ``parent``, which has the same
-    tensors, the zeros that are still there are counted apart.
+    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts, of a tensor of
+    the written checkpoint, the zeros that the parent had as well.
     """
     checkpoint = opened(folder)
     places = parts(checkpoint, family)
     tensors: list[TensorCount] = []
-    parameters = total_zeros = already = 0
+    parameters = total_zeros = before = 0
     for info in checkpoint.tensors.values():
         if info.name in checkpoint.ties:
             continue
@@ -40,8 +40,8 @@ def counted(
             counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
-        if parent and place.prunable:
-            already += _zero_in_both(parent, checkpoint, info.name)
+        if already and place.prunable:
+            before += already(checkpoint, info.name)
         total_zeros += sum(counts)
         for view, zeros in zip(place.views, counts, strict=False):
             size = info.numel // len(counts)
@@ -62,16 +62,8 @@ def counted(
         note=note,
         calibration_tokens=made.get("calibration_tokens", 0),
         calibration_sha256=made.get("calibration_sha256", ""),
-        already_zero=already,
+        already_zero=before,
     )
-
-
-def _zero_in_both(parent: Checkpoint, checkpoint: Checkpoint, name: str) -> int:
-    """How many entries of a tensor are zero in both; the second is read only where the first has any."""
-    if not any(zeros_in(piece) for piece in parent.pieces(name)):
-        return 0
-    pairs = zip(parent.pieces(name), checkpoint.pieces(name), strict=True)
-    return sum(int(((old == 0) & (new == 0)).sum()) for old, new in pairs)
 
 
 def peak_rss() -> int:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +20,7 @@ from sparsebench.models.topology import View
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +106,19 @@ class Outputs:
         left = next(iter(self.writers.values())).missing
         return [name for name in self.layout if name in left]
 
+    @cached_property
+    def _zeroed(self) -> frozenset[str]:
+        """The tensors of the checkpoint that have a zero: few of a dense model's."""
+        pieces = self.checkpoint.pieces
+        return frozenset(name for name in self.layout if any(zeros_in(piece) for piece in pieces(name)))
+
+    def _already(self, written: Checkpoint, name: str) -> int:
+        """How many entries of a tensor are zero in the checkpoint and in a version."""
+        if name not in self._zeroed:
+            return 0
+        pairs = zip(self.checkpoint.pieces(name), written.pieces(name), strict=True)
+        return sum(int(((old == 0) & (new == 0)).sum()) for old, new in pairs)
+
     def finish(self, family: str, made: dict[str, Any], emit: Emit) -> None:
         """Give each folder its name, count what lies in it, and emit the result.
 
@@ -115,7 +130,7 @@ class Outputs:
         seconds = time.perf_counter() - self.started
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
-            result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self.checkpoint)
+            result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self._already)
             if result.zeros < self.removed[target]:
                 where = self.folders[target]
                 raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")
