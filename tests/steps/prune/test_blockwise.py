@@ -28,6 +28,7 @@ FAMILIES: list[tuple[str, Family]] = [
     ("tiny_bert", "encoder"),
     ("tiny_t5", "encoder-decoder"),
 ]
+OWN = {"sparsegpt": (("columns", 32),)}
 GRANULARITY = {"wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer"}
 
 
@@ -257,12 +258,13 @@ def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path:
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x4"])
 def test_zeros_stay_where_a_quota_keeps_them(pattern: str, tiny_bert: Path, tmp_path: Path) -> None:
-    """Half of the weights are zero in no order, more than is asked for: solvers give some of them a value if they may."""
+    """Half of the weights are zero in no order. Solvers give some of them a value where nobody forbids it."""
     first = {Target("random", 0.5, "layer"): tmp_path / "first"}
     Sweep(tiny_bert, "encoder", first, 3).run(lambda target, found: None)
     before = Checkpoint(tmp_path / "first")
     targets = [
-        Target(method, 0.5 if pattern == "2:4" else 0.3, scope, pattern, keep_zeros=keep)
+        # In narrow panels: what is removed in one changes the zeros in the next.
+        Target(method, 0.5 if pattern == "2:4" else 0.6, scope, pattern, options=OWN.get(method, ()), keep_zeros=keep)
         for method, scope in GRANULARITY.items()
         for keep in (True, False)
     ]
@@ -278,8 +280,8 @@ def test_zeros_stay_where_a_quota_keeps_them(pattern: str, tiny_bert: Path, tmp_
             if pattern == "unstructured":
                 live = found.prunable - found.already_zero
                 # Wanda rounds once a row, SparseGPT once a block of columns, the others once a matrix.
-                slack = sum(before.tensors[name].shape[0] for name in prunable) / 2 if target.method == "wanda" else 20
-                assert abs(found.zeros - found.already_zero - 0.3 * live) <= slack
+                slack = sum(before.tensors[name].shape[0] for name in prunable) / 2 if target.method == "wanda" else 50
+                assert abs(found.zeros - found.already_zero - 0.6 * live) <= slack
             elif pattern == "2:4":
                 groups = [(after.load(name).reshape(-1, 4) != 0).sum(1) for name in prunable]
                 assert max(int(group.max()) for group in groups) == 2
