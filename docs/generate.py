@@ -105,16 +105,18 @@ which keeps the entry to these models.
             fields = {key: value for key, value in shape["properties"].items() if key not in (verb, "models")}
             verbs.setdefault(verb, {})[method] = fields
     for verb, methods in verbs.items():
+        # What all but a few have: masks from a file have settings of another kind.
         shared = {
             key: value
             for key, value in next(iter(methods.values())).items()
-            if all(key in own for own in methods.values())
+            if sum(key in own for own in methods.values()) > len(methods) / 2
         }
         names = ", ".join(f"`{method}`" for method in methods)
         text += f"\n### `{verb}`: {names}\n\n{_table(shared)}"
         for method, fields in methods.items():
             own = {key: value for key, value in fields.items() if key not in shared}
-            text += f"\n`{verb}: {method}` alone has\n\n{_table(own)}" if own else ""
+            less = "" if shared.keys() <= fields.keys() else ", and none of these,"
+            text += f"\n`{verb}: {method}` alone has{less}\n\n{_table(own)}" if own else ""
     return text
 
 

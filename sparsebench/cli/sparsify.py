@@ -17,6 +17,7 @@ from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
+    from sparsebench.plan.single import Single
     from sparsebench.steps.contract import Evidence, Step
 
     Made = tuple[Path, Step, Evidence]
@@ -29,7 +30,7 @@ def sparsify(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="random, magnitude, wanda, ria, sparsegpt, alps, or one that a plugin adds; repeatable; default: magnitude.",
+            help="random, magnitude, wanda, ria, sparsegpt, alps, mask, or a plugin's; repeatable; default: magnitude.",
             autocompletion=names_of("steps.prune.registry", "methods"),
         ),
     ] = None,
@@ -75,6 +76,13 @@ def sparsify(
             autocompletion=names_of("storage", "formats"),
         ),
     ] = "dense",
+    as_masks: Annotated[
+        bool,
+        typer.Option(
+            "--as-masks",
+            help="Write weight_orig and weight_mask, as torch.nn.utils.prune does, in place of pruned weights.",
+        ),
+    ] = False,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -86,6 +94,7 @@ def sparsify(
     \b
     sparsebench sparsify path:my-model --sparsity 0.5 --sparsity 0.9 --out pruned/
     sparsebench sparsify path:my-model --method wanda --pattern 2:4 --out pruned/
+    sparsebench sparsify path:my-model --method mask --set file=masks.safetensors --out pruned/
     sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
         --calibration path:text.jsonl --field text --out pruned/
     """
@@ -109,6 +118,8 @@ def sparsify(
     if taken := next((folder for folder in folders.values() if folder.exists()), None):
         raise UserError(f"{taken} exists", "name another --out, or remove it")
     write = writer(form, dense=True)
+    if as_masks and write:
+        raise UserError(f"--as-masks beside --format {form}", "masks are written in the dense form")
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
     model = single(source, family, dtype, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
@@ -125,6 +136,8 @@ def sparsify(
             lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar,
         )  # fmt: skip
         kinds()["prune"].load()(model.folder, folders, context, emit)
+    if as_masks:
+        form, write = "masks", _with_masks(model)
     if write:
         _store([folder for folder, _, _ in made], form, write)
     if as_json:
@@ -143,8 +156,19 @@ def _folders(names: list[str], asked: dict[str, object], out: Path) -> dict[Step
     known = kinds()["prune"].settings()
     for name in names:
         check_name("method", name, known)
-    found = [step for name in names for step in steps("prune", name, asked)]
-    return {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
+    found = []
+    for name in names:
+        idle = {key for key, usual in _USUAL.items() if asked.get(key) == usual and key not in known[name].model_fields}
+        found += steps("prune", name, {key: value for key, value in asked.items() if key not in idle})
+    folders = {step: (out / step.name if len(names) > 1 else out) / _name(step) for step in found}
+    twice = next((path for path in folders.values() if list(folders.values()).count(path) > 1), None)
+    if twice:
+        raise UserError(f"two versions would both be {twice}", "ask for each by itself, with an --out of its own")
+    return folders
+
+
+_USUAL = {"allocation": "uniform", "propagate": "pruned"}
+"""What options say that nobody gave."""
 
 
 def _settings(words: list[str]) -> dict[str, object]:
@@ -167,7 +191,11 @@ def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:
 
 
 def _name(step: Step) -> str:
-    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks."""
+    """``0.90``, or ``0.995`` where two digits would not tell; ``2of4`` for a pattern, ``4x4-0.50`` for blocks; a file's stem."""
+    if "sparsity" not in step.settings:
+        from sparsebench.steps.contract import of_file
+
+        return of_file(step.settings["file"])[0].stem
     pattern, sparsity = step.settings["pattern"], step.settings["sparsity"]
     if ":" in pattern:
         return str(pattern).replace(":", "of")
@@ -187,6 +215,16 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
             f"{versions_take} {size(needed)} at {out} while they are made, and {size(free)} are free",
             "ask for fewer at a time, or name an --out on a larger disk",
         )
+
+
+def _with_masks(model: Single) -> Callable[[Path, Path], object]:
+    """What writes a pruned folder with its masks beside the weights of the model that it was made from."""
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.masked import write_masked
+    from sparsebench.models.topology import parts
+
+    names = {name for name, part in parts(Checkpoint(model.folder), model.family).items() if part.prunable}
+    return lambda folder, stored: write_masked(folder, model.folder, stored, names)
 
 
 def _store(folders: list[Path], form: str, write: Callable[[Path, Path], object]) -> None:

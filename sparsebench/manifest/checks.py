@@ -50,13 +50,14 @@ _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 class Checks:
     """What later rooms know.
 
-    ``step_names`` lists the names of each verb of a step, ``step_shape`` gives what one may be written with, ``read_step``
-    its steps, resolved (pydantic's errors say what is wrong with it). ``engine_names`` and its like list what exists,
-    ``parse_source`` raises SourceError for a notation that it cannot read, ``family_of`` tells the family of a config.json,
-    or None where it cannot. ``task_known`` settles what counts as a task where that is more than the listed names;
-    ``task_families`` tells whom a known task is for.
+    ``step_files`` lists the settings of each verb that name files, ``step_names`` the names of each verb of a step;
+    ``step_shape`` gives what one may be written with, ``read_step`` its steps, resolved (pydantic's errors say what is wrong
+    with it). ``engine_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
+    cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
+    as a task where that is more than the listed names; ``task_families`` tells whom a known task is for.
     """
 
+    step_files: Callable[[], Mapping[str, Collection[str]]]
     step_names: Callable[[], Mapping[str, Collection[str]]]
     step_shape: Callable[[str, str], type[BaseModel]]
     read_step: Callable[[str, str, Mapping[str, Any]], Iterable[Made]]
@@ -73,8 +74,15 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _models(data, positions, folder, checks)
     yield from _filters(data, positions)
     yield from _renamed(data, positions)
-    yield from _hostfiles(data, positions, folder)
+    yield from _files(
+        [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "a file of `NAME slots=N` lines"
+    )
     if checks:
+        every = checks.step_files().items()
+        written = [
+            (at, step, key) for at, step in _written_steps(data) for verb, keys in every if verb in step for key in keys
+        ]
+        yield from _files(written, positions, folder, "a file that the step reads")
         made: list[Made] = []
         yield from _steps(data, positions, checks, made)
         yield from _selections(data, positions, made)
@@ -273,13 +281,16 @@ def _selections(data: Any, positions: Positions, made: Sequence[Made]) -> Iterat
                         yield positions.problem(at_value, f"no variant has `{key}: {value}`", one_of(options), hint)
 
 
-def _hostfiles(data: Any, positions: Positions, folder: Path) -> Iterator[Problem]:
-    for at, block in _blocks(data):
-        for place, name in _each(at, block, "hostfile", str):
+def _files(
+    entries: Iterable[tuple[At, dict[str, Any], str]], positions: Positions, folder: Path, what: str
+) -> Iterator[Problem]:
+    """Files under a key of an entry that are not there."""
+    for at, entry, key in entries:
+        for place, name in _each(at, entry, key, str):
             path = folder / os.path.expanduser(name)
-            if not path.is_file():
+            if not os.path.isfile(path):
                 hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
-                yield positions.problem(place, "no such file", "a file of `NAME slots=N` lines", hint)
+                yield positions.problem(place, "no such file", what, hint)
 
 
 def _named(

@@ -163,32 +163,13 @@ class Checkpoint:
         """One tensor, or its slice ``index``, read into memory of its own (a mapping would count as the file's pages)."""
         info = self.stored[name]
         if index is None:
-            return self._read(info, 0, info.nbytes).reshape(info.shape)
+            return _read(self.folder, info, 0, info.nbytes).reshape(info.shape)
         size = info.nbytes // info.shape[0]
-        return self._read(info, index * size, size).reshape(info.shape[1:])
+        return _read(self.folder, info, index * size, size).reshape(info.shape[1:])
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """One tensor's entries in order, flat, some million at a time: memory stays small whatever its size."""
-        info = self.tensors[name]
-        step = PIECE * ITEM_SIZE[info.dtype]
-        for start in range(0, info.nbytes, step):
-            yield self._read(info, start, min(step, info.nbytes - start))
-
-    def _read(self, info: TensorInfo, start: int, size: int) -> torch.Tensor:
-        """``size`` bytes of a tensor from byte ``start`` on, as a flat tensor."""
-        import torch
-
-        buffer = torch.empty(size, dtype=torch.uint8)
-        with (self.folder / info.file).open("rb", buffering=0) as file:
-            file.seek(info.begin + start)
-            view = buffer.numpy().data
-            done = 0
-            while done < size:
-                got = file.readinto(view[done:])
-                if not got:
-                    raise ModelError(f"{info.file}: ends inside tensor {info.name}", "fetch the file again")
-                done += got
-        return buffer.view(torch_dtype(info.dtype))
+        return pieces_of(self.folder, self.tensors[name])
 
     def items(self) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
         """All tensors one after another, each loaded when it is reached."""
@@ -228,6 +209,30 @@ class Checkpoint:
                 left.read(size) == right.read(size)
                 for size in (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
             )
+
+
+def pieces_of(folder: Path, info: TensorInfo) -> Iterator[torch.Tensor]:
+    """The entries of a tensor in a file of ``folder`` in order, flat, some million at a time."""
+    step = PIECE * ITEM_SIZE[info.dtype]
+    for start in range(0, info.nbytes, step):
+        yield _read(folder, info, start, min(step, info.nbytes - start))
+
+
+def _read(folder: Path, info: TensorInfo, start: int, size: int) -> torch.Tensor:
+    """``size`` bytes of a tensor from byte ``start`` on, as a flat tensor."""
+    import torch
+
+    buffer = torch.empty(size, dtype=torch.uint8)
+    with (folder / info.file).open("rb", buffering=0) as file:
+        file.seek(info.begin + start)
+        view = buffer.numpy().data
+        done = 0
+        while done < size:
+            got = file.readinto(view[done:])
+            if not got:
+                raise ModelError(f"{info.file}: ends inside tensor {info.name}", "fetch the file again")
+            done += got
+    return buffer.view(torch_dtype(info.dtype))
 
 
 def companions(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
@@ -32,6 +32,7 @@ from sparsebench.models.checkpoint import (
 )
 from sparsebench.models.families import meta_model
 from sparsebench.models.load import load_gguf
+from sparsebench.models.masked import MASKED, Merged, masked_names
 from sparsebench.models.safety import refuse_adapter
 from sparsebench.paths import INDEX, PICKLE_INDEX, check, shards
 
@@ -49,7 +50,8 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     """Write ``out`` from a Hugging Face folder (safetensors or PyTorch's .bin) or a GGUF file; it appears whole.
 
     ``dtype`` is float32, bfloat16 or float16, or ``auto``: what each tensor has (float32 from a GGUF file). Weights
-    that are already right are copied, or hard-linked with ``link``, which is only for a source that nobody edits.
+    that are already right are copied, or hard-linked with ``link``, which is only for a source that nobody edits. A
+    weight that torch's prune left as ``weight_orig`` and ``weight_mask`` is written as their product.
     Raises ModelError: unreadable or quantized files, values that do not fit in float16, or an unfit family.
     """
     source, out = Path(source), Path(out)
@@ -68,10 +70,19 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
         return _from_pickles(source, pickles[0], out, family, dtype)
     checkpoint = Checkpoint(source)
     infos = list(checkpoint.tensors.values())
+    if masked := masked_names(checkpoint.tensors, source):
+        return _unmasked(Merged(source, masked, checkpoint.tensors, checkpoint.load), out, family, dtype)
     if all(_target(info.dtype, dtype) == info.dtype for info in infos):
         return _copied(checkpoint, out, link)
     layout = [TensorInfo(i.name, _target(i.dtype, dtype), i.shape, i.file, 0, 0) for i in infos]
     return _written(source, out, layout, checkpoint.load)
+
+
+def _unmasked(found: Merged, out: Path, family: Family, dtype: str) -> Path:
+    """Each weight as its mask leaves it; the files are laid out anew, as masks fall away."""
+    found.drop_ties(meta_model(family, bounded.read_object(found.where / "config.json")).all_tied_weights_keys)
+    layout = lay_out([(name, _target(info.dtype, dtype), info.shape) for name, info in found.infos.items()])
+    return _written(found.where, out, layout, found.load, {MASKED: len(found.masked)})
 
 
 def _target(stored: str, dtype: str) -> str:
@@ -79,7 +90,13 @@ def _target(stored: str, dtype: str) -> str:
     return stored if dtype == "auto" or stored not in FLOATS else precision.NAMES[dtype]
 
 
-def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[str], torch.Tensor]) -> Path:
+def _written(
+    source: Path,
+    out: Path,
+    layout: list[TensorInfo],
+    load: Callable[[str], torch.Tensor],
+    notes: dict[str, Any] | None = None,
+) -> Path:
     """Convert tensor by tensor into ``layout``."""
     reserve(out, sum(info.numel * ITEM_SIZE[info.dtype] for info in layout))
     with CheckpointWriter(out, layout, source) as writer:
@@ -93,7 +110,7 @@ def _written(source: Path, out: Path, layout: list[TensorInfo], load: Callable[[
                 )
             writer.write(info.name, converted)
         _state_precision(writer.partial, layout)
-        return writer.close()
+        return writer.close(notes)
 
 
 def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
@@ -144,6 +161,9 @@ def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: st
             del tensors[name]
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     codes = {name: safetensors_dtype(tensor.dtype, name) for name, tensor in tensors.items()}
+    if masked := masked_names(tensors, source):
+        infos = {name: TensorInfo(name, codes[name], shapes[name], "", 0, 0) for name in tensors}
+        return _unmasked(Merged(source, masked, infos, tensors.__getitem__), out, family, dtype)
     layout = lay_out([(name, _target(codes[name], dtype), shapes[name]) for name in tensors])
     return _written(source, out, layout, tensors.__getitem__)
 

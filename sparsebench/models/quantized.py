@@ -58,10 +58,6 @@ class Codes:
             zeros=None if self.zeros is None else self.zeros[part],
         )
 
-    def zero_count(self) -> int:
-        """How many of the weights are exactly zero."""
-        return int((self.offsets() == 0).sum())
-
     def offsets(self) -> torch.Tensor:
         """Values less their zero points, around the end of int8: 0 where the weight is exactly zero."""
         return self.values if self.zeros is None else self.values - self._spread(self.zeros)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from sparsebench.manifest.schema import is_nm
 from sparsebench.steps import registry
 from sparsebench.steps.contract import Step
 
@@ -48,6 +49,7 @@ class Variant:
     def record(self) -> dict[str, Any]:
         """The variant as records and ledger have it: with the last pruning step's settings, and what else was done in words."""
         settings = {key: self.last(key) for key in registry.COLUMNS}
+        settings["sparsity"] = self.sparsity
         return {**asdict(self), **settings, "method": self.method, "recipe": self.recipe, "beside": self._beside}
 
     @property
@@ -70,6 +72,21 @@ class Variant:
         """What it is called in tables: the method of its last pruning step, else of its last step, else ``dense``."""
         last = self._pruning or (self.steps[-1] if self.steps else None)
         return last.name if last else "dense"
+
+    @property
+    def sparsity(self) -> float | None:
+        """The share of the prunable weights that was asked to be zero: what its last pruning step says, or of a step that keeps
+        zeros what that leaves of the share before. None where nothing says it: of masks."""
+        share: float | None = 0.0
+        for step in (step for step in self.steps if step.verb == "prune"):
+            own: float | None = step.settings.get("sparsity")
+            if share == 0 or not step.settings.get("keep_zeros"):
+                share = own
+            elif share is not None and own is not None and not is_nm(step.settings["pattern"]):
+                share = round(1 - (1 - share) * (1 - own), 12)
+            else:
+                share = None
+        return share
 
     def values(self, key: str) -> list[Any]:
         """The values that its steps have of a field, or the names of its steps of a verb."""

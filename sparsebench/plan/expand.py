@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import precision, stages
 from sparsebench.steps.calibration import DEFAULT, Calibration
-from sparsebench.steps.contract import Step
+from sparsebench.steps.contract import Step, of_file
 from sparsebench.steps.registry import combinations, kinds
 
 DEFAULT_SEED = 0
@@ -43,10 +43,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Texts:
-    """Fingerprints of what steps read beside the model: the calibration text, and files by their sources."""
+    """The fingerprint of what steps read beside the model and the files that they name: the calibration text."""
 
     calibration: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: Texts = Texts()) -> Plan:
@@ -167,7 +166,7 @@ def _line(
         kind = kinds()[step.verb]
         reads = kind.reads_text(step)
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
-        files = {key: texts.files[step.settings[key]] for key in kind.files if step.settings.get(key) in texts.files}
+        files = {key: of_file(step.settings[key])[1] for key in kind.files if step.settings.get(key)}
         last = replace(
             last,
             id=step_id(last.id, step, manifest.seed, text, files),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.contract import Step
+from sparsebench.steps.contract import Step, with_hash
 from sparsebench.steps.registry import combinations, kinds, swept
 from sparsebench.storage import formats
 
@@ -101,6 +101,7 @@ def _limited(loaded: Loaded, manifest: Manifest) -> None:
 def checks() -> Checks:
     """What the manifest room cannot know by itself."""
     return Checks(
+        step_files=lambda: {verb: kind.files for verb, kind in kinds().items()},
         step_names=lambda: {verb: kind.settings() for verb, kind in kinds().items()},
         step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
         read_step=combinations,
@@ -195,7 +196,21 @@ def _look_up(
         problems += _unreplayed(loaded, manifest, configs)
     if problems:
         raise ManifestError(problems)
-    located = {"models": models, "calibration": calibration, "runtime": _placed(manifest, loaded.folder)}
+    named = functools.partial(_hashed, loaded.folder, cache)
+    located = {
+        "models": models,
+        "calibration": calibration,
+        "variants": named(manifest.variants),
+        "benchmarks": manifest.benchmarks.model_copy(
+            update={
+                side: [task.model_copy(update={"select": named(task.select)}) for task in tasks]
+                for side, tasks in manifest.benchmarks
+            }
+        ),
+        "runtime": [
+            block.model_copy(update={"select": named(block.select)}) for block in _placed(manifest, loaded.folder)
+        ],
+    }
     return manifest.model_copy(update=located), revisions, configs, Texts(text)
 
 
@@ -259,6 +274,26 @@ def _same_checkpoint(loaded: Loaded, models: list[Model], revisions: dict[str, s
                 "measure it in another way in a manifest of its own",
             )  # fmt: skip
         seen.setdefault(key, model.name)
+
+
+def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
+    """Steps, or selections of them, with the files that they name as absolute paths with the hashes of their contents."""
+    if isinstance(written, list):
+        return [_hashed(folder, cache, one) for one in written]
+    if not isinstance(written, Mapping):
+        return written
+    keys = {key for kind in kinds().values() for key in kind.files}
+
+    def hashed(value: Any) -> Any:
+        if not isinstance(value, str):
+            return [hashed(one) for one in value]
+        path = folder.absolute() / Path(value).expanduser()
+        try:
+            return with_hash(path, cache.sha256(path))
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}", "name a readable file") from error
+
+    return {key: hashed(value) if key in keys else value for key, value in written.items()}
 
 
 def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:

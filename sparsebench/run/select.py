@@ -17,6 +17,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import names
 from sparsebench.records import key, statuses
+from sparsebench.steps.contract import of_file
 from sparsebench.steps.registry import kinds
 
 LEFT_OUT = "left out by --only"
@@ -116,7 +117,8 @@ def _same(own: Any, value: str) -> bool:
             return abs(float(value) - own) < 1e-9
         except ValueError:
             return False
-    return str(own) == value
+    path, planned = of_file(str(own))
+    return str(own) == value or bool(planned and path.name == value)
 
 
 def _why_open(cell: Cell, before: dict[str, tuple[str, str]]) -> str:

@@ -60,6 +60,7 @@ class Evidence:
     ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once);
     ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
     ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
+    ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
@@ -81,6 +82,7 @@ class Evidence:
     bits: float = 0.0
     rounded_to_zero: int = 0
     relative_error: float = 0.0
+    already_zero: int = 0
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
@@ -127,7 +129,8 @@ class StepKind:
     extra_libraries: Callable[[Step], tuple[str, ...]] = lambda step: ()
     """Libraries whose major.minor can change its result, beside torch and those by which a model reads text."""
     files: tuple[str, ...] = ()
-    """The settings that are sources: their files are fetched with the model's, and their hashes are part of the id."""
+    """The settings that name files. A plan makes each absolute and adds the hash of its content (``with_hash``), which stands
+    for it in the id; whoever reads the file takes both apart (``of_file``)."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0
@@ -149,6 +152,20 @@ class StepKind:
         """The settings of a step that differ from their defaults."""
         fields = self.settings()[step.name].model_fields
         return {key: value for key, value in step.settings.items() if key in fields and value != fields[key].default}
+
+
+_HASH = "#sha256="
+
+
+def with_hash(path: Path, sha256: str) -> str:
+    """A file as a planned step names it: its path and the hash of its content."""
+    return f"{path}{_HASH}{sha256}"
+
+
+def of_file(named: str) -> tuple[Path, str]:
+    """The path and the hash of a file that a step names; the hash is empty where nothing was planned."""
+    path, _, sha256 = named.rpartition(_HASH)
+    return (Path(path), sha256) if path else (Path(named), "")
 
 
 def _short(value: Any) -> str:

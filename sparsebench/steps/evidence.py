@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import opened
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence, TensorCount
@@ -19,15 +20,17 @@ def counted(
     sweep_size: int = 1,
     note: str = "",
     made: Mapping[str, Any] | None = None,
+    already: Callable[[Checkpoint, str], int] | None = None,
 ) -> Evidence:
     """Zeros in the written files, over prunable weights and over all parameters (tied ones once).
 
-    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``.
+    ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts, of a tensor of
+    the written checkpoint, the zeros that the parent had as well.
     """
     checkpoint = opened(folder)
     places = parts(checkpoint, family)
     tensors: list[TensorCount] = []
-    parameters = total_zeros = 0
+    parameters = total_zeros = before = 0
     for info in checkpoint.tensors.values():
         if info.name in checkpoint.ties:
             continue
@@ -37,6 +40,8 @@ def counted(
             counts = [zeros_in(checkpoint.load(info.name, one)) for one in range(place.experts)]
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
+        if already and place.prunable:
+            before += already(checkpoint, info.name)
         total_zeros += sum(counts)
         for view, zeros in zip(place.views, counts, strict=False):
             size = info.numel // len(counts)
@@ -57,6 +62,7 @@ def counted(
         note=note,
         calibration_tokens=made.get("calibration_tokens", 0),
         calibration_sha256=made.get("calibration_sha256", ""),
+        already_zero=before,
     )
 
 

@@ -16,7 +16,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
-from sparsebench.steps.contract import Settings, Step, StepKind
+from sparsebench.steps.contract import Settings, Step, StepKind, of_file
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
 
@@ -33,6 +33,7 @@ BUILT_IN = (
         label=prune.label,
         version=lambda step: prune.methods()[step.name].version,
         extra_libraries=lambda step: prune.methods()[step.name].libraries,
+        files=("file",),
     ),
     StepKind(
         "quantize",
@@ -69,7 +70,12 @@ def known(step: Step) -> bool:
 def details(step: Step) -> list[str]:
     """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
     unusual = kinds()[step.verb].unusual(step) if known(step) else step.settings
-    return [f"{key}={value}" for key, value in unusual.items() if key not in COLUMNS]
+    files = kinds()[step.verb].files if known(step) else ()
+    return [
+        of_file(value)[0].name if key in files else f"{key}={value}"
+        for key, value in unusual.items()
+        if key not in COLUMNS
+    ]
 
 
 @cache

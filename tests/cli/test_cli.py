@@ -67,6 +67,28 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
 
 
+def test_sparsify_by_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
+    """Masks that it has written are masks that it can read, and a model that it can read."""
+    from safetensors.torch import load_file, save_file
+
+    out = tmp_path / "out"
+    made = call("sparsify", tiny_llama, "--sparsity", 0.5, "--as-masks", "--out", out)
+    assert made.returncode == 0, made.stderr
+    state = load_file(out / "0.50" / "model.safetensors")
+    save_file({name: mask for name, mask in state.items() if name.endswith("_mask")}, tmp_path / "half.safetensors")
+    told = ("--method", "mask", "--set", f"file={tmp_path / 'half.safetensors'}", "--out", tmp_path / "again", "--json")
+    again = call("sparsify", tiny_llama, *told)
+    assert again.returncode == 0, again.stderr
+    (row,) = json.loads(again.stdout)
+    assert (Path(row["folder"]).name, round(row["achieved"], 3), row["already_zero"]) == ("half", 0.5, 0)
+    kept = call(
+        "sparsify", out / "0.50", "--sparsity", 0.5, "--set", "keep_zeros=true", "--out", tmp_path / "kept", "--json"
+    )
+    (row,) = json.loads(kept.stdout)
+    assert round(row["achieved"], 3) == 0.75 and row["already_zero"] == row["prunable"] // 2
+    assert "14 weights with masks" in row["note"]
+
+
 @pytest.mark.parametrize("form", ["packed", "archive"])
 def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, form: str) -> None:
     for name, out in (("dense", tmp_path / "dense"), (form, tmp_path / "stored")):
@@ -149,6 +171,13 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["sparsify", "random", "--pattern", "4:2", "--out", "x"], "2:4"),
         (["sparsify", "random", "--method", "magnitud", "--sparsity", "0.5", "--out", "x"], "magnitude"),
         (["sparsify", "random", "--out", "x"], "sparsity"),
+        (["sparsify", "random", "--method", "mask", "--out", "x"], "--file"),
+        (
+            ["sparsify", "random", "--method", "mask", "--set", "file=m", "--sparsity", "0.5", "--out", "x"],
+            "--sparsity",
+        ),
+        (["sparsify", "random", "--sparsity", "0.5", "--set", "keep_zeros=[true, false]", "--out", "x"], "x/0.50"),
+        (["sparsify", "random", "--sparsity", "0.5", "--as-masks", "--format", "packed", "--out", "x"], "--as-masks"),
         (["sparsify", "random", "--pattern", "4x4", "--out", "x"], "sparsity"),
         (["sparsify", "random", "--granularity", "global", "--pattern", "2:4", "--out", "x"], "--granularity"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),

@@ -98,7 +98,7 @@ def test_manifests_on_the_pages_are_valid(tmp_path: Path) -> None:
     for block in plain:
         for folder in re.findall(r"path:([\w/.-]+)", block):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-        for name in re.findall(r"hostfile: ([\w.-]+)", block):
+        for name in re.findall(r"(?:host)?file: ([\w.-]+)", block):
             (tmp_path / name).touch()
         head = "" if "version:" in block else "version: 1\n" if "models:\n" in block else HEAD
         load_text(head + block, str(tmp_path / "page.yaml"), checks())

@@ -24,7 +24,8 @@ def _parse(source: str | Mapping[str, Any]) -> object:
 @pytest.fixture(scope="session")
 def checks() -> Checks:
     return Checks(
-        step_names=lambda: {"prune": ["random", "magnitude"]},
+        step_files=lambda: {"prune": ["file"]},
+        step_names=lambda: {"prune": ["random", "magnitude", "mask"]},
         step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
         read_step=combinations,
         engine_names=lambda: ["deepspeed", "sparse"],

@@ -142,7 +142,7 @@ BROKEN = {
     ),
     "unknown method": (
         ENTRY + "{prune: magnitud, sparsity: 0.5}", 5, 13,
-        "unknown prune `magnitud`", "`random` or `magnitude`", "did you mean `magnitude`?",
+        "unknown prune `magnitud`", "`random`, `magnitude`, `mask`", "did you mean `magnitude`?",
     ),
     "unknown engine": (
         HEAD + "runtime: {engines: [sparse, deepsped]}", 4, 29,
@@ -202,6 +202,11 @@ BROKEN = {
     "hostfile that is not there": (
         HEAD + "runtime: {ranks: 2, hostfile: none/hosts}", 4, 31, "no such file", "`NAME slots=N`", "manifest's folder",
     ),
+    "masks that are not there": (
+        ENTRY + "[{prune: random, sparsity: 0.5}, {prune: mask, file: [none/masks]}]", 5, 59,
+        "no such file", "the step reads", "manifest's folder",
+    ),
+    "masks without a file": (ENTRY + "{prune: mask}", 5, 5, "`file` is missing", "masks.safetensors", ""),
     "unparsable source": (
         MODEL + "{name: m, source: fh:a/m, family: decoder}", 3, 23,
         "no such kind", "", "did you mean hf:?",

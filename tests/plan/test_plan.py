@@ -286,6 +286,21 @@ def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
     }  # fmt: skip
 
 
+def test_keeping_zeros_is_another_variant_and_not_keeping_them_the_one_that_it_was() -> None:
+    def made(second: dict[str, object]) -> Plan:
+        return planned(variants=[[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", **second}]], runtime=None)
+
+    plain, said, kept = (made({"sparsity": 0.7, **more}) for more in ({}, {"keep_zeros": False}, {"keep_zeros": True}))
+    assert ids(plain) == ids(said)
+    assert {cell.variant.recipe for cell in kept.cells if cell.id not in ids(plain)} == {
+        "magnitude/layer 50%, then wanda/row 70% of what is left"
+    }
+    last = [
+        next(reversed(plan.variants.values())) for plan in (plain, kept, made({"pattern": "2:4", "keep_zeros": True}))
+    ]
+    assert [variant.record()["sparsity"] for variant in last] == [0.7, 0.85, None]
+
+
 def test_a_masked_model_reads_a_text_once_for_each_token() -> None:
     tasks = [{"task": name, "limit": 100} for name in ("sst2_probe", "piqa", "hellaswag", "pseudo_perplexity")]
     made = planned(models=[{"name": "m", "source": "path:m", "family": "encoder"}], benchmarks={"encoder": tasks})

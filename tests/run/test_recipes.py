@@ -119,3 +119,45 @@ def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) ->
     (folder / "a.json").write_text(json.dumps(other))
     assert sparsebench("ingest", folder, "--ledger", home / "ledger" / "test.duckdb").returncode == 0
     assert rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
+
+
+def test_masks_and_zeros_that_stay_from_manifest_to_ledger(tiny_llama: Path, tmp_path: Path, sparsebench: Call) -> None:
+    """The share of zeros of masks is the one that they gave; zeros that were there are told from those that a step made."""
+    import torch
+    from safetensors.torch import save_file
+
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.topology import parts
+
+    dense = Checkpoint(tiny_llama)
+    names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
+    save_file({name: torch.arange(dense.load(name).numel()).view(dense.load(name).shape) % 4 > 0 for name in names},
+              tmp_path / "quarter.safetensors")  # fmt: skip
+    head, _, rest = MANIFEST.format(home=tmp_path, model=tiny_llama, more="").partition("calibration:")
+    text = f"""{head}variants:
+  - - {{prune: mask, file: quarter.safetensors}}
+    - {{prune: magnitude, sparsity: 0.5, keep_zeros: true}}
+  - {{prune: mask, file: quarter.safetensors}}
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{prune: magnitude, sparsity: 0.5, keep_zeros: true}}
+structure: null
+{rest[rest.index("storage:") :]}"""
+    (tmp_path / "masks.yaml").write_text(text)
+    (tmp_path / "else").mkdir()
+    done = sparsebench("run", tmp_path / "masks.yaml")
+    assert done.returncode == 0, done.stderr
+    found = rows(
+        tmp_path, "SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL"
+    )
+    assert [
+        (recipe, pytest.approx(share, abs=1e-3), pytest.approx(given, abs=1e-3)) for recipe, share, given in found
+    ] == [
+        ("magnitude/layer 50%", 0.5, 0.5),
+        ("magnitude/layer 50%, then magnitude/layer 50% of what is left", 0.75, 0.75),
+        ("mask quarter.safetensors", 0.25, 0.25),
+        ("mask quarter.safetensors, then magnitude/layer 50% of what is left", 0.625, 0.625),
+    ]
+    shares = rows(
+        tmp_path, "SELECT recipe, already_zero / prunable FROM variants WHERE parent IS NOT NULL ORDER BY ALL"
+    )
+    assert [share for _, share in shares] == [pytest.approx(share, abs=1e-3) for share in (0, 0.5, 0, 0.25)]

@@ -75,14 +75,25 @@ SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY sta
 FROM _latest
 WHERE manifest NOT IN (SELECT manifest FROM newest);
 
+-- What was counted in a variant that no setting gives a sparsity: masks from a file, and what keeps their zeros. Zeros by rounding
+-- are not of pruning.
+CREATE OR REPLACE VIEW _given AS
+SELECT variant_id, any_value((zeros - coalesce(rounded_to_zero, 0)) / prunable) AS given
+FROM base.variants v
+JOIN _latest USING (variant_id)
+JOIN base.makings USING (record_id)
+WHERE v.sparsity IS NULL
+GROUP BY variant_id;
+
 -- Every cell of every manifest with its variant and, where it has one, its newest record.
 CREATE OR REPLACE VIEW _cells AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
-                    coalesce(m.model, v.model) AS model), r.record_id, r.status, r.reason, r.started_at,
+                    coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.status, r.reason, r.started_at,
        r.seconds, e.machine
 FROM _members m
 JOIN base.variants v USING (variant_id)
+LEFT JOIN _given g USING (variant_id)
 LEFT JOIN _latest r USING (cell_id)
 LEFT JOIN base.environments e USING (environment_id);
 
@@ -110,7 +121,7 @@ COMMENT ON COLUMN _cells.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN _cells.method IS 'method of the last pruning step, with its allocation where that is not uniform (wanda+owl), else name of the last step; dense is the untouched model';
 COMMENT ON COLUMN _cells.granularity IS 'what weights compete with: global, layer (their matrix) or row; empty for dense';
 COMMENT ON COLUMN _cells.pattern IS 'unstructured, N:M (N kept of every M along the input), or blocks of rows x columns';
-COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights that the last pruning step was asked to make zero, 0 to 1; 0 where there is none';
+COMMENT ON COLUMN _cells.sparsity IS 'share of the prunable weights that was asked to be zero after the last pruning step, 0 to 1: of masks from a file, the share that they made zero; 0 where there is none';
 COMMENT ON COLUMN _cells.seed IS 'seed of the method; for random weights, of the weights';
 COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibration, where the method uses any';
 COMMENT ON COLUMN _cells.allocation IS 'how the sparsity is spread over the transformer blocks: uniform or owl';

@@ -3,12 +3,13 @@ CREATE OR REPLACE VIEW variants AS
 WITH made AS (
     SELECT variant_id, arg_max(prunable, started_at) AS prunable, arg_max(parameters, started_at) AS parameters,
            arg_max(zeros, started_at) AS zeros, arg_max(total_zeros, started_at) AS total_zeros,
+           arg_max(already_zero, started_at) AS already_zero,
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits
     FROM _latest
     JOIN base.makings USING (record_id)
     GROUP BY variant_id
 )
-SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters, zeros, total_zeros,
+SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
@@ -21,6 +22,7 @@ COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
 COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
+COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step was given as zeros; the others it made';
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';
 COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and a quantizer rounded to zero';
 COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';

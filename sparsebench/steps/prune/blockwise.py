@@ -8,12 +8,12 @@ pass itself are shared by all methods and sparsities.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part
 from sparsebench.steps.prune import allocation, masks
@@ -79,19 +79,20 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""
-        found: dict[Place, tuple[list[int], int]] = {}
+        found: dict[Place, tuple[list[int], int, int]] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
             layers = [self._layer(block, name, inputs[name]) for group in block.groups for name in group]
-            found[block.side, block.index] = allocation.outliers(layers, limits)
+            live = sum(int(layer.weights.count_nonzero()) for layer in layers)
+            found[block.side, block.index] = (*allocation.outliers(layers, limits), live)
 
         wanted = {target: _outlier_and_spread(target) for target in self.targets if target.allocation == "owl"}
         limits = sorted({limit for limit, _ in wanted.values()})
         replay.run(visit, progress)
-        sizes = [count for _, count in found.values()]
         for target, (limit, spread) in wanted.items():
-            shares = [counts[limits.index(limit)] / count for counts, count in found.values()]
+            shares = [counts[limits.index(limit)] / count for counts, count, _ in found.values()]
+            sizes = [live if target.keep_zeros else count for _, count, live in found.values()]
             self.shares[target] = dict(zip(found, allocation.owl(shares, sizes, target.sparsity, spread), strict=True))
 
     def _visit_dense(self, block: Block, outputs: Outputs) -> None:
@@ -163,7 +164,7 @@ class BlockSweep:
 
     def _quota(self, target: Target, place: Place) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
-        return Quota(share, target.granularity, target.pattern, target.options)
+        return Quota(share, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Solutions for experts that no token reached."""
@@ -189,13 +190,22 @@ class BlockSweep:
 def _solve(method: Method, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
     """Each layer's solutions: by the method's own solver, or by masking the lowest of its scores."""
     if method.solve:
-        for solutions in method.load_solve()(layers, quotas):
-            yield [*solutions]
+        found: Sequence[Sequence[Solution | SparsebenchError]] = method.load_solve()(layers, quotas)
+        for layer, solutions in zip(layers, found, strict=True):
+            yield [_kept(layer, quota, solution) for quota, solution in zip(quotas, solutions, strict=True)]
         return
     score = method.load_score()
     for layer in layers:
-        chosen = masks.choose(score(layer), quotas, layer.name)
+        chosen = masks.choose(score(layer), quotas, layer.name, layer.weights)
         yield [Solution(zeroed(layer.weights, choice.mask), choice.notes) for choice in chosen]
+
+
+def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> Solution | SparsebenchError:
+    """The solution, or an error where a quota keeps zeros and the solver, perhaps a plugin's, gave one of them a value."""
+    if isinstance(solution, Solution) and quota.keep_zeros and bool(solution.weights[layer.weights == 0].any()):
+        message = f"{layer.name}: the method gives weights that were zero a value"
+        return UnsupportedError(message, "leave out `keep_zeros`, or choose another method")
+    return solution
 
 
 def _outlier_and_spread(target: Target) -> tuple[float, float]:

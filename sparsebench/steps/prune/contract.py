@@ -24,7 +24,7 @@ class Target:
 
     ``granularity`` is what weights compete with (global, layer or row), ``pattern`` unstructured, N:M or RxC blocks,
     ``allocation`` how the sparsity is spread over the transformer blocks (uniform or owl), ``options`` what the method
-    alone has settings for.
+    alone has settings for. ``keep_zeros``: what is zero already stays so, and ``sparsity`` is a share of the rest.
     """
 
     method: str
@@ -33,13 +33,15 @@ class Target:
     pattern: str = "unstructured"
     allocation: str = "uniform"
     options: tuple[tuple[str, Any], ...] = ()
+    keep_zeros: bool = False
 
 
 @dataclass(frozen=True)
 class Quota:
     """What one matrix must lose: ``sparsity`` of it, compared within ``granularity`` (layer or row), in ``pattern``.
 
-    ``options`` are the method's own settings. ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same
+    ``options`` are the method's own settings. With ``keep_zeros`` the weights that are zero stay zero, and ``sparsity`` is a
+    share of the others. ``quantize`` asks a solver that can (sparsegpt) to round what stays in the same
     sweep; with a sparsity of 0 it is GPTQ, and weights that are zero stay zero.
     """
 
@@ -48,6 +50,7 @@ class Quota:
     pattern: str = "unstructured"
     options: tuple[tuple[str, Any], ...] = ()
     quantize: Quantize | None = None
+    keep_zeros: bool = False
 
     def read(self, settings: type[T]) -> T:
         """The method's own settings, the published ones where nothing else was asked for."""

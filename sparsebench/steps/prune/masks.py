@@ -1,7 +1,8 @@
 """Which weights go: exact counts, ties broken by position, for every granularity and pattern.
 
 A mask is True where a weight is removed. Counts are ``round(s·n)`` per comparison group, as in
-``torch.nn.utils.prune``; among equal scores the earlier weight (row by row) goes first.
+``torch.nn.utils.prune``; among equal scores the earlier weight (row by row) goes first. A quota that keeps zeros has them
+in its mask, and n counts the others alone, as in torch's ``PruningContainer``: here zeros have keys below all others.
 """
 
 from __future__ import annotations
@@ -37,28 +38,38 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def choose(scores: torch.Tensor, quotas: Sequence[Quota], name: str = "") -> Iterator[Choice]:
+def choose(
+    scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", before: torch.Tensor | None = None
+) -> Iterator[Choice]:
     """What goes for each quota, lowest scores first, from one look at ``scores`` (out, in); made when asked for.
 
     Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64. An N:M pattern
-    fixes its own sparsity. Raises ModelError, naming the tensor, for NaN and infinite scores.
+    fixes its own sparsity. ``before`` are the weights as they were given, for quotas that keep their zeros. Raises
+    ModelError, naming the tensor, for NaN and infinite scores, UnsupportedError where ``before`` is missing.
     """
-    found: dict[str, torch.Tensor] = {}
-    limits: dict[tuple[str, str], Iterator[torch.Tensor]] = {}
+    found: dict[tuple[str, bool], torch.Tensor] = {}
+    limits: dict[tuple[str, str, bool], Iterator[torch.Tensor]] = {}
     for quota in quotas:
-        kind, way = kind_of(quota.pattern), (quota.pattern, quota.granularity)
-        sheet = quota.pattern if kind == "blocks" else "weights"
+        kind, keep = kind_of(quota.pattern), quota.keep_zeros
+        if keep and before is None:
+            raise UnsupportedError(f"{name}: the method does not say which weights were zero", "leave out `keep_zeros`")
+        way, sheet = (quota.pattern, quota.granularity, keep), (quota.pattern if kind == "blocks" else "weights", keep)
         if sheet not in found:
             found[sheet] = ordinals(block_sums(scores, quota.pattern) if kind == "blocks" else scores, name)
+            if keep and before is not None:
+                live = block_sums(before != 0, quota.pattern) if kind == "blocks" else before
+                found[sheet] = found[sheet].masked_fill(live == 0, -1)
         if kind == "N:M":
-            yield Choice(by_pattern(found[sheet], quota.pattern), notes(scores.shape, quota.pattern))
-            continue
-        if way not in limits:
-            alike = [other.sparsity for other in quotas if (other.pattern, other.granularity) == way]
-            limits[way] = (_each_row if quota.granularity == "row" else _each_layer)(found[sheet], alike)
-        mask = next(limits[way])
+            mask = by_pattern(found[sheet], quota.pattern)
+        else:
+            if way not in limits:
+                alike = [one.sparsity for one in quotas if (one.pattern, one.granularity, one.keep_zeros) == way]
+                limits[way] = (_each_row if quota.granularity == "row" else _each_layer)(found[sheet], alike, keep)
+            mask = next(limits[way])
         if kind == "blocks":
             mask = _spread(mask, scores.shape, quota.pattern)
+        if keep and before is not None:
+            mask |= before == 0
         yield Choice(mask, notes(scores.shape, quota.pattern))
 
 
@@ -167,22 +178,37 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
     return spread
 
 
-def _each_layer(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
-    """One mask per sparsity; all weights of the matrix compete."""
+def _each_layer(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; all weights of the matrix compete, and with ``keep`` those below 0 go beforehand."""
     import torch
 
-    ranks = [count(sparsity, keys.numel()) for sparsity in sparsities]
+    live = keys[keys >= 0] if keep else keys
+    gone = keys.numel() - live.numel()
+    ranks = [count(sparsity, live.numel()) for sparsity in sparsities]
     if keys.numel() <= WHOLE or keys.dtype != torch.int32:
         # A partial sort is faster than counting, but copies.
-        yield from (mask.view(keys.shape) for mask in _lowest_in_rows(keys.reshape(1, -1), ranks))
+        every = _lowest_in_rows(keys.reshape(1, -1), [gone + rank for rank in ranks])
+        yield from (mask.view(keys.shape) for mask in every)
         return
-    for threshold in thresholds([[keys], [keys]], ranks):
+    for threshold in thresholds([[live], [live]], ranks):
         yield lowest(keys, threshold)
 
 
-def _each_row(keys: torch.Tensor, sparsities: Sequence[float]) -> Iterator[torch.Tensor]:
-    """One mask per sparsity; the weights of each output row (dimension 0) compete."""
-    return _lowest_in_rows(keys, [count(sparsity, keys.shape[1]) for sparsity in sparsities])
+def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> Iterator[torch.Tensor]:
+    """One mask per sparsity; the weights of each output row (dimension 0) compete, as in ``_each_layer``."""
+    import torch
+
+    columns = keys.shape[1]
+    if not keep:
+        return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
+    found = [torch.empty(keys.shape, dtype=torch.bool) for _ in sparsities]
+    gone = (keys < 0).sum(1)
+    for number in gone.unique().tolist():  # rows with equally many zeros lose equally many
+        rows = (gone == number).nonzero().flatten()
+        counts = [number + count(sparsity, columns - number) for sparsity in sparsities]
+        for mask, part in zip(found, _lowest_in_rows(keys[rows], counts), strict=True):
+            mask[rows] = part
+    return iter(found)
 
 
 def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch.Tensor]:

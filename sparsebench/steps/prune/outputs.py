@@ -7,22 +7,25 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.models import masked
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo
 from sparsebench.models.safety import NOTES, note_left_out, told
 from sparsebench.models.topology import View
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.zeroing import zeros_in
 
 if TYPE_CHECKING:
     import torch
 
-Emit = Callable[[Target, "Evidence | SparsebenchError"], None]
+Emit = Callable[[Any, "Evidence | SparsebenchError"], None]
 """Called once for each version: with what was achieved, or why it alone failed."""
 Progress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -36,14 +39,17 @@ class Outputs:
         self.checkpoint = checkpoint
         self.folders: dict[Any, Path] = dict(folders)
         self.layout = list(checkpoint.tensors)
-        self.writers = {
+        self.writers: dict[Any, CheckpointWriter] = {
             target: CheckpointWriter(folder, self._stored(target), checkpoint.folder, self._config(target))
             for target, folder in folders.items()
         }
-        self.removed: dict[Target, int] = dict.fromkeys(folders, 0)
-        self.notes = {target: {told(writer.left_out)} - {""} for target, writer in self.writers.items()}
-        self.unverified: dict[Target, Path] = {}
-        self.failed: dict[Target, SparsebenchError] = {}
+        self.removed: dict[Any, int] = dict.fromkeys(folders, 0)
+        self.notes = {
+            target: {told(writer.left_out), masked.told(checkpoint.folder)} - {""}
+            for target, writer in self.writers.items()
+        }
+        self.unverified: dict[Any, Path] = {}
+        self.failed: dict[Any, SparsebenchError] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,6 +106,19 @@ class Outputs:
         left = next(iter(self.writers.values())).missing
         return [name for name in self.layout if name in left]
 
+    @cached_property
+    def _zeroed(self) -> frozenset[str]:
+        """The tensors of the checkpoint that have a zero: few of a dense model's."""
+        pieces = self.checkpoint.pieces
+        return frozenset(name for name in self.layout if any(zeros_in(piece) for piece in pieces(name)))
+
+    def _already(self, written: Checkpoint, name: str) -> int:
+        """How many entries of a tensor are zero in the checkpoint and in a version."""
+        if name not in self._zeroed:
+            return 0
+        pairs = zip(self.checkpoint.pieces(name), written.pieces(name), strict=True)
+        return sum(int(((old == 0) & (new == 0)).sum()) for old, new in pairs)
+
     def finish(self, family: str, made: dict[str, Any], emit: Emit) -> None:
         """Give each folder its name, count what lies in it, and emit the result.
 
@@ -111,7 +130,7 @@ class Outputs:
         seconds = time.perf_counter() - self.started
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
-            result = counted(self.folders[target], family, seconds, len(self.folders), note, made)
+            result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self._already)
             if result.zeros < self.removed[target]:
                 where = self.folders[target]
                 raise ModelError(f"{where}: {result.zeros} zeros on disk where {self.removed[target]} were written")

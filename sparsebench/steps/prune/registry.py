@@ -12,22 +12,24 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.plugins import table
-from sparsebench.steps.contract import Step
+from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
-from sparsebench.steps.prune.settings import ALPS, TARGET, Prune, SparseGPT
+from sparsebench.steps.prune.settings import ALPS, TARGET, Mask, Prune, SparseGPT
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row. A method either ranks weights (``score``) or also updates those that stay (``solve``).
+    """One row. A method ranks weights (``score``), or also updates those that stay (``solve``), or does neither (``run``).
 
-    Both are spelled ``module:function`` and imported when used, as they may import torch.
+    All are spelled ``module:function`` and imported when used, as they may import torch.
     """
 
     name: str
     _: KW_ONLY
     score: str = ""
     solve: str = ""
+    run: str = ""
+    """A ``contract.Run`` that makes the method's steps by itself; its settings need not be those of ``Prune``."""
     needs: str = ""
     """What calibration must gather: nothing, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
     granularities: tuple[str, ...] = ("layer",)
@@ -36,7 +38,7 @@ class Method:
     """Whether ``solve`` overwrites the gram, so that it must come last."""
     version: int = 1
     """Bumped by hand when a change to the method can change its results."""
-    settings: type[Prune] = Prune
+    settings: type[Settings] = Prune
     """What a manifest may say of it; fields beyond ``Prune``'s reach ``solve`` as a quota's options."""
     libraries: tuple[str, ...] = ()
     """What it calculates with beside torch."""
@@ -44,25 +46,27 @@ class Method:
     paper: str = ""
 
     def __post_init__(self) -> None:
-        if bool(self.score) == bool(self.solve):
-            raise UserError(f"method {self.name}: one of `score` and `solve` is needed", "see steps/prune/registry.py")
+        if [bool(way) for way in (self.score, self.solve, self.run)].count(True) != 1:
+            ways = "one of `score`, `solve` and `run` is needed"
+            raise UserError(f"method {self.name}: {ways}", "see steps/prune/registry.py")
         if self.needs not in ("", "squares", "gram"):
             raise UserError(f"method {self.name}: needs {self.needs!r}", "nothing, squares or gram")
-        if not self.granularities or not set(self.granularities) <= {"global", "layer", "row"}:
+        if not (self.granularities or self.run) or not set(self.granularities) <= {"global", "layer", "row"}:
             raise UserError(f"method {self.name}: granularities {self.granularities}", "some of global, layer, row")
 
     def load_score(self) -> Score:
         """The function that ranks a layer's weights."""
-        score: Score = _load(self.score)
+        score: Score = load(self.score)
         return score
 
     def load_solve(self) -> Solve:
         """The function that prunes and updates layers that read the same inputs."""
-        solve: Solve = _load(self.solve)
+        solve: Solve = load(self.solve)
         return solve
 
 
-def _load(where: str) -> Any:
+def load(where: str) -> Any:
+    """What is spelled ``module:function``."""
     module, function = where.split(":")
     return getattr(import_module(module), function)
 
@@ -117,6 +121,13 @@ BUILT_IN = (
         summary="searches the best support and weights of a layer together, by ADMM and conjugate gradients",
         paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
     ),
+    Method(
+        "mask",
+        run="sparsebench.steps.prune.methods.mask:run",
+        granularities=(),
+        settings=Mask,
+        summary="removes what the masks in a file say: a 1 keeps, a 0 removes",
+    ),
 )
 
 
@@ -131,34 +142,39 @@ def needs_calibration(method: str, allocation: str = "uniform") -> bool:
     return bool(methods()[method].needs) or allocation != "uniform"
 
 
-def settings() -> dict[str, type[Prune]]:
+def settings() -> dict[str, type[Settings]]:
     """Each method's settings, by its name."""
     return {name: _settings_of(method) for name, method in methods().items()}
 
 
 @cache
-def _settings_of(method: Method) -> type[Prune]:
-    return method.settings.of(method.granularities, bool(method.needs))
+def _settings_of(method: Method) -> type[Settings]:
+    own = method.settings
+    return own.of(method.granularities, bool(method.needs)) if issubclass(own, Prune) else own
 
 
 def reads_text(step: Step) -> bool:
     """Whether a pruning step looks at calibration text."""
-    return needs_calibration(step.name, step.settings["allocation"])
+    return needs_calibration(step.name, step.settings.get("allocation", "uniform"))
 
 
 def shares(step: Step) -> tuple[str, ...]:
     """What one pass has in common. The dense model's activations serve any method."""
     if step.settings.get("propagate") == "dense":
         return ("calibrated",)
-    return step.name, step.settings["granularity"], step.settings["allocation"]
+    return step.name, step.settings.get("granularity", ""), step.settings.get("allocation", "")
 
 
 def label(step: Step) -> str:
-    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out."""
+    """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out.
+    Masks are called after their file: ``mask masks.safetensors``."""
+    if methods()[step.name].run:
+        return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
     setting = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0, **step.settings}
     method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
     how = "/".join(word for word in (method, setting["granularity"]) if word)
-    words = [how, setting["pattern"] * (setting["pattern"] != "unstructured"), percent(setting["sparsity"])]
+    rest = " of what is left" * bool(setting.get("keep_zeros"))
+    words = [how, setting["pattern"] * (setting["pattern"] != "unstructured"), percent(setting["sparsity"]) + rest]
     return " ".join(word for word in (*words, *options_label(step)) if word)
 
 

@@ -21,7 +21,7 @@ OUTLIER = 5.0
 """OWL: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
 SPREAD = 0.08
 """OWL: sparsities differ by at most twice this (λ of the paper), before clipping."""
-TARGET = ("sparsity", "granularity", "pattern", "allocation")
+TARGET = ("sparsity", "granularity", "pattern", "allocation", "keep_zeros")
 """The fields of a ``Target``; the rest are the method's own options."""
 OWL = ("outlier", "spread")
 """Fields that only an allocation by outliers looks at."""
@@ -50,6 +50,9 @@ class Prune(Settings):
     """With `owl`: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
     spread: Share = SPREAD
     """With `owl`: sparsities differ by at most twice this (λ of the paper), before clipping."""
+    keep_zeros: bool = False
+    """Weights that are zero already stay zero, and `sparsity` is the share to remove of the others, as in PyTorch's
+    PruningContainer; N:M counts them among those of their group that go. Default: they compete, and may get a value again."""
 
     @classmethod
     def of(cls, granularities: tuple[str, ...], calibrated: bool) -> type[Prune]:
@@ -111,6 +114,20 @@ class Prune(Settings):
         return [{**given, "pattern": free}, {**rest, "pattern": fixed}]
 
 
+class Mask(Settings):
+    """The settings of masks from a file, which say by themselves what goes."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """A safetensors file with a tensor of 0 and 1 for each weight to prune, under the weight's name, or that and `_mask`:
+    1 keeps, 0 prunes. Paths start from the manifest's folder. A result is known by the file's content."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands; there is no default."""
+        if self.file is None:
+            raise wrong("`file` is missing", "a safetensors file of masks, such as masks.safetensors", at="file")
+        return self.model_dump()
+
+
 class SparseGPT(Prune):
     """SparseGPT's settings."""
 
@@ -127,14 +144,27 @@ class SparseGPT(Prune):
     def complete(self, name: str) -> dict[str, Any]:
         """Without what no grid looks at. A joint sweep has one form: as published."""
         found = super().complete(name)
-        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
+        form = {
+            "granularity": "layer",
+            "allocation": "uniform",
+            "propagate": "pruned",
+            "columns": 128,
+            "keep_zeros": False,
+        }
         for key, only in form.items():
             if self.bits and found[key] != only:
                 raise wrong(
-                    f"`bits` beside `{key}: {found[key]}`", f"`{key}: {only}`", "prune first, then quantize", key
+                    f"`bits` beside `{key}: {_yaml(found[key])}`",
+                    f"`{key}: {_yaml(only)}`",
+                    "prune first, then quantize",
+                    key,
                 )
         left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
         return {key: value for key, value in found.items() if key not in left}
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class ALPS(Prune):

@@ -15,7 +15,7 @@ from sparsebench.steps.contract import Emit as EmitStep
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import Emit, Outputs, Progress
-from sparsebench.steps.prune.registry import needs_calibration, reads_text
+from sparsebench.steps.prune.registry import load, methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
 from sparsebench.steps.quantize.grid import Quantize
@@ -37,7 +37,10 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
     if joint:
         quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
-    steps = {target_of(step): step for step in targets if step not in joint}
+    apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
+    for where in dict.fromkeys(apart.values()):
+        load(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
+    steps = {target_of(step): step for step in targets if step not in joint and step not in apart}
     if not steps:
         return
     folders = {target: targets[step] for target, step in steps.items()}
@@ -58,8 +61,7 @@ def target_of(step: Step) -> Target:
     """A pruning step as the sweep knows it."""
     settings = step.settings
     own = tuple((key, value) for key, value in settings.items() if key not in (*TARGET, "propagate"))
-    sparsity, granularity, pattern, allocation = (settings[key] for key in TARGET)
-    return Target(step.name, sparsity, granularity, pattern, allocation, own)
+    return Target(step.name, options=own, **{key: settings[key] for key in TARGET})
 
 
 @dataclass(frozen=True)

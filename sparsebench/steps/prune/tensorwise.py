@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
@@ -18,7 +19,7 @@ from sparsebench.steps.prune.contract import Layer, Quota, Score, Target
 from sparsebench.steps.prune.keys import Threshold, keys, narrow, thresholds
 from sparsebench.steps.prune.outputs import Outputs, Progress
 from sparsebench.steps.prune.registry import methods
-from sparsebench.steps.prune.zeroing import cut, zeroed
+from sparsebench.steps.prune.zeroing import cut, zeroed, zeros_in
 
 if TYPE_CHECKING:
     import torch
@@ -82,12 +83,17 @@ class TensorSweep:
                 ranks = [masks.count(target.sparsity, ranked.numel()) for target in layer]
                 own |= zip(layer, thresholds([[ranked], [ranked]], ranks), strict=True)
             for target in (*whole, *layer):
-                version, removed, spent = cut(weights, ranked, own[target])
+                # A zero that stays must not take the place of a tie.
+                those = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
+                version, removed, spent = cut(weights, those, own[target])
                 if target in limits:
                     limits[target] = Threshold(own[target].key, own[target].ties - spent)
                 write(target, version, removed)
-            quotas = [Quota(target.sparsity, target.granularity, target.pattern) for target in other]
-            for target, choice in zip(other, masks.choose(scores, quotas, view.name), strict=True):
+            quotas = [
+                Quota(target.sparsity, target.granularity, target.pattern, keep_zeros=target.keep_zeros)
+                for target in other
+            ]
+            for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 
     def _ranked(self, scores: torch.Tensor, name: str) -> torch.Tensor:
@@ -96,19 +102,26 @@ class TensorSweep:
 
     def _global_thresholds(self) -> dict[Target, Threshold]:
         """One exact threshold per global target over all prunable weights."""
-        total = sum(self.checkpoint.tensors[name].numel for name, part in self.places.items() if part.prunable)
         found: dict[Target, Threshold] = {}
-        for method, targets in self.sweeps.items():
-            whole = [target for target in targets if target.granularity == "global"]
+        for method, keep in product(self.sweeps, (False, True)):
+            whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
             if whole:
-                ranks = [masks.count(target.sparsity, total) for target in whole]
-                passes = (self._all_keys(method) for _ in range(2))
+                ranks = [masks.count(target.sparsity, self._competing(keep)) for target in whole]
+                passes = (self._all_keys(method, keep) for _ in range(2))
                 found |= zip(whole, thresholds(passes, ranks), strict=True)
         return found
 
-    def _all_keys(self, method: str) -> Iterator[torch.Tensor]:
+    def _competing(self, keep_zeros: bool) -> int:
+        """How many prunable weights there are, or how many that are not zero."""
+        names = [name for name, part in self.places.items() if part.prunable]
+        zeros = sum(zeros_in(piece) for name in names for piece in self.checkpoint.pieces(name)) if keep_zeros else 0
+        return sum(self.checkpoint.tensors[name].numel for name in names) - zeros
+
+    def _all_keys(self, method: str, keep_zeros: bool) -> Iterator[torch.Tensor]:
         for view in (view for part in self.places.values() for view in part.views):
-            yield self._ranked(self.scores[method](Layer(view.name, self._weights(view), self.seed)), view.name)
+            weights = self._weights(view)
+            found = self._ranked(self.scores[method](Layer(view.name, weights, self.seed)), view.name)
+            yield found[weights != 0] if keep_zeros else found
 
     def _weights(self, view: View) -> torch.Tensor:
         """(out, in), one matrix in memory at a time."""
@@ -118,5 +131,5 @@ class TensorSweep:
 def _by_reach(targets: list[Target]) -> tuple[list[Target], list[Target], list[Target]]:
     """Targets of one threshold for all tensors, of one for each, and those that masks are made for."""
     whole = [target for target in targets if target.granularity == "global"]
-    layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured"]
+    layer = [t for t in targets if t.granularity == "layer" and t.pattern == "unstructured" and not t.keep_zeros]
     return whole, layer, [target for target in targets if target not in (*whole, *layer)]

@@ -29,7 +29,8 @@ STOCK = "stock transformers loads this folder with the package compressed-tensor
 class Evidence:
     """What was done to the prunable weights, counted in the written files.
 
-    ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides.
+    ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides;
+    ``already_zero`` are those of both that the parent has as zeros.
     ``bits_per_weight`` counts scales, zero points and shapes; ``relative_error`` is ‖W - Ŵ‖ / ‖W‖ over all of them.
     ``seconds`` and ``peak_rss_bytes`` are those of all versions made together, ``tokens`` what calibration read.
     """
@@ -43,6 +44,7 @@ class Evidence:
     peak_rss_bytes: int
     tokens: int
     relative_error: float
+    already_zero: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -59,6 +61,7 @@ class _Tally:
 
     removed: int = 0
     zeros: int = 0
+    already: int = 0
     error: float = 0.0
     size: float = 0.0
 
@@ -108,7 +111,9 @@ class QuantizedOutputs(Outputs):
             self.writers[target].write(part, tensor)
         tally, wide = self.tallies[target], weights.float()
         tally.removed += removed
-        tally.zeros += codes.zero_count()
+        zero = codes.offsets() == 0
+        tally.zeros += int(zero.sum())
+        tally.already += int((zero & (weights == 0)).sum())
         tally.size += float(wide.square().sum(dtype=_double()))
         tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=_double()))
         self.notes[target].update(notes)
@@ -149,6 +154,7 @@ class QuantizedOutputs(Outputs):
             peak_rss_bytes=peak_rss(),
             tokens=tokens,
             relative_error=math.sqrt(tally.error / tally.size) if tally.size else 0.0,
+            already_zero=tally.already,
             notes=(*sorted(self.notes[target]), *([refused] if refused else [])),
         )
         text = json.dumps({**settings, "stock": refused or STOCK, **asdict(evidence)}, indent=1)

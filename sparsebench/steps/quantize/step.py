@@ -90,4 +90,5 @@ def evidence(found: Any, made: int, tokens: Any) -> Evidence:
         bits=found.bits_per_weight,
         rounded_to_zero=found.rounded_to_zero,
         relative_error=found.relative_error,
+        already_zero=found.already_zero,
     )

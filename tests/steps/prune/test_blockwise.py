@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ FAMILIES: list[tuple[str, Family]] = [
     ("tiny_bert", "encoder"),
     ("tiny_t5", "encoder-decoder"),
 ]
+OWN = {"sparsegpt": (("columns", 32),)}
 GRANULARITY = {"wanda": "row", "ria": "layer", "sparsegpt": "layer", "alps": "layer"}
 
 
@@ -253,3 +254,65 @@ def test_nan_weights_are_named_and_no_folder_is_left(tiny_llama: Path, tmp_path:
     with pytest.raises(ModelError, match=re.escape(f"{name}: NaN")):
         swept(folder, "decoder", out, [Target(method, 0.5, GRANULARITY.get(method, "layer"))])
     assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "4x4"])
+def test_zeros_stay_where_a_quota_keeps_them(pattern: str, tiny_bert: Path, tmp_path: Path) -> None:
+    """Half of the weights are zero in no order. Solvers give some of them a value where nobody forbids it."""
+    first = {Target("random", 0.5, "layer"): tmp_path / "first"}
+    Sweep(tiny_bert, "encoder", first, 3).run(lambda target, found: None)
+    before = Checkpoint(tmp_path / "first")
+    targets = [
+        # In narrow panels: what is removed in one changes the zeros in the next.
+        Target(method, 0.5 if pattern == "2:4" else 0.6, scope, pattern, options=OWN.get(method, ()), keep_zeros=keep)
+        for method, scope in GRANULARITY.items()
+        for keep in (True, False)
+    ]
+    results = swept(tmp_path / "first", "encoder", tmp_path / "second", targets, "dense")
+    prunable = [name for name, part in parts(before, "encoder").items() if part.prunable]
+    for place, target in enumerate(targets):
+        after = Checkpoint(tmp_path / "second" / str(place))
+        revived = sum(int(after.load(name)[before.load(name) == 0].count_nonzero()) for name in prunable)
+        found = results[target]
+        if target.keep_zeros:
+            assert revived == 0
+            assert found.already_zero == sum(int((before.load(name) == 0).sum()) for name in prunable)
+            if pattern == "unstructured":
+                live = found.prunable - found.already_zero
+                # Wanda rounds once a row, SparseGPT once a block of columns, the others once a matrix.
+                slack = sum(before.tensors[name].shape[0] for name in prunable) / 2 if target.method == "wanda" else 50
+                assert abs(found.zeros - found.already_zero - 0.6 * live) <= slack
+            elif pattern == "2:4":
+                groups = [(after.load(name).reshape(-1, 4) != 0).sum(1) for name in prunable]
+                assert max(int(group.max()) for group in groups) == 2
+        elif target.method in ("sparsegpt", "alps"):
+            assert revived > 0
+
+
+def test_a_share_of_outliers_counts_what_is_left_where_zeros_are_kept(tiny_llama: Path, tmp_path: Path) -> None:
+    first = {Target("magnitude", 0.5, "global"): tmp_path / "first"}
+    Sweep(tiny_llama, "decoder", first, 3).run(lambda target, found: None)
+    target = Target("magnitude", 0.5, "layer", allocation="owl", keep_zeros=True)
+    (found,) = swept(tmp_path / "first", "decoder", tmp_path / "second", [target]).values()
+    assert found.zeros / found.prunable == pytest.approx(0.75, abs=1e-3)
+
+
+def test_a_solver_that_gives_kept_zeros_a_value_fails(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin's solver need not have heard of the setting."""
+    from sparsebench.steps.prune import blockwise
+    from sparsebench.steps.prune.contract import Solution
+
+    class Deaf:
+        needs, consumes, score, solve = "gram", False, "", "here"
+
+        def load_solve(self) -> Any:
+            return lambda layers, quotas: [[Solution(layer.weights + 1) for _ in quotas] for layer in layers]
+
+    Sweep(tiny_bert, "encoder", {Target("random", 0.5, "layer"): tmp_path / "first"}, 3).run(lambda target, found: None)
+    known = {**blockwise.methods(), "alps": Deaf()}
+    monkeypatch.setattr(blockwise, "methods", lambda: known)
+    with pytest.raises(UnsupportedError, match="weight"):
+        swept(tmp_path / "first", "encoder", tmp_path / "out", [Target("alps", 0.5, "layer", keep_zeros=True)])
+    assert not (tmp_path / "out" / "0").exists()

@@ -168,3 +168,48 @@ def test_agrees_with_torch_where_there_are_no_ties() -> None:
     prune.l1_unstructured(layer, "weight", amount=0.73)
     (mask,) = chosen(weights, "layer", [0.73])
     assert torch.equal(~mask, layer.weight_mask.bool())
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    matrices((*DTYPES, torch.float64)), st.sampled_from(["unstructured", "2x3", "2:4"]), st.booleans(), st.booleans()
+)
+def test_zeros_that_are_kept_go_first_and_the_share_is_of_the_rest(
+    before: torch.Tensor, pattern: str, by_row: bool, counting: bool
+) -> None:
+    """As torch's PruningContainer. The scores say nothing of the zeros: they are drawn apart."""
+    scores = torch.rand(before.shape, generator=torch.Generator().manual_seed(1)).to(before.dtype)
+    quotas = [Quota(share, "row" if by_row else "layer", pattern, keep_zeros=True) for share in SPARSITIES]
+    plain = Quota(0.5, "layer", pattern)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "WHOLE", 0 if counting else masks.WHOLE)
+        found = [choice.mask for choice in masks.choose(scores, [*quotas, plain], "w", before)]
+    assert torch.equal(found.pop(), next(masks.choose(scores, [plain], "w")).mask)
+    zero, (rows, columns) = before == 0, before.shape
+    height, width = (2, 3) if pattern == "2x3" else (1, 4) if pattern == "2:4" else (1, 1)
+    units = {
+        (y, x): (slice(y, y + height), slice(x, x + width))
+        for y in range(0, rows - height + 1, height)
+        for x in range(0, columns - width + 1, width)
+    }
+    for quota, mask in zip(quotas, found, strict=True):
+        expected = zero.clone()
+        if pattern == "2:4":
+            for unit in units.values():
+                order = sorted(
+                    range(4), key=lambda place, at=unit: (not zero[at][0, place], scores[at][0, place], place)
+                )
+                expected[unit][0, order[:2]] = True
+        else:
+            live = {at: unit for at, unit in units.items() if not zero[unit].all()}
+            groups = [[at for at in live if at[0] == y] for y in range(0, rows, height)] if by_row else [[*live]]
+            for group in groups:
+                sums = {at: float(scores[live[at]].double().sum()) for at in group}
+                for at in sorted(group, key=lambda at: (sums[at], at))[: round(quota.sparsity * len(group))]:
+                    expected[live[at]] = True
+        assert torch.equal(mask, expected)
+
+
+def test_a_method_that_does_not_tell_its_weights_cannot_keep_zeros() -> None:
+    with pytest.raises(UnsupportedError, match="layers.5.up"):
+        next(masks.choose(torch.rand(2, 4), [Quota(0.5, "row", keep_zeros=True)], "layers.5.up"))

@@ -125,3 +125,69 @@ def test_a_global_sweep_reads_no_tensor_for_thresholds_of_its_own(
     )
     swept(tiny_llama, "decoder", tmp_path, [Target("magnitude", share, "global") for share in (0.5, 0.9)])
     assert asked == [2]
+
+
+def linears(folder: Path) -> dict[str, torch.nn.Linear]:
+    """A BERT's prunable layers as modules."""
+    checkpoint = Checkpoint(folder)
+    found: dict[str, torch.nn.Linear] = {}
+    for name, place in parts(checkpoint, "encoder").items():
+        if place.prunable:
+            weight = checkpoint.load(name)
+            found[name] = torch.nn.Linear(*weight.shape[::-1])
+            found[name].weight = torch.nn.Parameter(weight)
+    return found
+
+
+@pytest.mark.parametrize("granularity", ["layer", "global"])
+def test_a_second_step_that_keeps_zeros_prunes_what_torchs_container_prunes(
+    granularity: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    """Entry by entry, l1 after l1; without the setting, 70% of all is another mask."""
+    from torch.nn.utils import prune
+
+    modules = linears(tiny_bert)
+    for amount in (0.5, 0.7):
+        if granularity == "global":
+            pairs = [(module, "weight") for module in modules.values()]
+            prune.global_unstructured(pairs, prune.L1Unstructured, amount=amount)
+        else:
+            for module in modules.values():
+                prune.l1_unstructured(module, "weight", amount)
+    swept(tiny_bert, "encoder", tmp_path / "first", [Target("magnitude", 0.5, granularity)])
+    second = [Target("magnitude", 0.7, granularity, keep_zeros=keep) for keep in (True, False)]
+    results = swept(tmp_path / "first" / "0", "encoder", tmp_path / "second", second)
+    kept, plain = (Checkpoint(tmp_path / "second" / str(place)) for place in range(2))
+    for name, module in modules.items():
+        assert torch.equal(kept.load(name) != 0, module.weight_mask.bool()), name
+        assert not torch.equal(plain.load(name) != 0, module.weight_mask.bool())
+    prunable = results[second[0]].prunable
+    for target, share in zip(second, (0.85, 0.7), strict=True):
+        found = results[target]
+        assert abs(found.zeros - share * prunable) <= len(modules)
+        assert abs(found.already_zero - 0.5 * prunable) <= len(modules)
+
+
+@pytest.mark.parametrize("granularity", ["row", "layer", "global"])
+def test_a_draw_that_keeps_zeros_takes_its_share_of_the_rest(
+    granularity: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Two bytes a weight, and scores that say nothing of zeros: a zero takes no other's place, not even among ties."""
+    swept(tiny_llama, "decoder", tmp_path / "first", [Target("random", 0.5, "layer")])
+    target = Target("random", 0.5, granularity, keep_zeros=True)
+    # Another seed: the first draw's lowest are gone already.
+    results: dict[Target, Evidence] = {}
+    Sweep(tmp_path / "first" / "0", "decoder", {target: tmp_path / "second"}, seed=8).run(results.__setitem__)
+    found, before = results[target], Checkpoint(tmp_path / "first" / "0")
+    places = parts(before, "decoder")
+    weights = [before.load(name) for name, place in places.items() if place.prunable]
+    live = [w.count_nonzero(1).tolist() if granularity == "row" else [int(w.count_nonzero())] for w in weights]
+    groups = [[sum(map(sum, live))]] if granularity == "global" else live
+    made = sum(round(0.5 * number) for group in groups for number in group)
+    assert found.already_zero == sum(w.numel() for w in weights) - sum(map(sum, live)) > 0
+    assert found.zeros == found.already_zero + made
+
+
+def test_the_zeros_of_a_dense_model_are_none_of_a_steps_own(tiny_bert: Path, tmp_path: Path) -> None:
+    (found,) = swept(tiny_bert, "encoder", tmp_path, [Target("magnitude", 0.5, "layer")]).values()
+    assert (found.already_zero, found.zeros) == (0, found.prunable // 2)

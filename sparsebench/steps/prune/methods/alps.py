@@ -118,11 +118,11 @@ def _prune(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solut
 
     dense = layer.weights.to(problem.hessian.dtype) * problem.root
     said = masks.notes(dense.shape, quota.pattern)
-    mask = _project(dense, quota, layer.name)
+    mask = _project(dense, quota, layer)
     stays = mask.numel() - int(mask.sum())
     if stays in (0, mask.numel()):
         return Solution(layer.weights.masked_fill(mask, 0), said)
-    found, mask, settled = _search(problem, dense, mask, quota, setting, layer.name)
+    found, mask, settled = _search(problem, dense, mask, quota, setting, layer)
     if not settled:
         said += (f"the support still changed after {setting.iterations} steps",)
     found = _refine(problem, dense, found, mask, setting.refine)
@@ -132,14 +132,14 @@ def _prune(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solut
     return Solution(weights, said)
 
 
-def _project(weights: torch.Tensor, quota: Quota, name: str) -> torch.Tensor:
+def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
     """Mask of what goes to be nearest to ``weights``: the smallest squares, or blocks of smallest sums of squares."""
-    (choice,) = masks.choose(weights.square(), [quota], name)
+    (choice,) = masks.choose(weights.square(), [quota], layer.name, layer.weights)
     return choice.mask
 
 
 def _search(
-    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, name: str
+    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled in time."""
     import torch
@@ -155,7 +155,7 @@ def _search(
         signs = torch.where(mask, state.new_tensor(-held), state.new_tensor(penalty))
         right = signs.mul_(state).sub_(dense, alpha=penalty)
         state = state.mul_(mask).mul_(held / penalty).add_(dense).addmm_(right, inverse)
-        held, mask = penalty, _project(state, quota, name)
+        held, mask = penalty, _project(state, quota, layer)
         if step % PERIOD:
             continue
         changed = int((mask ^ before).sum())

@@ -111,7 +111,8 @@ def _stacks(
     for column, quota in enumerate(quotas):
         changes = quota.sparsity > 0 or masks.kind_of(quota.pattern) == "N:M" or quota.quantize
         if changes and _damping(quota) == damping:
-            alike = (quota.pattern, quota.read(SparseGPT).columns, quota.quantize and (quota.quantize.group,))
+            joint = quota.quantize and (quota.quantize.group,)
+            alike = (quota.pattern, quota.read(SparseGPT).columns, joint, quota.keep_zeros)
             wanted_at.setdefault(alike, []).append(column)
     for wanted in wanted_at.values():
         places: list[tuple[int, int]] = []
@@ -139,7 +140,7 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
     stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
-    zeros = stack == 0 if quota.quantize else None
+    zeros = stack == 0 if quota.quantize or quota.keep_zeros else None
     stack[factor.dead] = 0
     rounding = _Rounding(units, stack) if quota.quantize else None
     gone = torch.zeros(stack.shape[1], dtype=torch.int64)
@@ -180,7 +181,7 @@ def _sweep_block(
         for column in range(start, stop):
             if group and column % group == 0 and column + group <= width:
                 here = slice(column, column + group)
-                removed[here] = _removed_of_group(block[here] / scale[here], units[0])
+                removed[here] |= _removed_of_group(block[here] / scale[here], units[0], removed[here])
                 factors[here] = removed[here].to(block.dtype).div_(scale[here])
             if rounding:
                 kept = rounding.rounded(first + column, block[column:], removed[column:])
@@ -240,28 +241,31 @@ class _Rounding:
 def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros: torch.Tensor | None) -> torch.Tensor:
     """Mask (width, rows) of the block: for each unit the lowest w² / U_jj², or of one that only quantizes its ``zeros``.
 
-    Of N:M nothing yet.
+    Of N:M nothing yet but zeros that are kept.
     """
     import torch
 
     removed = torch.zeros(block.shape, dtype=torch.bool)
     if masks.kind_of(units[0].quota.pattern) == "N:M":
-        return removed
+        return zeros.clone() if zeros is not None and units[0].quota.keep_zeros else removed
     prunes = any(unit.quota.sparsity > 0 for unit in units)
     scores = (block / scale).square_().T.contiguous() if prunes else block
     for unit in units:
         if unit.quota.sparsity > 0:
-            (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name)
+            before = None if zeros is None else ~zeros[:, unit.columns].T
+            (choice,) = masks.choose(scores[unit.columns], [unit.quota], unit.layer.name, before)
             removed[:, unit.columns] = choice.mask.T
         elif zeros is not None:
             removed[:, unit.columns] = zeros[:, unit.columns]
     return removed
 
 
-def _removed_of_group(ratios: torch.Tensor, unit: Unit) -> torch.Tensor:
-    """Mask (M, rows) of the M−N lowest w² / U_jj² of each row, given w / U_jj; ``unit`` tells N and M."""
+def _removed_of_group(ratios: torch.Tensor, unit: Unit, gone: torch.Tensor) -> torch.Tensor:
+    """Mask (M, rows) of the M−N lowest w² / U_jj² of each row, given w / U_jj, those that are ``gone`` first; ``unit`` tells
+    N and M."""
     keep, group = masks.pair(unit.quota.pattern)
-    return masks.lowest_of_each(masks.ordinals(ratios.square_(), unit.layer.name), group - keep)
+    scores = masks.ordinals(ratios.square_(), unit.layer.name)
+    return masks.lowest_of_each(scores.masked_fill_(gone, -1), group - keep)
 
 
 def _steps(width: int, group: int, quantize: Quantize | None) -> Iterator[tuple[int, int]]:

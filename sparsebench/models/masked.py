@@ -1,0 +1,127 @@
+"""Weights with their masks beside them, as ``torch.nn.utils.prune`` leaves them in a state dict.
+
+While a module is pruned, its ``weight`` is no parameter: the state dict has ``weight_orig``, which is trained, and
+``weight_mask``, and the weight is their product. Here an entry whose mask is 0 is +0, where torch's product keeps the sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
+from sparsebench.models.safety import NOTES
+from sparsebench.sources.cache import read_json
+
+if TYPE_CHECKING:
+    import torch
+
+ORIGINAL, MASK = "_orig", "_mask"
+MASKED = "masked"
+"""The key of a prepared folder's ``sparsebench.json`` that says how many weights were read with masks beside them."""
+_PARAMETERS = ("weight", "bias")
+"""Parameters whose mask cannot be anything else. A model may have buffers of its own that end in ``_mask``."""
+
+
+def masked_names(names: Collection[str], where: Path) -> list[str]:
+    """The weights that a checkpoint holds as ``NAME_orig`` and ``NAME_mask``.
+
+    Raises ModelError, by name, for one without the other, and where the weight stands beside both.
+    """
+    found = [name.removesuffix(ORIGINAL) for name in names if name.endswith(ORIGINAL)]
+    lone = [
+        name.removesuffix(MASK)
+        for name in names
+        if name.endswith(MASK) and name.removesuffix(MASK).rpartition(".")[2] in _PARAMETERS
+    ]
+    for name in (*found, *lone):
+        for own, other in ((ORIGINAL, MASK), (MASK, ORIGINAL)):
+            if name + own in names and name + other not in names:
+                message = f"{where}: tensor {name}{own} without {name}{other}"
+                raise ModelError(
+                    message, "torch's prune saves both: save the state dict again, or call prune.remove first"
+                )
+        if name in names:
+            raise ModelError(f"{where}: tensor {name} beside {name}{ORIGINAL}", "keep the one or the other")
+    return found
+
+
+def told(folder: Path) -> str:
+    """A note of what was read with masks beside it when ``folder`` was prepared; empty where nothing was."""
+    number = (read_json(folder / NOTES) or {}).get(MASKED)
+    said = f"the checkpoint has {number} weights with masks beside them, read as their products"
+    return said if isinstance(number, int) else ""
+
+
+def kept(mask: torch.Tensor, where: str) -> torch.Tensor:
+    """A mask of any dtype as booleans: true where the weight stays. Raises ModelError for a value that is neither 0 nor 1."""
+    ones = mask == 1
+    wrong = ~(ones | (mask == 0))
+    if bool(wrong.any()):
+        raise ModelError(
+            f"{where} has the value {mask[wrong][0].item():g}", "a mask is 1 where a weight stays, and 0 elsewhere"
+        )
+    return ones
+
+
+class Merged:
+    """The tensors of a checkpoint in which ``masked`` weights lie in two parts, under the weights' own names."""
+
+    def __init__(
+        self, where: Path, masked: Collection[str], infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]
+    ) -> None:
+        self.where, self.masked, self._load = where, frozenset(masked), load
+        self.infos: dict[str, TensorInfo] = {}
+        for name, info in infos.items():
+            own = name.removesuffix(ORIGINAL)
+            if own in self.masked and name.endswith(ORIGINAL):
+                shape = infos[own + MASK].shape
+                if shape != info.shape:
+                    raise ModelError(f"{where}: {name} is {info.shape} and {own}{MASK} {shape}", "save the model again")
+                self.infos[own] = info
+            elif name.removesuffix(MASK) not in self.masked:
+                self.infos[name] = info
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor; of a masked weight what its mask leaves."""
+        if name not in self.masked:
+            return self._load(name)
+        mask = kept(self._load(name + MASK), f"{self.where}: tensor {name}{MASK}")
+        return self._load(name + ORIGINAL).masked_fill(~mask, 0)
+
+    def drop_ties(self, ties: Mapping[str, str]) -> None:
+        """Leave out what repeats a tied tensor. Raises ModelError where only one of both is masked, or by another mask."""
+        import torch
+
+        for name, original in ties.items():
+            if {name, original} <= self.infos.keys() and {name, original} & self.masked:
+                if not torch.equal(self.load(name), self.load(original)):
+                    message = f"{self.where}: {name} and {original} are tied, and their masks make them differ"
+                    raise ModelError(message, "prune both by one mask, or set tie_word_embeddings to false")
+                del self.infos[name]
+
+
+def write_masked(pruned: Path, dense: Path, out: Path, names: Collection[str]) -> Path:
+    """Write a pruned folder with the weights ``names`` as ``NAME_orig`` and ``NAME_mask``: floats and booleans.
+
+    An original is the pruned weight where the mask is 1, and the one of the folder ``dense`` elsewhere.
+    """
+    import torch
+
+    new, old = Checkpoint(pruned), Checkpoint(dense)
+    layout: list[tuple[str, str, tuple[int, ...]]] = []
+    for info in new.tensors.values():
+        parts = ((ORIGINAL, info.dtype), (MASK, "BOOL")) if info.name in names else (("", info.dtype),)
+        layout += [(info.name + end, dtype, info.shape) for end, dtype in parts]
+    with CheckpointWriter(out, lay_out(layout), pruned) as writer:
+        for info, weights in new.items():
+            if info.name not in names:
+                writer.write(info.name, weights)
+                continue
+            # A zero of negative sign is kept: what is read again is the same to the bit.
+            mask = (weights != 0) | torch.signbit(weights)
+            writer.write(info.name + ORIGINAL, torch.where(mask, weights, old.load(info.name)))
+            writer.write(info.name + MASK, mask)
+        return writer.close(read_json(pruned / NOTES))

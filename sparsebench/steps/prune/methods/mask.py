@@ -1,0 +1,130 @@
+"""Masks from a file: somebody else has chosen what goes.
+
+A file has a tensor for each weight that it prunes, under the weight's own name or that and ``_mask``, as
+``torch.nn.utils.prune`` calls its masks: 1 keeps, 0 removes. Any weight can have one, embeddings and biases too. Weights and
+masks are read and written in pieces, so that memory stays small whatever the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.manifest.problems import did_you_mean
+from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
+from sparsebench.models.masked import MASK, kept
+from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.sources.cache import sha256_of
+from sparsebench.steps.contract import Context, Emit, Step, of_file
+from sparsebench.steps.prune.outputs import Outputs
+from sparsebench.steps.prune.zeroing import zeroed
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a file by the tensors of a checkpoint; of a tied tensor that is stored twice by the one that is repeated."""
+
+    path: Path
+    found: Mapping[str, TensorInfo]
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        """One mask's entries in order, flat, true where the weight stays. Raises ModelError for other values than 0 and 1."""
+        info = self.found[name]
+        return (kept(piece, f"{self.path}: mask {info.name}") for piece in pieces_of(self.path.parent, info))
+
+    def note(self, places: Mapping[str, Part]) -> str:
+        """Which prunable weights it leaves as they are."""
+        names = [name for name, place in places.items() if place.prunable]
+        left = [name for name in names if name not in self.found]
+        said = f"{self.path.name} has no mask for {len(left)} of {len(names)} prunable weights, which stay as they are"
+        return f"{said} (the first is {left[0]})" if left else ""
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every version that masks make of the model in ``parent``, each into its folder; a file that does not fit fails alone."""
+    checkpoint = Checkpoint(parent)
+    places = prunable_parts(checkpoint, context.family)
+    masks: dict[Step, Masks] = {}
+    for step in targets:
+        try:
+            masks[step] = _read(*of_file(step.settings["file"]), checkpoint)
+        except SparsebenchError as error:
+            emit(step, error)
+    if not masks:
+        return
+    with Outputs(checkpoint, {step: targets[step] for step in masks}) as outputs:
+        for done, name in enumerate(checkpoint.tensors, start=1):
+            _write(name, masks, outputs)
+            if context.progress:
+                context.progress(done, len(checkpoint.tensors))
+        for step in outputs.writers:
+            outputs.notes[step] |= {masks[step].note(places)} - {""}
+        outputs.finish(context.family, {}, emit)
+    for step, reason in outputs.failed.items():
+        emit(step, reason)
+
+
+def _read(path: Path, sha256: str, checkpoint: Checkpoint) -> Masks:
+    """The masks in a file, which fit the checkpoint by name and shape. Raises ModelError by file and tensor."""
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", "name a safetensors file of masks")
+    if sha256 and sha256_of(path) != sha256:
+        raise ModelError(
+            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
+        )
+    header, start = read_header(path)
+    found: dict[str, TensorInfo] = {}
+    for info in tensor_infos(header, start, path):
+        name = info.name if info.name in checkpoint.tensors else info.name.removesuffix(MASK)
+        where = f"{path}: mask {info.name[:200]}"
+        if name not in checkpoint.tensors:
+            hint = did_you_mean(name, checkpoint.tensors) or "a mask has the name of a weight, or that and `_mask`"
+            raise ModelError(f"{where}: the model has no tensor {name[:200]}", hint)
+        shape = checkpoint.tensors[name].shape
+        if info.shape != shape:
+            raise ModelError(
+                f"{where} is {info.shape}, and the weight {shape}", "masks lie as the checkpoint's weights do"
+            )
+        if info.dtype not in ITEM_SIZE:
+            raise ModelError(f"{where} is of dtype {info.dtype[:20]}", "write masks as booleans or bytes")
+        # As a boolean, a byte beyond 1 would pass for true.
+        own = replace(info, dtype="U8") if info.dtype == "BOOL" else info
+        name = checkpoint.ties.get(name, name)
+        if name in found and not _same(path.parent, own, found[name]):
+            message = f"{path}: masks {found[name].name[:200]} and {info.name[:200]} are of one tensor, and differ"
+            raise ModelError(message, "give each weight one mask")
+        found[name] = own
+    if not found:
+        raise ModelError(f"{path}: no masks in it", "it has a tensor of 0 and 1 for each weight to prune")
+    return Masks(path, found)
+
+
+def _same(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
+    pairs = zip(pieces_of(folder, one), pieces_of(folder, other), strict=True)
+    return all(bool((left == right).all()) for left, right in pairs)
+
+
+def _write(name: str, masks: Mapping[Step, Masks], outputs: Outputs) -> None:
+    """One tensor of every version. A tied repeat is treated like the tensor that it repeats."""
+    checkpoint = outputs.checkpoint
+    own = checkpoint.ties.get(name, name)
+    marks = {step: masks[step].pieces(own) for step in outputs.writers if own in masks[step].found}
+    if not marks or not checkpoint.tensors[name].numel:
+        outputs.copy(name)
+        return
+    start = 0
+    for piece in checkpoint.pieces(name):
+        for step in list(outputs.writers):
+            try:
+                written = zeroed(piece, ~next(marks[step])) if step in marks else piece
+            except SparsebenchError as error:
+                outputs.fail([step], error)
+            else:
+                outputs.writers[step].write_piece(name, start, written)
+        start += piece.numel()
