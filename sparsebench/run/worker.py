@@ -1,4 +1,4 @@
-"""The process that does one job: the module run with SPEC and EVENTS in a child (``children.command``), or a fork of the fork server.
+"""The process that does one job: this module in a child (``children.command``), or a fork of the fork server.
 
 It reads a specification, does the job, leaves one record per cell as each finishes, and tells the run on the
 event pipe. This is the boundary at which any failure becomes a record.

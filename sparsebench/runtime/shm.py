@@ -88,22 +88,24 @@ def ensure(cache: Cache) -> str:
 
 
 def free(folder: Path) -> dict[Path, int]:
-    """Remove those of torch's lock files below ``folder`` whose owner is dead; the others with the process that has them.
+    """Remove those of torch's lock files below ``folder`` whose owner is dead; the others, with the process that holds each.
 
-    Every rank that loads a compiled operation holds one for some milliseconds, as a file that exists and that it has open. One that
-    dies then leaves it, and all later ranks would wait for its end.
+    Whoever loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later. A rank that
+    dies in between leaves it, and every later rank would wait for its end.
     """
     held = {}
     for lock in folder.glob("*/lock"):
-        if owner := _owner(lock):
-            held[lock] = owner
-        else:
-            lock.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it has just been released
+            before = lock.stat()
+            if owner := _owner(lock):
+                held[lock] = owner
+            elif lock.stat().st_ctime_ns == before.st_ctime_ns:  # else it is another's by now, who came after the look
+                lock.unlink()
     return held
 
 
 def _owner(path: Path) -> int | None:
-    """A process of this machine that has the file open, as far as this user may look; None where there is none."""
+    """A process that has the file open, as far as this user may look; None where there is none on this machine."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
             if link.samefile(path):
