@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,7 @@ def run(
         elif added := Ledger(space.ledger).catch_up(space.records):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
         if not cells:
-            if keep != "dense":
+            if keep != "dense" and os.access(space.work, os.W_OK):
                 with Leases(space, ready.plan.variants.values()) as leases:
                     leases.tidy(ready.plan.variants.values())
             _nothing(found, manifest)

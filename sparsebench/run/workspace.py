@@ -81,8 +81,14 @@ class Leases:
         self.space = space
         space.work.mkdir(parents=True, exist_ok=True)
         self.file = create(space.work / "leases", "a+b")
-        for variant in variants:
-            fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant))
+        try:
+            for variant in variants:
+                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant))
+        except OSError as error:
+            self.file.close()
+            raise UserError(
+                f"{space.work}: no file can be locked there ({error})", "set work_dir to another disk"
+            ) from error
 
     def __enter__(self) -> Leases:
         return self
@@ -99,7 +105,7 @@ class Leases:
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant))
             if not variant.is_dense:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # it is not there, or nobody may remove it
                     removed = building.aside(self.space.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
@@ -109,7 +115,7 @@ class Leases:
             shutil.rmtree(removed, ignore_errors=True)
 
     def tidy(self, unneeded: Iterable[Variant]) -> None:
-        """Give back what a run does not need (any more), which one that was killed may have left."""
+        """Remove what killed runs have left, and give back what this one does not need."""
         self.space.sweep()
         for variant in unneeded:
             self.release(variant)
