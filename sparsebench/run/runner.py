@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -225,7 +224,7 @@ class Runner:
             return self.forkserver.start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
+                children.command("sparsebench.run.worker", spec, events),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
