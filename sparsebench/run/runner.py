@@ -39,8 +39,8 @@ INGEST_SECONDS = 5.0
 GRACE_SECONDS = 5.0
 LOOKS = 10
 """How often a silent job is looked at before it is given up."""
-IDLE_SHARE = 1e-4
-"""Of a processor: what does less does nothing, though it may look now and then whether it can go on."""
+IDLE_SHARE = 3e-5
+"""Of a processor: what uses less does nothing, though a thread of it may wake now and then (tqdm's, every ten seconds)."""
 
 Ingest = Callable[[list[dict[str, Any]]], object]
 """Takes records into the ledger in one transaction."""
