@@ -8,6 +8,8 @@ import glob
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import ModelError
@@ -41,6 +43,16 @@ def beside(folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
+
+
+@contextmanager
+def temporary(name: Path) -> Iterator[Path]:
+    """A new folder of this process's own for passing files, at ``name`` and more; one that it leaves when killed is swept."""
+    made = beside(name)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def appear(partial: Path, folder: Path) -> Path:

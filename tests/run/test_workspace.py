@@ -61,10 +61,10 @@ def test_a_folder_stays_while_another_run_leases_it_and_no_longer(space: Workspa
 def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_is_not(space: Workspace) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, made = (
-        space.work / "variants" / f"{PRUNED.id}.partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid())
-    )
-    left.mkdir()
-    made.mkdir()
+    ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
+    left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
+    made = space.work / "variants" / f"{PRUNED.id}{ours}"
+    for folder in (*left, made):
+        folder.mkdir()
     space.sweep()
-    assert made.is_dir() and not left.exists() and space.present(PRUNED)
+    assert made.is_dir() and not any(folder.exists() for folder in left) and space.present(PRUNED)
