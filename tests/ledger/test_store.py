@@ -135,7 +135,7 @@ def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: 
         assert writer.stdin
         writer.stdin.write(json.dumps(part))
         writer.stdin.close()
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(600) for writer in writers] == [0, 0]
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((len(cells),),)
 
 
