@@ -1,9 +1,14 @@
-"""Processes of ours: they import what their parent does, and do not outlive it."""
+"""Processes of ours: they import what their parent does, and do not outlive it.
+
+``python -m sparsebench.children PARENT MODULE WORDS…`` runs a module as ``python -m`` does, bound to its parent before it imports
+anything: a parent may die in the seconds that imports take.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,15 +31,20 @@ def imports() -> dict[str, str]:
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(known if installed else [root, *known])}
 
 
-def die_with_parent(parent: int | None = None, number: signal.Signals = signal.SIGTERM) -> None:
-    """On Linux this process gets the signal ``number`` when its parent dies, however that dies; elsewhere nothing happens.
+def command(module: str, *words: object) -> list[str]:
+    """The command that runs a module of ours with ``words`` in a child of this process, which ends with it."""
+    return [sys.executable, "-m", __name__, str(os.getpid()), module, *map(str, words)]
 
-    No signal is sent for a parent that has died before; where its number ``parent`` is given, SystemExit is raised instead.
+
+def die_with_parent(parent: int) -> None:
+    """On Linux this process is killed when its parent, the process ``parent``, dies, however that dies.
+
+    Raises SystemExit where that has died before. Elsewhere only this is checked.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, number)
-        if parent is not None and os.getppid() != parent:
-            sys.exit("the parent was gone before this process began")
+        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent was gone before this process began")
 
 
 def run(
@@ -52,3 +62,9 @@ def run(
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

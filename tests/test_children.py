@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sparsebench import children
@@ -29,3 +32,33 @@ def test_a_timeout_ends_what_the_command_started(tmp_path: Path) -> None:
     assert size
     time.sleep(0.3)
     assert grown.stat().st_size == size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is signalled on Linux only")
+def test_a_module_ends_with_its_parent_while_it_still_imports(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)")
+    program = (
+        "import os, subprocess; from sparsebench import children\n"
+        "subprocess.run(children.command('endless'), env=os.environ | children.imports())"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    child.wait(60)
+
+
+def test_a_module_does_not_begin_whose_parent_was_gone_before(tmp_path: Path) -> None:
+    (tmp_path / "begun.py").write_text("print('begun')")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [str(gone.pid) if word == str(os.getpid()) else word for word in children.command("begun")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "begun" not in done.stdout
+    ours = subprocess.run(children.command("begun"), env=env, capture_output=True, text=True, check=False)
+    assert (ours.returncode, ours.stdout) == (0, "begun\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,12 +29,22 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.")
     ] = None,
+    silence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="Give a job up that says and does nothing for so long. Default: an hour, or ten times its estimate.",
+            show_default=False,
+        ),
+    ] = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
 ) -> None:
     """Run every cell of a manifest that has no result yet.
 
-    Finished work is never repeated; Ctrl-C loses at most what is in flight.
+    Finished work is never repeated; Ctrl-C loses at most what is in flight. Ends with exit code 1 while any cell that was asked
+    for has failed, in this run or before it.
 
     \b
     sparsebench run quickstart.yaml
@@ -45,7 +56,7 @@ def run(
     from sparsebench.run.display import display
     from sparsebench.run.runner import Runner, Settings
     from sparsebench.run.select import decisions
-    from sparsebench.run.workspace import Workspace, exclusive
+    from sparsebench.run.workspace import Leases, Workspace, exclusive
 
     ready = prepared(manifest, ledger, offline, rehearse, full, only)
     if dry_run:
@@ -57,13 +68,18 @@ def run(
     announce(ready, cells)
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
-    settings = Settings(space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast)
+    settings = Settings(
+        space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, sizes=ready.sizes, silence=silence
+    )
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
             note(f"{space.ledger} is gone: made anew from {Ledger(space.ledger).rebuild([space.records])} records")
         elif added := Ledger(space.ledger).catch_up(space.records):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
         if not cells:
+            if keep != "dense" and os.access(space.work, os.W_OK):
+                with Leases(space, ready.plan.variants.values()) as leases:
+                    leases.tidy(ready.plan.variants.values())
             _nothing(found, manifest)
             return
         counts = Runner(
@@ -71,9 +87,17 @@ def run(
         ).run(cells)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
-    if counts["failed"] or counts["skipped"]:
+    before = _failed_before(found)
+    if before:
+        note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
+    if counts["failed"] or counts["skipped"] or before:
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
+
+
+def _failed_before(found: list[Decision]) -> int:
+    """How many cells have failed in an earlier run, and do not run in this one."""
+    return sum(decision.why == "failed before" and not decision.runs for decision in found)
 
 
 def _nothing(found: list[Decision], manifest: Path) -> None:
@@ -83,8 +107,7 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
     asked = [decision for decision in found if decision.why != LEFT_OUT]
     if found and not asked:
         raise UserError("no cell of the manifest is meant by --only", f"see them all: sparsebench plan {manifest}")
-    failed = sum(decision.why == "failed before" for decision in asked)
-    if failed:
+    if failed := _failed_before(found):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)

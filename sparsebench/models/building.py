@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import glob
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sparsebench.errors import ModelError
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
 def reserve(folder: Path, size: int) -> None:
@@ -29,16 +36,62 @@ def beside(folder: Path) -> Path:
 
     Two processes that make the same folder do not meet in it. What dead processes of this machine have left there is removed.
     """
-    import psutil
-
-    ours = f"{folder.name}.partial-{socket.gethostname()}-"
-    for left in folder.parent.glob(glob.escape(ours) + "*"):
-        number = left.name.removeprefix(ours)
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
-    partial = folder.with_name(f"{ours}{os.getpid()}")
+    sweep(folder.parent, folder.name)
+    partial = folder.with_name(f"{folder.name}{_ours()}{os.getpid()}")
     if partial.is_symlink() or partial.is_file():
         partial.unlink()  # not ours; what a link points to is left alone
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
+
+
+@contextmanager
+def temporary(name: Path) -> Iterator[Path]:
+    """A new folder of this process's own for passing files, at ``name`` and more; one that it leaves when killed is swept."""
+    made = beside(name)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def appear(partial: Path, folder: Path) -> Path:
+    """Give a finished folder its name. What has it already is replaced, without a moment in which a reader finds neither."""
+    try:
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _exchange(partial, folder)
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def aside(folder: Path) -> Path:
+    """Take a folder's name away, so that nobody takes for whole what is being removed; where it lies now."""
+    return folder.rename(folder.with_name(f"{folder.name}{_ours()}{os.getpid()}"))
+
+
+def sweep(parent: Path, name: str = "*") -> None:
+    """Remove from ``parent`` what dead processes of this machine have left there of ``name``, or of anything."""
+    import psutil
+
+    for left in parent.glob((glob.escape(name) if name != "*" else name) + glob.escape(_ours()) + "*"):
+        number = left.name.rpartition("-")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _ours() -> str:
+    return f".partial-{socket.gethostname()}-"
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap the names of two folders: at once where system and disk know how, else one after the other."""
+    names = (os.fsencode(one), _HERE, os.fsencode(other))
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "renameat2") or library.renameat2(_HERE, *names, _EXCHANGE):
+        between = one.with_name(one.name.replace(".partial-", ".replaced.partial-"))
+        other.rename(between)
+        one.rename(other)
+        between.rename(one)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
-from sparsebench.models.building import beside
+from sparsebench.models.building import appear, beside
 from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
 from sparsebench.paths import INDEX, check, shards
 
@@ -352,9 +352,7 @@ class CheckpointWriter:
         if extra is not None:
             (self.partial / NOTES).write_text(json.dumps(extra, indent=1))
         note_left_out(self.partial, self.left_out)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.partial.rename(self.folder)
-        return self.folder
+        return appear(self.partial, self.folder)
 
     def __enter__(self) -> CheckpointWriter:
         return self

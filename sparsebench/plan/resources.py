@@ -17,6 +17,9 @@ PROCESS_BYTES = 700_000_000
 PACKED_SHARE = 0.65
 """What a kept packed copy takes of its dense size, typically, over a sweep of sparsities."""
 MOST_SLOTS = 4
+SILENCE_SECONDS = 3600.0
+SILENCE_ESTIMATES = 10
+"""A job may be silent, and do nothing, for an hour or so many times its estimate, whichever is longer."""
 
 
 def cell_seconds(cell: Cell, size: ModelSize) -> float:
@@ -34,6 +37,11 @@ def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
     if job.kind == MAKE.name:
         own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + calibrating(job, size)
     return PROCESSES[job.kind].start_seconds + own
+
+
+def silence_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
+    """For how long a job may neither say nor do anything before it is given up."""
+    return max(SILENCE_SECONDS, SILENCE_ESTIMATES * job_seconds(job, sizes))
 
 
 def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:

@@ -22,12 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from sparsebench.children import die_with_parent
+from sparsebench import children
 from sparsebench.errors import redact_stderr
 from sparsebench.paths import create
 from sparsebench.run import worker
 
 MESSAGE_BYTES = 1 << 16
+ANSWER_SECONDS = 60.0
+"""So long the fork server may take to answer once it has imported; it has nothing to do but that."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
 
@@ -44,6 +46,15 @@ class Process(Protocol):
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
+
+
+def at_work(process: Process) -> int:
+    """The number of the process that is busy with a job now, without waiting: the fork server's until it has forked."""
+    if isinstance(process, Forked):
+        with suppress(ProcessLookupError):
+            return process.pid if process.forked else process.server.process.pid
+        return process.server.process.pid
+    return process.pid
 
 
 def usable() -> bool:
@@ -64,7 +75,7 @@ class ForkServer:
         self.heard = False
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sparsebench.run.forkserver", str(theirs.fileno()), *modules],
+                children.command(__name__, theirs.fileno(), *modules),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -81,7 +92,12 @@ class ForkServer:
     @property
     def importing(self) -> bool:
         """Whether nothing was answered yet: none of its jobs has begun, and it can be killed without harm."""
-        return not self.heard and not select.select([self.line], [], [], 0)[0]
+        return not self.heard and not self.spoken
+
+    @property
+    def spoken(self) -> bool:
+        """Whether an answer can be read, or its end."""
+        return bool(select.select([self.line], [], [], 0)[0])
 
     def start(self, spec: Path, log: Path, events: int) -> Forked:
         """A job's process. Returns at once, before there is one."""
@@ -97,6 +113,8 @@ class ForkServer:
     def answer(self, number: int) -> int | None:
         """The answer to an order. Raises ChildProcessError where none can come."""
         while number not in self.answers:
+            if self.heard and not select.select([self.line], [], [], ANSWER_SECONDS)[0]:
+                self.process.kill()  # it was stopped: its jobs end with it
             try:
                 data = self.line.recv(MESSAGE_BYTES)
             except ConnectionResetError:
@@ -123,6 +141,11 @@ class Forked:
         self.server, self.order = server, order
         self.number: int | None = None
         self.code: int | None = None
+
+    @property
+    def forked(self) -> bool:
+        """Whether there is a process, or will never be one: its number is known without waiting."""
+        return self.number is not None or self.order in self.server.answers or self.server.spoken
 
     @property
     def pid(self) -> int:
@@ -154,7 +177,6 @@ class Forked:
 def main() -> None:
     """The fork server's own process: import, then fork whenever told to, until the parent closes the line."""
     redact_stderr()
-    die_with_parent()
     line = socket.socket(fileno=int(sys.argv[1]))
     for name in sys.argv[2:]:
         with suppress(Exception):  # the job that needs it fails with the reason
@@ -194,7 +216,7 @@ def _live(parent: int, order: Mapping[str, Any], events: int, line: socket.socke
     """A new process's whole life; nothing that the fork server still had to do may happen here as well."""
     code = 1
     try:
-        die_with_parent(parent)
+        children.die_with_parent(parent)
         os.setsid()
         line.close()
         with create(Path(order["log"]), "wb") as log:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 
-from sparsebench.children import die_with_parent, imports
+from sparsebench import children
 from sparsebench.plan.cells import Cell
 from sparsebench.runtime import shm
 from sparsebench.sources import Cache
@@ -22,12 +21,9 @@ def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
     if not any(shm.used(setting["engine"], setting["ranks"], setting.get("hosts")) for setting in settings):
         return None
     quiet = subprocess.DEVNULL
-    command = [sys.executable, "-m", __name__]
-    return subprocess.Popen(
-        command, env=os.environ | imports(), stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
-    )
+    command, variables = children.command(__name__), os.environ | children.imports()
+    return subprocess.Popen(command, env=variables, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 if __name__ == "__main__":
-    die_with_parent()
     shm.ensure(Cache())

@@ -77,7 +77,11 @@ class Recorder:
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
 
     def _tell(self, event: dict[str, Any]) -> None:
-        os.write(self.events, json.dumps(event).encode() + b"\n")
+        """Raises SystemExit where nobody listens any more: a lost parent is no failure of a cell."""
+        try:
+            os.write(self.events, json.dumps(event).encode() + b"\n")
+        except BrokenPipeError:
+            raise SystemExit("the run that started this job is gone") from None
 
     def lost(self, variant: Variant, error: SparsebenchError) -> None:
         """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""

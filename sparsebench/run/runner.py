@@ -11,9 +11,9 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,25 @@ from sparsebench import children, environment, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
+from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
+from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run import forkserver, precompile
 from sparsebench.run.display import Display
 from sparsebench.run.forkserver import ForkServer, Process
 from sparsebench.run.handlers import LIBRARIES
 from sparsebench.run.recorder import Spec
-from sparsebench.run.workspace import Workspace
+from sparsebench.run.workspace import Leases, Workspace
+from sparsebench.runtime import shm, watch
 
 INGEST_SECONDS = 5.0
 GRACE_SECONDS = 5.0
+LOOKS = 10
+"""How often a silent job is looked at before it is given up."""
+IDLE_SHARE = 3e-5
+"""Of a processor: what uses less does nothing, though a thread of it may wake now and then (tqdm's, every ten seconds)."""
 
 Ingest = Callable[[list[dict[str, Any]]], object]
 """Takes records into the ledger in one transaction."""
@@ -41,7 +48,10 @@ Ingest = Callable[[list[dict[str, Any]]], object]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. ``slots`` jobs at once, each with an equal share of the cores; ``keep`` is a storage format or none."""
+    """How to run. ``slots`` jobs at once, each with an equal share of the cores; ``keep`` is a storage format or none.
+
+    ``sizes`` are those of the models; ``silence`` is for how many seconds a job may do nothing, if not for as long as usual.
+    """
 
     workspace: Workspace
     cache: Path
@@ -49,6 +59,23 @@ class Settings:
     keep: str = "packed"
     slots: int = 1
     fail_fast: bool = False
+    sizes: dict[str, ModelSize] = field(default_factory=dict)
+    silence: float | None = None
+
+
+@dataclass
+class Silence:
+    """How long a job has said and done nothing, of the ``limit`` seconds that it may; what it had used at the last look."""
+
+    limit: float
+    since: float
+    looked: float
+    used: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def next(self) -> float:
+        """When to look again."""
+        return self.looked + self.limit / LOOKS
 
 
 @dataclass
@@ -60,6 +87,7 @@ class Child:
     events: int
     log: Path
     started: float
+    silence: Silence
     buffer: bytes = b""
     broken: str | None = None
     recorded: set[str] = field(default_factory=set)
@@ -90,9 +118,14 @@ class Runner:
 
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        todo = list(cells)
+        with Leases(self.space, self.plan.variants.values()) as self.leases:
+            return self._run(list(cells))
+
+    def _run(self, todo: list[Cell]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
         self.waiting = jobs(self.plan, todo, self.space.present)
+        self.space.sweep()
+        self._release(self.plan.variants.values())
         self.compiler = precompile.compiler(todo)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -135,7 +168,7 @@ class Runner:
             return replace(job, cells=cells, makes=makes)
         self.ended.add(job.id)
         self.display.skipped(job)
-        self._release(job)
+        self._release(_variants(job))
         return None
 
     def _loss(self, job: Job, variant: Variant) -> str | None:
@@ -154,7 +187,7 @@ class Runner:
 
     def _start(self, job: Job) -> None:
         if job.exclusive and self.compiler:
-            self.compiler.wait()
+            self._compiled(self.compiler)
         reading, writing = os.pipe()
         variant = job.variants[0]
         spec = Spec(
@@ -175,7 +208,9 @@ class Runner:
         process = self._process(job, path, log, writing)
         os.close(writing)
         os.set_blocking(reading, False)
-        child = Child(job, process, reading, log, time.monotonic())
+        now = time.monotonic()
+        limit = self.settings.silence or silence_seconds(job, self.settings.sizes)
+        child = Child(job, process, reading, log, now, Silence(limit, now, now))
         self.children.append(child)
         self.selector.register(reading, selectors.EVENT_READ, child)
         self.display.started(job)
@@ -189,7 +224,7 @@ class Runner:
             return self.forkserver.start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "sparsebench.run.worker", str(spec), str(events)],
+                children.command("sparsebench.run.worker", spec, events),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -217,21 +252,55 @@ class Runner:
         return {**os.environ, **children.imports(), **quiet}
 
     def _listen(self) -> None:
-        """Wait for events. While a timed job runs, only its own events wake the parent."""
+        """Wait for events. While a timed job runs, only its own events wake the parent, or that they stay away for minutes."""
         if not self.children:
             return
         timed = any(child.job.exclusive for child in self.children)
-        for key, _ in self.selector.select(None if timed else 1.0):
+        due = min(child.silence.next for child in self.children) - time.monotonic()
+        for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
             if not self._read(key.data):
                 self._finish(key.data)
+        for child in list(self.children):
+            if time.monotonic() >= child.silence.next:
+                self._look(child)
         if not timed:
             self.display.tick()
             if time.monotonic() - self.ingested > INGEST_SECONDS:
                 self._ingest()
 
+    def _look(self, child: Child) -> None:
+        """End a job that has said and done nothing for too long, or that has ended while somebody holds its pipe open."""
+        silence, now = child.silence, time.monotonic()
+        process = forkserver.at_work(child.process)
+        used = watch.used(process, written=True)
+        (cpu, moved), (cpu_then, moved_then) = used, silence.used
+        if cpu - cpu_then > IDLE_SHARE * (now - silence.looked) or moved != moved_then:
+            silence.since = now
+        silence.looked, silence.used = now, used
+        if now - silence.since < silence.limit:
+            return
+        child.broken = (
+            f"the job was ended: for {silence.limit:g} seconds it had said nothing and used no processor or disk"
+        )
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+        self._finish(child)
+
+    def _compiled(self, compiler: subprocess.Popen[bytes]) -> None:
+        """Wait for what ranks share; the job that needs it compiles again what does not come."""
+        try:
+            compiler.wait(shm.COMPILE_SECONDS + GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _signal_group(compiler, signal.SIGKILL)
+            compiler.wait()
+
     def _read(self, child: Child) -> bool:
-        """Take in what a child has said; False once its pipe is closed."""
-        data = os.read(child.events, 1 << 16)
+        """Take in what a child has said; False once its pipe is closed, or where there is nothing."""
+        try:
+            data = os.read(child.events, 1 << 16)
+        except BlockingIOError:
+            return False
+        child.silence.since = time.monotonic()
         *lines, child.buffer = (child.buffer + data).split(b"\n")
         for line in lines:
             self._event(child, json.loads(line))
@@ -255,6 +324,8 @@ class Runner:
     def _finish(self, child: Child) -> None:
         """A job's pipe closed: collect it, record what it left undone, free what nobody needs any more."""
         code = child.process.wait()  # before the rest: Ctrl-C finds a child whole, or not at all
+        while self._read(child):
+            pass
         self.children.remove(child)
         self.selector.unregister(child.events)
         os.close(child.events)
@@ -270,15 +341,15 @@ class Runner:
         self.ended.add(child.job.id)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
         self._ingest()
-        self._release(child.job)
+        self._release(_variants(child.job))
 
-    def _release(self, done: Job) -> None:
+    def _release(self, done: Iterable[Variant]) -> None:
         """Drop the folders of variants that no waiting or running job needs any more."""
         left = [*self.waiting, *(child.job for child in self.children)]
-        busy = {variant.id for job in left for variant in (*job.variants, job.parent) if variant}
-        for variant in (*done.variants, done.parent):
-            if variant and variant.id not in busy and self.settings.keep != "dense":
-                self.space.drop(variant)
+        busy = {variant.id for job in left for variant in _variants(job)}
+        for variant in done:
+            if variant.id not in busy and self.settings.keep != "dense":
+                self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
         record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason))
@@ -320,6 +391,11 @@ class Runner:
             self.selector.unregister(child.events)
             os.close(child.events)
         self.children = []
+
+
+def _variants(job: Job) -> list[Variant]:
+    """The variants whose folders a job reads or makes."""
+    return [*job.variants, *([job.parent] if job.parent else [])]
 
 
 def _signal_group(process: Process, number: int) -> None:

@@ -1,4 +1,4 @@
-"""The process that does one job: ``python -m sparsebench.run.worker SPEC EVENTS``, or a fork of the fork server.
+"""The process that does one job: this module in a child (``children.command``), or a fork of the fork server.
 
 It reads a specification, does the job, leaves one record per cell as each finishes, and tells the run on the
 event pipe. This is the boundary at which any failure becomes a record.
@@ -11,7 +11,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from sparsebench.children import die_with_parent
 from sparsebench.errors import redact_stderr
 from sparsebench.run.handlers import HANDLERS
 from sparsebench.run.recorder import Recorder, Spec
@@ -20,7 +19,6 @@ from sparsebench.run.recorder import Recorder, Spec
 def main(path: Path, events: int) -> int:
     """Do the job of the specification at ``path``, tell of it on the descriptor ``events``; the exit code."""
     redact_stderr()
-    die_with_parent()
     spec: Spec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:

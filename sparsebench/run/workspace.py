@@ -6,8 +6,8 @@ import fcntl
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,14 +60,69 @@ class Workspace:
         """Whether the variant's folder is there; folders appear whole or not at all."""
         return (self.folder(variant) / "config.json").is_file()
 
-    def drop(self, variant: Variant) -> None:
-        """Remove a sparsified variant's dense folder; it can be unpacked or made again."""
-        if not variant.is_dense:
-            shutil.rmtree(self.folder(variant), ignore_errors=True)
+    def sweep(self) -> None:
+        """Remove what dead processes have left half built, or half removed."""
+        for name in ("models", "variants", "packed", "scratch"):
+            building.sweep(self.work / name)
 
     def scratch(self) -> Path:
         """A new folder of this process's own for temporary files; what dead processes left there is removed."""
         return building.beside(self.work / "scratch" / "job")
+
+
+class Leases:
+    """The variants that a run uses. Runs with one work folder see each other's, whatever their ledgers.
+
+    A lease is a lock on one byte of a file, so that the system ends those of a process that dies. Use as a context manager.
+    """
+
+    def __init__(self, space: Workspace, variants: Iterable[Variant]) -> None:
+        """Lease ``variants``, before it is looked which of their folders are there."""
+        self.space = space
+        space.work.mkdir(parents=True, exist_ok=True)
+        self.file = create(space.work / "leases", "a+b")
+        try:
+            for variant in variants:
+                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant))
+        except OSError as error:
+            self.file.close()
+            raise UserError(
+                f"{space.work}: no file can be locked there ({error})", "set work_dir to another disk"
+            ) from error
+
+    def __enter__(self) -> Leases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def release(self, variant: Variant) -> None:
+        """Give a variant back, and remove its folder where no other run leases it: it can be unpacked or made again.
+
+        The dense model's folder stays.
+        """
+        removed = None
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant))
+            if not variant.is_dense:
+                with suppress(OSError):  # it is not there, or nobody may remove it
+                    removed = building.aside(self.space.folder(variant))
+        except (BlockingIOError, PermissionError):
+            pass  # another run's
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant))
+        if removed:
+            shutil.rmtree(removed, ignore_errors=True)
+
+    def tidy(self, unneeded: Iterable[Variant]) -> None:
+        """Remove what killed runs have left, and give back what this one does not need."""
+        self.space.sweep()
+        for variant in unneeded:
+            self.release(variant)
+
+
+def _byte(variant: Variant) -> int:
+    return int(variant.id[:15], 16)
 
 
 def checksum(folder: Path) -> str:

@@ -34,6 +34,8 @@ ADDRESS = "127.0.0.1"
 ENTRY = ("-m", "sparsebench.runtime.rank")
 CHANNEL = "SPARSEBENCH_CHANNEL"
 PARENT = "SPARSEBENCH_PARENT"
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"
+"""Where ranks find, and torch locks, what was compiled."""
 GRACE_SECONDS = 3.0
 TAIL_LINES = 8
 
@@ -184,9 +186,12 @@ class RankGroup:
 
     def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
         """Nobody has spoken for a while: raise MeasureError where a rank hangs, or where time is ``over``."""
+        compiled = self.settings.get(EXTENSIONS)
+        held = shm.free(Path(compiled)) if compiled else {}
         if over:
             where = "; ".join(f"rank {rank} {place(stack)}" for rank, stack in watch.stacks(silent).items())
-            raise MeasureError(f"{self._names(silent)} said nothing for {self.timeout:g} seconds; {where}")
+            locks = "".join(f"; process {owner} holds {lock}" for lock, owner in held.items())
+            raise MeasureError(f"{self._names(silent)} said nothing for {self.timeout:g} seconds; {where}{locks}")
         self._blame(watch.stuck(silent))
 
     def _blame(self, stuck: Mapping[int, str]) -> None:
@@ -275,7 +280,7 @@ def variables(setting: Setting) -> dict[str, str]:
     if setting.hosts:  # what is installed and compiled there is not this machine's business
         return {**found, shm.DISABLED: "the ranks were started by a hostfile"}
     cache = Cache()
-    found |= {"PATH": shm.path_with_tools(), "TORCH_EXTENSIONS_DIR": str(shm.extensions_dir(cache))}
+    found |= {"PATH": shm.path_with_tools(), EXTENSIONS: str(shm.extensions_dir(cache))}
     if sys.platform == "linux":
         found["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
     if shm.used(setting.engine, setting.ranks):

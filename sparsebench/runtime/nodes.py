@@ -235,7 +235,7 @@ def end_with_parent(descriptor: int) -> None:
     if os.fork():
         return
     try:
-        children.die_with_parent(rank, signal.SIGKILL)
+        children.die_with_parent(rank)
         hung_up = select.poll()
         hung_up.register(descriptor, select.POLLRDHUP)
         hung_up.poll()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -211,7 +210,7 @@ class Work:
 
 def started_here(spec: str, rank: str) -> tuple[Channel, dict[str, Any], int]:
     """The channel, the spec and the number of a rank that its parent has started itself."""
-    die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
+    die_with_parent(int(os.environ[PARENT]))
     watch.answer()
     return Channel(int(os.environ[CHANNEL])), json.loads(Path(spec).read_text()), int(rank)
 

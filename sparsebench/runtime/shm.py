@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sparsebench import children, environment
@@ -62,8 +63,7 @@ def extensions_dir(cache: Cache) -> Path:
 def ensure(cache: Cache) -> str:
     """Compile the operation if that was not tried before; returns "" or why it cannot be used.
 
-    A compilation that was killed leaves torch's lock file, on which every later one would wait for ever: only one
-    process compiles at a time, by a lock that dies with its holder, and it removes such a file first.
+    Only one process compiles at a time, by a lock that dies with its holder.
     """
     lacks = missing()
     if lacks:
@@ -71,13 +71,12 @@ def ensure(cache: Cache) -> str:
     folder = extensions_dir(cache)
     folder.mkdir(parents=True, exist_ok=True)
     outcome = folder / "outcome.txt"  # empty, or why it does not compile
+    free(folder)
     with cache.lock("torch_extensions"):
         if outcome.is_file():
             return outcome.read_text()
-        for stale in folder.glob("*/lock"):
-            stale.unlink()
         settings = {**os.environ, **children.imports(), "TORCH_EXTENSIONS_DIR": str(folder), "PATH": path_with_tools()}
-        command = [sys.executable, "-m", "sparsebench.runtime.shm"]
+        command = children.command("sparsebench.runtime.shm")
         try:
             built = children.run(command, COMPILE_SECONDS, settings)
         except subprocess.TimeoutExpired:
@@ -86,6 +85,32 @@ def ensure(cache: Cache) -> str:
         reason = f"it does not compile here ({lines[-1]}; remove {folder} to try again)" if built.returncode else ""
         outcome.write_text(reason)
         return reason
+
+
+def free(folder: Path) -> dict[Path, int]:
+    """Remove those of torch's lock files below ``folder`` whose owner is dead; the others, with the process that holds each.
+
+    Whoever loads a compiled operation makes such a file, keeps it open, and removes it some milliseconds later. A rank that
+    dies in between leaves it, and every later rank would wait for its end.
+    """
+    held = {}
+    for lock in folder.glob("*/lock"):
+        with suppress(FileNotFoundError):  # it has just been released
+            before = lock.stat()
+            if owner := _owner(lock):
+                held[lock] = owner
+            elif lock.stat().st_ctime_ns == before.st_ctime_ns:  # else it is another's by now, who came after the look
+                lock.unlink()
+    return held
+
+
+def _owner(path: Path) -> int | None:
+    """A process that has the file open, as far as this user may look; None where there is none on this machine."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.samefile(path):
+                return int(link.parts[2])
+    return None
 
 
 def unlink(address: str, port: str, ranks: Iterable[int]) -> None:

@@ -92,7 +92,7 @@ class Watch:
 
     def _idle(self, rank: int) -> bool:
         """Whether ``rank`` has done nothing for long enough; the first look only begins to count."""
-        now, (cpu, read) = time.monotonic(), _used(self.processes[rank])
+        now, (cpu, read) = time.monotonic(), used(self.processes[rank])
         since, cpu_then, read_then = self.seen.setdefault(rank, (now, cpu, read))
         if cpu - cpu_then >= STALL_CPU or read != read_then:
             self.seen[rank] = (now, cpu, read)
@@ -127,8 +127,11 @@ def _stopped(process: int) -> bool:
     return True
 
 
-def _used(process: int) -> tuple[float, float]:
-    """CPU seconds and bytes read so far by a process and its children; to wait for a processor or a disk is as good."""
+def used(process: int, written: bool = False) -> tuple[float, float]:
+    """CPU seconds and bytes read so far, and ``written`` where asked, by a process and its children.
+
+    To wait for a processor or a disk is as good.
+    """
     import psutil
 
     cpu, read = 0.0, 0.0
@@ -142,6 +145,8 @@ def _used(process: int) -> tuple[float, float]:
             if hasattr(one, "io_counters"):
                 counts = one.io_counters()
                 read += counts.read_bytes + getattr(counts, "read_chars", 0)
+                if written:
+                    read += counts.write_bytes + getattr(counts, "write_chars", 0)
     return cpu, read
 
 

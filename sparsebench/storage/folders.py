@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.building import beside
+from sparsebench.models.building import appear, beside
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.safety import copy_companion, note_left_out
 from sparsebench.paths import INDEX, check, shards
@@ -132,8 +132,7 @@ def _appearing(source: Path, out: Path, replace: bool) -> Iterator[Path]:
     partial = beside(out)
     try:
         yield partial
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        appear(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -72,10 +72,12 @@ def test_a_bundle_is_small_and_the_same_every_time(found: list[dict[str, Any]], 
     assert len(first) < sum(path.stat().st_size for path in folder.iterdir()) / 5
 
 
-def test_the_newest_record_of_a_cell_counts(found: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_result_counts_before_a_failure_whatever_their_clocks_say(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
     score = next(record for record in found if record.get("stage") == "benchmarks")
     failed = copy.deepcopy(score) | {"status": "failed", "reason": "out of memory", "result": None}
-    failed["started_at"] = (samples.START - timedelta(hours=1)).isoformat()
+    failed["started_at"] = (samples.START + timedelta(days=365)).isoformat()
     path = tmp_path / "retry.duckdb"
     Ledger(path).ingest([failed])
     assert query.run(path, "SELECT reason FROM failures").rows == (("out of memory",),)
@@ -83,6 +85,27 @@ def test_the_newest_record_of_a_cell_counts(found: list[dict[str, Any]], tmp_pat
     assert query.run(path, "SELECT reason FROM failures").rows == ()
     assert query.run(path, "SELECT count(*) FROM scores").rows == ((1,),)
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((2,),)
+    Ledger(path).ingest([failed | {"started_at": (samples.START + timedelta(days=366)).isoformat()}])
+    assert query.run(path, "SELECT reason FROM failures").rows == ()
+
+
+def test_of_two_results_the_one_that_arrived_last_counts(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    score = next(record for record in found if record.get("stage") == "benchmarks")
+    path = tmp_path / "twice.duckdb"
+    early, late = copy.deepcopy(score), copy.deepcopy(score)
+    early["started_at"] = (samples.START - timedelta(days=365)).isoformat()
+    early["result"]["score"], late["result"]["score"] = 0.25, 0.75
+    Ledger(path).ingest([late, early])
+    assert query.run(path, "SELECT score FROM scores").rows == ((0.25,),)
+
+
+def test_the_weights_of_a_result_count_before_those_of_a_failure(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    score = next(record for record in found if record.get("stage") == "benchmarks")
+    failed = score | {"status": "failed", "reason": "cut off", "result": None, "content": "other", "cell_id": "other"}
+    failed["started_at"] = (samples.START - timedelta(days=365)).isoformat()
+    path = tmp_path / "weights.duckdb"
+    Ledger(path).ingest([failed, score | {"content": "own"}])
+    assert query.run(path, "SELECT count(*) FROM scores").rows == ((1,),)
 
 
 def test_a_locked_ledger_names_the_process_that_holds_it(tmp_path: Path) -> None:
@@ -113,7 +136,7 @@ def test_two_writers_wait_for_each_other(found: list[dict[str, Any]], tmp_path: 
         assert writer.stdin
         writer.stdin.write(json.dumps(part))
         writer.stdin.close()
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert [writer.wait(600) for writer in writers] == [0, 0]
     assert query.run(path, "SELECT count(*) FROM base.records").rows == ((len(cells),),)
 
 

@@ -34,6 +34,6 @@ def sparsebench() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*words: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "sparsebench", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
     return call

@@ -42,8 +42,9 @@ class Saying:
 
 
 @pytest.fixture
-def forks(tmp_path: Path) -> Iterator[ForkServer]:
-    made = ForkServer(["no_such_library", "torch"], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
+def forks(request: pytest.FixtureRequest) -> Iterator[ForkServer]:
+    libraries = getattr(request, "param", [])
+    made = ForkServer(["no_such_library", *libraries], {**os.environ, "OMP_NUM_THREADS": "2", "MINE": "yes"})
     yield made
     made.close()
 
@@ -64,20 +65,23 @@ def start(forks: ForkServer, folder: Path, program: str | None) -> Forked:
 
 
 def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not psutil.pid_exists(pid)
 
 
+@pytest.mark.parametrize("forks", [["torch"]], indirect=True)
 def test_a_process_has_its_own_variables_threads_log_and_code(forks: ForkServer, tmp_path: Path) -> None:
     program = (
-        "import os, sys; print('torch' in sys.modules, os.environ['MINE'], os.environ['OMP_NUM_THREADS'])\n"
-        "import torch; print(torch.get_num_threads())"
+        "import os, sys; found = ['torch' in sys.modules, os.environ['MINE'], os.environ['OMP_NUM_THREADS']]\n"
+        f"import torch; print(*found, torch.get_num_threads(), file=open({str(tmp_path / 'found')!r}, 'w'))\n"
+        "print('said in the log')"
     )
     process = start(forks, tmp_path, program)
     assert process.wait() == 1
-    assert (tmp_path / "log").read_text().split()[:4] == ["True", "yes", "2", "2"]
+    assert (tmp_path / "found").read_text().split() == ["True", "yes", "2", "2"]
+    assert "said in the log" in (tmp_path / "log").read_text()
 
 
 def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
@@ -87,7 +91,7 @@ def test_an_error_is_in_the_log(forks: ForkServer, tmp_path: Path) -> None:
 
 def test_signals_reach_its_group(forks: ForkServer, tmp_path: Path) -> None:
     process = start(forks, tmp_path, None)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.getpgid(process.pid) != process.pid and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.poll() is None
@@ -118,11 +122,23 @@ def test_jobs_end_with_the_server(forks: ForkServer, tmp_path: Path) -> None:
         _ = start(forks, tmp_path / "..", "pass").pid
 
 
+def test_a_server_that_was_stopped_is_not_waited_for(
+    forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(forks, tmp_path, None)
+    assert forkserver.at_work(process) in (forks.process.pid, process.pid)
+    assert process.poll() is None and forkserver.at_work(process) == process.pid
+    monkeypatch.setattr(forkserver, "ANSWER_SECONDS", 1.0)
+    os.kill(forks.process.pid, signal.SIGSTOP)
+    assert process.wait() == -signal.SIGKILL
+    assert gone(process.pid)
+
+
 def test_a_server_that_still_imports_is_known_and_can_be_killed(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
     forks = ForkServer(["endless"], {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     process = start(forks, tmp_path, "pass")
-    assert forks.importing and forks.alive
+    assert forks.importing and forks.alive and forkserver.at_work(process) == forks.process.pid
     forks.process.kill()
     assert process.wait() == -signal.SIGKILL
     with pytest.raises(ProcessLookupError):

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sparsebench.ledger.store import Ledger
@@ -99,11 +101,11 @@ def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: P
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = tmp_path / "ledger" / "records"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while "done" not in statuses(records).values() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 130, said
     assert "interrupted" in said
     kept = statuses(records)
@@ -124,7 +126,7 @@ def test_what_lies_in_the_current_folder_is_not_imported(manifest: Path, tmp_pat
     for name in ("sparsebench", "torch", "safetensors", "numpy"):
         (folder / f"{name}.py").write_text("raise SystemExit('imported from the current folder')\n")
     command = [sys.executable, "-P", "-m", "sparsebench", "run", str(manifest)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "8 done" in done.stderr
 
@@ -141,10 +143,77 @@ def test_a_killed_worker_becomes_a_failed_record(manifest: Path, tmp_path: Path)
         for pid in found.stdout.split():
             subprocess.run(["kill", "-9", pid], check=False)
             killed = True
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert killed
     assert process.returncode == 1, said
     assert "SIGKILL" in said
+
+
+def begin(manifest: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sparsebench", "run", str(manifest), *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def worker(run: subprocess.Popen[str], kind: str) -> psutil.Process:
+    """The process of a run's first job of this kind, as soon as there is one; it still imports then."""
+    while run.poll() is None:
+        for child in psutil.Process(run.pid).children():
+            with suppress(psutil.Error):  # one that has just begun, or ended
+                words = child.cmdline()
+                if "sparsebench.run.worker" in words and any(f"{kind}-" in word for word in words):
+                    return child
+        time.sleep(0.005)
+    raise AssertionError(f"no job of kind {kind} began: {run.communicate()[1]}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is signalled on Linux only")
+def test_a_killed_run_leaves_no_process_and_no_failure(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    run = begin(manifest)
+    child = worker(run, "make")
+    run.kill()
+    run.communicate()
+    child.wait(60)
+    assert "failed" not in statuses(tmp_path / "ledger" / "records").values()
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["done"] * 8
+    assert not list((tmp_path / "work" / "variants").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from Linux")
+def test_a_stopped_worker_is_given_up_after_its_silence(manifest: Path, tmp_path: Path) -> None:
+    run = begin(manifest, "--silence", "5", "--only", "stage=make")
+    child = worker(run, "make")
+    child.suspend()
+    _, said = run.communicate(timeout=600)
+    assert run.returncode == 1, said
+    assert not child.is_running()
+    assert list(statuses(tmp_path / "ledger" / "records").values()) == ["failed"] * 2
+    assert "5 seconds" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a stopped process is let go again as on Linux")
+def test_two_projects_with_one_work_folder_do_not_take_each_others_variants(
+    manifest: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(manifest.read_text().replace("ledger/test", "other/test").replace("[0.5, 0.9]", "[0.9, 0.95]"))
+    slow = begin(manifest, "--only", "stage=structure")
+    made = tmp_path / "work" / "variants"
+    while len(list(made.glob("*/config.json"))) < 2 and slow.poll() is None:
+        time.sleep(0.02)
+    first = psutil.Process(slow.pid)
+    stopped = [first, *first.children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    done = sparsebench("run", other, "--only", "stage=structure")
+    for process in stopped:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+    assert done.returncode == 0, done.stderr
+    _, said = slow.communicate(timeout=600)
+    assert slow.returncode == 0, said
+    assert not list(made.iterdir())
 
 
 def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
@@ -207,6 +276,11 @@ def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, s
     assert again.returncode == 1
     assert "1 cell failed before" in again.stderr
     assert "--retry-failed" in again.stderr
+    other = next((tmp_path / "ledger" / "records").glob("*.done.json"))
+    other.unlink()
+    beside = sparsebench("run", manifest)
+    assert beside.returncode == 1, "a cell of the manifest is still failed"
+    assert "1 cell failed before" in beside.stderr and "1 done" in beside.stderr
     retried = sparsebench("run", manifest, "--retry-failed")
     assert retried.returncode == 0, retried.stderr
     assert "1 done" in retried.stderr

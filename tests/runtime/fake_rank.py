@@ -16,7 +16,7 @@ from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.rank import Channel
 from sparsebench.sources import Cache
 
-die_with_parent(int(os.environ[PARENT]), signal.SIGKILL)
+die_with_parent(int(os.environ[PARENT]))
 watch.answer()
 spec, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
 channel = Channel(int(os.environ[CHANNEL]))
@@ -40,6 +40,9 @@ elif action == "stop":
 elif action == "lock":
     with Cache(Path(spec["cache"])).lock("kernels"):
         pass
+elif action == "baton":  # as torch does while another loads what was compiled
+    while Path(spec["lock"]).exists():
+        time.sleep(0.05)
 elif action == "work":
     until = time.monotonic() + 4
     while time.monotonic() < until:

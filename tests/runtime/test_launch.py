@@ -120,6 +120,31 @@ def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_pa
         list(ranks.messages())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is read from Linux")
+def test_a_lock_that_a_dead_rank_left_holds_nobody_up(hasty: None, tmp_path: Path) -> None:
+    lock = tmp_path / "operation" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    with waiting(lock, 60) as ranks:
+        assert len(list(ranks.messages())) == 1
+    assert not lock.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds a lock is read from Linux")
+def test_who_holds_a_lock_for_too_long_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "operation" / "lock"
+    lock.parent.mkdir()
+    said = rf"said nothing for 3 seconds; .*process {os.getpid()} holds {lock}"
+    with lock.open("w"), pytest.raises(MeasureError, match=said), waiting(lock, 3) as ranks:
+        list(ranks.messages())
+
+
+def waiting(lock: Path, timeout: float) -> RankGroup:
+    """One rank that waits as torch does for another that loads a compiled operation."""
+    settings = {"TORCH_EXTENSIONS_DIR": str(lock.parents[1])}
+    return RankGroup({"actions": ["baton"], "lock": str(lock)}, 1, settings, timeout, entry=[FAKE])
+
+
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="a process that is not reaped keeps its number where this exists")
 def test_what_a_killed_rank_had_started_ends_too() -> None:
     children: list[int] = []

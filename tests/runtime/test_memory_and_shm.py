@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -148,3 +150,26 @@ def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.
     assert "error: unknown flag" in shm.ensure(Cache())
     monkeypatch.setattr(children, "run", lambda *_, **__: pytest.fail("it compiled again"))
     assert "error: unknown flag" in shm.ensure(Cache())
+
+
+@linux
+def test_the_lock_of_a_rank_that_died_is_removed_and_that_of_a_living_one_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shm, "missing", tuple)
+    cache = Cache()
+    lock = shm.extensions_dir(cache) / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    (shm.extensions_dir(cache) / "outcome.txt").touch()
+    taken = f"import os, signal; os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL); "
+    died = subprocess.run([sys.executable, "-c", taken + "os.kill(os.getpid(), signal.SIGKILL)"], check=False)
+    assert died.returncode == -signal.SIGKILL and lock.exists()
+    assert shm.ensure(cache) == ""
+    assert not lock.exists()
+    held = os.open(lock, os.O_CREAT | os.O_EXCL)
+    try:
+        assert shm.ensure(cache) == ""
+        assert lock.exists()
+        assert shm.free(lock.parents[1]) == {lock: os.getpid()}
+    finally:
+        os.close(held)

@@ -1,3 +1,4 @@
+-- In the order in which they arrive, which the table keeps: of two records of a cell it says which came later.
 INSERT INTO base.records BY NAME
 SELECT record_id, started_at,
        r ->> '$.cell_id' AS cell_id, r ->> '$.stage' AS stage, r ->> '$.status' AS status, r ->> '$.reason' AS reason,
@@ -10,4 +11,5 @@ SELECT record_id, started_at,
        r ->> '$.where.dtype' AS calculated, coalesce(r ->> '$.content', '') AS content,
        (r ->> '$.seconds')::DOUBLE AS seconds, (r ->> '$.format')::INTEGER AS format
 FROM incoming
-WHERE kind = 'cell';
+WHERE kind = 'cell'
+ORDER BY position;

@@ -26,17 +26,18 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 
--- The weights that count for a variant: those of its first record. Another machine's making of it may round otherwise.
+-- The weights that count for a variant: those of its first result. Another machine's making of it may round otherwise.
 CREATE OR REPLACE VIEW _contents AS
-SELECT variant_id, arg_min(content, started_at) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
+SELECT variant_id, arg_min(content, (status <> 'done', started_at)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
--- The newest record of each cell, in each place where times or memory were measured, of the weights that count.
+-- The record that counts for each cell, in each place where times or memory were measured, of the weights that count: one with a
+-- result before one without, and of those the one that arrived last. When a record was made is not asked: clocks are wrong at times.
 CREATE OR REPLACE VIEW _latest AS
 SELECT r.*
 FROM base.records r
 LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
-QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY started_at DESC, record_id) = 1;
+QUALIFY row_number() OVER (PARTITION BY cell_id, place ORDER BY r.status <> 'done', r.rowid DESC) = 1;
 
 -- Models without skill, made to measure what a task gives for nothing. Only `floors` shows them.
 CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.steps WHERE step = 'floor';
@@ -85,7 +86,7 @@ JOIN base.makings USING (record_id)
 WHERE v.sparsity IS NULL
 GROUP BY variant_id;
 
--- Every cell of every manifest with its variant and, where it has one, its newest record.
+-- Every cell of every manifest with its variant and, where it has one, the record that counts.
 CREATE OR REPLACE VIEW _cells AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,

@@ -109,7 +109,7 @@ def _known(found: Kernels, level: str, threads: int) -> dict[str, Any]:
 
 def _measured_apart(level: str, threads: int) -> tuple[dict[str, Any], float]:
     """In a process of its own: what it leaves in memory would be a part of the next model's. Also the share of time it waited."""
-    command = [sys.executable, "-m", __name__, level, str(threads)]
+    command = children.command(__name__, level, threads)
     try:
         done = children.run(command, SECONDS, os.environ | children.imports())
     except subprocess.TimeoutExpired as error:
@@ -179,5 +179,4 @@ def _waiting() -> float:
 
 
 if __name__ == "__main__":
-    children.die_with_parent()
     main(*sys.argv[1:])

@@ -7,13 +7,13 @@ pass itself are shared by all methods and sparsities.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part
 from sparsebench.steps.prune import allocation, masks
@@ -60,11 +60,11 @@ class BlockSweep:
 
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
-        with tempfile.TemporaryDirectory(dir=_beside(outputs), prefix=".activations-") as spill:
+        with temporary(_beside(outputs) / ".activations") as spill:
             if passes == 2:
-                scout = Replay(self.checkpoint, self.family, self.batch, 1, Path(spill), self.dtype)
+                scout = Replay(self.checkpoint, self.family, self.batch, 1, spill, self.dtype)
                 self._allocate(scout, _step(progress, 0, passes))
-            replay = Replay(self.checkpoint, self.family, self.batch, streams, Path(spill), self.dtype)
+            replay = Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype)
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
             replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
         for target, names in self.unreached.items():

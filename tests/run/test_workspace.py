@@ -1,0 +1,70 @@
+"""Runs that share a work folder leave each other's variants alone, and remove what dead ones left."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sparsebench.plan.cells import Variant
+from sparsebench.run.workspace import Leases, Workspace
+from sparsebench.steps.contract import Step
+
+DENSE = Variant("0" * 20, "m", "decoder", "path:m", "r", "real", "float32")
+STEP = Step("prune", "magnitude", {"sparsity": 0.5})
+PRUNED = replace(DENSE, id="1" * 20, steps=(STEP,), parents=(DENSE.id,))
+HOLDER = """
+import pickle, sys
+from sparsebench.run.workspace import Leases
+with Leases(*pickle.load(sys.stdin.buffer)):
+    print("leased", flush=True)
+    import time; time.sleep(600)
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    """A work folder with both models in it."""
+    made = Workspace.of(tmp_path / "ledger" / "a.duckdb", tmp_path / "work")
+    for variant in (DENSE, PRUNED):
+        made.folder(variant).mkdir(parents=True)
+        (made.folder(variant) / "config.json").touch()
+    return made
+
+
+def test_a_folder_stays_while_another_run_leases_it_and_no_longer(space: Workspace) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin and holder.stdout
+    pickle.dump((space, [DENSE, PRUNED]), holder.stdin)
+    holder.stdin.close()
+    assert holder.stdout.readline() == b"leased\n"
+    with Leases(space, [DENSE, PRUNED]) as ours:
+        ours.release(PRUNED)
+    assert space.present(PRUNED)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with Leases(space, [DENSE, PRUNED]) as ours:
+        ours.release(DENSE)
+        ours.release(PRUNED)
+    assert space.present(DENSE) and not space.folder(PRUNED).exists()
+    assert [path.name for path in (space.work / "variants").iterdir()] == []
+
+
+def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_is_not(space: Workspace) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
+    left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
+    made = space.work / "variants" / f"{PRUNED.id}{ours}"
+    for folder in (*left, made):
+        folder.mkdir()
+    space.sweep()
+    assert made.is_dir() and not any(folder.exists() for folder in left) and space.present(PRUNED)
