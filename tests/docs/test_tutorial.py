@@ -36,6 +36,7 @@ def data() -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.long
 def test_the_tutorial_as_it_stands(
     data: None, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
