@@ -43,8 +43,8 @@ def run(
 ) -> None:
     """Run every cell of a manifest that has no result yet.
 
-    Finished work is never repeated; Ctrl-C loses at most what is in flight. Ends with exit code 1 while any cell that was asked
-    for has failed, in this run or before it.
+    Finished work is never repeated; Ctrl-C loses at most what is in flight.
+    The exit code is 1 while any cell that was asked for is failed.
 
     \b
     sparsebench run quickstart.yaml
