@@ -79,6 +79,7 @@ def test_it_is_the_installed_program_that_runs(program: Path, tmp_path: Path) ->
     assert Path(found.strip()).is_relative_to(program.parent.parent)
 
 
+@pytest.mark.long
 def test_it_plans_figures_and_reports_far_from_the_checkout(program: Path, tmp_path: Path) -> None:
     call(program, tmp_path, "init", "mine.yaml")
     shutil.copy(ROOT / "quickstart.yaml", tmp_path)

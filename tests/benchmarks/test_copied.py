@@ -63,6 +63,7 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
     assert all(fitted.holds(text) for text in found)
 
 
+@pytest.mark.long
 def test_the_default_text_copies_no_task_but_its_own() -> None:
     source = sources.fetch(sources.parse(DEFAULT.source), sources.Cache())
     fitted = Fitted(text for (text,) in read_texts(source, "passage").rows)

@@ -103,7 +103,7 @@ def test_the_model_in_the_repository_is_small_and_whole() -> None:
         assert word in card
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_model_writes_as_well_as_its_card_says(run: Run) -> None:
     card = (FOLDER / "model" / "README.md").read_text()
     stated = re.search(r"bfloat16, as saved[^|]*\| ([\d.]+)% \| ([\d.]+)%", card)

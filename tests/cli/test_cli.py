@@ -142,7 +142,7 @@ def test_a_disk_too_small_for_all_versions_is_told_before_the_work(
                 _check_room(tmp_path / "made" / "here", 2, tiny_llama)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Path) -> None:
     made = ("sparsify", tiny_llama, "--sparsity", 0.9, "--format", "packed", "--out", tmp_path / "pruned")
     assert call(*made).returncode == 0

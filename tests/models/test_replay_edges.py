@@ -151,6 +151,7 @@ def live_bytes() -> int:
     return sum(found.values())
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
     peaks = {}
     for layers in (2, 6):

@@ -163,7 +163,7 @@ benchmarks:
 """
 
 
-@pytest.mark.parametrize("forked", [True, False])
+@pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if forked and not forkserver.usable():
         pytest.skip("a GPU's driver does not survive a fork")

@@ -49,7 +49,9 @@ def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: S
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "ranks"), [("encoder", 1), ("decoder", 2), ("encoder-decoder", 2)])
+@pytest.mark.parametrize(
+    ("family", "ranks"), [("encoder", 1), ("decoder", 2), pytest.param("encoder-decoder", 2, marks=pytest.mark.long)]
+)
 def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) -> None:
     found = collected(models[family], [("same", models[family]), ("again", models[family])], family, setting(ranks))
     assert list(found) == ["same", "again"]

@@ -69,7 +69,7 @@ def _measure(folder: Path) -> None:
     ("fault", "said"),
     [
         ("kill@1", r"rank 1 of 2 died of SIGKILL"),
-        ("kill@0", r"rank 0 of 2 died of SIGKILL"),
+        pytest.param("kill@0", r"rank 0 of 2 died of SIGKILL", marks=pytest.mark.long),
         ("memory@1", r"rank 1 of 2 ran out of memory: .*allocate"),
         (
             "hang@1",
@@ -89,7 +89,7 @@ def test_a_rank_that_fails_is_named_with_the_reason(
         _measure(tiny_llama)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(bool(shm.missing()), reason="the shared-memory operation cannot be compiled here")
 def test_a_killed_rank_leaves_nothing_in_shared_memory(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with faulty("kill@1", monkeypatch), pytest.raises(MeasureError, match="rank 1 of 2 died of SIGKILL"):

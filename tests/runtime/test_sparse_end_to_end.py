@@ -49,7 +49,9 @@ def timed(dense: Path, variants: list[Path], family: str, how: Setting) -> list[
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("family", PHASES)
+@pytest.mark.parametrize(
+    "family", [family if family == "decoder" else pytest.param(family, marks=pytest.mark.long) for family in PHASES]
+)
 def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, tmp_path: Path) -> None:
     dense = models[family]
     pruned, packed = prune(dense, tmp_path / "pruned", 0.9), tmp_path / "packed"

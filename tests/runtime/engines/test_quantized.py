@@ -103,7 +103,7 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hf", "deepspeed"])
+@pytest.mark.parametrize("name", ["hf", pytest.param("deepspeed", marks=pytest.mark.long)])
 def test_a_quantized_variant_is_timed_beside_dense_floats(name: str, tiny_llama: Path, tmp_path: Path) -> None:
     folder = quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out")
     how = Setting(name, 1, WORK, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16")
