@@ -13,7 +13,7 @@ from benchmarks.hostile.sandbox import REPOSITORY, Box, Step
 
 MANIFEST = """version: 1
 models: [{name: tiny, source: path:model, family: decoder}]
-sparsify: [{method: magnitude, sparsity: 0.5}]
+variants: [{prune: magnitude, sparsity: 0.5}]
 storage: {formats: [dense, packed]}
 """
 

@@ -94,7 +94,8 @@ def sparsify(
     \b
     sparsebench sparsify path:my-model --sparsity 0.5 --sparsity 0.9 --out pruned/
     sparsebench sparsify path:my-model --method wanda --pattern 2:4 --out pruned/
-    sparsebench sparsify path:my-model --method mask --set file=masks.safetensors --out pruned/
+    sparsebench sparsify path:my-model --method mask \\
+        --set file=masks.safetensors --out pruned/
     sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
         --calibration path:text.jsonl --field text --out pruned/
     """

@@ -72,17 +72,31 @@ def streaming(
 
     Raises QueryError also where DuckDB works for more than ``timeout`` seconds on them, unless that is 0.
     """
-    import duckdb
-
     with reader(Path(path), patience) as connection:
-        watched = _Watched(connection, timeout)
-        try:
-            migrate.stand_in(connection, sql)
-            cursor = watched.call(connection.execute, sql, parameters)
-            names = tuple(column[0] for column in cursor.description or ())
-            yield Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
-        except duckdb.Error as error:
-            raise _explained(error) from error
+        yield _asked(connection, sql, parameters, timeout)
+
+
+@contextmanager
+def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], Table]]:
+    """What answers as ``run`` does, but on one connection: a report asks dozens of questions. Writers wait meanwhile."""
+    with reader(Path(path), patience) as connection:
+
+        def ask(sql: str) -> Table:
+            found = _asked(connection, sql)
+            return Table(found.columns, tuple(found.rows))
+
+        yield ask
+
+
+def _asked(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None, timeout: float = 0
+) -> Stream:
+    """Errors of DuckDB are explained by the ``reader`` around it."""
+    watched = _Watched(connection, timeout)
+    migrate.stand_in(connection, sql)
+    cursor = watched.call(connection.execute, sql, parameters)
+    names = tuple(column[0] for column in cursor.description or ())
+    return Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
 
 
 class _Watched:

@@ -78,23 +78,23 @@ def build(
 
 def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) -> str:
     """The report's Markdown."""
-    _check(ledger, manifests)
+    with query.session(ledger) as run:
 
-    @cache
-    def ask(name: str) -> Answer:
-        sql = _restricted(_query(name), manifests)
-        return Answer(
-            sql.strip(),
-            tuple({name: words.told(value) for name, value in row.items()} for row in query.run(ledger, sql).dicts()),
-        )
+        @cache
+        def ask(name: str) -> Answer:
+            sql = _restricted(_query(name), manifests)
+            rows = run(sql).dicts()
+            return Answer(sql.strip(), tuple({name: words.told(value) for name, value in row.items()} for row in rows))
 
-    text = _environment(ask, pictures).get_template("report.md.j2").render(manifests=words.told(list(manifests)))
+        _check(ledger, run, manifests)
+        template = _environment(ask, pictures).get_template("report.md.j2")
+        text = template.render(manifests=words.told(list(manifests)))
     # No trailing spaces, and one blank line between blocks however the templates' branches fell.
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
-def _check(ledger: Path, manifests: Sequence[str]) -> None:
-    known = [name for (name,) in query.run(ledger, _query("manifest_names")).rows]
+def _check(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
+    known = [name for (name,) in run(_query("manifest_names")).rows]
     for name in manifests:
         if name not in known:
             near = get_close_matches(name, known, 1)

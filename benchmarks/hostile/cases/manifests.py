@@ -29,10 +29,10 @@ def _bomb_of_maps(levels: int) -> str:
 _TEXTS: dict[str, str | bytes] = {
     "an alias bomb of lists": _bomb(9),
     "an alias bomb of mappings": _bomb_of_maps(9),
-    "an alias bomb in a known key": _bomb(8).replace("a7:", "sparsify:"),
-    "an alias to itself": _HEAD + "sparsify: &a [*a]\n",
-    "brackets nested 100,000 deep": _HEAD + "sparsify: " + "[" * 100_000 + "]" * 100_000,
-    "brackets nested 300 deep": _HEAD + "sparsify: " + "[" * 300 + "]" * 300,
+    "an alias bomb in a known key": _bomb(8).replace("a7:", "variants:"),
+    "an alias to itself": _HEAD + "variants: &a [*a]\n",
+    "brackets nested 100,000 deep": _HEAD + "variants: " + "[" * 100_000 + "]" * 100_000,
+    "brackets nested 300 deep": _HEAD + "variants: " + "[" * 300 + "]" * 300,
     "blocks nested 1,000 deep": "".join(" " * place + "a:\n" for place in range(1000)),
     "5 MB of unknown keys": _HEAD + "".join(f"key{place}: {place}\n" for place in range(300_000)),
     "a key of 5 MB": _HEAD + "k" * 5_000_000 + ": 1\n",
@@ -40,7 +40,7 @@ _TEXTS: dict[str, str | bytes] = {
     "20 MB of comments": "# x\n" * 5_000_000 + _HEAD,
     "a million spaces": " " * 1_000_000 + "a: 1",
     "100,000 quotes": "'" * 100_000,
-    "100,000 anchors": _HEAD + "sparsify: [" + ", ".join(f"&a{place} x" for place in range(100_000)) + "]\n",
+    "100,000 anchors": _HEAD + "variants: [" + ", ".join(f"&a{place} x" for place in range(100_000)) + "]\n",
     "100,000 documents": "---\nversion: 1\n" * 100_000,
     "a tag of Python": _HEAD + "name: !!python/object/apply:os.system ['touch MARKER']\n",
     "a tag of Python's objects": _HEAD + "name: !!python/object/new:subprocess.Popen [[touch, MARKER]]\n",
@@ -48,14 +48,14 @@ _TEXTS: dict[str, str | bytes] = {
     "a tag that includes": _HEAD + "name: !include SECRET\n",
     "tags by a directive": "%TAG ! tag:yaml.org,2002:python/\n---\n" + _HEAD + "name: !object/apply:os.system [x]\n",
     "a merge key": _HEAD.replace("models:", "base: &b {x: 1}\n<<: *b\nmodels:"),
-    "a merge key of itself": _HEAD + "sparsify: &a {<<: *a}\n",
+    "a merge key of itself": _HEAD + "variants: &a {<<: *a}\n",
     "a number of 100,000 digits": "version: " + "9" * 100_000 + "\n",
     "a number of 10**1000": "version: 1e1000\n",
     "numbers in base 60": "version: 1:1:1\n",
-    "NaN": _HEAD + "sparsify: [{method: magnitude, sparsity: .nan}]\n",
-    "infinity": _HEAD + "sparsify: [{method: magnitude, sparsity: .inf}]\n",
+    "NaN": _HEAD + "variants: [{prune: magnitude, sparsity: .nan}]\n",
+    "infinity": _HEAD + "variants: [{prune: magnitude, sparsity: .inf}]\n",
     "a list as a key": _HEAD + "? [a, b]\n: 1\n",
-    "null everywhere": "version: null\nmodels: null\nsparsify: null\nruntime: null\nbenchmarks: null\nstorage: null\n",
+    "null everywhere": "version: null\nmodels: null\nvariants: null\nruntime: null\nbenchmarks: null\nstorage: null\n",
     "not UTF-8": b"version: \xff\xfe\n",
     "UTF-16": _HEAD.encode("utf-16"),
     "NUL": b"version: 1\0\n",
@@ -75,7 +75,7 @@ def text(box: Box, content: str | bytes) -> Iterator[Step]:
     yield box.do("plan", path, "--ledger", box.out / "ledger.duckdb")
 
 
-_SWEEP = "sparsify: [{{method: magnitude, granularity: layer, sparsity: [{}]}}]\n"
+_SWEEP = "variants: [{{prune: magnitude, granularity: layer, sparsity: [{}]}}]\n"
 _ENTRIES = {
     "a sweep of 100,000": _HEAD + _SWEEP.format(", ".join(f"0.{place:06}" for place in range(1, 100_000))),
     "1,000 models": "version: 1\nmodels:\n"
@@ -99,7 +99,7 @@ _ENTRIES = {
     "a source of an option": _HEAD.replace("path:model", "'wheel:-r==1!x/'"),
     "a hostfile outside": _HEAD + "runtime: {hostfile: SECRET, ranks: 2, workloads: {batch: 1, prompt: 8, generate: 2}}\n",
     "a hostfile that runs": _HEAD + "runtime: {hostfile: hosts, ranks: 2, workloads: {batch: 1, prompt: 8, generate: 2}}\n",
-    "calibration from a folder": _HEAD + "calibration: {source: path:model}\nsparsify: [{method: wanda, sparsity: 0.5}]\n",
+    "calibration from a folder": _HEAD + "calibration: {source: path:model}\nvariants: [{prune: wanda, sparsity: 0.5}]\n",
 }  # fmt: skip
 
 
