@@ -22,6 +22,7 @@ from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
+from sparsebench.paths import unlinked
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
 from sparsebench.plan.rehearse import rehearsal
@@ -126,11 +127,11 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
 class Lock:
     """``MANIFEST.lock``: what moving names of the hub (``@main``) meant when they were first resolved.
 
-    Raises UserError for a file that is not such a list.
+    Raises UserError for a file that is not such a list, or a link.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = unlinked(path)
         hint = "remove it: names such as @main are then resolved anew"
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 

@@ -24,10 +24,8 @@ def read(path: Path) -> Hosts:
             continue
         match = _LINE.fullmatch(line.strip())
         if not match:
-            raise UserError(
-                f"{path}, line {number}: {line.strip()[:80]!r} is no host",
-                "write `NAME slots=NUMBER`, such as node-1 slots=4",
-            )
+            # Without what stands there: a manifest of a stranger may name any file as its hostfile.
+            raise UserError(f"{path}, line {number}: no host", "write `NAME slots=NUMBER`, such as node-1 slots=4")
         if match[1] in found:
             raise UserError(f"{path}, line {number}: a second line for {match[1]}", "one line for each host")
         found[match[1]] = int(match[2])

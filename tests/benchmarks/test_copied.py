@@ -49,6 +49,7 @@ def test_nothing_holds_nothing(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("task", ["hellaswag", "boolq", "perplexity", "mrpc_pair", "mmlu"])
+@pytest.mark.long
 def test_a_file_of_ones_own_is_found_out(task: str) -> None:
     """Three documents under another file's name, between other texts."""
     if task == "mmlu":
@@ -86,6 +87,7 @@ def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: P
         assert samples <= len(found) <= most
 
 
+@pytest.mark.long
 def test_a_score_on_copied_documents_is_refused_or_says_so(tiny_llama: Path) -> None:
     from sparsebench.benchmarks import ScoreResult, score
 

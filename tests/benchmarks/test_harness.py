@@ -343,6 +343,7 @@ def test_without_the_hub_the_error_names_the_ways_out(tiny_llama: Path, run: Run
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_group_is_the_mean_over_its_documents(tiny_llama: Path, run: Run, monkeypatch: pytest.MonkeyPatch):
     row = {"question": "the cat", "choices": ["sat", "ran on", "a dog", "it was"], "answer": 1, "subject": "x"}
     rows = [

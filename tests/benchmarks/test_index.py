@@ -52,6 +52,7 @@ def test_what_a_task_file_declares(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_index_is_lm_evals_own():
     from lm_eval.tasks import TaskManager
 

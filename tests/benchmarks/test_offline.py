@@ -60,6 +60,7 @@ FIRST = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HARNESS)
+@pytest.mark.long
 def test_every_task_file_has_its_documents_and_builds_requests(wheel: Path, name: str):
     task = TASKS[name]
     parts, made = built(name, limit=20)

@@ -64,6 +64,7 @@ def test_what_overlaps(calibration: str, task: str, overlap: bool) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.long
 def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(task: str) -> None:
     assert overlaps(DEFAULT.source, task) is (task == "boolq")
     for source in data_sources(task):

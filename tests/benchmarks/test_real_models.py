@@ -68,7 +68,8 @@ def test_minilm_finds_passages(minilm: Path, run: Run):
     assert found.protocol["questions_without_passage"] == 1000 - TASKS["sciq_retrieval"].n
 
 
-@pytest.mark.parametrize("task", ["piqa", pytest.param("arc_easy", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("task", ["piqa", "arc_easy"])
 def test_smollm2_is_scored_as_by_stock_lm_eval(smollm2: Path, task: str):
     command = [
         sys.executable,
@@ -102,6 +103,7 @@ def test_no_passage_is_in_both_calibration_and_perplexity():
     assert not plain[0] & plain[1]
 
 
+@pytest.mark.long
 def test_smollm2_has_the_perplexity_of_a_plain_loop(smollm2: Path, run: Run):
     import math
 

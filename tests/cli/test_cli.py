@@ -67,6 +67,7 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.long
 def test_sparsify_by_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> None:
     """Masks that it has written are masks that it can read, and a model that it can read."""
     from safetensors.torch import load_file, save_file
@@ -108,6 +109,7 @@ def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, 
         ("tiny_t5", "encoder-decoder", ("--method", "wanda", "--sparsity", 0.5, "--target", "answer")),
     ],
 )
+@pytest.mark.long
 def test_sparsify_calibrates_on_a_file_of_ones_own(
     model: str, family: str, options: tuple[object, ...], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

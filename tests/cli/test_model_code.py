@@ -78,7 +78,15 @@ def yes(tmp_path: Path, *command: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("verb", ["inspect", "plan", "sparsify", "measure", "score", "pack"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "inspect",
+        "plan",
+        "score",
+        *(pytest.param(verb, marks=pytest.mark.long) for verb in ("sparsify", "measure", "pack")),
+    ],
+)
 def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Path, tmp_path: Path, verb: str) -> None:
     # AutoTokenizer takes any name of transformers for a tokenizer's: an auto class would ask for consent to code.
     tokenizer = "AutoFeatureExtractor" if verb == "score" else "EvilTokenizer"

@@ -29,7 +29,13 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+SAMPLE = ("perplexity", "runtime", "structure")
+"""Figures of different kinds; the others are looked at by the long tests."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
+)
 def test_a_shipped_figure_is_rendered_the_same_every_time(name: str, ledger: Path, tmp_path: Path) -> None:
     written = []
     for folder in ("first", "second"):
@@ -181,6 +187,7 @@ def _beyond(axis: Any) -> list[Any]:
 
 @pytest.mark.parametrize("facets", [1, 2, 6])
 @pytest.mark.parametrize("series", [1, 3, 10, 40])
+@pytest.mark.long
 def test_lines_clip_and_overlap_nothing(series: int, facets: int) -> None:
     rows = rows_of(series, facets)
     table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
@@ -214,6 +221,7 @@ def labels(axes: Any) -> list[str]:
 
 @pytest.mark.parametrize("facets", [1, 3])
 @pytest.mark.parametrize("series", [1, 3, 8, 12, 20])
+@pytest.mark.long
 def test_perplexities_clip_and_overlap_nothing(series: int, facets: int) -> None:
     rows = exploding(series, facets)
     table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))

@@ -82,6 +82,7 @@ def test_strips_clip_and_overlap_nothing(series: int, width: float) -> None:
 @WIDTHS
 @SERIES
 @pytest.mark.parametrize("settings", [1, 12])
+@pytest.mark.long
 def test_forests_clip_and_overlap_nothing(settings: int, series: int, width: float) -> None:
     generator = np.random.default_rng(0)
     rows = [

@@ -75,3 +75,11 @@ def test_what_cannot_move_is_not_noted(notation: str, tmp_path: Path, monkeypatc
     source = sources.parse(notation, tmp_path)
     assert Lock(tmp_path / "mine.lock").pinned(source, sources.Cache(), False) == source
     assert not (tmp_path / "mine.lock").exists()
+
+
+def test_a_lock_that_is_a_link_is_neither_read_nor_written(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "secret.json"
+    elsewhere.write_text("{}")
+    (tmp_path / "m.lock").symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"m\.lock: a link to"):
+        Lock(tmp_path / "m.lock")

@@ -87,6 +87,7 @@ def test_the_secret_is_in_no_output(hostile: Path) -> None:
         assert not [form for form in (CANARY, *CANARY_CODED) if form in content], path
 
 
+@pytest.mark.long
 def test_a_report_on_it_is_built_as_one_on_any_other(hostile: Path, harmless: Path) -> None:
     assert kinds(hostile / "report.md") == kinds(harmless / "report.md")
     assert "secret.png" in (hostile / "report.md").read_text(), "the texts must be in it"
@@ -112,6 +113,7 @@ def test_a_picture_that_is_a_link_to_elsewhere_is_refused(ledger: Path, tmp_path
 
 
 @pytest.mark.parametrize("method", ["_calibration", "../8_measured"])
+@pytest.mark.long
 def test_the_name_of_a_method_is_no_template(tmp_path: Path, method: str) -> None:
     from tests.strangers import records
 

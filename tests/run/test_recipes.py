@@ -100,6 +100,7 @@ def _prunable(home: Path) -> int:
     return found
 
 
+@pytest.mark.long
 def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) -> None:
     """A record of other weights under the same id stands in the ledger, and in no view."""
     assert sparsebench("run", home / "chain.yaml").returncode == 1
@@ -121,6 +122,7 @@ def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) ->
     assert rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
 
 
+@pytest.mark.long
 def test_masks_and_zeros_that_stay_from_manifest_to_ledger(tiny_llama: Path, tmp_path: Path, sparsebench: Call) -> None:
     """The share of zeros of masks is the one that they gave; zeros that were there are told from those that a step made."""
     import torch

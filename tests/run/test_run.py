@@ -39,6 +39,7 @@ def test_a_run_is_recorded_and_not_repeated(manifest: Path, tmp_path: Path, spar
     assert "nothing to do" in second.stderr
 
 
+@pytest.mark.long
 def test_a_changed_sparsity_runs_alone(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     sparsebench("run", manifest)
     manifest.write_text(manifest.read_text().replace("0.9", "0.95"))
@@ -47,6 +48,7 @@ def test_a_changed_sparsity_runs_alone(manifest: Path, tmp_path: Path, sparseben
     assert {row["why"] for row in plan if not row["runs"]} == {"done"}
 
 
+@pytest.mark.long
 def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     sparsebench("run", manifest)
     manifest.write_text(manifest.read_text() + "structure: {absolute: [0.02], relative: [0.2]}\n")
@@ -56,6 +58,7 @@ def test_a_new_cell_of_a_finished_variant_unpacks_it(manifest: Path, tmp_path: P
     assert "sparsify" not in again.stderr.split("tiny dense")[1]
 
 
+@pytest.mark.long
 def test_a_new_cell_of_a_variant_that_was_not_kept_sweeps_again(
     manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
@@ -237,6 +240,7 @@ def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path,
     assert counted.stdout.split() == ["count_star()", "4"]
 
 
+@pytest.mark.long
 def test_records_that_a_killed_run_left_behind_reach_the_ledger(
     manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:

@@ -69,6 +69,7 @@ def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bfloat16_weights_that_are_cut_first_are_exact_in_float32(tiny_llama: Path) -> None:
     found = measure_memory(tiny_llama, "decoder", setting(2, dtype="float32"))
     assert found.dtype == "float32"

@@ -109,6 +109,7 @@ def test_a_rank_that_does_nothing_is_found_long_before_the_timeout(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a rank uses is read from Linux")
+@pytest.mark.long
 def test_a_rank_that_waits_for_another_program_is_left_alone(hasty: None, tmp_path: Path) -> None:
     """Somebody compiles what it needs."""
     said = r"rank 0 of 1 said nothing for 12 seconds; rank 0 at sources/cache.py:\d+ in lock"

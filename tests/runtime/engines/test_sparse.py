@@ -60,6 +60,7 @@ def test_an_assembled_model_is_the_loaded_one(model: tuple[Path, str]) -> None:
     assert memory.tensor_bytes(own) == memory.tensor_bytes(stock)
 
 
+@pytest.mark.long
 def test_loading_from_packed_equals_loading_dense_and_holds_no_dense_matrix(
     model: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
