@@ -80,13 +80,18 @@ def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     return row[0] if row else 0
 
 
-def stand_in(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Make our views and macros that ``sql`` names, for this connection: those of the file may be somebody else's."""
-    wanted, texts = _words(sql), []
+def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:
+    """Make our views and macros that ``sql`` names, for this connection: those of the file may be somebody else's.
+
+    What is in ``made``, of this connection too, is there already; what is made now is added.
+    """
+    wanted, texts, made = _words(sql), [], set() if made is None else made
     for name, text in reversed(sqlfiles.definitions().items()):
         if name in wanted:
             wanted |= _words(text)
-            texts.append(text)
+            if name not in made:
+                texts.append(text)
+                made.add(name)
     for text in reversed(texts):
         connection.execute(f"CREATE OR REPLACE TEMP {text}")
 

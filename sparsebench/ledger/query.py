@@ -73,6 +73,7 @@ def streaming(
     Raises QueryError also where DuckDB works for more than ``timeout`` seconds on them, unless that is 0.
     """
     with reader(Path(path), patience) as connection:
+        migrate.stand_in(connection, sql)
         yield _asked(connection, sql, parameters, timeout)
 
 
@@ -80,8 +81,10 @@ def streaming(
 def session(path: Path, patience: float = PATIENCE) -> Iterator[Callable[[str], Table]]:
     """What answers as ``run`` does, but on one connection: a report asks dozens of questions. Writers wait meanwhile."""
     with reader(Path(path), patience) as connection:
+        made: set[str] = set()
 
         def ask(sql: str) -> Table:
+            migrate.stand_in(connection, sql, made)
             found = _asked(connection, sql)
             return Table(found.columns, tuple(found.rows))
 
@@ -93,7 +96,6 @@ def _asked(
 ) -> Stream:
     """Errors of DuckDB are explained by the ``reader`` around it."""
     watched = _Watched(connection, timeout)
-    migrate.stand_in(connection, sql)
     cursor = watched.call(connection.execute, sql, parameters)
     names = tuple(column[0] for column in cursor.description or ())
     return Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
