@@ -99,6 +99,16 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    except BaseException as error:
+        # A library in Rust, such as tokenizers, gives up by what is no Exception. It has told of its panic by itself.
+        if type(error).__name__ != "PanicException":
+            raise
+        what = visible(str(error).splitlines()[0])
+        print(
+            f"sparsebench: a library gave up: {what}\n  → the model's tokenizer asks for it: use another",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":
