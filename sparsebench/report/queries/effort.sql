@@ -6,7 +6,7 @@ WITH made AS (
     WHERE status = 'done'
     GROUP BY variant_id
 ), asked AS (
-    SELECT DISTINCT variant_id FROM cells WHERE stage = 'make' AND status = 'done' /* manifests */
+    SELECT DISTINCT variant_id FROM cells WHERE stage = 'make' AND status = 'done' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step = 'floor') /* manifests */
 )
 SELECT model, weights, method, count(*) AS variants, sum(seconds) AS seconds, avg(seconds) AS each
 FROM asked
