@@ -105,7 +105,7 @@ def main() -> None:
             raise
         what = visible(str(error).splitlines()[0])
         print(
-            f"sparsebench: a library gave up: {what}\n  → the model's tokenizer asks for it: use another",
+            f"sparsebench: a library gave up: {what}\n  → a file of the model asks for it: fetch it again, or name another",
             file=sys.stderr,
         )
         sys.exit(2)

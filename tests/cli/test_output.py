@@ -77,3 +77,18 @@ def test_an_error_does_not_either(
         program.main()
     err = capsys.readouterr().err
     assert SHOWN in err and harmless(err)
+
+
+def test_a_panic_of_a_library_in_rust_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sparsebench.cli import app as program
+
+    def panics() -> None:
+        raise type("PanicException", (BaseException,), {})("called `unwrap()`\nat src/lib.rs")
+
+    monkeypatch.setattr(program, "app", panics)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "called `unwrap()`" in said and "Traceback" not in said
