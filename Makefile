@@ -27,13 +27,14 @@ test-long: $(VENV)/.installed-dev
 
 setup: $(VENV)/.installed-dev
 
-# Rebuilds the tracked report and pictures from the committed records: every number comes from there.
+# Rebuilds the tracked report, its pictures and the numbers that pages quote from the committed records.
 report: $(VENV)/.installed
 	rm -f ledger/published.duckdb
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
 	$(BIN)/sparsebench figures --ledger ledger/published.duckdb --out figures
 	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --figures figures \
 		--manifest small --manifest g2p --manifest coder --manifest methods --manifest calibration --manifest engines --manifest experiments-rehearsal
+	$(BIN)/python docs/quotes.py ledger/published.duckdb
 
 # The pages and the JSON Schema that are made from the code; a test compares them.
 reference: $(VENV)/.installed

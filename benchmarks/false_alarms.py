@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec
+from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks
 from sparsebench.errors import SparsebenchError
 from sparsebench.ledger.scored import compare
 from sparsebench.ledger.statistics import judged
@@ -43,7 +43,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--family", default="decoder", choices=["decoder", "encoder", "encoder-decoder"])
-    parser.add_argument("--task", action="append", choices=list(TASKS))
+    parser.add_argument("--task", action="append", choices=list(all_tasks()))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, action="append")
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS, pll
+from sparsebench.benchmarks import all_tasks, pll
 from sparsebench.benchmarks.encoder import documents
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = BertForMaskedLM(config).eval()
     reader = pll.Reader(tokenizer, config.to_dict())
-    rows = documents(TASKS["sciq_retrieval"], sources.Cache())[: options.sentences]
+    rows = documents(all_tasks()["sciq_retrieval"], sources.Cache())[: options.sentences]
     texts = [reader.continuation("", " ".join(str(row["question"]).split()[: options.words])) for row in rows]
     scored = sum(text.end - text.begin for text in texts)
     print(f"{len(texts)} sentences, {scored} tokens scored, {config.num_hidden_layers} layers of {config.hidden_size}")

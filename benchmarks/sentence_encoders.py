@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec
+from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks
 from sparsebench.benchmarks.encoder import documents
 from sparsebench.errors import SparsebenchError
 
@@ -62,7 +62,7 @@ def main() -> None:
     from sklearn.metrics import average_precision_score
 
     model = SentenceTransformer(str(options.folder), device="cpu")
-    pairs = documents(TASKS["mrpc_pair"], sources.Cache())
+    pairs = documents(all_tasks()["mrpc_pair"], sources.Cache())
     specs, similar = [TaskSpec("mrpc_pair")], [cosines(model, pairs)]
     theirs = [average_precision_score([row["label"] for row in pairs], similar[0])]
     with tempfile.TemporaryDirectory() as folder:

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TASKS, ScoreResult, TaskSpec, index
+from sparsebench.benchmarks import ScoreResult, TaskSpec, all_tasks, index
+from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Family
 
-CHOICES = [name for name, task in TASKS.items() if task.adapter == "harness" and task.parts == 1]
+CHOICES = [name for name, task in all_tasks().items() if task.adapter == "harness" and task.parts == 1]
 STOCK_BATCH_SIZE = 16
 OUTCOMES = 0.002
 """The share of outcomes that may differ when beginnings are shared."""
@@ -84,13 +85,13 @@ def stock(options: argparse.Namespace, folder: Path, specs: list[TaskSpec], cach
             results = simple_evaluate(
                 model=lm,
                 tasks=[spec.task for spec in part],
-                limit=options.limit,
+                samples={spec.task: sampled(all_tasks()[spec.task].n, options.limit) for spec in part},
                 num_fewshot=options.num_fewshot,
                 task_manager=manager,
             )
             assert results is not None
             for spec in part:
-                metric, reported = TASKS[spec.task].metric, results["results"][spec.task]
+                metric, reported = all_tasks()[spec.task].metric, results["results"][spec.task]
                 scores[spec.task] = reported[f"{metric},none"], reported[f"{metric}_stderr,none"]
                 samples = sorted(results["samples"][spec.task], key=lambda sample: int(sample["doc_id"]))
                 outcomes[spec.task] = [float(sample[metric]) for sample in samples]

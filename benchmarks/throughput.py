@@ -44,14 +44,16 @@ def stock(folder: Path, tasks: Sequence[str], limit: int, size: int) -> None:
     from lm_eval.tasks import TaskManager
 
     from sparsebench import sources
-    from sparsebench.benchmarks import index
+    from sparsebench.benchmarks import all_tasks, index
+    from sparsebench.benchmarks.contract import sampled
 
     with tempfile.TemporaryDirectory() as scratch:
         for task in tasks:
             index.write(task, sources.Cache(), Path(scratch))
         lm = HFLM(pretrained=str(folder), dtype="auto", device="cpu", batch_size=size)
         manager = TaskManager(include_path=scratch, include_defaults=False)
-        simple_evaluate(model=lm, tasks=list(tasks), limit=limit, task_manager=manager)
+        samples = {task: sampled(all_tasks()[task].n, limit) for task in tasks}
+        simple_evaluate(model=lm, tasks=list(tasks), samples=samples, task_manager=manager)
 
 
 def spent(*words: str) -> tuple[float, float]:

@@ -32,11 +32,13 @@ HEADER = 100 * MB
 """Bytes of a safetensors header: as many as the safetensors library reads."""
 VALUES = 2_000_000
 """Values of a JSON text, counted by the commas and brackets in it: each may take a hundred bytes of memory."""
+TEXT = MB // 10
+"""Characters of a text in a record, and of a word in a text for a tokenizer, whose time may grow with the square of it."""
 DEPTH = 100
 """Lists and objects within each other."""
 COLUMNS = 10_000
 """Columns of a CSV file."""
-FREE, RATIO, UNPACKED = 8 * MB, 200, 4000 * MB
+FREE, RATIO, UNPACKED = 8 * MB, 100, 4000 * MB
 """A compressed file may unpack to FREE bytes, or to RATIO times its size if that is more; text to no more than UNPACKED.
 Compressed records grow up to 50 times."""
 TENSOR, ZEROS, SHARD = 256 * MB, 1000, 4000 * MB
@@ -51,6 +53,7 @@ def unpacked(packed: int) -> int:
 
 def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JSON) -> bytes:
     """The bytes of a file that has no more than ``limit``."""
+    refuse_special(path, wrong)
     try:
         with path.open("rb") as file:
             # As much as is asked for is allocated at once, so not the limit for a short file.
@@ -60,6 +63,23 @@ def read(path: Path, wrong: type[SparsebenchError] = ModelError, limit: int = JS
     if len(data) > limit:
         raise wrong(f"{path}: more than {limit / MB:g} MB, the limit for such a file", "see that it is the right file")
     return data
+
+
+def refuse_special(path: Path, wrong: type[SparsebenchError]) -> None:
+    """Refuse what is there and no file: a pipe would be read without end."""
+    if path.exists() and not path.is_file():
+        raise wrong(f"{path}: a folder, a pipe or a device, not a file", "name a file")
+
+
+def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hint: str) -> None:
+    """Refuse a JSON value with a text, or a key, of more than TEXT characters."""
+    level = [value]
+    while level:
+        one = level.pop()
+        if isinstance(one, dict | list):
+            level += [*one, *one.values()] if isinstance(one, dict) else one
+        elif isinstance(one, str) and len(one) > TEXT:
+            raise wrong(f"{where}: a text of more than {TEXT:,} characters: {one[:20]}…", hint)
 
 
 def read_json(path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again") -> Any:
@@ -114,6 +134,7 @@ def whole(path: Path, wrong: type[SparsebenchError]) -> str:
 
 @contextmanager
 def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
+    refuse_special(path, wrong)
     with path.open("rb") as packed:
         suffix = path.suffix.lower()
         if suffix in (".gz", ".zst"):

@@ -27,6 +27,7 @@ STATUSES = ("done", "failed", "unsupported", "skipped")
 SUFFIXES = (".json", ".json.zst", ".jsonl.zst")
 _LEVEL = 19
 _NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "plan": ("manifest", "written_at", "cells")}
+_ASKED = {"cell_id", "key", "stage", "settings", "variant", "label"}
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,14 @@ def statuses(folder: Path) -> dict[str, str]:
 
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     """The record that the cell of this ``key`` left with this status."""
-    return bounded.read_object(folder / f"{name}.{status}.json", LedgerError, "remove the file: its cell runs again")
+    path = _inside(folder / f"{name}.{status}.json", folder)
+    return _parse(bounded.whole(path, LedgerError), path)
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
     """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
     found = {}
-    for path in sorted(folder.glob("plan-*.json")):
-        plan = bounded.read_object(path, LedgerError, "remove the file: the next run writes it again")
+    for plan in read(_below(folder, "plan-*.json")):
         cells = [(c["key"], c["stage"], f"{Variant.read(c['variant']).label} · {c['label']}") for c in plan["cells"]]
         found[plan["manifest"]] = cells
     return found
@@ -190,10 +191,13 @@ def _below(folder: Path, names: str = "*") -> list[Path]:
     found = sorted(
         path for path in folder.rglob(names) if path.name.endswith(SUFFIXES) and path.name[0] != "." and path.is_file()
     )
-    for path in found:
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise LedgerError(f"{path}: a link to a file outside of {folder}", "remove it, or name that file itself")
-    return found
+    return [_inside(path, folder) for path in found]
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise LedgerError(f"{path}: a link to a file outside of {folder}", "remove it, or name that file itself")
+    return path
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -217,7 +221,14 @@ def _parse(text: str, where: Path | str) -> dict[str, Any]:
         older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
         way = "upgrade sparsebench" if record["format"] > FORMAT else older
         raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
+    if len(text) > bounded.TEXT:
+        bounded.refuse_long(record, where, LedgerError, "remove the file")
     missing = [key for key in _NEEDED.get(str(record.get("kind", "cell")), ()) if record.get(key) is None]
     if missing:
         raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
+    cells = record["cells"] if record.get("kind") == "plan" else []
+    if not isinstance(cells, list) or any(not isinstance(cell, dict) or _ASKED - cell.keys() for cell in cells):
+        raise LedgerError(
+            f"{where}: a plan whose cells are not as they must be", "remove the file: a run writes it anew"
+        )
     return record

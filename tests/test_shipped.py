@@ -13,6 +13,7 @@ import yaml
 
 from sparsebench import sources
 from sparsebench.plan.preflight import Request, prepare
+from tests.docs.test_quotes import quotes
 
 ROOT = Path(__file__).parent.parent
 MANIFESTS = ["quickstart.yaml", "examples/small.yaml"]
@@ -72,7 +73,7 @@ def test_the_lab_stops_in_the_preflight_when_offline() -> None:
 
 @pytest.mark.long
 def test_the_published_report_is_what_the_published_records_give(tmp_path: Path) -> None:
-    """`make report`, without the pictures: a change of a template, a query or a record needs it again."""
+    """`make report`, without the pictures, and what pages quote: a change of a template, a query or a record needs it again."""
     manifests = re.findall(r"--manifest (\S+)", (ROOT / "Makefile").read_text())
     assert len(manifests) >= 6
     shutil.copytree(ROOT / "figures", tmp_path / "figures")
@@ -86,6 +87,11 @@ def test_the_published_report_is_what_the_published_records_give(tmp_path: Path)
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert made.read_text() == (ROOT / "report.md").read_text(), "renew it: make report"
+    said = quotes.said(ledger)
+    for page in quotes.PAGES:
+        assert quotes.written(page.read_text(), said) == page.read_text(), (
+            f"{page.name} quotes what is not so: make report"
+        )
 
 
 @pytest.mark.setup

@@ -54,6 +54,7 @@ class Step:
     words: tuple[str, ...]
     like: str
     seconds: float = SECONDS
+    megabytes: float = MEGABYTES
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ class Box:
         whole = benign.safetensors(shapes, __metadata__={"note": self.secret})
         (self.outside / "weights.safetensors").write_bytes(whole[: -len(hidden)] + hidden)
 
-    def do(self, *words: str | Path, like: str = "", seconds: float = SECONDS) -> Step:
+    def do(self, *words: str | Path, like: str = "", seconds: float = SECONDS, megabytes: float = MEGABYTES) -> Step:
         """A command of the program, by its words; its cost is compared with that of the verb ``like`` (default: its own)."""
         texts = tuple(map(str, words))
-        return Step(texts, like or texts[0], seconds)
+        return Step(texts, like or texts[0], seconds, megabytes)
 
     def model(self, config: dict[str, Any] | None = None, **changes: Any) -> Path:
         """A harmless model as ``model`` in the input, with these keys changed in its config.json."""
@@ -180,7 +181,7 @@ def judge(box: Box, steps: Iterator[Step]) -> Verdict:
 
 
 def _costs(one: Done, usual: Done) -> list[str]:
-    cpu, most = one.cpu - usual.cpu, max(MEGABYTES, usual.peak + 100)
+    cpu, most = one.cpu - usual.cpu, max(one.step.megabytes, usual.peak + 100)
     verb = one.step.words[0]
     found = []
     if not one.in_time:

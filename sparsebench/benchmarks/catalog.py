@@ -1,4 +1,5 @@
-"""The table of tasks with offline data. A new one is a row here, and for lm-eval's a file in ``tasks/`` as well."""
+"""The table of tasks with offline data. A new one is a row here, and for lm-eval's a file in ``tasks/`` as well; third parties
+add a row by an entry point in the group ``sparsebench.benchmarks``."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.benchmarks.cmudict import SOURCE
+from sparsebench.plugins import table
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -30,12 +32,12 @@ any; ``none``: nothing that all models without skill would score."""
 class Benchmark:
     """One benchmark.
 
-    ``adapter`` is the module of this room that scores it, ``n`` its number of documents (windows of text: about, since
-    the tokenizer decides), ``tokens`` the length of one where that is fixed, ``scale`` what an outcome's value is,
-    ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``: ask ``data_sources``), ``classes`` the
-    data's labels in order, ``examples`` the split that examples in the prompt come from, where the data hold it,
-    ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies, ``version`` counts the changes of how
-    a task of our own is scored.
+    ``adapter`` is the module of this room that scores it, or another package's ``module:function`` (``plugged``), ``n`` its
+    number of documents (windows of text: about, since the tokenizer decides), ``tokens`` the length of one where that is
+    fixed, ``scale`` what an outcome's value is, ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``:
+    ask ``data_sources``), ``classes`` the data's labels in order, ``examples`` the split that examples in the prompt come
+    from, where the data hold it, ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies,
+    ``version`` counts the changes of how a task is scored.
     """
 
     name: str
@@ -230,40 +232,45 @@ def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str)
     )
 
 
-TASKS: dict[str, Benchmark] = {
-    task.name: task
-    for task in (
-        *LM_EVAL_TASKS,
-        Benchmark(
-            name="perplexity",
-            families=("decoder",),
-            adapter="perplexity",
-            metric="perplexity",
-            chance="none",
-            n=172,
-            tokens=1024,
-            description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
-            scale="continuous",
-            data=(COQA,),
-            fields=("doc.story",),
-            version=2,
-        ),
-        _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
-        _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
-        *ENCODER_TASKS,
-    )
-}
-"""Every task of our own, by name. Any other task of lm-eval is known by its stock name (``index``)."""
+BUILT_IN = (
+    *LM_EVAL_TASKS,
+    Benchmark(
+        name="perplexity",
+        families=("decoder",),
+        adapter="perplexity",
+        metric="perplexity",
+        chance="none",
+        n=172,
+        tokens=1024,
+        description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
+        scale="continuous",
+        data=(COQA,),
+        fields=("doc.story",),
+        version=2,
+    ),
+    _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
+    _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
+    *ENCODER_TASKS,
+)
+
+
+@cache
+def all_tasks() -> dict[str, Benchmark]:
+    """Every task that has a row: ours, then those of installed plugins. Raises UserError for a broken one.
+
+    Any other task of lm-eval is known by its stock name (``index``).
+    """
+    return table(BUILT_IN, Benchmark, "sparsebench.benchmarks")
 
 
 def adapter_of(name: str) -> str:
     """The module of this room that scores a task; those that lm-eval alone knows are the harness's."""
-    return TASKS[name].adapter if name in TASKS else "harness"
+    return all_tasks()[name].adapter if name in all_tasks() else "harness"
 
 
 def families(name: str) -> tuple[Family, ...]:
     """The families that a task is for. An encoder takes lm-eval's where it has a masked-language-model head."""
-    return TASKS[name].families if name in TASKS else FAMILIES
+    return all_tasks()[name].families if name in all_tasks() else FAMILIES
 
 
 @cache
@@ -278,7 +285,7 @@ def definition(name: str) -> Mapping[str, Any]:
 
 def data_sources(name: str) -> list[str]:
     """The sources that a task reads, in the notation of ``sources``; none where the hub's `datasets` serves it."""
-    task = TASKS.get(name)
+    task = all_tasks().get(name)
     if task is None:
         return []
     if task.adapter == "harness":

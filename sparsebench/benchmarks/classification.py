@@ -10,7 +10,7 @@ from typing import Any
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.errors import BenchmarkError
 
@@ -36,7 +36,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     outputs = head_labels(encoder.config, spec.labels)
     meaning = match(outputs, task)
     every = documents(task, cache)
-    rows = every[: spec.limit]
+    places = sampled(len(every), spec.limit)
+    rows = [every[place] for place in places]
     texts = [tuple(str(row[field]) for field in task.fields) for row in rows]
     logits = encoder.logits(texts)
     if logits.shape[1] != len(outputs):
@@ -58,7 +59,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         task,
         (
             Outcome(str(place), hashes.of_shown(*text), value, cluster=hashes.of_context(text[0]))
-            for place, (text, value) in enumerate(zip(texts, values, strict=True))
+            for place, text, value in zip(places, texts, values, strict=True)
         ),
         whole=len(every),
         chance=max(Counter(gold).values()) / len(gold),

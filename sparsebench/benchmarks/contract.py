@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -19,9 +20,9 @@ Progress = Callable[[int, int], None]
 class TaskSpec:
     """A task as a manifest asks for it.
 
-    ``limit`` scores only the first documents; ``labels`` names a classification head's outputs, in order, where the
-    checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs of sentences; ``batch`` is a
-    number of sequences a forward pass, None the fastest way.
+    ``limit`` scores only so many documents, drawn at random (``sampled``); ``labels`` names a classification head's
+    outputs, in order, where the checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs
+    of sentences; ``batch`` is a number of sequences a forward pass, None the fastest way.
     """
 
     task: str
@@ -30,6 +31,22 @@ class TaskSpec:
     labels: tuple[str, ...] | None = None
     data: str | None = None
     batch: int | None = None
+
+
+DRAW = 0
+"""Seed of the draw of documents, wherever there is a ``limit``."""
+
+
+def sampled(whole: int, limit: int | None) -> list[int]:
+    """The places, in order, of the documents to score of ``whole``: all, or ``limit`` of them at random.
+
+    The first ones are often no sample: data sets are sorted. The draw is by hash, the same on every machine, and a larger limit
+    holds all of a smaller one's.
+    """
+    if limit is None or limit >= whole:
+        return list(range(whole))
+    shuffled = sorted(range(whole), key=lambda place: hashlib.sha256(f"{DRAW} {place}".encode()).digest())
+    return sorted(shuffled[:limit])
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class ScoreResult:
         protocol: dict[str, str | int | float],
         scored: tuple[float, float] | None = None,
     ) -> ScoreResult:
-        """The result over the first of ``whole`` documents; ``scored`` is (score, standard error), default: their mean's."""
+        """The result over some of ``whole`` documents; ``scored`` is (score, standard error), default: their mean's."""
         found = tuple(outcomes)
         values = [one.value for one in found]
         score, stderr = scored or (sum(values) / len(values), mean_stderr(values))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes
-from sparsebench.benchmarks.catalog import TASKS, Benchmark, adapter_of
+from sparsebench.benchmarks.catalog import Benchmark, adapter_of, all_tasks
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input
@@ -56,15 +57,17 @@ class Encoder:
         adapter, heads = adapter_of(spec.task), self._heads()
         needed = _HEADS.get(adapter, "none")
         if needed not in heads:
-            fit = (name for name, other in TASKS.items() if "encoder" in other.families)
+            fit = (name for name, other in all_tasks().items() if "encoder" in other.families)
             raise BenchmarkError(
                 f"task {spec.task} needs {_WORDS[needed]}; {self.folder.name} is {self.config.get('architectures')}",
-                f"for this model: {', '.join(name for name in fit if _HEADS.get(TASKS[name].adapter, 'none') in heads)}",
+                f"for this model: {', '.join(name for name in fit if _HEADS.get(all_tasks()[name].adapter, 'none') in heads)}",
             )
         if adapter == "harness":
             return self._harness.score(spec, cache)
+        if ":" in adapter:
+            return Plugged(self.model, self.tokenizer, self.progress).score(spec, cache)
         module: Any = import_module(f"sparsebench.benchmarks.{adapter}")
-        return cast("ScoreResult", module.score(self, TASKS[spec.task], spec, cache))
+        return cast("ScoreResult", module.score(self, all_tasks()[spec.task], spec, cache))
 
     def _heads(self) -> tuple[str, ...]:
         from sparsebench.models.families import has_classifier, has_masked_lm
@@ -197,11 +200,12 @@ def _records(task: Benchmark, path: Path) -> list[dict[str, Any]]:
     from sparsebench.sources.text import read_records
 
     found = [record for record in read_records(path, *task.fields) if isinstance(record, dict)]
-    missing = [field for field in task.fields if not found or field not in found[0]]
-    if missing:
-        there = ", ".join(map(str, found[0])) if found else "no records"
-        raise BenchmarkError(
-            f"task {task.name}: {path} has no column {missing[0]!r}",
-            f"it needs {', '.join(task.fields)}; there is {there}",
-        )
+    for number, record in enumerate(found or [{}], 1):
+        missing = [field for field in task.fields if field not in record]
+        if missing:
+            there = ", ".join(map(str, record)) or "nothing"
+            raise BenchmarkError(
+                f"task {task.name}: {path} has no column {missing[0]!r} in record {number}",
+                f"it needs {', '.join(task.fields)}; there is {there}",
+            )
     return found

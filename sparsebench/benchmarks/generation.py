@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes
-from sparsebench.benchmarks.catalog import TASKS, Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.catalog import Benchmark, all_tasks
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
 
@@ -62,11 +62,11 @@ class Generation:
         """
         from importlib.metadata import version
 
-        task = TASKS[spec.task]
+        task = all_tasks()[spec.task]
         if task.data not in self._documents:
             self._documents[task.data] = documents(task, cache)
         every = self._documents[task.data]
-        asked = every[: spec.limit]
+        asked = [every[place] for place in sampled(len(every), spec.limit)]
         texts = tuple(document.text for document in asked)
         if texts not in self._written:
             self._written[texts] = self.write(texts)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes, index
-from sparsebench.benchmarks.catalog import TASKS, data_sources
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.catalog import all_tasks, data_sources
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
@@ -147,7 +147,9 @@ class Harness:
             "fewshot_seed": SEEDS["fewshot"],
             "chat_template": "none",
             "filter": chosen.filter,
-            "chance_rule": TASKS[spec.task].chance if spec.task in TASKS else "1/choices, or 0 for open answers",
+            "chance_rule": all_tasks()[spec.task].chance
+            if spec.task in all_tasks()
+            else "1/choices, or 0 for open answers",
             "batch_size": self.batch_size,
             "prefix_sharing": self.lm.sharing,
             "dtype": dtype,
@@ -176,14 +178,14 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
 def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str]:
     """What to say when lm-eval cannot load a task, and the way out."""
     reason = f"{type(error).__name__}: {error}"
-    if spec.task in TASKS and not local:
-        with_examples = ", ".join(name for name, task in TASKS.items() if task.examples)
+    if spec.task in all_tasks() and not local:
+        with_examples = ", ".join(name for name, task in all_tasks().items() if task.examples)
         return (
             f"task {spec.task}: the examples come from a split that only the hub has, which does not serve it: {reason}",
             f"remove `num_fewshot`; tasks that need no hub for examples: {with_examples}",
         )
     where = "" if local else " (stock data come from the hub: is it reachable?)"
-    without_hub = ", ".join(name for name, task in TASKS.items() if task.adapter == "harness")
+    without_hub = ", ".join(name for name, task in all_tasks().items() if task.adapter == "harness")
     return f"task {spec.task}: its data cannot be loaded{where}: {reason}", f"tasks that need no hub: {without_hub}"
 
 
@@ -205,14 +207,15 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
     random.seed(SEEDS["random"])
     np.random.seed(SEEDS["numpy"])
     torch.manual_seed(SEEDS["torch"])
+    samples = {name: sampled(len(task.eval_docs), limit) for name, task in loaded["tasks"].items()} if limit else None
     # Standard errors are computed here, from the outcomes.
-    return dict(evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True))
+    return dict(evaluate(lm, loaded, samples=samples, bootstrap_iters=0, log_samples=True))
 
 
 def _choose(name: str, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
     """Our table's metric; else, of those that have one number a document in every subtask, the usual one."""
     reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
-    for metric in [TASKS[name].metric] if name in TASKS else _PREFERRED:
+    for metric in [all_tasks()[name].metric] if name in all_tasks() else _PREFERRED:
         for key in reported[0]:
             label, _, filtered = key.partition(",")
             if label == metric and all(key in keys for keys in reported) and _scalar(loaded, results, metric):
@@ -258,7 +261,7 @@ def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: 
 
 def _chance(name: str, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str) -> float | None:
     """By our table's rule; else the mean over documents of one over the choices; 0 where the answer is open; else unknown."""
-    if name in TASKS and TASKS[name].chance == "majority":
+    if name in all_tasks() and all_tasks()[name].chance == "majority":
         return max(Counter(sample["target"] for _, sample in found).values()) / len(found)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     if kinds == {"multiple_choice"} and metric.startswith("acc"):

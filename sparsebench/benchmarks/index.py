@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS, definition, located
+from sparsebench.benchmarks.catalog import all_tasks, definition, located
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.errors import BenchmarkError
 from sparsebench.sources import Cache
@@ -22,12 +22,12 @@ GROUP = ""
 
 def names(cache: Cache | None = None) -> tuple[str, ...]:
     """Every task name that ``score`` takes, our own first."""
-    return (*TASKS, *(name for name in stock(cache) if name not in TASKS))
+    return (*all_tasks(), *(name for name in stock(cache) if name not in all_tasks()))
 
 
 def known(name: str, cache: Cache | None = None) -> bool:
     """Whether there is such a task: one of our own or one of lm-eval's tasks and groups."""
-    return name in TASKS or name in stock(cache)
+    return name in all_tasks() or name in stock(cache)
 
 
 def stock(cache: Cache | None = None) -> Mapping[str, str]:
@@ -82,7 +82,7 @@ def _entry(path: Path) -> tuple[str, bool] | None:
 
 def serves(spec: TaskSpec) -> bool:
     """Whether the task can be scored from local data; examples may come from a split that only the hub has."""
-    task = TASKS.get(spec.task)
+    task = all_tasks().get(spec.task)
     return task is not None and bool(task.examples or not spec.num_fewshot)
 
 
@@ -101,7 +101,7 @@ def write(name: str, cache: sources.Cache, folder: Path) -> None:
 
     ours = dict(definition(name))
     stock = tasks_folder() / ours.pop("include")
-    if TASKS[name].parts == 1:
+    if all_tasks()[name].parts == 1:
         _write(folder / f"{name}.yaml", stock, _with_paths(ours, "", cache))
         return
     for file in sorted(stock.parent.glob("*.yaml")):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import index
-from sparsebench.benchmarks.catalog import TASKS, data_sources, definition, located
+from sparsebench.benchmarks.catalog import all_tasks, data_sources, definition, located
 from sparsebench.sources.text import read_records
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _steps(source: sources.Source) -> frozenset[str]:
 
 def _data_set(task: str, cache: sources.Cache | None) -> tuple[str, str]:
     """The data set's name without its owner, and its configuration; both empty where they cannot be known."""
-    row = TASKS.get(task)
+    row = all_tasks().get(task)
     if row and row.adapter != "harness":
         path, name = row.hub[:2] if row.hub else ("", "")
     else:
@@ -149,7 +149,7 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
-    task = TASKS.get(spec.task)
+    task = all_tasks().get(spec.task)
     if task is None or task.adapter == "generation":  # whose file is that of the training words as well
         return None
     if task.adapter != "harness":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.statistics import RESAMPLES, SEED, average_precision, pooled, spearman
 from sparsebench.errors import BenchmarkError
@@ -25,11 +27,12 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     import numpy as np
 
     every = documents(task, cache, spec.data)
-    rows = every[: spec.limit]
+    places = sampled(len(every), spec.limit)
+    rows = [every[place] for place in places]
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])
-    gold = np.array([float(row[task.fields[2]]) for row in rows])
+    gold = np.array([_number(task, place, row) for place, row in zip(places, rows, strict=True)])
     if np.ptp(gold) == 0:
-        what = f"task {task.name}: the first {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
+        what = f"task {task.name}: the {len(rows)} pairs all have {task.fields[2]} {gold[0]:g}"
         raise BenchmarkError(what, "raise `limit`")
     vectors = unit(encoder.embed(first + second), task)
     similarity = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1).astype(np.float64)
@@ -37,8 +40,10 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), hashes.of_shown(*texts), float(similarity[place]), float(gold[place]))
-            for place, texts in enumerate(zip(first, second, strict=True))
+            Outcome(str(place), hashes.of_shown(*texts), float(similar), float(label))
+            for place, texts, similar, label in zip(
+                places, zip(first, second, strict=True), similarity, gold, strict=True
+            )
         ),
         whole=len(every),
         chance=float(gold.mean()) if ranking else 0.0,
@@ -46,6 +51,19 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         | {"pooling": encoder.pooling.mode, "stderr": f"bootstrap, {RESAMPLES} resamples, seed {SEED}"},
         scored=pooled(average_precision if ranking else spearman, similarity, gold),
     )
+
+
+def _number(task: Benchmark, place: int, row: Mapping[str, Any]) -> float:
+    """The pair's own score, or its label."""
+    value = row[task.fields[2]]
+    try:
+        found = float(value)
+    except (ValueError, TypeError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        what = f"task {task.name}: record {place + 1} of the data has {task.fields[2]} {str(value)[:20]!r}"
+        raise BenchmarkError(f"{what}, which is no number", "mend it, or leave the record out")
+    return found
 
 
 def unit(vectors: np.ndarray, task: Benchmark) -> np.ndarray:

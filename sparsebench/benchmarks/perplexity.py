@@ -11,13 +11,13 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS, Benchmark
-from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec
+from sparsebench.benchmarks.catalog import Benchmark, all_tasks
+from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import longest_input, special_tokens, token_ids
@@ -49,6 +49,11 @@ class Windows:
         """Scored tokens of each window."""
         return tuple(len(ids) - start for ids, start in zip(self.ids, self.starts, strict=True))
 
+    def only(self, places: Iterable[int]) -> Windows:
+        """Those at ``places`` of all."""
+        kept = [(self.ids[place], self.starts[place]) for place in places]
+        return replace(self, ids=tuple(ids for ids, _ in kept), starts=tuple(start for _, start in kept))
+
 
 class Perplexity:
     """One decoder and the perplexity task."""
@@ -65,14 +70,15 @@ class Perplexity:
         """
         from importlib.metadata import version
 
-        task = TASKS[spec.task]
+        task = all_tasks()[spec.task]
         found = RunningText.of(task, cache)
         size = min(WINDOW, longest_input(self.model.config.to_dict()) or WINDOW)
         first, _ = special_tokens(self.tokenizer)
         every = cut(token_ids(self.tokenizer, found.text), size, before=first)
-        part = Windows(every.ids[: spec.limit], every.starts[: spec.limit], every.stride, every.dropped)
+        places = sampled(len(every.ids), spec.limit)
+        part = every.only(places)
         values = likelihoods(self.model, part, self.progress)
-        scored = [Scored(*window) for window in zip(part.ids, values, part.scored, strict=True)]
+        scored = [Scored(*window) for window in zip(places, part.ids, values, part.scored, strict=True)]
         return result(
             task,
             scored,
@@ -110,7 +116,7 @@ def perplexity(
         tokenizer = load_tokenizer(folder)
         before, text = special_tokens(tokenizer)[0], token_ids(tokenizer, text)
     every = cut(text, window, stride, before)
-    part = Windows(every.ids[:limit], every.starts[:limit], every.stride, every.dropped)
+    part = every.only(range(len(every.ids))[:limit])
     values = likelihoods(load_model(folder, "decoder"), part)
     return pooled(values, part.scored), [math.exp(v / n) for v, n in zip(values, part.scored, strict=True)]
 
@@ -228,15 +234,18 @@ class RunningText:
 
 @dataclass(frozen=True)
 class Scored:
-    """A window: the ``ids`` that the model saw, its summed negative log-likelihood (nats), and how many tokens were scored."""
+    """A window: its ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative log-likelihood
+    (nats), and how many tokens were scored.
+    """
 
+    place: int
     ids: Iterable[int]
     value: float
     tokens: int
 
 
 def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
-    """The perplexity over ``windows``, the first of ``whole``; an outcome is a window, its label the tokens scored.
+    """The perplexity over ``windows``, some of ``whole``; an outcome is a window, its label the tokens scored.
 
     Raises BenchmarkError where the result is more than a double holds.
     """
@@ -245,8 +254,8 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
     return ScoreResult.of(
         task,
         (
-            Outcome(str(place), shown, window.value, float(window.tokens))
-            for place, (shown, window) in enumerate(zip(hashes, windows, strict=True))
+            Outcome(str(window.place), shown, window.value, float(window.tokens))
+            for shown, window in zip(hashes, windows, strict=True)
         ),
         whole,
         chance=None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import check_vectors
 from sparsebench.errors import BenchmarkError
@@ -33,7 +33,8 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     from sklearn.linear_model import LogisticRegression
 
     pool, tested = parted(documents(task, cache))
-    rows = tested[: spec.limit]
+    places = sampled(len(tested), spec.limit)
+    rows = [tested[place] for place in places]
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
     check_vectors(vectors, task)
@@ -47,7 +48,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
         task,
         (
             Outcome(str(place), hashes.of_shown(text), value)
-            for place, (text, value) in enumerate(zip(texts[len(pool) :], values, strict=True))
+            for place, text, value in zip(places, texts[len(pool) :], values, strict=True)
         ),
         whole=len(tested),
         chance=1 / len(task.classes),

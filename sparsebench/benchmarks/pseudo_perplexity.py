@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.perplexity import RunningText, Scored, check_finite, result
 from sparsebench.errors import BenchmarkError
 
@@ -31,15 +31,16 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     reader = pll.Reader(encoder.tokenizer, model.config.to_dict())
     size = min(WINDOW, reader.longest)
     every = windows(reader, found.text, size)
-    part = every[: spec.limit]
+    places = sampled(len(every), spec.limit)
+    part = [every[place] for place in places]
     scorer = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size)
     answers = scorer.score(part, encoder.progress)
     scored = [
-        Scored(window.ids, -math.fsum(likelihood for likelihood, _ in answer), len(answer))
-        for window, answer in zip(part, answers, strict=True)
+        Scored(place, window.ids, -math.fsum(likelihood for likelihood, _ in answer), len(answer))
+        for place, window, answer in zip(places, part, answers, strict=True)
     ]
-    for place, window in enumerate(scored, 1):
-        check_finite(task.name, window.value, place, len(scored))
+    for window in scored:
+        check_finite(task.name, window.value, window.place + 1, len(every))
     return result(
         task, scored, len(every), encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsebench import sources
 from sparsebench.benchmarks import hashes
 from sparsebench.benchmarks.catalog import Benchmark
-from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec
+from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.encoder import Encoder, documents
 from sparsebench.benchmarks.pairs import unit
 
@@ -21,7 +21,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     pairs = [(str(row["question"]), str(row["support"]).strip()) for row in every]
     usable = [(place, question, passage) for place, (question, passage) in enumerate(pairs) if passage]
     passages = list(dict.fromkeys(passage for _, _, passage in usable))
-    asked = usable[: spec.limit]
+    asked = [usable[place] for place in sampled(len(usable), spec.limit)]
     vectors = unit(encoder.embed(passages + [question for _, question, _ in asked]), task)
     similarity = vectors[len(passages) :] @ vectors[: len(passages)].T
     column = {passage: place for place, passage in enumerate(passages)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsebench import bounded, sources
-from sparsebench.benchmarks.catalog import TASKS, adapter_of, families
+from sparsebench.benchmarks.catalog import adapter_of, all_tasks, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.generation import Generation
     from sparsebench.benchmarks.harness import Harness
     from sparsebench.benchmarks.perplexity import Perplexity
+    from sparsebench.benchmarks.plugged import Plugged
     from sparsebench.manifest.schema import Family
 
-    Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity
+    Scorer: TypeAlias = Encoder | Generation | Harness | Perplexity | Plugged
 
 SEQUENCES, TOKENS = 8, 32
 """Of the batch that is computed twice: enough for every thread to have a share, and a second's work for a billion parameters."""
@@ -36,12 +37,12 @@ def check(spec: TaskSpec, family: Family) -> None:
     """Whether the task exists for the family, by its name alone. Raises BenchmarkError naming both."""
     fitting, adapter = families(spec.task), adapter_of(spec.task)
     if family not in fitting:
-        fit = ", ".join(name for name, other in TASKS.items() if family in other.families)
+        fit = ", ".join(name for name, other in all_tasks().items() if family in other.families)
         raise BenchmarkError(
             f"task {spec.task} is for {' and '.join(fitting)} models, not for family {family}", f"for {family}: {fit}"
         )
     if spec.data and adapter != "pairs":
-        fit = ", ".join(name for name, task in TASKS.items() if task.adapter == "pairs")
+        fit = ", ".join(name for name, task in all_tasks().items() if task.adapter == "pairs")
         raise BenchmarkError(f"task {spec.task} has its own data", f"remove `data`; these take another's: {fit}")
     if spec.num_fewshot and adapter != "harness":
         as_it_is = adapter in ("perplexity", "pseudo_perplexity", "generation")
@@ -148,6 +149,12 @@ def _load(
 
         model = model or load_model(folder, family, dtype)
         scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
+    if theirs := [adapter for adapter in adapters if ":" in adapter]:
+        from sparsebench.benchmarks.plugged import Plugged
+        from sparsebench.models.load import load_model, load_tokenizer
+
+        model = model or load_model(folder, family, dtype)
+        scorers |= dict.fromkeys(theirs, Plugged(model, load_tokenizer(folder), progress))
     return scorers
 
 

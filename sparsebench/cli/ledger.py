@@ -57,7 +57,9 @@ def sql(
     path = ledger_path(ledger)
     try:
         if file:
-            query = sys.stdin.read() if str(file) == "-" else file.read_text()
+            query = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}", "name a readable file") from error
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
@@ -228,7 +230,8 @@ def compare(
 
 def _show_pair(found: SideBySide) -> None:
     """The tables that a person reads, those without rows left out."""
-    scores = [_score(one) for one in found.scores]
+    tests = sum(one.paired.p is not None for one in found.scores)
+    scores = [_score(one, tests) for one in found.scores]
     sizes = [[row["format"], size(row["a"]), size(row["b"]), f"{row['ratio']:.3f}"] for row in found.sizes]
     times = [_time(row) for row in found.latency]
     memory = [
@@ -247,14 +250,17 @@ def _show_pair(found: SideBySide) -> None:
             emit_table(heads, rows)
 
 
-def _score(one: Scored) -> list[Any]:
-    """A task's line; what is odd about it stands below its name."""
+def _score(one: Scored, tests: int) -> list[Any]:
+    """A task's line; what is odd about it stands below its name, and below the verdict what the correction for ``tests`` did."""
     pair = one.paired
     ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
     shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
-    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (", first" if one.limited else "")
+    documents = f"{pair.n or min(one.n_a, one.n_b):,} documents" + (" of more" if one.limited else "")
     name = "\n".join(filter(None, [f"{one.task}", f"{one.metric}, {documents}", one.note]))
-    return [name, figure(one.a), figure(one.b), shift, one.verdict or "", figure(pair.detectable)]
+    verdict = one.verdict or ""
+    if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:
+        verdict += f"\n(p {pair.p:.2g}; {one.p_holm:.2g} as one of {tests} tests)"
+    return [name, figure(one.a), figure(one.b), shift, verdict, figure(pair.detectable)]
 
 
 def _engine(row: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ def measure(
     note("measuring its memory …", "dim")
     memory = runtime.measure_memory(model.folder, model.family, setting)
     if as_json:
-        emit_json({"latency": asdict(timed[0]), "memory": asdict(memory)})
+        emit_json({"latency": asdict(timed[0]) | {"differences": _speedups(timed[0])}, "memory": asdict(memory)})
         return
     _show(timed[0], memory)
 
@@ -103,20 +103,34 @@ def _show_launch(placed: Hosts) -> None:
     typer.echo(shlex.join(command))
 
 
+def _speedups(timed: LatencyResult) -> list[dict[str, Any]]:
+    """Time of the baseline over the variant's, by phase, with the names that the view ``latency`` has."""
+    return [
+        {
+            "phase": one.phase,
+            "speedup": 1 / one.ratio,
+            "speedup_low": 1 / one.high,
+            "speedup_high": 1 / one.low,
+            "pairs": one.pairs,
+        }
+        for one in timed.differences
+    ]
+
+
 def _show(timed: LatencyResult, memory: MemoryResult) -> None:
     """The result as a person reads it."""
-    ratios = {difference.phase: difference for difference in timed.differences}
+    speedups = {one["phase"]: one for one in _speedups(timed)}
     rows: list[list[Any]] = []
     for phase in timed.phases:
         if phase.side != "variant":
             continue
-        ratio = ratios.get(phase.phase)
-        shown = f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" if ratio else ""
+        one = speedups.get(phase.phase)
+        shown = f"{one['speedup']:.3f} [{one['speedup_low']:.3f}, {one['speedup_high']:.3f}]" if one else ""
         interval = f"[{phase.low_s * 1e3:.2f}, {phase.high_s * 1e3:.2f}]"
         rows.append(
             [phase.phase, f"{phase.median_s * 1e3:.2f}", interval, shown, phase.n, "" if phase.steady else "not steady"]
         )
-    emit_table(["phase", "median ms", "95% interval", "ratio to baseline", "n", ""], rows)
+    emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", "n", ""], rows)
     emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
     facts = (
         f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads a rank, {timed.device}, {timed.dtype}"

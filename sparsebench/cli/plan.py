@@ -144,7 +144,7 @@ def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:
 
 def _unseen(cell: Cell) -> str:
     """What a `limit` hides, in a sentence, and what would show it; nothing for other cells."""
-    from sparsebench.benchmarks import TASKS
+    from sparsebench.benchmarks import all_tasks
     from sparsebench.ledger.statistics import ASSUMED, detectable, needed
 
     documents = _documents(cell)
@@ -153,17 +153,17 @@ def _unseen(cell: Cell) -> str:
     task = cell.settings["task"]
     drop = detectable(documents)
     least = f"a drop below {100 * drop:.2g} points goes unseen" if drop else "no drop can be seen"
-    every = detectable(TASKS[task].n) if task in TASKS and TASKS[task].n > documents else None
-    whole = f"; all {TASKS[task].n:,}: {100 * every:.2g}" if every else ""
+    every = detectable(all_tasks()[task].n) if task in all_tasks() and all_tasks()[task].n > documents else None
+    whole = f"; all {all_tasks()[task].n:,}: {100 * every:.2g}" if every else ""
     enough = f"; {100 * WORTH_SEEING:g} points take {needed(WORTH_SEEING):,}" if not drop or drop > WORTH_SEEING else ""
     return f"{task}, {documents:,} documents: {least}{whole}{enough} (if {ASSUMED:.0%} of the answers change)"
 
 
 def _documents(cell: Cell) -> int:
     """How many right-or-wrong documents a benchmark's cell scores, as far as is known; else 0."""
-    from sparsebench.benchmarks import TASKS
+    from sparsebench.benchmarks import all_tasks
 
-    task = TASKS.get(cell.settings.get("task", ""))
+    task = all_tasks().get(cell.settings.get("task", ""))
     limit = cell.settings.get("limit") or 0
     if cell.stage != "benchmarks" or (task and task.scale != "0/1"):
         return 0

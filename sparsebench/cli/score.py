@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 def score(
     source: Annotated[str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "TASKS"))
+        list[str] | None,
+        typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks")),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many documents, drawn at random, always the same.")
+    ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.")
@@ -66,7 +69,9 @@ def score(
 
     if list_them:
         heads = ["task", "family", "metric", "what"]
-        known = [[name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.TASKS.items()]
+        known = [
+            [name, ", ".join(row.families), row.metric, row.description] for name, row in benchmarks.all_tasks().items()
+        ]
         emit_json([dict(zip(heads, row, strict=True)) for row in known]) if as_json else emit_table(heads, known)
         return
     for name in task or []:

@@ -208,7 +208,7 @@ class Task(Strict):
     task: str
     """A task name: see `sparsebench score --list`."""
     limit: Count | None = None
-    """Score only the first documents; such scores are marked as limited everywhere."""
+    """Score only so many documents, drawn at random, always the same; such scores are marked as limited everywhere."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Examples in the prompt, where the task allows it."""
     batch: Count | Literal["auto"] = "auto"

@@ -63,8 +63,11 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
     check(source)
     config = bounded.read_object(source / "config.json")
     if quantized := config.get("quantization_config"):
-        method = quantized.get("quant_method", "an unknown method")
-        raise ModelError(f"{source}: its weights are quantized ({method})", "name the checkpoint it was made from")
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise ModelError(
+            f"{source}: its weights are quantized ({method or 'by an unknown method'})",
+            "name the checkpoint it was made from",
+        )
     pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
     if pickles and not any((source / name).is_file() for name in ("model.safetensors", INDEX)):
         return _from_pickles(source, pickles[0], out, family, dtype)

@@ -133,7 +133,7 @@ class Cell:
         """What the cell measures, in a few words."""
         setting = self.settings
         if "task" in setting:
-            limit = f" (first {setting['limit']})" if setting.get("limit") else ""
+            limit = f" ({setting['limit']} drawn)" if setting.get("limit") else ""
             return f"{setting['task']}{limit}"
         if "engine" in setting:
             load = setting["workload"]

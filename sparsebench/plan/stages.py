@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import benchmarks, runtime, storage, structure
+from sparsebench.benchmarks.contract import DRAW
 from sparsebench.manifest.schema import Manifest, Model, Runtime, Task
 from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Variant
@@ -118,7 +119,9 @@ def _scores(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict
 def _task(task: Task, model: Model) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
     batch = {} if task.batch == "auto" else {"batch": task.batch}
-    return task.model_dump(include={"task", "limit", "num_fewshot"}) | labels | batch | precision(model)
+    # Records from before there was a draw are of the first documents.
+    draw = {"draw": DRAW} if task.limit else {}
+    return task.model_dump(include={"task", "limit", "num_fewshot"}) | draw | labels | batch | precision(model)
 
 
 def precision(model: Model) -> dict[str, str]:
@@ -160,7 +163,7 @@ def _placed(block: Runtime, ranks: int) -> dict[str, Any]:
 
 
 def _task_version(settings: Settings) -> list[Any]:
-    task = benchmarks.TASKS.get(settings["task"])
+    task = benchmarks.all_tasks().get(settings["task"])
     return [task.version] if task and task.version > 1 else []
 
 

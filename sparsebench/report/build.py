@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sparsebench.benchmarks.catalog import TASKS
+from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.errors import UserError
 from sparsebench.figures import listing
 from sparsebench.ledger import query
@@ -126,7 +126,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "registry": methods(),
         "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
         "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
-        "catalog": TASKS,
+        "catalog": all_tasks(),
         "pictures": pictures,
         "collapse": f"{words.collapse():,.0f}",
         "normal_share": words.normal_share,

@@ -193,7 +193,7 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
-        if key != "compute_dtype"
+        if key not in ("compute_dtype", "draw")
     }
 
 

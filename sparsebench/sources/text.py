@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,6 +37,9 @@ class Texts:
     repeated: int
 
 
+_LONG = re.compile(rf"(?<!\S)\S{{{bounded.TEXT + 1}}}")
+
+
 def read_texts(path: Path, *fields: str) -> Texts:
     """The texts of one field, or tuples of several; without a field a plain text, or the field ``text`` of records.
 
@@ -48,12 +52,27 @@ def read_texts(path: Path, *fields: str) -> Texts:
         for row in _rows(record, fields, f"{path}: record {number}"):
             seen += 1
             if all(text.strip() for text in row):
+                for text in row:
+                    _check(text, f"{path}: record {number}")
                 rows.setdefault(row)
             else:
                 empty += 1
     if not rows:
         raise SourceError(f"{path}: it holds no text", "name a file with text, and with `field` where that stands")
     return Texts(tuple(rows), empty, seen - empty - len(rows))
+
+
+def _check(text: str, where: str) -> None:
+    """Refuse what no tokenizer takes, or only in minutes."""
+    if len(text) > bounded.TEXT and (word := _LONG.search(text)):
+        what = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
+        raise SourceError(f"{where}: {what}", "leave this text out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{where}: half of a character, {text[error.start]!r}, which UTF-8 cannot hold", "mend it"
+        ) from error
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:

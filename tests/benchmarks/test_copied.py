@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
+from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks import overlap as room
 from sparsebench.benchmarks.overlap import RUN, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -68,11 +68,11 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
 def test_the_default_text_copies_no_task_but_its_own() -> None:
     source = sources.fetch(sources.parse(DEFAULT.source), sources.Cache())
     fitted = Fitted(text for (text,) in read_texts(source, "passage").rows)
-    counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in TASKS}
+    counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in all_tasks()}
     held = {name: len(found) for name, found in counts.items() if found}
     assert set(held) == {"boolq"} and held["boolq"] > 1000
     unknown = {name for name, found in counts.items() if found is None}
-    assert unknown == {"g2p", "g2p_per", *(name for name, task in TASKS.items() if task.hub and not task.data)}
+    assert unknown == {"g2p", "g2p_per", *(name for name, task in all_tasks().items() if task.hub and not task.data)}
 
 
 def test_drawn_holds_what_the_samples_are_made_of(tiny_llama: Path, tiny_bert: Path, tmp_path: Path) -> None:

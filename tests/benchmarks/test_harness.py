@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TASKS, TaskSpec
+from sparsebench.benchmarks import TaskSpec, all_tasks
+from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.harness import _set_fewshot
 from sparsebench.benchmarks.index import tasks_folder
 from sparsebench.errors import BenchmarkError, SparsebenchError, UnsupportedError
@@ -66,9 +67,10 @@ def test_every_number_is_stock_lm_evals(
 ):
     folder = request.getfixturevalue(model)
     ours = run(folder, family, task, batch_size=16, **settings)
-    theirs = stock(folder, task, tmp_path, **settings)
+    every = documents[STOCK[task][1]]
+    theirs = stock(folder, task, tmp_path, samples={task: sampled(len(every), settings.get("limit"))})
     assert str(ours.protocol["prefix_sharing"]).startswith("off: ")
-    metric = TASKS[task].metric
+    metric = all_tasks()[task].metric
     reported, samples = theirs["results"][task], theirs["samples"][task]
     assert ours.metric == metric
     assert ours.score == reported[f"{metric},none"]
@@ -77,7 +79,6 @@ def test_every_number_is_stock_lm_evals(
         str(sample["doc_id"]): sample[metric] for sample in samples
     }
     assert 0 < ours.score < 1
-    every = documents[STOCK[task][1]]
     assert ours.n == len(ours.outcomes) == settings.get("limit", len(every))
     assert ours.limited == ("limit" in settings)
     assert ours.protocol["documents"] == len(every)
@@ -91,7 +92,7 @@ def test_outcomes_are_stocks_where_inputs_share_their_beginning(
     theirs = stock(tmp_path / "model", task, tmp_path)
     assert ours.protocol["prefix_sharing"] == "on"
     assert {outcome.doc_id: outcome.value for outcome in ours.outcomes} == {
-        str(sample["doc_id"]): sample[TASKS[task].metric] for sample in theirs["samples"][task]
+        str(sample["doc_id"]): sample[all_tasks()[task].metric] for sample in theirs["samples"][task]
     }
     assert 0 < ours.score < 1
 
@@ -138,7 +139,7 @@ def test_templates_are_compiled_once_and_only_meanwhile(
 
 
 def test_chance_is_the_mean_over_documents_of_one_over_the_choices(tiny_llama: Path, documents: Documents, run: Run):
-    rows = documents["ARC-Easy"][:7]
+    rows = [documents["ARC-Easy"][p] for p in sampled(len(documents["ARC-Easy"]), 7)]
     expected = sum(1 / len(row["choices"]["text"]) for row in rows) / len(rows)
     assert run(tiny_llama, "decoder", "arc_easy", limit=7).chance == pytest.approx(expected)
     assert run(tiny_llama, "decoder", "piqa", limit=3).chance == 0.5
@@ -149,7 +150,7 @@ def test_outcomes_can_be_paired_by_what_was_shown(
 ):
     whole = run(tiny_llama, "decoder", "piqa")
     part = run(tiny_llama, "decoder", "piqa", limit=5, batch_size=2)
-    assert part.outcomes == whole.outcomes[:5]
+    assert part.outcomes == tuple(whole.outcomes[p] for p in sampled(whole.n, 5))
     assert len({outcome.doc_hash for outcome in whole.outcomes}) == whole.n
     assert not run(tiny_llama, "decoder", "piqa", limit=1000).limited
     hub(monkeypatch, {"train": documents["piqa"][5:], "validation": documents["piqa"]})
@@ -185,15 +186,17 @@ def test_documents_and_prompts_are_known_by_their_hashes(
     tiny_llama: Path, documents: Documents, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     first = run(tiny_llama, "decoder", "piqa", limit=5).protocol
-    hub(monkeypatch, {"validation": [documents["piqa"][place] for place in (1, 0, 2, 3, 4)]})
+    drawn = [documents["piqa"][place] for place in sampled(len(documents["piqa"]), 5)]
+    hub(monkeypatch, {"validation": [drawn[place] for place in (1, 0, 2, 3, 4)]})
     other = run(tiny_llama, "decoder", "piqa").protocol
     assert (
         len({first["documents_sha256"], other["documents_sha256"], first["prompts_sha256"], other["prompts_sha256"]})
         == 4
     )
-    hub(monkeypatch, {"validation": documents["piqa"][:5]})
-    same = run(tiny_llama, "decoder", "piqa").protocol
-    assert (same["documents_sha256"], same["prompts_sha256"]) == (first["documents_sha256"], first["prompts_sha256"])
+    hub(monkeypatch, {"validation": drawn})
+    same, again = (run(tiny_llama, "decoder", "piqa").protocol for _ in range(2))
+    assert same["documents_sha256"] == first["documents_sha256"]
+    assert same["prompts_sha256"] == again["prompts_sha256"]
 
 
 def test_each_task_has_its_own_batch(tiny_llama: Path, documents: Documents):
@@ -319,7 +322,7 @@ def test_examples_without_the_hub_are_an_error(tiny_llama: Path, run: Run, monke
 
 def test_a_constant_answer_is_the_chance_of_classes(tiny_llama: Path, documents: Documents, run: Run):
     found = run(tiny_llama, "decoder", "mrpc", limit=25)
-    positive = sum(row["label"] for row in documents["mrpc"][:25]) / 25
+    positive = sum(documents["mrpc"][p]["label"] for p in sampled(len(documents["mrpc"]), 25)) / 25
     assert found.chance == pytest.approx(max(positive, 1 - positive)) != 0.5
     assert found.protocol["chance_rule"] == "majority"
 

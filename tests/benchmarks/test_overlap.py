@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS, Fitted, TaskSpec, data_sources
+from sparsebench.benchmarks import Fitted, TaskSpec, all_tasks, data_sources
 from sparsebench.benchmarks.overlap import copied, overlaps
 from sparsebench.benchmarks.perplexity import RunningText
 from sparsebench.errors import SourceError
@@ -63,13 +63,13 @@ def test_what_overlaps(calibration: str, task: str, overlap: bool) -> None:
     assert overlaps(calibration, task) is overlap
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", all_tasks())
 @pytest.mark.long
 def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(task: str) -> None:
     assert overlaps(DEFAULT.source, task) is (task == "boolq")
     for source in data_sources(task):
         assert overlaps(source, task)
-        others = [other for other in TASKS if data_sources(other) and source not in data_sources(other)]
+        others = [other for other in all_tasks() if data_sources(other) and source not in data_sources(other)]
         assert not any(overlaps(source, other) for other in others)
 
 
@@ -81,8 +81,8 @@ def test_a_source_that_is_none_is_an_error() -> None:
 @pytest.mark.long
 def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
     cache, own = sources.Cache(), ("perplexity", "pseudo_perplexity")
-    text = Fitted(RunningText.of(TASKS["perplexity"], cache).text.split("\n\n"))
-    found = {name: copied(text, TaskSpec(name), cache) for name in TASKS}
+    text = Fitted(RunningText.of(all_tasks()["perplexity"], cache).text.split("\n\n"))
+    found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks()}
     assert all(found[name] for name in own)
     assert not any(documents for name, documents in found.items() if name not in own)
     assert sum(documents is not None for documents in found.values()) > 20

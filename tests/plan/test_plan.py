@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sparsebench import environment, records
-from sparsebench.benchmarks import TASKS
+from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
@@ -183,8 +183,8 @@ def test_a_task_whose_code_changed_is_scored_anew_and_no_other(monkeypatch: pyte
         scored = [cell for cell in cells if cell.stage == "benchmarks"]
         return {task: {cell.id for cell in scored if cell.settings["task"] == task} for task in ("perplexity", "piqa")}
 
-    before, task = found(), TASKS["perplexity"]
-    monkeypatch.setitem(TASKS, "perplexity", replace(task, version=task.version + 1))
+    before, task = found(), all_tasks()["perplexity"]
+    monkeypatch.setitem(all_tasks(), "perplexity", replace(task, version=task.version + 1))
     after = found()
     assert before["piqa"] and before["piqa"] == after["piqa"]
     assert before["perplexity"] and not before["perplexity"] & after["perplexity"]

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsebench import sources
-from sparsebench.benchmarks import TASKS
+from sparsebench.benchmarks import all_tasks
 from sparsebench.cli.app import app
 from sparsebench.errors import SourceError
 from sparsebench.records import statuses
@@ -168,7 +168,7 @@ def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkey
     if forked and not forkserver.usable():
         pytest.skip("a GPU's driver does not survive a fork")
     try:
-        sources.fetch(sources.parse(TASKS["g2p"].data[0]), CACHE)
+        sources.fetch(sources.parse(all_tasks()["g2p"].data[0]), CACHE)
     except SourceError as error:
         pytest.skip(str(error))
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(CACHE.root))

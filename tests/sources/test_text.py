@@ -183,3 +183,13 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     for path in (arrow(tmp_path / "a.arrow", ROWS), parquet(tmp_path / "a.parquet", ROWS)):
         assert next(iter(read_records(path, "doc.passage"))).keys() == {"doc"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("x" * 100_001 + " y", "record 1: a word of more than 100,000 characters"), ("a \ud800 b", "half of a character")],
+)
+def test_what_no_tokenizer_takes_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": text}))
+    with pytest.raises(SourceError, match=says):
+        read_texts(tmp_path / "text.jsonl")

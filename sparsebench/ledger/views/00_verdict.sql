@@ -14,6 +14,9 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
          WHEN (difference > 0) = higher_is_better THEN 'better'
          ELSE 'worse' END;
 
+-- The one criterion of a loss, for every table, figure and headline.
+CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed');
+
 -- The test of non-inferiority: `loss_at_most` is a one-sided 95% limit.
 CREATE OR REPLACE MACRO _loses_less(loss_at_most, margin) AS loss_at_most < margin;
 

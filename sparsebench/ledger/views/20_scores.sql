@@ -2,6 +2,7 @@ CREATE OR REPLACE VIEW scores AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
        coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
+       CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
        if(coalesce(m.higher_is_better, true), greatest(s.chance, f.floor), s.chance) AS chance, f.floor, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats, s.protocol, c.settings, c.machine, c.started_at,
        c.record_id
 FROM _cells c
@@ -24,7 +25,8 @@ COMMENT ON COLUMN scores.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN scores.interval IS 'how the interval was computed';
 COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s own protocol gives it';
 COMMENT ON COLUMN scores.n IS 'documents scored';
-COMMENT ON COLUMN scores.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n documents';
+COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or the first, as in records from before there was a draw';
 COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, or the measured floor where that is better';
 COMMENT ON COLUMN scores.floor IS 'best score of this model without its weights (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';

@@ -1,6 +1,6 @@
 CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
-    SELECT s.*, d.score AS dense_score, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
+    SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
            c.method AS test, c.loss_at_most, f.separable
     FROM scores s
@@ -21,7 +21,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) AS q,
        if(separable IS false, NULL, retained) AS retained, if(separable IS false, NULL, retained_low) AS retained_low,
        if(separable IS false, NULL, retained_high) AS retained_high,
-       if(separable IS false, 'invalid', _verdict(difference, p_holm, higher_is_better)) AS verdict,
+       CASE WHEN separable IS false THEN 'invalid' WHEN fallen THEN 'collapsed' ELSE _verdict(difference, p_holm, higher_is_better) END AS verdict,
        detectable, loss_at_most, _loses_less(loss_at_most, if(scale = 'perplexity', 0.02 * dense_score, 0.01)) AS loses_less,
        if(scale = 'perplexity', 1 + difference / dense_score, NULL) AS ratio, if(scale = 'perplexity', 1 + difference_low / dense_score, NULL) AS ratio_low,
        if(scale = 'perplexity', 1 + difference_high / dense_score, NULL) AS ratio_high,
@@ -46,7 +46,7 @@ COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the task
 COMMENT ON COLUMN vs_dense.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN vs_dense.retained_low IS 'lower end of the 95% interval of retained (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; else paired bootstrap); NULL where it has no end';
 COMMENT ON COLUMN vs_dense.retained_high IS 'upper end of the 95% interval of retained';
-COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
+COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; collapsed where the score is beyond metrics.collapsed_above and the dense model''s is not, whatever the test says; invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
 COMMENT ON COLUMN vs_dense.detectable IS 'smallest true difference, in the metric''s unit, that such a sample shows with a power of 80% at p < 0.05 before Holm''s correction; NULL where none is large enough';
 COMMENT ON COLUMN vs_dense.tests IS 'tasks of this variant that were tested: the family that p_holm is corrected for';
 COMMENT ON COLUMN vs_dense.q IS 'p after Benjamini and Hochberg''s correction across all tests of the manifest: of what is called different at q < 0.05, one in twenty is expected to be luck';
@@ -57,4 +57,4 @@ COMMENT ON COLUMN vs_dense.ratio_low IS 'lower end of the 95% interval of ratio'
 COMMENT ON COLUMN vs_dense.ratio_high IS 'upper end of the 95% interval of ratio';
 COMMENT ON COLUMN vs_dense.floor IS 'best score of this model without its weights; NULL where none was measured';
 COMMENT ON COLUMN vs_dense.test IS 'how difference, interval and p were computed';
-COMMENT ON COLUMN vs_dense.limited IS 'true where only the first documents of the task were scored';
+COMMENT ON COLUMN vs_dense.limited IS 'true where the task has more documents than were scored';

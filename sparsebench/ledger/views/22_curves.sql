@@ -2,13 +2,13 @@ CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
     SELECT s.*, v.retained, v.retained_low, v.retained_high, way, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
-                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.limited, 'first ', ''), s.n, ' windows')
-                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), if(s.limited, ', first ' || s.n, ''), ')') END) AS panel
+                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', CASE s.subset WHEN 'all' THEN '' ELSE s.subset || ' ' END, s.n, ' windows')
+                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), if(s.limited, concat(', ', s.subset, ' ', s.n), ''), ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
     WHERE s.weights <> 'random'
-    -- The first documents only: left out where the whole task was scored as well.
+    -- Some documents only: left out where the whole task was scored as well.
     QUALIFY NOT s.limited OR NOT bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task)
 ), named AS (
     -- N:M patterns, which fix the sparsity, share a line, unless several fix the same one.
@@ -53,7 +53,7 @@ COMMENT ON COLUMN curves.task IS 'benchmark';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
 COMMENT ON COLUMN curves.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN curves.scale IS 'what kind of number the score is, as in scores';
-COMMENT ON COLUMN curves.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN curves.limited IS 'true where the task has more than these n documents';
 COMMENT ON COLUMN curves.n IS 'documents scored';
 COMMENT ON COLUMN curves.panel IS 'the panel that the line belongs to: model and task, with the metric and how much was scored';
 COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit, as in scores';

@@ -67,13 +67,13 @@ COMMENT ON COLUMN results.collapsed IS 'true where the score is beyond metrics.c
 COMMENT ON COLUMN results.low IS 'lower end of the 95% interval of score';
 COMMENT ON COLUMN results.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN results.n IS 'documents scored';
-COMMENT ON COLUMN results.limited IS 'true where only the first n documents of the task were scored';
+COMMENT ON COLUMN results.limited IS 'true where the task has more than these n documents';
 COMMENT ON COLUMN results.chance IS 'score of a model without skill';
 COMMENT ON COLUMN results.dense_score IS 'the dense model''s score, same task and settings';
 COMMENT ON COLUMN results.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN results.retained_low IS 'lower end of the 95% interval of retained';
 COMMENT ON COLUMN results.retained_high IS 'upper end of the 95% interval of retained';
-COMMENT ON COLUMN results.verdict IS 'better, worse or no difference detected against dense, paired, after Holm''s correction across tasks';
+COMMENT ON COLUMN results.verdict IS 'better, worse, no difference detected, collapsed or invalid, as in vs_dense';
 COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense that such a sample shows with a power of 80% at p < 0.05, in the metric''s unit';
 COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';

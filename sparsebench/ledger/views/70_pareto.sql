@@ -21,7 +21,7 @@ COMMENT ON COLUMN pareto.task IS 'benchmark';
 COMMENT ON COLUMN pareto.metric IS 'metric, as in scores';
 COMMENT ON COLUMN pareto.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN pareto.score IS 'the metric''s value';
-COMMENT ON COLUMN pareto.limited IS 'true where only the first documents of the task were scored';
+COMMENT ON COLUMN pareto.limited IS 'true where the task has more documents than were scored';
 COMMENT ON COLUMN pareto.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN pareto.engine IS 'the manifest''s first engine';
 COMMENT ON COLUMN pareto.ranks IS 'the manifest''s first number of ranks';

@@ -1,7 +1,7 @@
 -- Methods side by side: perplexity at equal sparsity and pattern, and how many times the lowest each is, window by window (the
 -- ratio of sums, with a 95% interval from the spread of the windows; from ten windows on).
 WITH scored AS (
-    SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.pattern, s.sparsity, s.seed,
+    SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,
            s.score, s.collapsed, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high, v.dense_score, v.verdict, v.detectable
     FROM scores s
@@ -27,8 +27,8 @@ WITH scored AS (
            CASE WHEN windows >= 10 THEN 1.96 * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
     FROM sums
 )
-SELECT model, weights, dtype, task, metric, n, limited, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,
-       if(collapsed, NULL, score / dense_score) AS ratio, if(collapsed, 'collapsed', verdict) AS verdict, if(collapsed, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,
+       if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
        n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
        avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing

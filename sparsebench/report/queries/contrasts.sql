@@ -1,7 +1,7 @@
 -- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of
 -- several that differ in their granularity or seed only, the better one.
 WITH scored AS (
-    SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, limited, num_fewshot, sparsity, method, granularity,
+    SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
            text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, low <= chance AS at_chance
     FROM scores
     JOIN ways USING (variant_id)
@@ -21,7 +21,7 @@ WITH scored AS (
     JOIN scored b ON b.model = a.model AND b.dtype = a.dtype AND b.task = a.task AND b.metric = a.metric AND b.n = a.n
                  AND b.num_fewshot IS NOT DISTINCT FROM a.num_fewshot AND b.sparsity = a.sparsity
 )
-SELECT ingredient, model, weights, dtype, task, metric, n, limited, num_fewshot, sparsity,
+SELECT ingredient, model, weights, dtype, task, metric, n, subset, num_fewshot, sparsity,
        concat(label, if(ingredient = 'propagation', '', inputs), if(ingredient <> 'text' AND text_number > 1, ', text ' || text_number, '')) AS label,
        after_label, dense_score, score AS before, after,
        text_number AS before_text, after_text, CASE WHEN scale = 'perplexity' THEN score END AS before_perplexity,

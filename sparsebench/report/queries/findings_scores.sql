@@ -1,28 +1,29 @@
--- Per model, task and method: the largest sparsity up to which no loss against dense was detected at any sparsity
--- measured, the first at which one was, the one from which on no score was above chance, and the one from which
--- on the model has collapsed. A loss counts when the difference's own 95% interval leaves out 0: a correction for
--- several tasks would let more losses pass.
+-- Per model, task and method: the largest sparsity up to which a loss of a point (2% of a perplexity) was ruled out at every
+-- sparsity measured, the largest up to which none was detected and every score was above chance, the first at which one was
+-- detected, the one from which on no score was above chance, and the one from which on the model has collapsed.
 WITH compared AS (
-    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.limited, s.num_fewshot, s.method, s.granularity, s.sparsity,
+    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
            s.chance, s.low <= s.chance AS at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, method_label(s.method, s.granularity, 'unstructured') || way AS label,
-           s.collapsed, min(s.sparsity) FILTER (greatest(_goodness(v.low, s.higher_is_better), _goodness(v.high, s.higher_is_better)) < 0) OVER sweep AS lost_at,
+           s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict)) OVER sweep AS lost_at,
+           min(s.sparsity) FILTER (_lost(v.verdict) OR s.low <= s.chance) OVER sweep AS ends_at,
+           min(s.sparsity) FILTER (v.loses_less IS NOT true) OVER sweep AS unclear_at, s.subset,
            v.detectable, -_goodness(v.difference, s.higher_is_better) AS loss,
            coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
            coalesce(max(s.sparsity) FILTER (NOT s.collapsed) OVER sweep, -1) AS sound_to
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict IS NOT NULL /* manifests */
+    WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict <> 'invalid' /* manifests */
     WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
-    SELECT model, weights, dtype, task, metric, n, any_value(limited) AS limited, num_fewshot, method, label, any_value(chance) AS chance,
-           any_value(lost_at) AS lost_at, min(sparsity) AS smallest, max(sparsity) AS largest,
-           max(sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS kept_to,
-           arg_max(loss, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS loss,
-           arg_max(half_width, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS half_width,
-           arg_max(detectable, sparsity) FILTER (sparsity < coalesce(lost_at, 2)) AS detectable,
+    SELECT model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
+           any_value(lost_at) AS lost_at, any_value(ends_at) AS ends_at, max(sparsity) FILTER (sparsity < coalesce(unclear_at, 2)) AS cleared_to, min(sparsity) AS smallest, max(sparsity) AS largest,
+           max(sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS kept_to,
+           arg_max(loss, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS loss,
+           arg_max(half_width, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS half_width,
+           arg_max(detectable, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS detectable,
            list(sparsity ORDER BY sparsity) FILTER (verdict = 'better') AS better_at,
            min(sparsity) FILTER (at_chance AND sparsity > above_chance_to) AS chance_from,
            min(sparsity) FILTER (collapsed AND sparsity > sound_to) AS collapsed_from, any_value(perplexity) AS perplexity, any_value(higher_is_better) AS higher_is_better,
@@ -30,10 +31,9 @@ WITH compared AS (
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )
-SELECT *, lost_at IS NULL AND largest >= 0.9 AND collapsed_from IS NULL AS blind,
+SELECT *, ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
-                             ORDER BY kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       count(*) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, kept_to) - 1 AS equals,
+                             ORDER BY cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
        count(*) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) OVER one_task AS fallen,
        min(coalesce(chance_from, collapsed_from)) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) OVER one_task AS last_fall
 FROM found

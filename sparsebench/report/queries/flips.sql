@@ -1,5 +1,5 @@
 -- Where no difference was detected: how many answers changed all the same.
-SELECT model, weights, task, metric, n, limited, num_fewshot, 
+SELECT model, weights, task, metric, n, subset, num_fewshot, 
        method_label(method, granularity, pattern) || way AS label, sparsity, gained, lost,
        (gained + lost) / pairs AS changed, difference
 FROM scores

@@ -1,6 +1,6 @@
 -- N:M patterns and blocks beside unstructured pruning by the same method at the same sparsity; of several granularities the better.
 WITH compared AS (
-    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.scale, s.n, s.num_fewshot, s.limited, s.method, s.granularity, s.pattern, s.sparsity,
+    SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.scale, s.n, s.num_fewshot, s.subset, s.method, s.granularity, s.pattern, s.sparsity,
            s.calibration, inputs, s.score, if(s.collapsed, NULL, s.low) AS low,
            if(s.collapsed, NULL, s.high) AS high, v.dense_score
     FROM scores s
@@ -9,7 +9,7 @@ WITH compared AS (
     WHERE s.weights <> 'random' /* manifests */
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 )
-SELECT p.model, p.weights, p.task, p.metric, p.n, p.limited, p.num_fewshot,
+SELECT p.model, p.weights, p.task, p.metric, p.n, p.subset, p.num_fewshot,
        method_label(p.method, p.granularity, p.pattern) || p.inputs AS label, p.sparsity,
        p.dense_score, p.score, p.low, p.high, u.granularity, u.score AS free_score, u.low AS free_low, u.high AS free_high,
        CASE WHEN p.scale = 'perplexity' THEN p.score END AS perplexity, CASE WHEN p.scale = 'perplexity' THEN u.score END AS free_perplexity,

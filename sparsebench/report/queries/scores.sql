@@ -1,11 +1,12 @@
--- Every score beside its dense model's, one row per variant and task. Where a model has collapsed, that is the verdict, whatever the test says.
-SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.n, s.limited, s.num_fewshot, s.method, s.sparsity,
+-- Every score beside its dense model's, one row per variant and task.
+SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.higher_is_better, s.n, s.subset, s.num_fewshot, s.method, s.sparsity,
        method_label(s.method, s.granularity, s.pattern) || way AS label,
        s.collapsed, s.score, if(s.collapsed, NULL, s.low) AS low, if(s.collapsed, NULL, s.high) AS high,
        s.chance, if(s.collapsed, NULL, v.difference) AS difference, v.low AS difference_low, v.high AS difference_high,
        if(s.collapsed, NULL, s.score / v.dense_score) AS ratio, v.pairs, v.gained, v.lost, v.p_holm, v.retained,
        v.retained_low, v.retained_high, if(s.collapsed, NULL, v.detectable) AS detectable,
-       CASE WHEN s.collapsed THEN 'collapsed' ELSE coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END) END AS verdict,
+       coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END)
+           || CASE WHEN v.p < 0.05 AND v.p_holm >= 0.05 THEN format(' (p {:.2g}; {:.2g} as one of {} tests)', v.p, v.p_holm, v.tests) ELSE '' END AS verdict,
        (s.protocol ->> '$.window')::INTEGER AS context, (s.protocol ->> '$.stride')::INTEGER AS stride, s.protocol ->> '$.bos' AS bos,
        (s.protocol ->> '$.scored_tokens')::BIGINT AS scored,
        CASE WHEN s.low <= s.chance THEN ' †' ELSE '' END AS mark,

@@ -1,5 +1,5 @@
 -- What was asked of each dense model, and how well it did.
-SELECT task, model, weights, dtype, metric, n, limited, num_fewshot, chance, score, low, high,
+SELECT task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better
 FROM scores
 WHERE method = 'dense' AND weights <> 'random' /* manifests */

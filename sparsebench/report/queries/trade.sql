@@ -1,23 +1,25 @@
 -- What one gets for what one loses: at each sparsity the unstructured variant with the fewest losses on its model's tasks, what it
--- loses there, and the bytes and the time of one more token at that sparsity. A loss counts when the difference's own 95% interval
--- leaves out 0, before any correction for several tasks. Random masks are no choice, and left out.
+-- loses there, and the bytes and the time of one more token at that sparsity. Tasks that are invalid for the model do not count. A score
+-- that is not above chance earns nothing, even where the test did not detect the loss. Random masks are no choice, and left out.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
     SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,
            s.task, s.metric, s.score / v.dense_score AS ratio, s.scale, s.collapsed, _goodness(v.difference, s.higher_is_better) AS gain, v.difference,
-           greatest(_goodness(v.low, s.higher_is_better), _goodness(v.high, s.higher_is_better)) < 0 AS lost
+           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) OR at_chance AS lost, v.loss_at_most, v.loses_less, v.dense_score
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN ways USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
-    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND v.low IS NOT NULL
+    WHERE s.pattern = 'unstructured' AND s.method <> 'random' AND v.verdict <> 'invalid'
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
     SELECT model, weights, variant_id, sparsity, label, count(*) AS tasks, count(*) FILTER (lost) AS losses,
            avg(rank) AS standing, string_agg(
-               task || CASE WHEN collapsed THEN ' collapsed' WHEN scale = 'perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END, ', ' ORDER BY task
-           ) FILTER (lost) AS what
+               task || CASE WHEN collapsed THEN ' collapsed' WHEN scale = 'perplexity' THEN format(' ×{:.2f}', ratio) ELSE format(' {:+.3f}', difference) END
+                    || if(at_chance, ' (at chance)', ''), ', ' ORDER BY task
+           ) FILTER (lost) AS what, bool_and(loses_less) AS cleared,
+           string_agg(task || if(scale = 'perplexity', format(' under ×{:.2f}', 1 + greatest(loss_at_most, 0) / dense_score), format(' under {:.3f}', greatest(loss_at_most, 0))), ', ' ORDER BY task) AS hidden
     FROM (SELECT *, percent_rank() OVER (PARTITION BY model, weights, task, sparsity ORDER BY gain) AS rank FROM judged)
     GROUP BY model, weights, variant_id, sparsity, label
 ), best AS (
@@ -43,7 +45,7 @@ WITH asked AS (
     WHERE engine = 'sparse' AND pattern = 'unstructured' AND phase = 'overall' AND rank IS NULL AND method <> 'dense'
     GROUP BY ALL
 )
-SELECT b.model, b.weights, b.sparsity, b.label, b.tasks, b.losses, coalesce(replace(b.what, ' -', ' −'), 'nothing detected') AS what,
+SELECT b.model, b.weights, b.sparsity, b.label, b.tasks, b.losses, coalesce(replace(b.what, ' -', ' −'), if(b.cleared, 'less than a point, shown', 'none detected') || coalesce(' (' || b.hidden || ')', '')) AS what,
        packed.share AS packed, archive.share AS archive, times.speedup, peaks.ratio AS peak
 FROM best b
 LEFT JOIN files packed ON packed.model = b.model AND packed.sparsity = b.sparsity AND packed.format = 'packed'

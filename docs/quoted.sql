@@ -1,0 +1,54 @@
+-- Every number that a page quotes from the published records, by its key. A page has the number and then `<!--=key-->`, which no
+-- reader sees; `make report` writes them anew, and a test compares.
+WITH wanda AS (
+    SELECT round(v.sparsity, 2) AS sparsity, count(*) AS tasks, count(*) FILTER (_lost(v.verdict)) AS losses
+    FROM vs_dense v
+    WHERE v.manifest = 'small' AND v.model = 'smollm2-135m' AND v.method = 'wanda' AND v.pattern = 'unstructured'
+    GROUP BY ALL
+), easy AS (
+    SELECT any_value(score) FILTER (method = 'wanda' AND round(sparsity, 2) = 0.9) AS score, any_value(chance) AS chance
+    FROM scores
+    WHERE manifest = 'small' AND task = 'arc_easy'
+), files AS (
+    SELECT any_value(share) FILTER (format = 'packed' AND method = 'wanda' AND round(sparsity, 2) = 0.3) AS packed,
+           any_value(share) FILTER (format = 'source') AS gguf
+    FROM sizes
+    WHERE manifest = 'small' AND model = 'smollm2-135m'
+), archives AS (
+    SELECT max(bytes) FILTER (format = 'archive') / max(bytes) FILTER (format = 'packed') AS share
+    FROM sizes
+    WHERE dtype = 'bfloat16' AND weights <> 'random'
+    GROUP BY manifest, variant_id
+), sparse AS (
+    SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS decode_30, any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
+           any_value(speedup) FILTER (phase = 'prefill' AND round(sparsity, 2) = 0.9) AS prefill_90
+    FROM latency
+    WHERE manifest = 'engines' AND engine = 'sparse'
+), deepspeed AS (
+    SELECT count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster
+    FROM latency
+    WHERE engine = 'deepspeed' AND method <> 'dense' AND phase <> 'load'
+), perplexity AS (
+    SELECT any_value(score) FILTER (method = 'dense') AS dense, any_value(score) FILTER (method = 'magnitude' AND granularity = 'layer') AS magnitude,
+           any_value(score) FILTER (method = 'wanda' AND propagate = 'pruned') AS wanda
+    FROM scores
+    JOIN (SELECT DISTINCT variant_id, propagate FROM cells) USING (variant_id)
+    WHERE manifest = 'methods' AND task = 'perplexity' AND pattern = 'unstructured' AND round(sparsity, 2) IN (0, 0.5)
+)
+SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
+UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
+UNION ALL SELECT 'wanda_tasks', format('{}', tasks) FROM wanda WHERE sparsity = 0.3
+UNION ALL SELECT 'arc_easy_90', format('{:.2f}', score) FROM easy
+UNION ALL SELECT 'arc_easy_chance', format('{:.2f}', chance) FROM easy
+UNION ALL SELECT 'packed_30', format('{:.0f}%', 100 * packed) FROM files
+UNION ALL SELECT 'gguf', format('{:.0f}%', 100 * gguf) FROM files
+UNION ALL SELECT 'archive_least', format('{:.0f}%', 100 * min(share)) FROM archives
+UNION ALL SELECT 'archive_most', format('{:.0f}%', 100 * max(share)) FROM archives
+UNION ALL SELECT 'sparse_decode_30', format('{:.1f}', decode_30) FROM sparse
+UNION ALL SELECT 'sparse_decode_90', format('{:.1f}', decode_90) FROM sparse
+UNION ALL SELECT 'sparse_prefill_90', format('{:.1f}', prefill_90) FROM sparse
+UNION ALL SELECT 'deepspeed_comparisons', format('{}', comparisons) FROM deepspeed
+UNION ALL SELECT 'deepspeed_faster', format('{}', faster) FROM deepspeed
+UNION ALL SELECT 'perplexity_dense', format('{:.1f}', dense) FROM perplexity
+UNION ALL SELECT 'perplexity_magnitude_50', format('{:.0f}', magnitude) FROM perplexity
+UNION ALL SELECT 'perplexity_wanda_50', format('{:.0f}', wanda) FROM perplexity
