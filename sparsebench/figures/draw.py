@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsebench import bounded
 from sparsebench.errors import QueryError, UserError
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
-from sparsebench.figures.spec import KINDS, Spec, parse
+from sparsebench.figures.spec import KINDS, SHIPPED, Spec, parse
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHIPPED = Path(__file__).parent / "shipped"
 LOCAL = Path("figures")
 DRAWN = {
     "line": (line.panel, line.finish),
@@ -48,6 +48,10 @@ def listing(local: Path = LOCAL) -> list[Spec]:
     Raises UserError naming the file and line of a header that is wrong.
     """
     files = {path.stem: path for folder in (SHIPPED, local) for path in sorted(folder.glob("*.sql"))}
+    for path in files.values():
+        bounded.refuse_special(path, UserError)
+        if not path.resolve().is_relative_to(path.parent.resolve()):
+            raise UserError(f"{path}: a link to a file outside of {path.parent}", "copy the file into the folder")
     return [parse(files[name]) for name in sorted(files)]
 
 

@@ -59,6 +59,9 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "heatmap": ("x", "y", "value"),
 }
 """Each kind of drawing (see ``draw.DRAWN``) with the keys that it cannot do without."""
+LONGEST = 1000
+"""Characters of a header's value."""
+SHIPPED = Path(__file__).parent / "shipped"
 SCALES = {
     "xscale": ("linear", "log", "category", "sparsity"),
     "yscale": ("linear", "log", "percent"),
@@ -96,6 +99,11 @@ class Spec:
     def title(self) -> str:
         """The sentence above the figure."""
         return self.values["title"]
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of ours, and no stranger's."""
+        return self.path.parent == SHIPPED
 
     @property
     def kind(self) -> str:
@@ -148,6 +156,8 @@ def parse(path: Path) -> Spec:
         if key in values and key != "note":
             raise UserError(f"{path}, line {number}: `{key}` again (first on line {lines[key]})", "remove one of them")
         values[key] = f"{values[key]}\n{value}" if key in values else value
+        if len(values[key]) > LONGEST:
+            raise UserError(f"{path}, line {number}: `{key}` has more than {LONGEST:,} characters", "shorten it")
         lines.setdefault(key, number)
     for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
         if key not in values:
@@ -161,6 +171,10 @@ def _check(path: Path, number: int, key: str, value: str) -> None:
         raise UserError(f"{path}, line {number}: unknown key `{key}`", hint)
     if not value:
         raise UserError(f"{path}, line {number}: `{key}` has no value", KEYS[key])
+    if not value.isprintable():
+        raise UserError(
+            f"{path}, line {number}: `{key}` holds a control character", f"it is {value[:80]!r}: take it out"
+        )
     allowed = tuple(KINDS) if key == "kind" else SCALES.get(key, ())
     if allowed and value not in allowed:
         raise UserError(f"{path}, line {number}: `{key}` is {value!r}", f"choose from {', '.join(allowed)}")

@@ -77,7 +77,11 @@ def version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     if ("base.migrations",) not in tables:
         raise LedgerError(f"{path}: a DuckDB file, but not a ledger of sparsebench", "name another file with --ledger")
     row = connection.execute("SELECT max(number) FROM base.migrations").fetchone()
-    return row[0] if row else 0
+    if row is None or row[0] is None:
+        raise LedgerError(
+            f"{path}: does not say which version it is", "make it anew from its records: sparsebench ingest"
+        )
+    return int(row[0])
 
 
 def stand_in(connection: duckdb.DuckDBPyConnection, sql: str, made: set[str] | None = None) -> None:

@@ -45,7 +45,9 @@ class Pictures:
         self.left = {path.stem: quote(link) for link, path in self.files.items()}
         drawn = [spec for spec in listing() if spec.name in self.left]
         self.queries = {spec.name: spec.query for spec in drawn}
-        self.titles = {name: words.Text(name) for name in self.left} | {spec.name: spec.title for spec in drawn}
+        self.titles: dict[str, words.Text | str] = {name: words.Text(name) for name in self.left}
+        # Only our own titles may mean what Markdown makes of them.
+        self.titles |= {spec.name: spec.title if spec.shipped else words.Text(spec.title) for spec in drawn}
 
     def place(self, name: str) -> str | None:
         """The link to a figure, which is then no longer left; None where there is no such picture."""

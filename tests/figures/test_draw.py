@@ -14,9 +14,8 @@ import pytest
 
 from sparsebench.errors import QueryError, UserError
 from sparsebench.figures import draw, listing, render, style
-from sparsebench.figures.draw import SHIPPED
 from sparsebench.figures.names import apart
-from sparsebench.figures.spec import parse
+from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query
 from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.store import Ledger
