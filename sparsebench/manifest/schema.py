@@ -307,7 +307,7 @@ class Manifest(Strict):
     """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one after the
     other. Every field can be a list, which is swept. Without it only the dense models are measured."""
     calibration: Calibration = Calibration()
-    """The text that calibrated steps read: wanda, ria, sparsegpt, alps, owl, gptq."""
+    """The text that calibrated steps read: wanda, ria, sparsegpt, alps, owl, gptq, and most of shrink."""
     benchmarks: Benchmarks = Benchmarks()
     """Tasks by family."""
     runtime: Swept[Runtime] | None = None

@@ -76,9 +76,12 @@ class Gatherer:
     when it reads two different things.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], gram: bool, only_inputs: bool = False) -> None:
+    def __init__(
+        self, readers: Mapping[str, Reader], gram: bool, only_inputs: bool = False, sums: bool = False
+    ) -> None:
         self.readers = readers
         self.gram = gram
+        self.summed = sums
         self.only_inputs = only_inputs
         self._calls = self._calls_in_all = 0
         self.sums: dict[str, _Sum] = {}
@@ -193,7 +196,8 @@ class Gatherer:
         import torch
 
         gram = torch.zeros(reader.width, reader.width) if self.gram else None
-        self.sums[reader.name] = _Sum([reader.name], Inputs(0, torch.zeros(reader.width), gram))
+        sums = torch.zeros(reader.width, dtype=torch.float64) if self.summed else None
+        self.sums[reader.name] = _Sum([reader.name], Inputs(0, torch.zeros(reader.width), gram, sums))
 
     def _positions(self, group: _Group) -> None:
         """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""
@@ -209,6 +213,8 @@ class Gatherer:
         rows = rows.float()
         inputs.tokens += rows.shape[0]
         inputs.squares += rows.square().sum(0)
+        if inputs.sums is not None:
+            inputs.sums += rows.sum(0, dtype=inputs.sums.dtype)
         if not bool(inputs.squares.isfinite().all()):
             raise ModelError(f"{name}: what its layer reads is NaN or infinite", "use bfloat16 or float32")
         if inputs.gram is not None:

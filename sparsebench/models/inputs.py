@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 class Inputs:
     """Sums over ``tokens`` tokens, padding left out.
 
-    ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, or None where no method asked.
+    ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, and ``sums`` (in,) float64 is Σ x,
+    each None where no method asked.
     """
 
     tokens: int
     squares: torch.Tensor
     gram: torch.Tensor | None = None
+    sums: torch.Tensor | None = None

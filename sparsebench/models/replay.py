@@ -62,7 +62,12 @@ class Block:
         return found
 
     def observe(
-        self, stream: int, gram: bool, only_inputs: bool = False, names: Collection[str] | None = None
+        self,
+        stream: int,
+        gram: bool,
+        only_inputs: bool = False,
+        names: Collection[str] | None = None,
+        sums: bool = False,
     ) -> dict[str, Inputs]:
         """What every prunable matrix's layer (of ``names``, if given) reads when the block runs as stored on the stream's
         states.
@@ -75,7 +80,7 @@ class Block:
 
         prunable = self._place.prunable
         chosen = prunable if names is None else {name: prunable[name] for name in prunable if name in names}
-        gatherer = Gatherer(chosen, gram, only_inputs)
+        gatherer = Gatherer(chosen, gram, only_inputs, sums)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
         if only_inputs:

@@ -152,6 +152,14 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
     return Part(name, layer, _side(name, family), kind, prunable, rows_last, info.shape[0] if prunable and fused else 0)
 
 
+def moved(name: str, layer: int) -> str:
+    """The name that a block's tensor has in the block of another number."""
+    found = _LAYER.search(name)
+    if found is None:
+        raise ValueError(f"{name} stands in no block")
+    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+
+
 def stored_apart(stored: Iterable[str]) -> bool:
     """Whether a checkpoint of these names keeps every expert's layers as tensors of their own, gate and up apart."""
     return any(_APART.search(name) for name in stored)

@@ -19,6 +19,7 @@ from sparsebench.steps import floor
 from sparsebench.steps.contract import Settings, Step, StepKind, of_file
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
+from sparsebench.steps.shrink import step as shrink
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 """Settings for which tables have columns of their own."""
@@ -42,6 +43,16 @@ BUILT_IN = (
         reads_text=quantize.reads_text,
         shares=lambda step: step.settings["rounding"],
         size=quantize.size,
+    ),
+    StepKind(
+        "shrink",
+        shrink.settings,
+        "sparsebench.steps.shrink.step:run",
+        reads_text=shrink.reads_text,
+        draws=shrink.draws,
+        label=shrink.label,
+        extra_libraries=lambda step: ("transformers",),
+        size=shrink.size,
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )

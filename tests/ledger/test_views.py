@@ -60,6 +60,22 @@ def test_every_variant_has_its_score_beside_the_dense_one(ledger: Path) -> None:
     assert {row["verdict"] for row in rows} == {None, "worse", "no difference detected"}
 
 
+def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "removed.duckdb"
+    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
+    made = of(found, stage="make", model="smol")[:2]
+    parameters = sum(tensor["count"] for tensor in whole["result"]["tensors"])
+    for record, kept in zip(made, (0.75, 1.0), strict=True):
+        record["result"]["parameters"] = round(parameters * kept)
+    Ledger(path).ingest(made)
+    asked = "SELECT variant_id, parameters_removed FROM variants"
+    assert {share for _, share in query.run(path, asked).rows} == {None}, "nothing says how many the dense model has"
+    Ledger(path).ingest([whole])
+    shares = dict(query.run(path, asked).rows)
+    ids = [record["variant"]["id"] for record in (*made, whole)]
+    assert [shares[one] for one in ids] == pytest.approx([0.25, 0, 0], abs=1e-4)
+
+
 def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "late.duckdb"
     dense = of(found, method="dense")

@@ -8,11 +8,25 @@ WITH made AS (
     FROM _latest
     JOIN base.makings USING (record_id)
     GROUP BY variant_id
+), whole AS (
+    -- What the dense model has, by its structure: nothing makes it, so that nothing else has counted it.
+    SELECT v.model, v.family, v.revision, v.dtype, max(t.parameters) AS dense_parameters
+    FROM base.variants v
+    JOIN (
+        SELECT r.variant_id, r.record_id, sum(count) AS parameters
+        FROM _latest r
+        JOIN base.structure_tensors USING (record_id)
+        GROUP BY ALL
+    ) t USING (variant_id)
+    WHERE v.recipe = 'dense'
+    GROUP BY ALL
 )
-SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters, zeros, already_zero, total_zeros,
+SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
+       1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
+LEFT JOIN whole USING (model, family, revision, dtype)
 LEFT JOIN _contents c USING (variant_id);
 
 COMMENT ON VIEW variants IS 'every model and every version of it: what it was made from and how, and what came of it';
@@ -21,6 +35,7 @@ COMMENT ON COLUMN variants.recipe IS 'what was done to the model, step by step, 
 COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
+COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that it no longer has, 0 to 1, below 0 where it has more (biases); NULL where no structure of the dense model was measured';
 COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
 COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step was given as zeros; the others it made';
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';

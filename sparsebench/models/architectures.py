@@ -1,0 +1,105 @@
+"""What stock transformers can be told of a model's shape, by model type: the keys of config.json that hold it.
+
+A type that is not listed has shapes that nobody checked here, and is refused by name before any work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.families import MODEL_TYPES, transformers_config
+
+_BIASES = {"o": "attention_bias", "down": "mlp_bias"}
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The keys of the numbers of heads and of key-value heads (empty where all have their own), and of a head's size.
+
+    ``whole`` says that transformers wants the hidden size to be a multiple of the number of heads all the same.
+    """
+
+    count: str = "num_attention_heads"
+    groups: str = "num_key_value_heads"
+    size: str = "head_dim"
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How one model type writes its shape.
+
+    ``layers`` and ``neurons`` give a side's key (``""``: of a model with one side), ``heads`` is None where a head's size
+    follows from the number of heads, so that no head can go; ``biases`` names the switches that give an output projection
+    (``o``, ``down``) a bias where it has none; the first ``pinned`` blocks of a stack differ from the others and stay.
+    """
+
+    layers: Mapping[str, str]
+    neurons: Mapping[str, str] = field(default_factory=dict)
+    heads: Heads | None = None
+    biases: Mapping[str, str] = field(default_factory=dict)
+    pinned: int = 0
+
+    def key(self, keys: Mapping[str, str], side: str) -> str:
+        """The key for a side."""
+        return keys.get(side) or keys.get("", "")
+
+
+def _plain(neurons: str = "intermediate_size", layers: str = "num_hidden_layers", **more: Any) -> Architecture:
+    return Architecture({"": layers}, {"": neurons} if neurons else {}, **more)
+
+
+def _grouped(*biases: str, whole: bool = False) -> Architecture:
+    return _plain(heads=Heads(whole=whole), biases={kind: _BIASES[kind] for kind in biases})
+
+
+_BART = Architecture(
+    {"encoder": "encoder_layers", "decoder": "decoder_layers"},
+    {"encoder": "encoder_ffn_dim", "decoder": "decoder_ffn_dim"},
+)
+_T5 = Architecture(
+    {"encoder": "num_layers", "decoder": "num_decoder_layers"}, {"": "d_ff"}, Heads("num_heads", "", "d_kv")
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **dict.fromkeys(("mistral", "qwen2", "starcoder2", "nemotron", "phi3"), _grouped()),
+    **dict.fromkeys(("qwen3", "gemma", "olmo"), _grouped("o")),
+    **dict.fromkeys(("granite", "smollm3"), _grouped("o", "down")),
+    "llama": _grouped("o", "down", whole=True),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _grouped("o", whole=True)),
+    **dict.fromkeys(("gpt_neox", "olmo2", "phi", "stablelm"), _plain()),
+    **dict.fromkeys(("gpt2", "gptj", "codegen", "gpt_bigcode"), _plain("n_inner", "n_layer")),
+    "opt": _plain("ffn_dim"),
+    "xglm": _plain("ffn_dim", "num_layers"),
+    "bloom": _plain("", "n_layer"),
+    "mpt": _plain("", "n_layers"),
+    **dict.fromkeys(
+        ("bert", "camembert", "electra", "ernie", "megatron-bert", "mpnet", "roberta", "roberta-prelayernorm",
+         "xlm-roberta", "xlm-roberta-xl"), _plain(),
+    ),
+    "distilbert": _plain("hidden_dim", "n_layers"),
+    "modernbert": _plain(pinned=1),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
+    **dict.fromkeys(("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus"), _BART),
+}  # fmt: skip
+"""By model type."""
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    """How the model of a config.json writes its shape. Raises UnsupportedError for a type that is not declared."""
+    kind = str(config.get("model_type"))
+    if kind not in ARCHITECTURES:
+        known = ", ".join(sorted(name for name in ARCHITECTURES if MODEL_TYPES.get(name) == MODEL_TYPES.get(kind)))
+        raise UnsupportedError(
+            f"{kind}: which of its rows and columns belong together is not declared, so nothing can be cut out of it",
+            f"prune it instead, or choose one of {known or ', '.join(sorted(ARCHITECTURES))}",
+        )
+    return ARCHITECTURES[kind]
+
+
+def stated(config: Mapping[str, Any], key: str) -> Any:
+    """What config.json says under a key, or transformers' default for the type."""
+    return config[key] if config.get(key) is not None else getattr(transformers_config(config), key, None)

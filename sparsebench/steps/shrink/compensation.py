@@ -1,0 +1,93 @@
+"""What makes up for the elements that went: a bias with their mean (FLAP), or the columns that stay refitted to the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.steps.prune.factor import DAMPING, check_gram
+
+if TYPE_CHECKING:
+    import torch
+
+_GROUPS = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
+"""The matrices to which a switch in config.json gives biases together."""
+
+
+def biases(shape: Shape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
+    """The switches of config.json that give every output matrix a bias, and the biases that the checkpoint lacks.
+
+    Raises UnsupportedError, by name, where an output matrix cannot have one.
+    """
+    switches: dict[str, bool] = {}
+    names: list[str] = []
+    tensors, places = shape.checkpoint.tensors, shape.places
+    for axis in axes:
+        for cut in axis.outputs:
+            if _bias(cut.tensor) in tensors:
+                continue
+            part = places[cut.tensor]
+            if part.kind not in shape.how.biases:
+                kind = shape.checkpoint.config.get("model_type")
+                raise UnsupportedError(
+                    f"compensation: bias: {kind} has no bias beside {cut.tensor}, and stock transformers would ignore one",
+                    "`compensation: least_squares` or `none`",
+                )
+            switches[shape.how.biases[part.kind]] = True
+            names += [
+                _bias(name)
+                for name, other in places.items()
+                if (other.side, other.layer) == (part.side, part.layer)
+                and other.kind in _GROUPS[part.kind]
+                and _bias(name) not in tensors
+            ]
+    return switches, list(dict.fromkeys(names))
+
+
+def _bias(weight: str) -> str:
+    return weight.removesuffix("weight") + "bias"
+
+
+def mean_output(weights: torch.Tensor, mean: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
+    """W·(mean ⊙ gone) (out,) float32: what the columns that go gave on average (FLAP, eq. 7)."""
+    gone = mean.clone()
+    gone[stay] = 0
+    return (weights.double() @ gone).float()
+
+
+def columns(axis: Axis, cut: Cut, stay: Iterable[int], length: int) -> torch.Tensor:
+    """Which columns of a matrix (out, ``length``) stay."""
+    import torch
+
+    gone = torch.ones(axis.units, dtype=torch.bool)
+    gone[list(stay)] = False
+    return torch.nonzero(~cut.marks(gone, length)).flatten()
+
+
+def refit(weights: torch.Tensor, gram: torch.Tensor, stay: torch.Tensor, name: str, damping: float) -> torch.Tensor:
+    """The columns that stay (out, kept) float32, so that they alone give what all gave on the text.
+
+    With G = Σ x xᵀ, S what stays and D what goes, the minimum over Ŵ of ‖(W - Ŵ)X‖² + λ‖Ŵ - W_S‖² is
+    Ŵ = W_S + W_D G_DS (G_SS + λI)⁻¹. λ is ``damping`` times the mean of G_SS's diagonal, raised where that is not enough.
+    Raises ModelError for statistics that no damping makes positive definite, naming the tensor.
+    """
+    import torch
+
+    check_gram(gram, name)
+    gone = torch.ones(weights.shape[1], dtype=torch.bool)
+    gone[stay] = False
+    kept = gram[stay][:, stay].double()
+    wide = weights.double()
+    target = wide[:, gone] @ gram[gone][:, stay].double()
+    diagonal = kept.diagonal().clone()
+    for share in (damping, *(one for one in DAMPING if one > damping)):
+        kept.diagonal().copy_(diagonal + share * diagonal.mean().clamp(min=1e-30))
+        lower, failed = torch.linalg.cholesky_ex(kept)
+        if not int(failed):
+            return (wide[:, stay] + torch.cholesky_solve(target.T, lower).T).float()
+    raise ModelError(
+        f"tensor {name}: the Gram matrix of its inputs is not positive definite, damped by {DAMPING[-1]:g}",
+        "calibrate with more or other text",
+    )

@@ -1,0 +1,196 @@
+"""Which blocks go.
+
+``influence`` removes those that change the states least: BI_l = 1 - E cos(x_l, x_{l+1}) over all tokens (ShortGPT, Men et al.
+2024, eq. 1). ``angular`` removes the n consecutive ones between whose first input and last output the angle arccos(cos)/π at
+each sample's last token is smallest (Gromov et al. 2024). ``sleb`` removes greedily, one at a time, the block without which
+the loss on the text is least (Song et al. 2024); of an encoder, which has no loss on text, that without which its outputs
+stay nearest to the dense model's. ``random``, ``first`` and ``last`` are floors.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.steps.shrink import whole
+from sparsebench.steps.shrink.whole import Whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.models.axes import Shape
+    from sparsebench.steps.calibration import Calibrated
+    from sparsebench.steps.contract import Context, Step
+
+Progress = Callable[[int, int], None]
+
+
+def going(blocks: int, removed: int, pinned: int, side: str) -> list[int]:
+    """The blocks that may go. Raises UnsupportedError where ``removed`` are more than that, or all."""
+    free = list(range(pinned, blocks))
+    most = min(len(free), blocks - 1)
+    if removed > most:
+        kept = f", of which the first {pinned} always stay" if pinned else ""
+        raise UnsupportedError(f"blocks: {removed}: the {side or 'model'} has {blocks} blocks{kept}", f"at most {most}")
+    return free
+
+
+def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
+    """Blocks chosen without looking at anything."""
+    if name == "first":
+        return free[:removed]
+    if name == "last":
+        return free[len(free) - removed :]
+    return sorted(random.Random(seed).sample(free, removed))
+
+
+def chosen(
+    shape: Shape, free: Mapping[Step, dict[str, list[int]]], context: Context, text: Calibrated | None
+) -> dict[Step, dict[str, list[int]]]:
+    """By step, the blocks of every side that go; ``free`` are those that may. All steps are of one criterion."""
+    name = next(iter(free)).name
+    if name in ("random", "first", "last"):
+        return {
+            step: {
+                side: floor(name, own, step.settings["blocks"], f"{context.seed}:{side}") for side, own in sides.items()
+            }
+            for step, sides in free.items()
+        }
+    assert text is not None, "the criterion reads text"
+    model = Whole.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
+    if name == "influence":
+        found = influences(model, context.progress)
+        return {
+            step: {side: lowest(found[side], own, step.settings["blocks"]) for side, own in sides.items()}
+            for step, sides in free.items()
+        }
+    if name == "angular":
+        states = inputs_of_last_tokens(model, context.progress)
+        return {
+            step: {side: nearest_run(states[side], own, step.settings["blocks"]) for side, own in sides.items()}
+            for step, sides in free.items()
+        }
+    gone: dict[Step, dict[str, list[int]]] = {}
+    for stacks in dict.fromkeys(step.settings["stacks"] for step in free):
+        alike = [step for step in free if step.settings["stacks"] == stacks]
+        rounds = greedy(model, free[alike[0]], max(step.settings["blocks"] for step in alike), context.progress)
+        for step in alike:
+            after = rounds[step.settings["blocks"] - 1]
+            gone[step] = {side: sorted(index for own, index in after if own == side) for side in free[step]}
+    return gone
+
+
+def influences(model: Whole, progress: Progress | None = None) -> dict[str, list[float]]:
+    """BI of every block, by side."""
+    import torch
+
+    sums = {side: torch.zeros(len(own), dtype=torch.float64) for side, own in model.blocks.items()}
+    counts = dict.fromkeys(model.blocks, 0)
+
+    def hook(side: str, index: int) -> Any:
+        def see(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
+            before, after = whole.read(args, kwargs).float(), whole.written(returned).float()
+            cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+            sums[side][index] += float(cosines[model.mask(current, side)].sum(dtype=torch.float64))
+
+        return see
+
+    handles = [
+        block.register_forward_hook(hook(side, index), with_kwargs=True)
+        for side, own in model.blocks.items()
+        for index, block in enumerate(own)
+    ]
+    groups = model.groups()
+    with torch.no_grad():
+        for done, current in enumerate(groups, start=1):
+            model.run(current)
+            for side in counts:
+                counts[side] += int(model.mask(current, side).sum())
+            if progress:
+                progress(done, len(groups))
+    for handle in handles:
+        handle.remove()
+    return {side: [1 - float(total) / max(1, counts[side]) for total in own] for side, own in sums.items()}
+
+
+def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dict[str, torch.Tensor]:
+    """By side, what each block reads at every sample's last token and what the last one returns: (blocks + 1, samples, width)."""
+    import torch
+
+    seen: dict[str, list[list[torch.Tensor]]] = {
+        side: [[] for _ in range(len(own) + 1)] for side, own in model.blocks.items()
+    }
+
+    def ends(states: torch.Tensor, side: str) -> torch.Tensor:
+        mask = model.mask(current, side)
+        last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
+        return states[torch.arange(len(states)), last].float()
+
+    def hook(side: str, index: int) -> Any:
+        def see(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
+            seen[side][index].append(ends(whole.read(args, kwargs), side))
+            if index + 1 == len(model.blocks[side]):
+                seen[side][-1].append(ends(whole.written(returned), side))
+
+        return see
+
+    handles = [
+        block.register_forward_hook(hook(side, index), with_kwargs=True)
+        for side, own in model.blocks.items()
+        for index, block in enumerate(own)
+    ]
+    groups = model.groups()
+    with torch.no_grad():
+        for done, current in enumerate(groups, start=1):
+            model.run(current)
+            if progress:
+                progress(done, len(groups))
+    for handle in handles:
+        handle.remove()
+    return {side: torch.stack([torch.cat(parts) for parts in own]) for side, own in seen.items()}
+
+
+def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
+    """The ``removed`` consecutive blocks across which the states (blocks + 1, samples, width) turn least."""
+    import torch
+
+    def turned(start: int) -> float:
+        cosines = torch.nn.functional.cosine_similarity(
+            states[start].double(), states[start + removed].double(), dim=-1
+        )
+        return float(cosines.clamp(-1, 1).arccos().mean()) / math.pi
+
+    starts = range(free[0], free[-1] + 2 - removed)
+    first = min(starts, key=turned)
+    return list(range(first, first + removed))
+
+
+def greedy(
+    model: Whole, free: Mapping[str, list[int]], removed: int, progress: Progress | None = None
+) -> list[list[tuple[str, int]]]:
+    """After each of ``removed`` rounds, the blocks that are gone: one more of every side in ``free``, by least loss."""
+    gone: list[tuple[str, int]] = []
+    rounds: list[list[tuple[str, int]]] = []
+    total = sum(max(0, len(own) - number) for own in free.values() for number in range(removed))
+    done = 0
+    for _ in range(removed):
+        for side, own in free.items():
+            losses: dict[int, float] = {}
+            for index in own:
+                if (side, index) not in gone:
+                    losses[index] = model.loss([*gone, (side, index)])
+                    done += 1
+                    if progress:
+                        progress(done, total)
+            gone.append((side, min(losses, key=lambda index: (losses[index], index))))
+        rounds.append(list(gone))
+    return rounds
+
+
+def lowest(scores: Iterable[float], free: list[int], removed: int) -> list[int]:
+    """The ``removed`` of the ``free`` blocks with the lowest scores."""
+    listed = list(scores)
+    return sorted(sorted(free, key=lambda index: (listed[index], index))[:removed])

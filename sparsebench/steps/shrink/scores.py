@@ -1,0 +1,207 @@
+"""How much each neuron and each group of heads matters.
+
+With W the matrix that reads the elements (down, o) and x what it reads:
+
+    l1, l2      Σ|w|, or √Σw², over all rows and columns that would go
+    activation  √Σ_j ‖x_j‖²·‖W_:j‖²  over the element's columns j, as Wanda weighs single weights
+    flap        Var(x_j)·‖W_:j‖², brought to mean 0 and deviation 1 in every matrix, averaged over the element's columns
+                (An et al. 2024, eq. 5 and 6)
+    taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as TextPruner has it (Yang et al. 2022);
+                the sum equals Σ x_j·∂L/∂x_j over the batch's tokens, so that no gradient of a weight is ever held
+    random      drawn
+
+TextPruner's loss for Taylor is the task's own. Here it is that of the text's next tokens (``labels: text``), or that of
+answers drawn from what the model itself says (``own``): tokens from its softmax, and around an encoder's hidden states a
+normal deviation. At the unpruned model the gradient of a cross-entropy to its own soft output would be zero everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models.axes import Axis, Cut, Shape
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.steps.shrink.whole import Whole
+
+Scores = dict[Axis, "torch.Tensor"]
+"""Of each axis its elements' scores, (units,) float64."""
+Progress = Callable[[int, int], None]
+TOKENS = 512
+"""Tokens of a batch whose gradients are summed before the absolute value is taken, in whole samples."""
+
+
+def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
+    """Sums (units,) float64 of ``values`` (entries along the cut's dimension,) over each element's entries."""
+    own = values.double()[cut.offset : cut.offset + units * cut.size]
+    return own.reshape(units, cut.size).sum(1)
+
+
+def norms(shape: Shape, axes: Iterable[Axis], power: int, progress: Progress | None = None) -> Scores:
+    """The l1 (``power`` 1) or l2 norm of everything that would go with an element, biases left out."""
+    import torch
+
+    meant: dict[str, list[tuple[Axis, Cut]]] = {}
+    found: Scores = {}
+    for axis in axes:
+        found[axis] = torch.zeros(axis.units, dtype=torch.float64)
+        for cut in axis.cuts:
+            if len(shape.checkpoint.tensors[cut.tensor].shape) == 2:
+                meant.setdefault(cut.tensor, []).append((axis, cut))
+    for done, (name, cuts) in enumerate(meant.items(), start=1):
+        tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
+        for axis, cut in cuts:
+            found[axis] += per_element(tensor.sum(1 - cut.dim, dtype=torch.float64), cut, axis.units)
+        if progress:
+            progress(done, len(meant))
+    return {axis: scores.sqrt() for axis, scores in found.items()} if power == 2 else found
+
+
+def drawn(axes: Iterable[Axis], seed: int) -> Scores:
+    """Scores that know nothing."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return {axis: torch.rand(axis.units, generator=generator, dtype=torch.float64) for axis in axes}
+
+
+class Reading:
+    """What the output matrices read, seen block by block: scores of one criterion, and the means that FLAP's bias needs."""
+
+    def __init__(self, name: str, axes: Iterable[Axis]) -> None:
+        import torch
+
+        self.name = name
+        self.scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
+        self.means: dict[str, torch.Tensor] = {}
+
+    def visit(self, block: Any) -> None:
+        """Look at one block of the replay."""
+        found = block.observe(0, gram=False, names=_outputs(self.scores, block), sums=True)
+        for axis, cut in outputs_in(self.scores, block):
+            inputs, weights = found[cut.tensor], block.matrix(cut.tensor)
+            columns = weights.double().square().sum(0)
+            squares = inputs.squares.double() / inputs.tokens
+            mean = inputs.sums / inputs.tokens
+            self.means[cut.tensor] = mean
+            if self.name == "activation":
+                self.scores[axis] += per_element(squares * columns, cut, axis.units)
+                continue
+            metric = (squares - mean.square()).clamp_(min=0) * columns
+            standard = (metric - metric.mean()) / metric.std().clamp_(min=1e-30)
+            self.scores[axis] += per_element(standard, cut, axis.units) / cut.size
+
+    def result(self) -> Scores:
+        """The scores, after the last block."""
+        return {axis: own.sqrt() for axis, own in self.scores.items()} if self.name == "activation" else self.scores
+
+
+def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
+    """The matrices of a block that read elements of the axes."""
+    return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
+
+
+def _outputs(axes: Iterable[Axis], block: Any) -> list[str]:
+    return [cut.tensor for _, cut in outputs_in(axes, block)]
+
+
+def taylor(model: Whole, axes: list[Axis], labels: str, seed: int, progress: Progress | None = None) -> Scores:
+    """TextPruner's score of every element. Raises ModelError for gradients that are not finite."""
+    import torch
+
+    found: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
+    # Sums of one batch, by output matrix: x_j · ∂L/∂x_j.
+    sums: dict[str, torch.Tensor] = {}
+
+    def look(name: str) -> Any:
+        def before(module: Any, args: Any) -> None:
+            values = args[0]
+
+            def back(gradient: torch.Tensor) -> None:
+                flat, own = (
+                    gradient.detach().reshape(-1, gradient.shape[-1]),
+                    values.detach().reshape(-1, values.shape[-1]),
+                )
+                sums[name] = sums.get(name, 0) + (flat.double() * own.double()).sum(0)
+
+            values.register_hook(back)
+
+        return before
+
+    handles = [
+        module_of(model.model, cut.tensor).register_forward_pre_hook(look(cut.tensor))
+        for axis in axes
+        for cut in axis.outputs
+    ]
+    handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
+    generator = torch.Generator().manual_seed(seed)
+    groups = model.groups(TOKENS)
+    try:
+        for done, rows in enumerate(groups, start=1):
+            _loss(model, rows, labels, generator).backward()
+            for axis in axes:
+                for cut in axis.outputs:
+                    found[axis] += per_element(sums[cut.tensor], cut, axis.units).abs()
+            sums.clear()
+            if progress:
+                progress(done, len(groups))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for axis, scores in found.items():
+        if not bool(scores.isfinite().all()):
+            raise ModelError(
+                f"{axis.outputs[0].tensor}: its gradients are NaN or infinite", "use `compute_dtype: float32`"
+            )
+    return found
+
+
+def _loss(model: Whole, rows: slice, labels: str, generator: torch.Generator) -> torch.Tensor:
+    """Mean loss over the tokens of a group."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    said = model.run(rows).float()
+    if model.family == "encoder" and said.ndim == 3:
+        inside = model.mask(rows, model.last)[..., None]
+        deviation = torch.randn(said.shape, generator=generator)
+        return (said * deviation * inside).sum() / inside.sum()
+    if labels == "text":
+        wanted = model.next_tokens(rows)
+        return cross_entropy(said[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
+    flat = said.reshape(-1, said.shape[-1])
+    wanted = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
+    if said.ndim == 3:
+        wanted = wanted.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
+    return cross_entropy(flat, wanted, ignore_index=-100)
+
+
+def _with_gradients(module: Any, args: Any, returned: torch.Tensor) -> torch.Tensor:
+    return returned.detach().requires_grad_(True)
+
+
+def _tables(model: Any) -> list[Any]:
+    """The modules that look tokens up, each once."""
+    sides = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
+    return list({id(table): table for table in (side.get_input_embeddings() for side in sides)}.values())
+
+
+def module_of(model: Any, tensor: str) -> Any:
+    """The module whose weight a checkpoint's tensor is; an encoder's file may leave the model's prefix out, or have it."""
+    modules, path = dict(model.named_modules()), tensor.removesuffix(".weight")
+    prefix = f"{model.base_model_prefix}."
+    for name in (path, prefix + path, path.removeprefix(prefix)):
+        if name in modules:
+            return modules[name]
+    raise ModelError(f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again")
+
+
+def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Raises ModelError, naming the tensor, where a weight is NaN or infinite."""
+    if not bool(tensor.isfinite().all()):
+        raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
+    return tensor

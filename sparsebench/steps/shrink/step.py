@@ -1,0 +1,223 @@
+"""``shrink`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.steps.contract import Context, Emit, Settings, Step
+
+DEPTH = ("sleb", "influence", "angular", "first", "last")
+WIDTH = ("flap", "taylor", "activation", "l1", "l2")
+READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation")
+"""Criteria that look at text."""
+_BLOCKS = "how many blocks go, such as 4"
+_PART = Annotated[Share, Field(gt=0, le=1)]
+
+
+class Depth(Settings):
+    """Whole blocks go; those that stay close up, and stock transformers loads the model."""
+
+    blocks: Count | None = None
+    """How many blocks go. Of an encoder-decoder so many of each stack that `stacks` names."""
+    stacks: Literal["both", "encoder", "decoder"] = "both"
+    """Of an encoder-decoder, the stacks that lose blocks."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands; there is no default for how many."""
+        if self.blocks is None:
+            raise wrong("`blocks` is missing", _BLOCKS, at="blocks")
+        return self.model_dump()
+
+
+class Width(Settings):
+    """Neurons of the feed-forward parts and heads go, as many in every block, so that stock transformers loads the model."""
+
+    compensates: ClassVar[str] = "none"
+
+    parameters: _PART | None = None
+    """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Or say `keep`."""
+    keep: _PART | None = None
+    """The share of the neurons, or of the heads, that stays, in place of `parameters`."""
+    of: Literal["neurons", "heads", "both"] = "both"
+    """What goes. Heads go in whole groups that share keys and values, and only where config.json can say a head's size; with
+    `both` the same share of either goes, and neurons make up for what whole groups leave over."""
+    multiple_of: Count = 1
+    """The number of neurons that stay is a multiple of this."""
+    compensation: Literal["none", "bias", "least_squares"] | None = None
+    """What makes up for what went: nothing; a `bias` with its mean output, where the model has such a bias (FLAP, which alone
+    sees the means); or `least_squares`, the columns that stay refitted to the calibration text. Default: as published, `bias`
+    for flap and `none` for the others."""
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """With the published compensation filled in, without what nothing looks at."""
+        if (self.parameters is None) == (self.keep is None):
+            what = "neither `parameters` nor `keep`" if self.keep is None else "`parameters` beside `keep`"
+            raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
+        if self.compensation == "bias" and name != "flap":
+            raise wrong(
+                "`compensation: bias` without the means that flap sees", "`least_squares` or `none`", at="compensation"
+            )
+        found = {key: value for key, value in self.model_dump().items() if value is not None}
+        found["compensation"] = self.compensation or self.compensates
+        if found["compensation"] != "least_squares":
+            del found["damping"]
+        if self.of == "heads":
+            del found["multiple_of"]
+        return found
+
+
+class Flap(Width):
+    """FLAP's settings."""
+
+    compensates: ClassVar[str] = "bias"
+
+
+class Taylor(Width):
+    """The settings of Taylor's criterion."""
+
+    labels: Literal["own", "text"] = "own"
+    """Whose loss it is: that of answers drawn from what the model itself says (`own`), or of the text's next tokens (`text`; not
+    for encoders)."""
+
+
+class Random(Width):
+    """The settings of what goes at random: blocks, or neurons and heads."""
+
+    blocks: Count | None = None
+    """How many blocks go, in place of `parameters` or `keep`."""
+    stacks: Literal["both", "encoder", "decoder"] = "both"
+    """With `blocks`, of an encoder-decoder: the stacks that lose blocks."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Those of blocks, or those of neurons and heads."""
+        if self.blocks is None:
+            found = super().complete(name)
+            return {key: value for key, value in found.items() if key != "stacks"}
+        if self.parameters is not None or self.keep is not None:
+            raise wrong("`blocks` beside `parameters` or `keep`", "one of them", at="blocks")
+        return {"blocks": self.blocks, "stacks": self.stacks}
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Each criterion's settings, by its name."""
+    own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": Random}
+    return {name: own.get(name, Depth if name in DEPTH else Width) for name in (*DEPTH, *WIDTH, "random")}
+
+
+def reads_text(step: Step) -> bool:
+    """Whether the criterion, or the compensation, looks at text."""
+    return step.name in READ_TEXT or step.settings.get("compensation") == "least_squares"
+
+
+def draws(step: Step) -> bool:
+    """Whether the seed decides what goes."""
+    return step.name == "random" or (step.name == "taylor" and step.settings["labels"] == "own")
+
+
+def label(step: Step) -> str:
+    """``sleb -4 blocks``, ``flap/both to 80%``: what goes, or to what share of the blocks' parameters."""
+    own = step.settings
+    if "blocks" in own:
+        where = "" if own["stacks"] == "both" else f" of the {own['stacks']}"
+        return f"{step.name} -{own['blocks']} blocks{where}"
+    share = f"to {own['parameters']:.4g} of parameters" if "parameters" in own else f"to {own['keep']:.4g}"
+    usual = "bias" if step.name == "flap" else "none"
+    ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
+    ways += [f"{key}={own[key]}" for key, plain in _PLAIN.items() if own.get(key, plain) != plain]
+    return f"{step.name}/{own['of']} {share}{''.join(f', {way}' for way in ways)}"
+
+
+_PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01}
+
+
+def size(step: Step) -> float:
+    """Blocks are most of a model."""
+    return float(step.settings.get("parameters") or step.settings.get("keep") or 0.9)
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every smaller model of one pass, each into its folder.
+
+    Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
+    """
+    from sparsebench.models.axes import shape
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.quantized import FLOAT, encoding_of
+    from sparsebench.steps.shrink import width
+
+    checkpoint = Checkpoint(parent)
+    if encoding_of(checkpoint.config) != FLOAT:
+        raise ModelError(f"{parent}: its weights are quantized", "shrink first, then quantize")
+    found = shape(checkpoint, context.family)
+    deep = {step: folder for step, folder in targets.items() if "blocks" in step.settings}
+    wide = {step: folder for step, folder in targets.items() if step not in deep}
+    reading = [step for step in targets if reads_text(step)]
+    text = context.read() if reading and context.read else None
+    if reading and text is None:
+        raise ModelError(f"shrink: {reading[0].name} needs calibration text", "name it under `calibration:`")
+    if deep:
+        _depth(found, deep, context, text, emit)
+    for plain in (False, True):
+        chosen = {step: folder for step, folder in wide.items() if reads_text(step) != plain}
+        if chosen:
+            width.make(found, chosen, context, None if plain else text, emit)
+
+
+def _depth(found: Any, targets: Mapping[Step, Path], context: Context, text: Any, emit: Emit) -> None:
+    from sparsebench.steps.evidence import counted
+    from sparsebench.steps.shrink import depth, writing
+
+    started = time.perf_counter()
+    free: dict[Step, dict[str, list[int]]] = {}
+    for step in targets:
+        try:
+            free[step] = _free(found, step)
+        except SparsebenchError as error:
+            emit(step, error)
+    gone = depth.chosen(found, free, context, text) if free else {}
+    made: dict[Step, Any] = {}
+    for step, removed in gone.items():
+        try:
+            smaller = writing.without(found, removed)
+            settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
+            told = {**settings, "seed": context.seed, **(text.told() if text else {})}
+            made[step] = writing.write(smaller, context.family, targets[step], told)
+        except SparsebenchError as error:
+            emit(step, error)
+    seconds = time.perf_counter() - started
+    for step, writer in made.items():
+        words = []
+        for side, without in gone[step].items():
+            total = found.blocks[side]
+            named = f" of the {side}" if len(found.blocks) > 1 else ""
+            words.append(
+                f"{total - len(without)} of {total} blocks{named} stay, without {', '.join(map(str, without))}"
+            )
+        note = "; ".join([*words, *filter(None, [_left_out(writer)])])
+        emit(step, counted(targets[step], context.family, seconds, len(made), note, text.told() if text else None))
+
+
+def _left_out(writer: Any) -> str:
+    from sparsebench.models.safety import told
+
+    return told(writer.left_out)
+
+
+def _free(found: Any, step: Step) -> dict[str, list[int]]:
+    """By side, the blocks that may go."""
+    from sparsebench.steps.shrink import depth
+
+    stacks = step.settings["stacks"]
+    if stacks != "both" and len(found.blocks) == 1:
+        raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
+    sides = [side for side in found.blocks if stacks in ("both", side)]
+    return {side: depth.going(found.blocks[side], step.settings["blocks"], found.how.pinned, side) for side in sides}

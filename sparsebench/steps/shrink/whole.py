@@ -1,0 +1,147 @@
+"""The whole model in memory, run on the calibration text: for what cannot be seen block by block, losses and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.models import blocks
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.models.replay import GROUP
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.batch import Batch
+
+
+@dataclass
+class Whole:
+    """A model with its blocks by side, and the text in groups of about GROUP tokens."""
+
+    model: PreTrainedModel
+    family: Family
+    batch: Batch
+    blocks: dict[str, list[Any]]
+    dense: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> Whole:
+        """The model in ``folder`` in ``dtype``. Raises ModelError, or UnsupportedError where its blocks are no lists."""
+        skeleton = blocks.survey(Checkpoint(folder).config, family)
+        paths = {stack.side: [place.path for place in stack.places] for stack in skeleton.stacks}
+        model = load_model(folder, family, dtype)
+        model.requires_grad_(False)
+        found = {side: [model.get_submodule(path) for path in own] for side, own in paths.items()}
+        return cls(model, family, batch, found)
+
+    def groups(self, tokens: int = GROUP) -> list[slice]:
+        """The samples in groups of about so many ``tokens`` that run together."""
+        samples, length = self.batch.input_ids.shape
+        size = max(1, tokens // length)
+        return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+    def mask(self, rows: slice, side: str) -> torch.Tensor:
+        """Where a side's tokens are, (samples, length) bool."""
+        batch = self.batch
+        if self.family == "encoder-decoder" and side == "decoder":
+            assert batch.decoder_input_ids is not None
+            mask = batch.decoder_attention_mask
+            return (batch.decoder_input_ids.new_ones(batch.decoder_input_ids.shape) if mask is None else mask)[
+                rows
+            ].bool()
+        return batch.attention_mask[rows].bool()
+
+    def run(self, rows: slice) -> Any:
+        """What the model says of a group: logits, or an encoder's last hidden states where it has no classifier."""
+        given: dict[str, Any] = {
+            "input_ids": self.batch.input_ids[rows],
+            "attention_mask": self.batch.attention_mask[rows].long(),
+        }
+        if self.batch.decoder_input_ids is not None:
+            given |= {
+                "decoder_input_ids": self.batch.decoder_input_ids[rows],
+                "decoder_attention_mask": self.mask(rows, "decoder").long(),
+            }
+        quiet = {"use_cache": False} if self.family != "encoder" else {}
+        found = self.model(**given, **quiet)
+        return found.logits if hasattr(found, "logits") else found.last_hidden_state
+
+    @property
+    def last(self) -> str:
+        """The side whose outputs are the model's."""
+        return list(self.blocks)[-1]
+
+    def next_tokens(self, rows: slice) -> torch.Tensor:
+        """What a decoder should say at each position but the last, (samples, length - 1); -100 where that is padding."""
+        ids = self.batch.input_ids if self.batch.decoder_input_ids is None else self.batch.decoder_input_ids
+        wanted = ids[rows][:, 1:].clone()
+        return wanted.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
+
+    def loss(self, skipped: list[tuple[str, int]]) -> float:
+        """How much worse the model is without some blocks, over the whole text.
+
+        Of a model that predicts tokens the mean negative log-likelihood of the text's; of an encoder, which has no such loss,
+        the squared distance of what it says to what the whole model says, over that one's squared length.
+        """
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        if self.family == "encoder" and not self.dense:
+            with torch.no_grad():
+                self.dense = [self.run(rows) for rows in self.groups()]
+        total, count = 0.0, 0.0
+        with torch.no_grad(), self.without(skipped):
+            for number, rows in enumerate(self.groups()):
+                said = self.run(rows)
+                if self.family == "encoder":
+                    dense = self.dense[number].float()
+                    inside = self.mask(rows, self.last)
+                    inside = inside[..., None] if said.ndim == 3 else torch.ones_like(said, dtype=torch.bool)
+                    total += float(((said.float() - dense) * inside).square().sum(dtype=torch.float64))
+                    count += float((dense * inside).square().sum(dtype=torch.float64))
+                else:
+                    wanted = self.next_tokens(rows)
+                    logits = said[:, :-1].flatten(0, 1)
+                    for part, labels in zip(logits.split(256), wanted.flatten().split(256), strict=True):
+                        total += float(cross_entropy(part.float(), labels, ignore_index=-100, reduction="sum"))
+                    count += float((wanted != -100).sum())
+        return total / max(count, 1e-30)
+
+    @contextmanager
+    def without(self, skipped: list[tuple[str, int]]) -> Iterator[None]:
+        """While this lasts, what these blocks make of the states is dropped: later blocks read what they read.
+
+        They run all the same, for what T5's first block makes besides: the position biases of the whole stack.
+        """
+        handles = [
+            self.blocks[side][index].register_forward_hook(_pass_on, with_kwargs=True) for side, index in skipped
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
+    hidden = read(args, kwargs)
+    return (hidden, *returned[1:]) if isinstance(returned, tuple) else hidden
+
+
+def read(args: Any, kwargs: Any) -> torch.Tensor:
+    """The hidden states that a block is given."""
+    found: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return found
+
+
+def written(returned: Any) -> torch.Tensor:
+    """The hidden states that a block returns."""
+    found: torch.Tensor = returned[0] if isinstance(returned, tuple) else returned
+    return found

@@ -1,0 +1,215 @@
+"""The folder of a smaller model: what stays of every tensor, under the name that it has there, and the config that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.axes import POSITIONS, Axis, Shape
+from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
+from sparsebench.models.families import meta_model, transformers_config
+from sparsebench.models.topology import View, moved
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+
+
+@dataclass
+class Smaller:
+    """What is left of a model.
+
+    ``kept`` are the elements of an axis that stay, in order; ``blocks`` those blocks of a side that stay, in order;
+    ``config`` what config.json says instead; ``biases`` (name: length) are stored besides, in the dtype of the matrix.
+    """
+
+    shape: Shape
+    kept: dict[Axis, list[int]] = field(default_factory=dict)
+    blocks: dict[str, list[int]] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    biases: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._cuts: dict[str, list[tuple[Axis, Any]]] = {}
+        for axis in self.kept:
+            for cut in axis.cuts:
+                self._cuts.setdefault(cut.tensor, []).append((axis, cut))
+
+    def name(self, stored: str) -> str | None:
+        """The name that a tensor has in the smaller model; None where it goes with its block."""
+        place = self.shape.places[stored]
+        stay = self.blocks.get(place.side) if place.layer is not None else None
+        if stay is None or place.layer is None:
+            return stored
+        if place.layer in stay:
+            return moved(stored, stay.index(place.layer))
+        # T5's table of positions serves the whole stack, wherever it stands.
+        only = (
+            sum(name.endswith(POSITIONS) and self.shape.places[name].side == place.side for name in self.shape.places)
+            == 1
+        )
+        return moved(stored, 0) if stored.endswith(POSITIONS) and only else None
+
+    def index(self, stored: str, dim: int) -> torch.Tensor | None:
+        """Which entries of a tensor stay along ``dim``; None for all."""
+        import torch
+
+        length = self.shape.checkpoint.tensors[stored].shape[dim]
+        going = torch.zeros(length, dtype=torch.bool)
+        for axis, cut in self._cuts.get(stored, ()):
+            if cut.dim == dim:
+                gone = torch.ones(axis.units, dtype=torch.bool)
+                gone[self.kept[axis]] = False
+                going |= cut.marks(gone, length)
+        return torch.nonzero(~going).flatten() if bool(going.any()) else None
+
+    def view(self, stored: str) -> View:
+        """A matrix as (out, in)."""
+        return View(stored, turned=self.shape.places[stored].rows_last)
+
+    def add_biases(self, names: Sequence[str]) -> None:
+        """Give the matrices that lack them these biases, as long as what is left of them has rows."""
+        for name in names:
+            weight = name.removesuffix("bias") + "weight"
+            rows = 1 if self.shape.places[weight].rows_last else 0
+            index = self.index(weight, rows)
+            self.biases[name] = self.shape.checkpoint.tensors[weight].shape[rows] if index is None else len(index)
+
+    def cut(self, stored: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What is left of a tensor."""
+        for dim in range(tensor.ndim):
+            index = self.index(stored, dim)
+            tensor = tensor if index is None else tensor.index_select(dim, index)
+        return tensor
+
+    def layout(self) -> list[TensorInfo]:
+        """The tensors of the smaller model."""
+        tensors = self.shape.checkpoint.tensors
+        found: list[tuple[str, str, tuple[int, ...]]] = []
+        for info in tensors.values():
+            name = self.name(info.name)
+            if name is None:
+                continue
+            kept = [self.index(info.name, dim) for dim in range(len(info.shape))]
+            lengths = tuple(
+                length if index is None else len(index) for length, index in zip(info.shape, kept, strict=True)
+            )
+            found.append((name, info.dtype, lengths))
+        for name, length in self.biases.items():
+            found.append((name, tensors[name.removesuffix("bias") + "weight"].dtype, (length,)))
+        return lay_out(found)
+
+
+def without(shape: Shape, removed: Mapping[str, Sequence[int]]) -> Smaller:
+    """The model without some blocks, by side. Raises UnsupportedError where what is left would not be the same blocks."""
+    stay = {side: [one for one in range(shape.blocks[side]) if one not in gone] for side, gone in removed.items()}
+    config: dict[str, Any] = {}
+    for side, left in stay.items():
+        config |= per_layer(shape.checkpoint.config, shape.blocks[side], left)
+    # The numbers last: transformers calls an encoder-decoder's first one by the name that a decoder's has.
+    for side, left in stay.items():
+        config[shape.how.key(shape.how.layers, side)] = len(left)
+    if "num_hidden_layers" in shape.checkpoint.config and "encoder" in stay and len(shape.blocks) == 2:
+        config["num_hidden_layers"] = len(stay["encoder"])
+    return Smaller(shape, blocks=stay, config=config)
+
+
+def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> dict[str, Any]:
+    """What config.json must say of each block where blocks go: kinds of attention, which of them have positions.
+
+    A list that transformers makes by itself from the number of blocks is written where its entries differ.
+    """
+    changed: dict[str, Any] = {}
+    for key, value in transformers_config(config).to_dict().items():
+        if "layer" in key and isinstance(value, list) and len(value) == layers:
+            differs = any(one != value[0] for one in value)
+            if differs or config.get(key) is not None:
+                changed[key] = [value[layer] for layer in stay]
+    if isinstance(config.get("max_window_layers"), int):
+        changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in stay)
+    if config.get("scale_attn_by_inverse_layer_idx"):
+        raise UnsupportedError(
+            "config.json: `scale_attn_by_inverse_layer_idx`: what a block does depends on its number, which would change",
+            "remove neurons instead",
+        )
+    return changed
+
+
+def check(smaller: Smaller, family: Family, layout: Sequence[TensorInfo]) -> None:
+    """Stock transformers must build the smaller model with these names and shapes.
+
+    Raises UnsupportedError, naming what it refuses, where it does not.
+    """
+    config = {**smaller.shape.checkpoint.config, **smaller.config}
+    kind = config.get("model_type")
+    try:
+        model = meta_model(family, config)
+    except (ModelError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedError(
+            f"{kind}: stock transformers has no model of this shape: {reason}", "keep other numbers"
+        ) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    head = f"{model.base_model_prefix}."
+    for info in layout:
+        # An encoder's checkpoint may name its tensors with or without the model's prefix.
+        for name in (info.name, head + info.name, info.name.removeprefix(head)):
+            if name in wanted and wanted[name] != info.shape:
+                raise UnsupportedError(
+                    f"{kind}: {info.name} would be {info.shape} where stock transformers builds {wanted[name]}",
+                    "remove whole blocks, or other rows",
+                )
+
+
+def write(
+    smaller: Smaller,
+    family: Family,
+    folder: Path,
+    made: Mapping[str, Any],
+    ready: Mapping[str, torch.Tensor] | None = None,
+) -> CheckpointWriter:
+    """Write the smaller model; tensors of ``ready`` (by their names there) replace what would be cut from the checkpoint.
+
+    Returns the writer, closed, which knows what was left out of the folder.
+    """
+    with opened(smaller, family, folder) as writer:
+        for name, tensor in (ready or {}).items():
+            writer.write(name, tensor)
+        finish(smaller, writer, made)
+    return writer
+
+
+def opened(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
+    """A writer for the smaller model, once its shape has been checked."""
+    smaller.config |= _aliases(smaller.shape.checkpoint.config, smaller.config)
+    layout = smaller.layout()
+    check(smaller, family, layout)
+    return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
+
+
+def _aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Other names of changed keys that config.json has as well: transformers may believe either."""
+    pairs = type(transformers_config(config)).attribute_map.items()
+    both = [*pairs, *((real, alias) for alias, real in pairs)]
+    return {one: changed[other] for one, other in both if other in changed and one in config and one not in changed}
+
+
+def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) -> None:
+    """Write what is not written yet, biases that are new as zeros, and give the folder its name."""
+    import torch
+
+    from sparsebench.models.checkpoint import torch_dtype
+
+    for stored in smaller.shape.checkpoint.tensors:
+        name = smaller.name(stored)
+        if name in writer.missing:
+            writer.write(name, smaller.cut(stored, smaller.shape.checkpoint.load(stored)))
+    for name in smaller.biases:
+        if name in writer.missing:
+            info = writer.missing[name]
+            writer.write(name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
+    writer.close(dict(made))

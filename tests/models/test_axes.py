@@ -1,0 +1,125 @@
+"""What can go together: with the weights of an axis's element at zero, the model without it says the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.architectures import ARCHITECTURES
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out
+from sparsebench.models.load import load_model
+from sparsebench.steps.shrink.choosing import config_of
+from sparsebench.steps.shrink.writing import Smaller, write
+from tests.models.replaying import batch, written
+
+USUAL = (
+    "bart",
+    "bert",
+    "distilbert",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "modernbert",
+    "mpnet",
+    "opt",
+    "phi3",
+    "qwen3",
+    "t5:gated",
+    "umt5",
+)
+"""Every layout once; the others are looked at in the long tests."""
+SHAPES = [
+    name if name in USUAL else pytest.param(name, marks=pytest.mark.long)
+    for name in sorted({*ARCHITECTURES, "t5:gated"})
+]
+
+
+def random_everywhere(folder: Path) -> None:
+    """Biases and tables that are zero in a new model would hide what is cut wrongly."""
+    model, drawn = Checkpoint(folder), torch.Generator().manual_seed(3)
+    layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
+    with CheckpointWriter(folder.with_name("drawn"), layout, folder) as writer:
+        for info, tensor in model.items():
+            noise = 0.05 * torch.randn(info.shape, generator=drawn) if tensor.is_floating_point() else 0
+            writer.write(info.name, tensor + noise)
+        writer.close()
+    shutil.rmtree(folder)
+    folder.with_name("drawn").rename(folder)
+
+
+def outputs(folder: Path, family: Any) -> torch.Tensor:
+    """What stock transformers makes of some tokens, in float64: what is left is no rounding."""
+    given = batch(family, samples=3, padded=False)
+    words = {"input_ids": given.input_ids, "attention_mask": given.attention_mask.long()}
+    if given.decoder_input_ids is not None and given.decoder_attention_mask is not None:
+        words |= {"decoder_input_ids": given.decoder_input_ids}
+        words |= {"decoder_attention_mask": given.decoder_attention_mask.long()}
+    # XGLM fills its mask with a number that only float32 has.
+    precise = "float32" if Checkpoint(folder).config["model_type"] == "xglm" else "float64"
+    model = load_model(folder, family, precise)
+    with torch.no_grad():
+        found: torch.Tensor = (model.base_model if family != "encoder-decoder" else model)(**words)[0]
+    return found
+
+
+def with_zeros(folder: Path, names: dict[str, torch.Tensor], out: Path) -> Path:
+    """The same model with some tensors replaced."""
+    model = Checkpoint(folder)
+    layout = lay_out([(info.name, info.dtype, info.shape) for info in model.tensors.values()])
+    with CheckpointWriter(out, layout, folder) as writer:
+        for info, tensor in model.items():
+            writer.write(info.name, names.get(info.name, tensor))
+        writer.close()
+    return out
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_is_zero_can_go(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    random_everywhere(folder)
+    found = shape(Checkpoint(folder), family)
+    how = ARCHITECTURES[kind.partition(":")[0]]
+    assert {axis.kind for axis in found.axes} == {*["neurons"] * bool(how.neurons), *["heads"] * bool(how.heads)}
+    kept, zeroed = {}, {}
+    for place, axis in enumerate(found.axes):
+        # Another element in every block, but as many in all.
+        gone = torch.zeros(axis.units, dtype=torch.bool)
+        gone[[place % axis.units]] = True
+        kept[axis] = [unit for unit in range(axis.units) if not gone[unit]]
+        for cut in axis.cuts:
+            tensor = zeroed.setdefault(cut.tensor, Checkpoint(folder).load(cut.tensor))
+            marked = cut.marks(gone, tensor.shape[cut.dim])
+            tensor[(slice(None),) * cut.dim + (marked,)] = 0
+    smaller = Smaller(found, kept)
+    smaller.config = config_of(found, kept)
+    write(smaller, family, tmp_path / "smaller", {})
+    zeros = with_zeros(folder, zeroed, tmp_path / "zeros")
+    before, after = outputs(zeros, family), outputs(tmp_path / "smaller", family)
+    assert float((before - after).abs().max()) <= 1e-6 * max(1.0, float(before.abs().max()))
+    if found.axes:
+        assert float((before - outputs(folder, family)).abs().max()) > 1e-4, "what goes must matter"
+        count = sum(tensor.numel() for tensor in load_model(tmp_path / "smaller", family).parameters())
+        whole = sum(tensor.numel() for tensor in load_model(folder, family).parameters())
+        assert whole - count == sum(axis.cost(found.checkpoint.tensors) for axis in found.axes)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "deberta-v2", "longt5"])
+def test_what_is_not_declared_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    with pytest.raises(UnsupportedError, match=kind) as told:
+        shape(Checkpoint(folder), family)
+    assert ("llama" if family == "decoder" else "t5" if kind == "longt5" else "bert") in (told.value.hint or "")
+
+
+def test_sizes_that_the_config_does_not_have_are_refused(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    model = Checkpoint(folder)
+    model.config["head_dim"] = 4
+    with pytest.raises(ModelError, match="q_proj"):
+        shape(model, family)

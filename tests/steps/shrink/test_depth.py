@@ -1,0 +1,145 @@
+"""Blocks that go: the folder says what the model says whose blocks are passed by, and the right ones go."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.shrink import depth
+from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.writing import without, write
+from tests.steps.shrink.making import four_blocks, shrunk, text
+
+SLIDING = {"layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]}
+EXACT = {
+    "llama": {},
+    "gpt2": {},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
+    "gemma2": {**SLIDING, "sliding_window": 4},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 4},
+    "bert": {},
+    "t5": {},
+    "umt5": {},
+    "bart": {},
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path: Path) -> None:
+    folder, family = four_blocks(kind, tmp_path / "model", **EXACT[kind])
+    found = shape(Checkpoint(folder), family)
+    removed = {side: [0, 2] if number == 0 else [0, 3] for number, side in enumerate(found.blocks)}
+    write(without(found, removed), family, tmp_path / "smaller", {})
+    whole = Whole.load(folder, family, text(family).batch, "auto")
+    smaller = Whole.load(tmp_path / "smaller", family, text(family).batch, "auto")
+    assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
+    rows = slice(0, 1)
+    with torch.no_grad():
+        dense = whole.run(rows)
+        with whole.without([(side, index) for side, gone in removed.items() for index in gone]):
+            passed = whole.run(rows)
+        alone = smaller.run(rows)
+    assert torch.allclose(alone, passed, atol=1e-5), float((alone - passed).abs().max())
+    assert not torch.allclose(alone, dense, atol=1e-2)
+
+
+def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
+    folder, family = four_blocks("modernbert", tmp_path / "model")
+    result = shrunk(folder, family, tmp_path / "first", "first", blocks=3)[1]
+    assert isinstance(result, Evidence) and "without 1, 2, 3" in result.note
+    load_model(tmp_path / "first", family)
+    with pytest.raises(UnsupportedError, match="first 1 always stay"):
+        depth.going(4, 4, 1, "encoder")
+
+
+def test_influence_is_one_minus_the_cosine_of_a_blocks_input_and_output(tmp_path: Path) -> None:
+    folder, family = four_blocks("llama", tmp_path / "model")
+    given = text(family)
+    found = depth.influences(Whole.load(folder, family, given.batch, "auto"))[family]
+    model = load_model(folder, family)
+    states = []
+    for block in model.model.layers:
+        block.register_forward_hook(lambda _, args, out: states.append((args[0], out)))
+    with torch.no_grad():
+        model(input_ids=given.batch.input_ids, attention_mask=given.batch.attention_mask.long())
+    inside = given.batch.attention_mask
+    expected = [
+        1 - float(torch.nn.functional.cosine_similarity(before[inside], after[inside], dim=-1).double().mean())
+        for before, after in states
+    ]
+    assert found == pytest.approx(expected, abs=1e-6)
+    removed = shrunk(folder, family, tmp_path / "two", "influence", blocks=2)[1]
+    lowest = sorted(sorted(range(4), key=lambda index: expected[index])[:2])
+    assert isinstance(removed, Evidence) and removed.note.endswith(f"without {lowest[0]}, {lowest[1]}")
+
+
+def test_the_run_of_blocks_across_which_states_turn_least() -> None:
+    angles = [0.0, 0.9, 1.0, 1.05, 2.0]  # rad, before block 0, 1, 2, 3 and after
+    states = torch.tensor([[[torch.tensor(a).cos(), torch.tensor(a).sin()]] for a in angles])
+    assert depth.nearest_run(states, [0, 1, 2, 3], 1) == [2]
+    assert depth.nearest_run(states, [0, 1, 2, 3], 2) == [1, 2]
+    assert depth.nearest_run(states, [2, 3], 2) == [2, 3]
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind: str, tmp_path: Path) -> None:
+    folder, family = four_blocks(kind, tmp_path / "model")
+    given = text(family)
+    model = Whole.load(folder, family, given.batch, "auto")
+    found = shape(Checkpoint(folder), family)
+    side = list(found.blocks)[-1]
+    gone: list[int] = []
+    for _ in range(2):
+        losses = {}
+        for index in sorted({0, 1, 2, 3} - set(gone)):
+            out = tmp_path / f"without-{gone}-{index}"
+            write(without(found, {side: sorted([*gone, index])}), family, out, {})
+            if family == "encoder":
+                losses[index] = _distance(model, out, given)
+            else:
+                losses[index] = Whole.load(out, family, given.batch, "auto").loss([])
+        gone.append(min(losses, key=lambda index: losses[index]))
+    assert depth.greedy(model, {side: [0, 1, 2, 3]}, 2)[-1] == [(side, index) for index in gone]
+
+
+def _distance(model: Whole, out: Path, given: object) -> float:
+    smaller = Whole.load(out, model.family, model.batch, "auto")
+    with torch.no_grad():
+        pairs = [(smaller.run(rows), model.run(rows), model.mask(rows, model.last)) for rows in model.groups()]
+    return sum(float((one[inside] - other[inside]).square().sum()) for one, other, inside in pairs)
+
+
+def test_one_pass_makes_several_numbers_of_blocks_and_one_fails_alone(tmp_path: Path) -> None:
+    folder, family = four_blocks("t5", tmp_path / "model")
+    steps = {single("shrink", "last", blocks=count): tmp_path / str(count) for count in (1, 2, 4)}
+    found = {}
+    kinds()["shrink"].load()(folder, steps, Context(family), found.__setitem__)
+    told = {step.settings["blocks"]: result for step, result in found.items()}
+    assert isinstance(told[4], UnsupportedError) and "4 blocks" in told[4].message
+    for count in (1, 2):
+        config = json.loads((tmp_path / str(count) / "config.json").read_text())
+        assert config["num_layers"] == config["num_decoder_layers"] == 4 - count
+        result = told[count]
+        assert isinstance(result, Evidence) and result.sweep_size == 2
+        assert result.parameters == sum(one.numel() for one in load_model(tmp_path / str(count), family).parameters())
+
+
+def test_one_stack_of_two(tmp_path: Path) -> None:
+    folder, family = four_blocks("t5", tmp_path / "model")
+    result = shrunk(folder, family, tmp_path / "out", "random", blocks=2, stacks="decoder")[1]
+    assert isinstance(result, Evidence) and "encoder" not in result.note
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_layers"], config["num_decoder_layers"]) == (4, 2)
+    load_model(tmp_path / "out", family)
+    llama, decoder = four_blocks("llama", tmp_path / "llama")
+    refused = shrunk(llama, decoder, tmp_path / "none", "first", blocks=1, stacks="decoder")[1]
+    assert isinstance(refused, UnsupportedError) and "one stack" in refused.message

@@ -1,0 +1,252 @@
+"""Neurons and heads that go: scored as published, as many in every block, compensated, and loaded by stock transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.shrink import compensation, scores
+from sparsebench.steps.shrink.whole import Whole
+from tests.models.replaying import Stock, written
+from tests.steps.shrink.making import shrunk, text
+
+
+def read(folder: Path, family: Any, tensor: str) -> torch.Tensor:
+    """What a layer reads of the calibration text, (tokens, width) float64, by the slow reference."""
+    given = text(family).batch
+    return Stock(folder, family, given).rows(tensor, given).double()
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "activation", "flap"])
+def test_the_highest_scores_stay_by_a_slow_reference(name: str, tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    model = Checkpoint(folder)
+    out, result = shrunk(folder, family, tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
+    assert isinstance(result, Evidence), result
+    for layer in range(2):
+        gate, up, down = (
+            model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").double() for kind in ("gate", "up", "down")
+        )
+        values = read(folder, family, f"model.layers.{layer}.mlp.down_proj.weight")
+        expected = {
+            "l1": gate.abs().sum(1) + up.abs().sum(1) + down.abs().sum(0),
+            "l2": gate.square().sum(1) + up.square().sum(1) + down.square().sum(0),
+            "activation": values.square().mean(0) * down.square().sum(0),
+            "flap": values.var(0, unbiased=False) * down.square().sum(0),
+        }[name]
+        stay = expected.topk(24).indices.sort().values
+        smaller = Checkpoint(out).load(f"model.layers.{layer}.mlp.down_proj.weight")
+        assert torch.equal(smaller, model.load(f"model.layers.{layer}.mlp.down_proj.weight")[:, stay])
+    assert json.loads((out / "config.json").read_text())["intermediate_size"] == 24
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "roberta", "t5"])
+def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    labels = "own" if family == "encoder" else "text"
+    found = shape(Checkpoint(folder), family)
+    axes = list(found.axes)
+    model = Whole.load(folder, family, text(family).batch, "auto")
+    told = scores.taylor(model, axes, labels, 0)
+    slow = Whole.load(folder, family, text(family).batch, "auto")
+    slow.model.requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
+    for rows in slow.groups(scores.TOKENS):
+        slow.model.zero_grad()
+        scores._loss(slow, rows, labels, generator).backward()
+        for axis in axes:
+            for cut in axis.outputs:
+                weight = scores.module_of(slow.model, cut.tensor).weight
+                both = (weight * weight.grad).double().detach()
+                expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
+    for axis in axes:
+        assert torch.allclose(told[axis], expected[axis], rtol=1e-3, atol=1e-6)
+        assert told[axis].argsort().tolist() == expected[axis].argsort().tolist()
+    assert {axis.kind for axis in axes} == ({"neurons"} if family == "encoder" else {"neurons", "heads"})
+
+
+def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5)
+    assert isinstance(result, Evidence), result
+    config = json.loads((out / "config.json").read_text())
+    assert config["attention_bias"] and config["mlp_bias"]
+    assert (config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]) == (2, 1, 8)
+    name = "model.layers.0.self_attn.o_proj"
+    weights, kept = Checkpoint(folder).load(f"{name}.weight"), Checkpoint(out).load(f"{name}.weight")
+    first = bool(torch.equal(kept, weights[:, :16]))
+    assert first or torch.equal(kept, weights[:, 16:])
+    mean = read(folder, family, f"{name}.weight").mean(0)
+    gone = slice(16, None) if first else slice(0, 16)
+    expected = (weights.double()[:, gone] @ mean[gone]).float()
+    assert torch.allclose(Checkpoint(out).load(f"{name}.bias"), expected, atol=1e-6)
+    assert not Checkpoint(out).load("model.layers.0.self_attn.q_proj.bias").any()
+    load_model(out, family)
+
+
+def test_a_bias_that_is_there_is_added_to(tmp_path: Path) -> None:
+    folder, family = written("gpt2", tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", "flap", keep=0.5, of="neurons")
+    assert isinstance(result, Evidence), result
+    name = "transformer.h.0.mlp.c_proj"
+    bias = Checkpoint(out).load(f"{name}.bias") - Checkpoint(folder).load(f"{name}.bias")
+    weights, kept = Checkpoint(folder).load(f"{name}.weight"), Checkpoint(out).load(f"{name}.weight")
+    stay = [index for index in range(len(weights)) if any(torch.equal(weights[index], row) for row in kept)]
+    mean = read(folder, family, f"{name}.weight").mean(0)
+    mean[stay] = 0
+    assert torch.allclose(bias, (mean @ weights.double()).float(), atol=1e-6)
+
+
+def test_least_squares_is_the_solution_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    weights = torch.randn(5, 12, generator=generator)
+    stay = torch.tensor([0, 2, 3, 7, 8, 11])
+    found = compensation.refit(weights, values.T @ values, stay, "down", 1e-9)
+    expected = torch.linalg.lstsq(values[:, stay].double(), (values @ weights.T).double()).solution.T
+    assert torch.allclose(found.double(), expected, atol=1e-4)
+
+
+def test_a_singular_gram_matrix_is_damped_until_it_can_be_solved() -> None:
+    values = torch.ones(4, 6)
+    found = compensation.refit(torch.ones(2, 6), values.T @ values, torch.tensor([0, 1]), "down", 1e-12)
+    assert torch.allclose(found, torch.full((2, 2), 3.0), atol=1e-2)
+    with pytest.raises(ModelError, match="down"):
+        compensation.refit(torch.ones(2, 6), torch.full((6, 6), torch.nan), torch.tensor([0]), "down", 0.01)
+
+
+@pytest.mark.parametrize(("kind", "of"), [("llama", "both"), ("gpt2", "neurons"), ("t5", "both")])
+def test_least_squares_is_nearer_to_the_dense_model_than_the_cut_alone(kind: str, of: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    given = text(family)
+    dense = Whole.load(folder, family, given.batch, "auto")
+
+    def distance(out: Path) -> float:
+        smaller = Whole.load(out, family, given.batch, "auto")
+        with torch.no_grad():
+            return sum(float((smaller.run(rows) - dense.run(rows)).square().sum()) for rows in dense.groups())
+
+    far, near = (
+        shrunk(folder, family, tmp_path / how, "l2", keep=0.5, of=of, compensation=how)[0]
+        for how in ("none", "least_squares")
+    )
+    assert distance(near) < 0.8 * distance(far)
+
+
+def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model", intermediate_size=200)
+    found = shape(Checkpoint(folder), family)
+    before = found.block_parameters
+    for of, share, most in (("neurons", 0.8, 0.004), ("both", 0.6, 0.004), ("heads", 0.9, 0.1)):
+        out, result = shrunk(folder, family, tmp_path / f"{of}{share}", "l1", parameters=share, of=of)
+        assert isinstance(result, Evidence), result
+        left = shape(Checkpoint(out), family).block_parameters / before
+        assert left == pytest.approx(share, abs=most)
+        assert f"{1 - left:.1%}" in result.note
+        assert result.parameters == sum(one.numel() for one in load_model(out, family).parameters())
+    many = shrunk(folder, family, tmp_path / "multiple", "l1", keep=0.33, of="neurons", multiple_of=16)[0]
+    assert json.loads((many / "config.json").read_text())["intermediate_size"] == 64
+    alone = shrunk(folder, family, tmp_path / "one", "l1", keep=0.0001, of="both")[0]
+    assert json.loads((alone / "config.json").read_text())["intermediate_size"] == 1
+
+
+def test_heads_whose_number_transformers_would_refuse_are_not_left(tmp_path: Path) -> None:
+    # 48 is a multiple of 4 and of 6 heads, not of 5.
+    folder, family = written("llama", tmp_path / "model", hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
+    out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.8, of="heads")
+    assert isinstance(result, Evidence) and "4 of 6 heads" in result.note
+    load_model(out, family)
+
+
+def test_t5_keeps_the_same_heads_in_every_block_of_a_stack(tmp_path: Path) -> None:
+    folder, family = written("t5", tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", "random", keep=0.5, of="heads")
+    assert isinstance(result, Evidence), result
+    stayed = set()
+    for layer in range(2):
+        name = f"encoder.block.{layer}.layer.0.SelfAttention.q.weight"
+        old, new = Checkpoint(folder).load(name).reshape(4, 8, -1), Checkpoint(out).load(name).reshape(2, 8, -1)
+        stayed.add(tuple(index for index in range(4) if any(torch.equal(old[index], one) for one in new)))
+    assert len(stayed) == 1
+    table = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    (heads,) = stayed
+    assert torch.equal(Checkpoint(out).load(table), Checkpoint(folder).load(table)[:, list(heads)])
+    load_model(out, family)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings", "what"),
+    [
+        ("bert", "l2", {"keep": 0.5, "of": "heads"}, "no head can go"),
+        ("bert", "l2", {"keep": 0.5}, "no head can go"),
+        ("bloom", "l2", {"keep": 0.5, "of": "neurons"}, "no neuron can go"),
+        ("t5", "flap", {"keep": 0.5, "of": "neurons"}, "no bias beside"),
+        ("bert", "taylor", {"keep": 0.5, "of": "neurons", "labels": "text"}, "labels: text"),
+        ("llama", "l2", {"parameters": 0.1, "of": "neurons"}, "of the blocks' parameters"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    kind: str, name: str, settings: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", name, **settings)
+    assert isinstance(result, UnsupportedError) and what in result.message and result.hint
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "key"),
+    [
+        ("l2", {}, "parameters"),
+        ("l2", {"parameters": 0.5, "keep": 0.5}, "parameters"),
+        ("l2", {"keep": 0.5, "compensation": "bias"}, "compensation"),
+        ("sleb", {}, "blocks"),
+        ("random", {"blocks": 1, "keep": 0.5}, "blocks"),
+        ("random", {}, "parameters"),
+    ],
+)
+def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(PydanticCustomError) as told:
+        single("shrink", name, **settings)
+    assert told.value.context and told.value.context["at"] == key
+
+
+def test_labels_and_what_the_seed_and_the_text_decide() -> None:
+    kind = kinds()["shrink"]
+    table = {
+        single("shrink", "sleb", blocks=4): ("sleb -4 blocks", True, False),
+        single("shrink", "random", blocks=4): ("random -4 blocks", False, True),
+        single("shrink", "flap", parameters=0.8): ("flap/both to 0.8 of parameters", True, False),
+        single("shrink", "taylor", keep=0.5, of="neurons"): ("taylor/neurons to 0.5", True, True),
+        single("shrink", "taylor", keep=0.5, labels="text"): ("taylor/both to 0.5, labels=text", True, False),
+        single("shrink", "l2", keep=0.5): ("l2/both to 0.5", False, False),
+        single("shrink", "l2", keep=0.5, compensation="least_squares"): ("l2/both to 0.5, least squares", True, False),
+    }
+    for step, expected in table.items():
+        assert (label(step), kind.reads_text(step), kind.draws(step)) == expected
+
+
+def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=16)
+    out, result = shrunk(folder, family, tmp_path / "out", "l2", parameters=0.8)
+    assert isinstance(result, Evidence) and not result.zeros
+    found: list[Any] = []
+    for verb, step in (("prune", single("prune", "magnitude", sparsity=0.5)), ("quantize", single("quantize", "int8"))):
+        kinds()[verb].load()(out, {step: tmp_path / verb}, Context(family), lambda _, one: found.append(one))
+        load_model(tmp_path / verb, family)
+    assert [one.prunable for one in found] == [result.prunable] * 2
+    assert found[0].achieved == pytest.approx(0.5, abs=0.01) and found[1].bits < 10
+    with pytest.raises(ModelError, match="shrink first"):
+        shrunk(tmp_path / "quantize", family, tmp_path / "again", "l2", keep=0.5)
