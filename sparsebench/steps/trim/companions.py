@@ -13,7 +13,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.families import transformers_config
-from sparsebench.models.text import OFFSET_TYPES
+from sparsebench.models.text import OFFSET_TYPES, ORIGINAL, original_ids
 from sparsebench.steps.trim.vocabulary import FILE
 from sparsebench.steps.trim.weights import NESTED, resized
 
@@ -61,6 +61,9 @@ def rewrite(folder: Path, new: Mapping[int, int], tokenizer: Mapping[str, Any]) 
                 str(new[int(place)]): entry for place, entry in decoder.items() if int(place) in new
             }
         _write(settings, found)
+    before = original_ids(folder)
+    old = sorted(new, key=new.__getitem__)
+    (folder / ORIGINAL).write_text(json.dumps(old if before is None else [before[place] for place in old]))
     for name in REPEATS:
         (folder / name).unlink(missing_ok=True)
 
