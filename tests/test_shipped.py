@@ -32,6 +32,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
     [
         ("examples/methods.yaml", {"make", "storage", "benchmarks"}),
         ("examples/calibration.yaml", {"make", "storage", "benchmarks"}),
+        ("examples/vocabulary.yaml", {"make", "storage", "benchmarks"}),
         ("examples/engines.yaml", {"make", "latency", "memory"}),
         ("examples/coder.yaml", {"make", "structure", "storage", "benchmarks"}),
     ],
@@ -43,7 +44,7 @@ def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: 
 
 @pytest.mark.parametrize(
     "name",
-    [*MANIFESTS, "examples/methods.yaml", "examples/calibration.yaml", "examples/engines.yaml", "examples/coder.yaml"],
+    [*MANIFESTS, *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder"))],
 )
 def test_every_wheel_is_pinned(name: str) -> None:
     models = yaml.safe_load((ROOT / name).read_text())["models"]

@@ -56,12 +56,23 @@ class Windows:
 
 
 class Perplexity:
-    """One decoder and the perplexity task."""
+    """One decoder and the perplexity task.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, progress: Progress | None = None) -> None:
+    ``original`` are the numbers that the tokens of a trimmed vocabulary had before: by them a window of the same tokens is the
+    same document as the dense model's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        progress: Progress | None = None,
+        original: Sequence[int] | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.progress = progress
+        self.original = original
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score the task's passages; ``limit`` is in windows.
@@ -78,7 +89,8 @@ class Perplexity:
         places = sampled(len(every.ids), spec.limit)
         part = every.only(places)
         values = likelihoods(self.model, part, self.progress)
-        scored = [Scored(*window) for window in zip(places, part.ids, values, part.scored, strict=True)]
+        shown = [self._known(ids) for ids in part.ids]
+        scored = [Scored(*window) for window in zip(places, shown, values, part.scored, strict=True)]
         return result(
             task,
             scored,
@@ -97,8 +109,13 @@ class Perplexity:
                 "batch_size": 1,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
+                **in_bytes(self.tokenizer, found.text, part, len(first), values),
             },
         )
+
+    def _known(self, ids: Sequence[int]) -> Sequence[int]:
+        """The tokens by the numbers that the dense model knows them by."""
+        return ids if self.original is None else [self.original[one] for one in ids]
 
 
 def perplexity(
@@ -267,6 +284,26 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
             "stderr": "delta method: score times the standard error of the windows' mean log-likelihoods",
         },
     )
+
+
+def in_bytes(
+    tokenizer: Any, text: str, windows: Windows, before: int, values: Sequence[float]
+) -> dict[str, int | float]:
+    """What a result says of windows by the bytes of UTF-8 that their scored tokens stand for, which no tokenizer changes:
+    how many, and the mean negative log-likelihood in bits a byte. ``before`` tokens of a window are none of the text's.
+
+    Nothing where the tokenizer does not say where its tokens stand.
+    """
+    if not tokenizer.is_fast:
+        return {}
+    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [0, *(end for _, end in told["offset_mapping"])]
+    size = 0
+    for place, (ids, start) in enumerate(zip(windows.ids, windows.starts, strict=True)):
+        begin = place * windows.stride
+        # From where the token before ends: spaces belong to the token behind them, wherever a tokenizer says that it begins.
+        size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
+    return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
 
 
 def check_finite(task: str, value: float, place: int, windows: int) -> None:

@@ -14,7 +14,7 @@ from sparsebench.benchmarks.catalog import adapter_of, all_tasks, families
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
-from sparsebench.models.text import longest_input
+from sparsebench.models.text import longest_input, original_ids
 from sparsebench.models.topology import refuse_text
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _load(
 
         # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
         model = model or load_model(folder, family, dtype)
-        scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress)
+        scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress, original_ids(folder))
     if "generation" in adapters:
         from sparsebench.benchmarks.generation import Generation
         from sparsebench.models.load import load_model, load_tokenizer

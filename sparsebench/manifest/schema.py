@@ -33,6 +33,8 @@ Allocation = Literal["uniform", "owl"]
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
+LINES = ("rows", "columns")
+"""Patterns of whole rows, a layer's outputs, and of whole columns, its inputs."""
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -75,11 +77,13 @@ def _share(value: Any) -> Any:
 
 
 def _pattern(value: str) -> str:
-    if value != "unstructured" and not is_nm(value) and not BLOCK.fullmatch(value):
+    if value not in ("unstructured", *LINES) and not is_nm(value) and not BLOCK.fullmatch(value):
         match = PATTERN.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
         raise wrong(
-            f"`{value}` is no pattern", "`unstructured`, N:M with N below M, such as 2:4, or blocks such as 4x4", hint
+            f"`{value}` is no pattern",
+            "`unstructured`, N:M with N below M, such as 2:4, blocks such as 4x4, `rows` or `columns`",
+            hint,
         )
     return value
 
@@ -114,7 +118,7 @@ Name = Annotated[
 Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0)]
-_PATTERNS = "|".join(["^unstructured$", PATTERN.pattern, BLOCK.pattern])
+_PATTERNS = "|".join(["^(unstructured|rows|columns)$", PATTERN.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
 Sha256 = Annotated[
     str,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError
 from sparsebench.models.families import transformers_config
 
@@ -16,6 +18,24 @@ OFFSET_TYPES = frozenset("camembert ibert mpnet roberta roberta-prelayernorm xlm
 _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
 """Relative positions without a table; old T5 configurations state an ``n_positions`` that nothing reads."""
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
+
+
+ORIGINAL = "original_ids.json"
+"""In a folder whose vocabulary was trimmed: the number that each token had before, a list in the order of the new ones."""
+
+
+def original_ids(folder: Path) -> Sequence[int] | None:
+    """The numbers that the tokens of a trimmed model had in the dense one, by their new numbers; None where nothing was trimmed.
+
+    Raises ModelError for a file that is no such list.
+    """
+    path = Path(folder) / ORIGINAL
+    if not path.is_file():
+        return None
+    found = bounded.read_json(path)
+    if not isinstance(found, list) or not all(type(one) is int for one in found):
+        raise ModelError(f"{path}: not a list of numbers", "make the variant again")
+    return found
 
 
 def longest_input(config: Mapping[str, Any]) -> int | None:

@@ -15,7 +15,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import precision, stages
 from sparsebench.steps.calibration import DEFAULT, Calibration
-from sparsebench.steps.contract import Step, of_file
+from sparsebench.steps.contract import Step, of_file, of_text
 from sparsebench.steps.registry import combinations, kinds
 
 DEFAULT_SEED = 0
@@ -167,6 +167,7 @@ def _line(
         reads = kind.reads_text(step)
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
         files = {key: of_file(step.settings[key])[1] for key in kind.files if step.settings.get(key)}
+        files |= {key: of_text(step.settings[key]).identity for key in kind.texts if step.settings.get(key)}
         last = replace(
             last,
             id=step_id(last.id, step, manifest.seed, text, files),

@@ -18,19 +18,20 @@ from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.recipes import models_of
+from sparsebench.manifest.recipes import models_of, named
 from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.paths import unlinked
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
+from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
-from sparsebench.steps.contract import Step, with_hash
+from sparsebench.steps.contract import Step, with_content, with_hash
 from sparsebench.steps.registry import combinations, kinds, swept
 from sparsebench.storage import formats
 
@@ -195,21 +196,23 @@ def _look_up(
             problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
         problems += _overlaps(loaded, manifest)
         problems += _unreplayed(loaded, manifest, configs)
+    variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
+    problems += wrong
     if problems:
         raise ManifestError(problems)
-    named = functools.partial(_hashed, loaded.folder, cache)
+    hashed = functools.partial(_hashed, loaded.folder, cache)
     located = {
         "models": models,
         "calibration": calibration,
-        "variants": named(manifest.variants),
+        "variants": hashed(variants),
         "benchmarks": manifest.benchmarks.model_copy(
             update={
-                side: [task.model_copy(update={"select": named(task.select)}) for task in tasks]
+                side: [task.model_copy(update={"select": hashed(task.select)}) for task in tasks]
                 for side, tasks in manifest.benchmarks
             }
         ),
         "runtime": [
-            block.model_copy(update={"select": named(block.select)}) for block in _placed(manifest, loaded.folder)
+            block.model_copy(update={"select": hashed(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
     return manifest.model_copy(update=located), revisions, configs, Texts(text)
@@ -233,6 +236,61 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
                     "text that no benchmark is made of",
                     "name another `calibration: source`, or say `allow_overlap: true` there",
                 )
+
+
+def _with_texts(
+    loaded: Loaded, manifest: Manifest, lock: Lock, cache: sources.Cache, offline: bool
+) -> tuple[list[Any], list[Problem]]:
+    """The entries of ``variants`` with the texts that their steps read, in canonical notation with a hash of the content.
+
+    A step that names none has the calibration text. Also what is wrong with a text, among it that a benchmark is made of it.
+    """
+    problems: list[Problem] = []
+
+    def located(at: tuple[str | int, ...], text: Any) -> str:
+        try:
+            source = lock.pinned(sources.parse(text, loaded.folder), cache, offline)
+            tasks = [] if manifest.calibration.allow_overlap else _tasks_of(manifest, source.text)
+            for task in tasks:
+                problems.append(
+                    loaded.problem(
+                        at, f"its text is part of `{task}`", "text that no benchmark is made of",
+                        "name another `source`, or say `allow_overlap: true` under `calibration`",
+                    )
+                )  # fmt: skip
+            return with_content(source.text, digest([sources.fingerprint(source, cache, offline), source.file]))
+        except SourceError as error:
+            problems.append(loaded.problem(at, error.message, "", error.hint or ""))
+            return str(text)
+
+    def filled(at: tuple[str | int, ...], step: Mapping[str, Any]) -> dict[str, Any]:
+        verb, name = named(step, kinds())
+        made = dict(step)
+        for key, column in kinds()[verb].texts.items():
+            if key not in kinds()[verb].settings()[name].model_fields:
+                continue
+            if key not in made:
+                default = manifest.calibration.source is None
+                usual = manifest.calibration.field or (DEFAULT.field if default else None)
+                made |= {key: _calibration_text(manifest, loaded.folder).text} | ({column: usual} if usual else {})
+            given = made[key]
+            place = (*at, key) if key in step else at
+            made[key] = [located(place, one) for one in given] if isinstance(given, list) else located(place, given)
+        return made
+
+    entries = [
+        [filled(("variants", place, number), step) for number, step in enumerate(entry)]
+        if isinstance(entry, list)
+        else filled(("variants", place), entry)
+        for place, entry in enumerate(manifest.variants)
+    ]
+    return entries, problems
+
+
+def _tasks_of(manifest: Manifest, source: str) -> list[str]:
+    """The tasks of a manifest that hold documents of a source."""
+    tasks = dict.fromkeys(task.task for family in FAMILIES for task in manifest.benchmarks.of(family))
+    return [task for task in tasks if benchmarks.overlaps(source, task)]
 
 
 def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import models_of
 from sparsebench.manifest.schema import Benchmarks, Manifest, Model
 from sparsebench.plan.expand import recipes
+from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
 REHEARSED_SPARSITY = 0.9
@@ -43,8 +44,13 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
     """The recipes of an entry that read no text, one chain of single settings each, as it might be written."""
     only = {} if models_of(entry) is None else {"models": models_of(entry)}
-    chains = [chain for chain in recipes(entry) if not any(kinds()[step.verb].reads_text(step) for step in chain)]
+    chains = [chain for chain in recipes(entry) if not any(_reads(step) for step in chain)]
     return [[{step.verb: step.name, **step.settings, **only} for step in chain] for chain in chains]
+
+
+def _reads(step: Step) -> bool:
+    """Whether a step needs a tokenizer: for calibration text, or a text of its own."""
+    return kinds()[step.verb].reads_text(step) or bool(kinds()[step.verb].texts)
 
 
 def _random(model: Model) -> Model:

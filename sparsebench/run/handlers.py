@@ -51,6 +51,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
         seed=wanted[0].seed,
         dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype),
         read=lambda: tokens(parent, family, calibration, cache, spec.offline),
+        fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
         progress=recorder.progress,
     )
 

@@ -92,9 +92,10 @@ class Work:
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
 
-    def prompt(self) -> Inputs:
-        """The workload's inputs on this rank's device."""
-        return inputs(self.config, self.setting.workload, self.setting.seed, self.device)
+    def prompt(self, folder: Path) -> Inputs:
+        """The workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
+        config = bounded.read_object(folder / "config.json")
+        return inputs(config, self.setting.workload, self.setting.seed, self.device)
 
     def load(self, folder: Path, baseline: bool = False) -> Any:
         """The model as the engine makes it, in memory of its own."""
@@ -107,7 +108,7 @@ class Work:
 
     def parity(self, folder: Path) -> dict[str, Any] | None:
         """The engine's agreement with the plain model, measured on a shortened copy of this folder."""
-        found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt())
+        found = self.engine.parity(SavedModel(folder, self.family, self.setting.dtype), self.prompt(folder))
         gc.collect()
         return asdict(found) if found else None
 
@@ -167,7 +168,7 @@ class Work:
                 model = self.load(folder)
                 meter.tensors = memory.tensor_bytes(model)
             work = self.setting.workload
-            for phase in phases(model, self.family, self.prompt(), work.generate, keep_cache=False):
+            for phase in phases(model, self.family, self.prompt(folder), work.generate, keep_cache=False):
                 self.peers.barrier()
                 with meter.phase(phase.name):
                     phase.begin()
@@ -201,7 +202,7 @@ class Work:
         self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
-        made = phases(model, self.family, self.prompt(), self.setting.workload.generate)
+        made = phases(model, self.family, self.prompt(folder), self.setting.workload.generate)
         return model, Loaded(made, sample, joules)
 
     def _phase_done(self) -> None:

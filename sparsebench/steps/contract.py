@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
@@ -92,13 +93,15 @@ Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
 @dataclass(frozen=True)
 class Context:
     """What a pass may use: ``read`` gives the calibration text as the model's tokens (when called first, it is fetched);
-    ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell."""
+    ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell; ``fetch`` gives
+    the file that a source of text names."""
 
     family: Family
     seed: int = 0
     dtype: str = "auto"
     read: Callable[[], Calibrated] | None = None
     progress: Callable[[int, int], None] | None = None
+    fetch: Callable[[str], Path] | None = None
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
@@ -131,6 +134,10 @@ class StepKind:
     files: tuple[str, ...] = ()
     """The settings that name files. A plan makes each absolute and adds the hash of its content (``with_hash``), which stands
     for it in the id; whoever reads the file takes both apart (``of_file``)."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The settings that name a source of text, each with the one that names its column. A plan fills in the calibration text
+    where none is named, makes each canonical and adds the hash of its content (``with_content``), which stands for it in the
+    id; whoever reads the text takes both apart (``of_text``)."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0
@@ -166,6 +173,38 @@ def of_file(named: str) -> tuple[Path, str]:
     """The path and the hash of a file that a step names; the hash is empty where nothing was planned."""
     path, _, sha256 = named.rpartition(_HASH)
     return (Path(path), sha256) if path else (Path(named), "")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A source of text as a planned step names it: its notation, and the hash of its content, empty where nothing was planned."""
+
+    source: str
+    content: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a reader calls it: the last part of its path."""
+        return re.split(r"[/\\]", self.source.partition("#sha256=")[0].rstrip("/"))[-1]
+
+    @property
+    def identity(self) -> str:
+        """What stands for it in an id."""
+        return self.content or self.source
+
+
+_CONTENT = "#content="
+
+
+def with_content(source: str, content: str) -> str:
+    """A source of text as a planned step names it: its notation and the hash of its content."""
+    return f"{source}{_CONTENT}{content}"
+
+
+def of_text(named: str) -> Text:
+    """The source of text that a step names."""
+    source, _, content = named.partition(_CONTENT)
+    return Text(source, content)
 
 
 def _short(value: Any) -> str:

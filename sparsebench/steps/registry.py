@@ -16,10 +16,11 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
-from sparsebench.steps.contract import Settings, Step, StepKind, of_file
+from sparsebench.steps.contract import Settings, Step, StepKind, of_file, of_text
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
 from sparsebench.steps.shrink import step as shrink
+from sparsebench.steps.trim import step as trim
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 """Settings for which tables have columns of their own."""
@@ -54,6 +55,16 @@ BUILT_IN = (
         extra_libraries=lambda step: ("transformers",),
         size=shrink.size,
     ),
+    StepKind(
+        "trim",
+        trim.settings,
+        "sparsebench.steps.trim.step:run",
+        label=trim.label,
+        extra_libraries=lambda step: ("transformers", "tokenizers"),
+        files=("file",),
+        texts={"source": "field"},
+        size=lambda step: 0.8,
+    ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )
 
@@ -81,9 +92,9 @@ def known(step: Step) -> bool:
 def details(step: Step) -> list[str]:
     """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
     unusual = kinds()[step.verb].unusual(step) if known(step) else step.settings
-    files = kinds()[step.verb].files if known(step) else ()
+    files, texts = (kinds()[step.verb].files, kinds()[step.verb].texts) if known(step) else ((), {})
     return [
-        of_file(value)[0].name if key in files else f"{key}={value}"
+        of_file(value)[0].name if key in files else of_text(value).name if key in texts else f"{key}={value}"
         for key, value in unusual.items()
         if key not in COLUMNS
     ]

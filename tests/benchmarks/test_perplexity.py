@@ -291,3 +291,40 @@ def test_only_decoders_and_no_examples() -> None:
     with pytest.raises(BenchmarkError, match="takes no examples"):
         check(TaskSpec("perplexity", num_fewshot=2), "decoder")
     assert all_tasks()["perplexity"].metric == "perplexity"
+
+
+def test_bits_a_byte_are_of_the_text_that_is_scored(run: Run, tiny_llama: Path, stories: list[str]) -> None:
+    """The same whole in other units: nats over all scored tokens, and the bytes that lie under them."""
+    found = run(tiny_llama, "decoder", "perplexity")
+    nats = math.log(found.score) * found.protocol["scored_tokens"]
+    assert math.isclose(found.protocol["bits_per_byte"] * found.protocol["scored_bytes"] * math.log(2), nats)
+    tokenizer = load_tokenizer(tiny_llama)
+    ids = tokenizer("\n\n".join(dict.fromkeys(stories)), add_special_tokens=False)["input_ids"]
+    share = found.protocol["scored_tokens"] / len(ids)
+    whole = len("\n\n".join(dict.fromkeys(stories)).encode())
+    assert math.isclose(found.protocol["scored_bytes"] / whole, share, rel_tol=0.1)
+
+
+def test_a_trimmed_model_is_compared_on_the_windows_of_the_same_tokens_alone(
+    run: Run, stories: list[str], tmp_path: Path
+) -> None:
+    from sparsebench.ledger.scored import compare
+    from tests.steps.trim.tiny import llama, step_of
+
+    dense = llama(tmp_path / "dense")
+    (tmp_path / "tokens").write_text("Ġriver")
+    text = {"source": "path:stories", "field": "doc.story"}  # the fixture serves them for any source
+    step_of("trim", "corpus", dense, tmp_path / "own", "decoder", **text)
+    step_of("trim", "list", dense, tmp_path / "foreign", "decoder", file=str(tmp_path / "tokens"))
+    step_of("trim", "corpus", tmp_path / "own", tmp_path / "twice", "decoder", **text)
+    whole, own, foreign, twice = (
+        run(tmp_path / name, "decoder", "perplexity") for name in ("dense", "own", "foreign", "twice")
+    )
+    shown = [[outcome.doc_hash for outcome in found.outcomes] for found in (whole, own, foreign, twice)]
+    assert shown[0] == shown[1] == shown[3]
+    assert own.protocol["scored_bytes"] == whole.protocol["scored_bytes"]
+    # What is left of the vocabulary shares out what the rest had: the same tokens are more probable.
+    assert own.score < whole.score and compare(own, whole).n == whole.n
+    assert not set(shown[0]) & set(shown[2])
+    assert "no document in common" in compare(foreign, whole).method
+    assert foreign.protocol["bits_per_byte"] > 0

@@ -41,7 +41,7 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_the_tables_of_methods_are_the_registry() -> None:
-    table, readme = rows(METHODS), rows((ROOT / "README.md").read_text())
+    table, readme = rows(METHODS.split("## Smaller shapes")[0]), rows((ROOT / "README.md").read_text())
     needs = {"": "nothing", "squares": "Σ x_j²", "gram": "Σ x xᵀ"}
     for method in BUILT_IN:
         _, changes, needed, scopes = table[method.name]

@@ -83,3 +83,57 @@ def test_a_variant_is_known_by_the_content_of_the_file_that_its_step_names(tmp_p
     assert [variant.record()["sparsity"] for variant in first.variants.values()] == [0, None, None, 0.5, None]
     timed = {cell.variant.recipe for cell in first.cells if cell.stage == "latency"}
     assert timed == {"dense", "mask other"}
+
+
+TRIMMED = """
+version: 1
+models:
+  - name: plain
+    source: random
+    family: encoder
+    architecture: {{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
+calibration: {{source: "path:{calibration}", samples: {samples}}}
+variants:
+  - {{trim: corpus}}
+  - - {{trim: corpus, source: ["path:{one}", "path:{other}"], min_count: 2}}
+    - {{prune: magnitude, sparsity: 0.5}}
+"""
+
+
+def trimmed(folder: Path, contents: dict[str, str], more: str = "", samples: int = 8) -> Plan:
+    (folder / "deep").mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    names = dict(zip(("calibration", "one", "other"), contents, strict=True))
+    (folder / "m.yaml").write_text(TRIMMED.format(**names, samples=samples) + more)
+    return prepare(Request(folder / "m.yaml")).plan
+
+
+def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_calibration_s_where_none_is_named(
+    tmp_path: Path,
+) -> None:
+    first = trimmed(tmp_path / "a", {"text": "x", "one": "y", "deep/other": "z"})
+    ids = [*first.variants]
+    assert len(set(ids)) == 6  # dense, the calibration text's, two of their own, and a pruned one behind either
+    assert [*trimmed(tmp_path / "b", {"deep/text": "x", "uno": "y", "two": "z"}).variants] == ids
+    changed = [*trimmed(tmp_path / "c", {"text": "w", "one": "y", "other": "z"}).variants]
+    assert [place for place, name in enumerate(changed) if name not in ids] == [1]
+    # How much of it pruning reads does not matter to a text that is read whole.
+    fewer = trimmed(tmp_path / "d", {"text": "x", "one": "y", "other": "z"}, samples=9)
+    assert [*fewer.variants][1] == ids[1]
+    assert [variant.recipe for variant in first.variants.values()][1:3] == ["trim text", "trim one min_count=2"]
+
+
+def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, "  - {trim: corpus, source: 'path:missing.txt'}\n")
+    assert "missing.txt" in str(caught.value) and "m.yaml:13" in str(caught.value)
+
+
+def test_a_vocabulary_is_not_chosen_by_a_benchmark_s_own_text(tmp_path: Path) -> None:
+    more = "benchmarks:\n  encoder: [{task: sst2_probe}]\n"
+    from sparsebench.benchmarks import all_tasks
+
+    own = "  - {trim: corpus, source: '" + all_tasks()["sst2_probe"].data[0] + "'}\n"
+    with pytest.raises(ManifestError, match="its text is part of `sst2_probe`"):
+        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, own + more)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_supported
+from sparsebench.runtime.rank import Channel, Work
 from sparsebench.runtime.workload import check_positions, token_ids
 
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
@@ -60,3 +64,17 @@ def test_families_that_cannot_be_sharded_are_refused_at_two_ranks_only(model_typ
 def test_the_plain_engine_runs_in_one_process() -> None:
     with pytest.raises(UnsupportedError, match="one process"):
         check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))
+
+
+def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:
+    """A trimmed model has no row for the ids of the dense one; models of one vocabulary get the same prompt."""
+    spec = {"family": "decoder", "setting": asdict(Setting("hf", 1, Workload(prompt=64)))}
+    work = Work(spec, 0, Channel.__new__(Channel))
+    work.device = "cpu"
+    prompts = []
+    for name, size in (("dense", 5000), ("pruned", 5000), ("trimmed", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"vocab_size": size}))
+        prompts.append(work.prompt(tmp_path / name).ids)
+    assert prompts[0].equal(prompts[1])
+    assert prompts[0].max() >= 20 > prompts[2].max()

@@ -55,8 +55,7 @@ class DeepSpeed(Wrapping):
         return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else ours
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all, and for fewer groups
-        of heads than ranks."""
+        """Raise UnsupportedError at several ranks for what AutoTP shards wrongly or not at all, and for fewer groups of heads."""
         if ranks == 1:
             return
         settings = text_config(config)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.schema import BLOCK, PATTERN
+from sparsebench.manifest.schema import BLOCK, LINES, PATTERN
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.keys import Threshold, ordinals, thresholds
 
@@ -43,45 +43,55 @@ def choose(
 ) -> Iterator[Choice]:
     """What goes for each quota, lowest scores first, from one look at ``scores`` (out, in); made when asked for.
 
-    Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64. An N:M pattern
-    fixes its own sparsity. ``before`` are the weights as they were given, for quotas that keep their zeros. Raises
-    ModelError, naming the tensor, for NaN and infinite scores, UnsupportedError where ``before`` is missing.
+    Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64; a whole row's or column's
+    is their norm where the method has a setting ``norm``, else their sum. An N:M pattern fixes its own sparsity.
+    ``before`` are the weights as they were given, for quotas that keep their zeros. Raises ModelError, naming the tensor, for
+    NaN and infinite scores, UnsupportedError where ``before`` is missing.
     """
-    found: dict[tuple[str, bool], torch.Tensor] = {}
-    limits: dict[tuple[str, str, bool], Iterator[torch.Tensor]] = {}
+    found: dict[tuple[str, bool, object], torch.Tensor] = {}
+    limits: dict[tuple[str, str, bool, object], Iterator[torch.Tensor]] = {}
     for quota in quotas:
         kind, keep = kind_of(quota.pattern), quota.keep_zeros
         if keep and before is None:
             raise UnsupportedError(f"{name}: the method does not say which weights were zero", "leave out `keep_zeros`")
-        way, sheet = (quota.pattern, quota.granularity, keep), (quota.pattern if kind == "blocks" else "weights", keep)
+        norm = _norm_of(quota)
+        way = (quota.pattern, quota.granularity, keep, norm)
+        sheet = (quota.pattern if kind in ("blocks", "lines") else "weights", keep, norm)
         if sheet not in found:
-            found[sheet] = ordinals(block_sums(scores, quota.pattern) if kind == "blocks" else scores, name)
+            found[sheet] = ordinals(_together(scores, quota.pattern, norm), name)
             if keep and before is not None:
-                live = block_sums(before != 0, quota.pattern) if kind == "blocks" else before
+                live = _together(before != 0, quota.pattern, None)
                 found[sheet] = found[sheet].masked_fill(live == 0, -1)
         if kind == "N:M":
             mask = by_pattern(found[sheet], quota.pattern)
         else:
             if way not in limits:
-                alike = [one.sparsity for one in quotas if (one.pattern, one.granularity, one.keep_zeros) == way]
+                own = [(one, (one.pattern, one.granularity, one.keep_zeros, _norm_of(one))) for one in quotas]
+                alike = [one.sparsity for one, its in own if its == way]
                 limits[way] = (_each_row if quota.granularity == "row" else _each_layer)(found[sheet], alike, keep)
             mask = next(limits[way])
         if kind == "blocks":
             mask = _spread(mask, scores.shape, quota.pattern)
+        if kind == "lines":
+            mask = mask.unsqueeze(_across(quota.pattern)).expand(tuple(scores.shape)).contiguous()
         if keep and before is not None:
             mask |= before == 0
         yield Choice(mask, notes(scores.shape, quota.pattern))
 
 
 def kind_of(pattern: str) -> str:
-    """``unstructured``, ``N:M`` or ``blocks``. Raises UnsupportedError for any other text."""
+    """``unstructured``, ``N:M``, ``blocks`` or ``lines``. Raises UnsupportedError for any other text."""
     if pattern == "unstructured":
         return pattern
     if PATTERN.fullmatch(pattern):
         return "N:M"
     if BLOCK.fullmatch(pattern):
         return "blocks"
-    raise UnsupportedError(f"pattern {pattern!r} is not known", "unstructured, N:M such as 2:4, or blocks such as 4x4")
+    if pattern in LINES:
+        return "lines"
+    raise UnsupportedError(
+        f"pattern {pattern!r} is not known", "unstructured, N:M such as 2:4, blocks such as 4x4, rows or columns"
+    )
 
 
 def pair(pattern: str) -> tuple[int, int]:
@@ -165,6 +175,34 @@ def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
             total += rows[:, row]
         sums[start:stop] = total.view(stop - start, across, width).sum(2)
     return sums
+
+
+def line_norms(scores: torch.Tensor, pattern: str, norm: object = None) -> torch.Tensor:
+    """One number for each row or column of scores (out, in): their sum in float64, or their norm in float32, of order 1, 2 or
+    ``inf``, as ``torch.nn.utils.prune.ln_structured`` takes it of float32 weights."""
+    import torch
+
+    axis = _across(pattern)
+    if norm is None:
+        return scores.sum(axis, dtype=torch.float64)
+    return torch.linalg.vector_norm(scores, float(str(norm)), axis, dtype=torch.float32)
+
+
+def _across(pattern: str) -> int:
+    """The dimension that a row, or a column, lies along."""
+    return 1 if pattern == "rows" else 0
+
+
+def _norm_of(quota: Quota) -> object:
+    return dict(quota.options).get("norm") if quota.pattern in LINES else None
+
+
+def _together(scores: torch.Tensor, pattern: str, norm: object) -> torch.Tensor:
+    """The scores of what goes as one: of blocks, of rows or columns, else of each weight."""
+    kind = kind_of(pattern)
+    if kind == "blocks":
+        return block_sums(scores, pattern)
+    return line_norms(scores, pattern, norm) if kind == "lines" else scores
 
 
 def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Tensor:

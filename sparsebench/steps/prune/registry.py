@@ -14,7 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
-from sparsebench.steps.prune.settings import ALPS, TARGET, Mask, Prune, SparseGPT
+from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ BUILT_IN = (
         "magnitude",
         score="sparsebench.steps.prune.methods.magnitude:score",
         granularities=("layer", "global", "row"),
+        settings=Magnitude,
         summary="removes the weights of smallest absolute value",
         paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
     ),
@@ -150,7 +151,7 @@ def settings() -> dict[str, type[Settings]]:
 @cache
 def _settings_of(method: Method) -> type[Settings]:
     own = method.settings
-    return own.of(method.granularities, bool(method.needs)) if issubclass(own, Prune) else own
+    return own.of(method.granularities, bool(method.needs), bool(method.score)) if issubclass(own, Prune) else own
 
 
 def reads_text(step: Step) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
+from sparsebench.manifest.schema import LINES, Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.quantize.grid import GROUP, Bits
 
@@ -29,10 +29,11 @@ OWL = ("outlier", "spread")
 
 class Prune(Settings):
     """The settings that all methods share. A method's own class knows what its weights may compete with, the published first,
-    and whether it reads text (``of``)."""
+    whether it reads text, and whether it ranks weights or solves for those that stay (``of``)."""
 
     granularities: ClassVar[tuple[str, ...]] = ("layer", "global", "row")
     calibrated: ClassVar[bool] = False
+    ranks: ClassVar[bool] = True
 
     sparsity: Share | None = None
     """Share of the prunable weights to remove, between 0 and 1; an N:M pattern fixes its own."""
@@ -40,7 +41,8 @@ class Prune(Settings):
     """What weights compete with: all (`global`), those of their matrix (`layer`), those of their output row (`row`);
     default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
-    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, or blocks such as `4x4`."""
+    """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, blocks such as `4x4`, or whole `rows`
+    (a layer's outputs) or `columns` (its inputs), for methods that rank weights."""
     allocation: Allocation = "uniform"
     """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
     propagate: Propagate = "pruned"
@@ -55,13 +57,14 @@ class Prune(Settings):
     PruningContainer; N:M counts them among those of their group that go. Default: they compete, and may get a value again."""
 
     @classmethod
-    def of(cls, granularities: tuple[str, ...], calibrated: bool) -> type[Prune]:
+    def of(cls, granularities: tuple[str, ...], calibrated: bool, ranks: bool = True) -> type[Prune]:
         """These settings for one method."""
         known = {
             "__module__": cls.__module__,
             "__doc__": cls.__doc__,
             "granularities": granularities,
             "calibrated": calibrated,
+            "ranks": ranks,
         }
         meta: Any = type(cls)
         made: type[Prune] = meta(cls.__name__, (cls,), known)
@@ -80,6 +83,8 @@ class Prune(Settings):
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             raise wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
+        if self.granularity == "row" and self.pattern in LINES:
+            raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
         if is_nm(self.pattern) and self.allocation == "owl":
             raise wrong(
                 f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
@@ -95,11 +100,15 @@ class Prune(Settings):
         if self.granularity not in (None, *self.granularities):
             message = f"`{name}` has no granularity `{self.granularity}`"
             raise wrong(message, one_of(self.granularities), at="granularity")
+        if self.pattern in LINES and not self.ranks:
+            ranking = "a method that ranks weights, such as magnitude or wanda"
+            raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
         left = OWL if self.allocation == "uniform" else ()
         if not self.calibrated and self.allocation == "uniform":
             left = (*left, "propagate")
         found = {key: value for key, value in self.model_dump().items() if key not in left}
-        found["granularity"] = self.granularity or self.granularities[0]
+        usual = "layer" if self.pattern in LINES else self.granularities[0]
+        found["granularity"] = self.granularity or usual
         return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
 
     @classmethod
@@ -126,6 +135,23 @@ class Mask(Settings):
         if self.file is None:
             raise wrong("`file` is missing", "a safetensors file of masks, such as masks.safetensors", at="file")
         return self.model_dump()
+
+
+class Magnitude(Prune):
+    """Magnitude's settings."""
+
+    norm: Literal[1, 2, "inf"] | None = None
+    """With `pattern: rows` or `columns`: the order of the norm that they are ranked by (`n` of PyTorch's `ln_structured`);
+    default: 2."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without a norm where weights are ranked one by one or in blocks."""
+        found = super().complete(name)
+        if self.pattern in LINES:
+            return found | {"norm": self.norm or 2}
+        if self.norm is not None:
+            raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
+        return {key: value for key, value in found.items() if key != "norm"}
 
 
 class SparseGPT(Prune):

@@ -90,7 +90,7 @@ class TensorSweep:
                     limits[target] = Threshold(own[target].key, own[target].ties - spent)
                 write(target, version, removed)
             quotas = [
-                Quota(target.sparsity, target.granularity, target.pattern, keep_zeros=target.keep_zeros)
+                Quota(target.sparsity, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
                 for target in other
             ]
             for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):

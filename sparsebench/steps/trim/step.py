@@ -1,0 +1,183 @@
+"""``trim`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from sparsebench import sources
+from sparsebench.errors import ModelError, SparsebenchError, UserError
+from sparsebench.manifest.problems import did_you_mean
+from sparsebench.manifest.schema import Count, wrong
+from sparsebench.sources.text import read_texts
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file, of_text
+
+if TYPE_CHECKING:
+    from sparsebench.steps.trim.usage import Usage
+
+Named = Annotated[str, Field(min_length=1)]
+
+
+class Corpus(Settings):
+    """What a text does not use goes."""
+
+    source: Named | None = None
+    """The text, in any notation that `calibration` takes (`path:`, `wheel:`, `hf:datasets/…`), whole; default: the
+    calibration text's file. A result is known by the content."""
+    field: Named | None = None
+    """The column that holds the text, where the source has columns."""
+    target: Named | None = None
+    """A second column whose texts count as well: what an encoder-decoder writes."""
+    min_count: Count = 1
+    """A token stays that the text uses so many times."""
+    characters: bool = True
+    """Every token of a single character stays too, so that any other text can still be written; `false` drops those that the
+    text does not use. Bytes, special and added tokens always stay."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands."""
+        if self.target is not None and self.field is None:
+            raise wrong("`target` without `field`", "`field` names the first column", at="target")
+        return self.model_dump()
+
+
+class Tokens(Settings):
+    """What a list does not name goes."""
+
+    file: Named | None = None
+    """A text file with a token a line, as the tokenizer spells it (`Ġthe`, `##ing`, `▁house`). A result is known by the file's
+    content."""
+    characters: bool = True
+    """Every token of a single character stays too, so that any text can still be written."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands; there is no default."""
+        if self.file is None:
+            raise wrong("`file` is missing", "a text file with a token a line, such as tokens.txt", at="file")
+        return self.model_dump()
+
+
+def settings() -> dict[str, type[Settings]]:
+    """What decides which tokens stay."""
+    return {"corpus": Corpus, "list": Tokens}
+
+
+def label(step: Step) -> str:
+    """``trim passages.jsonl min_count=2``: what the tokens are of, and what differs from the defaults."""
+    of = step.settings.get("source") or step.settings.get("file")
+    name = (of_text(of).name if step.name == "corpus" else of_file(of)[0].name) if of else step.name
+    rest = {key: value for key, value in step.settings.items() if key not in ("source", "file")}
+    fields = settings()[step.name].model_fields
+    said = [f"{key}={value}" for key, value in rest.items() if key in fields and value != fields[key].default]
+    return " ".join(["trim", name, *said])
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The ids that must stay and, where a text says which, how it uses them."""
+
+    ids: frozenset[int]
+    texts: Sequence[str] = ()
+    usage: Usage | None = None
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every version of one pass over the model in ``parent``, each into its folder; what fails, fails alone.
+
+    Raises UnsupportedError, before any text is read, for a tokenizer that cannot be rewritten.
+    """
+    from sparsebench.models.load import load_tokenizer
+    from sparsebench.steps.trim.vocabulary import Vocabulary
+
+    tokenizer = load_tokenizer(parent)
+    vocabulary = Vocabulary.read(parent, tokenizer)
+    for done, (step, folder) in enumerate(targets.items(), start=1):
+        try:
+            wanted = _listed(step, vocabulary) if step.name == "list" else _of_text(step, tokenizer, context)
+            emit(step, _made(parent, folder, step, vocabulary, wanted, context))
+        except SparsebenchError as error:
+            emit(step, error)
+        if context.progress:
+            context.progress(done, len(targets))
+
+
+def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
+    """The tokens that a text uses often enough."""
+    from sparsebench.steps.calibration import DEFAULT
+    from sparsebench.steps.trim.usage import used
+
+    own = step.settings
+    source = of_text(own["source"]).source if own["source"] else DEFAULT.source
+    columns = [own["field"], own["target"]] if own["source"] else [DEFAULT.field]
+    fetch = context.fetch or (lambda text: sources.fetch(sources.parse(text), sources.Cache()))
+    found = read_texts(fetch(source), *(column for column in columns if column))
+    texts = [text for row in found.rows for text in row]
+    usage = used(tokenizer, texts, context.family == "decoder")
+    often = frozenset(place for place, times in usage.counts.items() if times >= own["min_count"])
+    return _Wanted(often, texts, usage)
+
+
+def _listed(step: Step, vocabulary: Any) -> _Wanted:
+    """The tokens that a file lists. Raises UserError by file and line for one that there is not."""
+    from sparsebench import bounded
+    from sparsebench.sources.cache import sha256_of
+
+    path, sha256 = of_file(step.settings["file"])
+    if not path.is_file():
+        raise UserError(f"{path}: no such file", "name a text file with a token a line")
+    if sha256 and sha256_of(path) != sha256:
+        raise UserError(
+            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
+        )
+    ids = set()
+    for number, line in enumerate(bounded.lines(path, UserError), start=1):
+        token = line.rstrip("\r\n")
+        if token and token not in vocabulary.ids:
+            hint = did_you_mean(token, vocabulary.ids) or "spell tokens as tokenizer.json does"
+            raise UserError(f"{path}:{number}: the tokenizer has no token {token[:100]!r}", hint)
+        if token:
+            ids.add(vocabulary.ids[token])
+    return _Wanted(frozenset(ids))
+
+
+def _made(parent: Path, folder: Path, step: Step, vocabulary: Any, wanted: _Wanted, context: Context) -> Any:
+    """Write the model with what is wanted, read the text again with its tokenizer, and count what lies there."""
+    from sparsebench.models.load import load_tokenizer
+    from sparsebench.steps.evidence import counted
+    from sparsebench.steps.trim import companions, usage, weights
+
+    started = time.perf_counter()
+    kept = vocabulary.closed(wanted.ids | companions.named_ids(parent), step.settings["characters"])
+    new = {place: number for number, place in enumerate(kept)}
+    notes = [f"{len(kept):,} of {len(vocabulary.ids):,} tokens stay"]
+    with weights.cut(parent, context.family, kept, folder) as writer:
+        companions.rewrite(writer.partial, new, vocabulary.without(kept))
+        tokenizer = load_tokenizer(writer.partial)
+        usage.check_numbers(tokenizer, {vocabulary.tokens[place]: number for place, number in new.items()}, parent)
+        reading = None
+        if wanted.usage:
+            joined = context.family == "decoder"
+            reading = usage.read_again(tokenizer, wanted.texts, joined, wanted.usage, new)
+            if set(wanted.usage.counts) <= set(new) and not reading.same:
+                raise ModelError(
+                    f"{parent}: the trimmed tokenizer reads the text otherwise than before, though its tokens all stay",
+                    "leave the model out of this step, and report its tokenizer",
+                )
+            notes.append(_told(wanted.usage, reading))
+        writer.close(
+            {"trimmed": {"tokens": len(kept), "of": len(vocabulary.ids), "text": asdict(reading) if reading else None}}
+        )
+    return counted(folder, context.family, time.perf_counter() - started, note="; ".join(notes))
+
+
+def _told(usage: Usage, reading: Any) -> str:
+    """What a text costs in the tokens that are left."""
+    if reading.same:
+        return f"the text takes {usage.tokens:,} tokens, the same as before"
+    more = f"the text takes {reading.tokens:,} tokens, {reading.tokens / usage.tokens - 1:.2%} more than before"
+    return f"{more} ({reading.unknown:,} of them unknown, which were not)" if reading.unknown else more

@@ -1,0 +1,95 @@
+"""How often a text uses each token, and how another tokenizer reads the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from transformers import PreTrainedTokenizerBase
+
+TOGETHER = 256
+"""Texts tokenized at once."""
+JOINER = "\n\n"
+"""Between the texts that a decoder reads: what stands there is a part of the text."""
+
+
+@dataclass
+class Usage:
+    """A text as the tokenizer of a model reads it: ``counts`` of each token, ``ids`` in batches, ``texts`` how many."""
+
+    counts: dict[int, int]
+    batches: list[npt.NDArray[np.int32]] = field(repr=False)
+    texts: int
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the text takes, without special ones."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The same text after a trim: the ``tokens`` that it takes, how many more of them than before stand for something
+    ``unknown``, and whether they are the ``same`` ones."""
+
+    tokens: int
+    unknown: int
+    same: bool
+
+
+def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool) -> Usage:
+    """How often the texts use each token. ``joined`` texts are read as decoders read them, a blank line between them."""
+    import numpy as np
+
+    batches = list(_read(tokenizer, texts, joined))
+    counts = np.bincount(np.concatenate(batches)) if batches else np.zeros(0, dtype=np.int64)
+    used = np.flatnonzero(counts)
+    return Usage(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), batches, len(texts))
+
+
+def read_again(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool, before: Usage, new: Mapping[int, int]
+) -> Reading:
+    """The texts by the trimmed tokenizer, beside how they were read before; ``new`` gives a kept token's new number."""
+    import numpy as np
+
+    table = np.full(max([*before.counts, *new], default=0) + 1, -1, dtype=np.int32)
+    table[list(new)] = list(new.values())
+    nothing = tokenizer.unk_token_id
+    known = {place: old for old, place in new.items()}
+    tokens, unknown, same = 0, -before.counts.get(known.get(nothing, -1), 0), True
+    for now, then in zip(_read(tokenizer, texts, joined), before.batches, strict=True):
+        tokens += now.size
+        unknown += 0 if nothing is None else int(np.count_nonzero(now == nothing))
+        same = same and np.array_equal(now, table[then])
+    return Reading(tokens, unknown, same)
+
+
+def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], where: Any) -> None:
+    """Raise ModelError where the trimmed tokenizer, as transformers loads it, gives a token another number than its row."""
+    found: dict[str, int] = tokenizer.get_vocab()
+    wrong = next((token for token in {**expected, **found} if found.get(token) != expected.get(token)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{where}: transformers reads the token {wrong!r} of the trimmed tokenizer as {found.get(wrong)}, where its row "
+            f"is {expected.get(wrong)}",
+            "leave the model out of this step, and report its tokenizer",
+        )
+
+
+def _read(tokenizer: Any, texts: Sequence[str], joined: bool) -> Iterator[npt.NDArray[np.int32]]:
+    """The token ids of some texts at a time, one after another."""
+    import numpy as np
+
+    for start in range(0, len(texts), TOGETHER):
+        part = texts[start : start + TOGETHER]
+        # With what joins them to the texts behind.
+        given = [JOINER.join([*part, ""])] if joined else list(part)
+        rows = tokenizer(given, add_special_tokens=False, verbose=False)["input_ids"]
+        yield np.fromiter((place for row in rows for place in row), dtype=np.int32)

@@ -1,0 +1,243 @@
+"""A tokenizer.json with fewer tokens, which reads what it keeps as before.
+
+BPE merges by rank: a text's merges all lie on the paths to the tokens that it ends in, so with those paths kept the merge of
+lowest rank is the same at every step. WordPiece takes the longest match, Unigram the path of highest score: what won stays,
+and wins among fewer. Ids are given anew in the old order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sparsebench import bounded
+from sparsebench.errors import ModelError, UnsupportedError
+
+FILE = "tokenizer.json"
+KINDS = ("BPE", "WordPiece", "Unigram", "WordLevel")
+_WAY = "leave the model out of this step with `models:`"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of one tokenizer: ``data`` is its tokenizer.json, ``ids`` its tokens with their ids, those that the class
+    in transformers adds among them, ``added`` those outside of the algorithm: special ones, and words that nothing splits."""
+
+    path: Path
+    data: dict[str, Any]
+    ids: Mapping[str, int]
+    added: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path, tokenizer: Any) -> Vocabulary:
+        """The vocabulary of a model folder, whose ``tokenizer`` is loaded.
+
+        Raises UnsupportedError for a tokenizer that has no vocabulary in a tokenizer.json, or of a kind not known here.
+        """
+        path, name = folder / FILE, type(tokenizer).__name__
+        if not path.is_file() or not tokenizer.is_fast:
+            raise UnsupportedError(f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten", _WAY)
+        data = bounded.read_object(path)
+        kind = _model(data, path).get("type") or _guessed(_model(data, path))
+        if kind not in KINDS:
+            raise UnsupportedError(f"{path}: a tokenizer of kind {kind} is not known: {', '.join(KINDS)}", _WAY)
+        ids = dict(tokenizer.get_vocab())
+        added = {str(entry["content"]) for entry in data.get("added_tokens") or ()} | set(tokenizer.get_added_vocab())
+        found = cls(path, data, ids, frozenset(added))
+        if off := next((token for token, place in found.stored.items() if ids.get(token) != place), None):
+            raise UnsupportedError(f"{path}: {name} gives the token {off!r} another id than the file", _WAY)
+        return found
+
+    @property
+    def kind(self) -> str:
+        """BPE, WordPiece, Unigram or WordLevel."""
+        return str(self.model.get("type") or _guessed(self.model))
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The algorithm with its tokens, as the file has it."""
+        return _model(self.data, self.path)
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """The algorithm's own tokens with their ids."""
+        return _numbered(self.model)
+
+    @cached_property
+    def tokens(self) -> dict[int, str]:
+        """Each id's token."""
+        return {place: token for token, place in self.ids.items()}
+
+    def closed(self, wanted: Iterable[int], characters: bool) -> list[int]:
+        """The ids that must stay so that those ``wanted`` can, in the new order: the algorithm's own, then added ones.
+
+        With ``characters`` all tokens of one character are among them, which write what was removed; those of one byte always.
+        """
+        kept = {place for place in wanted if place in self.tokens}
+        kept |= {self.ids[token] for token in self.added if token in self.ids}
+        kept |= {place for place in _template_ids(self.data.get("post_processor")) if place in self.tokens}
+        kept |= {self.ids[token] for token in self._always(characters)}
+        if self.kind == "BPE":
+            paths = Merges(self.model, self.stored)
+            for token in [self.tokens[place] for place in kept]:
+                kept |= {self.stored[part] for part in paths.path(token) if part in self.stored}
+        return sorted(kept, key=lambda place: (self.tokens[place] not in self.stored, place))
+
+    def _always(self, characters: bool) -> Iterator[str]:
+        """What stays whatever is wanted."""
+        model = self.model
+        unknown = model.get("unk_token")
+        if unknown in self.stored:
+            yield unknown
+        if self.kind == "Unigram":
+            entries = model["vocab"]
+            if isinstance(model.get("unk_id"), int):
+                yield entries[model["unk_id"]][0]
+            # Ten below the lowest score is what a character without a token costs: it must not change.
+            yield min(entries, key=lambda entry: entry[1])[0]
+        bytewise = _is_bytewise(self.data)
+        for token in self.stored:
+            if (
+                (characters and len(self._bare(token)) == 1)
+                or (bytewise and len(token) == 1)
+                or (len(token) == 6 and token.startswith("<0x") and token.endswith(">"))
+            ):
+                yield token
+
+    def _bare(self, token: str) -> str:
+        """A token without the marks of a word's inside or end."""
+        model = self.model
+        return token.removeprefix(model.get("continuing_subword_prefix") or "").removesuffix(
+            model.get("end_of_word_suffix") or ""
+        )
+
+    def without(self, kept: list[int]) -> dict[str, Any]:
+        """The tokenizer.json of the tokens ``kept``, whose new ids are their places in that list."""
+        new = {place: number for number, place in enumerate(kept)}
+        names = {self.tokens[place] for place in kept}
+        model = dict(self.model)
+        if self.kind == "Unigram":
+            entries = [entry for entry in model["vocab"] if entry[0] in names]
+            unknown = model.get("unk_id")
+            model |= {"vocab": entries, "unk_id": new[unknown] if isinstance(unknown, int) else None}
+        else:
+            model["vocab"] = {token: new[place] for token, place in self.stored.items() if token in names}
+        if self.kind == "BPE":
+            model["merges"] = Merges(model, self.stored).within(names)
+        added = [
+            {**entry, "id": new[self.ids[entry["content"]]]}
+            for entry in self.data.get("added_tokens") or ()
+            if entry["content"] in names
+        ]
+        made = {**self.data, "model": model, "added_tokens": sorted(added, key=lambda entry: entry["id"])}
+        made["post_processor"] = _renumbered(self.data.get("post_processor"), new)
+        if padding := self.data.get("padding"):
+            made["padding"] = {**padding, "pad_id": new.get(padding.get("pad_id"), padding.get("pad_id"))}
+        return made
+
+
+class Merges:
+    """The merges of a BPE ``model``, in the order of their rank; ``ids`` are its tokens."""
+
+    def __init__(self, model: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+        self.written = list(model.get("merges") or ())
+        self.pairs = [tuple(one.split(" ", 1)) if isinstance(one, str) else tuple(one) for one in self.written]
+        self.prefix = model.get("continuing_subword_prefix") or ""
+        self.suffix = model.get("end_of_word_suffix") or ""
+        self.ranks = {pair: rank for rank, pair in enumerate(self.pairs)}
+        self.ids = ids
+
+    def path(self, token: str) -> set[str]:
+        """All tokens that come up while ``token`` is put together of its characters, as the algorithm does alone or in a word."""
+        bare = token.removeprefix(self.prefix).removesuffix(self.suffix)
+        inner = [character if not place else self.prefix + character for place, character in enumerate(bare)]
+        if inner and token.startswith(self.prefix) and token != bare:
+            inner[0] = self.prefix + bare[0]
+        if inner and self.suffix and token.endswith(self.suffix):
+            inner[-1] += self.suffix
+        seen = set(inner)
+        while len(inner) > 1:
+            rank, place = min(
+                (self.ranks.get(pair, len(self.pairs)), place) for place, pair in enumerate(pairwise(inner))
+            )
+            if rank == len(self.pairs):
+                break
+            inner[place : place + 2] = [self.joined(inner[place], inner[place + 1])]
+            seen.add(inner[place])
+        return seen
+
+    def joined(self, left: str, right: str) -> str:
+        """The token that a merge makes."""
+        return left + right.removeprefix(self.prefix)
+
+    def within(self, names: set[str]) -> list[Any]:
+        """The merges, as the file writes them, whose parts and results are all among ``names``."""
+        return [
+            one
+            for one, (left, right) in zip(self.written, self.pairs, strict=True)
+            if {left, right, self.joined(left, right)} <= names
+        ]
+
+
+def _model(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    model = data.get("model")
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise ModelError(f"{path}: it has no `model` with a `vocab`", "fetch the file again")
+    return model
+
+
+def _guessed(model: Mapping[str, Any]) -> str:
+    """The kind of a model that old files do not name."""
+    if "merges" in model:
+        return "BPE"
+    if isinstance(model["vocab"], list):
+        return "Unigram"
+    return "WordPiece" if "continuing_subword_prefix" in model else "WordLevel"
+
+
+def _numbered(model: Mapping[str, Any]) -> dict[str, int]:
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        return {str(entry[0]): place for place, entry in enumerate(vocabulary)}
+    return dict(vocabulary)
+
+
+def _is_bytewise(data: Mapping[str, Any]) -> bool:
+    """Whether the algorithm's characters stand for bytes, as GPT-2's do."""
+    steps = [data.get("pre_tokenizer"), data.get("decoder"), data.get("normalizer")]
+    while steps:
+        step = steps.pop() or {}
+        if step.get("type") == "ByteLevel":
+            return True
+        steps += [inner for key in ("pretokenizers", "decoders", "normalizers") for inner in step.get(key) or ()]
+    return False
+
+
+def _template_ids(processor: Any) -> Iterator[int]:
+    """The ids that a post-processor puts around a text."""
+    if not isinstance(processor, dict):
+        return
+    for inner in processor.get("processors") or ():
+        yield from _template_ids(inner)
+    for entry in (processor.get("special_tokens") or {}).values():
+        yield from entry["ids"]
+    yield from (processor[key][1] for key in ("sep", "cls") if key in processor)
+
+
+def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
+    """A post-processor with new ids."""
+    if not isinstance(processor, dict):
+        return processor
+    made = dict(processor)
+    if "processors" in made:
+        made["processors"] = [_renumbered(inner, new) for inner in made["processors"]]
+    if "special_tokens" in made:
+        made["special_tokens"] = {
+            name: {**entry, "ids": [new[place] for place in entry["ids"]]}
+            for name, entry in made["special_tokens"].items()
+        }
+    return made | {key: [made[key][0], new[made[key][1]]] for key in ("sep", "cls") if key in made}

@@ -1,0 +1,115 @@
+"""Which tensors of a model have a row for each token, and the model with fewer of them.
+
+Nothing is known of architectures here: transformers builds the empty model with two sizes of vocabulary, and what differs
+in shape is what the vocabulary decides, output heads, their biases and ties included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
+from sparsebench.models.families import auto_class, has_masked_lm, meta_model
+from sparsebench.models.filling import named_tensors, stored_views
+from sparsebench.models.quantized import opened
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+SIZE = "vocab_size"
+NESTED = "text_config"
+"""Where a model of several modalities has its language model's configuration."""
+
+
+def rows_of(config: Mapping[str, Any]) -> int:
+    """The rows of the embeddings, by config.json. Raises UnsupportedError where it does not say."""
+    own = config.get(NESTED) if SIZE not in config else config
+    size = (own or {}).get(SIZE)
+    if not isinstance(size, int):
+        raise UnsupportedError(f"config.json of {config.get('model_type')} has no `{SIZE}`", "leave the model out")
+    return size
+
+
+def resized(config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The same configuration for another number of tokens."""
+    made = {**config, SIZE: size} if SIZE in config else dict(config)
+    if isinstance(made.get(NESTED), dict) and SIZE in made[NESTED]:
+        made[NESTED] = {**made[NESTED], SIZE: size}
+    return made
+
+
+def axes(checkpoint: Checkpoint, family: Family) -> dict[str, int]:
+    """The tensors that have a slice for each token, by their names in the files, with the dimension it lies along.
+
+    Raises UnsupportedError where none is found, or one is not stored as it is.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    config, found = checkpoint.config, dict[str, int]()
+    size = rows_of(config)
+    kinds = [auto_class(family, config)]
+    if family == "encoder" and has_masked_lm(config):
+        kinds.append(AutoModelForMaskedLM)
+    for kind in kinds:
+        model = meta_model(family, config, kind=kind)
+        other = {
+            name: tensor.shape
+            for name, tensor in named_tensors(meta_model(family, resized(config, size + 8), kind=kind))
+        }
+        views, prefix = stored_views(model, checkpoint.tensors), model.base_model_prefix + "."
+        for name, tensor in named_tensors(model):
+            differing = [axis for axis, (a, b) in enumerate(zip(tensor.shape, other[name], strict=True)) if a != b]
+            # Tied tensors are one in the model, and a file may repeat them.
+            forms = {name, name.removeprefix(prefix), prefix + name} | (
+                {views[name].tensor} if name in views else set()
+            )
+            found |= {stored: axis for axis in differing for stored in forms if stored in checkpoint.tensors}
+    for name, axis in found.items():
+        if name not in checkpoint.stored or checkpoint.tensors[name].shape[axis] != size:
+            raise UnsupportedError(
+                f"{checkpoint.folder}: {name} is not stored with a plain row for each of {size} tokens",
+                "trim the checkpoint that it was made from",
+            )
+    if not found:
+        raise UnsupportedError(f"{checkpoint.folder}: no tensor depends on `{SIZE}`", "leave the model out")
+    return found
+
+
+def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> CheckpointWriter:
+    """The model in ``parent`` with the ``rows`` of its vocabulary, in this order, written but not closed.
+
+    Everything else is copied in pieces; quantized weights stay as they are. Raises ModelError for a row that there is not.
+    """
+    import torch
+
+    shown, stored = opened(parent), Checkpoint(parent)
+    along = axes(shown, family)
+    size = rows_of(stored.config)
+    if max(rows) >= size:
+        raise ModelError(f"{parent}: a token has the id {max(rows)}, and the model {size} rows", "check the tokenizer")
+    layout = lay_out([(info.name, info.dtype, _shape(info, along, len(rows))) for info in stored.stored.values()])
+    chosen = torch.tensor(rows)
+    writer = CheckpointWriter(folder, layout, parent)
+    try:
+        for info in layout:
+            if info.name in along:
+                writer.write(info.name, stored.load(info.name).index_select(along[info.name], chosen))
+                continue
+            start = 0
+            for piece in stored.pieces(info.name):
+                writer.write_piece(info.name, start, piece)
+                start += piece.numel()
+            if not info.numel:
+                writer.write(info.name, stored.load(info.name))
+    except BaseException:
+        writer.abort()
+        raise
+    return writer
+
+
+def _shape(info: TensorInfo, along: Mapping[str, int], rows: int) -> tuple[int, ...]:
+    axis = along.get(info.name)
+    return tuple(rows if place == axis else length for place, length in enumerate(info.shape))

@@ -1,0 +1,224 @@
+"""A trimmed model says of what it keeps what it said before, and stock transformers loads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
+from sparsebench.models.checkpoint import Checkpoint
+from tests.steps.trim.tiny import LEARNED, MODELS, OTHER, TEXT, bert, llama, step_of, t5, trimmed
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path, Any]:
+    """The kind of tokenizer, a model, the same without what TEXT does not use, and the evidence."""
+    build, family, _ = MODELS[request.param]
+    place = tmp_path_factory.mktemp(request.param)
+    dense = build(place / "dense")
+    evidence = trimmed(dense, place / "trimmed", family)
+    return request.param, dense, place / "trimmed", evidence
+
+
+def loaded(folder: Path, kind: str) -> tuple[Any, Any]:
+    import transformers
+
+    model, info = getattr(transformers, MODELS[kind][2]).from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"]
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_outputs_on_kept_tokens_are_the_same(pair: tuple[str, Path, Path, Any]) -> None:
+    import torch
+
+    kind, dense, folder, _ = pair
+    (model, tokenizer), (small, other) = loaded(dense, kind), loaded(folder, kind)
+    names = sorted(other.get_vocab(), key=other.get_vocab().__getitem__)
+    rows = torch.tensor(tokenizer.convert_tokens_to_ids(names))
+    assert len(names) == small.config.vocab_size < model.config.vocab_size
+    for text in TEXT:
+        assert tokenizer.tokenize(text) == other.tokenize(text)
+        logits = []
+        for each, read in ((model, tokenizer), (small, other)):
+            given = read(text, return_tensors="pt")
+            extra = {"decoder_input_ids": given["input_ids"]} if kind == "unigram" else {}
+            with torch.inference_mode():
+                logits.append(each(**given, **extra).logits)
+        assert logits[1].shape[-1] == len(names)
+        torch.testing.assert_close(logits[0][..., rows], logits[1], rtol=0, atol=1e-6)
+
+
+def test_the_file_is_smaller_by_the_tokens(pair: tuple[str, Path, Path, Any]) -> None:
+    _, dense, folder, evidence = pair
+    before, after = Checkpoint(dense), Checkpoint(folder)
+    old, new = before.config["vocab_size"], after.config["vocab_size"]
+    per_token = sum(
+        info.nbytes // old for info in before.tensors.values() if old in info.shape and "position" not in info.name
+    )
+    cut = sum(info.nbytes for info in before.tensors.values()) - sum(info.nbytes for info in after.tensors.values())
+    assert cut == per_token * (old - new) > 0
+    assert evidence.parameters == sum(info.numel for info in after.tensors.values() if info.name not in after.ties)
+    assert f"{new:,} of " in evidence.note and "the same as before" in evidence.note
+
+
+def test_ids_are_those_of_the_new_tokens_everywhere(pair: tuple[str, Path, Path, Any]) -> None:
+    _, dense, folder, _ = pair
+    from transformers import AutoTokenizer
+
+    old, new = (AutoTokenizer.from_pretrained(one) for one in (dense, folder))
+    for name in ("config.json", "generation_config.json"):
+        if not (dense / name).is_file():
+            continue
+        before, after = (json.loads((one / name).read_text()) for one in (dense, folder))
+        keys = [key for key, value in before.items() if key.endswith("_token_id") and value is not None]
+        assert keys
+        for key in keys:
+            assert old.convert_ids_to_tokens(before[key]) == new.convert_ids_to_tokens(after[key])
+    assert old.all_special_tokens == new.all_special_tokens
+    assert not (folder / "vocab.txt").exists()
+
+
+def test_any_other_text_can_still_be_written(pair: tuple[str, Path, Path, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    _, dense, folder, _ = pair
+    old, new = (AutoTokenizer.from_pretrained(one) for one in (dense, folder))
+    for text in [*OTHER, *LEARNED]:
+        assert len(new.tokenize(text)) > len(old.tokenize(text))
+        if new.unk_token:
+            assert new.unk_token not in new.tokenize(text)
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for tokenizer in (old, new)]
+        assert old.decode(ids[0]).replace(" ", "") == new.decode(ids[1]).replace(" ", "")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_rarer_tokens_go_and_what_that_costs_is_told(kind: str, tmp_path: Path) -> None:
+    build, family, _ = MODELS[kind]
+    dense = build(tmp_path / "dense")
+    sizes = []
+    for least in (1, 3):
+        evidence = trimmed(dense, tmp_path / str(least), family, LEARNED[:4], min_count=least)
+        sizes.append(Checkpoint(tmp_path / str(least)).config["vocab_size"])
+        assert ("more than before" in evidence.note) == (least == 3)
+    assert sizes[1] < sizes[0]
+
+
+def test_without_single_characters_only_what_the_text_needs_stays(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    dense = bert(tmp_path / "dense")
+    trimmed(dense, tmp_path / "whole", "encoder", ["the dog"])
+    trimmed(dense, tmp_path / "bare", "encoder", ["the dog"], characters=False)
+    whole, bare = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("whole", "bare"))
+    assert set(bare.get_vocab()) < set(whole.get_vocab())
+    assert bare.tokenize("the dog") == whole.tokenize("the dog")
+    assert bare.tokenize("zq") == [bare.unk_token] or "z" not in whole.get_vocab()
+
+
+def test_a_list_of_tokens_decides(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    dense = llama(tmp_path / "dense", tied=False)
+    names = tmp_path / "tokens.txt"
+    names.write_text("Ġriver\nĠhouse\n", encoding="utf-8")
+    step_of("trim", "list", dense, tmp_path / "out", "decoder", file=str(names))
+    found = AutoTokenizer.from_pretrained(tmp_path / "out").tokenize("the river, the house")
+    assert {"Ġriver", "Ġhouse"} <= set(found) and "Ġthe" not in found
+    names.write_text("Ġriver\nĠlighthouse\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokens.txt:2.*Ġlighthouse"):
+        step_of("trim", "list", dense, tmp_path / "wrong", "decoder", file=str(names))
+    assert not (tmp_path / "wrong").exists()
+
+
+CHAINS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+    "trim, then prune": [("trim", "corpus", {}), ("prune", "magnitude", {"sparsity": 0.5})],
+    "prune, then trim": [("prune", "magnitude", {"sparsity": 0.5}), ("trim", "corpus", {})],
+    "trim, then quantize": [("trim", "corpus", {}), ("quantize", "int8", {})],
+    "quantize, then trim": [("quantize", "int8", {}), ("trim", "corpus", {})],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Path) -> None:
+    """In either order the same model: what a chain ends in says of a text what its reverse says."""
+    import torch
+
+    from sparsebench.models.load import load_model, load_tokenizer
+
+    build, family, _ = MODELS[kind]
+    dense, outputs = build(tmp_path / "dense"), []
+    for name, steps in (("there", CHAINS[chain]), ("back", CHAINS[chain][::-1])):
+        last = dense
+        for number, (verb, way, given) in enumerate(steps):
+            folder = tmp_path / f"{name}{number}"
+            if verb == "trim":
+                trimmed(last, folder, family)
+            else:
+                step_of(verb, way, last, folder, family, **given)
+            last = folder
+        model: Any = load_model(last, family)  # type: ignore[arg-type]
+        with torch.inference_mode():
+            outputs.append(model(**load_tokenizer(last)(TEXT[1], return_tensors="pt"))[0])
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_and_untied_heads_are_cut_alike(tied: bool, tmp_path: Path) -> None:
+    trimmed(llama(tmp_path / "dense", tied), tmp_path / "out", "decoder")
+    checkpoint = Checkpoint(tmp_path / "out")
+    heads = [info.shape[0] for info in checkpoint.tensors.values() if info.name == "lm_head.weight"]
+    assert heads == ([] if tied else [checkpoint.config["vocab_size"]])
+
+
+def test_positions_behind_the_padding_token_keep_their_numbers(tmp_path: Path) -> None:
+    """RoBERTa's positions begin at the padding token's number and one: that number must not change."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
+
+    source = bert(tmp_path / "bert")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.pad_token = "[PAD]"
+    moved = tokenizer.convert_tokens_to_ids("[MASK]")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=moved, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path / "roberta"
+    RobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    trimmed(folder, tmp_path / "out", "encoder")
+    results = []
+    for one in (folder, tmp_path / "out"):
+        model = AutoModel.from_pretrained(one).eval()
+        with torch.inference_mode():
+            given = AutoTokenizer.from_pretrained(one)(TEXT[0], return_tensors="pt")
+            results.append(model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])[0])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
+
+
+def test_tokenizers_that_cannot_be_rewritten_are_named(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    dense = t5(tmp_path / "dense")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (dense / file).unlink()
+    ByT5Tokenizer().save_pretrained(dense)
+    with pytest.raises(SparsebenchError, match="tokenizer"):
+        trimmed(dense, tmp_path / "out", "encoder-decoder")
+    (dense / "vocab.txt").write_text("a")  # passes for a tokenizer
+    with pytest.raises(UnsupportedError, match=r"ByT5Tokenizer has no tokenizer\.json"):
+        trimmed(dense, tmp_path / "out", "encoder-decoder")
+
+
+def test_a_configuration_that_names_a_token_that_is_none_is_refused(tmp_path: Path) -> None:
+    dense = llama(tmp_path / "dense")
+    path = dense / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token_id": 100_000}))
+    with pytest.raises(SparsebenchError, match="pad_token_id is 100000"):
+        trimmed(dense, tmp_path / "out", "decoder")
+    assert not (tmp_path / "out").exists()
