@@ -12,7 +12,16 @@ from sparsebench.steps.registry import kinds, single
 from tests.models.replaying import batch, written
 
 FOUR = dict.fromkeys(
-    ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_layer", "n_layers"), 4
+    (
+        "num_hidden_layers",
+        "num_layers",
+        "num_decoder_layers",
+        "encoder_layers",
+        "decoder_layers",
+        "n_layer",
+        "n_layers",
+    ),
+    4,
 )
 """Four blocks under every name that a type has for their number, and those that it does not know."""
 
