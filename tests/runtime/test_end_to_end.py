@@ -118,17 +118,6 @@ def test_a_family_that_cannot_be_sharded_starts_nothing(
         measure_memory(tmp_path / "bloom", "decoder", setting(2))
 
 
-def test_fewer_groups_of_heads_than_ranks_start_nothing(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(tiny_llama, tmp_path / "few")
-    config = json.loads((tmp_path / "few" / "config.json").read_text())
-    (tmp_path / "few" / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 1}))
-    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
-    with pytest.raises(UnsupportedError, match="has 1 for 2 ranks"):
-        measure_memory(tmp_path / "few", "decoder", setting(2))
-
-
 @pytest.mark.slow
 def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> None:
     from transformers import XLMConfig, XLMModel

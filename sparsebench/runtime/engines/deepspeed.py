@@ -9,7 +9,6 @@ from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
-from sparsebench.models.dimensions import dimensions
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.parity import TOKENS, against_expanded, compare, not_the_models
@@ -55,19 +54,13 @@ class DeepSpeed(Wrapping):
         return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else ours
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
-        """Raise UnsupportedError at several ranks for what AutoTP shards wrongly or not at all, and for fewer groups of heads."""
+        """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
         if ranks == 1:
             return
         settings = text_config(config)
         reason = NOT_SHARDED.get(settings.get("model_type", ""))
         if reason:
             raise UnsupportedError(f"{reason}: not measured at {ranks} ranks", "measure it at one rank")
-        groups = dimensions(settings).key_heads
-        if groups < ranks:
-            raise UnsupportedError(
-                f"AutoTP gives every rank whole groups of heads, and the model has {groups} for {ranks} ranks",
-                f"measure it at {groups} rank{'s' * (groups > 1)}",
-            )
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; notes say where the shared-memory all-reduce was given up."""

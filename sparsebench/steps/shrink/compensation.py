@@ -51,7 +51,7 @@ def _bias(weight: str) -> str:
 
 
 def mean_output(weights: torch.Tensor, mean: torch.Tensor, stay: torch.Tensor) -> torch.Tensor:
-    """W·(mean ⊙ gone) (out,) float32: what the columns that go gave on average (FLAP, eq. 7)."""
+    """W·(mean ⊙ gone) (out,) float32: what the columns that go gave on average (FLAP)."""
     gone = mean.clone()
     gone[stay] = 0
     return (weights.double() @ gone).float()

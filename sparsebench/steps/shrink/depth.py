@@ -1,7 +1,7 @@
 """Which blocks go.
 
 ``influence`` removes those that change the states least: BI_l = 1 - E cos(x_l, x_{l+1}) over all tokens (ShortGPT, Men et al.
-2024, eq. 1). ``angular`` removes the n consecutive ones between whose first input and last output the angle arccos(cos)/π at
+2024). ``angular`` removes the n consecutive ones between whose first input and last output the angle arccos(cos)/π at
 each sample's last token is smallest (Gromov et al. 2024). ``sleb`` removes greedily, one at a time, the block without which
 the loss on the text is least (Song et al. 2024); of an encoder, which has no loss on text, that without which its outputs
 stay nearest to the dense model's. ``random``, ``first`` and ``last`` are floors.

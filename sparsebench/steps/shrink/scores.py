@@ -5,7 +5,7 @@ With W the matrix that reads the elements (down, o) and x what it reads:
     l1, l2      Σ|w|, or √Σw², over all rows and columns that would go
     activation  √Σ_j ‖x_j‖²·‖W_:j‖²  over the element's columns j, as Wanda weighs single weights
     flap        Var(x_j)·‖W_:j‖², brought to mean 0 and deviation 1 in every matrix, averaged over the element's columns
-                (An et al. 2024, eq. 5 and 6)
+                (FLAP, An et al. 2024)
     taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as TextPruner has it (Yang et al. 2022);
                 the sum equals Σ x_j·∂L/∂x_j over the batch's tokens, so that no gradient of a weight is ever held
     random      drawn
