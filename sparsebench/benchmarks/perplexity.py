@@ -83,7 +83,7 @@ class Perplexity:
         every = cut(token_ids(self.tokenizer, found.text), size, before=first)
         part = Windows(every.ids[: spec.limit], every.starts[: spec.limit], every.stride, every.dropped)
         values = likelihoods(self.model, part, self.progress)
-        shown = [self._known(ids) for ids in part.ids]
+        shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [Scored(*window) for window in zip(shown, values, part.scored, strict=True)]
         return result(
             task,
@@ -106,10 +106,6 @@ class Perplexity:
                 **in_bytes(self.tokenizer, found.text, part, len(first), values),
             },
         )
-
-    def _known(self, ids: Sequence[int]) -> Sequence[int]:
-        """The tokens by the numbers that the dense model knows them by."""
-        return ids if self.original is None else [self.original[one] for one in ids]
 
 
 def perplexity(
@@ -294,7 +290,17 @@ def in_bytes(
         begin = place * windows.stride
         # From where the token before ends: spaces belong to the token behind them, wherever a tokenizer says that it begins.
         size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
+    return bits(values, size)
+
+
+def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
+    """What a result says of negative log-likelihoods (nats) of ``size`` bytes of text."""
     return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
+
+
+def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
+    """Tokens by the numbers that the dense model has for them; ``original`` are those of a trimmed vocabulary."""
+    return ids if original is None else [original[one] for one in ids]
 
 
 def check_finite(task: str, value: float, place: int, windows: int) -> None:

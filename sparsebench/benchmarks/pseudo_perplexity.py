@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec
-from sparsebench.benchmarks.perplexity import RunningText, Scored, check_finite, result
+from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, result
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import original_ids
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
@@ -34,15 +35,17 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     part = every[: spec.limit]
     scorer = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size)
     answers = scorer.score(part, encoder.progress)
+    original = original_ids(encoder.folder)
     scored = [
-        Scored(window.ids, -math.fsum(likelihood for likelihood, _ in answer), len(answer))
+        Scored(as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer))
         for window, answer in zip(part, answers, strict=True)
     ]
     for place, window in enumerate(scored, 1):
         check_finite(task.name, window.value, place, len(scored))
-    return result(
-        task, scored, len(every), encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
-    )
+    read = sum(window.tokens for window in scored)
+    size_in_bytes = len(found.text[: reader.tokens(found.text)[2][read - 1]].encode())
+    protocol = encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
+    return result(task, scored, len(every), protocol | bits([window.value for window in scored], size_in_bytes))
 
 
 def windows(reader: Reader, text: str, size: int) -> list[Text]:

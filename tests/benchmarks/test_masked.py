@@ -194,6 +194,20 @@ def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: R
     assert (found.metric, found.chance, found.n, found.limited) == ("pseudo_perplexity", None, 3, True)
     assert (found.protocol["window"], found.protocol["scored_tokens"], found.protocol["passages"]) == (64, count, 6)
     assert found.stderr > 0
+    ends = slow.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    assert found.protocol["scored_bytes"] == ends[count - 1][1]
+    assert found.protocol["bits_per_byte"] == pytest.approx(total / math.log(2) / ends[count - 1][1], rel=1e-5)
+
+
+def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(passages: list[str], run: Run, tmp_path: Path):
+    from tests.steps.trim.tiny import bert, step_of
+
+    step_of(
+        "trim", "corpus", bert(tmp_path / "dense"), tmp_path / "own", "encoder", source="path:any", field="doc.story"
+    )
+    dense, own = (run(tmp_path / name, "encoder", "pseudo_perplexity", limit=3) for name in ("dense", "own"))
+    assert [one.doc_hash for one in dense.outcomes] == [one.doc_hash for one in own.outcomes]
+    assert own.score < dense.score
 
 
 def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):
