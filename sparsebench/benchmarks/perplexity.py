@@ -89,7 +89,7 @@ class Perplexity:
         places = sampled(len(every.ids), spec.limit)
         part = every.only(places)
         values = likelihoods(self.model, part, self.progress)
-        shown = [self._known(ids) for ids in part.ids]
+        shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [Scored(*window) for window in zip(places, shown, values, part.scored, strict=True)]
         return result(
             task,
@@ -109,13 +109,9 @@ class Perplexity:
                 "batch_size": 1,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **in_bytes(self.tokenizer, found.text, part, len(first), values),
+                **in_bytes(self.tokenizer, found.text, part, places, len(first), values),
             },
         )
-
-    def _known(self, ids: Sequence[int]) -> Sequence[int]:
-        """The tokens by the numbers that the dense model knows them by."""
-        return ids if self.original is None else [self.original[one] for one in ids]
 
 
 def perplexity(
@@ -287,10 +283,11 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
 
 
 def in_bytes(
-    tokenizer: Any, text: str, windows: Windows, before: int, values: Sequence[float]
+    tokenizer: Any, text: str, windows: Windows, places: Sequence[int], before: int, values: Sequence[float]
 ) -> dict[str, int | float]:
     """What a result says of windows by the bytes of UTF-8 that their scored tokens stand for, which no tokenizer changes:
-    how many, and the mean negative log-likelihood in bits a byte. ``before`` tokens of a window are none of the text's.
+    how many, and the mean negative log-likelihood in bits a byte. ``places`` are the windows' in the text; ``before`` tokens
+    of a window are none of the text's.
 
     Nothing where the tokenizer does not say where its tokens stand.
     """
@@ -299,11 +296,21 @@ def in_bytes(
     told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = [0, *(end for _, end in told["offset_mapping"])]
     size = 0
-    for place, (ids, start) in enumerate(zip(windows.ids, windows.starts, strict=True)):
+    for place, ids, start in zip(places, windows.ids, windows.starts, strict=True):
         begin = place * windows.stride
         # From where the token before ends: spaces belong to the token behind them, wherever a tokenizer says that it begins.
         size += len(text[ends[begin + start - before] : ends[begin + len(ids) - before]].encode())
+    return bits(values, size)
+
+
+def bits(values: Sequence[float], size: int) -> dict[str, int | float]:
+    """What a result says of negative log-likelihoods (nats) of ``size`` bytes of text."""
     return {"scored_bytes": size, "bits_per_byte": math.fsum(values) / math.log(2) / size} if size else {}
+
+
+def as_dense(ids: Sequence[int], original: Sequence[int] | None) -> Sequence[int]:
+    """Tokens by the numbers that the dense model has for them; ``original`` are those of a trimmed vocabulary."""
+    return ids if original is None else [original[one] for one in ids]
 
 
 def check_finite(task: str, value: float, place: int, windows: int) -> None:

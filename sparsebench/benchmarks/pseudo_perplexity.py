@@ -7,13 +7,15 @@ many whole words as fit; every one of its tokens is scored given the others.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
-from sparsebench.benchmarks.perplexity import RunningText, Scored, check_finite, result
+from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, result
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import original_ids
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
@@ -35,15 +37,20 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     part = [every[place] for place in places]
     scorer = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size)
     answers = scorer.score(part, encoder.progress)
+    original = original_ids(encoder.folder)
     scored = [
-        Scored(place, window.ids, -math.fsum(likelihood for likelihood, _ in answer), len(answer))
+        Scored(place, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer))
         for place, window, answer in zip(places, part, answers, strict=True)
     ]
     for window in scored:
         check_finite(task.name, window.value, window.place + 1, len(every))
-    return result(
-        task, scored, len(every), encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
-    )
+    # Windows follow one another without a gap.
+    around, ends = len(reader.before) + len(reader.after), [0, *reader.tokens(found.text)[2]]
+    begins = list(accumulate((len(window.ids) - around for window in every), initial=0))
+    shown = (found.text[ends[begins[place]] : ends[begins[place + 1]]] for place in places)
+    size_in_bytes = sum(len(text.encode()) for text in shown)
+    protocol = encoder.protocol(task, None) | scorer.protocol | found.protocol | {"window": size}
+    return result(task, scored, len(every), protocol | bits([window.value for window in scored], size_in_bytes))
 
 
 def windows(reader: Reader, text: str, size: int) -> list[Text]:

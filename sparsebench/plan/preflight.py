@@ -266,13 +266,17 @@ def _with_texts(
     def filled(at: tuple[str | int, ...], step: Mapping[str, Any]) -> dict[str, Any]:
         verb, name = named(step, kinds())
         made = dict(step)
-        for key, column in kinds()[verb].texts.items():
+        for key, columns in kinds()[verb].texts.items():
             if key not in kinds()[verb].settings()[name].model_fields:
                 continue
             if key not in made:
                 default = manifest.calibration.source is None
-                usual = manifest.calibration.field or (DEFAULT.field if default else None)
-                made |= {key: _calibration_text(manifest, loaded.folder).text} | ({column: usual} if usual else {})
+                usual = (
+                    manifest.calibration.field or (DEFAULT.field if default else None),
+                    manifest.calibration.target,
+                )
+                made[key] = _calibration_text(manifest, loaded.folder).text
+                made |= {column: its for column, its in zip(columns, usual, strict=False) if its}
             given = made[key]
             place = (*at, key) if key in step else at
             made[key] = [located(place, one) for one in given] if isinstance(given, list) else located(place, given)

@@ -134,10 +134,10 @@ class StepKind:
     files: tuple[str, ...] = ()
     """The settings that name files. A plan makes each absolute and adds the hash of its content (``with_hash``), which stands
     for it in the id; whoever reads the file takes both apart (``of_file``)."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """The settings that name a source of text, each with the one that names its column. A plan fills in the calibration text
-    where none is named, makes each canonical and adds the hash of its content (``with_content``), which stands for it in the
-    id; whoever reads the text takes both apart (``of_text``)."""
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The settings that name a source of text, each with those that name its columns. A plan fills in the calibration text, its
+    field and its target where none is named, makes each canonical and adds the hash of its content (``with_content``), which
+    stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

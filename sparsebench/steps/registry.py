@@ -62,7 +62,7 @@ BUILT_IN = (
         label=trim.label,
         extra_libraries=lambda step: ("transformers", "tokenizers"),
         files=("file",),
-        texts={"source": "field"},
+        texts={"source": ("field", "target")},
         size=lambda step: 0.8,
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),

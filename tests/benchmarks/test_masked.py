@@ -183,7 +183,8 @@ def passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: Run):
     found = run(folder, "encoder", "pseudo_perplexity", limit=3)
     text = "\n\n".join(passages)
-    ids, total, count = slow.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 0.0, 0
+    told = slow.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, ends, total, count, read = told["input_ids"], [0, *(end for _, end in told["offset_mapping"])], 0.0, 0, 0
     sizes = [int(outcome.label or 0) for outcome in run(folder, "encoder", "pseudo_perplexity").outcomes]
     assert [int(outcome.doc_id) for outcome in found.outcomes] == sampled(len(sizes), 3)
     for outcome in found.outcomes:
@@ -193,10 +194,24 @@ def test_pseudo_perplexity(folder: Path, slow: Slow, passages: list[str], run: R
         expected = -math.fsum(slow.log_likelihoods(window, list(range(1, size + 1))))
         assert outcome.value == pytest.approx(expected, rel=1e-5)
         total, count = total + expected, count + size
+        read += len(text[ends[begin] : ends[begin + size]].encode())
     assert found.score == pytest.approx(math.exp(total / count), rel=1e-5)
     assert (found.metric, found.chance, found.n, found.limited) == ("pseudo_perplexity", None, 3, True)
     assert (found.protocol["window"], found.protocol["scored_tokens"], found.protocol["passages"]) == (64, count, 6)
     assert found.stderr > 0
+    assert found.protocol["scored_bytes"] == read
+    assert found.protocol["bits_per_byte"] == pytest.approx(total / math.log(2) / read, rel=1e-5)
+
+
+def test_a_trimmed_model_is_compared_on_windows_of_the_same_tokens(passages: list[str], run: Run, tmp_path: Path):
+    from tests.steps.trim.tiny import bert, step_of
+
+    step_of(
+        "trim", "corpus", bert(tmp_path / "dense"), tmp_path / "own", "encoder", source="path:any", field="doc.story"
+    )
+    dense, own = (run(tmp_path / name, "encoder", "pseudo_perplexity", limit=3) for name in ("dense", "own"))
+    assert [one.doc_hash for one in dense.outcomes] == [one.doc_hash for one in own.outcomes]
+    assert own.score < dense.score
 
 
 def test_windows_hold_whole_words_and_all_of_the_text(folder: Path):

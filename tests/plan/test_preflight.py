@@ -137,3 +137,14 @@ def test_a_vocabulary_is_not_chosen_by_a_benchmark_s_own_text(tmp_path: Path) ->
     own = "  - {trim: corpus, source: '" + all_tasks()["sst2_probe"].data[0] + "'}\n"
     with pytest.raises(ManifestError, match="its text is part of `sst2_probe`"):
         trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, own + more)
+
+
+def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
+    """What an encoder-decoder writes is a part of it: without the target its tokens would go."""
+    (tmp_path / "pairs.jsonl").write_text('{"word": "cat", "sounds": "K AE T"}\n')
+    path = tmp_path / "m.yaml"
+    text = TRIMMED.format(calibration="pairs.jsonl", one="pairs.jsonl", other="pairs.jsonl", samples=1)
+    path.write_text(text.replace("samples: 1", "field: word, target: sounds"))
+    plan = prepare(Request(path)).plan
+    own, named, _ = [variant.steps[0].settings for variant in plan.variants.values() if variant.steps]
+    assert (own["field"], own["target"], named["field"], named["target"]) == ("word", "sounds", None, None)
