@@ -13,7 +13,7 @@ import typer
 
 from sparsebench.cli.options import JSON, LEDGER
 from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
-from sparsebench.errors import UserError
+from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def ingest(
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.preflight import ledger_path
 
-    path, wrong = ledger_path(ledger), []
+    path = ledger_path(ledger)
+    wrong: list[RecordError] = []
     count = Ledger(path).rebuild(folders, wrong.append)
     for error in wrong[:SAID]:
         note(f"left out: {error}")

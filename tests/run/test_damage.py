@@ -78,6 +78,7 @@ def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparseben
     assert {status for _, status, _ in rows(ledger)} == {"done"}
 
 
+@pytest.mark.long
 def test_a_source_that_is_damaged_too_is_told(
     tiny_llama: Path, manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
