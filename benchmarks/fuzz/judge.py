@@ -150,7 +150,7 @@ def one(name: str, number: int, target: Target, given: bytes) -> Outcome:
 
 def _place(error: BaseException) -> str:
     """Our line nearest to where it was raised, and that line itself."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name != "stop"]
     ours = [frame for frame in frames if "sparsebench" in Path(frame.filename).parts] or frames
     names = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (ours[-1], frames[-1]))
     return " > ".join(names)

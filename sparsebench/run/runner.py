@@ -95,6 +95,15 @@ class Child:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Remade:
+    """A folder that was damaged: the checksum its weights had, the job that makes it again, and since when it is gone."""
+
+    content: str
+    maker: str
+    since: float
+
+
 class Runner:
     """Runs a plan's open cells. Use ``run`` once."""
 
@@ -111,7 +120,7 @@ class Runner:
         self.waiting: list[Job] = []
         self.ended: set[str] = set()
         self.lost: dict[str, str] = {}
-        self.remade: dict[str, str] = {}
+        self.remade: dict[str, Remade] = {}
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
@@ -204,7 +213,7 @@ class Runner:
             keep=self.settings.keep,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
-            expected=self.remade.get(variant.id, "") if variant.is_dense else "",
+            expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"
@@ -338,8 +347,7 @@ class Runner:
         self.children.remove(child)
         self.selector.unregister(child.events)
         os.close(child.events)
-        if child.damaged and not self.remade.keys() & child.damaged.keys():
-            self._remake(child)
+        if child.damaged and self._remake(child):
             return
         reason = child.broken or next(iter(child.damaged.values()), None)
         if code and reason is None:
@@ -355,19 +363,34 @@ class Runner:
         self._ingest()
         self._release(_variants(child.job))
 
-    def _remake(self, child: Child) -> None:
-        """Have folders made again that a job found damaged, and the job done after that. A second time is a failure."""
+    def _remake(self, child: Child) -> bool:
+        """Have folders made again that a job found damaged, and the job done after that; False where that was done before."""
+        known = {name: self.remade[name] for name in child.damaged if name in self.remade}
+        if any(child.started > again.since for again in known.values()):
+            return False
         self.display.ended(child.job, time.monotonic() - child.started, None)
-        damaged = [self.plan.variants[name] for name in child.damaged]
+        damaged = [self.plan.variants[name] for name in child.damaged if name not in known]
         for variant in damaged:
             self.display.line(f"! {visible(variant.label)}: {child.damaged[variant.id]}: made again", "yellow")
-            self.remade[variant.id] = self.space.content(variant)
+            self.remade[variant.id] = Remade(self.space.content(variant), "", time.monotonic())
             self.space.discard(self.space.folder(variant))
         makers = remaking(self.plan, damaged, self.space.present)
+        for job in makers:
+            for variant in job.makes:
+                if variant.id in self.remade:
+                    self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
+        planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
+        makers = [job for job in makers if job.id not in planned]
         self.ended -= {job.id for job in makers}
-        again = replace(child.job, after=(*child.job.after, *(job.id for job in makers)))
-        self.waiting = [*makers, again, *self.waiting]
-        self.display.clock.begin([*makers, again])
+        first = {name: self.remade[name].maker for name in child.damaged}
+        self.waiting = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        self.display.clock.begin([*makers, child.job])
+        return True
+
+    def _behind(self, job: Job, first: dict[str, str]) -> Job:
+        """A job that opens variants which are made again starts when they are: ``first`` has the makers' ids by variants'."""
+        read = {variant.id for variant in _variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Drop the folders of variants that no waiting or running job needs any more."""

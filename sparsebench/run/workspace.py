@@ -64,6 +64,8 @@ class Workspace:
     def damage(self, variant: Variant) -> str | None:
         """What is wrong with the variant's folder, if anything is: some of its files are not what they were when it was made."""
         folder = self.folder(variant)
+        if not self.present(variant):
+            return f"{folder} is gone"
         if not sums.written(folder) and (known := self.content(variant)):  # made before checksums were noted
             if known != checksum(folder):
                 return f"the checksum of the weights in {folder} differs"
