@@ -12,15 +12,21 @@ SparsebenchError
 │   ├── MeasureError      a runtime measurement that cannot be believed
 │   │   └── ParityError   one variant's output under an engine is too far from the plain model's
 │   └── BenchmarkError    a task that cannot be scored
-├── LedgerError           the database is locked, foreign or newer than this program
+├── LedgerError           the database is locked, foreign, damaged or newer than this program
+│   ├── RecordError       a record that the ledger cannot take; the others can come in
+│   └── NoLedgerError     there is none where one was named; the command exits with 2
 └── Interrupted           Ctrl-C; everything finished is kept; the command exits with 130
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _USERINFO = re.compile(r"(?<=://)[^/\s]*@")
@@ -122,10 +128,61 @@ class BenchmarkError(CellError):
 
 
 class LedgerError(SparsebenchError):
-    """The ledger is locked, foreign, or newer than this program."""
+    """The ledger is locked, foreign, damaged, or newer than this program."""
+
+
+class RecordError(LedgerError):
+    """A record that cannot be read, or that is not as this program writes it."""
+
+
+class NoLedgerError(LedgerError):
+    """There is no ledger where one was named."""
+
+    exit_code = 2
 
 
 class Interrupted(SparsebenchError):
     """The user stopped the run; everything finished is kept."""
 
     exit_code = 130
+
+
+@contextmanager
+def foreign(what: str, hint: str, kind: type[SparsebenchError] = ModelError) -> Iterator[None]:
+    """Whatever a library raises within, as a ``kind`` that begins with ``what``: it was given the file of a stranger.
+
+    What the system refuses stays an OSError for ``kind`` UserError, whose caller writes files.
+
+    transformers and its kin raise errors of any type for a file that they do not expect, so none is named here.
+    """
+    try:
+        yield
+    except SparsebenchError:
+        raise
+    except Exception as error:
+        if kind is UserError and isinstance(error, OSError):
+            raise
+        reason = " ".join(str(error).split())[:300] or "it says nothing"
+        raise kind(f"{what}: {reason} ({type(error).__name__})", hint) from error
+
+
+def of_system(error: OSError, cache: Path) -> SparsebenchError:
+    """What the system refused, as an error of ours: the file that it names, and the way out.
+
+    ``cache`` is where this program keeps what can be made again; what cannot be written there is said to be the cache's fault.
+    """
+    named = error.filename2 if error.filename2 is not None else error.filename
+    path = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({path})" if path else ""
+        return SparsebenchError(f"the disk is full{where}: what is finished is kept", "free some and run again")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return SparsebenchError(f"the system refuses: {reason}", "close other programs, or raise its limit (ulimit)")
+    if path and path.is_relative_to(cache):
+        return UserError(
+            f"{path}: {reason}: the cache {cache} cannot be used", "make it yours, or name another: SPARSEBENCH_CACHE"
+        )
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: {reason}", "give it a shorter name")
+    return UserError(f"{path or 'a file'}: {reason}", "name a place that exists and that you may read and write")

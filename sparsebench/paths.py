@@ -19,9 +19,14 @@ def plain(name: object, origin: Path) -> str:
 
     Raises ModelError for every other path.
     """
-    if not isinstance(name, str) or not name or name[0] == "." or set(name) & set("/\\\0"):
+    if not isinstance(name, str) or not name or name[0] == "." or set(name) & set("/\\\0") or _unnameable(name):
         raise ModelError(f"{origin}: {name!r} is not the name of a file beside it", _DISTRUST)
     return name
+
+
+def _unnameable(name: str) -> bool:
+    """Whether no file can have this name: it holds half of a character, or is longer than systems allow."""
+    return any("\ud800" <= char <= "\udfff" for char in name) or len(os.fsencode(name)) > 255
 
 
 def check(folder: Path) -> None:

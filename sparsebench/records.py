@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded, environment
-from sparsebench.errors import LedgerError
+from sparsebench.errors import LedgerError, RecordError
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.stages import timed
@@ -126,29 +126,57 @@ def statuses(folder: Path) -> dict[str, str]:
 def read_cell(folder: Path, name: str, status: str) -> dict[str, Any]:
     """The record that the cell of this ``key`` left with this status."""
     path = _inside(folder / f"{name}.{status}.json", folder)
-    return _parse(bounded.whole(path, LedgerError), path)
+    return _parse("".join(_texts(path)), path)
 
 
 def planned(folder: Path) -> dict[str, list[tuple[str, str, str]]]:
     """The cells of every manifest that was run here: (key, stage, label) by manifest, in the plan's order."""
     found = {}
-    for plan in read(_below(folder, "plan-*.json")):
-        cells = [(c["key"], c["stage"], f"{Variant.read(c['variant']).label} · {c['label']}") for c in plan["cells"]]
-        found[plan["manifest"]] = cells
+    for where, plan in located(_below(folder, "plan-*.json")):
+        try:
+            cells = [
+                (str(c["key"]), str(c["stage"]), f"{Variant.read(c['variant']).label} · {c['label']}")
+                for c in plan["cells"]
+            ]
+            found[str(plan["manifest"])] = cells
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            wrong = f"{where}: not a plan as sparsebench writes it ({error!r})"
+            raise RecordError(wrong, "remove the file: the next run writes it again") from error
     return found
 
 
 def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """Every record in or below ``folders`` (a file may be named too), files in order of name.
 
-    Raises LedgerError naming the file, and the line in a bundle, that is not a record of a known format.
+    Raises RecordError naming the file, and the line in a bundle, that is not a record of a known format.
+    """
+    return (record for _, record in located(folders))
+
+
+def located(
+    folders: Iterable[Path], wrong: Callable[[RecordError], object] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As ``read``, each with the place that it stands at; with ``wrong``, that is told what is no record, and the rest comes.
+
+    Raises LedgerError for a folder that is not there, or that leads out of itself.
     """
     for folder in folders:
         if not folder.exists():
             raise LedgerError(f"{folder}: does not exist", "name a folder of records")
         for path in [folder] if folder.is_file() else _below(folder):
-            for number, text in enumerate(_texts(path), 1):
-                yield _parse(text, path if number == 1 else f"{path}, line {number}")
+            texts, number = _texts(path), 0
+            while True:
+                number += 1
+                where = str(path) if number == 1 else f"{path}, line {number}"
+                try:
+                    text = next(texts, None)
+                    if text is None:
+                        break
+                    yield where, _parse(text, where)
+                except RecordError as error:
+                    if wrong is None:
+                        raise
+                    wrong(error)
 
 
 def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
@@ -205,30 +233,30 @@ def _texts(path: Path) -> Iterator[str]:
 
     try:
         yield from (
-            bounded.lines(path, LedgerError) if path.name.endswith(".zst") else [bounded.whole(path, LedgerError)]
+            bounded.lines(path, RecordError) if path.name.endswith(".zst") else [bounded.whole(path, RecordError)]
         )
     except zstandard.ZstdError as error:
-        raise LedgerError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+        raise RecordError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
     except UnicodeDecodeError as error:
-        raise LedgerError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
+        raise RecordError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}", "copy the file again") from error
 
 
 def _parse(text: str, where: Path | str) -> dict[str, Any]:
-    record = bounded.parse(text, where, LedgerError, "remove the file, or copy it again")
+    record = bounded.parse(text, where, RecordError, "remove the file, or copy it again")
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise LedgerError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
+        raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:
         older = "ledgers of earlier versions are brought up to date, their records are not: keep the ledger"
         way = "upgrade sparsebench" if record["format"] > FORMAT else older
-        raise LedgerError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
+        raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
     if len(text) > bounded.TEXT:
-        bounded.refuse_long(record, where, LedgerError, "remove the file")
+        bounded.refuse_long(record, where, RecordError, "remove the file")
     missing = [key for key in _NEEDED.get(str(record.get("kind", "cell")), ()) if record.get(key) is None]
     if missing:
-        raise LedgerError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
+        raise RecordError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
     cells = record["cells"] if record.get("kind") == "plan" else []
     if not isinstance(cells, list) or any(not isinstance(cell, dict) or _ASKED - cell.keys() for cell in cells):
-        raise LedgerError(
-            f"{where}: a plan whose cells are not as they must be", "remove the file: a run writes it anew"
-        )
+        raise RecordError(f"{where}: a plan whose cells are not as they must be", "remove it: a run writes it anew")
     return record

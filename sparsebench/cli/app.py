@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from sparsebench import __version__
-from sparsebench.errors import SparsebenchError, redact_stderr
+from sparsebench.errors import SparsebenchError, UserError, of_system, redact_stderr
 from sparsebench.escape import visible
 
 EXPERIMENT, ONE_MODEL, LEDGER, MACHINE = "An experiment", "One model, without a manifest", "The ledger", "This machine"
@@ -36,6 +38,7 @@ VERBS = {
     "unpack": ("pack", ONE_MODEL),
     "schema": ("init", EXPERIMENT),
     "doctor": ("doctor", MACHINE),
+    "clean": ("clean", MACHINE),
 }
 """Each verb, a function of its name, with its module in this folder and its group in ``--help``."""
 
@@ -43,17 +46,33 @@ VERBS = {
 class Verbs(TyperGroup):
     """Ends well what a person ends: typer itself would say nothing of an interrupt, and call a closed pipe a failure."""
 
+    def make_context(self, *words: Any, **settings: Any) -> Any:
+        """Take the words of the command in; ``--help`` prints here."""
+        with _closed_pipe():
+            return super().make_context(*words, **settings)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
         try:
-            return super().invoke(ctx)
+            with _closed_pipe():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             print("sparsebench: interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # `sparsebench sql … | head`: the reader has seen enough. What is still buffered has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+
+
+@contextmanager
+def _closed_pipe() -> Iterator[None]:
+    """``sparsebench sql … | head``: the reader has seen enough, and what is still buffered has nowhere to go."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        # rich ends the program by itself, with a 1.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 app = typer.Typer(
@@ -84,31 +103,46 @@ for verb, (module, group) in VERBS.items():
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 some cells failed, 2 the input was wrong, 130 interrupted."""
+    _open_streams()
     redact_stderr()
     try:
         app()
     except SparsebenchError as error:
-        print(f"sparsebench: {visible(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"sparsebench: the disk is full{where}: what is finished is kept\n  → free some and run again",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _end(of_system(error, _cache()))
     except BaseException as error:
         # A library in Rust, such as tokenizers, gives up by what is no Exception. It has told of its panic by itself.
         if type(error).__name__ != "PanicException":
             raise
-        what = visible(str(error).splitlines()[0])
-        print(
-            f"sparsebench: a library gave up: {what}\n  → a file of the model asks for it: fetch it again, or name another",
-            file=sys.stderr,
+        what = str(error).splitlines()[0]
+        _end(
+            UserError(f"a library gave up: {what}", "a file of the model asks for it: fetch it again, or name another")
         )
-        sys.exit(2)
+
+
+def _end(error: SparsebenchError) -> None:
+    print(f"sparsebench: {visible(str(error))}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def _cache() -> Path:
+    from sparsebench.sources import Cache
+
+    return Cache().root
+
+
+def _open_streams() -> None:
+    """Make both streams such that printing to them cannot fail for what is printed.
+
+    A shell's ``>&-`` leaves none; one in ASCII, or a lone surrogate in a file's name, cannot be written as it is.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program runs
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ import typer
 
 from sparsebench.cli.options import JSON, LEDGER
 from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
-from sparsebench.errors import UserError
+from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
 
 if TYPE_CHECKING:
     from sparsebench.ledger.compare import Scored, SideBySide
 
+SAID = 20
+"""Records that are named as no such."""
 SHOWN = 1000
 """Rows of a table on a terminal."""
 Picture = StrEnum("Picture", ["png", "svg", "pdf"])
@@ -58,10 +60,10 @@ def sql(
     try:
         if file:
             query = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}", "name a readable file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text (byte {error.start})", "save the query as UTF-8") from error
     with ask.streaming(path, query or sqlfiles.read("describe"), timeout=timeout) as found:
         if shape == "table" and not as_json:
             # A terminal's table is as wide as its widest row, so it is made of rows that are all there.
@@ -145,7 +147,8 @@ def ingest(
 ) -> None:
     """Bring records into the ledger: rebuild it, or merge another machine's.
 
-    What is there already stays there once.
+    What is there already stays there once. What is no record is named and
+    left out; the exit code is then 1.
 
     \b
     sparsebench ingest ledger/records
@@ -155,7 +158,15 @@ def ingest(
     from sparsebench.plan.preflight import ledger_path
 
     path = ledger_path(ledger)
-    note(f"{Ledger(path).rebuild(folders)} records read; ledger: {path}")
+    wrong: list[RecordError] = []
+    count = Ledger(path).rebuild(folders, wrong.append)
+    for error in wrong[:SAID]:
+        note(f"left out: {error}")
+    if len(wrong) > SAID:
+        note(f"left out: {len(wrong) - SAID} more")
+    note(f"{count} records read; ledger: {path}")
+    if wrong:
+        raise typer.Exit(1)
 
 
 def export(

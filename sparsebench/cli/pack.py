@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sparsebench.cli.options import check_name, names_of
-from sparsebench.cli.output import note, size
+from sparsebench.cli.options import JSON, check_name, names_of
+from sparsebench.cli.output import emit_json, note, size
 from sparsebench.errors import UserError
 
 OUT = Annotated[Path | None, typer.Option(help="Default: the folder's name with .packed, .archive or .unpacked.")]
@@ -26,6 +26,7 @@ def pack(
         ),
     ] = "packed",
     out: OUT = None,
+    as_json: JSON = False,
 ) -> None:
     """Write a model folder in a smaller format.
 
@@ -42,7 +43,10 @@ def pack(
     target = _target(folder, out, f".{form}")
     write(folder, target)
     before, after = folder_bytes(folder), folder_bytes(target)
-    note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
+    if as_json:
+        emit_json({"folder": str(target), "format": form, "bytes": after, "bytes_before": before})
+    else:
+        note(f"{target}: {size(after)} of {size(before)} ({after / before:.1%})")
     if left := told(left_out(target)):
         note(left)
 

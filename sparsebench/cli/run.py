@@ -12,7 +12,7 @@ import typer
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
-from sparsebench.errors import UserError
+from sparsebench.errors import NoLedgerError, RecordError, UserError
 
 if TYPE_CHECKING:
     from sparsebench.run.select import Decision
@@ -73,8 +73,9 @@ def run(
     )
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
-            note(f"{space.ledger} is gone: made anew from {Ledger(space.ledger).rebuild([space.records])} records")
-        elif added := Ledger(space.ledger).catch_up(space.records):
+            made = Ledger(space.ledger).rebuild([space.records], _left_out)
+            note(f"{space.ledger} is gone: made anew from {made} records")
+        elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
         if not cells:
             if keep != "dense" and os.access(space.work, os.W_OK):
@@ -93,6 +94,10 @@ def run(
     if counts["failed"] or counts["skipped"] or before:
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
+
+
+def _left_out(error: RecordError) -> None:
+    note(f"left out of the ledger: {error}")
 
 
 def _failed_before(found: list[Decision]) -> int:
@@ -129,7 +134,7 @@ def status(
     sparsebench status --json
     """
     from sparsebench.plan.preflight import ledger_path
-    from sparsebench.records import key, planned, read_cell, statuses
+    from sparsebench.records import key, planned, statuses
     from sparsebench.run.workspace import Workspace
 
     if manifest:
@@ -140,6 +145,8 @@ def status(
         }
     else:
         folder = Workspace.of(ledger_path(ledger), Path()).records
+        if not folder.is_dir() and not ledger_path(ledger).exists():
+            raise NoLedgerError(f"no ledger at {ledger_path(ledger)}", "make one with `sparsebench run MANIFEST`")
         plans = planned(folder)
     known, states = statuses(folder), ["done", "failed", "unsupported", "skipped", "left"]
     rows, troubles = [], []
@@ -149,7 +156,7 @@ def status(
             rows.append([name, stage, *(counts[state] for state in states)])
         for cell, _, label in cells:
             if (state := known.get(cell)) in states[1:-1]:
-                troubles.append([name, state, label, read_cell(folder, cell, state)["reason"]])
+                troubles.append([name, state, label, _reason(folder, cell, state)])
     heads = ["manifest", "stage", *states]
     if as_json:
         counted = [dict(zip(heads, row, strict=True)) for row in rows]
@@ -163,3 +170,9 @@ def status(
     for (name, state, reason), labels in by_reason.items():
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+
+
+def _reason(folder: Path, name: str, status: str) -> str:
+    from sparsebench.records import read_cell
+
+    return str(read_cell(folder, name, status).get("reason"))

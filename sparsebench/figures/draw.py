@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import bounded
-from sparsebench.errors import QueryError, UserError
+from sparsebench.errors import QueryError, UserError, foreign
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
-from sparsebench.figures.spec import KINDS, SHIPPED, Spec, parse
+from sparsebench.figures.spec import SHIPPED, Spec, parse
+from sparsebench.figures.values import fitting
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
@@ -106,11 +107,10 @@ def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: 
     except QueryError as error:
         raise QueryError(f"{spec.path}: {error.message}", error.hint) from error
     spec.check_columns(table.columns)
-    needed = [spec.values[key] for key in KINDS[spec.kind]]
-    places = [table.columns.index(column) for column in needed]
-    found = tuple(row for row in table.rows if all(row[place] is not None for place in places))
-    if not found:
+    found = fitting(spec, table)
+    if not found.rows:
         return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
-    draw(spec, query.Table(table.columns, found), paths, width)
+    with foreign(f"{spec.path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
+        draw(spec, found, paths, width)
     return Rendered(spec.name, spec.title, paths)

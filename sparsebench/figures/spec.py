@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench import bounded
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
 
@@ -140,7 +141,10 @@ class Spec:
 
 def parse(path: Path) -> Spec:
     """Read one figure. Raises UserError naming the file and the line of what is wrong."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = bounded.read(path, UserError).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
     values: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):

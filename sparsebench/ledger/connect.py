@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import environment
-from sparsebench.errors import LedgerError
+from sparsebench.errors import LedgerError, NoLedgerError, UserError
 from sparsebench.paths import unlinked
 
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ STORAGE = "v1.4.0"
 BIRTH = 1.0
 """Seconds for which a file without a valid header may be one that another process is just creating."""
 _INVALID = "not a valid DuckDB database"
+_DAMAGE = (
+    "Corrupt database",
+    "Could not read enough bytes",
+    "does not match stored checksum",
+    "Failed to load metadata",
+)
+_SCHEMA = "base"
+"""The schema of our tables; DuckDB calls a database by the name of its file, and one of both would be ambiguous."""
 _HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 ABANDONED: list[duckdb.DuckDBPyConnection] = []
 """Connections whose call does not come back: to close one would be to wait for it."""
@@ -58,6 +66,8 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         yield connection
     except duckdb.Error as error:
+        if is_damage(error):
+            raise damaged(path, error) from error
         raise LedgerError(
             f"{path}: {str(error).splitlines()[0]}",
             "a record, or this file, is not as sparsebench writes it: make the ledger anew, and leave that record out",
@@ -70,7 +80,7 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
 def reader(path: Path, patience: float, outlet: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that reads this one file and reaches nothing else, but for the folder ``outlet`` that it may write to."""
     if not path.is_file():
-        raise LedgerError(
+        raise NoLedgerError(
             f"no ledger at {path}", "make one with `sparsebench run MANIFEST` or `sparsebench ingest FOLDER`"
         )
     connection = _open(path, True, (_SEALED if outlet is None else _ALONE) | {"memory_limit": f"{memory()}B"}, patience)
@@ -95,11 +105,13 @@ def memory() -> int:
 def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckdb.DuckDBPyConnection:
     import duckdb
 
+    if path.stem.lower() == _SCHEMA:
+        raise UserError(f"{path}: no ledger can be called {path.name}, because its tables are", "give it another name")
     started, pause = time.monotonic(), 0.02
     while True:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=config)
-        except (duckdb.IOException, duckdb.ConnectionException) as error:
+        except duckdb.Error as error:
             # A ConnectionException here means that this very process has it open the other way.
             holder = _HOLDER.search(str(error))
             unfinished = _INVALID in str(error) and time.monotonic() < started + BIRTH
@@ -114,7 +126,26 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
         pause = min(2 * pause, 0.5)
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether DuckDB found a file that is not as it wrote it."""
+    import duckdb
+
+    text = str(error)
+    return isinstance(error, duckdb.SerializationException) or any(words in text for words in _DAMAGE)
+
+
+def damaged(path: Path, error: Exception) -> LedgerError:
+    """The error for such a file: the records beside it hold all that it held."""
+    records = path.parent / "records"
+    return LedgerError(
+        f"{path}: damaged ({str(error).splitlines()[0]})",
+        f"its records rebuild it: move it away, then sparsebench ingest {records} --ledger {path}",
+    )
+
+
 def _broken(path: Path, error: Exception) -> LedgerError:
+    if is_damage(error):
+        return damaged(path, error)
     reason = str(error).splitlines()[0].removeprefix("IO Error: ")
     if _INVALID in reason or "newer" in reason.lower():
         return LedgerError(f"{path}: {reason}", "name another file with --ledger, or upgrade duckdb")

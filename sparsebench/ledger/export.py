@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import migrate, query, sqlfiles
-from sparsebench.paths import unlinked
+from sparsebench.paths import create, unlinked
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,6 +54,7 @@ def _sqlite(ledger: Path, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial")
     partial.unlink(missing_ok=True)
+    create(partial, "ab").close()  # sqlite3 does not say why it cannot make a file
     target = sqlite3.connect(partial)
     try:
         with target, query.reader(ledger) as connection:

@@ -97,6 +97,8 @@ def _asked(
     """Errors of DuckDB are explained by the ``reader`` around it."""
     watched = _Watched(connection, timeout)
     cursor = watched.call(connection.execute, sql, parameters)
+    if cursor is None or cursor.description is None:
+        raise QueryError("there is no query in it", "give one SELECT; without a query the views are listed")
     names = tuple(column[0] for column in cursor.description or ())
     return Stream(names, chain.from_iterable(iter(lambda: watched.call(cursor.fetchmany, _ROWS), [])))
 
@@ -164,7 +166,7 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
 
     It reaches the folder ``outlet`` and no other file. Raises QueryError for what DuckDB refuses.
     """
-    with connect.reader(path, patience, outlet) as connection, _explaining():
+    with connect.reader(path, patience, outlet) as connection, _explaining(path):
         ready = migrate.current(connection, path)
         if ready:
             yield connection
@@ -175,17 +177,19 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
             connection.execute("BEGIN")
             derive.derive(connection)
             connection.execute("COMMIT")
-        with connect.reader(path, patience, outlet) as connection, _explaining():
+        with connect.reader(path, patience, outlet) as connection, _explaining(path):
             yield connection
 
 
 @contextmanager
-def _explaining() -> Iterator[None]:
+def _explaining(path: Path) -> Iterator[None]:
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
+        if connect.is_damage(error):
+            raise connect.damaged(path, error) from error
         raise _explained(error) from error
 
 

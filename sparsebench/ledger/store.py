@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sparsebench import records
+from sparsebench.errors import RecordError
 from sparsebench.ledger import connect, derive, migrate, sqlfiles
 
+Wrong = Callable[[RecordError], object]
+"""Told of a record that cannot be taken."""
 BATCH = 64
 """Records per transaction of a rebuild, so that memory stays bounded."""
 
@@ -34,35 +38,73 @@ class Ledger:
             return 0
         with connect.writer(self.path, self.patience) as connection:
             migrate.upgrade(connection, self.path)
-            connection.execute("BEGIN")
-            connection.execute(sqlfiles.read("ingest/incoming"), {"records": texts})
-            row = connection.execute("SELECT count(*) FROM incoming").fetchone()
-            for name in sqlfiles.folder("ingest"):
-                if name != "ingest/incoming":
-                    connection.execute(sqlfiles.read(name))
-            connection.execute("DROP TABLE incoming")
-            derive.derive(connection)
+            with _blaming_records():
+                connection.execute("BEGIN")
+                connection.execute(sqlfiles.read("ingest/incoming"), {"records": texts})
+                row = connection.execute("SELECT count(*) FROM incoming").fetchone()
+                for name in sqlfiles.folder("ingest"):
+                    if name != "ingest/incoming":
+                        connection.execute(sqlfiles.read(name))
+                connection.execute("DROP TABLE incoming")
+                derive.derive(connection)
             connection.execute("COMMIT")
         return row[0] if row else 0
 
-    def catch_up(self, folder: Path) -> int:
-        """Add the records of one folder that a killed run left there without bringing them in; how many."""
+    def catch_up(self, folder: Path, wrong: Wrong | None = None) -> int:
+        """Add the records of one folder that a killed run left there without bringing them in; how many.
+
+        ``wrong`` as in ``rebuild``.
+        """
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
             migrate.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
-        return self.ingest(records.read_cell(folder, key, status) for key, status in missing)
+        paths = [folder / f"{key}.{status}.json" for key, status in missing]
+        return self._take(list(records.located(paths, wrong)), wrong)
 
-    def rebuild(self, folders: Sequence[Path]) -> int:
-        """Add every record below ``folders``, on top of what the ledger holds; how many were read.
+    def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
+        """Add every record below ``folders``, on top of what the ledger holds; how many were taken.
 
-        Run on no file it makes the ledger anew, on another machine's records it merges them.
+        Run on no file it makes the ledger anew, on another machine's records it merges them. With ``wrong``, that is told
+        of each record that cannot be taken, and the others come in; else the first one is raised as a RecordError.
         """
         count = 0
-        stream = records.read([Path(folder) for folder in folders])
+        stream = records.located([Path(folder) for folder in folders], wrong)
         while batch := list(islice(stream, BATCH)):
-            self.ingest(batch)
-            count += len(batch)
+            count += self._take(batch, wrong)
         return count
+
+    def _take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
+        """Add records, each with its place; how many were taken. Where some cannot be, halves of halves find which."""
+        try:
+            self.ingest(record for _, record in batch)
+            return len(batch)
+        except RecordError as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._take(batch[:half], wrong) + self._take(batch[half:], wrong)
+            named = RecordError(f"{batch[0][0]}: {error.message}", error.hint)
+            if wrong is None:
+                raise named from error
+            wrong(named)
+            return 0
+
+
+@contextmanager
+def _blaming_records() -> Iterator[None]:
+    """What DuckDB or the statistics refuse of records, as a RecordError; the ledger itself was opened and is sound."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.IOException, duckdb.OutOfMemoryException):
+        raise
+    except (duckdb.Error, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, duckdb.Error) and connect.is_damage(error):
+            raise
+        said = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise RecordError(
+            f"not a record as sparsebench writes it ({said[0][:200]})", "remove the file, or copy it again"
+        ) from error

@@ -17,6 +17,9 @@ from sparsebench.manifest.nodes import At, Positions, read
 from sparsebench.manifest.problems import MOST, ManifestError, Problem, did_you_mean
 from sparsebench.manifest.schema import Manifest
 
+_LONGEST = 200
+"""Bytes of an experiment's name: a system's limit for a file's name is 255, and ours say more."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -82,7 +85,11 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
     problems += [problem for problem in islice(found, MOST) if (problem.line, problem.column) not in broken]
     if problems:
         raise ManifestError(problems)
-    return Loaded(manifest, path, positions)
+    loaded = Loaded(manifest, path, positions)
+    # Files of records carry the name; a shell's argument that is no UTF-8 comes with lone surrogates.
+    if len(loaded.name.encode(errors="replace")) > _LONGEST or not _is_text(loaded.name):
+        _fail(name, "its name cannot name an experiment", f"add `name:`, or rename the file (at most {_LONGEST} bytes)")
+    return loaded
 
 
 def check_family(loaded: Loaded, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf) -> tuple[Problem, ...]:
@@ -95,6 +102,10 @@ def check_family(loaded: Loaded, configs: Mapping[str, Mapping[str, Any]], famil
         if model.name in configs
     )
     return tuple(problem for problem in found if problem)
+
+
+def _is_text(name: str) -> bool:
+    return name.isprintable() and not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _fail(path: str, message: str, hint: str, cause: Exception | None = None) -> NoReturn:

@@ -57,6 +57,10 @@ _SYNTAX: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
+_LONE = re.compile("[\ud800-\udfff]")
+_HALF = "an escape such as `\\ud800` that is half of a character"
+
+
 @dataclass(frozen=True)
 class Span:
     """Where something stands: line and column from 0, and how many characters of that line it covers."""
@@ -170,6 +174,8 @@ class _Builder:
             return [self.value(item, (*at, index), (*above, node)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and kind in _SCALARS:
             pattern, _, convert = _SCALARS[kind]
+            if _LONE.search(node.value):
+                return self._wrong(node, at, _HALF, "text", "write the character itself")
             if pattern.match(node.value):
                 return convert(node.value)
         return self._wrong(node, at, f"`!{kind}` does not fit here", "a value without a tag", "remove the tag")
@@ -183,6 +189,9 @@ class _Builder:
                 )
                 continue
             key = key_node.value
+            if _LONE.search(key):
+                self._wrong(key_node, at, _HALF, "text", "write the character itself")
+                continue
             if len(key) > bounded.KEY:
                 self._wrong(key_node, at, f"a key of {len(key):,} characters", f"at most {bounded.KEY}", "shorten it")
                 continue

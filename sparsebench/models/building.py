@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sparsebench.errors import ModelError
 
+PARTIAL = ".partial-"
+"""What the name of every folder holds that is being built, or removed."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
@@ -74,16 +76,22 @@ def aside(folder: Path) -> Path:
 
 def sweep(parent: Path, name: str = "*") -> None:
     """Remove from ``parent`` what dead processes of this machine have left there of ``name``, or of anything."""
+    for left in of_the_dead(parent, name):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def of_the_dead(parent: Path, name: str = "*") -> Iterator[Path]:
+    """What dead processes of this machine have left in ``parent`` of ``name``, or of anything."""
     import psutil
 
     for left in parent.glob((glob.escape(name) if name != "*" else name) + glob.escape(_ours()) + "*"):
         number = left.name.rpartition("-")[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
+            yield left
 
 
 def _ours() -> str:
-    return f".partial-{socket.gethostname()}-"
+    return f"{PARTIAL}{socket.gethostname()}-"
 
 
 def _exchange(one: Path, other: Path) -> None:

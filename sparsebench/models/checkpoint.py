@@ -33,6 +33,7 @@ ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16":
 FLOATS = {"F64", "F32", "F16", "BF16"}
 SHARD = 4 << 30
 """Bytes of weights per file that we lay out ourselves."""
+_CONVERT = "convert the checkpoint to bfloat16, float16 or float32"
 PIECE = 1 << 23
 """Entries read at once where a tensor is gone through in pieces."""
 _CHUNK = 1 << 22
@@ -67,13 +68,17 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
 
     Raises ModelError when the file is not a whole safetensors file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= min(size - 8, bounded.HEADER):
-            raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
-        header = bounded.parse(file.read(length), f"{path}: its safetensors header", ModelError, "fetch the file again")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            if not 0 < length <= min(size - 8, bounded.HEADER):
+                raise ModelError(f"{path}: not a safetensors file (bad header length)", "fetch the file again")
+            text = file.read(length)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}", "fetch the file again") from error
+    header = bounded.parse(text, f"{path}: its safetensors header", ModelError, "fetch the file again")
     tensors = tensor_infos(header, 8 + length, path)
     end = tensors[-1].end if tensors else 8 + length
     if end != size:
@@ -93,7 +98,7 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
         found, last = [], start
         for (begin, end), name, entry in named:
             info = TensorInfo(name, entry["dtype"], tuple(entry["shape"]), path.name, start + begin, start + end)
-            if info.begin < last or not _fits(info):
+            if not (type(begin) is int and type(end) is int) or info.begin < last or not _fits(info):
                 told = f"{name[:80]}: {info.dtype} {info.shape}"[:200]
                 message = f"{path}: {told} cannot lie at bytes {str(begin)[:30]} to {str(end)[:30]}"
                 raise ModelError(message, "fetch the file again")
@@ -106,10 +111,17 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
 
 def _fits(info: TensorInfo) -> bool:
     """Whether a tensor's shape takes the bytes it has; of a dtype that is not known, whether it may."""
-    if len(info.shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
+    if not isinstance(info.dtype, str) or not _is_text(info.name) or len(info.shape) > 64:
+        return False
+    if not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
         return False
     size = ITEM_SIZE.get(info.dtype)
     return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
+
+
+def _is_text(name: str) -> bool:
+    """Whether other programs can be told this name: JSON may hold halves of characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 class Checkpoint:
@@ -139,7 +151,12 @@ class Checkpoint:
             packed = next(self.folder.glob("*.safetensors.packed"), None)
             way = "it is packed: sparsebench unpack" if packed else "name a folder with safetensors weights"
             raise ModelError(f"{self.folder}: no model.safetensors", way)
-        return shards(index)
+        names = shards(index)
+        for name in names:
+            if not (self.folder / name).is_file():
+                wrong = f"{self.folder / name}: {INDEX} names it, and it is not there"
+                raise ModelError(wrong, "the download is not complete: fetch the model again")
+        return names
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -183,11 +200,14 @@ class Checkpoint:
         Ties exist among token embeddings and output heads only, so only vocabulary-sized tensors outside the blocks are
         compared: two matrices of a block that were pruned to nothing are equal, not tied.
         """
-        vocabulary = self.config.get("vocab_size") or (self.config.get("text_config") or {}).get("vocab_size")
+        text = self.config.get("text_config")
+        vocabulary = self.config.get("vocab_size") or (text if isinstance(text, dict) else {}).get("vocab_size")
+        if not isinstance(vocabulary, int):
+            return {}
         groups: dict[tuple[Any, ...], list[TensorInfo]] = {}
         for info in self.tensors.values():
             in_block = re.search(r"\.\d+\.", info.name)
-            if len(info.shape) == 2 and vocabulary and info.shape[0] >= vocabulary and not in_block:
+            if len(info.shape) == 2 and vocabulary > 0 and info.shape[0] >= vocabulary and not in_block:
                 groups.setdefault((info.dtype, info.shape), []).append(info)
         repeats: dict[str, str] = {}
         for group in groups.values():
@@ -213,7 +233,7 @@ class Checkpoint:
 
 def pieces_of(folder: Path, info: TensorInfo) -> Iterator[torch.Tensor]:
     """The entries of a tensor in a file of ``folder`` in order, flat, some million at a time."""
-    step = PIECE * ITEM_SIZE[info.dtype]
+    step = PIECE * element_bytes(info.dtype)
     for start in range(0, info.nbytes, step):
         yield _read(folder, info, start, min(step, info.nbytes - start))
 
@@ -256,7 +276,7 @@ def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]
     shards: list[list[TensorInfo]] = [[]]
     room = SHARD
     for name, dtype, shape in tensors:
-        size = math.prod(shape) * ITEM_SIZE[dtype]
+        size = math.prod(shape) * element_bytes(dtype)
         if size > room and shards[-1]:
             shards.append([])
             room = SHARD
@@ -320,7 +340,7 @@ class CheckpointWriter:
         info = self._expected(name)
         if torch_dtype(info.dtype) != piece.dtype or start + piece.numel() > info.numel:
             raise ModelError(f"{self.folder}: {name} has {info.numel} entries of {info.dtype}, not {piece.dtype}")
-        self._put(info, start * ITEM_SIZE[info.dtype], piece)
+        self._put(info, start * element_bytes(info.dtype), piece)
         if start + piece.numel() == info.numel:
             del self.missing[name]
 
@@ -345,7 +365,7 @@ class CheckpointWriter:
             raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
         self._close_files()
         if len({info.file for info in self.layout}) > 1:
-            total = sum(info.numel * ITEM_SIZE[info.dtype] for info in self.layout)
+            total = sum(info.numel * element_bytes(info.dtype) for info in self.layout)
             weight_map = {info.name: info.file for info in self.layout}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             (self.partial / INDEX).write_text(json.dumps(index))
@@ -376,7 +396,7 @@ class CheckpointWriter:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for info in infos:
-            size = info.numel * ITEM_SIZE[info.dtype]
+            size = info.numel * element_bytes(info.dtype)
             span = [offset, offset + size]
             header[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": span}
             offset += size
@@ -388,11 +408,18 @@ class CheckpointWriter:
         self.open[name].write(struct.pack("<Q", len(text)) + text)
 
 
+def element_bytes(dtype: str) -> int:
+    """Bytes of one element of a safetensors dtype. Raises ModelError for one that is not handled."""
+    if dtype not in ITEM_SIZE:
+        raise ModelError(f"dtype {dtype} is not handled", _CONVERT)
+    return ITEM_SIZE[dtype]
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of a safetensors dtype name. Raises ModelError for one that is not handled."""
     found = _dtypes().get(name)
     if found is None:
-        raise ModelError(f"dtype {name} is not handled", "convert the checkpoint to bfloat16, float16 or float32")
+        raise ModelError(f"dtype {name} is not handled", _CONVERT)
     return found
 
 
@@ -401,7 +428,7 @@ def safetensors_dtype(dtype: torch.dtype, name: str) -> str:
     for code, found in _dtypes().items():
         if found == dtype:
             return code
-    raise ModelError(f"{name}: {dtype} is not handled", "convert the checkpoint to bfloat16, float16 or float32")
+    raise ModelError(f"{name}: {dtype} is not handled", _CONVERT)
 
 
 def _dtypes() -> dict[str, torch.dtype]:

@@ -44,7 +44,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions:
         or first("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
         heads=heads,
         key_heads=first("num_key_value_heads", default=heads),
-        head_size=first("head_dim", "d_kv", default=hidden // heads),
+        head_size=first("head_dim", "d_kv", default=hidden // max(1, heads)),
         vocabulary=first("vocab_size", default=32000),
         experts=max(1, first("num_local_experts", "num_experts", "n_routed_experts", default=1)),
     )

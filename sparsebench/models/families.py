@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError
+from sparsebench.errors import ModelError, foreign
 from sparsebench.models.safety import without_code
 
 if TYPE_CHECKING:
@@ -84,14 +84,9 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kin
     import torch
 
     settings = transformers_config(config)
-    try:
-        with torch.device("meta"):
-            made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
-    except ValueError as error:
-        what = f"model type {config.get('model_type')!r} as {family}"
-        raise ModelError(
-            f"transformers cannot build {what}: {error}", "correct the family or the architecture"
-        ) from error
+    what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
+    with foreign(what, "correct the family or the architecture"), torch.device("meta"):
+        made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
     model: PreTrainedModel = made
     return model
 
@@ -110,8 +105,10 @@ def transformers_config(config: Mapping[str, Any], path: str = "config.json") ->
     if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
         settings["model_type"] = "ministral"
     kind = CONFIG_MAPPING[str(settings["model_type"])]
-    # Infinity, which JSON does not have, is stored as an object.
-    return kind(**kind._decode_special_floats(settings))
+    with foreign(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
+        # Infinity, which JSON does not have, is stored as an object.
+        found: PreTrainedConfig = kind(**kind._decode_special_floats(settings))
+    return found
 
 
 def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:

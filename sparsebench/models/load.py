@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError, UnsupportedError, foreign
 from sparsebench.models.assemble import Replace, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class, transformers_config
@@ -102,13 +102,8 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
-    try:
+    with foreign(f"{folder}: transformers cannot load it as {family}", "check family and files"):
         model, info = kind.from_pretrained(str(folder), config=config, trust_remote_code=False, **options)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{folder}: transformers cannot load it as {family}: {reason}", "check family and files"
-        ) from error
     missing = set(info["missing_keys"])
     poolers = {name for name in missing if "pooler" in name.split(".")}
     if poolers and kind.__name__ == "AutoModel":
@@ -145,13 +140,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if unknown:
         print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
     kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
-    try:
+    with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except (ValueError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {reason}", "install what it names") from error
     return tokenizer
 
 
@@ -193,12 +185,7 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
     how: dict[str, Any] = {"dtype": getattr(torch, dtype), "quantization_config": GgufConfig(dequantize=True)}
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
-        try:
+        with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
             model = auto_class(family, {}).from_pretrained(alone, trust_remote_code=False, **where, **how)
             tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
-        except (ValueError, OSError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"{file}: transformers cannot load it as {family}: {reason}", "check the family"
-            ) from error
     return model, tokenizer

@@ -22,10 +22,10 @@ from sparsebench.models import gguf, precision
 from sparsebench.models.building import reserve
 from sparsebench.models.checkpoint import (
     FLOATS,
-    ITEM_SIZE,
     Checkpoint,
     CheckpointWriter,
     TensorInfo,
+    element_bytes,
     lay_out,
     safetensors_dtype,
     torch_dtype,
@@ -101,7 +101,7 @@ def _written(
     notes: dict[str, Any] | None = None,
 ) -> Path:
     """Convert tensor by tensor into ``layout``."""
-    reserve(out, sum(info.numel * ITEM_SIZE[info.dtype] for info in layout))
+    reserve(out, sum(info.numel * element_bytes(info.dtype) for info in layout))
     with CheckpointWriter(out, layout, source) as writer:
         for info in layout:
             tensor = load(info.name)
@@ -154,6 +154,9 @@ def _from_pickles(source: Path, entry: str, out: Path, family: Family, dtype: st
     files = [entry]
     if entry == PICKLE_INDEX:
         files = list(shards(source / entry))
+        if missing := next((name for name in files if not (source / name).is_file()), None):
+            wrong = f"{source / missing}: {PICKLE_INDEX} names it, and it is not there"
+            raise ModelError(wrong, "the download is not complete: fetch the model again")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= _unpickled(source / file)

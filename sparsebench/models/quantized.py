@@ -230,7 +230,7 @@ class QuantizedCheckpoint(Checkpoint):
     @property
     def across(self) -> bool:
         """Whether the model's own matrices are (in, out), as GPT-2's are."""
-        return self.config.get("model_type") in CONV1D_TYPES
+        return str(self.config.get("model_type")) in CONV1D_TYPES
 
     @cached_property
     def quantized(self) -> frozenset[str]:

@@ -43,7 +43,7 @@ def longest_input(config: Mapping[str, Any]) -> int | None:
 
     What the file leaves out is transformers' default for the type. Raises ModelError for an unknown ``model_type``.
     """
-    if config.get("model_type") in _UNLIMITED:
+    if str(config.get("model_type")) in _UNLIMITED:
         return None
     settings = transformers_config(config)
     for part in (settings, getattr(settings, "text_config", None)):

@@ -148,7 +148,7 @@ def part(info: TensorInfo, config: Mapping[str, Any], family: str) -> Part:
         and info.dtype in FLOATS
         and kind not in ("norm", "embedding", "router")
     )
-    rows_last = prunable and config.get("model_type") in (TURNED_EXPERTS if fused else CONV1D_TYPES)
+    rows_last = prunable and str(config.get("model_type")) in (TURNED_EXPERTS if fused else CONV1D_TYPES)
     return Part(name, layer, _side(name, family), kind, prunable, rows_last, info.shape[0] if prunable and fused else 0)
 
 
@@ -211,7 +211,7 @@ def is_buffer(info: TensorInfo, place: Part) -> bool:
 
 def refuse_replay(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model whose layers' inputs cannot be seen block by block."""
-    if config.get("model_type") in REFUSED:
+    if str(config.get("model_type")) in REFUSED:
         raise UnsupportedError(refusal(config["model_type"]), LOOKS_AT_WEIGHTS)
 
 
@@ -222,7 +222,7 @@ def refusal(model_type: str) -> str:
 
 def refuse_text(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedError for a model that cannot be given text: it can be neither scored nor timed."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind in NO_TEXT:
         raise UnsupportedError(
             f"{kind} can be neither scored nor timed: {NO_TEXT[kind]}", "its structure and storage can be measured"

@@ -54,6 +54,20 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
     return found
 
 
+def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant], bool]) -> list[Job]:
+    """The jobs that make ``variants``, whose folders are gone, and what of their ancestors is not ``present``; parents first."""
+    found: dict[str, Variant] = {}
+    for variant in variants:
+        for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
+            if present(one):
+                break
+            found[one.id] = one
+    makers: dict[str, Job] = {}
+    for variant in sorted(found.values(), key=lambda one: len(one.steps)):
+        makers[variant.id] = _maker(plan, [variant], [], makers)
+    return list(makers.values())
+
+
 def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
     """The variants whose folders must be made: what cells need and is not there, the making that was never recorded, and
     what these are made from. What is timed needs the dense model as well."""

@@ -314,7 +314,7 @@ def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str,
     for index, entry in enumerate(manifest.variants):
         calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
         for name, config in configs.items():
-            kind = config.get("model_type")
+            kind = str(config.get("model_type"))
             if calibrated and kind in REFUSED and name in (models_of(entry) or configs):
                 yield loaded.problem(
                     ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +17,13 @@ from pydantic_core import PydanticCustomError
 from sparsebench import bounded, environment, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
+from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
 from sparsebench.plan.expand import expand
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations
-from sparsebench.storage import is_packed
+from sparsebench.storage import is_packed, sums
 from sparsebench.storage.packed import PackedCheckpoint
 
 T = TypeVar("T", bound=BaseModel)
@@ -71,8 +74,12 @@ def single(
     revision = sources.fingerprint(source, cache, offline)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
+    if (folder / "config.json").is_file() and (damage := sums.damage(folder)):
+        print(f"{damage}: the model is made again", file=sys.stderr)
+        shutil.rmtree(building.aside(folder), ignore_errors=True)
     if not (folder / "config.json").is_file():
         obtain(model, folder, cache, offline, 0)
+        sums.write(folder)
     if check:
         check(bounded.read_object(folder / "config.json"))
     return Single(model.name, folder, model.family, dtype)

@@ -14,6 +14,8 @@ from sparsebench.models.topology import prunable_share
 from sparsebench.plan.estimate import ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+MOST = 100_000_000_000_000
+"""Parameters; the largest models have a hundredth of these."""
 UNKNOWN = 500_000_000
 PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
 """Parameters of a model nobody has read yet. A package index takes files up to 100 MB by default: about 160M weights of
@@ -21,7 +23,10 @@ PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
 
 
 def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
-    """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config."""
+    """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config.
+
+    Raises ModelError for a config of sizes that no model has.
+    """
     try:
         checkpoint = Checkpoint(folder)
         tensors = checkpoint.tensors.values()
@@ -30,6 +35,9 @@ def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> 
     except ModelError:
         pass
     count = parameters(config) if config else _guess(str(model.source))
+    if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
+        wrong = f"{model.name}: by its config.json it has {count:,} parameters"
+        raise ModelError(wrong, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
     stored = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(stored)
     return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), 1 - _tables(config) / count if config else None)
@@ -46,7 +54,7 @@ def parameters(config: Mapping[str, Any]) -> int:
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
-    gated = config.get("model_type") not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
+    gated = str(config.get("model_type")) not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
         act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
     )
     forward = size.hidden * size.inner * (3 if gated else 2) * size.experts

@@ -5,6 +5,7 @@ Time left is the jobs' estimates, scaled by how the finished ones of their kind 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.resources import job_seconds
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
+SILENCE_SECONDS = 30.0
+"""After so long a log gets a line that says what goes on."""
 DAMPING_SECONDS = 30.0
 """A kind of job is taken to be on schedule for so long: its first ones, which fetch and compile, say little about its pace."""
 COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skipped": "dim"}
@@ -82,7 +85,8 @@ class Display:
         self.stream = stream or sys.stderr
         self.total = 0
         self.count = 0
-        self.start = time.monotonic()
+        self.start = self.spoken = time.monotonic()
+        self.running: dict[str, str] = {}
 
     def begin(self, cells: list[Cell], jobs: list[Job]) -> None:
         """The run begins."""
@@ -93,9 +97,11 @@ class Display:
     def started(self, job: Job) -> None:
         """A job begins."""
         self.clock.started(job)
+        self.running[job.id] = job.label
 
     def progress(self, job: Job, done: int, total: int) -> None:
         """A job says how far it is."""
+        self.running[job.id] = f"{job.label} {done}/{total}"
 
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
         """A cell has its record."""
@@ -105,6 +111,7 @@ class Display:
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
         """A job's process is gone."""
         self.clock.ended(job, seconds)
+        self.running.pop(job.id, None)
         if trouble and not job.cells:
             self.line(f"✗ {trouble}", COLOURS["failed"])
 
@@ -112,8 +119,16 @@ class Display:
         """A job will not run, because what it needs has failed."""
         self.clock.skipped(job)
 
+    def due(self) -> float:
+        """Seconds until something must be said, if nothing happens."""
+        return self.spoken + SILENCE_SECONDS - time.monotonic()
+
     def tick(self) -> None:
-        """A chance to redraw; never called while something is being timed."""
+        """A chance to redraw; while something is being timed only when it is due."""
+        if self.due() <= 0:
+            what = ", ".join(map(visible, self.running.values())) or "nothing yet"
+            place = f"[{self.count}/{self.total}, {duration(self.clock.left())} left]"
+            self.line(f"… {place} {duration(time.monotonic() - self.start)}: {what}", "dim")
 
     def end(self, counts: Mapping[str, int]) -> None:
         """The run is over."""
@@ -121,6 +136,7 @@ class Display:
     def line(self, text: str, style: str) -> None:
         """One line for the reader."""
         print(text, file=self.stream, flush=True)
+        self.spoken = time.monotonic()
 
     def sentence(self, cell: Cell, status: str, seconds: float, reason: str | None) -> str:
         """``✓ [12/94, 3m left] smollm2 dense · piqa (7.1 s)``."""
@@ -162,6 +178,10 @@ class LiveDisplay(Display):
         super().ended(job, seconds, trouble)
         self.jobs.pop(job.id, None)
         self.tick()
+
+    def due(self) -> float:
+        """The bar says enough."""
+        return math.inf
 
     def tick(self) -> None:
         """Redraw."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.errors import ParityError, SparsebenchError
+from sparsebench.errors import ModelError, ParityError, SparsebenchError, StorageError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.run.recorder import Recorder, Spec
@@ -23,6 +23,12 @@ def prepare(spec: Spec, recorder: Recorder) -> None:
     out = spec.workspace.folder(spec.dense)
     obtain(spec.model, out, sources.Cache(spec.cache), spec.offline, spec.dense.seed)
     spec.workspace.seal(spec.dense)
+    if spec.expected and spec.workspace.content(spec.dense) != spec.expected:
+        spec.workspace.discard(out)
+        raise ModelError(
+            f"{spec.model.name}: its folder was damaged, and made again its weights are not those that it had",
+            f"what was fetched is damaged too: remove it from {spec.cache}, and run again",
+        )
 
 
 def make(spec: Spec, recorder: Recorder) -> None:
@@ -31,14 +37,12 @@ def make(spec: Spec, recorder: Recorder) -> None:
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context, Evidence, Step
     from sparsebench.steps.registry import kinds
-    from sparsebench.storage import unpack
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     wanted: list[Variant] = []
     for variant in spec.job.makes:
         packed = spec.workspace.packed(variant)
-        if variant.id not in cells and packed.is_dir():
-            unpack(packed, spec.workspace.folder(variant))
+        if variant.id not in cells and packed.is_dir() and _unpacked(spec, recorder, variant, packed):
             spec.workspace.seal(variant)
         else:
             wanted.append(variant)
@@ -70,6 +74,22 @@ def make(spec: Spec, recorder: Recorder) -> None:
     run(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
 
 
+def _unpacked(spec: Spec, recorder: Recorder, variant: Variant, packed: Path) -> bool:
+    """Unpack a kept copy; one that is damaged is removed, and False says so."""
+    from sparsebench.storage import sums, unpack
+
+    why = sums.damage(packed)
+    try:
+        if why is None:
+            unpack(packed, spec.workspace.folder(variant))
+            return True
+    except (StorageError, ModelError) as error:  # packed before checksums were noted
+        why = error.message
+    recorder.note(f"{variant.label}: its packed copy is damaged ({why}): made again")
+    spec.workspace.discard(packed)
+    return False
+
+
 def assess(spec: Spec, recorder: Recorder) -> None:
     """Structure and storage of each variant."""
     from sparsebench import storage, structure
@@ -83,6 +103,8 @@ def assess(spec: Spec, recorder: Recorder) -> None:
         scratch = spec.workspace.scratch()
         try:
             found = storage.measure(folder, spec.model.family, cell.settings["formats"], scratch, keep_packed=keep)
+            if keep:
+                storage.sums.write(keep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return replace(found, sizes=(*found.sizes, *_as_fetched(spec))) if cell.variant.is_dense else found
@@ -196,6 +218,13 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
         for key, value in settings.items()
         if key not in ("compute_dtype", "draw")
     }
+
+
+def opened(spec: Spec) -> list[Variant]:
+    """The variants whose folders a job reads."""
+    if spec.job.makes:
+        return [spec.job.parent] if spec.job.parent else []
+    return [*([spec.dense] if spec.job.kind == "latency" else []), *spec.job.variants]
 
 
 HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,7 +25,8 @@ from sparsebench.steps.calibration import Calibration
 @dataclass(frozen=True)
 class Spec:
     """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
-    ``allow_overlap`` that benchmarks may be part of the calibration text."""
+    ``allow_overlap`` that benchmarks may be part of the calibration text; ``expected`` is the checksum that the dense model's
+    weights had, where its folder was damaged and is made again."""
 
     manifest: str
     job: Job
@@ -36,6 +38,7 @@ class Spec:
     keep: str
     calibration: Calibration
     allow_overlap: bool = False
+    expected: str = ""
 
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""
@@ -86,6 +89,15 @@ class Recorder:
     def lost(self, variant: Variant, error: SparsebenchError) -> None:
         """Tell the parent that a variant could not be made, so that what needs it is skipped with this reason."""
         self._tell({"event": "lost", "variant": variant.id, "reason": reason_of(error)})
+
+    def damaged(self, folders: dict[str, str]) -> None:
+        """Tell the parent what is wrong with the folders of variants, by id: they are made again, and the job waits for them."""
+        self._tell({"event": "damaged", "variants": folders})
+
+    def note(self, text: str) -> None:
+        """A line for the reader of the run, and for the job's log."""
+        print(text, file=sys.stderr, flush=True)
+        self._tell({"event": "note", "text": text})
 
     def broken(self, error: BaseException) -> None:
         """Tell the parent that the job as a whole failed, so that what depends on it is skipped with this reason."""

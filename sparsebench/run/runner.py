@@ -20,11 +20,12 @@ from typing import Any
 
 from sparsebench import children, environment, records
 from sparsebench.errors import Interrupted, LedgerError
+from sparsebench.escape import visible
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.jobs import jobs
+from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run import forkserver, precompile
@@ -91,6 +92,16 @@ class Child:
     buffer: bytes = b""
     broken: str | None = None
     recorded: set[str] = field(default_factory=set)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A folder that was damaged: the checksum its weights had, the job that makes it again, and since when it is gone."""
+
+    content: str
+    maker: str
+    since: float
 
 
 class Runner:
@@ -109,6 +120,7 @@ class Runner:
         self.waiting: list[Job] = []
         self.ended: set[str] = set()
         self.lost: dict[str, str] = {}
+        self.remade: dict[str, Remade] = {}
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
@@ -201,6 +213,7 @@ class Runner:
             keep=self.settings.keep,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
+            expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"
@@ -252,21 +265,22 @@ class Runner:
         return {**os.environ, **children.imports(), **quiet}
 
     def _listen(self) -> None:
-        """Wait for events. While a timed job runs, only its own events wake the parent, or that they stay away for minutes."""
+        """Wait for events. While a timed job runs, only its own events wake the parent, or that a log must get a line."""
         if not self.children:
             return
         timed = any(child.job.exclusive for child in self.children)
         due = min(child.silence.next for child in self.children) - time.monotonic()
+        due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):
             if not self._read(key.data):
                 self._finish(key.data)
         for child in list(self.children):
             if time.monotonic() >= child.silence.next:
                 self._look(child)
-        if not timed:
+        if not timed or self.display.due() <= 0:
             self.display.tick()
-            if time.monotonic() - self.ingested > INGEST_SECONDS:
-                self._ingest()
+        if not timed and time.monotonic() - self.ingested > INGEST_SECONDS:
+            self._ingest()
 
     def _look(self, child: Child) -> None:
         """End a job that has said and done nothing for too long, or that has ended while somebody holds its pipe open."""
@@ -316,6 +330,10 @@ class Runner:
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
                 self.display.progress(child.job, event["done"], event["total"])
+            case "damaged":
+                child.damaged = event["variants"]
+            case "note":
+                self.display.line(f"! {visible(event['text'])}", "yellow")
             case "lost":
                 self.lost[event["variant"]] = event["reason"]
             case "broken":
@@ -329,7 +347,9 @@ class Runner:
         self.children.remove(child)
         self.selector.unregister(child.events)
         os.close(child.events)
-        reason = child.broken
+        if child.damaged and self._remake(child):
+            return
+        reason = child.broken or next(iter(child.damaged.values()), None)
         if code and reason is None:
             reason = _death(code, child.log)
         for cell in child.job.cells:
@@ -342,6 +362,35 @@ class Runner:
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
         self._ingest()
         self._release(_variants(child.job))
+
+    def _remake(self, child: Child) -> bool:
+        """Have folders made again that a job found damaged, and the job done after that; False where that was done before."""
+        known = {name: self.remade[name] for name in child.damaged if name in self.remade}
+        if any(child.started > again.since for again in known.values()):
+            return False
+        self.display.ended(child.job, time.monotonic() - child.started, None)
+        damaged = [self.plan.variants[name] for name in child.damaged if name not in known]
+        for variant in damaged:
+            self.display.line(f"! {visible(variant.label)}: {child.damaged[variant.id]}: made again", "yellow")
+            self.remade[variant.id] = Remade(self.space.content(variant), "", time.monotonic())
+            self.space.discard(self.space.folder(variant))
+        makers = remaking(self.plan, damaged, self.space.present)
+        for job in makers:
+            for variant in job.makes:
+                if variant.id in self.remade:
+                    self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
+        planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
+        makers = [job for job in makers if job.id not in planned]
+        self.ended -= {job.id for job in makers}
+        first = {name: self.remade[name].maker for name in child.damaged}
+        self.waiting = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        self.display.clock.begin([*makers, child.job])
+        return True
+
+    def _behind(self, job: Job, first: dict[str, str]) -> Job:
+        """A job that opens variants which are made again starts when they are: ``first`` has the makers' ids by variants'."""
+        read = {variant.id for variant in _variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Drop the folders of variants that no waiting or running job needs any more."""

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from sparsebench.errors import redact_stderr
-from sparsebench.run.handlers import HANDLERS
+from sparsebench.run.handlers import HANDLERS, opened
 from sparsebench.run.recorder import Recorder, Spec
 
 
@@ -22,6 +22,9 @@ def main(path: Path, events: int) -> int:
     spec: Spec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:
+        if damaged := _damaged(spec):
+            recorder.damaged(damaged)
+            return 0
         HANDLERS[spec.job.kind](spec, recorder)
     except Exception as error:  # the worker boundary: every failure becomes a record
         traceback.print_exc()
@@ -30,6 +33,13 @@ def main(path: Path, events: int) -> int:
         recorder.broken(error)
         return 1
     return 0
+
+
+def _damaged(spec: Spec) -> dict[str, str]:
+    """By id of the variants that the job opens, what is wrong with the folder, where anything is."""
+    variants = {variant.id: variant for variant in opened(spec)}
+    found = {name: spec.workspace.damage(variant) for name, variant in variants.items()}
+    return {name: why for name, why in found.items() if why}
 
 
 if __name__ == "__main__":

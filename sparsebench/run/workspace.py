@@ -17,6 +17,7 @@ from sparsebench.models import building
 from sparsebench.paths import create, unlinked
 from sparsebench.plan.cells import Variant
 from sparsebench.sources.cache import read_json, write_json
+from sparsebench.storage import sums
 
 MADE = "sparsebench.json"
 """What a folder says of how it was made."""
@@ -50,11 +51,33 @@ class Workspace:
         return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))
 
     def seal(self, variant: Variant) -> None:
-        """Note the checksum of the variant's weights in its folder, where that is not done yet, and on what they were made."""
+        """Note the checksum of the variant's weights in its folder, where that is not done yet, and on what they were made.
+
+        Beside it the checksums of all its files are noted, for ``damage``.
+        """
         folder = self.folder(variant)
         made = read_json(folder / MADE) or {}
         if "content" not in made:
             write_json(folder / MADE, {**made, "content": checksum(folder), "made_on": environment.where()}, indent=1)
+        sums.write(folder)
+
+    def damage(self, variant: Variant) -> str | None:
+        """What is wrong with the variant's folder, if anything is: some of its files are not what they were when it was made."""
+        folder = self.folder(variant)
+        if not self.present(variant):
+            return f"{folder} is gone"
+        if not sums.written(folder) and (known := self.content(variant)):  # made before checksums were noted
+            if known != checksum(folder):
+                return f"the checksum of the weights in {folder} differs"
+            with suppress(OSError):  # a cache that is only read
+                sums.write(folder)
+        return sums.damage(folder)
+
+    def discard(self, folder: Path) -> None:
+        """Remove a folder that can be made again, without a moment in which a part of it has its name."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(building.aside(folder), ignore_errors=True)
+        sums.forget(folder)
 
     def present(self, variant: Variant) -> bool:
         """Whether the variant's folder is there; folders appear whole or not at all."""
@@ -83,7 +106,7 @@ class Leases:
         self.file = create(space.work / "leases", "a+b")
         try:
             for variant in variants:
-                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant))
+                fcntl.lockf(self.file, fcntl.LOCK_SH, 1, _byte(variant.id))
         except OSError as error:
             self.file.close()
             raise UserError(
@@ -103,16 +126,17 @@ class Leases:
         """
         removed = None
         try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant))
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(variant.id))
             if not variant.is_dense:
                 with suppress(OSError):  # it is not there, or nobody may remove it
                     removed = building.aside(self.space.folder(variant))
         except (BlockingIOError, PermissionError):
             pass  # another run's
         finally:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant))
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, _byte(variant.id))
         if removed:
             shutil.rmtree(removed, ignore_errors=True)
+            sums.forget(self.space.folder(variant))
 
     def tidy(self, unneeded: Iterable[Variant]) -> None:
         """Remove what killed runs have left, and give back what this one does not need."""
@@ -121,8 +145,20 @@ class Leases:
             self.release(variant)
 
 
-def _byte(variant: Variant) -> int:
-    return int(variant.id[:15], 16)
+def leased(work: Path, name: str) -> bool:
+    """Whether a run uses the variant of this id just now."""
+    try:
+        with (work / "leases").open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte(name))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # a lock that is held, or cannot be asked for; or no id
+        return True
+    return False
+
+
+def _byte(name: str) -> int:
+    return int(name[:15], 16)
 
 
 def checksum(folder: Path) -> str:

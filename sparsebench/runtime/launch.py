@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 
 from sparsebench import children, errors
 from sparsebench.errors import MeasureError, SparsebenchError
-from sparsebench.runtime import shm
+from sparsebench.runtime import leftovers, shm
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, Watch, oom_kills, place
@@ -62,7 +63,9 @@ class RankGroup:
         self.echoes: set[int] = set()
 
     def __enter__(self) -> RankGroup:
-        self.folder = tempfile.TemporaryDirectory(prefix="sparsebench-ranks-")
+        for left in leftovers.of_the_dead():
+            shutil.rmtree(left, ignore_errors=True)
+        self.folder = tempfile.TemporaryDirectory(prefix=leftovers.prefix())
         path = Path(self.folder.name)
         (path / "spec.json").write_text(json.dumps(self.spec))
         self.port = free_port()

@@ -5,6 +5,7 @@ Also what an error means that comes while a model runs: out of memory, the echo 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +113,20 @@ def against_expanded(source: SavedModel, prompt: Inputs, wrap: Callable[[Any], A
 
 
 def distance(found: torch.Tensor, plain: torch.Tensor) -> float:
-    """‖found - plain‖₂ / ‖plain‖₂. Raises ParityError where the shapes differ."""
+    """‖found - plain‖₂ / ‖plain‖₂; of a model that says only zeros 0 where both do, else infinite.
+
+    Raises ParityError where the shapes differ.
+    """
     import torch
 
     if found.shape != plain.shape:
         raise ParityError(
             f"the engine's output is {tuple(found.shape)} where the plain model's is {tuple(plain.shape)}"
         )
-    return float(torch.linalg.vector_norm(found - plain) / torch.linalg.vector_norm(plain))
+    away, size = float(torch.linalg.vector_norm(found - plain)), float(torch.linalg.vector_norm(plain))
+    if size == 0:
+        return math.inf if away else 0.0
+    return away / size
 
 
 def checked(parity: Parity, hint: str) -> Parity:

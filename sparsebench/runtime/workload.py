@@ -49,10 +49,10 @@ def check_positions(config: Mapping[str, Any], family: str, workload: Workload) 
     """Raise UnsupportedError when the workload is longer than the model's table of positions."""
     settings = text_config(config)
     limit = settings.get("max_position_embeddings") or settings.get("n_positions")
-    if not limit or settings.get("model_type") in ("t5", "mt5", "umt5"):  # relative positions have no end
+    if not limit or str(settings.get("model_type")) in ("t5", "mt5", "umt5"):  # relative positions have no end
         return
     padding = settings.get("pad_token_id")
-    first = (1 if padding is None else padding) + 1 if settings.get("model_type") in OFFSET_TYPES else 0
+    first = (1 if padding is None else padding) + 1 if str(settings.get("model_type")) in OFFSET_TYPES else 0
     longest = max(workload.prompt, workload.generate + 1) if family == "encoder-decoder" else workload.prompt
     longest += workload.generate if family == "decoder" else 0
     if longest > limit - first:

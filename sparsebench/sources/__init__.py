@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded
-from sparsebench.errors import ModelError, SourceError
+from sparsebench.errors import ModelError, SourceError, of_system
 from sparsebench.paths import check
 from sparsebench.sources import hub, wheel
 from sparsebench.sources.cache import Cache
@@ -86,6 +86,9 @@ def _readable(source: Source, cache: Cache) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        named = error.filename2 or error.filename
+        if isinstance(named, str) and Path(named).is_relative_to(cache.root):
+            raise of_system(error, cache.root) from error
         places = {"hf": "HF_HOME", "path": source.location}
         where = places.get(source.kind, f"{cache.root} (SPARSEBENCH_CACHE moves it)")
         raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsebench.storage import sums
 from sparsebench.storage.folders import Summary
 from sparsebench.storage.formats import Format, formats, unpack
 from sparsebench.storage.measure import Size, StorageResult, measure
@@ -9,4 +10,16 @@ from sparsebench.storage.packed import is_packed, pack
 
 VERSION: int = 1
 
-__all__ = ["VERSION", "Format", "Size", "StorageResult", "Summary", "formats", "is_packed", "measure", "pack", "unpack"]
+__all__ = [
+    "VERSION",
+    "Format",
+    "Size",
+    "StorageResult",
+    "Summary",
+    "formats",
+    "is_packed",
+    "measure",
+    "pack",
+    "sums",
+    "unpack",
+]

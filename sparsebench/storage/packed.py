@@ -16,11 +16,11 @@ import numpy as np
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, StorageError
-from sparsebench.models.checkpoint import TensorInfo, torch_dtype
+from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
-from sparsebench.storage.container import Entry, StoredFile, read, read_bytes
+from sparsebench.storage.container import Entry, StoredFile, again, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -172,7 +172,6 @@ class PackedCheckpoint:
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """One dense tensor, or its slice ``index``, checked against its checksum."""
-        import torch
 
         if index is not None:
             # A tensor is decoded whole: it stays until slices of another one are asked for.
@@ -181,14 +180,27 @@ class PackedCheckpoint:
                 self._decoded = (name, self.load(name))
             return self._decoded[1][index]
         file, entry = self.places[name]
-        return torch.from_numpy(file.load(entry)).view(torch_dtype(entry.info.dtype)).reshape(entry.info.shape)
+        return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
     def kept(self, name: str) -> Kept | None:
-        """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form."""
-        import torch
+        """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form.
 
+        Raises StorageError where the file is too short, or its values are no whole number of elements.
+        """
         file, entry = self.places[name]
         if entry.encoding == "raw" or "-" in entry.encoding:
             return None
-        index, values = (torch.from_numpy(read_bytes(file.path, begin, end)) for begin, end in entry.parts)
-        return Kept(entry.encoding, index, values.view(torch_dtype(entry.info.dtype)))
+        index, values = (read_bytes(file.path, begin, end) for begin, end in entry.parts)
+        if values.size % ITEM_SIZE[entry.info.dtype]:
+            wrong = f"{file.path}: {name}: {values.size} bytes of values are no whole number of {entry.info.dtype}"
+            raise StorageError(wrong, again(CODING))
+        return Kept(entry.encoding, _tensor(index, "U8"), _tensor(values, entry.info.dtype))
+
+
+def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:
+    """Bytes as a flat tensor of a safetensors dtype."""
+    import torch
+
+    # torch gives an empty array of numpy's a stride of 0, and then takes it for no row of elements.
+    flat = torch.from_numpy(bits) if bits.size else torch.empty(0, dtype=torch.uint8)
+    return flat.view(torch_dtype(dtype))

@@ -56,7 +56,8 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     seen = json.loads(call("inspect", tmp_path / "pruned" / "0.90", "--json").stdout)
     prunable = next(row for row in seen["summary"] if row["scope"] == "prunable")
     assert prunable["zeros"] == pytest.approx(0.9, abs=1e-3)
-    assert call("pack", tmp_path / "pruned" / "0.90").returncode == 0
+    packed = json.loads(call("pack", tmp_path / "pruned" / "0.90", "--json").stdout)
+    assert packed["folder"] == str(tmp_path / "pruned" / "0.90.packed") and packed["bytes"] < packed["bytes_before"]
     assert call("unpack", tmp_path / "pruned" / "0.90.packed", "--out", tmp_path / "back").returncode == 0
     before, after = (
         (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "pruned" / "0.90", tmp_path / "back")

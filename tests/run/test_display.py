@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.resources import job_seconds
-from sparsebench.run.display import DAMPING_SECONDS, Clock
+from sparsebench.run.display import DAMPING_SECONDS, SILENCE_SECONDS, Clock, Display
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
 SIZES = {"m": ModelSize(100_000_000, 400_000_000)}
@@ -48,3 +50,18 @@ def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest
     clock.ended(jobs[0], now)
     clock.ended(jobs[1], timing)
     assert clock.left() == 0
+
+
+def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, stream = 0.0, io.StringIO()
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    shown, job = Display(SIZES, 1, stream), timed("c")
+    shown.begin(list(job.cells), [job])
+    shown.started(job)
+    shown.progress(job, 3, 8)
+    for _ in range(10):
+        now += SILENCE_SECONDS / 4
+        shown.tick()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2 and all(job.label in line and "3/8" in line for line in lines)
+    assert shown.due() == SILENCE_SECONDS / 2

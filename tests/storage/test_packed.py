@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sparsebench.errors import ModelError, StorageError
 from sparsebench.models.checkpoint import INDEX, Checkpoint
 from sparsebench.storage import folders, is_packed, pack, unpack
+from sparsebench.storage.packed import PackedCheckpoint
 from tests.storage.model_folders import contents, prune
 
 
@@ -33,6 +36,22 @@ def test_round_trip_is_byte_identical(
     assert summary.stored_bytes == (tmp_path / "packed" / "model.safetensors.packed").stat().st_size
     assert sum(summary.encodings.values()) == len(Checkpoint(folder).tensors)
     assert (summary.stored_bytes < 0.7 * summary.dense_bytes) == (sparsity >= 0.5)
+
+
+def test_tensors_of_no_elements_come_back(tmp_path: Path) -> None:
+    shapes = {"none": (0, 4), "empty": (0,), "one": (4,)}
+    folder = tmp_path / "dense"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    zeros = {name: torch.zeros(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
+    save_file(zeros, folder / "model.safetensors")
+    pack(folder, tmp_path / "packed")
+    packed = PackedCheckpoint(tmp_path / "packed")
+    for name, shape in shapes.items():
+        assert packed.load(name).shape == shape and packed.load(name).dtype == torch.bfloat16
+        kept = packed.kept(name)
+        assert kept is None or kept.values.dtype == torch.bfloat16
+    assert contents(unpack(tmp_path / "packed", tmp_path / "restored")) == contents(folder)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Sparse:
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError for a model that reads weights past the layers that would hold them without zeros."""
-        kind = config.get("model_type")
+        kind = str(config.get("model_type"))
         if kind in topology.STATE_SPACE:
             raise UnsupportedError(
                 f"the sparse engine cannot run {kind}: {topology.STATE_SPACE[kind]}", "measure it with another engine"

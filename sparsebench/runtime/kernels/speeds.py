@@ -57,8 +57,8 @@ class Speeds:
 
 def layout_for(found: Nonzeros, speeds: Speeds) -> str:
     """``dense``, or the layout that suits one token and the matrix's density best, of those that reach its columns."""
-    if found.density > DENSE_ABOVE or found.total > MOST:
-        return "dense"
+    if found.density > DENSE_ABOVE or found.total > MOST or not found.rows * found.cols:
+        return "dense"  # torch multiplies what has no rows, or no columns
     return speeds.best(found.density, [layout for layout, widest in WIDEST.items() if found.cols <= widest])
 
 

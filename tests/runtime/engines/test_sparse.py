@@ -150,6 +150,19 @@ def test_the_kernels_are_named_by_layer_class(
     assert "several tokens: " in found.kernel
 
 
+@pytest.mark.parametrize("kind", ["dense", "packed"])
+def test_a_model_without_any_weight_left_runs(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = place = prune(tiny_llama, tmp_path / "pruned", 1.0)
+    if kind == "packed":
+        place = tmp_path / "packed"
+        pack(folder, place)
+    found, words = started(), prompt(Checkpoint(folder).config)
+    judged = found.parity(SavedModel(place, "decoder"), words)
+    assert judged is not None and not judged.wraps_only and judged.relative_l2 <= judged.tolerance
+    layers = sparse_layers(found.load(SavedModel(place, "decoder"), 40, False).module)
+    assert len(layers) == 14 and {one.nonzeros for one in layers.values()} == {0}
+
+
 def test_what_parity_found_for_its_few_tokens_is_forgotten(tiny_llama: Path, tmp_path: Path) -> None:
     """The workload's number of tokens may be another."""
     found, folder = started(), prune(tiny_llama, tmp_path / "pruned", 0.9)

@@ -68,6 +68,12 @@ def test_a_view_that_is_not_contiguous(compiled: Kernels) -> None:
     assert torch.allclose(layer(x), x @ weight.T, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
+def test_a_matrix_without_elements_stays_torchs(compiled: Kernels, shape: tuple[int, int]) -> None:
+    flat = {layout: [1.0, 1.0, 1.0, 1.0] for layout in LAYOUTS}
+    assert layout_for(from_dense(compiled, torch.empty(shape)), Speeds(flat, flat)) == "dense"
+
+
 def test_what_it_cannot_multiply_is_named(compiled: Kernels) -> None:
     layer = SparseLinear(compiled, from_dense(compiled, torch.eye(8)).laid_out(compiled, "bitmask"), None, Choices())
     with pytest.raises(MeasureError, match="float16"):

@@ -1,0 +1,53 @@
+"""``sparsebench clean``: what of the cache can go, and why; with ``--yes`` it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsebench.cli.options import JSON
+from sparsebench.cli.output import emit_json, emit_table, note, size
+
+
+def clean(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="KIND", help="models, variants, packed or leftovers; repeatable. Default: all."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="A manifest's work_dir, if it names one.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Show what of the cache can go, and why; with --yes, remove it.
+
+    All of it can be made again. What was fetched, ledgers and records stay,
+    and so does what a run uses just now.
+
+    \b
+    sparsebench clean
+    sparsebench clean --only leftovers --only variants --yes
+    """
+    from sparsebench import sources
+    from sparsebench.cli.options import check_name
+    from sparsebench.run.cleaning import KINDS, removable, remove
+
+    for kind in kinds or ():
+        check_name("only", kind, [*KINDS, "leftovers"])
+    found = [one for one in removable(work or sources.Cache().root / "work") if not kinds or one.kind in kinds]
+    if yes:
+        found = [one for one in found if remove(one)]
+    if as_json:
+        rows = [{"path": str(one.path), "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in found]
+        emit_json({"removed": yes, "bytes": sum(one.bytes for one in found), "paths": rows})
+        return
+    emit_table(["size", "kind", "path", "why"], [[size(one.bytes), one.kind, str(one.path), one.why] for one in found])
+    total = Counter[str]()
+    for one in found:
+        total[one.kind] += one.bytes
+    told = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
+    note(f"removed: {told}" if yes else f"can go: {told}" + ("; remove it: sparsebench clean --yes" if found else ""))

@@ -1,0 +1,71 @@
+"""What a query gave, as a drawing takes it: numbers where the header needs numbers, and nothing that has no place on a sheet."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from sparsebench.errors import UserError
+from sparsebench.figures.spec import COLUMNS, KINDS, NAMED_ROWS, Spec
+from sparsebench.ledger.query import Table
+
+_ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
+_ALONG = ("line", "curve", "scatter", "strip", "forest")
+"""Kinds whose horizontal axis is one of numbers, where it is not one of categories."""
+_WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
+
+
+def fitting(spec: Spec, table: Table) -> Table:
+    """The rows that can be drawn: those whose needed columns have a value, and a finite one where it is to be a number.
+
+    Decimals and integers of any size become floats where a number is drawn. Raises UserError naming file and column for a
+    list, an interval or the like; for text where a number is needed; and for what has no place on the header's scale.
+    """
+    read: dict[int, Callable[[Any], Any]] = {}
+    numbers = _numbers(spec)
+    named = [spec.values[key] for key in COLUMNS if key in spec.values]
+    for column in dict.fromkeys([*named, *spec.references, *numbers]):
+        if column in table.columns:
+            read[table.columns.index(column)] = _reader(spec, column, numbers.get(column))
+    needed = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
+    rows = (tuple(read[at](value) if at in read else value for at, value in enumerate(row)) for row in table.rows)
+    return Table(table.columns, tuple(row for row in rows if all(row[place] is not None for place in needed)))
+
+
+def _numbers(spec: Spec) -> dict[str, str]:
+    """The columns that must give numbers, each with the scale that they are drawn on."""
+    found = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
+    if spec.kind not in NAMED_ROWS:
+        found[spec.values["y"]] = spec.get("yscale")
+    if spec.kind in _ALONG and spec.get("xscale") != "category":
+        found[spec.values["x"]] = spec.get("xscale")
+    return found
+
+
+def _reader(spec: Spec, column: str, scale: str | None) -> Callable[[Any], Any]:
+    """What takes one value of a column; ``scale`` is None where it need not be a number."""
+
+    def wrong(value: Any, what: str, hint: str) -> UserError:
+        return UserError(f"{spec.path}: column {column!r} gives {what} ({str(value)[:40]})", hint)
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, _WORDS):
+            raise wrong(value, f"a {type(value).__name__}", "give numbers or text, such as by CAST(… AS VARCHAR)")
+        if scale is None or value is None:
+            return float(value) if isinstance(value, Decimal) else value
+        if not isinstance(value, int | float | Decimal):
+            raise wrong(value, "no number", "give a number there")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            return None
+        if (scale == "log" and number <= 0) or (scale == "sparsity" and not 0 <= number <= 1):
+            raise wrong(value, f"what has no place on its axis ({scale})", "leave such rows out, or take another scale")
+        return value if isinstance(value, int) and abs(value) < 2**53 else number
+
+    return read

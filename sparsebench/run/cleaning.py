@@ -1,0 +1,67 @@
+"""What of the cache can go: everything there can be made or fetched again, and each thing says what its loss would cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench.models import building
+from sparsebench.run.workspace import leased
+from sparsebench.runtime import leftovers
+from sparsebench.storage import sums
+
+KINDS = {
+    "models": "a prepared model: a run that needs it prepares it again",
+    "variants": "a variant's folder: a run that needs it unpacks or makes it again",
+    "packed": "a variant's packed copy: a new cell of it makes the variant again",
+}
+"""The folders of a work folder, and why what is in them can go."""
+_DEAD = "left by a process that is no more"
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A file or folder that can go, its bytes on the disk that nothing else holds, and why."""
+
+    path: Path
+    kind: str
+    bytes: int
+    why: str
+
+
+def removable(work: Path) -> list[Removable]:
+    """What can go of a work folder and of the system's temporary files, the largest first; what a run uses just now stays."""
+    found = [Removable(path, "leftovers", _size(path), _DEAD) for path in leftovers.of_the_dead()]
+    for name in (*KINDS, "scratch"):
+        for path in building.of_the_dead(work / name):
+            found.append(Removable(path, "leftovers", _size(path), _DEAD))
+    for kind, why in KINDS.items():
+        for path in _folders(work / kind):
+            if not leased(work, path.name):
+                found.append(Removable(path, kind, _size(path), why))
+    return sorted(found, key=lambda one: (-one.bytes, str(one.path)))
+
+
+def remove(one: Removable) -> bool:
+    """Take its name away, and then what it holds; False where a run has begun to use it."""
+    if one.kind in KINDS and leased(one.path.parent.parent, one.path.name):
+        return False
+    place = building.aside(one.path) if one.kind in KINDS else one.path
+    shutil.rmtree(place)
+    sums.forget(one.path)
+    return True
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        if path.is_dir() and not path.is_symlink() and building.PARTIAL not in path.name:
+            yield path
+
+
+def _size(path: Path) -> int:
+    """Bytes on the disk; a file that has another name elsewhere, such as a download's, is not freed."""
+    stats = (os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names)
+    return sum(stat.st_blocks * 512 for stat in stats if stat.st_nlink == 1)

@@ -1,0 +1,65 @@
+"""Checksums of a folder that was made and can be made again, to see before it is used that it still is what it was.
+
+They are no protection against malice: CRC-32, by zlib, because a kernel of ours would first have to be compiled.
+``FOLDER.sums.json`` beside the folder holds them, so that the folder's own size says nothing of it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from sparsebench.sources.cache import read_json, write_json
+
+SUFFIX = ".sums.json"
+_PIECE = 1 << 20
+
+
+def beside(folder: Path) -> Path:
+    """The file that holds the checksums of ``folder``."""
+    return folder.with_name(folder.name + SUFFIX)
+
+
+def write(folder: Path) -> None:
+    """Note what every file of ``folder`` holds."""
+    write_json(beside(folder), {"files": {name: list(_sum(folder / name)) for name in _names(folder)}})
+
+
+def written(folder: Path) -> bool:
+    """Whether the checksums of ``folder`` are noted."""
+    return bool(read_json(beside(folder)))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder whose checksums are noted, naming a file; None where nothing is, or nothing is noted."""
+    known = (read_json(beside(folder)) or {}).get("files")
+    if not isinstance(known, dict):
+        return None
+    found = _names(folder)
+    if other := sorted(set(known) ^ set(found)):
+        return f"{folder / other[0]} {'is missing' if other[0] in known else 'was added'}"
+    for name in sorted(known, key=lambda name: (folder / name).stat().st_size):
+        wanted = tuple(known[name])
+        if (size := (folder / name).stat().st_size) != wanted[0]:
+            return f"{folder / name} has {size:,} bytes, not {wanted[0]:,}"
+        if _sum(folder / name) != wanted:
+            return f"the checksum of {folder / name} differs"
+    return None
+
+
+def forget(folder: Path) -> None:
+    """Remove the checksums of a folder that goes."""
+    beside(folder).unlink(missing_ok=True)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _sum(path: Path) -> tuple[int, str]:
+    """Size in bytes, and the checksum."""
+    size, crc32, piece = 0, 0, memoryview(bytearray(min(_PIECE, max(1, path.stat().st_size))))
+    with path.open("rb", buffering=0) as file:
+        while got := file.readinto(piece):
+            size, crc32 = size + got, zlib.crc32(piece[:got], crc32)
+    return size, f"{crc32:08x}"

@@ -1,0 +1,311 @@
+"""What a person, a disk or a stranger gets wrong is told in a sentence that names it: never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.hostile import benign
+from sparsebench.cli import app
+from sparsebench.ledger.store import Ledger
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = """version: 1
+models: [{name: tiny, source: path:model, family: decoder}]
+variants: [{prune: magnitude, sparsity: 0.5}]
+storage: {formats: [dense]}
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with some records, and the ledger of them."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "records").mkdir()
+    for number, record in enumerate(benign.records(ROOT)[:3]):
+        (folder / "records" / f"{number}.json").write_text(json.dumps(record))
+    Ledger(folder / "ledger.duckdb").rebuild([folder / "records"])
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this very process, in a folder of its own; its exit code and what it said to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["sparsebench", *map(str, words)])
+        try:
+            app.main()
+        except SystemExit as end:
+            return int(end.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return called
+
+
+# ---- the disk
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "figures --out file/below --ledger L",
+        "report --out file/below/r.md --ledger L",
+        "pack model --out file/below",
+        "sparsify model --sparsity 0.5 --out file/below",
+        "export file/below --ledger L",
+        "export file/below/x.sqlite --to sqlite --ledger L",
+        "bundle R file/below/x.jsonl.zst",
+        "ingest R --ledger file/below/l.duckdb",
+        "run tiny.yaml --ledger file/below/l.duckdb",
+        "init file/below/x.yaml",
+    ],
+)
+def test_where_nothing_can_be_written_is_named(
+    words: str, run: Callable[..., Any], shared: Path, tmp_path: Path
+) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tiny.yaml").write_text(MANIFEST)
+    places = {"L": shared / "ledger.duckdb", "R": shared / "records"}
+    code, said = run(*(places.get(word, word) for word in words.split()))
+    assert (code == 2 and "file" in said and "directory" in said.lower()) or "exists" in said
+
+
+def test_a_cache_that_cannot_be_written_is_blamed(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "file" / "cache"))
+    code, said = run("inspect", "model")
+    assert code == 2 and "SPARSEBENCH_CACHE" in said and f"the cache {tmp_path / 'file' / 'cache'}" in said
+
+
+# ---- models
+
+
+def _header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], object]:
+    def act(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8 : 8 + size])
+        found = change(header)
+        text = json.dumps(header if found is None else found).encode()
+        path.write_bytes(benign.container(text, data[8 + size :]))
+
+    return act
+
+
+FIRST = "model.embed_tokens.weight"
+HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a list": lambda header: [1],
+    "an entry of null": lambda header: header.update({FIRST: None}),
+    "a dtype that is a number": lambda header: header[FIRST].update(dtype=5),
+    "a dtype of null": lambda header: header[FIRST].update(dtype=None),
+    "a dtype that nobody knows": lambda header: header[FIRST].update(dtype="F8_E4M3"),
+    "a shape of booleans": lambda header: header[FIRST].update(shape=[True, 256]),
+    "a shape of floats": lambda header: header[FIRST].update(shape=[32.0, 8]),
+    "offsets that are floats": lambda header: header[FIRST].update(data_offsets=[0.0, 1024.0]),
+    "three offsets": lambda header: header[FIRST].update(data_offsets=[0, 1, 2]),
+    "half of a character in a name": lambda header: header.update({"\ud800": header.pop(FIRST)}),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_is_none_is_named(name: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    _header(HEADERS[name])(benign.model(tmp_path / "model"))
+    code, said = run("sparsify", "model", "--sparsity", "0.5", "--out", "out")
+    assert code == 2 and ("model.safetensors" in said or "F8_E4M3" in said)
+
+
+SHARD = "model-00002-of-00002.safetensors"
+SHARDS: dict[str, tuple[Any, Callable[[Path], object]]] = {
+    "missing": (SHARD, lambda folder: None),
+    "a folder": (SHARD, lambda folder: (folder / SHARD).mkdir()),
+    "a link to nowhere": (SHARD, lambda folder: (folder / SHARD).symlink_to("nowhere")),
+    "no text": (5, lambda folder: None),
+    "a list": ([SHARD], lambda folder: None),
+    "half of a character": ("\ud800", lambda folder: None),
+    "too long for a system": ("x" * 300, lambda folder: None),
+}
+
+
+@pytest.mark.parametrize("verb", ["inspect", "pack"])
+@pytest.mark.parametrize("name", SHARDS)
+def test_a_shard_that_is_none_is_named(name: str, verb: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    shard, act = SHARDS[name]
+    act(benign.sharded(tmp_path / "model", {FIRST: shard}))
+    code, said = run(verb, "model")
+    assert code == 2 and (SHARD in said or "index.json" in said)
+
+
+@pytest.mark.parametrize("key", ["num_attention_heads", "num_key_value_heads", "hidden_size", "vocab_size"])
+@pytest.mark.parametrize("value", [0, -2, "two", None, [2]])
+def test_a_configuration_that_cannot_be_built_is_told(
+    key: str, value: Any, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    benign.model(tmp_path / "model", {**benign.LLAMA, key: value})
+    for verb in (("inspect", "model"), ("sparsify", "model", "--sparsity", "0.5", "--out", "out")):
+        code, _ = run(*verb)
+        assert code in (0, 2)
+
+
+@pytest.mark.parametrize("size", [-8, 10**9])
+def test_sizes_that_no_model_has_are_refused(size: int, run: Callable[..., Any], tmp_path: Path) -> None:
+    benign.model(tmp_path / "model", {**benign.LLAMA, "hidden_size": size, "num_attention_heads": 1})
+    (tmp_path / "tiny.yaml").write_text(MANIFEST)
+    code, said = run("plan", "tiny.yaml")
+    assert code == 2 and "tiny" in said and "parameters" in said
+
+
+# ---- manifests and records
+
+
+@pytest.mark.parametrize("place", ['pattern: "\\ud800"', 'sparsity: 0.5, "\\ud800": 1'])
+def test_half_of_a_character_in_a_manifest_is_shown(place: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text(MANIFEST.replace("sparsity: 0.5", place))
+    code, said = run("plan", "odd.yaml")
+    assert code == 2 and "odd.yaml:3" in said
+
+
+def test_a_manifest_whose_name_no_record_can_carry_is_refused(run: Callable[..., Any], tmp_path: Path) -> None:
+    long = "x" * 245 + ".yaml"
+    (tmp_path / long).write_text(MANIFEST)
+    code, said = run("plan", long)
+    assert code == 2 and "name" in said
+
+
+BAD: dict[str, bytes] = {
+    "not UTF-8": b'{"format": 2, "x": "\xff"}',
+    "null format": b'{"format": null}',
+    "a lone surrogate": b'{"format": 2, "cell_id": "\\ud800", "stage": "s", "status": "done", "variant": {}, "started_at": "x"}',
+    "a bad time": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": {}, "started_at": "then"}',
+    "a variant of text": b'{"format": 2, "cell_id": "c", "stage": "s", "status": "done", "variant": "v", "started_at": "2026"}',
+    "no cells": b'{"format": 2, "kind": "plan", "manifest": "m", "written_at": "never", "cells": 5}',
+    "half a record": b'{"format": 2, "cell_id": "c',
+}  # fmt: skip
+
+
+def test_bad_records_are_named_and_the_rest_comes_in(run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared / "records", tmp_path / "records")
+    for number, text in enumerate(BAD.values()):
+        (tmp_path / "records" / f"bad{number}.json").write_bytes(text)
+    code, said = run("ingest", "records", "--ledger", "l.duckdb")
+    assert code == 1
+    assert [number for number in range(len(BAD)) if f"bad{number}.json" not in said] == []
+    assert "3 records read" in said
+    assert run("sql", "select 1", "--ledger", "l.duckdb")[0] == 0
+
+
+def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    for text in ('{"manifest": "m", "cells": [{"key"', '{"manifest": "m", "cells": [{"key": "k"}]}', '{"cells": 5}'):
+        (tmp_path / "records" / "plan-m.json").write_text(text)
+        code, said = run("status", "--ledger", "l.duckdb")
+        assert code == 1 and "plan-m.json" in said
+
+
+# ---- the ledger
+
+
+@pytest.mark.parametrize("verb", ["sql", "figures", "report", "export x", "compare a/dense b/dense", "status"])
+def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
+    code, said = run(*verb.split(), "--ledger", "none.duckdb")
+    assert code == 2 and "none.duckdb" in said
+
+
+@pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
+def test_a_damaged_ledger_says_how_its_records_rebuild_it(
+    place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
+) -> None:
+    data = bytearray((shared / "ledger.duckdb").read_bytes())
+    data[place] ^= 255
+    (tmp_path / "bad.duckdb").write_bytes(data[:place] if place < 0 else data)
+    found = [run(*words, "--ledger", "bad.duckdb") for words in (["report"], ["sql", "select * from results"])]
+    assert all(code in (0, 1) for code, _ in found) and any(code for code, _ in found)
+    assert all("sparsebench ingest" in said and "bad.duckdb" in said for code, said in found if code)
+
+
+def test_a_ledger_called_as_its_schema(run: Callable[..., Any], shared: Path) -> None:
+    code, said = run("ingest", shared / "records", "--ledger", "base.duckdb")
+    assert code == 2 and "base.duckdb" in said
+
+
+@pytest.mark.parametrize("query", [";", "-- nothing", "/* */"])
+def test_no_query_at_all(query: str, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.sql").write_text(query)
+    code, said = run("sql", "--file", "q.sql", "--ledger", shared / "ledger.duckdb")
+    assert code == 2 and said
+
+
+# ---- figures
+
+HEAD = "-- title: t $\\bad$\n-- kind: KIND\n-- x: x\n-- y: y\n"
+FIGURES: dict[str, tuple[str, int]] = {
+    "bad mathtext": ("select 1 as x, 2 as y", 0),
+    "a list": ("select 1 as x, [1, 2] as y", 2),
+    "an interval": ("select interval 1 day as x, 2 as y", 2),
+    "text": ("select 1 as x, 'two' as y", 2),
+    "huge integers": ("select 170141183460469231731687303715884105727 as x, 2 as y union all select 1, 3", 0),
+    "no numbers": ("select 'nan'::double as x, 'inf'::double as y", 0),
+    "text with mathtext": ("select '$\\bad$' as x, 2 as y", 0),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figures_rows(name: str, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    sql, wanted = FIGURES[name]
+    (tmp_path / "figures").mkdir()
+    kind = "bars" if "mathtext" in name else "line"
+    (tmp_path / "figures" / "own.sql").write_text(HEAD.replace("KIND", kind) + sql)
+    code, said = run("figures", "own", "--format", "svg", "--out", "out", "--ledger", shared / "ledger.duckdb")
+    assert code == wanted, said
+    assert not wanted or "own.sql" in said
+
+
+@pytest.mark.parametrize("kind", ["not UTF-8", "a folder", "a link to nowhere"])
+def test_a_figure_that_is_no_text(kind: str, run: Callable[..., Any], shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "figures" / "own.sql"
+    path.parent.mkdir()
+    if kind == "not UTF-8":
+        path.write_bytes(b"-- title: \xff\n")
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    code, said = run("figures", "own", "--out", "out", "--ledger", shared / "ledger.duckdb")
+    assert code == 2 and "own.sql" in said
+
+
+# ---- what is printed
+
+
+def test_streams_that_are_closed_or_narrow(shared: Path) -> None:
+    program = f"{sys.executable} -m sparsebench"
+    ledger = shared / "ledger.duckdb"
+    commands = {
+        f"{program} --help | head -1": 0,
+        f"{program} doctor --help >&-": 0,
+        f"{program} sql \"select 'é → ✓' as x\" --ledger {ledger}": 0,
+        f"{program} sql 'select 1' --ledger {ledger} 2>&-": 0,
+    }
+    for command, code in commands.items():
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            capture_output=True,
+            check=False,
+            env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == code and b"Traceback" not in done.stderr, (command, done.stderr)

@@ -1,0 +1,102 @@
+"""What lies in the cache and is not what it was is made again: no number comes from damaged weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sparsebench.ledger import query
+from sparsebench.storage import pack, sums, unpack
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def flip(path: Path) -> None:
+    """One bit, in the middle; size and name stay."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """The last byte goes."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def rows(ledger: Path) -> list[tuple[object, ...]]:
+    """What was measured, without times."""
+    sql = "select distinct cell_id, status, content from base.records where stage in ('structure', 'storage') order by all"
+    return list(query.run(ledger, sql).rows)
+
+
+def weights(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*.safetensors*") if path.is_file())
+
+
+@pytest.mark.parametrize("harm", [flip, cut])
+def test_a_damaged_folder_is_found_and_named(harm: Callable[[Path], None], tiny_llama: Path, tmp_path: Path) -> None:
+    pack(tiny_llama, tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "folder")
+    for folder in (tmp_path / "packed", tmp_path / "folder"):
+        assert sums.damage(folder) is None, "nothing is known of it"
+        sums.write(folder)
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            before = path.read_bytes()
+            harm(path)
+            found = sums.damage(folder)
+            assert found and str(path) in found
+            path.write_bytes(before)
+            assert sums.damage(folder) is None
+        (folder / "more").write_text("")
+        assert "more was added" in str(sums.damage(folder))
+
+
+def test_what_is_damaged_is_made_again(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+    """A prepared model with a flipped bit, and a packed copy that was cut."""
+    ledger = tmp_path / "ledger" / "test.duckdb"
+    done = sparsebench("run", manifest)
+    assert done.returncode == 0, done.stderr
+    before = rows(ledger)
+    (model,) = weights(tmp_path / "work" / "models")
+    good = model.read_bytes()
+    packed = sorted(weights(tmp_path / "work" / "packed"))
+    assert len(packed) == 2
+    flip(model)
+    cut(packed[0])
+    manifest.write_text(manifest.read_text() + "storage: {formats: [dense, packed, archive]}\n")
+    again = sparsebench("run", manifest)
+    assert again.returncode == 0, again.stderr
+    assert f"{model}" in again.stderr and packed[0].name in again.stderr
+    assert again.stderr.count("made again") == 2
+    assert model.read_bytes() == good
+    assert {content for _, status, content in rows(ledger)} == {content for _, _, content in before}
+    assert {status for _, status, _ in rows(ledger)} == {"done"}
+
+
+@pytest.mark.long
+def test_a_source_that_is_damaged_too_is_told(
+    tiny_llama: Path, manifest: Path, tmp_path: Path, sparsebench: Call
+) -> None:
+    """What is made again has other weights: no cell is done with them."""
+    assert sparsebench("run", manifest, "--only", "method=dense").returncode == 0
+    (model,) = weights(tmp_path / "work" / "models")
+    folder = model.parent
+    notes = json.loads((folder / "sparsebench.json").read_text())
+    (folder / "sparsebench.json").write_text(json.dumps({**notes, "content": "00000000-1"}))
+    again = sparsebench("run", manifest)
+    assert again.returncode == 1
+    assert "damaged" in again.stderr and not folder.exists()
+
+
+def test_one_model_without_a_manifest(tiny_llama: Path, tmp_path: Path, sparsebench: Call) -> None:
+    first = sparsebench("inspect", tiny_llama, "--json")
+    (model,) = weights(Path(os.environ["SPARSEBENCH_CACHE"]) / "work" / "models")
+    flip(model)
+    second = sparsebench("inspect", tiny_llama, "--json")
+    assert first.stdout == second.stdout and second.returncode == 0
+    assert str(model) in second.stderr and "made again" in second.stderr and "made again" not in first.stderr
