@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
 from sparsebench.figures.spec import SHIPPED, Spec, parse
-from sparsebench.figures.values import fitting
+from sparsebench.figures.values import ROWS, fitting
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
 
@@ -103,14 +104,15 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = s
 
 def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
     try:
-        table = query.run(ledger, spec.sql)
+        with query.streaming(ledger, spec.sql) as found:
+            table = query.Table(found.columns, tuple(islice(found.rows, ROWS + 1)))
     except QueryError as error:
         raise QueryError(f"{spec.path}: {error.message}", error.hint) from error
     spec.check_columns(table.columns)
-    found = fitting(spec, table)
-    if not found.rows:
+    drawn = fitting(spec, table)
+    if not drawn.rows:
         return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with foreign(f"{spec.path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
-        draw(spec, found, paths, width)
+        draw(spec, drawn, paths, width)
     return Rendered(spec.name, spec.title, paths)

@@ -9,12 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 from sparsebench.errors import UserError
-from sparsebench.figures.spec import COLUMNS, KINDS, NAMED_ROWS, Spec
+from sparsebench.figures.spec import COLUMNS, KINDS, LONGEST, NAMED_ROWS, Spec
 from sparsebench.ledger.query import Table
 
 _ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
 _ALONG = ("line", "curve", "scatter", "strip", "forest")
 """Kinds whose horizontal axis is one of numbers, where it is not one of categories."""
+ROWS, PANELS = 50_000, 300
+"""Rows of a figure, and different values that part it."""
 _WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
@@ -30,9 +32,22 @@ def fitting(spec: Spec, table: Table) -> Table:
     for column in dict.fromkeys([*named, *spec.references, *numbers]):
         if column in table.columns:
             read[table.columns.index(column)] = _reader(spec, column, numbers.get(column))
+    _refuse_many(spec, table)
     needed = [table.columns.index(spec.values[key]) for key in KINDS[spec.kind]]
     rows = (tuple(read[at](value) if at in read else value for at, value in enumerate(row)) for row in table.rows)
     return Table(table.columns, tuple(row for row in rows if all(row[place] is not None for place in needed)))
+
+
+def _refuse_many(spec: Spec, table: Table) -> None:
+    """Raise UserError for more than a sheet holds: it would be minutes and gigabytes of drawing."""
+    if len(table.rows) > ROWS:
+        raise UserError(f"{spec.path}: its query gives more than {ROWS:,} rows", "group them, or leave some out")
+    for key in ("facet", "row", "series"):
+        if spec.get(key) in table.columns:
+            at = table.columns.index(spec.get(key))
+            # By its words: a list has no hash.
+            if len({str(row[at]) for row in table.rows}) > PANELS:
+                raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
 
 
 def _numbers(spec: Spec) -> dict[str, str]:
@@ -52,6 +67,8 @@ def _reader(spec: Spec, column: str, scale: str | None) -> Callable[[Any], Any]:
         return UserError(f"{spec.path}: column {column!r} gives {what} ({str(value)[:40]})", hint)
 
     def read(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise wrong(value, f"a text of more than {LONGEST:,} characters", "shorten it, such as by left(…, 100)")
         if not isinstance(value, _WORDS):
             raise wrong(value, f"a {type(value).__name__}", "give numbers or text, such as by CAST(… AS VARCHAR)")
         if scale is None or value is None:
