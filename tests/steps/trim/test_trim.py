@@ -134,10 +134,8 @@ def test_a_list_of_tokens_decides(tmp_path: Path) -> None:
 
 
 CHAINS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
-    "trim, then prune": [("trim", "corpus", {}), ("prune", "magnitude", {"sparsity": 0.5})],
-    "prune, then trim": [("prune", "magnitude", {"sparsity": 0.5}), ("trim", "corpus", {})],
-    "trim, then quantize": [("trim", "corpus", {}), ("quantize", "int8", {})],
-    "quantize, then trim": [("quantize", "int8", {}), ("trim", "corpus", {})],
+    "trim and prune": [("trim", "corpus", {}), ("prune", "magnitude", {"sparsity": 0.5})],
+    "trim and quantize": [("trim", "corpus", {}), ("quantize", "int8", {})],
 }
 
 
