@@ -143,3 +143,12 @@ def test_one_stack_of_two(tmp_path: Path) -> None:
     llama, decoder = four_blocks("llama", tmp_path / "llama")
     refused = shrunk(llama, decoder, tmp_path / "none", "first", blocks=1, stacks="decoder")[1]
     assert isinstance(refused, UnsupportedError) and "one stack" in refused.message
+
+
+def test_a_number_that_the_config_has_under_two_names_is_changed_under_both(tmp_path: Path) -> None:
+    folder, family = four_blocks("gpt2", tmp_path / "model", num_hidden_layers=4)
+    out, result = shrunk(folder, family, tmp_path / "out", "first", blocks=1)
+    assert isinstance(result, Evidence), result
+    config = json.loads((out / "config.json").read_text())
+    assert config["n_layer"] == config["num_hidden_layers"] == 3
+    load_model(out, family)
