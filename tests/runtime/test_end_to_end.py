@@ -201,6 +201,7 @@ def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(shm.missing()), reason="the shared-memory operation cannot be compiled here")
+@pytest.mark.long
 def test_ranks_add_up_over_shared_memory_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX")
     before = set(shm.BUFFERS.iterdir())
