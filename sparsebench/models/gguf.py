@@ -38,18 +38,26 @@ class _Header:
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
+        counted = blocks = False
         for _ in range(keys):
-            self._value(_STRING)
+            counted |= self._text().endswith(b".block_count")
             self._value(self._number("I"))
         weights = 0
         for _ in range(tensors):
-            self._value(_STRING)
+            blocks |= b"blk." in self._text()
             if (dimensions := self._number("I")) > _DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
+        if blocks and not counted:  # transformers would take the usual number, and make the weights up
+            raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
             raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")
+
+    def _text(self) -> bytes:
+        size = self._number("Q")
+        self._skip(size)
+        return self.data[self.at - size : self.at]
 
     def _value(self, kind: int) -> None:
         if kind == _STRING:
