@@ -38,10 +38,14 @@ class _Header:
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
-        counted = blocks = False
+        names, kind, blocks = set(), b"", False
         for _ in range(keys):
-            counted |= self._text().endswith(b".block_count")
-            self._value(self._number("I"))
+            names.add(name := self._text())
+            code = self._number("I")
+            if name == b"general.architecture" and code == _STRING:
+                kind = self._text()
+            else:
+                self._value(code)
         weights = 0
         for _ in range(tensors):
             blocks |= b"blk." in self._text()
@@ -49,7 +53,9 @@ class _Header:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
-        if blocks and not counted:  # transformers would take the usual number, and make the weights up
+        if (
+            blocks and kind + b".block_count" not in names
+        ):  # transformers would take the usual number, and make the weights up
             raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
             raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")
