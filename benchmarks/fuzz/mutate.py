@@ -114,7 +114,7 @@ def tree(given: Any, random: Random) -> Any:
             case 4:
                 holder[key] = [holder[key]]
             case _:
-                holder[key] = random.choice(ODD)
+                holder[key] = copy.deepcopy(random.choice(ODD))
     return whole[0]
 
 

@@ -38,18 +38,32 @@ class _Header:
         if (version := self._number("I")) not in (2, 3):
             raise ValueError(f"version {version}")
         tensors, keys = self._count(), self._count()
+        names, kind, blocks = set(), b"", False
         for _ in range(keys):
-            self._value(_STRING)
-            self._value(self._number("I"))
+            names.add(name := self._text())
+            code = self._number("I")
+            if name == b"general.architecture" and code == _STRING:
+                kind = self._text()
+            else:
+                self._value(code)
         weights = 0
         for _ in range(tensors):
-            self._value(_STRING)
+            blocks |= b"blk." in self._text()
             if (dimensions := self._number("I")) > _DIMENSIONS:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
+        if (
+            blocks and kind + b".block_count" not in names
+        ):  # transformers would take the usual number, and make the weights up
+            raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
             raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")
+
+    def _text(self) -> bytes:
+        size = self._number("Q")
+        self._skip(size)
+        return self.data[self.at - size : self.at]
 
     def _value(self, kind: int) -> None:
         if kind == _STRING:

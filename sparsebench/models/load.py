@@ -186,6 +186,12 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / file.name).symlink_to(file.resolve())
         with foreign(f"{file}: transformers cannot load it as {family}", "check the family, or fetch the file again"):
-            model = auto_class(family, {}).from_pretrained(alone, trust_remote_code=False, **where, **how)
+            model, info = auto_class(family, {}).from_pretrained(
+                alone, trust_remote_code=False, output_loading_info=True, **where, **how
+            )
             tokenizer = AutoTokenizer.from_pretrained(alone, trust_remote_code=False, **where)
+    if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):
+        # transformers makes such weights up.
+        wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
+        raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")
     return model, tokenizer

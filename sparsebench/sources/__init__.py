@@ -88,7 +88,8 @@ def _readable(source: Source, cache: Cache) -> Iterator[None]:
     except OSError as error:
         named = error.filename2 or error.filename
         if isinstance(named, str) and Path(named).is_relative_to(cache.root):
-            raise of_system(error, cache.root) from error
+            told = of_system(error, cache.root)
+            raise SourceError(f"{source.text}: {told.message}", told.hint) from error
         places = {"hf": "HF_HOME", "path": source.location}
         where = places.get(source.kind, f"{cache.root} (SPARSEBENCH_CACHE moves it)")
         raise SourceError(f"{source.text}: {error}", f"see to the space and permissions of {where}") from error

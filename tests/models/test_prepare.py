@@ -253,6 +253,23 @@ def test_a_gguf_file_becomes_an_ordinary_folder(tmp_path: Path) -> None:
     assert torch.equal(rounded.load("model.layers.0.mlp.up_proj.weight"), up.to(torch.bfloat16))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"llama.block_count", b"llama.block_coumt"),
+        (b"llama.block_count\x04\0\0\0\1", b"llama.block_count\x04\0\0\0\2"),
+    ],
+)
+def test_a_gguf_file_that_lacks_weights_is_refused(old: bytes, new: bytes, tmp_path: Path) -> None:
+    """transformers would make them up."""
+    write_gguf(tmp_path / "model.gguf")
+    data = (tmp_path / "model.gguf").read_bytes()
+    assert old in data
+    (tmp_path / "model.gguf").write_bytes(data.replace(old, new))
+    with pytest.raises(ModelError, match=r"model\.gguf"):
+        prepare(tmp_path / "model.gguf", tmp_path / "out", "decoder")
+
+
 def test_what_lies_beside_a_gguf_file_is_not_part_of_it(tmp_path: Path) -> None:
     """Its fingerprint knows nothing of them, and one may be a link to anything."""
     write_gguf(tmp_path / "tiny.gguf")
