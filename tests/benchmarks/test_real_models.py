@@ -54,6 +54,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(SMOLLM2, "decoder", dtype, tmp_path_factory.mktemp("models") / "smollm2")
 
 
+@pytest.mark.long
 def test_minilm_ranks_paraphrases(minilm: Path, run: Run):
     found = run(minilm, "encoder", "mrpc_pair", cache=CACHE)
     assert found.score == pytest.approx(0.8492, abs=5e-4)
@@ -125,6 +126,7 @@ def test_smollm2_has_the_perplexity_of_a_plain_loop(smollm2: Path, run: Run):
     assert found.protocol["documents"] == pytest.approx(all_tasks()["perplexity"].n, rel=0.1)
 
 
+@pytest.mark.long
 def test_smollm2_and_minilm_find_enough_in_the_default_calibration(smollm2: Path, minilm: Path):
     fetched(DEFAULT.source)
     decoder = tokens(smollm2, "decoder", DEFAULT, CACHE, offline=True)

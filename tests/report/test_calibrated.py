@@ -92,7 +92,7 @@ def test_a_perplexity_above_ten_thousand_is_collapsed_and_never_merely_worse(
 ) -> None:
     asked = query.run(calibrated_ledger, "SELECT score, verdict FROM results WHERE collapsed ORDER BY score").rows
     assert [f"{score:.1e}" for score, _ in asked] == ["1.2e+05", "2.4e+05", "2.2e+06"]
-    assert {verdict for _, verdict in asked} == {"worse"}
+    assert {verdict for _, verdict in asked} == {"collapsed"}
     lines = [line for line in prose(calibrated_report).splitlines() if re.search(r"(1\.2e5|2\.4e5|2\.2e6)", line)]
     assert len(lines) >= 8
     for line in lines:

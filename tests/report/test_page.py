@@ -200,6 +200,7 @@ def test_two_headings_of_one_name_have_an_anchor_each() -> None:
     assert re.findall(r'<h\d id="(.+?)"', html) == ["t", "size--more", "size--more-1"]
 
 
+@pytest.mark.long
 def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import typer
     from typer.testing import CliRunner

@@ -106,22 +106,28 @@ def test_numbers_are_the_ledgers(ledger: Path, report: str) -> None:
 
 def test_the_largest_sparsity_without_a_detected_loss_is_found(ledger: Path, report: str) -> None:
     asked = query.run(
-        ledger, "SELECT model, task, method || '/' || granularity, sparsity, high < 0 FROM vs_dense ORDER BY sparsity"
+        ledger,
+        "SELECT model, task, method || '/' || granularity, sparsity, verdict = 'worse', s.low <= s.chance, loses_less "
+        "FROM vs_dense JOIN scores s USING (manifest, record_id, model, task, method, granularity, sparsity) ORDER BY sparsity",
     )
-    sweeps: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
-    for model, task, label, sparsity, below in asked.rows:
-        sweeps.setdefault((model, task, label), []).append((sparsity, below))
-    listed = [row for table in tables(report) if table[0][:3] == ["task", "n", "method"] for row in table[2:]]
+    sweeps: dict[tuple[str, str, str], list[tuple[float, bool, bool, bool]]] = {}
+    for model, task, label, *found in asked.rows:
+        sweeps.setdefault((model, task, label), []).append(tuple(found))
+    heads = ["method", "loss of a point ruled out up to", "no loss detected up to", "first loss detected at"]
+    listed = [
+        [row[0], *(row[table[0].index(head)] if head in table[0] else "–" for head in heads)]
+        for table in tables(report)
+        if table[0][:2] == ["task", "n"] and heads[0] in table[0] and heads[2] in table[0]
+        for row in table[2:]
+    ]
     assert len(listed) == len(sweeps) == 9
     for (_, task, label), sweep in sweeps.items():
-        kept, lost = "–", "–"
-        for sparsity, below in sweep:
-            if below:
-                lost = f"{sparsity:.0%}"
-                break
-            kept = f"{sparsity:.0%}"
-        row = next(row for row in listed if row[0] == task and row[2] == label)
-        assert row[3:5] == [kept, lost]
+        told = [f"{sparsity:.0%}" for sparsity, *_ in sweep]
+        lost = next((place for place, (_, worse, _, _) in enumerate(sweep) if worse), len(sweep))
+        ends = next((place for place, (_, worse, chance, _) in enumerate(sweep) if worse or chance), len(sweep))
+        unclear = next((place for place, (*_, less) in enumerate(sweep) if not less), len(sweep))
+        row = next(row for row in listed if row[:2] == [task, label])
+        assert row[2:] == [["–", *told][unclear], ["–", *told][ends], [*told, "–"][lost]]
 
 
 def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:
@@ -180,6 +186,7 @@ def test_pictures_are_linked_relatively_and_only_if_they_exist(ledger: Path, tmp
     assert text.index("## Further pictures") < text.index("my%20own.png") < text.index("## How it was measured")
 
 
+@pytest.mark.long
 def test_two_manifests(tmp_path: Path) -> None:
     ledger = tmp_path / "two.duckdb"
     other = SMALL["models"][0] | {"name": "other", "source": "path:other"}
@@ -329,7 +336,10 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
 def test_a_task_that_does_not_notice_is_called_blind(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 2.5)
     text = write()
-    assert "no loss detected at any sparsity measured, up to 90%; *better* than dense at 50% and 90%" in text
+    assert (
+        "no loss detected at any sparsity measured, up to 90%; a loss of a point is ruled out up to 90%; *better* than dense at 50% and 90%"
+        in text
+    )
     assert "piqa does not notice pruning" in text
     assert re.search(
         r"no loss is detected even at 90% with .+, and the score is \*better\* than dense at 50% and 90%", text

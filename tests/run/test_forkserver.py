@@ -163,6 +163,7 @@ benchmarks:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if forked and not forkserver.usable():

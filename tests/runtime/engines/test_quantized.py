@@ -102,6 +102,7 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
         engine("hf").load(SavedModel(folder, "encoder"), 8, False)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hf", pytest.param("deepspeed", marks=pytest.mark.long)])
 def test_a_quantized_variant_is_timed_beside_dense_floats(name: str, tiny_llama: Path, tmp_path: Path) -> None:
