@@ -45,6 +45,8 @@ class Ledger:
                 for name in sqlfiles.folder("ingest"):
                     if name != "ingest/incoming":
                         connection.execute(sqlfiles.read(name))
+                if connection.execute(sqlfiles.read("unusable")).fetchone():
+                    raise ValueError("a score without its task, its metric, its value or the number of its documents")
                 connection.execute("DROP TABLE incoming")
                 derive.derive(connection)
             connection.execute("COMMIT")

@@ -2,14 +2,18 @@ CREATE OR REPLACE VIEW sizes AS
 WITH stored AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
            c.dtype, z.format, z.bytes, z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
-           max(z.bytes) FILTER (z.format = 'dense') OVER one_variant AS dense_bytes,
-           max(z.prunable_bytes) FILTER (z.format = 'dense') OVER one_variant AS dense_prunable_bytes,
+           -- A smaller shape, or integers, are smaller than the dense model, not than themselves.
+           coalesce(max(z.bytes) FILTER (z.format = 'dense' AND c.method = 'dense') OVER one_model,
+                    max(z.bytes) FILTER (z.format = 'dense') OVER one_variant) AS dense_bytes,
+           coalesce(max(z.prunable_bytes) FILTER (z.format = 'dense' AND c.method = 'dense') OVER one_model,
+                    max(z.prunable_bytes) FILTER (z.format = 'dense') OVER one_variant) AS dense_prunable_bytes,
            max(z.bytes) FILTER (c.method = 'dense') OVER one_format AS unpruned_bytes,
            t.prunable, t.nonzero, t.folder_bytes, z.seconds, z.round_trip, c.record_id
     FROM _cells c
     JOIN base.storage t USING (record_id)
     JOIN base.sizes z USING (record_id)
     WINDOW one_variant AS (PARTITION BY c.manifest, c.record_id),
+           one_model AS (PARTITION BY c.manifest, c.model),
            one_format AS (PARTITION BY c.manifest, c.model, z.format)
 )
 SELECT * EXCLUDE (dense_bytes, dense_prunable_bytes, record_id), bytes / dense_bytes AS share,
@@ -30,7 +34,7 @@ COMMENT ON COLUMN sizes.nonzero IS 'prunable weights that are not +0.0';
 COMMENT ON COLUMN sizes.folder_bytes IS 'whole model folder, tokenizer and configuration included, bytes';
 COMMENT ON COLUMN sizes.seconds IS 'time to write the format, s; 0 for the format in which it lies';
 COMMENT ON COLUMN sizes.round_trip IS 'true where every tensor came back bit for bit; NULL where nothing was written';
-COMMENT ON COLUMN sizes.share IS 'bytes / bytes of the dense format of the same variant';
+COMMENT ON COLUMN sizes.share IS 'bytes / bytes of the dense model in the dense format (of the variant in it, where the dense model was not measured)';
 COMMENT ON COLUMN sizes.prunable_share IS 'the same over the prunable tensors';
 COMMENT ON COLUMN sizes.raw_value_share IS 'raw_value_bound / dense bytes of the prunable tensors';
 COMMENT ON COLUMN sizes.entropy_share IS 'entropy_bound / dense bytes of the prunable tensors';
