@@ -57,8 +57,8 @@ _SYNTAX: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-_LONE = re.compile("[\ud800-\udfff]")
-_HALF = "an escape such as `\\ud800` that is half of a character"
+_LONE = re.compile("[\0\ud800-\udfff]")
+_HALF = "an escape such as `\\ud800` that is half of a character, or `\\0`"
 
 
 @dataclass(frozen=True)

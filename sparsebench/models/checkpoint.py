@@ -121,7 +121,11 @@ def _fits(info: TensorInfo) -> bool:
 
 def _is_text(name: str) -> bool:
     """Whether other programs can be told this name: JSON may hold halves of characters."""
-    return not any("\ud800" <= char <= "\udfff" for char in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Checkpoint:

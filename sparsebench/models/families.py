@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, foreign
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.safety import without_code
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items
 _ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 CLASSIFIER = "ForSequenceClassification"
 _MASKED_LM = ("ForMaskedLM", "ForPreTraining")
+
+LAYERS = 10_000
+"""Blocks of a model: each is built before anything else is known."""
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
@@ -84,6 +88,11 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kin
     import torch
 
     settings = transformers_config(config)
+    size = dimensions(config)
+    if max(size.layers, size.decoder_layers) > LAYERS:
+        raise ModelError(
+            f"config.json: more than {LAYERS:,} blocks", "correct the architecture, or fetch the file again"
+        )
     what = f"transformers cannot build model type {config.get('model_type')!r} as {family}"
     with foreign(what, "correct the family or the architecture"), torch.device("meta"):
         made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)

@@ -79,7 +79,7 @@ def prepare(request: Request) -> Prepared:
     manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, revisions, texts)
-    work = Path(manifest.work_dir).expanduser() if manifest.work_dir else cache.root / "work"
+    work = Path(os.path.expanduser(manifest.work_dir)) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
         folder = work / "models" / plan.dense[model.name].id
@@ -121,7 +121,7 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
     if option:
         return option
     if manifest:
-        return Path(manifest).expanduser()
+        return Path(os.path.expanduser(manifest))
     return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
 
 
@@ -350,7 +350,7 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
     def hashed(value: Any) -> Any:
         if not isinstance(value, str):
             return [hashed(one) for one in value]
-        path = folder.absolute() / Path(value).expanduser()
+        path = folder.absolute() / os.path.expanduser(value)
         try:
             return with_hash(path, cache.sha256(path))
         except OSError as error:
@@ -363,7 +363,7 @@ def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:
     """The runtime blocks with the paths of their hostfiles made absolute."""
 
     def placed(runtime: Runtime) -> Runtime:
-        hostfile = runtime.hostfile and str(folder.absolute() / Path(runtime.hostfile).expanduser())
+        hostfile = runtime.hostfile and str(folder.absolute() / os.path.expanduser(runtime.hostfile))
         return runtime.model_copy(update={"hostfile": hostfile})
 
     return [placed(runtime) for runtime in manifest.runtime or []]

@@ -122,5 +122,5 @@ def _hash(source: Source, cache: Cache) -> str:
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         if file.is_file() and file.suffix.lower() != ".md" and not any(step.startswith(".") for step in name.parts):
-            whole.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode())
+            whole.update(f"{name.as_posix()}\0{cache.sha256(file)}\n".encode(errors="surrogateescape"))
     return f"sha256:{whole.hexdigest()}"

@@ -39,7 +39,7 @@ class Cache:
     def sha256(self, path: Path) -> str:
         """The file's sha256 in hexadecimal, remembered by path, size and mtime."""
         stamp = [str(path), *stamp_of(path)]
-        note = self.root / "hashes" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
+        note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
         known = read_json(note)
         if known and known.get("stamp") == stamp:
             return str(known["sha256"])

@@ -236,6 +236,10 @@ def _members(archive: zipfile.ZipFile, part: WheelPart) -> list[zipfile.ZipInfo]
         tops = sorted({name.split("/")[0] + "/" for name in archive.namelist() if ".dist-info/" not in name})
         hint = f"did you mean {near[0]}?" if near else f"the wheel holds {', '.join(tops[:5])}; a folder ends in /"
         raise SourceError(f"wheel:{part}: no {part.inner} inside the wheel", hint)
+    if len(found) > bounded.MEMBERS:
+        raise SourceError(
+            f"wheel:{part}: {part.inner} holds more than {bounded.MEMBERS:,} files", "name a folder or a file within it"
+        )
     names = Counter(info.filename for info in found)
     for info in found:
         # An empty step too: behind the folder's own name `folder//etc/x` would be `/etc/x`.

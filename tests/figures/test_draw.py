@@ -24,16 +24,19 @@ NOWHERE = Path("nowhere")
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "calibration", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
-    "pareto_latency", "pareto_perplexity", "perplexity", "retained", "runtime", "score", "size", "structure",
+    "pareto_latency", "pareto_perplexity", "perplexity", "retained", "runtime", "score", "shapes", "size", "structure",
 ]  # fmt: skip
 
 
+SAMPLED = [name for name in NAMES if name != "shapes"]
+"""Figures that the sample has rows for: it has no smaller shapes."""
 SAMPLE = ("perplexity", "runtime", "structure")
 """Figures of different kinds; the others are looked at by the long tests."""
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in NAMES]
+    "name",
+    [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.long) for name in SAMPLED],
 )
 def test_a_shipped_figure_is_rendered_the_same_every_time(name: str, ledger: Path, tmp_path: Path) -> None:
     written = []
@@ -317,7 +320,7 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_shipped_figures_clip_and_overlap_nothing(ledger: Path, name: str, width: float) -> None:
     spec = parse(SHIPPED / f"{name}.sql")
     figure = draw(spec, query.run(ledger, spec.sql), [], width)
