@@ -1,5 +1,5 @@
 -- title: What a share of the parameters costs and saves, by what is removed
--- about: zeros, neurons, heads, blocks and vocabulary side by side: quality, bytes and time over the share of parameters that is gone
+-- about: zeros, neurons, heads, blocks, vocabulary: quality, bytes and time over the share of parameters gone
 -- kind: scatter
 -- x: gone
 -- y: over_dense
