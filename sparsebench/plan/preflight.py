@@ -79,7 +79,7 @@ def prepare(request: Request) -> Prepared:
     manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, revisions, texts)
-    work = Path(os.path.expanduser(manifest.work_dir)) if manifest.work_dir else cache.root / "work"
+    work = _home(manifest.work_dir) if manifest.work_dir else cache.root / "work"
     sizes = {}
     for model in plan.models:
         folder = work / "models" / plan.dense[model.name].id
@@ -121,8 +121,16 @@ def ledger_path(option: Path | None, manifest: str | None = None) -> Path:
     if option:
         return option
     if manifest:
-        return Path(os.path.expanduser(manifest))
+        return _home(manifest)
     return Path(os.environ.get("SPARSEBENCH_LEDGER") or DEFAULT_LEDGER)
+
+
+def _home(text: str) -> Path:
+    """A manifest's path, ``~`` as a shell means it. Raises UserError for the home of somebody unknown."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise UserError(f"{text}: there is no user {found.split('/')[0][1:]}", "name the folder itself")
+    return Path(found)
 
 
 class Lock:
