@@ -19,9 +19,9 @@ import torch
 
 from sparsebench import sources
 from sparsebench.benchmarks import all_tasks
-from sparsebench.benchmarks.perplexity import JOINER, Windows, cut, in_bytes, likelihoods, pooled
+from sparsebench.benchmarks.perplexity import Windows, cut, in_bytes, likelihoods, pooled
 from sparsebench.models.load import load_model, load_tokenizer
-from sparsebench.models.text import original_ids, special_tokens, token_ids
+from sparsebench.models.text import JOINER, original_ids, special_tokens, token_ids
 from sparsebench.plan.single import single
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT

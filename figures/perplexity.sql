@@ -25,12 +25,12 @@ WITH shown AS (
     SELECT panel, c.line
     FROM curves c
     JOIN ways USING (variant_id)
-    WHERE method <> 'dense'
+    WHERE NOT resized AND method <> 'dense'
     GROUP BY panel, c.line, method, granularity, pattern LIKE '%:%'
     QUALIFY rank() OVER (PARTITION BY panel, method, granularity, pattern LIKE '%:%' ORDER BY min(text_number), min(inputs)) = 1
 )
 SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel
 FROM curves
 JOIN metrics USING (metric)
-WHERE curves.scale = 'perplexity' AND (panel, line) IN (FROM shown)
+WHERE NOT resized AND curves.scale = 'perplexity' AND (panel, line) IN (FROM shown)
 ORDER BY panel, bound, line, sparsity;

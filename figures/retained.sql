@@ -20,5 +20,5 @@
 
 SELECT sparsity, retained, retained_low, retained_high, 0 AS zero, 1 AS one, line, bound, place, panel
 FROM curves
-WHERE retained IS NOT NULL
+WHERE NOT resized AND retained IS NOT NULL
 ORDER BY panel, bound, line, sparsity;

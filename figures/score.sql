@@ -19,5 +19,5 @@
 
 SELECT sparsity, score, low, high, chance, dense, line, bound, place, panel
 FROM curves
-WHERE scale <> 'perplexity' -- which explodes and has a figure of its own
+WHERE NOT resized AND scale <> 'perplexity' -- which explodes and has a figure of its own
 ORDER BY panel, bound, line, sparsity;

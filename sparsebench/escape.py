@@ -11,6 +11,15 @@ _FIRST = re.compile(r"^ ?(?=[#=]|[+\-](?:[ \-]|$))|^ ?\d+(?=[.)](?: |$))")
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("|"): "&#124;"}
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON, YAML and names of files may bring halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def visible(text: str) -> str:
     r"""``text`` with what a terminal would obey written as Python writes it, such as ``\x1b``; line breaks stay."""
     if text.isprintable():

@@ -20,14 +20,14 @@ from sparsebench.benchmarks.catalog import Benchmark, all_tasks
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
-from sparsebench.models.text import longest_input, special_tokens, token_ids
+from sparsebench.models.text import JOINER, longest_input, special_tokens, token_ids
 from sparsebench.sources.text import read_texts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-WINDOW, JOINER = 1024, "\n\n"
+WINDOW = 1024
 CHUNK = 1 << 24
 """Numbers of a temporary copy in float32 (64 MiB)."""
 

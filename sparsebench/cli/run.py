@@ -51,6 +51,7 @@ def run(
     sparsebench run experiments.yaml --only model=opt-1.3b --only stage=memory
     sparsebench run experiments.yaml --rehearse
     """
+    from sparsebench.ledger.connect import refuse_other
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
@@ -71,6 +72,9 @@ def run(
     settings = Settings(
         space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, sizes=ready.sizes, silence=silence
     )
+    refuse_other(space.ledger)
+    if cells:
+        space.work.mkdir(parents=True, exist_ok=True)
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
             made = Ledger(space.ledger).rebuild([space.records], _left_out)

@@ -126,6 +126,16 @@ def _open(path: Path, read_only: bool, config: Config, patience: float) -> duckd
         pause = min(2 * pause, 0.5)
 
 
+def refuse_other(path: Path) -> None:
+    """Refuse what cannot be a ledger, before anything is made of it or beside it."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder or a device, not a ledger", "name a file with --ledger")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(12)[8:] != b"DUCK":
+                raise UserError(f"{path}: not a DuckDB file", "name another file with --ledger")
+
+
 def is_damage(error: Exception) -> bool:
     """Whether DuckDB found a file that is not as it wrote it."""
     import duckdb

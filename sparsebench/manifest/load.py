@@ -87,7 +87,7 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
         raise ManifestError(problems)
     loaded = Loaded(manifest, path, positions)
     # Files of records carry the name; a shell's argument that is no UTF-8 comes with lone surrogates.
-    if len(loaded.name.encode(errors="replace")) > _LONGEST or not _is_text(loaded.name):
+    if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
         _fail(name, "its name cannot name an experiment", f"add `name:`, or rename the file (at most {_LONGEST} bytes)")
     return loaded
 
@@ -102,10 +102,6 @@ def check_family(loaded: Loaded, configs: Mapping[str, Mapping[str, Any]], famil
         if model.name in configs
     )
     return tuple(problem for problem in found if problem)
-
-
-def _is_text(name: str) -> bool:
-    return name.isprintable() and not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _fail(path: str, message: str, hint: str, cause: Exception | None = None) -> NoReturn:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError
+from sparsebench.escape import is_text
 from sparsebench.models.building import appear, beside
 from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
 from sparsebench.paths import INDEX, check, shards
@@ -111,21 +112,12 @@ def tensor_infos(header: Any, start: int, path: Path) -> list[TensorInfo]:
 
 def _fits(info: TensorInfo) -> bool:
     """Whether a tensor's shape takes the bytes it has; of a dtype that is not known, whether it may."""
-    if not isinstance(info.dtype, str) or not _is_text(info.name) or len(info.shape) > 64:
+    if not isinstance(info.dtype, str) or not is_text(info.name) or len(info.shape) > 64:
         return False
     if not all(type(n) is int and 0 <= n < 1 << 63 for n in info.shape):
         return False
     size = ITEM_SIZE.get(info.dtype)
     return info.nbytes >= 0 and (size is None or info.numel * size == info.nbytes)
-
-
-def _is_text(name: str) -> bool:
-    """Whether other programs can be told this name: JSON may hold halves of characters."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Checkpoint:

@@ -53,9 +53,8 @@ class _Header:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             weights += math.prod(self._number("Q") for _ in range(dimensions))
             self._skip(12)
-        if (
-            blocks and kind + b".block_count" not in names
-        ):  # transformers would take the usual number, and make the weights up
+        if blocks and kind + b".block_count" not in names:
+            # transformers would take the usual number, and make the weights up.
             raise ValueError("it does not say how many blocks there are")
         if weights > 8 * len(self.data):
             raise ValueError(f"{weights:,} weights in {len(self.data):,} bytes")

@@ -20,6 +20,8 @@ _UNLIMITED = frozenset("bloom longt5 mt5 t5 umt5".split())
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 
 
+JOINER = "\n\n"
+"""Between the texts that a decoder reads: a blank line, which is a part of the text."""
 ORIGINAL = "original_ids.json"
 """In a folder whose vocabulary was trimmed: the number that each token had before, a list in the order of the new ones."""
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from sparsebench import bounded
 from sparsebench.errors import SourceError
+from sparsebench.escape import is_text
 from sparsebench.manifest.problems import closest
 
 Record = str | Mapping[str, Any]
@@ -67,12 +68,8 @@ def _check(text: str, where: str) -> None:
     if len(text) > bounded.TEXT and (word := _LONG.search(text)):
         what = f"a word of more than {bounded.TEXT:,} characters, from {word[0][:20]!r} on"
         raise SourceError(f"{where}: {what}", "leave this text out")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise SourceError(
-            f"{where}: half of a character, {text[error.start]!r}, which UTF-8 cannot hold", "mend it"
-        ) from error
+    if not is_text(text):
+        raise SourceError(f"{where}: it holds half of a character, such as \\ud800", "mend it, or leave this text out")
 
 
 def read_records(path: Path, *fields: str) -> Iterator[Record]:

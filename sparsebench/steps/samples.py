@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from sparsebench.errors import SourceError
 from sparsebench.models.batch import Batch
-from sparsebench.models.text import token_ids
+from sparsebench.models.text import JOINER, token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-JOINER = "\n\n"
-"""Between the texts that a decoder reads: a blank line."""
 _CHARACTERS = 6
 """Characters first tokenised for each token wanted; more when they turn out to be too few."""
 

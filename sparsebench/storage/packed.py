@@ -172,7 +172,6 @@ class PackedCheckpoint:
 
     def load(self, name: str, index: int | None = None) -> torch.Tensor:
         """One dense tensor, or its slice ``index``, checked against its checksum."""
-
         if index is not None:
             # A tensor is decoded whole: it stays until slices of another one are asked for.
             if self._decoded is None or self._decoded[0] != name:

@@ -10,10 +10,11 @@ import pytest
 
 from sparsebench.benchmarks import probe, pseudo_perplexity
 from sparsebench.benchmarks.catalog import all_tasks
-from sparsebench.benchmarks.perplexity import JOINER, WINDOW
+from sparsebench.benchmarks.perplexity import WINDOW
 from sparsebench.manifest.load import load_text
+from sparsebench.models.text import JOINER
 from sparsebench.plan.preflight import checks
-from sparsebench.steps import calibration, samples
+from sparsebench.steps import calibration
 from sparsebench.steps.prune import factor, settings
 from sparsebench.steps.prune.methods import alps, sparsegpt
 from sparsebench.steps.prune.registry import BUILT_IN
@@ -69,7 +70,7 @@ def test_the_table_of_tasks_is_the_catalog() -> None:
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     page = " ".join(METHODS.split())
-    assert JOINER == samples.JOINER == "\n\n"
+    assert JOINER == "\n\n"
     default = calibration.DEFAULT
     assert "boolq/none/validation" in default.source
     assert f"samples: {default.samples} " in page

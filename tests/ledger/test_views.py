@@ -517,3 +517,10 @@ def test_an_archive_shows_beside_the_unpruned_model_in_the_same_format(
     """
     rows = query.run(path, asked).rows
     assert [(row[0], *row[2:]) for row in rows] == [("archive", True, True), ("packed", True, True)]
+
+
+def test_where_nothing_is_sparse_the_dense_model_has_a_point_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "q.duckdb"
+    Ledger(path).ingest(samples.sample(samples.manifest(variants=[{"quantize": "int8"}])))
+    found = query.run(path, "SELECT DISTINCT method = 'dense', line = 'dense', resized FROM curves ORDER BY all").rows
+    assert found == ((False, False, False), (True, True, False))

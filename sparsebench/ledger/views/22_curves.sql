@@ -1,13 +1,15 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
-    SELECT s.*, v.retained, v.retained_low, v.retained_high, way, s.pattern LIKE '%:%' AS nm,
+    SELECT s.*, v.retained, v.retained_low, v.retained_high, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
            concat(model_label(s.model, s.weights), chr(10), s.task,
-                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', CASE s.subset WHEN 'all' THEN '' ELSE s.subset || ' ' END, s.n, ' windows')
-                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), if(s.limited, concat(', ', s.subset, ' ', s.n), ''), ')') END) AS panel
+                  CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.subset = 'first', 'first ', ''), s.n, ' windows', if(s.subset = 'drawn', ' drawn', ''))
+                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), CASE s.subset WHEN 'first' THEN ', first ' || s.n WHEN 'drawn' THEN concat(', ', s.n, ' drawn') ELSE '' END, ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
-    WHERE s.weights <> 'random'
+    LEFT JOIN (SELECT variant_id, parameters_removed FROM variants) r ON r.variant_id = s.variant_id
+    -- The perplexity of other tokens cannot stand beside the dense model's.
+    WHERE s.weights <> 'random' AND NOT (s.scale = 'perplexity' AND coalesce(v.pairs, 1) = 0)
     -- Some documents only: left out where the whole task was scored as well.
     QUALIFY NOT s.limited OR NOT bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task)
 ), named AS (
@@ -29,13 +31,13 @@ WITH scored AS (
 ), points AS (
     FROM lines
     UNION ALL BY NAME
-    -- Every line begins at the dense model.
-    SELECT d.* REPLACE (CASE WHEN low > chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
-           coalesce(l.bound, false) AS bound
+    -- Every line of sparsities begins at the dense model.
+    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN low > chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
+           coalesce(l.bound, false) AS bound, coalesce(l.resized, false) AS resized
     FROM dense d
-    LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound FROM lines) l USING (manifest, panel)
+    LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound, resized FROM lines WHERE sparsity > 0) l USING (manifest, panel)
 )
-SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, place, task, metric, higher_is_better, scale, limited, n, panel,
+SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, resized, place, task, metric, higher_is_better, scale, limited, n, panel,
        score, collapsed, low, high, chance, dense, retained, retained_low, retained_high, started_at
 FROM points
 JOIN (
@@ -48,6 +50,7 @@ QUALIFY row_number() OVER (PARTITION BY panel, line, sparsity ORDER BY started_a
 COMMENT ON VIEW curves IS 'scores as figures draw them: one line a method, which begins at the dense model; the newest where several manifests have a point';
 COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or pattern, what tells it from its like (inputs, text, seed)';
 COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
+COMMENT ON COLUMN curves.resized IS 'true for variants with fewer parameters, whose axis is not sparsity (figure shapes)';
 COMMENT ON COLUMN curves.place IS 'number of the line, from 0: the same in every panel, so that figures give it the same looks';
 COMMENT ON COLUMN curves.task IS 'benchmark';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';

@@ -83,37 +83,25 @@ def chosen(
     return gone
 
 
+Seen = Callable[[slice, str, int, "torch.Tensor", "torch.Tensor"], None]
+"""Told of a block's run on a group of samples: the group, its side and number, what it read and what it returned."""
+
+
 def influences(model: Whole, progress: Progress | None = None) -> dict[str, list[float]]:
     """BI of every block, by side."""
     import torch
 
     sums = {side: torch.zeros(len(own), dtype=torch.float64) for side, own in model.blocks.items()}
-    counts = dict.fromkeys(model.blocks, 0)
+    counts = {side: torch.zeros(len(own), dtype=torch.int64) for side, own in model.blocks.items()}
 
-    def hook(side: str, index: int) -> Any:
-        def see(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-            before, after = whole.read(args, kwargs).float(), whole.written(returned).float()
-            cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
-            sums[side][index] += float(cosines[model.mask(current, side)].sum(dtype=torch.float64))
+    def see(rows: slice, side: str, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        mask = model.mask(rows, side)
+        cosines = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
+        sums[side][index] += float(cosines[mask].sum(dtype=torch.float64))
+        counts[side][index] += int(mask.sum())
 
-        return see
-
-    handles = [
-        block.register_forward_hook(hook(side, index), with_kwargs=True)
-        for side, own in model.blocks.items()
-        for index, block in enumerate(own)
-    ]
-    groups = model.groups()
-    with torch.no_grad():
-        for done, current in enumerate(groups, start=1):
-            model.run(current)
-            for side in counts:
-                counts[side] += int(model.mask(current, side).sum())
-            if progress:
-                progress(done, len(groups))
-    for handle in handles:
-        handle.remove()
-    return {side: [1 - float(total) / max(1, counts[side]) for total in own] for side, own in sums.items()}
+    _watched(model, see, progress)
+    return {side: (1 - own / counts[side].clamp(min=1)).tolist() for side, own in sums.items()}
 
 
 def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dict[str, torch.Tensor]:
@@ -124,18 +112,27 @@ def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dic
         side: [[] for _ in range(len(own) + 1)] for side, own in model.blocks.items()
     }
 
-    def ends(states: torch.Tensor, side: str) -> torch.Tensor:
-        mask = model.mask(current, side)
+    def see(rows: slice, side: str, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        mask = model.mask(rows, side)
         last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
-        return states[torch.arange(len(states)), last].float()
+        samples = torch.arange(len(last))
+        seen[side][index].append(before[samples, last].float())
+        if index + 1 == len(model.blocks[side]):
+            seen[side][-1].append(after[samples, last].float())
+
+    _watched(model, see, progress)
+    return {side: torch.stack([torch.cat(parts) for parts in own]) for side, own in seen.items()}
+
+
+def _watched(model: Whole, see: Seen, progress: Progress | None) -> None:
+    """Run the whole text, and let ``see`` look at every block of every side."""
+    import torch
 
     def hook(side: str, index: int) -> Any:
-        def see(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-            seen[side][index].append(ends(whole.read(args, kwargs), side))
-            if index + 1 == len(model.blocks[side]):
-                seen[side][-1].append(ends(whole.written(returned), side))
+        def look(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
+            see(rows, side, index, whole.read(args, kwargs), whole.written(returned))
 
-        return see
+        return look
 
     handles = [
         block.register_forward_hook(hook(side, index), with_kwargs=True)
@@ -143,14 +140,15 @@ def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dic
         for index, block in enumerate(own)
     ]
     groups = model.groups()
-    with torch.no_grad():
-        for done, current in enumerate(groups, start=1):
-            model.run(current)
-            if progress:
-                progress(done, len(groups))
-    for handle in handles:
-        handle.remove()
-    return {side: torch.stack([torch.cat(parts) for parts in own]) for side, own in seen.items()}
+    try:
+        with torch.no_grad():
+            for done, rows in enumerate(groups, start=1):
+                model.run(rows)
+                if progress:
+                    progress(done, len(groups))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.axes import Axis, Kind, Shape
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.axes import Axis, Cut, Kind, Shape
 from sparsebench.models.replay import Block, Replay
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
@@ -23,17 +23,15 @@ if TYPE_CHECKING:
     from sparsebench.models.checkpoint import CheckpointWriter
     from sparsebench.steps.calibration import Calibrated
 
-NEEDS_TEXT = ("activation", "flap", "taylor")
-"""Criteria that look at text; the others do where columns are refitted to it."""
-
 
 @dataclass
 class _Making:
-    """One step's folder while it is written."""
+    """One step's folder while it is written, or why it failed alone."""
 
     step: Step
     smaller: writing.Smaller
     writer: CheckpointWriter
+    error: SparsebenchError | None = None
 
     @property
     def compensation(self) -> str:
@@ -64,6 +62,9 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
                 emit(step, error)
         work.compensate(making)
         for one in making:
+            if one.error:
+                one.writer.abort()
+                continue
             settings = {"family": context.family, "shrink": one.step.name, **one.step.settings}
             writing.finish(one.smaller, one.writer, {**settings, "seed": context.seed, **(text.told() if text else {})})
     except BaseException:
@@ -72,6 +73,9 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
         raise
     seconds = time.perf_counter() - started
     for one in making:
+        if one.error:
+            emit(one.step, one.error)
+            continue
         note = "; ".join(part for part in (choosing.told(shape, one.smaller.kept), _left_out(one.writer)) if part)
         made = text.told() if text else None
         emit(one.step, counted(targets[one.step], context.family, seconds, len(making), note, made))
@@ -171,21 +175,29 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
 
     def visit(block: Block) -> None:
         for stream, one in enumerate(making):
+            if one.error:
+                block.advance(stream, {})
+                continue
             outputs = scores.outputs_in(one.smaller.kept, block)
-            found = block.observe(stream, gram=True, only_inputs=True, names=[cut.tensor for _, cut in outputs])
-            changed: dict[str, torch.Tensor] = {}
-            for axis, cut in outputs:
-                weights = block.matrix(cut.tensor)
-                index = compensation.columns(axis, cut, one.smaller.kept[axis], weights.shape[1])
-                gram = found[cut.tensor].gram
-                assert gram is not None
-                new = compensation.refit(weights, gram, index, cut.tensor, one.step.settings["damping"])
-                new = new.to(weights.dtype)
-                view = one.smaller.view(cut.tensor)
-                one.writer.write(cut.tensor, view.stored(new))
-                whole = weights.new_zeros(weights.shape)
-                whole[:, index] = new
-                changed[cut.tensor] = view.stored(whole)
+            try:
+                found = block.observe(stream, gram=True, only_inputs=True, names=[cut.tensor for _, cut in outputs])
+                changed = {
+                    cut.tensor: _refitted(block, one, axis, cut, found[cut.tensor].gram) for axis, cut in outputs
+                }
+            except ModelError as error:
+                one.error, changed = error, {}
             block.advance(stream, changed)
 
     return visit
+
+
+def _refitted(block: Block, one: _Making, axis: Axis, cut: Cut, gram: torch.Tensor | None) -> torch.Tensor:
+    """Write what is left of an output matrix; that, with zeros in place of what went, as the next blocks are to read it."""
+    assert gram is not None
+    weights, view = block.matrix(cut.tensor), one.smaller.view(cut.tensor)
+    index = compensation.columns(axis, cut, one.smaller.kept[axis], weights.shape[1])
+    new = compensation.refit(weights, gram, index, cut.tensor, one.step.settings["damping"]).to(weights.dtype)
+    one.writer.write(cut.tensor, view.stored(new))
+    whole = weights.new_zeros(weights.shape)
+    whole[:, index] = new
+    return view.stored(whole)

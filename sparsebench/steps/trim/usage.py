@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
+from sparsebench.models.text import JOINER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 TOGETHER = 256
 """Texts tokenized at once."""
-JOINER = "\n\n"
-"""Between the texts that a decoder reads: what stands there is a part of the text."""
 
 
 @dataclass

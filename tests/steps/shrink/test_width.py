@@ -250,3 +250,28 @@ def test_what_was_shrunk_can_be_pruned_and_quantized_and_not_the_other_way_round
     assert found[0].achieved == pytest.approx(0.5, abs=0.01) and found[1].bits < 10
     with pytest.raises(ModelError, match="shrink first"):
         shrunk(tmp_path / "quantize", family, tmp_path / "again", "l2", keep=0.5)
+
+
+def test_a_refit_that_fails_takes_no_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refit = compensation.refit
+
+    def failing(*given: Any) -> torch.Tensor:
+        if given[-1] == 0.5:
+            raise ModelError("tensor t: not positive definite", "other text")
+        return refit(*given)
+
+    monkeypatch.setattr(compensation, "refit", failing)
+    folder, family = written("llama", tmp_path / "model")
+    targets = {
+        single("shrink", "l2", keep=0.5, of="neurons", compensation="least_squares", damping=damping): tmp_path / name
+        for name, damping in (("good", 0.01), ("bad", 0.5))
+    }
+    found: dict[str, Any] = {}
+    context = Context(family, 0, "auto", lambda: text(family))
+    kinds()["shrink"].load()(
+        folder, targets, context, lambda step, result: found.setdefault(targets[step].name, result)
+    )
+    assert isinstance(found["bad"], ModelError)
+    assert isinstance(found["good"], Evidence)
+    assert load_model(tmp_path / "good", family).config.intermediate_size == 24
+    assert sorted(path.name for path in tmp_path.iterdir() if "good" in path.name or "bad" in path.name) == ["good"]
