@@ -36,6 +36,8 @@ TEXT = MB // 10
 """Characters of a text in a record, and of a word in a text for a tokenizer, whose time may grow with the square of it."""
 DEPTH = 100
 """Lists and objects within each other."""
+HOLES = 4000 * MB
+"""Bytes above which a file must be stored, at least in part, on the disk."""
 MEMBERS = 10_000
 """Files that are taken out of a wheel."""
 COLUMNS = 10_000

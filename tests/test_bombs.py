@@ -353,3 +353,12 @@ def test_real_sizes_pass(tmp_path: Path) -> None:
     text = tmp_path / "t.jsonl.gz"
     text.write_bytes(gzip.compress(b"".join(b'{"text": "document %d of many"}\n' % n for n in range(50_000))))
     assert len(read_texts(text).rows) == 50_000
+
+
+def test_a_file_of_a_terabyte_of_holes(tmp_path: Path) -> None:
+    from sparsebench import sources
+
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(1 << 40)
+    with refused("model.safetensors", "1,099,511,627,776 bytes"):
+        sources.fingerprint(sources.parse(f"path:{tmp_path}"), sources.Cache(tmp_path / "cache"))

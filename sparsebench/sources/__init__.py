@@ -116,6 +116,11 @@ def _existing(source: Source) -> Path:
 def _hash(source: Source, cache: Cache) -> str:
     """``sha256:`` and a hash over the names and contents of all files, hidden ones and Markdown left out."""
     path = _existing(source)
+    for file in [path] if path.is_file() else path.rglob("*"):
+        stat = file.stat() if file.is_file() else None
+        # To hash it would take hours, and no weights are holes.
+        if stat and stat.st_size > bounded.HOLES and stat.st_blocks * 512 < stat.st_size // 100:
+            raise SourceError(f"{file}: of its {stat.st_size:,} bytes hardly any are stored", "fetch the file again")
     if path.is_file():
         return f"sha256:{cache.sha256(path)}"
     whole = hashlib.sha256()

@@ -79,7 +79,27 @@ def test_where_nothing_can_be_written_is_named(
     (tmp_path / "tiny.yaml").write_text(MANIFEST)
     places = {"L": shared / "ledger.duckdb", "R": shared / "records"}
     code, said = run(*(places.get(word, word) for word in words.split()))
-    assert (code == 2 and "file" in said and "directory" in said.lower()) or "exists" in said
+    assert code == 2 and "file" in said and ("directory" in said.lower() or "exists" in said), said
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("ledger: taken", "not a ledger"),
+        ("ledger: tiny.yaml", "not a DuckDB file"),
+        ("work_dir: tiny.yaml", "tiny.yaml"),
+        ("ledger: ~nobody-of-that-name/l.duckdb", "no user nobody-of-that-name"),
+        ('ledger: "a\\0b.duckdb"', "`\\0`"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_nothing(line: str, says: str, run: Callable[..., Any], tmp_path: Path) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "tiny.yaml").write_text(f"{MANIFEST}{line}\n")
+    before = sorted(tmp_path.rglob("*"))
+    code, said = run("run", "tiny.yaml")
+    assert code == 2 and says in said, said
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_cache_that_cannot_be_written_is_blamed(
