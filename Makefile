@@ -21,9 +21,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not setup and not long'
 
-# What takes a minute or more by itself, and is not run on every change.
+# What takes a minute or more by itself, and drawn inputs, more and other ones; not run on every change.
 test-long: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other
 
 setup: $(VENV)/.installed-dev
 

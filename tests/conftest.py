@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# `make test` draws the same inputs every time: a change is judged by what it changed. `make test-long` draws others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("other", max_examples=1000, deadline=None)
+settings.load_profile("same")
 
 WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two").split()
 
