@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DEATH_SIGNAL = 1
@@ -52,16 +53,38 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and keep what it says.
 
-    After ``seconds`` (subprocess.TimeoutExpired), or when this process is interrupted, all of them end, not only the first.
+    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command itself is
+    killed, all of them end, not only the first.
     """
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
+    with (
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process,
+        _ending_with_us(process.pid),
+    ):
         try:
             out, err = process.communicate(timeout=seconds)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
+        if process.returncode < 0:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@contextmanager
+def _ending_with_us(group: int) -> Iterator[None]:
+    """A shell that kills a process group when this process dies: compilers do not ask for a signal at their parent's death.
+
+    It reads from a pipe that nobody writes to, and that the system closes when we are gone.
+    """
+    words = ["/bin/sh", "-c", "read _; kill -9 -$0", str(group)]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
 
 
 if __name__ == "__main__":

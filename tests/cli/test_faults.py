@@ -246,6 +246,24 @@ def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
     assert code == 2 and "none.duckdb" in said
 
 
+def test_the_status_of_a_ledger_without_records_is_the_ledgers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benign.records(ROOT)
+    failed = next(record for record in found if record.get("stage") == "structure")
+    failed |= {"status": "failed", "reason": "it broke", "result": None}
+    left = found.pop()
+    Ledger(tmp_path / "theirs.duckdb").ingest(found)
+    monkeypatch.setattr(sys, "argv", ["sparsebench", "status", "--ledger", str(tmp_path / "theirs.duckdb"), "--json"])
+    with pytest.raises(SystemExit):
+        app.main()
+    told = json.loads(capsys.readouterr().out)
+    counts = {row["stage"]: row for row in told["stages"]}
+    assert counts["structure"]["failed"] == 1 and counts[left["stage"]]["left"] == 1
+    assert sum(row["done"] for row in told["stages"]) == len(found) - 2, "all but the plan and the failed one"
+    assert [(row["status"], row["reason"]) for row in told["troubles"]] == [("failed", "it broke")]
+
+
 @pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])
 def test_a_damaged_ledger_says_how_its_records_rebuild_it(
     place: int, run: Callable[..., Any], shared: Path, tmp_path: Path
