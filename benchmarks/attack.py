@@ -41,23 +41,22 @@ MANIFEST = """\
 # A real model of 1.2 million weights, all kinds of cells, and making that reads text and making that does not.
 version: 1
 models:
-  - {{name: g2p-t5, source: "path:{root}/examples/g2p/model", family: encoder-decoder, dtype: bfloat16}}
+  - {{name: g2p-t5, source: "path:{root}/examples/g2p/model", family: encoder-decoder, dtype: float32}}
 variants:
   - {{prune: magnitude, sparsity: 0.9}}
   - {{prune: wanda, sparsity: 0.5}}
   - {{quantize: int8}}
-  - - {{prune: magnitude, sparsity: 0.9}}
-    - {{quantize: int8}}
-calibration: {{source: "path:{folder}/text.txt", samples: 4, length: 32}}
+calibration: {{source: "path:{folder}/text.jsonl", field: text, samples: 4, length: 32}}
 benchmarks: {{encoder-decoder: [{{task: g2p, limit: 20}}]}}
 runtime:
+  engines: {engine}
   ranks: {ranks}
   workloads: {{batch: 1, prompt: 8, generate: 2}}
   select: {{prune: wanda}}
   samples: 4
 storage: {{formats: [dense, packed], keep: packed}}
 """
-TEXT = "the cat sat on the mat and the dog ran to the small red house by the big blue tree\n" * 60
+TEXT = "the cat sat on the mat and the dog ran to the small red house by the big blue tree " * 8
 MARK = "SPARSEBENCH_ATTACK"
 """An environment variable that all processes of a round have, so that those which outlive their parents are found."""
 ALIVE_SECONDS = 8.0
@@ -122,6 +121,14 @@ class Home:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         return self.process
+
+    def end(self) -> None:
+        """Kill the run and all that it started."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        for one in self.others():
+            one.kill()
 
     def statuses(self) -> dict[str, str]:
         """The status of every cell that has a record."""
@@ -247,9 +254,8 @@ class Attack:
         with contextlib.suppress(psutil.Error):
             chosen = self.random.choice(psutil.Process(process.pid).children(recursive=True) or [None])
             if chosen is not None:
-                name = (
-                    " ".join(word for word in _words(chosen) if not word.startswith(("-", "/")))[:40] or chosen.name()
-                )
+                ours = [word for word in _words(chosen) if word.startswith("sparsebench.")]
+                name = ours[-1] if ours else chosen.name()
                 chosen.kill()
                 return name
         return None
@@ -316,18 +322,21 @@ def main() -> int:
         raise SystemExit("processes that outlive their parents are found on Linux only")
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="attack-"))
     started = time.monotonic()
-    wanted = undisturbed(folder, asked.ranks)
-    seconds = time.monotonic() - started
+    wanted, seconds = undisturbed(folder, asked.ranks)
     print(f"undisturbed: {len(wanted.statuses())} cells in {seconds:.0f} s", file=sys.stderr, flush=True)
     attack = Attack(random.Random(asked.seed), min(seconds * SHARE, LONGEST))
     tally = attack.tally
-    while tally.total < asked.kills:
-        home = begin(folder / f"round-{tally.rounds + 1}", wanted.manifest, wanted)
-        attack.round(home, asked.kills)
-        for kind, what in compare(home, wanted):
-            tally.add(kind, [what], f"round {tally.rounds}")
-        if not any(tally.wrong.values()):
-            shutil.rmtree(home.folder)
+    try:
+        while tally.total < asked.kills:
+            home = begin(folder / f"round-{tally.rounds + 1}", wanted.manifest, wanted)
+            attack.round(home, asked.kills)
+            for kind, what in compare(home, wanted):
+                tally.add(kind, [what], f"round {tally.rounds}")
+            if not any(tally.wrong.values()):
+                shutil.rmtree(home.folder)
+    except KeyboardInterrupt:
+        print("interrupted: the last round is not judged to its end", file=sys.stderr)
+        home.end()
     bad = any(tally.wrong.values())
     if not bad and not asked.folder:
         shutil.rmtree(folder)
@@ -344,21 +353,34 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--ranks", type=int, default=1, choices=(1, 2), help="ranks of what is timed (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="another seed kills at other moments (default: 0)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="work here, and keep what it leaves")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="work here, beside an undisturbed run from before if there is one; kept",
+    )
     parser.add_argument("--json", action="store_true", help="everything that was found, as JSON")
     return parser.parse_args()
 
 
-def undisturbed(folder: Path, ranks: int) -> Home:
-    """A run that nobody kills. Raises SystemExit where it does not end well: nothing can be learnt then."""
+def undisturbed(folder: Path, ranks: int) -> tuple[Home, float]:
+    """A run that nobody kills, and its seconds; the one that lies in ``folder`` from before, where there is one.
+
+    Raises SystemExit where it does not end well: nothing can be learnt then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.txt").write_text(TEXT)
-    manifest = folder / "attack.yaml"
-    manifest.write_text(MANIFEST.format(root=ROOT, folder=folder.resolve(), ranks=ranks))
-    home = begin(folder / "undisturbed", manifest)
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{number} {TEXT}"}) + "\n" for number in range(8)))
+    engine = "hf" if ranks == 1 else "deepspeed"
+    manifest, took = folder / "attack.yaml", folder / "seconds"
+    manifest.write_text(MANIFEST.format(root=ROOT, folder=folder.resolve(), ranks=ranks, engine=engine))
+    if took.is_file():
+        return Home((folder / "undisturbed").resolve(), manifest), float(took.read_text())
+    home, started = begin(folder / "undisturbed", manifest), time.monotonic()
     if home.start().wait():
         raise SystemExit(f"the undisturbed run failed; nothing can be learnt:\n{home.said.read_text()}")
-    return home
+    seconds = time.monotonic() - started
+    took.write_text(f"{seconds:.1f}")
+    return home, seconds
 
 
 def begin(folder: Path, manifest: Path, like: Home | None = None) -> Home:

@@ -13,12 +13,21 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+
+_END = """
+read _
+kill -9 -$0
+for each in /proc/[0-9]*; do
+    stat=$(cat $each/stat) && set -- ${stat##*) } && [ "$4" = "$0" ] && kill -9 ${each#/proc/}
+done
+"""
+"""In the shell's language: when the standard input is closed, kill a command's process group, and then, where there is /proc, its
+whole session: ninja gives each compiler a group of its own."""
 
 
 def imports() -> dict[str, str]:
@@ -56,35 +65,18 @@ def run(
     After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command itself is
     killed, all of them end, not only the first.
     """
-    pipe = subprocess.PIPE
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
     with (
         subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process,
-        _ending_with_us(process.pid),
+        # It reads from a pipe that nobody writes to, and that is closed when this block ends or this process does.
+        subprocess.Popen(
+            ["/bin/sh", "-c", _END, str(process.pid)], stdin=pipe, stdout=quiet, stderr=quiet, start_new_session=True
+        ) as guard,
     ):
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        if process.returncode < 0:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
-@contextmanager
-def _ending_with_us(group: int) -> Iterator[None]:
-    """A shell that kills a process group when this process dies: compilers do not ask for a signal at their parent's death.
-
-    It reads from a pipe that nobody writes to, and that the system closes when we are gone.
-    """
-    words = ["/bin/sh", "-c", "read _; kill -9 -$0", str(group)]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True) as guard:
-        try:
-            yield
-        finally:
+        out, err = process.communicate(timeout=seconds)
+        if process.returncode >= 0:
             guard.kill()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def _words(process: psutil.Process) -> list[str]:
 def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(whose: str, tmp_path: Path) -> None:
     """A compiler's own processes are no Python of ours: nothing ties them to whoever began it all."""
     told, sleeper = tmp_path / "told", f"sleep 60{os.getpid()}"
-    # The sleeper holds no pipe of the command's, so that it does not end by writing to one.
-    shell = f"{sleeper} >/dev/null 2>&1 & echo $$ > {told}; wait"
+    # In a process group of its own, as ninja starts compilers, and without a pipe of the command's that could end it.
+    shell = f"set -m; {sleeper} </dev/null >/dev/null 2>&1 & echo $$ > {told}; wait"
     program = f"from sparsebench import children; print(children.run(['/bin/sh', '-c', {shell!r}], 600).returncode)"
     paths = str(Path(children.__file__).parents[1])
     parent = subprocess.Popen(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from benchmarks.hostile import benign
 from sparsebench.cli import app
+from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,6 +237,30 @@ def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "records" / "plan-m.json").write_text(text)
         code, said = run("status", "--ledger", "l.duckdb")
         assert code == 1 and "plan-m.json" in said
+
+
+# ---- interrupts
+
+
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
+    program = (
+        "import builtins, os, runpy, signal\n"
+        "real = builtins.__import__\n"
+        "def hook(name, *more, **words):\n"
+        "    if name == 'typer':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *more, **words)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "builtins.__import__ = hook\n"
+        "runpy.run_module('sparsebench', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), connect.writer(tmp_path / "l.duckdb", 1.0):
+        raise RuntimeError("Query interrupted")  # as DuckDB answers a signal whose handler raises
 
 
 # ---- the ledger
