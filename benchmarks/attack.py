@@ -203,19 +203,25 @@ class Attack:
     tally: Tally = field(default_factory=Tally)
 
     def round(self, home: Home, most: int) -> None:
-        """Kill and start again, until a run ends or there were ``most`` kills in all; whatever had to fail is done again then."""
-        self.tally.rounds += 1
-        while not self.run(home, most):
-            pass
-        if any(status != "done" for status in home.statuses().values()):
-            process = home.start("--retry-failed")
-            self.end(home, process.wait(), {0}, "the last run")
+        """Kill and start again until a run ends with everything done, or there were ``most`` kills in all and it ends.
 
-    def run(self, home: Home, most: int) -> bool:
+        A run is started plainly; once, where the one before ended with cells that had to fail, with --retry-failed.
+        """
+        self.tally.rounds += 1
+        more: tuple[str, ...] = ()
+        while True:
+            last = self.tally.total == most
+            ended = self.run(home, most, *more)
+            left = any(status != "done" for status in home.statuses().values())
+            if ended and (not left or (last and more)):
+                return
+            more = ("--retry-failed",) if ended else ()
+
+    def run(self, home: Home, most: int, *more: str) -> bool:
         """One run with what is done to it, ``most`` kills at most; whether it ended by itself."""
         self.tally.runs += 1
         before = {key for key, status in home.statuses().items() if status == "failed"}
-        process, hit, where, ended = home.start(), False, f"run {self.tally.runs}", False
+        process, hit, where, ended = home.start(*more), False, f"run {self.tally.runs}", False
         while not ended:
             left = most - self.tally.total
             try:
@@ -320,6 +326,7 @@ def main() -> int:
     asked = _arguments()
     if sys.platform != "linux":
         raise SystemExit("processes that outlive their parents are found on Linux only")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="attack-"))
     started = time.monotonic()
     wanted, seconds = undisturbed(folder, asked.ranks)
