@@ -19,6 +19,16 @@ from pathlib import Path
 DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
+_END = """
+read _
+kill -9 -$0
+for each in /proc/[0-9]*; do
+    stat=$(cat $each/stat) && set -- ${stat##*) } && [ "$4" = "$0" ] && kill -9 ${each#/proc/}
+done
+"""
+"""In the shell's language: when the standard input is closed, kill a command's process group, and then, where there is /proc, its
+whole session: ninja gives each compiler a group of its own."""
+
 
 def imports() -> dict[str, str]:
     """Environment variables under which another Python imports this very package, and nothing from the current folder.
@@ -52,15 +62,20 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and keep what it says.
 
-    After ``seconds`` (subprocess.TimeoutExpired), or when this process is interrupted, all of them end, not only the first.
+    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command itself is
+    killed, all of them end, not only the first.
     """
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process:
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+    with (
+        subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True) as process,
+        # It reads from a pipe that nobody writes to, and that is closed when this block ends or this process does.
+        subprocess.Popen(
+            ["/bin/sh", "-c", _END, str(process.pid)], stdin=pipe, stdout=quiet, stderr=quiet, start_new_session=True
+        ) as guard,
+    ):
+        out, err = process.communicate(timeout=seconds)
+        if process.returncode >= 0:
+            guard.kill()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 

@@ -110,6 +110,13 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def sweep(folder: Path) -> None:
+    """Remove the parts of records that processes left which were killed while they wrote; nobody writes there now."""
+    for partial in folder.glob(".*.json.*"):
+        if partial.name.rpartition(".")[2].isdigit():
+            partial.unlink(missing_ok=True)
+
+
 def statuses(folder: Path) -> dict[str, str]:
     """The status of every recorded cell by its ``key``, from the names alone; done, where a kill left an older record beside."""
     if not folder.is_dir():

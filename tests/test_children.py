@@ -62,3 +62,36 @@ def test_a_module_does_not_begin_whose_parent_was_gone_before(tmp_path: Path) ->
     assert done.returncode == 1 and "begun" not in done.stdout
     ours = subprocess.run(children.command("begun"), env=env, capture_output=True, text=True, check=False)
     assert (ours.returncode, ours.stdout) == (0, "begun\n")
+
+
+def _alive(words: str) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter() if _words(one) == words.split()]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize("whose", ["parent", "command"])
+def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(whose: str, tmp_path: Path) -> None:
+    """A compiler's own processes are no Python of ours: nothing ties them to whoever began it all."""
+    told, sleeper = tmp_path / "told", f"sleep 60{os.getpid()}"
+    # In a process group of its own, as ninja starts compilers, and without a pipe of the command's that could end it.
+    shell = f"set -m; {sleeper} </dev/null >/dev/null 2>&1 & echo $$ > {told}; wait"
+    program = f"from sparsebench import children; print(children.run(['/bin/sh', '-c', {shell!r}], 600).returncode)"
+    paths = str(Path(children.__file__).parents[1])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (told.exists() and told.read_text().strip() and _alive(sleeper)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert _alive(sleeper)
+    os.kill(parent.pid if whose == "parent" else int(told.read_text()), signal.SIGKILL)
+    out, _ = parent.communicate(timeout=60)
+    assert out == ("" if whose == "parent" else f"{-signal.SIGKILL}\n")
+    _, alive = psutil.wait_procs(_alive(sleeper), timeout=60)
+    assert not alive

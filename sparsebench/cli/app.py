@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ for verb, (module, group) in VERBS.items():
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 some cells failed, 2 the input was wrong, 130 interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams()
     redact_stderr()
     try:

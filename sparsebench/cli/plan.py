@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sparsebench import environment
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
     from sparsebench.plan.cells import Cell
@@ -97,13 +98,16 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
 
     space = Workspace.of(ready.ledger, ready.work)
     work = jobs(ready.plan, cells, space.present)
-    times = total_seconds(work, ready.sizes, slots(ready))
     stages = Counter(cell.stage for cell in cells)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
     if not cells:
         return
+    pace, told = _learned(ready)
+    times = total_seconds(work, ready.sizes, slots(ready), pace)
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
+    if told:
+        note(f"  {told}")
     shares = {name: known.prunable for name, known in ready.sizes.items() if known.prunable is not None}
     if shares and any(cell.stage == "sparsify" for cell in cells):
         told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
@@ -124,6 +128,27 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+
+
+def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
+    """What the plan's cells that this machine has done took of their estimates, by kind of job; and that in words."""
+    from sparsebench.ledger import sqlfiles
+    from sparsebench.ledger.query import run as query
+    from sparsebench.plan.jobs import jobs
+    from sparsebench.plan.resources import learned
+
+    if not ready.ledger.is_file():
+        return {}, ""
+    try:
+        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where()["id"]}).rows
+    except LedgerError as error:
+        return {}, f"nothing learned of this machine: {error}"
+    seconds = dict(rows)
+    cells = [cell for cell in ready.plan.cells if cell.id in seconds]
+    if not cells:
+        return {}, ""
+    pace = learned(jobs(ready.plan, cells, lambda _: True), ready.sizes, seconds)
+    return pace, f"learned from {len(cells)} cell{'s' * (len(cells) > 1)} of this machine"
 
 
 def _emulated(ready: Prepared, cells: list[Cell]) -> Iterator[str]:

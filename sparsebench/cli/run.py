@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from sparsebench.cli.plan import announce, prepared, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
 
 if TYPE_CHECKING:
+    from sparsebench.plan.preflight import Prepared
     from sparsebench.run.select import Decision
 
 
@@ -131,52 +134,97 @@ def status(
 ) -> None:
     """What is done, failed, skipped and left, with the reasons.
 
-    It changes nothing that a run needs: safe while one goes on.
+    Without a manifest it says what the ledger holds, also one that other
+    machines' records were brought into. It changes nothing that a run needs:
+    safe while one goes on.
 
     \b
     sparsebench status quickstart.yaml
     sparsebench status --json
+    sparsebench status --ledger ledger/sparsebench.duckdb
     """
     from sparsebench.plan.preflight import ledger_path
-    from sparsebench.records import key, planned, statuses
-    from sparsebench.run.workspace import Workspace
+    from sparsebench.run.workspace import holder
 
     if manifest:
         ready = prepared(manifest, ledger, True, rehearse, False, None)
-        folder = Workspace.of(ready.ledger, ready.work).records
-        plans = {
-            ready.plan.manifest: [(key(c), str(c.stage), f"{c.variant.label} · {c.label}") for c in ready.plan.cells]
-        }
+        path = ready.ledger
+        cells = _planned(ready)
     else:
-        folder = Workspace.of(ledger_path(ledger), Path()).records
-        if not folder.is_dir() and not ledger_path(ledger).exists():
-            raise NoLedgerError(f"no ledger at {ledger_path(ledger)}", "make one with `sparsebench run MANIFEST`")
-        plans = planned(folder)
-    known, states = statuses(folder), ["done", "failed", "unsupported", "skipped", "left"]
-    rows, troubles = [], []
-    for name, cells in plans.items():
-        for stage in dict.fromkeys(stage for _, stage, _ in cells):
-            counts = Counter(known.get(cell, "left") for cell, its, _ in cells if its == stage)
-            rows.append([name, stage, *(counts[state] for state in states)])
-        for cell, _, label in cells:
-            if (state := known.get(cell)) in states[1:-1]:
-                troubles.append([name, state, label, _reason(folder, cell, state)])
+        path = ledger_path(ledger)
+        cells = _held(path)
+    states = ["done", "failed", "unsupported", "skipped", "left"]
+    counts = Counter((cell.manifest, cell.stage, cell.status) for cell in cells)
+    stages = dict.fromkeys((cell.manifest, cell.stage) for cell in cells)
+    rows = [[name, stage, *(counts[name, stage, state] for state in states)] for name, stage in stages]
+    troubles = [cell for cell in cells if cell.status in states[1:-1]]
+    running = holder(path)
     heads = ["manifest", "stage", *states]
     if as_json:
         counted = [dict(zip(heads, row, strict=True)) for row in rows]
-        why = [dict(zip(["manifest", "status", "cell", "reason"], row, strict=True)) for row in troubles]
-        emit_json({"stages": counted, "troubles": why})
+        why = [
+            {"manifest": cell.manifest, "status": cell.status, "cell": cell.label, "reason": cell.reason}
+            for cell in troubles
+        ]
+        emit_json({"stages": counted, "troubles": why, "running": running})
         return
     emit_table(heads, rows)
     by_reason: dict[tuple[str, str, str], list[str]] = {}  # what is skipped has its reason from what it depended on
-    for name, state, label, reason in troubles:
-        by_reason.setdefault((name, state, reason), []).append(label)
+    for cell in troubles:
+        by_reason.setdefault((cell.manifest, cell.status, cell.reason), []).append(cell.label)
     for (name, state, reason), labels in by_reason.items():
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         note(f"\n{name}: {labels[0]}{more}: {state}\n  {reason}")
+    if running:
+        note(f"\nprocess {running} is running on {path}")
 
 
-def _reason(folder: Path, name: str, status: str) -> str:
-    from sparsebench.records import read_cell
+@dataclass(frozen=True)
+class _Cell:
+    """A cell that a manifest asks for, and how it stands."""
 
-    return str(read_cell(folder, name, status).get("reason"))
+    manifest: str
+    stage: str
+    label: str
+    status: str
+    reason: str
+
+
+def _planned(ready: Prepared) -> list[_Cell]:
+    """The cells of a plan, by the records beside its ledger."""
+    from sparsebench.records import key
+    from sparsebench.run.workspace import Workspace
+
+    folder = Workspace.of(ready.ledger, ready.work).records
+    asked = [(key(cell), str(cell.stage), f"{cell.variant.label} · {cell.label}") for cell in ready.plan.cells]
+    return _recorded(folder, {ready.plan.manifest: asked})
+
+
+def _held(ledger: Path) -> list[_Cell]:
+    """The cells that a ledger knows of; where there is none, those of the records beside it. Raises NoLedgerError for neither."""
+    from sparsebench.ledger import sqlfiles
+    from sparsebench.ledger.query import run as query
+    from sparsebench.records import planned
+    from sparsebench.run.workspace import Workspace
+
+    if ledger.exists():
+        rows = query(ledger, sqlfiles.read("status")).rows
+        return [_Cell(*(str(value) for value in row)) for row in rows]
+    folder = Workspace.of(ledger, Path()).records
+    if not folder.is_dir():
+        raise NoLedgerError(f"no ledger at {ledger}", "make one with `sparsebench run MANIFEST`")
+    return _recorded(folder, planned(folder))
+
+
+def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> list[_Cell]:
+    """The cells (key, stage, label) of each manifest, by the records in a folder."""
+    from sparsebench.records import read_cell, statuses
+
+    known, found = statuses(folder), []
+    for manifest, cells in plans.items():
+        for key, stage, label in cells:
+            status = known.get(key, "left")
+            told = status not in ("done", "left")
+            reason = str(read_cell(folder, key, status).get("reason")) if told else ""
+            found.append(_Cell(manifest, stage, label, status, reason))
+    return found

@@ -65,6 +65,10 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
         yield connection
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupted" in str(error).lower():  # so DuckDB calls what a signal's handler has raised
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.Error as error:
         if is_damage(error):
             raise damaged(path, error) from error

@@ -101,7 +101,7 @@ def _blaming_records() -> Iterator[None]:
 
     try:
         yield
-    except (duckdb.IOException, duckdb.OutOfMemoryException):
+    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InterruptException):
         raise
     except (duckdb.Error, ArithmeticError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, duckdb.Error) and connect.is_damage(error):

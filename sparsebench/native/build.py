@@ -58,6 +58,8 @@ def _compiled(source: Path, compiler: str, flags: tuple[str, ...], cache: Cache)
         if target.is_file():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".compiling-*"):  # by a process that was killed: only the lock's holder compiles
+            shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
             out = Path(folder) / target.name
             command = [compiler, str(source), "-o", str(out), *flags]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
@@ -44,12 +45,25 @@ def silence_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
     return max(SILENCE_SECONDS, SILENCE_ESTIMATES * job_seconds(job, sizes))
 
 
-def total_seconds(jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int) -> dict[str, float]:
-    """Wall seconds by kind of job; what is not timed runs ``slots`` at once."""
+def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[str, float]) -> dict[str, float]:
+    """By kind of job, what finished ones took of their estimates: the median. ``seconds`` are those of the cells, by id."""
+    ratios: dict[str, list[float]] = {}
+    for job in jobs:
+        if job.cells:
+            took = sum(seconds[cell.id] for cell in job.cells)
+            ratios.setdefault(job.kind, []).append(took / job_seconds(job, sizes))
+    return {kind: median(found) for kind, found in ratios.items()}
+
+
+def total_seconds(
+    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, pace: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Wall seconds by kind of job; what is not timed runs ``slots`` at once. ``pace`` is what was ``learned``."""
     totals: dict[str, float] = {}
     for job in jobs:
         share = 1 if job.exclusive else slots
-        totals[job.kind] = totals.get(job.kind, 0.0) + job_seconds(job, sizes) / share
+        expected = job_seconds(job, sizes) * (pace or {}).get(job.kind, 1.0)
+        totals[job.kind] = totals.get(job.kind, 0.0) + expected / share
     return totals
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsebench import leftovers
 from sparsebench.models import building
 from sparsebench.run.workspace import leased
-from sparsebench.runtime import leftovers
 from sparsebench.storage import sums
 
 KINDS = {

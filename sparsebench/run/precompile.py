@@ -12,8 +12,10 @@ from sparsebench.runtime import shm
 from sparsebench.sources import Cache
 
 
-def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
+def compiler(cells: Iterable[Cell], temporary: str) -> subprocess.Popen[bytes] | None:
     """A process, leader of its group, that compiles what ``cells`` will need; None where they need nothing.
+
+    Its temporary files lie in the folder ``temporary``.
 
     How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
     """
@@ -21,7 +23,7 @@ def compiler(cells: Iterable[Cell]) -> subprocess.Popen[bytes] | None:
     if not any(shm.used(setting["engine"], setting["ranks"], setting.get("hosts")) for setting in settings):
         return None
     quiet = subprocess.DEVNULL
-    command, variables = children.command(__name__), os.environ | children.imports()
+    command, variables = children.command(__name__), os.environ | children.imports() | {"TMPDIR": temporary}
     return subprocess.Popen(command, env=variables, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 

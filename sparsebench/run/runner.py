@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, environment, records
+from sparsebench import children, environment, leftovers, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.paths import create
@@ -130,7 +130,7 @@ class Runner:
 
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        with Leases(self.space, self.plan.variants.values()) as self.leases:
+        with Leases(self.space, self.plan.variants.values()) as self.leases, leftovers.temporary() as self.temporary:
             return self._run(list(cells))
 
     def _run(self, todo: list[Cell]) -> dict[str, int]:
@@ -138,7 +138,7 @@ class Runner:
         self.waiting = jobs(self.plan, todo, self.space.present)
         self.space.sweep()
         self._release(self.plan.variants.values())
-        self.compiler = precompile.compiler(todo)
+        self.compiler = precompile.compiler(todo, self.temporary)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -249,7 +249,7 @@ class Runner:
     def _environment(self, job: Job) -> dict[str, str]:
         """The one place where a worker's environment is decided: what it imports, threads, quiet libraries, offline.
 
-        Jobs of one kind have the same.
+        Jobs of one kind have the same. What a killed one leaves of temporary files, a compiler's too, goes with the run's folder.
         """
         share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
         quiet = {
@@ -259,6 +259,7 @@ class Runner:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": self.temporary,
         }
         if self.settings.offline:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench import environment
+from sparsebench import environment, leftovers, records
 from sparsebench.errors import UserError
 from sparsebench.models import building
 from sparsebench.paths import create, unlinked
@@ -84,7 +84,9 @@ class Workspace:
         return (self.folder(variant) / "config.json").is_file()
 
     def sweep(self) -> None:
-        """Remove what dead processes have left half built, or half removed."""
+        """Remove what dead processes have left half built, half removed or half written."""
+        leftovers.sweep()
+        records.sweep(self.records)
         for name in ("models", "variants", "packed", "scratch"):
             building.sweep(self.work / name)
 
@@ -171,11 +173,31 @@ def checksum(folder: Path) -> str:
     return f"{total:08x}-{size}"
 
 
+def holder(ledger: Path) -> int | None:
+    """The process that runs on a ledger just now; None where none does that this user may look at.
+
+    Its lock is not tried: a run that begins at that moment would find it taken.
+    """
+    import psutil
+
+    path = _lock(ledger)
+    try:
+        number = int(path.read_text())
+        held = any(one.path == str(path.resolve()) for one in psutil.Process(number).open_files())
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return number if held else None
+
+
+def _lock(ledger: Path) -> Path:
+    return ledger.with_name(f".{ledger.name}.lock")
+
+
 @contextmanager
 def exclusive(ledger: Path) -> Iterator[None]:
     """Hold the ledger's run lock. Raises UserError naming the process that holds it. Freed by the system if we die."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    path = ledger.with_name(f".{ledger.name}.lock")
+    path = _lock(ledger)
     with create(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

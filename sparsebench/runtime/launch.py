@@ -10,12 +10,10 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -23,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sparsebench import children, errors
+from sparsebench import children, errors, leftovers
 from sparsebench.errors import MeasureError, SparsebenchError
-from sparsebench.runtime import leftovers, shm
+from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, Workload
 from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, Watch, oom_kills, place
@@ -63,9 +61,8 @@ class RankGroup:
         self.echoes: set[int] = set()
 
     def __enter__(self) -> RankGroup:
-        for left in leftovers.of_the_dead():
-            shutil.rmtree(left, ignore_errors=True)
-        self.folder = tempfile.TemporaryDirectory(prefix=leftovers.prefix())
+        leftovers.sweep()
+        self.folder = leftovers.temporary()
         path = Path(self.folder.name)
         (path / "spec.json").write_text(json.dumps(self.spec))
         self.port = free_port()

@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children
+from sparsebench import children, leftovers
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import heartbeat, hosts, leftovers
+from sparsebench.runtime import heartbeat, hosts
 from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
 from sparsebench.runtime.watch import Watch, oom_kills
 
@@ -66,7 +65,7 @@ class NodeGroup(RankGroup):
                 f"DeepSpeed's launcher starts ranks on other nodes with {' and '.join(NEEDED)}; not here: {', '.join(missing)}",
                 "install them, and let this account reach the hosts by ssh without a password",
             )
-        self.folder = tempfile.TemporaryDirectory(prefix=leftovers.prefix())
+        self.folder = leftovers.temporary()
         self.port, self.kills, self.token = free_port(), oom_kills(), secrets.token_hex(16)
         try:
             with socket.create_server(("", 0)) as server:

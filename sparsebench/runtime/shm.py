@@ -63,7 +63,8 @@ def extensions_dir(cache: Cache) -> Path:
 def ensure(cache: Cache) -> str:
     """Compile the operation if that was not tried before; returns "" or why it cannot be used.
 
-    Only one process compiles at a time, by a lock that dies with its holder.
+    Only one process compiles at a time, by a lock that dies with its holder. A compiler that was killed, such as for want of
+    memory, says nothing of the next time.
     """
     lacks = missing()
     if lacks:
@@ -83,7 +84,8 @@ def ensure(cache: Cache) -> str:
             return f"compiling it took over {COMPILE_SECONDS} seconds"
         lines = (built.stderr or built.stdout).strip().splitlines() or [f"exit code {built.returncode}"]
         reason = f"it does not compile here ({lines[-1]}; remove {folder} to try again)" if built.returncode else ""
-        outcome.write_text(reason)
+        if built.returncode >= 0 and "killed" not in built.stderr.lower() + built.stdout.lower():
+            outcome.write_text(reason)
         return reason
 
 

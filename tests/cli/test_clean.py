@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,6 @@ from sparsebench.manifest.schema import Manifest, Model
 from sparsebench.models import building
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
-from sparsebench.runtime import leftovers
 from sparsebench.storage import sums
 
 
@@ -44,8 +44,8 @@ def test_what_can_go_goes_and_what_is_used_stays(
     model = Model(name="m", source="path:m", family="decoder")
     plan = expand(Manifest(version=1, models=[model]), "x", {"m": "1"})
     used = plan.dense["m"]
-    mine = Path(f"{tmp_path}/tmp/{leftovers.prefix()}a")
-    ranks = tmp_path / "tmp" / f"sparsebench-ranks-{dead}-a"
+    mine = tmp_path / "tmp" / f"sparsebench-{os.getpid()}-a"
+    ranks = tmp_path / "tmp" / f"sparsebench-{dead}-a"
     partial = work / "variants" / f"{'2' * 20}{building._ours()}{dead}"
     free = [work / "models" / ("1" * 20), work / "packed" / ("1" * 20)]
     held = work / "models" / used.id

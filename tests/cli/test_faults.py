@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from benchmarks.hostile import benign
 from sparsebench.cli import app
+from sparsebench.ledger import connect
 from sparsebench.ledger.store import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,6 +239,30 @@ def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
         assert code == 1 and "plan-m.json" in said
 
 
+# ---- interrupts
+
+
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
+    program = (
+        "import builtins, os, runpy, signal\n"
+        "real = builtins.__import__\n"
+        "def hook(name, *more, **words):\n"
+        "    if name == 'typer':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(name, *more, **words)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "builtins.__import__ = hook\n"
+        "runpy.run_module('sparsebench', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_while_the_ledger_is_written_is_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), connect.writer(tmp_path / "l.duckdb", 1.0):
+        raise RuntimeError("Query interrupted")  # as DuckDB answers a signal whose handler raises
+
+
 # ---- the ledger
 
 
@@ -244,6 +270,24 @@ def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
 def test_a_ledger_that_is_not_there(verb: str, run: Callable[..., Any]) -> None:
     code, said = run(*verb.split(), "--ledger", "none.duckdb")
     assert code == 2 and "none.duckdb" in said
+
+
+def test_the_status_of_a_ledger_without_records_is_the_ledgers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = benign.records(ROOT)
+    failed = next(record for record in found if record.get("stage") == "structure")
+    failed |= {"status": "failed", "reason": "it broke", "result": None}
+    left = found.pop()
+    Ledger(tmp_path / "theirs.duckdb").ingest(found)
+    monkeypatch.setattr(sys, "argv", ["sparsebench", "status", "--ledger", str(tmp_path / "theirs.duckdb"), "--json"])
+    with pytest.raises(SystemExit):
+        app.main()
+    told = json.loads(capsys.readouterr().out)
+    counts = {row["stage"]: row for row in told["stages"]}
+    assert counts["structure"]["failed"] == 1 and counts[left["stage"]]["left"] == 1
+    assert sum(row["done"] for row in told["stages"]) == len(found) - 2, "all but the plan and the failed one"
+    assert [(row["status"], row["reason"]) for row in told["troubles"]] == [("failed", "it broke")]
 
 
 @pytest.mark.parametrize("place", [12288 + 100, 798720 + 100, -200_000])

@@ -24,8 +24,11 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not build.shutil.which("g++"), reason="no g++")
 def test_compiled_once_and_again_when_the_source_changes(source: Path, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
+    killed = cache.root / "native" / ".compiling-killed"
+    killed.mkdir(parents=True)
     first = build._compiled(source, "g++", build.FLAGS, cache)
     assert isinstance(first, Path)
+    assert not killed.exists()
     stamp = first.stat().st_mtime_ns
     assert build._compiled(source, "g++", build.FLAGS, cache) == first
     assert first.stat().st_mtime_ns == stamp

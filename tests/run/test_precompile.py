@@ -26,7 +26,7 @@ def test_nothing_is_compiled_for_cells_that_need_nothing(runtime: object, monkey
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was started"))
     models = [{"name": "m", "source": "path:m", "family": "decoder"}]
     manifest = Manifest.model_validate({"version": 1, "models": models, "runtime": runtime})
-    assert precompile.compiler(expand(manifest, "test", {"m": "r"}).cells) is None
+    assert precompile.compiler(expand(manifest, "test", {"m": "r"}).cells, "") is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the operation exists on Linux only")

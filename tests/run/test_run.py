@@ -21,7 +21,11 @@ from sparsebench.records import statuses
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_run_is_recorded_and_not_repeated(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_a_run_is_recorded_and_not_repeated(
+    manifest: Path, tmp_path: Path, sparsebench: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     first = sparsebench("run", manifest)
     assert first.returncode == 0, first.stderr
     known = statuses(tmp_path / "ledger" / "records")
@@ -33,10 +37,17 @@ def test_a_run_is_recorded_and_not_repeated(manifest: Path, tmp_path: Path, spar
     )  # fmt: skip
     assert rows.stdout.splitlines()[1:] == ["0.0,0.0,0", "0.5,0.5,1", "0.9,0.9,1"], rows.stderr
     assert not list((tmp_path / "work" / "variants").iterdir()), "variants' folders must go when their cells are done"
+    assert not list((tmp_path / "tmp").iterdir()), "and so must temporary files"
 
     second = sparsebench("run", manifest)
     assert second.returncode == 0
     assert "nothing to do" in second.stderr
+    assert "learned from 8 cells of this machine" not in second.stderr, "nothing is foreseen"
+    (tmp_path / "ledger" / "records").rename(tmp_path / "elsewhere")
+    foreseen = sparsebench("plan", manifest)
+    assert "learned from 8 cells of this machine" in foreseen.stderr
+    held = json.loads(sparsebench("status", "--ledger", tmp_path / "ledger" / "test.duckdb", "--json").stdout)
+    assert {row["stage"]: row["done"] for row in held["stages"]} == {"structure": 3, "storage": 3, "make": 2}
 
 
 @pytest.mark.long

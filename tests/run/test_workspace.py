@@ -8,13 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sparsebench import leftovers
 from sparsebench.plan.cells import Variant
-from sparsebench.run.workspace import Leases, Workspace
+from sparsebench.run.workspace import Leases, Workspace, exclusive, holder
 from sparsebench.steps.contract import Step
 
 DENSE = Variant("0" * 20, "m", "decoder", "path:m", "r", "real", "float32")
@@ -58,13 +60,29 @@ def test_a_folder_stays_while_another_run_leases_it_and_no_longer(space: Workspa
     assert [path.name for path in (space.work / "variants").iterdir()] == []
 
 
-def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_is_not(space: Workspace) -> None:
+def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_is_not(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     ended, ours = (f".partial-{socket.gethostname()}-{pid}" for pid in (dead.pid, os.getpid()))
     left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
     made = space.work / "variants" / f"{PRUNED.id}{ours}"
-    for folder in (*left, made):
-        folder.mkdir()
-    space.sweep()
-    assert made.is_dir() and not any(folder.exists() for folder in left) and space.present(PRUNED)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    theirs = tmp_path / f"sparsebench-{dead.pid}-x"
+    half, whole = space.records / f".{'2' * 20}.done.json.{dead.pid}", space.records / f"{'2' * 20}.done.json"
+    with leftovers.temporary() as living:
+        for folder in (*left, made, theirs, space.records):
+            folder.mkdir(parents=True)
+        half.touch()
+        whole.touch()
+        space.sweep()
+        assert made.is_dir() and Path(living).is_dir() and whole.exists() and space.present(PRUNED)
+    assert not any(path.exists() for path in (*left, theirs, half))
+
+
+def test_who_runs_on_a_ledger_is_known_while_it_does(space: Workspace) -> None:
+    assert holder(space.ledger) is None
+    with exclusive(space.ledger):
+        assert holder(space.ledger) == os.getpid()
+    assert holder(space.ledger) is None, "the file still names us"

@@ -153,6 +153,20 @@ def test_a_failed_compilation_is_remembered_with_its_reason(monkeypatch: pytest.
 
 
 @linux
+@pytest.mark.parametrize(
+    ("code", "said"), [(-9, ""), (1, "g++: fatal error: Killed signal terminated program cc1plus")]
+)
+def test_a_compilation_that_was_killed_is_tried_again(code: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shm, "missing", tuple)
+    found = iter(
+        [subprocess.CompletedProcess([], code, said, "ninja failed"), subprocess.CompletedProcess([], 0, "", "")]
+    )
+    monkeypatch.setattr(children, "run", lambda *_, **__: next(found))
+    assert "ninja failed" in shm.ensure(Cache())
+    assert shm.ensure(Cache()) == ""
+
+
+@linux
 def test_the_lock_of_a_rank_that_died_is_removed_and_that_of_a_living_one_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
