@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
 
+TINY = torch.finfo(torch.float32).tiny
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
 
@@ -40,7 +41,8 @@ Weights = dict[str, torch.Tensor]
 class Fit:
     """What training one block achieved in ``epochs`` over ``tokens``.
 
-    ``before`` and ``after`` are, on the text held out, the sum of squares of what outputs differ by over the dense block's.
+    ``before`` and ``after`` are, on the text held out, a token's squared difference from the dense block's output over that
+    output's square, on average.
     """
 
     side: str
@@ -126,15 +128,16 @@ class Reconstruction:
             )
         leaves, weights = self._parameters(block)
 
-        def error(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def error(number: int) -> torch.Tensor:
             rows = block.samples[number]
             kept, target = block.mask(rows), dense.output(0, rows)
-            return (block.forward(0, number, weights()) - target)[kept].square().sum(), target[kept].square().sum()
+            lost = (block.forward(0, number, weights()) - target)[kept].square().sum(-1)
+            # Token by token: a few have states hundreds of times as large, and would be all that counts.
+            return (lost / target[kept].square().sum(-1).clamp_min(TINY)).mean()
 
         def told() -> float:
             with torch.no_grad():
-                found = [error(number) for number in unseen]
-            return float(sum(one for one, _ in found) / sum(power for _, power in found))
+                return float(sum(error(number) for number in unseen) / len(unseen))
 
         optimizer = torch.optim.Adam(leaves, lr=self.step.settings["rate"])
         epochs = self.step.settings["epochs"]
@@ -145,8 +148,7 @@ class Reconstruction:
         while done < epochs and worse < PATIENCE:
             for place in torch.randperm(len(seen), generator=order).tolist():
                 optimizer.zero_grad()
-                lost, power = error(seen[place])
-                (lost / power).backward()
+                error(seen[place]).backward()
                 optimizer.step()
                 schedule.step()
             now = told()
