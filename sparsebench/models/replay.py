@@ -6,7 +6,7 @@ stream is one version of the model: its states have gone through its own, perhap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,16 +111,47 @@ class Block:
         """A view's tensor or slice, as stored."""
         return view.cut(self.tensors[view.tensor])
 
+    def weights(self, changed: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """The block's parameters by their names inside it, in the precision that they run in."""
+        given = changed or {}
+        return {
+            inner: view.shaped(given.get(view.name, self.stored(view))).to(self._place.dtypes[inner])
+            for inner, view in self._place.parameters.items()
+        }
+
+    def replace(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put these parameters, by their names inside the block, in the place of those in ``tensors``, rounded as stored."""
+        views = {self._place.parameters[inner]: weight for inner, weight in weights.items()}
+        self.tensors |= {name: self.tensors[name].clone() for name in {view.tensor for view in views}}
+        for view, weight in views.items():
+            view.shaped(self.stored(view)).copy_(weight)
+        self.changed = True
+
+    @property
+    def samples(self) -> Sequence[slice]:
+        """Groups of samples that run at a time."""
+        return self._side.groups
+
+    def forward(self, stream: int, number: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the block makes with ``weights`` of the stream's states of a group of samples: (group, length, width).
+
+        Nothing is kept, and gradients reach the weights.
+        """
+        return self._side.forward(self._place, weights, stream, number)
+
+    def output(self, stream: int, rows: slice) -> torch.Tensor:
+        """What the block, once it was observed or advanced, made of these samples: (group, length, width)."""
+        return self._side.states.written(stream, rows)
+
+    def mask(self, rows: slice) -> torch.Tensor:
+        """Which of these samples' tokens are no padding: bool, (group, length)."""
+        return self._side.texts.mask[rows]
+
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
         import torch
 
-        place = self._place
         with torch.no_grad():
-            weights = {
-                inner: view.shaped(changed.get(view.name, self.stored(view))).to(place.dtypes[inner])
-                for inner, view in place.parameters.items()
-            }
-            self._side.run(place, weights, stream, gatherer)
+            self._side.run(self._place, self.weights(changed), stream, gatherer)
         self.done.add(stream)
 
 
@@ -129,7 +160,7 @@ class Replay:
 
     It calculates in ``dtype`` (``auto``: the checkpoint's). Memory: one block's weights, two copies of every stream's
     hidden states in that precision (files under ``spill`` when they would take more than ``memory`` bytes), and
-    activations of about `GROUP` tokens.
+    activations of ``group`` samples (default: of about `GROUP` tokens).
     Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
     """
 
@@ -142,10 +173,12 @@ class Replay:
         spill: Path | None = None,
         dtype: str = "auto",
         memory: int = 2 << 30,
+        group: int | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.batch = batch
         self.streams = streams
+        self.group = group
         self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
         _check_batch(batch, self._skeleton)
         filling.fill(self._skeleton, checkpoint, family)
@@ -157,14 +190,22 @@ class Replay:
         self._last: StackReplay | None = None
 
     def run(self, visit: Callable[[Block], None], progress: Callable[[int, int], None] | None = None) -> None:
-        """Every block in order, the encoder's first. A stream that a visit leaves out goes through the stored block.
+        """Every block in order; ``progress`` is told how many blocks of how many are done."""
+        for done, block in enumerate(self.walk()):
+            if progress is not None and done:
+                progress(done, len(self))
+            visit(block)
+        if progress is not None:
+            progress(len(self), len(self))
 
-        ``progress`` is told how many blocks of how many are done.
-        """
+    def __len__(self) -> int:
+        return sum(len(stack.places) for stack in self._skeleton.stacks)
+
+    def walk(self) -> Iterator[Block]:
+        """Every block in order, the encoder's first. A stream that its visitor leaves out goes through the stored block."""
         import torch
 
-        total = sum(len(stack.places) for stack in self._skeleton.stacks)
-        done, diverged = 0, False
+        diverged = False
         side: StackReplay | None = None
         for stack in self._skeleton.stacks:
             if side is not None:
@@ -177,15 +218,12 @@ class Replay:
                 names = dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values())))
                 tensors = {name: self._loaded(name) for name in names}
                 block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
-                visit(block)
+                yield block
                 for stream in set(range(self.streams)) - block.done:
                     block.advance(stream, {})
                 side.swap()
                 block.tensors = tensors = {}
                 diverged = diverged or block.changed
-                done += 1
-                if progress is not None:
-                    progress(done, total)
         self._last = side
 
     def outputs(self, stream: int) -> torch.Tensor:
@@ -217,7 +255,7 @@ class Replay:
             texts = Texts(batch.decoder_input_ids, (ones if mask is None else mask).bool())
         samples, length = batch.input_ids.shape
         longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
-        size = max(1, GROUP // longest)
+        size = self.group or max(1, GROUP // longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         return StackReplay(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
 

@@ -34,6 +34,12 @@ class States:
         assert states is not None, "read before the first block was written"
         return states[rows].clone()
 
+    def written(self, stream: int, rows: slice) -> torch.Tensor:
+        """A copy of a group's states that were written since the last ``swap``."""
+        states = self._write[stream]
+        assert states is not None, "nothing was written"
+        return states[rows].clone()
+
     def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
         """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when groups differ in form."""
         states = self._write[stream]

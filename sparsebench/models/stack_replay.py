@@ -85,6 +85,12 @@ class StackReplay:
             self.states.write(stream, rows, hidden)
             self._next_extras[stream][number] = extras
 
+    def forward(self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, number: int) -> torch.Tensor:
+        """What a block makes of a group of a stream's states, (group, length, width); nothing is kept."""
+        with torch.no_grad():
+            call, _ = self._call(place.index, stream, number)
+        return split(functional_call(place.module, dict(weights), call.args, call.kwargs))[0]
+
     def swap(self) -> None:
         """The block is done: what it gave is what the next one reads."""
         self.states.swap()

@@ -11,6 +11,7 @@ from sparsebench import benchmarks, environment
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SHARE, WARM_STEPS
 from sparsebench.runtime.results import Setting
+from sparsebench.steps.registry import kinds
 
 SWEEP_BYTES = 150e6
 ASSESS_BYTES = 60e6
@@ -137,6 +138,7 @@ def calibrating(job: Job, size: ModelSize) -> float:
     setting = read[0].settings
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
+    trained = sum(kinds()[step.verb].passes(step) for cell in read for step in cell.variant.steps[-1:]) - len(read)
     forward = 2 * size.parameters * tokens / speed(calculated(read[0]))
     moments = 2 * size.parameters * tokens / speed("float32")
-    return passes * (forward + moments / 2) + len(read) * size.parameters * SOLVE_SECONDS
+    return passes * (forward + moments / 2) + trained * moments + len(read) * size.parameters * SOLVE_SECONDS

@@ -61,7 +61,7 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
         for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
             if present(one):
                 break
-            found[one.id] = one
+            found |= {one.id: one, **{name: plan.variants[name] for name in _beside(one)}}
     makers: dict[str, Job] = {}
     for variant in sorted(found.values(), key=lambda one: len(one.steps)):
         makers[variant.id] = _maker(plan, [variant], [], makers)
@@ -70,21 +70,30 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
 
 def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
     """The variants whose folders must be made: what cells need and is not there, the making that was never recorded, and
-    what these are made from. What is timed needs the dense model as well."""
+    what these are made from and beside. What is timed needs the dense model as well."""
     found: dict[str, Variant] = {}
 
     def need(variant: Variant, again: bool = False) -> None:
         if variant.id in found or (present(variant) and not again):
             return
         found[variant.id] = variant
-        if variant.parents:
-            need(plan.variants[variant.parents[-1]])
+        for other in (*variant.parents[-1:], *_beside(variant)):
+            need(plan.variants[other])
 
     for cell in cells:
         need(cell.variant, cell.stage == "make")
         if cell.stage == "latency":
             need(plan.dense[cell.variant.model])
     return found
+
+
+def reads_dense(variant: Variant) -> bool:
+    """Whether the step that makes it looks at the dense model beside its parent."""
+    return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense
+
+
+def _beside(variant: Variant) -> tuple[str, ...]:
+    return variant.parents[:1] if reads_dense(variant) else ()
 
 
 def _pass(variant: Variant) -> Hashable:
@@ -101,6 +110,6 @@ def _maker(plan: Plan, variants: list[Variant], cells: list[Cell], makers: dict[
     if first.is_dense:
         return Job(digest(["prepare", first.id]), "prepare", (), makes=(first,))
     parent = plan.variants[first.parents[-1]]
-    after = (makers[parent.id].id,) if parent.id in makers else ()
+    after = tuple(dict.fromkeys(makers[one].id for one in (parent.id, *_beside(first)) if one in makers))
     name = digest(["make", [variant.id for variant in variants]])
     return Job(name, "make", tuple(cells), tuple(variants), parent, after)

@@ -12,6 +12,7 @@ from sparsebench import environment
 from sparsebench.errors import ModelError, ParityError, SparsebenchError, StorageError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import calculated
+from sparsebench.plan.jobs import reads_dense
 from sparsebench.run.recorder import Recorder, Spec
 
 
@@ -57,6 +58,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
         read=lambda: tokens(parent, family, calibration, cache, spec.offline),
         fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
         progress=recorder.progress,
+        dense=spec.workspace.folder(spec.dense),
     )
 
     def emit(step: Step, found: Evidence | SparsebenchError) -> None:
@@ -223,7 +225,8 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
 def opened(spec: Spec) -> list[Variant]:
     """The variants whose folders a job reads."""
     if spec.job.makes:
-        return [spec.job.parent] if spec.job.parent else []
+        beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
+        return [*dict.fromkeys([*([spec.job.parent] if spec.job.parent else []), *beside])]
     return [*([spec.dense] if spec.job.kind == "latency" else []), *spec.job.variants]
 
 

@@ -61,7 +61,8 @@ class Evidence:
     ``achieved`` is the share of zeros among prunable weights, ``achieved_all`` among all parameters (tied ones once);
     ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
     ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
-    ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others.
+    ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
+    that it was trained on, every epoch counted.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
@@ -84,6 +85,7 @@ class Evidence:
     rounded_to_zero: int = 0
     relative_error: float = 0.0
     already_zero: int = 0
+    trained_tokens: int = 0
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
@@ -92,7 +94,8 @@ Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may use: ``read`` gives the calibration text as the model's tokens (when called first, it is fetched);
+    """What a pass may use: ``dense`` is the folder that its recipe began with; ``read`` gives the calibration text as the
+    model's tokens (when called first, it is fetched);
     ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell; ``fetch`` gives
     the file that a source of text names."""
 
@@ -102,6 +105,7 @@ class Context:
     read: Callable[[], Calibrated] | None = None
     progress: Callable[[int, int], None] | None = None
     fetch: Callable[[str], Path] | None = None
+    dense: Path | None = None
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
@@ -121,6 +125,10 @@ class StepKind:
     _: KW_ONLY
     reads_text: Callable[[Step], bool] = lambda step: False
     """Whether the step looks at calibration text."""
+    passes: Callable[[Step], float] = lambda step: 1.0
+    """How often that text goes through the model, in forwards: for the plan's estimate."""
+    reads_dense: bool = False
+    """Whether the steps look at the dense model beside their parent."""
     draws: Callable[[Step], bool] = lambda step: False
     """Whether the seed decides its result."""
     shares: Callable[[Step], Hashable] = lambda step: step.name

@@ -19,6 +19,7 @@ from sparsebench.steps import floor
 from sparsebench.steps.contract import Settings, Step, StepKind, of_file, of_text
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
+from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import step as shrink
 from sparsebench.steps.trim import step as trim
 
@@ -64,6 +65,16 @@ BUILT_IN = (
         files=("file",),
         texts={"source": ("field", "target")},
         size=lambda step: 0.8,
+    ),
+    StepKind(
+        "recover",
+        recover.settings,
+        "sparsebench.steps.recover.step:run",
+        reads_text=lambda step: True,
+        passes=recover.passes,
+        reads_dense=True,
+        draws=lambda step: True,
+        extra_libraries=lambda step: ("transformers",),
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )

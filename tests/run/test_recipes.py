@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -163,3 +164,37 @@ structure: null
         tmp_path, "SELECT recipe, already_zero / prunable FROM variants WHERE parent IS NOT NULL ORDER BY ALL"
     )
     assert [share for _, share in shares] == [pytest.approx(share, abs=1e-3) for share in (0, 0.5, 0, 0.25)]
+
+
+RECOVER = """\
+version: 1
+ledger: {home}/ledger/test.duckdb
+work_dir: {home}/work
+models:
+  - {{name: tiny, source: "path:{model}", family: decoder}}
+calibration: {{source: "path:{home}/text.txt", samples: 8, length: 16}}
+variants:
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{recover: reconstruct, epochs: 2, batch: 2, rate: 1e-3}}
+    - {{quantize: int8}}
+structure: {structure}
+storage: {{formats: [dense], keep: none}}
+"""
+
+
+def test_recovery_reads_the_dense_model_beside_its_parent(home: Path, tiny_llama: Path, sparsebench: Call) -> None:
+    manifest = home / "recover.yaml"
+    manifest.write_text(RECOVER.format(home=home, model=tiny_llama, structure="null"))
+    done = sparsebench("run", manifest)
+    assert done.returncode == 0, done.stderr
+    recipe = "magnitude/layer 50%, then reconstruct epochs=2 batch=2 rate=0.001"
+    ((zeros, note),) = rows(home, f"SELECT zeros / prunable, note FROM variants WHERE recipe = '{recipe}'")
+    assert zeros == pytest.approx(0.5) and "in the first block" in str(note)
+    # What it is made from and beside is made again where it is gone.
+    shutil.rmtree(home / "work" / "models")
+    manifest.write_text(RECOVER.format(home=home, model=tiny_llama, structure="{}"))
+    done = sparsebench("run", manifest)
+    assert done.returncode == 0, done.stderr
+    assert rows(home, f"SELECT status FROM cells WHERE stage = 'structure' AND recipe = '{recipe}, then int8'") == [
+        ("done",)
+    ]

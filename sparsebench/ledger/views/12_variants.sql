@@ -4,9 +4,10 @@ WITH made AS (
     SELECT variant_id, arg_max(prunable, started_at) AS prunable, arg_max(parameters, started_at) AS parameters,
            arg_max(zeros, started_at) AS zeros, arg_max(total_zeros, started_at) AS total_zeros,
            arg_max(already_zero, started_at) AS already_zero,
-           arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits
+           arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
+           arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens, arg_max(note, started_at) AS note
     FROM _latest
-    JOIN base.makings USING (record_id)
+    JOIN base.makings m USING (record_id)
     GROUP BY variant_id
 ), whole AS (
     -- What the dense model has, by its structure: nothing makes it, so that nothing else has counted it.
@@ -23,7 +24,7 @@ WITH made AS (
 )
 SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
        1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, zeros, already_zero, total_zeros,
-       rounded_to_zero, nullif(bits, 0) AS bits, c.content
+       rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN whole USING (model, family, revision, dtype)
@@ -41,6 +42,9 @@ COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last 
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';
 COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and a quantizer rounded to zero';
 COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
+COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
+COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
+COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';
 
 CREATE OR REPLACE VIEW steps AS

@@ -1,0 +1,36 @@
+-- What a recovery was worth: a variant whose last step trains it, beside the one that it was made from.
+CREATE OR REPLACE VIEW recovered AS
+WITH last AS (
+    SELECT variant_id FROM base.steps GROUP BY variant_id HAVING arg_max(step, position) = 'recover'
+), pairs AS (
+    SELECT DISTINCT r.manifest, r.variant_id, r.model, r.family, r.recipe, r.sparsity, r.task, r.metric, r.higher_is_better, m.scale,
+           p.score AS before, r.score AS after, r.dense_score, v.trained_tokens, v.seconds / 3600 AS hours, r.machine
+    FROM results r
+    JOIN last USING (variant_id)
+    JOIN variants v USING (variant_id)
+    JOIN results p ON p.manifest = r.manifest AND p.variant_id = v.parent AND p.task = r.task AND p.metric = r.metric
+    LEFT JOIN metrics m ON m.metric = r.metric
+), scaled AS (
+    -- A perplexity is an exponential: what it loses is counted before that.
+    SELECT *, CASE WHEN scale = 'perplexity' THEN ln(before / after) / nullif(ln(before / dense_score), 0)
+                   ELSE (after - before) / nullif(dense_score - before, 0) END AS regained
+    FROM pairs
+)
+SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, higher_is_better, before, after, dense_score, regained,
+       trained_tokens, hours, regained / hours AS regained_per_hour, machine
+FROM scaled
+ORDER BY manifest, model, task, recipe;
+
+COMMENT ON VIEW recovered IS 'what training after a cut was worth: one row per recovered variant and task, where what it was made from is measured too';
+COMMENT ON COLUMN recovered.recipe IS 'all that was done to the model; the last step is the recovery';
+COMMENT ON COLUMN recovered.task IS 'benchmark';
+COMMENT ON COLUMN recovered.metric IS 'metric, as in scores';
+COMMENT ON COLUMN recovered.higher_is_better IS 'whether a larger score is the better one, as in metrics';
+COMMENT ON COLUMN recovered.before IS 'the score of what it was made from';
+COMMENT ON COLUMN recovered.after IS 'its own score';
+COMMENT ON COLUMN recovered.dense_score IS 'the untouched model''s score';
+COMMENT ON COLUMN recovered.regained IS 'share of what the parent had lost that came back: 1 is all of it, below 0 more was lost; of a perplexity, in logarithms';
+COMMENT ON COLUMN recovered.trained_tokens IS 'tokens that the recovery was trained on, every epoch counted';
+COMMENT ON COLUMN recovered.hours IS 'hours that it took on the machine that made it';
+COMMENT ON COLUMN recovered.regained_per_hour IS 'regained over hours';
+COMMENT ON COLUMN recovered.machine IS 'class of hardware, as in results';

@@ -1,0 +1,190 @@
+"""Reconstruction: one block after another is trained to give what the dense model's block gives.
+
+Both models read the same text. The block in training reads what the recovered blocks before it give, so that it also makes up
+for what they could not; its target is what the dense block gives from the dense model's own states. After "A Free Lunch in LLM
+Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart; with ``norms``, after PERP
+(2312.15230). No more than one block of either model is in memory, with its gradients and Adam's two moments, in float32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.replay import Replay
+from sparsebench.models.safety import told
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.prune.zeroing import zeros_in
+
+if TYPE_CHECKING:
+    from sparsebench.models.replay import Block
+    from sparsebench.steps.calibration import Calibrated
+
+TINY = torch.finfo(torch.float32).tiny
+PATIENCE = 2
+"""Epochs in a row without a better result after which a block's training ends."""
+
+Weights = dict[str, torch.Tensor]
+"""A block's parameters by their names inside it, float32."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training one block achieved in ``epochs`` over ``tokens``.
+
+    ``before`` and ``after`` are, on the text held out, a token's squared difference from the dense block's output over that
+    output's square, on average.
+    """
+
+    side: str
+    block: int
+    tokens: int
+    epochs: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One recovered model: made from ``parent`` after ``dense``, by the settings of ``step``; ``turn`` is (number, of)."""
+
+    dense: Checkpoint
+    parent: Checkpoint
+    text: Calibrated
+    step: Step
+    context: Context
+    turn: tuple[int, int] = (0, 1)
+
+    def run(self, folder: Path) -> Evidence:
+        """Train, write and count.
+
+        Raises UnsupportedError where the models' blocks differ in number, ModelError where a pruned weight came back or too
+        little text is there.
+        """
+        started, fits = time.perf_counter(), list[Fit]()
+        with (
+            temporary(folder.parent / ".activations") as spill,
+            CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer,
+        ):
+            family, batch = self.context.family, self.text.batch
+            group = self.step.settings["batch"]
+            dense, own = (
+                Replay(one, family, batch, 1, spill, "float32", group=group) for one in (self.dense, self.parent)
+            )
+            if len(dense) != len(own):
+                raise UnsupportedError(
+                    f"{len(own)} blocks are left of {len(dense)}: which of them is to give what, is not known",
+                    "recover models of which no block was removed",
+                )
+            number, turns = self.turn
+            for theirs, ours in zip(dense.walk(), own.walk(), strict=True):
+                theirs.advance(0, {})
+                found, weights = self.fit(ours, theirs)
+                ours.replace(weights)
+                ours.advance(0, {})
+                for name, tensor in ours.tensors.items():
+                    writer.write(name, tensor)
+                fits.append(found)
+                if self.context.progress is not None:
+                    self.context.progress(number * len(own) + len(fits), turns * len(own))
+            for name in list(writer.missing):
+                writer.write(name, self.parent.load(name))
+            made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
+            writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
+        seconds = time.perf_counter() - started
+        first, last = fits[0], fits[-1]
+        words = [
+            f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
+            f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
+            told(writer.left_out),
+        ]
+        note = "; ".join(filter(None, words))
+        result = counted(folder, family, seconds, 1, note, self.text.told(), lambda _, name: self._zeros(name))
+        if result.zeros < result.already_zero:
+            raise ModelError(f"{folder}: {result.zeros} zeros where its parent has {result.already_zero}")
+        return replace(result, trained_tokens=sum(one.tokens * one.epochs for one in fits) // len(fits))
+
+    def _zeros(self, name: str) -> int:
+        return sum(zeros_in(piece) for piece in self.parent.pieces(name))
+
+    def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
+        """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""
+        groups = list(range(len(block.samples)))
+        held = max(1, round(self.step.settings["held_out"] * len(groups)))
+        seen, unseen = groups[:-held], groups[-held:]
+        if not seen:
+            raise ModelError(
+                f"recover: all {len(self.text.batch.input_ids)} samples of text are held out: none is left to train on",
+                "more `samples` under `calibration`, or a smaller `batch`",
+            )
+        leaves, weights = self._parameters(block)
+
+        def error(number: int) -> torch.Tensor:
+            rows = block.samples[number]
+            kept, target = block.mask(rows), dense.output(0, rows)
+            lost = (block.forward(0, number, weights()) - target)[kept].square().sum(-1)
+            # Token by token: a few have states hundreds of times as large, and would be all that counts.
+            return (lost / target[kept].square().sum(-1).clamp_min(TINY)).mean()
+
+        def told() -> float:
+            with torch.no_grad():
+                return float(sum(error(number) for number in unseen) / len(unseen))
+
+        optimizer = torch.optim.Adam(leaves, lr=self.step.settings["rate"])
+        epochs = self.step.settings["epochs"]
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * len(seen))
+        order = torch.Generator().manual_seed(self.context.seed + block.index)
+        first = best = told()
+        kept, done, worse = _copied(weights()), 0, 0
+        while done < epochs and worse < PATIENCE:
+            for place in torch.randperm(len(seen), generator=order).tolist():
+                optimizer.zero_grad()
+                error(seen[place]).backward()
+                optimizer.step()
+                schedule.step()
+            now = told()
+            worse = 0 if now < best else worse + 1
+            if now < best:
+                best, kept = now, _copied(weights())
+            done += 1
+        tokens = sum(int(block.mask(block.samples[number]).sum()) for number in seen)
+        return Fit(block.side, block.index, tokens, done, first, best), kept
+
+    def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], Weights]]:
+        """What is trained, and the block's parameters as a function of it. An entry of a matrix that is zero stays so."""
+        stored = block.weights()
+        train = self.step.settings["train"]
+        matrices = {name for name, weight in stored.items() if weight.ndim > 1}
+        whole = {name: weight for name, weight in stored.items() if train == "weights" or name not in matrices}
+        leaves: Weights = {name: weight.detach().clone().requires_grad_() for name, weight in whole.items()}
+        for name in matrices & set(leaves):
+            # Without a gradient, Adam's step is exactly 0.
+            leaves[name].register_hook(lambda gradient, live=stored[name] != 0: gradient * live)
+        if train != "low_rank":
+            return list(leaves.values()), lambda: {**stored, **leaves}
+        seed = torch.Generator().manual_seed(self.context.seed + block.index)
+        rank = self.step.settings["rank"]
+        factors: dict[str, Any] = {}
+        for name in sorted(matrices):
+            *_, out, inner = stored[name].shape
+            start = torch.randn(rank, inner, generator=seed) / inner**0.5
+            factors[name] = (torch.zeros(out, rank).requires_grad_(), start.requires_grad_(), stored[name] != 0)
+
+        def weights() -> Weights:
+            added = {name: stored[name] + live * (left @ right) for name, (left, right, live) in factors.items()}
+            return {**stored, **leaves, **added}
+
+        return [*leaves.values(), *(one for left, right, _ in factors.values() for one in (left, right))], weights
+
+
+def _copied(weights: Weights) -> Weights:
+    return {name: weight.detach().clone() for name, weight in weights.items()}

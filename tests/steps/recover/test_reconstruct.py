@@ -1,0 +1,162 @@
+"""Blocks trained after a cut: nearer to the dense model, with every zero where it was, and a file that transformers loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.models.topology import parts
+from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.registry import kinds, label, single
+from tests.models.replaying import batch, written
+
+
+def text(family: str, samples: int) -> Calibrated:
+    """Random tokens as calibration text; every fifth sample is short."""
+    given = batch(family, samples, padded=False)
+    for mask in (given.attention_mask, given.decoder_attention_mask):
+        if mask is not None:
+            mask[::5, 10:] = False
+    return Calibrated(given, "sha", "text", int(given.attention_mask.sum()), ())
+
+
+def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = 24) -> Any:
+    """What came of one step: its evidence, or why it failed."""
+    found: list[Any] = []
+
+    def emit(told: Step, result: Evidence | SparsebenchError) -> None:
+        assert told == step
+        found.append(result)
+
+    context = Context(family, 0, "auto", lambda: text(family, samples), dense=dense)
+    kinds()[step.verb].load()(parent, {step: folder}, context, emit)
+    return found[0]
+
+
+def pruned(kind: str, folder: Path) -> tuple[Path, Path, Any]:
+    """A model, half of whose prunable weights are zero in a copy, and its family."""
+    dense, family = written(kind, folder / "dense")
+    found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
+    assert isinstance(found, Evidence), found
+    return dense, folder / "pruned", family
+
+
+def outputs(folder: Path, family: Any, depth: int = -1, rows: slice = slice(32, 40)) -> torch.Tensor:
+    """Hidden states at a depth, (tokens, width), by stock transformers; of samples not trained on, if none are said."""
+    given = text(family, 40).batch
+    model = load_model(folder, family)
+    kwargs = {name: tensor[rows] for name, tensor in vars(given).items() if tensor is not None}
+    with torch.no_grad():
+        found = model(**kwargs, output_hidden_states=True)
+    states = found.decoder_hidden_states if family == "encoder-decoder" else found.hidden_states
+    mask = given.attention_mask if given.decoder_attention_mask is None else given.decoder_attention_mask
+    kept: torch.Tensor = states[depth].float()[mask[rows].bool()]
+    return kept
+
+
+RECONSTRUCT = single("recover", "reconstruct", epochs=4, rate=3e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "mixtral"])
+def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_path: Path) -> None:
+    dense, parent, family = pruned(kind, tmp_path)
+    found = made(parent, family, tmp_path / "out", RECONSTRUCT, dense)
+    assert isinstance(found, Evidence), found
+    wanted, before, after = (outputs(folder, family) for folder in (dense, parent, tmp_path / "out"))
+    assert (after - wanted).square().sum() < 0.9 * (before - wanted).square().sum()
+    old, new = Checkpoint(parent), Checkpoint(tmp_path / "out")
+    changed = 0
+    for name, part in parts(old, family).items():
+        assert new.tensors[name].dtype == old.tensors[name].dtype
+        one, other = old.load(name), new.load(name)
+        if part.prunable:
+            assert not other[one == 0].any(), name
+            changed += int((one != other).sum())
+    assert changed > found.prunable / 4
+    assert found.already_zero == found.zeros >= found.prunable // 2
+    assert found.trained_tokens > 0 and "in the first block" in found.note
+    notes = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    assert notes["recover"] == "reconstruct" and notes["epochs"] == 4
+    assert all(one["after"] < one["before"] for one in notes["fits"])
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    for name in ("one", "other"):
+        made(parent, family, tmp_path / name, RECONSTRUCT, dense)
+    one, other = Checkpoint(tmp_path / "one"), Checkpoint(tmp_path / "other")
+    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
+
+
+@pytest.mark.parametrize("train", ["norms", "low_rank"])
+def test_what_is_trained(train: str, tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    step = single("recover", "reconstruct", epochs=3, rate=1e-2, train=train)
+    found = made(parent, family, tmp_path / "out", step, dense)
+    assert isinstance(found, Evidence), found
+    old, new = Checkpoint(parent), Checkpoint(tmp_path / "out")
+    places = parts(old, family)
+    moved = {name for name in old.tensors if not torch.equal(old.load(name), new.load(name))}
+    assert {places[name].kind for name in moved} >= {"norm"}
+    assert any(places[name].prunable for name in moved) == (train == "low_rank")
+    assert all(not new.load(name)[old.load(name) == 0].any() for name in moved if places[name].prunable)
+
+
+def test_a_rate_that_ruins_changes_nothing(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    step = single("recover", "reconstruct", epochs=4, rate=0.9)
+    found = made(parent, family, tmp_path / "out", step, dense)
+    assert isinstance(found, Evidence), found
+    wanted, before, after = (outputs(folder, family) for folder in (dense, parent, tmp_path / "out"))
+    assert (after - wanted).square().sum() <= 1.01 * (before - wanted).square().sum()
+
+
+def test_smaller_blocks_are_trained_too(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    cut = single("shrink", "l2", keep=0.5, of="neurons", compensation="none")
+    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), Evidence)
+    assert isinstance(made(tmp_path / "cut", family, tmp_path / "out", RECONSTRUCT, dense), Evidence)
+    wanted, before, after = (outputs(tmp_path / name, family) for name in ("dense", "cut", "out"))
+    assert (after - wanted).square().sum() < 0.95 * (before - wanted).square().sum()
+
+
+def test_what_cannot_be_recovered_is_refused(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    made(dense, family, tmp_path / "int8", single("quantize", "int8"), dense)
+    with pytest.raises(ModelError, match="its weights are quantized"):
+        made(tmp_path / "int8", family, tmp_path / "out", RECONSTRUCT, dense)
+    made(dense, family, tmp_path / "half", single("shrink", "last", blocks=1), dense)
+    found = made(tmp_path / "half", family, tmp_path / "out", RECONSTRUCT, dense)
+    assert isinstance(found, UnsupportedError) and "1 blocks are left of 2" in str(found)
+    found = made(dense, family, tmp_path / "out", RECONSTRUCT, dense, samples=3)
+    assert isinstance(found, ModelError) and "none is left to train on" in str(found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings() -> None:
+    assert label(single("recover", "reconstruct")) == "reconstruct"
+    assert "rank" not in single("recover", "reconstruct").settings
+    assert single("recover", "reconstruct", train="low_rank").settings["rank"] == 16
+    for wrong in ({"rate": 0.0}, {"held_out": 1.0}):
+        with pytest.raises(PydanticCustomError):
+            single("recover", "reconstruct", **wrong)
+
+
+def test_the_error_is_that_of_the_blocks_outputs(tmp_path: Path) -> None:
+    """The first block's error, by the stock model."""
+    dense, parent, family = pruned("llama", tmp_path)
+    made(parent, family, tmp_path / "out", RECONSTRUCT, dense)
+    told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())["fits"][0]
+    one, before, after = (outputs(tmp_path / name, family, 1, slice(20, 24)) for name in ("dense", "pruned", "out"))
+    power = one.square().sum(-1)
+    assert float(((before - one).square().sum(-1) / power).mean()) == pytest.approx(told["before"], rel=1e-3)
+    assert float(((after - one).square().sum(-1) / power).mean()) == pytest.approx(told["after"], rel=1e-3)
