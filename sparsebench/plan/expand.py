@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ from sparsebench.manifest.recipes import chain_of, models_of, named, swept
 from sparsebench.manifest.schema import Manifest, Model
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import precision, stages
+from sparsebench.plan.stages import own_of, precision, stages
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step, of_file, of_text
 from sparsebench.steps.registry import combinations, kinds
@@ -25,7 +25,8 @@ DEFAULT_SEED = 0
 class Plan:
     """Everything a manifest asks for, in the order in which it is done.
 
-    ``variants`` are all that must be made, by id, those that only others are made from among them.
+    ``variants`` are all that must be made, by id, those that only others are made from among them. ``data`` are the sources of
+    data of one's own by their content, which is all that a cell knows of them.
     """
 
     manifest: str
@@ -35,6 +36,7 @@ class Plan:
     cells: tuple[Cell, ...]
     calibration: Calibration
     allow_overlap: bool
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         """The manifest's entry for a model."""
@@ -80,6 +82,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         cells=tuple({cell.id: cell for cell in cells}.values()),
         calibration=calibration,
         allow_overlap=manifest.calibration.allow_overlap,
+        data={data.content: data.source for data in map(own_of, manifest.benchmarks.every()) if data},
     )
 
 
