@@ -10,10 +10,11 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import sources
+from sparsebench import bounded, sources
 from sparsebench.benchmarks.catalog import (
     FAMILIES,
     WIKITEXT2,
@@ -26,11 +27,17 @@ from sparsebench.benchmarks.catalog import (
 )
 from sparsebench.benchmarks.folder import definitions
 from sparsebench.errors import BenchmarkError
-from sparsebench.manifest.checks import LM_EVAL
+from sparsebench.manifest.schema import LM_EVAL
 from sparsebench.sources.text import each_text, read_records, suffix_of
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
+
+
+_UNPACKED, _TOKEN, _FIRST = 3, 4, 100
+"""For estimates: how much a compressed text grows, bytes of a token, lines that are looked at."""
+WINDOW, MASKED_WINDOW = 1024, 128
+"""Tokens of a window of text for a decoder, and for a masked language model, where nothing says."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,8 @@ class Kind:
     """What can be asked of data of one's own.
 
     ``columns`` are the parts of a record, which are the names of its columns unless an entry says otherwise; ``takes`` are
-    the keys of an entry that mean something here; ``source`` is the data where an entry names none.
+    the keys of an entry that mean something here; ``length`` is the tokens where an entry says none (of a text, or the model's
+    maximum where that is less); ``source`` is the data where an entry names none.
     """
 
     families: tuple[Family, ...]
@@ -57,7 +65,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "perplexity": Kind(
         ("decoder",), "perplexity", "perplexity", "none", "perplexity of your text; lower is better", "passages",
-        "continuous", takes=("field", "length", "stride", "name"),
+        "continuous", takes=("field", "length", "stride", "name"), length=WINDOW,
     ),
     WIKITEXT2: Kind(
         ("decoder",), "perplexity", "perplexity", "none", "WikiText-2 as papers report it", "published", "continuous",
@@ -65,7 +73,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "pseudo_perplexity": Kind(
         ("encoder",), "pseudo_perplexity", "pseudo_perplexity", "none", "pseudo-perplexity of your text; lower is better",
-        "passages", "continuous", takes=("field", "length", "name"),
+        "passages", "continuous", takes=("field", "length", "name"), length=MASKED_WINDOW,
     ),
     "choices": Kind(
         FAMILIES, "harness", "acc", "1/choices", "your questions: which of the choices is likeliest",
@@ -134,6 +142,11 @@ class Own:
             tokens=self.length or kind.length, data=(self.source,), fields=fields, form=kind.form, stride=self.stride,
         )  # fmt: skip
 
+    @property
+    def window(self) -> int | None:
+        """The window that a model must take: what an entry says, or what is published; a default may be cut to what it takes."""
+        return self.length or (KINDS[self.kind].length if KINDS[self.kind].form == "published" else None)
+
     def fetch(self, cache: sources.Cache) -> Path:
         """The file, or the folder. Raises BenchmarkError where it is not what the plan was made for."""
         source = sources.parse(self.source)
@@ -158,6 +171,20 @@ class Own:
         else:
             record = next(read_records(path, *row.fields), None)
             part(name, str(path), 1, record, row.fields)
+
+    def about(self, cache: sources.Cache) -> int:
+        """About how many documents, or windows of text, data on this machine's disk have, by their size; 0: nobody knows yet."""
+        source, row = sources.parse(self.source), self.row("")
+        if source.kind != "path" or self.kind == LM_EVAL:
+            return 0
+        path = sources.fetch(source, cache)
+        size = path.stat().st_size * (_UNPACKED if path.suffix == ".gz" else 1)
+        if row.form != "records":
+            return max(1, size // _TOKEN // (self.stride or row.tokens or WINDOW))
+        if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):
+            return 0
+        first = [len(line.encode()) for line in islice(bounded.lines(path, BenchmarkError), _FIRST)]
+        return size * len(first) // max(1, sum(first))
 
 
 def row_of(settings: Mapping[str, Any]) -> Benchmark | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import JOINER, longest_input, special_tokens, token_ids
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-WINDOW = 1024
 CHUNK = 1 << 24
 """Numbers of a temporary copy in float32 (64 MiB)."""
 
@@ -233,7 +233,8 @@ def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
 
     Raises BenchmarkError where a length that was asked for is more than the model takes.
     """
-    asked = spec.known.tokens if spec.known.form else None
+    row = spec.known
+    asked = spec.own.window if spec.own else row.tokens if row.form == "published" else None
     if asked and longest and asked > longest:
         raise BenchmarkError(
             f"task {spec.task}: a window of {asked:,} tokens, where the model takes at most {longest:,}",

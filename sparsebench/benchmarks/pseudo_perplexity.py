@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.own import MASKED_WINDOW
 from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import original_ids
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
     from sparsebench.benchmarks.pll import Reader, Text
 
-WINDOW = 128
+WINDOW = MASKED_WINDOW
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:

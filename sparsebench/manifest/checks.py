@@ -21,7 +21,7 @@ from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import swept
-from sparsebench.manifest.schema import FAMILIES, Source
+from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Source
 
 
 class Made(Protocol):
@@ -62,8 +62,6 @@ class OwnKind(Protocol):
 
 MOST_SWEPT = 10_000
 """Versions that one step may ask for."""
-LM_EVAL = "lm_eval"
-"""The kind of a task of a folder of lm-eval's files, whatever its name."""
 OWN_KEYS = ("name", "field", "columns", "length", "stride")
 """What an entry of `benchmarks` may say of data of one's own."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]

@@ -31,6 +31,8 @@ Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
+LM_EVAL = "lm_eval"
+"""The kind of a task of a folder of lm-eval's files, whatever its name."""
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")

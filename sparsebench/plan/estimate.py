@@ -115,7 +115,7 @@ def speed(dtype: str) -> float:
 
 def _documents(cell: Cell) -> int:
     task = benchmarks.row_of(cell.settings)
-    size = (task and task.n) or DEFAULT_DOCUMENTS
+    size = (task and task.n) or cell.documents or DEFAULT_DOCUMENTS
     return min(size, (cell.settings.get("limit") or size) * (task.parts if task else 1))
 
 

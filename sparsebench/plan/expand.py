@@ -45,9 +45,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Texts:
-    """The fingerprint of what steps read beside the model and the files that they name: the calibration text."""
+    """The fingerprint of what steps read beside the model and the files that they name, the calibration text; and about how many
+    documents a task over data of one's own has, by its name."""
 
     calibration: str = ""
+    documents: Mapping[str, int] = field(default_factory=dict)
 
 
 def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: Texts = Texts()) -> Plan:
@@ -63,7 +65,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         base = dense[model.name]
         chains = [chain for entry in manifest.variants if _meant(entry, model) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
-        measured = {line[-1].id: [*_measurements(manifest, model, line[-1])] for line in lines}
+        measured = {line[-1].id: [*_measurements(manifest, model, line[-1], texts)] for line in lines}
         # What one stage alone would measure is not made where nobody asks for that.
         lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
         made = {variant.id: variant for line in lines for variant in line}
@@ -86,11 +88,12 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
     )
 
 
-def _measurements(manifest: Manifest, model: Model, variant: Variant) -> Iterator[Cell]:
+def _measurements(manifest: Manifest, model: Model, variant: Variant, texts: Texts) -> Iterator[Cell]:
     for stage in stages().values():
         if stage.name in (_only(variant) or stages()):
             for settings in stage.settings(manifest, model, variant):
-                yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings)
+                documents = texts.documents.get(settings.get("task", ""), 0)
+                yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings, documents)
 
 
 def _only(variant: Variant) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks.encoder import lacking
 from sparsebench.benchmarks.own import content, named
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.checks import LM_EVAL
 from sparsebench.manifest.load import Loaded
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.schema import FAMILIES, Benchmarks, Family, Manifest, Task
+from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Benchmarks, Family, Manifest, Task
 from sparsebench.models.text import longest_input
 from sparsebench.plan.stages import own_of
 from sparsebench.steps.contract import with_content
@@ -23,13 +22,15 @@ Pinned = Callable[[sources.Source], sources.Source]
 
 def located(
     loaded: Loaded, manifest: Manifest, pinned: Pinned, cache: sources.Cache, offline: bool
-) -> tuple[Benchmarks, list[Problem]]:
-    """The tasks, those over one's own data with a name, and a source in canonical notation with a hash of its content.
+) -> tuple[Benchmarks, dict[str, int], list[Problem]]:
+    """The tasks, those over one's own data with a name, and a source in canonical notation with a hash of its content; about
+    how many documents these have, by name.
 
     Also what is wrong with them: data that cannot be had or do not hold what is asked for, a name that is another task's.
     """
     problems: list[Problem] = []
     names: dict[str, benchmarks.Own] = {}
+    documents: dict[str, int] = {}
 
     def found(family: Family, index: int, task: Task) -> Task:
         source = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
@@ -44,6 +45,7 @@ def located(
             own = own_of(task)
             assert own
             own.inspect(name, cache)
+            documents[name] = own.about(cache)
         except SparsebenchError as error:
             place = "columns" if task.columns else "field" if task.field else "source" if task.source else "task"
             problems.append(loaded.problem((*at, place), error.message, "", error.hint or ""))
@@ -63,7 +65,7 @@ def located(
         for family in FAMILIES
         for side in [family.replace("-", "_")]
     }
-    return manifest.benchmarks.model_copy(update=every), problems
+    return manifest.benchmarks.model_copy(update=every), documents, problems
 
 
 def unfit(
@@ -88,7 +90,7 @@ def _ruled_out(own: benchmarks.Own, family: Family, config: Mapping[str, Any]) -
     if family == "encoder" and (missing := lacking(row.adapter, config)):
         return "task", f"it needs {missing}, and its config.json has {config.get('architectures')}"
     # What a model takes, transformers knows, which needs a second to be imported.
-    longest = longest_input(config) if row.tokens and row.form in ("passages", "published") else None
-    if row.tokens and longest and row.tokens > longest:
-        return "length" if own.length else "task", f"windows of {row.tokens:,} tokens, where it takes {longest:,}"
+    longest = longest_input(config) if own.window and row.form in ("passages", "published") else None
+    if own.window and longest and own.window > longest:
+        return "length" if own.length else "task", f"windows of {own.window:,} tokens, where it takes {longest:,}"
     return "task", ""

@@ -208,7 +208,7 @@ def _look_up(
         problems += _unreplayed(loaded, manifest, configs)
     variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
     problems += wrong
-    tasks, wrong = own_data.located(
+    tasks, documents, wrong = own_data.located(
         loaded, manifest, functools.partial(lock.pinned, cache=cache, offline=request.offline), cache, request.offline
     )
     problems += wrong or own_data.unfit(loaded, manifest, tasks, configs)
@@ -229,7 +229,7 @@ def _look_up(
             block.model_copy(update={"select": hashed(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
-    return manifest.model_copy(update=located), revisions, configs, Texts(text)
+    return manifest.model_copy(update=located), revisions, configs, Texts(text, documents)
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:

@@ -11,6 +11,7 @@ import pytest
 
 from sparsebench.benchmarks import index
 from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.estimate import ModelSize, scoring
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.preflight import Request, prepare
 
@@ -91,6 +92,21 @@ def test_ids_hold_the_text_and_the_settings_and_not_the_path(folder: Path) -> No
     other = ids(planned(folder, NOTES.format("notes.jsonl").replace("64", "32")))["perplexity-notes"]
     (folder / "notes.jsonl").write_text('{"text": "the dog sat on the mat"}\n')
     assert len({before, other, ids(planned(folder, NOTES.format("notes.jsonl")))["perplexity-notes"]}) == 3
+
+
+def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
+    (folder / "notes.jsonl").write_text('{"text": "the cat sat on the mat"}\n' * 1000)  # 35 kB: 8,700 tokens or so
+    (folder / "quiz.jsonl").write_text(FILES["quiz.jsonl"] * 50)
+    columns = "columns: {context: question, choices: options, gold: answer}"
+    plan = planned(
+        folder, NOTES.format("notes.jsonl") + f"    - {{task: choices, source: path:quiz.jsonl, {columns}}}\n"
+    )
+    assert {cell.settings["task"]: cell.documents for cell in plan.cells} == {
+        "perplexity-notes": 136,
+        "choices-quiz": 50,
+    }
+    size = ModelSize(10**6, 2 * 10**6)
+    assert scoring(plan.cells[0], size) == pytest.approx(136 * 64 * 2e6 / 200e9, rel=0.5)
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,11 @@ def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparse
     rows = list(csv.DictReader(io.StringIO(told.stdout)))
     told_of = {(row["task"], row["sparsity"]): (row["bits"], row["verdict"]) for row in rows}
     assert told_of == {
-        (task, share): (str(task != "choices-quiz").lower(), str(share != "0.0").lower())
+        (task, share): (str(task != "choices-quiz"), str(share != "0.0"))
         for task in ("choices-quiz", "perplexity-notes")
         for share in ("0.0", "0.5", "0.9")
     }
-    assert {row["floor"] for row in rows} == {"true"}
+    assert {row["floor"] for row in rows} == {"True"}
     assert {row["n"] for row in rows if row["task"] == "choices-quiz"} == {"12"}
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records[:-1])))
     again = json.loads(sparsebench("plan", manifest, "--json").stdout)
