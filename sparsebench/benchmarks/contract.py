@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparsebench.benchmarks.catalog import Benchmark
+from sparsebench.benchmarks.catalog import FAMILIES, Benchmark, all_tasks
+from sparsebench.benchmarks.own import Own
 from sparsebench.benchmarks.statistics import mean_stderr
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import BenchmarkError, SparsebenchError
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
 
 DAMAGED = "its weights overflow or are damaged: try dtype float32"
 """The way out where a model's numbers are not finite."""
@@ -22,7 +27,8 @@ class TaskSpec:
 
     ``limit`` scores only so many documents, drawn at random (``sampled``); ``labels`` names a classification head's
     outputs, in order, where the checkpoint does not; ``data`` is a source that stands in for the data of a task on pairs
-    of sentences; ``batch`` is a number of sequences a forward pass, None the fastest way.
+    of sentences; ``batch`` is a number of sequences a forward pass, None the fastest way. Over data of ``own``, ``task`` is
+    only what they are called.
     """
 
     task: str
@@ -31,6 +37,29 @@ class TaskSpec:
     labels: tuple[str, ...] | None = None
     data: str | None = None
     batch: int | None = None
+    own: Own | None = None
+
+    @property
+    def row(self) -> Benchmark | None:
+        """Its row, of the table or of data of one's own; None for what lm-eval alone knows."""
+        return self.own.row(self.task) if self.own else all_tasks().get(self.task)
+
+    @property
+    def known(self) -> Benchmark:
+        """Its row. Raises BenchmarkError where there is none."""
+        if row := self.row:
+            return row
+        raise BenchmarkError(f"there is no task {self.task!r}", "list the names with `sparsebench score --list`")
+
+    @property
+    def adapter(self) -> str:
+        """The module of this room that scores it; what lm-eval alone knows is the harness's."""
+        return self.row.adapter if self.row else "harness"
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that it is for. An encoder takes lm-eval's tasks where it has a masked-language-model head."""
+        return self.row.families if self.row else FAMILIES
 
 
 DRAW = 0

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
-from sparsebench.benchmarks import hashes
-from sparsebench.benchmarks.catalog import Benchmark, adapter_of, all_tasks
+from sparsebench.benchmarks import hashes, own
+from sparsebench.benchmarks.catalog import Benchmark, all_tasks
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.plugged import Plugged
 from sparsebench.benchmarks.pooling import Pooling, read_pooling
@@ -54,27 +54,20 @@ class Encoder:
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when this encoder is not made for it."""
-        adapter, heads = adapter_of(spec.task), self._heads()
-        needed = _HEADS.get(adapter, "none")
-        if needed not in heads:
+        adapter = spec.adapter
+        if missing := lacking(adapter, self.config):
             fit = (name for name, other in all_tasks().items() if "encoder" in other.families)
+            fitting = (name for name in fit if not lacking(all_tasks()[name].adapter, self.config))
             raise BenchmarkError(
-                f"task {spec.task} needs {_WORDS[needed]}; {self.folder.name} is {self.config.get('architectures')}",
-                f"for this model: {', '.join(name for name in fit if _HEADS.get(all_tasks()[name].adapter, 'none') in heads)}",
+                f"task {spec.task} needs {missing}; {self.folder.name} is {self.config.get('architectures')}",
+                f"for this model: {', '.join(fitting)}",
             )
         if adapter == "harness":
             return self._harness.score(spec, cache)
         if ":" in adapter:
             return Plugged(self.model, self.tokenizer, self.progress).score(spec, cache)
         module: Any = import_module(f"sparsebench.benchmarks.{adapter}")
-        return cast("ScoreResult", module.score(self, all_tasks()[spec.task], spec, cache))
-
-    def _heads(self) -> tuple[str, ...]:
-        from sparsebench.models.families import has_classifier, has_masked_lm
-
-        if has_classifier(self.config):
-            return ("classifier",)
-        return ("none", "masked") if has_masked_lm(self.config) else ("none",)
+        return cast("ScoreResult", module.score(self, spec.known, spec, cache))
 
     @cached_property
     def masked(self) -> PreTrainedModel:
@@ -134,7 +127,7 @@ class Encoder:
             "harness": f"sparsebench encoders, transformers {version('transformers')}",
             "task_version": str(task.version),
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
-            "split": "" if data else task.hub[2] if task.hub else "validation",
+            "split": "" if data or task.form else task.hub[2] if task.hub else "validation",
             "chance_rule": task.chance,
             "batch_size": self.batch_size,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -169,11 +162,25 @@ class Encoder:
                 self.progress(min(start + self.batch_size, len(order)), len(order))
 
 
-def documents(task: Benchmark, cache: sources.Cache, data: str | None = None) -> list[dict[str, Any]]:
-    """The task's documents in the order of the data, or those of another source with the same columns.
+def lacking(adapter: str, config: Mapping[str, Any]) -> str:
+    """What a task of an adapter needs and an encoder with this config.json has not, in words; empty where it has it."""
+    from sparsebench.models.families import has_classifier, has_masked_lm
+
+    needed = _HEADS.get(adapter, "none")
+    heads = ("classifier",) if has_classifier(config) else ("none", "masked") if has_masked_lm(config) else ("none",)
+    return "" if needed in heads else _WORDS[needed]
+
+
+def documents(
+    task: Benchmark, cache: sources.Cache, data: str | None = None, own_data: own.Own | None = None
+) -> list[dict[str, Any]]:
+    """The task's documents in the order of the data, or those of another source with the same columns, or one's own.
 
     Raises BenchmarkError when the hub does not serve them, or a column is missing.
     """
+    if own_data:
+        rows_read = own.rows(task.name, own_data.fetch(cache), task.fields)
+        return [dict(zip(task.fields, row, strict=True)) for row in rows_read]
     if data:
         return _records(task, sources.fetch(sources.parse(data), cache))
     if task.hub is None:

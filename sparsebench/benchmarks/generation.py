@@ -1,7 +1,8 @@
 """What a model writes, held against accepted answers: exact match, and edit distance to the nearest answer.
 
 The model is given an input and decodes greedily until it ends its output, or LONGEST tokens. Nothing is ranked and no
-prefix is given away, so that one wrong token can spoil all that follow it.
+prefix is given away, so that one wrong token can spoil all that follow it. A decoder's answer is the first line that it
+writes behind the input.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import cmudict, hashes
-from sparsebench.benchmarks.catalog import Benchmark, all_tasks
+from sparsebench.benchmarks import cmudict, hashes, own
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.text import longest_input
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 LONGEST = 32
-"""New tokens at most, the end among them; the longest pronunciation in CMUdict has 28 phonemes."""
+"""New tokens at most, the end among them, where a task has no length; the longest pronunciation in CMUdict has 28 phonemes."""
 BATCH_SIZE = 64
 """Inputs decoded together, all of the same length: there is no padding that could change a number."""
 
@@ -42,7 +44,7 @@ class Document:
 
 
 class Generation:
-    """One encoder-decoder and any number of generation tasks; what it wrote for one serves the others."""
+    """One encoder-decoder or decoder and any number of generation tasks; what it wrote for one serves the others."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, batch_size: int | None = None, progress: Progress | None = None
@@ -51,8 +53,8 @@ class Generation:
         self.tokenizer = tokenizer
         self.batch_size = batch_size or BATCH_SIZE
         self.progress = progress
-        self._documents: dict[tuple[str, ...], list[Document]] = {}
-        self._written: dict[tuple[str, ...], list[Symbols]] = {}
+        self._documents: dict[tuple[tuple[str, ...], ...], list[Document]] = {}
+        self._written: dict[tuple[int, tuple[str, ...]], list[Symbols]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Its outcomes are 1 or 0 for ``exact_match``; for ``per`` the edits that lead to the nearest
@@ -62,15 +64,17 @@ class Generation:
         """
         from importlib.metadata import version
 
-        task = all_tasks()[spec.task]
-        if task.data not in self._documents:
-            self._documents[task.data] = documents(task, cache)
-        every = self._documents[task.data]
-        asked = [every[place] for place in sampled(len(every), spec.limit)]
+        task = spec.known
+        longest, named = task.tokens or LONGEST, (task.data, task.fields)
+        if named not in self._documents:
+            self._documents[named] = questions(spec, cache) if spec.own else documents(task, cache)
+        every = self._documents[named]
+        places = sampled(len(every), spec.limit)
+        asked = [every[place] for place in places]
         texts = tuple(document.text for document in asked)
-        if texts not in self._written:
-            self._written[texts] = self.write(texts)
-        pairs = list(zip(asked, self._written[texts], strict=True))
+        if (longest, texts) not in self._written:
+            self._written[longest, texts] = self.write(texts, longest)
+        pairs = list(zip(asked, self._written[longest, texts], strict=True))
         lengths: list[float] = []
         if task.metric == "exact_match":
             values = [float(written in document.answers) for document, written in pairs]
@@ -82,8 +86,9 @@ class Generation:
         return ScoreResult.of(
             task,
             (
-                Outcome(text, hashes.of_shown(text), value, label)
-                for text, value, label in zip_longest(texts, values, lengths)
+                # A word is its own name; of questions there may be two alike.
+                Outcome(str(place) if spec.own else text, hashes.of_shown(text), value, label)
+                for place, text, value, label in zip_longest(places, texts, values, lengths)
             ),
             whole=len(every),
             chance=0.0 if task.chance == "open" else None,
@@ -92,23 +97,35 @@ class Generation:
                 "harness": f"sparsebench generation, transformers {version('transformers')}",
                 "task_version": str(task.version),
                 "data": " ".join(task.data),
-                "split": f"test, seed {cmudict.SEED}",
+                "split": "" if spec.own else f"test, seed {cmudict.SEED}",
                 "documents": len(every),
                 "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
-                "decoding": "greedy",
-                "max_new_tokens": LONGEST,
-                "cut_off": sum(len(written) >= LONGEST for _, written in pairs),
+                "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
+                "max_new_tokens": longest,
+                # Of words, only what is as long as the tokens allow was surely cut.
+                "cut_off": sum(len(written) >= longest for _, written in pairs),
                 "chance_rule": task.chance,
                 "batch_size": self.batch_size,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
             },
         )
 
-    def write(self, texts: Sequence[str]) -> list[Symbols]:
-        """The model's output for each text, in symbols (the tokenizer's text, parted at spaces)."""
+    def write(self, texts: Sequence[str], longest: int = LONGEST) -> list[Symbols]:
+        """The model's output for each text, in symbols (the tokenizer's text, parted at spaces).
+
+        Raises BenchmarkError where an input with ``longest`` new tokens is more than the model takes.
+        """
         import torch
 
-        rows = self.tokenizer(list(texts))["input_ids"]
+        rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        most, new = longest_input(self.model.config.to_dict()), 0 if self.model.config.is_encoder_decoder else longest
+        for place, row in enumerate(rows):
+            if most and len(row) + new > most:
+                raise BenchmarkError(
+                    f"generation: the input {texts[place][:40]!r}… has {len(row):,} tokens, which with {new} new ones are "
+                    f"more than the model's {most:,}",
+                    "shorten it, or leave the record out",
+                )
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
@@ -119,14 +136,14 @@ class Generation:
             for start in range(0, len(same), self.batch_size):
                 places = same[start : start + self.batch_size]
                 given = torch.tensor([rows[place] for place in places], device=self.model.device)
-                for place, symbols in zip(places, self._decoded(given), strict=True):
+                for place, symbols in zip(places, self._decoded(given, longest), strict=True):
                     found[place] = symbols
                 done += len(places)
                 if self.progress:
                     self.progress(done, len(rows))
         return found
 
-    def _decoded(self, given: torch.Tensor) -> list[Symbols]:
+    def _decoded(self, given: torch.Tensor, longest: int) -> list[Symbols]:
         """Greedy continuations of ``given`` (batch, length)."""
         import torch
 
@@ -139,12 +156,32 @@ class Generation:
             written = self.model.generate(  # type: ignore[operator]
                 input_ids=given,
                 attention_mask=torch.ones_like(given),
-                max_new_tokens=LONGEST,
+                max_new_tokens=longest,
                 num_beams=1,
                 do_sample=False,
                 logits_processor=[finite],
             )
-        return [tuple(text.split()) for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        alone = bool(self.model.config.is_encoder_decoder)
+        found = self.tokenizer.batch_decode(
+            written if alone else written[:, given.shape[1] :], skip_special_tokens=True
+        )
+        return [tuple((text if alone else text.partition("\n")[0]).split()) for text in found]
+
+
+def questions(spec: TaskSpec, cache: sources.Cache) -> list[Document]:
+    """Inputs of one's own, each with its answer or a list of such. Raises BenchmarkError for what is none."""
+    task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
+    found = []
+    for number, (text, target) in enumerate(own.rows(task.name, path, task.fields), 1):
+        answers = target if isinstance(target, list) else [target]
+        for column, value in ((task.fields[0], text), *((task.fields[1], answer) for answer in answers or [None])):
+            if not isinstance(value, str) or not value.strip():
+                raise BenchmarkError(
+                    f"task {task.name}: {path}: record {number}: {column} is no text",
+                    "mend it, or leave the record out",
+                )
+        found.append(Document(text, tuple(tuple(answer.split()) for answer in answers)))
+    return found
 
 
 def documents(task: Benchmark, cache: sources.Cache) -> list[Document]:

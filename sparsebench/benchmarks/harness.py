@@ -7,12 +7,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from sparsebench import sources
-from sparsebench.benchmarks import hashes, index
+from sparsebench.benchmarks import choices, folder, hashes, index
 from sparsebench.benchmarks.catalog import all_tasks, data_sources
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
@@ -31,7 +33,7 @@ SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """Stock's own."""
 _PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1")
 _LM_EVAL_ERRORS = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError, TemplateError,
 )  # fmt: skip
 """What a task file, its Python helpers, a missing package or the hub may raise from inside lm-eval."""
 
@@ -84,7 +86,7 @@ class Harness:
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""
         self.lm.sharing = "off: a batch size is given" if self.exact else "off: no log-likelihood is asked for"
-        with _quiet(), _templates_once():
+        with _quiet(), folder.sandboxed() if spec.own else nullcontext(), _templates_once():
             loaded = _load(spec, cache)
             for task in loaded["tasks"].values():
                 _set_fewshot(task, spec)
@@ -95,7 +97,7 @@ class Harness:
             return self._result(spec, loaded, results)
 
     def _result(self, spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> ScoreResult:
-        chosen = _choose(spec.task, loaded, results)
+        chosen = _choose(spec, loaded, results)
         found = [
             (name, sample)
             for name in loaded["tasks"]
@@ -118,7 +120,7 @@ class Harness:
             stderr=mean_stderr([outcome.value for outcome in outcomes]),
             n=len(outcomes),
             limited=len(outcomes) < available,
-            chance=_chance(spec.task, loaded["tasks"], found, chosen.metric),
+            chance=_chance(spec, loaded["tasks"], found, chosen.metric),
             outcomes=outcomes,
             protocol=self._protocol(spec, loaded, results, chosen)
             | {
@@ -147,9 +149,7 @@ class Harness:
             "fewshot_seed": SEEDS["fewshot"],
             "chat_template": "none",
             "filter": chosen.filter,
-            "chance_rule": all_tasks()[spec.task].chance
-            if spec.task in all_tasks()
-            else "1/choices, or 0 for open answers",
+            "chance_rule": spec.row.chance if spec.row and spec.row.metric else "1/choices, or 0 for open answers",
             "batch_size": self.batch_size,
             "prefix_sharing": self.lm.sharing,
             "dtype": dtype,
@@ -161,6 +161,8 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
     """lm-eval's task objects: ours over local data, any other as stock has it."""
     from lm_eval.tasks import TaskManager
 
+    if spec.own:
+        return _load_own(spec, spec.own.fetch(cache))
     file = index.stock(cache).get(spec.task)
     if file is None:
         raise BenchmarkError(f"lm-eval has no task {spec.task!r}", "list the names with `sparsebench score --list`")
@@ -173,6 +175,16 @@ def _load(spec: TaskSpec, cache: sources.Cache) -> dict[str, Any]:
         return dict(manager.load([spec.task if file == index.GROUP else str(index.tasks_folder() / file)]))
     except _LM_EVAL_ERRORS as error:
         raise BenchmarkError(*_not_loaded(spec, local, error)) from error
+
+
+def _load_own(spec: TaskSpec, path: Path) -> dict[str, Any]:
+    try:
+        if spec.known.form == "records":
+            return choices.load(spec.task, path, spec.known.fields)
+        return folder.load(path, spec.task)
+    except _LM_EVAL_ERRORS as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BenchmarkError(f"task {spec.task}: lm-eval cannot load it: {reason}", "mend its files") from error
 
 
 def _not_loaded(spec: TaskSpec, local: bool, error: Exception) -> tuple[str, str]:
@@ -212,16 +224,16 @@ def _evaluate(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, A
     return dict(evaluate(lm, loaded, samples=samples, bootstrap_iters=0, log_samples=True))
 
 
-def _choose(name: str, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
+def _choose(spec: TaskSpec, loaded: dict[str, Any], results: dict[str, Any]) -> _Chosen:
     """Our table's metric; else, of those that have one number a document in every subtask, the usual one."""
     reported = [dict.fromkeys(key for key in results["results"][task] if "," in key) for task in loaded["tasks"]]
-    for metric in [all_tasks()[name].metric] if name in all_tasks() else _PREFERRED:
+    for metric in [spec.row.metric] if spec.row and spec.row.metric else _PREFERRED:
         for key in reported[0]:
             label, _, filtered = key.partition(",")
             if label == metric and all(key in keys for keys in reported) and _scalar(loaded, results, metric):
                 return _Chosen(metric, filtered)
     raise UnsupportedError(
-        f"task {name}: none of its metrics ({', '.join(reported[0])}) is a mean of one number a document",
+        f"task {spec.task}: none of its metrics ({', '.join(reported[0])}) is a mean of one number a document",
         "choose a task scored by accuracy or exact match",
     )
 
@@ -259,9 +271,11 @@ def _check_mean(name: str, chosen: _Chosen, score: float, broken: int, results: 
         )
 
 
-def _chance(name: str, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str) -> float | None:
+def _chance(
+    spec: TaskSpec, tasks: dict[str, Any], found: list[tuple[str, dict[str, Any]]], metric: str
+) -> float | None:
     """By our table's rule; else the mean over documents of one over the choices; 0 where the answer is open; else unknown."""
-    if name in all_tasks() and all_tasks()[name].chance == "majority":
+    if spec.row and spec.row.chance == "majority":
         return max(Counter(sample["target"] for _, sample in found).values()) / len(found)
     kinds = {task.OUTPUT_TYPE for task in tasks.values()}
     if kinds == {"multiple_choice"} and metric.startswith("acc"):

@@ -82,7 +82,7 @@ def _entry(path: Path) -> tuple[str, bool] | None:
 
 def serves(spec: TaskSpec) -> bool:
     """Whether the task can be scored from local data; examples may come from a split that only the hub has."""
-    task = all_tasks().get(spec.task)
+    task = spec.row
     return task is not None and bool(task.examples or not spec.num_fewshot)
 
 

@@ -39,17 +39,20 @@ _BASE = 0x9E3779B97F4A7C15
 """Odd, so that no word of a run loses bits modulo 2⁶⁴."""
 
 
-def overlaps(calibration: str, task: str, cache: sources.Cache | None = None) -> bool:
+def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, data: str = "") -> bool:
     """Whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
 
     Data sets are recognised by name in the source's path or repository; a training split is nobody's examination. A
-    file of one's own (``path:``) is known only as the very file that a task reads. Raises SourceError for a source
-    that does not parse, BenchmarkError when lm-eval, which knows the task's data, is not installed.
+    file of one's own (``path:``) is known only as the very file that a task reads, which is the source ``data`` where that is
+    given. Raises SourceError for a source that does not parse, BenchmarkError when lm-eval, which knows the task's data, is
+    not installed.
     """
     source = sources.parse(calibration)
-    ours = [sources.parse(text) for text in data_sources(task)]
+    ours = [sources.parse(text) for text in ([data] if data else data_sources(task))]
     if any(_same(source, other) for other in ours):
         return True
+    if data and ours[0].kind == "path":
+        return False
     steps = _steps(source)
     if any(step.startswith("train") for step in steps):
         return False
@@ -149,7 +152,9 @@ def copied(fitted: Fitted, spec: TaskSpec, cache: sources.Cache) -> list[str] | 
 
 
 def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
-    task = all_tasks().get(spec.task)
+    task = spec.row
+    if spec.own:
+        return None if task and not task.form else [spec.own.fetch(cache)]
     if task is None or task.adapter == "generation":  # whose file is that of the training words as well
         return None
     if task.adapter != "harness":

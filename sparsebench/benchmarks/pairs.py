@@ -26,7 +26,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     """
     import numpy as np
 
-    every = documents(task, cache, spec.data)
+    every = documents(task, cache, spec.data, spec.own)
     places = sampled(len(every), spec.limit)
     rows = [every[place] for place in places]
     first, second = ([str(row[field]) for row in rows] for field in task.fields[:2])

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import Benchmark, all_tasks
+from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
+from sparsebench.benchmarks.own import WINDOW
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import JOINER, longest_input, special_tokens, token_ids
-from sparsebench.sources.text import read_texts
+from sparsebench.sources.text import each_text, is_plain, read_texts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-WINDOW = 1024
 CHUNK = 1 << 24
 """Numbers of a temporary copy in float32 (64 MiB)."""
 
@@ -81,11 +81,12 @@ class Perplexity:
         """
         from importlib.metadata import version
 
-        task = all_tasks()[spec.task]
-        found = RunningText.of(task, cache)
-        size = min(WINDOW, longest_input(self.model.config.to_dict()) or WINDOW)
+        task = spec.known
+        found = RunningText.of(spec, cache)
+        size = fitting(spec, longest_input(self.model.config.to_dict()), WINDOW)
         first, _ = special_tokens(self.tokenizer)
-        every = cut(token_ids(self.tokenizer, found.text), size, before=first)
+        lead, before = (first, []) if task.form == "published" else ([], first)
+        every = cut([*lead, *token_ids(self.tokenizer, found.text)], size, task.stride, before)
         places = sampled(len(every.ids), spec.limit)
         part = every.only(places)
         values = likelihoods(self.model, part, self.progress)
@@ -99,17 +100,19 @@ class Perplexity:
                 "harness": f"sparsebench perplexity, transformers {version('transformers')}",
                 "task_version": str(task.version),
                 "data": " ".join(task.data),
-                "split": "validation",
+                "split": "" if task.form else "validation",
                 **found.protocol,
                 "window": size,
                 "stride": part.stride,
                 "bos": " ".join(self.tokenizer.convert_ids_to_tokens(first)) or "none",
+                "bos_stands": "before the text, once" if lead else "in every window" if before else "nowhere",
+                "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": every.dropped,
                 "chance_rule": task.chance,
                 "batch_size": 1,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
-                **in_bytes(self.tokenizer, found.text, part, places, len(first), values),
+                **in_bytes(self.tokenizer, found.text, part, places, (len(lead), len(before)), values),
             },
         )
 
@@ -225,6 +228,21 @@ def _summed(logits: torch.Tensor, targets: torch.Tensor) -> float:
     return total
 
 
+def fitting(spec: TaskSpec, longest: int | None, usual: int) -> int:
+    """The window of a task for a model that takes ``longest`` tokens (None: any number): the task's, else ``usual`` or less.
+
+    Raises BenchmarkError where a length that was asked for is more than the model takes.
+    """
+    row = spec.known
+    asked = spec.own.window if spec.own else row.tokens if row.form == "published" else None
+    if asked and longest and asked > longest:
+        raise BenchmarkError(
+            f"task {spec.task}: a window of {asked:,} tokens, where the model takes at most {longest:,}",
+            f"`length: {longest}` or less",
+        )
+    return asked or min(usual, longest or usual)
+
+
 @dataclass(frozen=True)
 class RunningText:
     """A task's ``passages``, joined with blank lines."""
@@ -233,10 +251,18 @@ class RunningText:
     passages: int
 
     @classmethod
-    def of(cls, task: Benchmark, cache: sources.Cache) -> RunningText:
-        """Fetch and join what the task reads."""
-        rows = read_texts(sources.fetch(sources.parse(task.data[0]), cache), *task.fields).rows
-        return cls(JOINER.join(passage for (passage,) in rows), len(rows))
+    def of(cls, spec: TaskSpec, cache: sources.Cache) -> RunningText:
+        """Fetch and join what the task reads. What our own data hold twice counts once; a user's text stays as it is."""
+        task = spec.known
+        path = spec.own.fetch(cache) if spec.own else sources.fetch(sources.parse(task.data[0]), cache)
+        if task.form == "published":
+            # A raw file has its rows as lines; as a table they are the hub's.
+            found = [wikitext(path)] if is_plain(path) else [text for (text,) in each_text(path, *task.fields)]
+        elif task.form == "passages":
+            found = [text for (text,) in each_text(path, *task.fields) if text.strip()]
+        else:
+            found = [text for (text,) in read_texts(path, *task.fields).rows]
+        return cls(JOINER.join(found), len(found))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -283,18 +309,24 @@ def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Map
 
 
 def in_bytes(
-    tokenizer: Any, text: str, windows: Windows, places: Sequence[int], before: int, values: Sequence[float]
+    tokenizer: Any,
+    text: str,
+    windows: Windows,
+    places: Sequence[int],
+    special: tuple[int, int],
+    values: Sequence[float],
 ) -> dict[str, int | float]:
     """What a result says of windows by the bytes of UTF-8 that their scored tokens stand for, which no tokenizer changes:
-    how many, and the mean negative log-likelihood in bits a byte. ``places`` are the windows' in the text; ``before`` tokens
-    of a window are none of the text's.
+    how many, and the mean negative log-likelihood in bits a byte. ``places`` are the windows' in the text; ``special`` are how
+    many tokens stand before all of the text, and before the text of each window.
 
     Nothing where the tokenizer does not say where its tokens stand.
     """
     if not tokenizer.is_fast:
         return {}
     told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ends = [0, *(end for _, end in told["offset_mapping"])]
+    lead, before = special
+    ends = [0] * (1 + lead) + [end for _, end in told["offset_mapping"]]
     size = 0
     for place, ids, start in zip(places, windows.ids, windows.starts, strict=True):
         begin = place * windows.stride

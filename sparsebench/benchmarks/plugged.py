@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 from sparsebench import sources
-from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
@@ -27,7 +26,7 @@ class Plugged:
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError for whatever goes wrong in the plugin, and for what is no result."""
-        task = all_tasks()[spec.task]
+        task = spec.known
         module, _, name = task.adapter.partition(":")
         told = self.progress or (lambda done, total: None)
         try:

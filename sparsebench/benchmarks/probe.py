@@ -32,15 +32,19 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     import numpy as np
     from sklearn.linear_model import LogisticRegression
 
-    pool, tested = parted(documents(task, cache))
+    every = documents(task, cache, own_data=spec.own)
+    # Of one's own data at least half is scored.
+    pool, tested = parted(every, min(POOL, len(every) // 2) if task.form else POOL)
+    classes = task.classes or tuple(sorted({str(row[task.fields[1]]) for row in every}))
     places = sampled(len(tested), spec.limit)
     rows = [tested[place] for place in places]
     texts = [str(row[task.fields[0]]) for row in pool + rows]
     vectors = encoder.embed(texts)
     check_vectors(vectors, task)
-    labels = np.array([int(row["label"]) for row in pool + rows])
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([int(row["label"]) if task.classes else numbers[str(row[task.fields[1]])] for row in pool + rows])
     right = np.zeros(len(rows))
-    for chosen in draws(labels[: len(pool)], task):
+    for chosen in draws(labels[: len(pool)], task.name, len(classes)):
         probe = LogisticRegression(random_state=SEED, max_iter=MAX_ITER).fit(vectors[chosen], labels[chosen])
         right += probe.predict(vectors[len(pool) :]) == labels[len(pool) :]
     values = (right / EXPERIMENTS).tolist()
@@ -51,11 +55,13 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
             for place, text, value in zip(places, texts[len(pool) :], values, strict=True)
         ),
         whole=len(tested),
-        chance=1 / len(task.classes),
+        chance=1 / len(classes),
         protocol=encoder.protocol(task, pool + rows)
         | {
             "pooling": encoder.pooling.mode,
-            "split": f"validation: {len(pool)} documents to train on, {len(tested)} to score, by a permutation of seed {SEED}",
+            "split": ("" if task.form else "validation: ")
+            + f"{len(pool)} documents to train on, {len(tested)} to score, by a permutation of seed {SEED}",
+            "classes": ", ".join(classes)[:500],
             "experiments": EXPERIMENTS,
             "samples_per_label": PER_LABEL,
             "max_iter": MAX_ITER,
@@ -64,27 +70,32 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     )
 
 
-def parted(every: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def parted(every: list[dict[str, Any]], pool: int = POOL) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The documents to train on and those to score, of a permutation seeded SEED."""
     import numpy as np
 
     order = np.random.RandomState(SEED).permutation(len(every))
-    return [every[place] for place in order[:POOL]], [every[place] for place in order[POOL:]]
+    return [every[place] for place in order[:pool]], [every[place] for place in order[pool:]]
 
 
-def draws(labels: np.ndarray, task: Benchmark) -> list[np.ndarray]:
+def draws(labels: np.ndarray, task: str, classes: int) -> list[np.ndarray]:
     """For each experiment the places of its training documents, PER_LABEL of each class; one order is shuffled on.
 
     Raises BenchmarkError when a class has fewer.
     """
     import numpy as np
 
-    counts = np.bincount(labels, minlength=len(task.classes))
-    if counts.min() < PER_LABEL:
-        raise BenchmarkError(f"task {task.name}: {counts.min()} documents of a class to train on, {PER_LABEL} needed")
+    counts = np.bincount(labels, minlength=classes)
+    if classes < 2 or counts.min() < PER_LABEL:
+        what = (
+            f"{classes} class"
+            if classes < 2
+            else f"{counts.min()} documents of a class to train on, {PER_LABEL} needed"
+        )
+        raise BenchmarkError(f"task {task}: {what}", "give it more documents, of two classes or more")
     generator, order, found = np.random.RandomState(SEED), np.arange(len(labels)), []
     for _ in range(EXPERIMENTS):
         generator.shuffle(order)
-        each = [order[labels[order] == label][:PER_LABEL] for label in range(len(task.classes))]
+        each = [order[labels[order] == label][:PER_LABEL] for label in range(classes)]
         found.append(np.concatenate(each))
     return found

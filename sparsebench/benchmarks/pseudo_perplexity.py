@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
-from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, result
+from sparsebench.benchmarks.own import MASKED_WINDOW
+from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import original_ids
 
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
     from sparsebench.benchmarks.pll import Reader, Text
 
-WINDOW = 128
+WINDOW = MASKED_WINDOW
 
 
 def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
     """Score the task's passages; ``limit`` is in windows. Raises BenchmarkError when a likelihood is not finite."""
     from sparsebench.benchmarks import pll
 
-    found = RunningText.of(task, cache)
+    found = RunningText.of(spec, cache)
     model = encoder.masked
     reader = pll.Reader(encoder.tokenizer, model.config.to_dict())
-    size = min(WINDOW, reader.longest)
+    size = fitting(spec, reader.longest, WINDOW)
     every = windows(reader, found.text, size)
     places = sampled(len(every), spec.limit)
     part = [every[place] for place in places]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sparsebench import bounded, sources
-from sparsebench.benchmarks.catalog import adapter_of, all_tasks, families
+from sparsebench.benchmarks.catalog import all_tasks
 from sparsebench.benchmarks.contract import Emit, Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.overlap import Fitted, copied
 from sparsebench.errors import BenchmarkError, SparsebenchError
@@ -35,7 +35,7 @@ SEQUENCES, TOKENS = 8, 32
 
 def check(spec: TaskSpec, family: Family) -> None:
     """Whether the task exists for the family, by its name alone. Raises BenchmarkError naming both."""
-    fitting, adapter = families(spec.task), adapter_of(spec.task)
+    fitting, adapter = spec.families, spec.adapter
     if family not in fitting:
         fit = ", ".join(name for name, other in all_tasks().items() if family in other.families)
         raise BenchmarkError(
@@ -82,7 +82,7 @@ def score(
 
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = _load(folder, family, {adapter_of(spec.task) for spec in alike}, size, progress, dtype)
+        scorers = _load(folder, family, {spec.adapter for spec in alike}, size, progress, dtype)
         machine: dict[str, str | int] = {
             "threads": torch.get_num_threads(),
             "repeats": repeats(next(iter(scorers.values())).model),
@@ -90,11 +90,12 @@ def score(
         for spec in alike:
             try:
                 copies = _copies(spec, cache, fitted)
-                result = scorers[adapter_of(spec.task)].score(spec, cache)
+                result = scorers[spec.adapter].score(spec, cache)
             except SparsebenchError as error:
                 emit(spec, error)
             else:
-                emit(spec, _noted(result, copies | machine))
+                theirs = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
+                emit(spec, _noted(result, copies | machine | theirs))
         del scorers  # before the next batch size's model is loaded
 
 

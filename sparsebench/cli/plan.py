@@ -186,10 +186,11 @@ def _unseen(cell: Cell) -> str:
 
 def _documents(cell: Cell) -> int:
     """How many right-or-wrong documents a benchmark's cell scores, as far as is known; else 0."""
-    from sparsebench.benchmarks import all_tasks
+    from sparsebench.benchmarks import row_of
 
-    task = all_tasks().get(cell.settings.get("task", ""))
-    limit = cell.settings.get("limit") or 0
-    if cell.stage != "benchmarks" or (task and task.scale != "0/1"):
+    if cell.stage != "benchmarks":
         return 0
-    return min(limit * task.parts or task.n, task.n) if task else limit
+    task, limit = row_of(cell.settings), cell.settings.get("limit") or 0
+    if task and task.scale != "0/1":
+        return 0
+    return min(limit * task.parts or task.n, task.n) if task and task.n else limit

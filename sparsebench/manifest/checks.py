@@ -21,7 +21,7 @@ from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
 from sparsebench.manifest.recipes import swept
-from sparsebench.manifest.schema import FAMILIES, Source
+from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Source
 
 
 class Made(Protocol):
@@ -40,8 +40,30 @@ class Made(Protocol):
         """Its settings."""
 
 
+class OwnKind(Protocol):
+    """What can be asked of data of one's own."""
+
+    @property
+    def families(self) -> Collection[str]:
+        """Whom it is for."""
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The parts of a record."""
+
+    @property
+    def takes(self) -> Collection[str]:
+        """The keys that mean something to it."""
+
+    @property
+    def source(self) -> str:
+        """Its data where an entry names none."""
+
+
 MOST_SWEPT = 10_000
 """Versions that one step may ask for."""
+OWN_KEYS = ("name", "field", "columns", "length", "stride")
+"""What an entry of `benchmarks` may say of data of one's own."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
 
@@ -54,7 +76,8 @@ class Checks:
     ``step_shape`` gives what one may be written with, ``read_step`` its steps, resolved (pydantic's errors say what is wrong
     with it). ``engine_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
     cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
-    as a task where that is more than the listed names; ``task_families`` tells whom a known task is for.
+    as a task where that is more than the listed names; ``task_families`` tells whom a known task is for, ``own_kinds`` what
+    can be asked of data of one's own.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -67,6 +90,7 @@ class Checks:
     parse_source: Callable[[Any], object]
     family_of: FamilyOf
     task_families: Callable[[str], Collection[str]] | None = None
+    own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -90,7 +114,7 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
         yield from _named(
             [(("storage",), _under(data, "storage"))], "formats", "format", checks.format_names, positions
         )
-        yield from _tasks(data, positions, checks)
+        yield from _tasks(data, positions, folder, checks)
 
 
 def contradiction(
@@ -145,15 +169,19 @@ def _source(
     if source == "random" and model.get("architecture") is None:
         message = "`random` weights need an `architecture`"
         yield positions.problem(at_source, message, "`architecture:` with the contents of the model's config.json")
+    yield from _located(at_source, source, positions, folder, checks)
+
+
+def _located(at: At, source: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
     path = local_path(source, folder)
     if path and not os.path.exists(path):
         hint = did_you_mean(path.name, siblings(path)) or f"it would be {path}: paths start from the manifest's folder"
-        yield positions.problem(at_source, "no such file or folder", "a path that exists", hint)
+        yield positions.problem(at, "no such file or folder", "a path that exists", hint)
     elif checks and _well_formed(source):
         try:
             checks.parse_source(source)
         except SourceError as error:
-            yield positions.problem(at_source, error.message, "", error.hint or "")
+            yield positions.problem(at, error.message, "", error.hint or "")
 
 
 def _well_formed(source: object) -> bool:
@@ -303,16 +331,52 @@ def _named(
                 yield positions.problem(place, f"unknown {kind} `{name}`", one_of(names), did_you_mean(name, names))
 
 
-def _tasks(data: Any, positions: Positions, checks: Checks) -> Iterator[Problem]:
+def _tasks(data: Any, positions: Positions, folder: Path, checks: Checks) -> Iterator[Problem]:
     families = checks.task_families or (lambda task: FAMILIES)
+    kinds = checks.own_kinds()
     for family, at, entry in ((side, *pair) for side in FAMILIES for pair in _entries(data, "benchmarks", side)):
         for place, task in _each(at, entry, "task", str):
-            if task not in checks.task_names():
+            if entry.get("source") is not None or (task in kinds and kinds[task].source):
+                yield from _own(at, entry, family, positions, folder, checks)
+            elif task in kinds and task not in checks.task_names():
+                words = f"`{task}` asks for data of your own"
+                yield positions.problem(place, words, "a `source`", f"{{task: {task}, source: path:FILE}}")
+            elif said := [key for key in OWN_KEYS if entry.get(key) is not None]:
+                words = f"`{said[0]}` is for data of your own, and `{task}` has no `source`"
+                yield positions.problem((*at, said[0]), words, "", f"remove `{said[0]}`", on_key=True)
+            elif task not in checks.task_names():
                 names = [*checks.task_names()]
                 yield positions.problem(place, f"unknown task `{task}`", one_of(names), did_you_mean(task, names))
             elif family not in families(task):
                 fit = " and ".join(families(task))
                 yield positions.problem(place, f"`{task}` is for {fit} models", f"a task for {family} models")
+
+
+def _own(
+    at: At, entry: dict[str, Any], family: str, positions: Positions, folder: Path, checks: Checks
+) -> Iterator[Problem]:
+    """What is wrong with an entry over data of one's own, before these are read."""
+    task, kinds = entry["task"], checks.own_kinds()
+    kind = kinds.get(task, kinds[LM_EVAL])
+    if entry.get("source") is not None:
+        yield from _located((*at, "source"), entry["source"], positions, folder, checks)
+    if family not in kind.families:
+        fit = " and ".join(kind.families)
+        yield positions.problem((*at, "task"), f"`{task}` is for {fit} models", f"a task for {family} models")
+    for key in (*OWN_KEYS, "num_fewshot"):
+        if entry.get(key) is not None and key not in kind.takes:
+            taken = one_of(list(kind.takes)) if kind.takes else "none of these keys"
+            yield positions.problem((*at, key), f"`{task}` takes no `{key}`", taken, f"remove `{key}`", on_key=True)
+    given = entry.get("columns")
+    for part in given if isinstance(given, dict) and "columns" in kind.takes else ():
+        if part not in kind.columns:
+            hint = did_you_mean(part, kind.columns)
+            message = f"a record of `{task}` has no `{part}`"
+            yield positions.problem((*at, "columns", part), message, one_of(list(kind.columns)), hint, on_key=True)
+    length, stride = entry.get("length"), entry.get("stride")
+    if isinstance(length, int) and isinstance(stride, int) and stride > length:
+        message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
+        yield positions.problem((*at, "stride"), message, f"at most {length:,}")
 
 
 def _under(data: Any, key: str) -> Any:

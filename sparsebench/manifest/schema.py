@@ -31,6 +31,8 @@ Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
 
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
+LM_EVAL = "lm_eval"
+"""The kind of a task of a folder of lm-eval's files, whatever its name."""
 PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")
@@ -210,7 +212,20 @@ class Task(Strict):
     """One benchmark."""
 
     task: str
-    """A task name: see `sparsebench score --list`."""
+    """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`, `generation`,
+    `similarity`, `probe`, or a task of the source's, a folder of lm-eval's task files."""
+    source: Source | None = None
+    """Data of your own, in place of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
+    name: Name | None = None
+    """What your data are called in tables and figures; default: the task's name and the file's."""
+    field: str | None = None
+    """The column that holds the text of your data, where the source has columns; default: `text`."""
+    columns: dict[str, str] | None = None
+    """The columns of your data, where their names are others: `{context: question, choices: options, gold: answer}`."""
+    length: Count | None = None
+    """Tokens of a window of your text; of `generation`, new tokens at most."""
+    stride: Count | None = None
+    """Tokens from one window of your text to the next; below `length` windows overlap, and only what is new is scored."""
     limit: Count | None = None
     """Score only so many documents, drawn at random, always the same; such scores are marked as limited everywhere."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
@@ -237,6 +252,10 @@ class Benchmarks(Strict):
         """The tasks of one family."""
         tasks: list[Task] = getattr(self, family.replace("-", "_"))
         return tasks
+
+    def every(self) -> list[Task]:
+        """The tasks of all families."""
+        return [task for family in FAMILIES for task in self.of(family)]
 
 
 class Workload(Strict):

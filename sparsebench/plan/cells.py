@@ -120,13 +120,15 @@ class Cell:
 
     ``stage`` is ``make`` or one of ``stages``. ``settings`` holds everything that was asked and can change the result; ``id``
     is its fingerprint together with the variant, the stage's VERSION and its libraries, and versions of the task, the engine
-    or of measuring memory. It says nothing of a machine: what a machine makes of ``auto`` is on the record.
+    or of measuring memory. It says nothing of a machine: what a machine makes of ``auto`` is on the record. ``documents`` is
+    about how many data of one's own have, for the estimate (0: nobody knows).
     """
 
     id: str
     stage: str
     variant: Variant
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    documents: int = field(default=0, compare=False)
 
     @property
     def label(self) -> str:

@@ -59,7 +59,7 @@ def assessing(cell: Cell, size: ModelSize) -> float:
 
 def scoring(cell: Cell, size: ModelSize) -> float:
     """Seconds for one task."""
-    task = benchmarks.all_tasks().get(cell.settings["task"])
+    task = benchmarks.row_of(cell.settings)
     length = (task and task.tokens) or DOCUMENT_TOKENS[cell.variant.family]
     flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
     return flops / speed(calculated(cell))
@@ -115,8 +115,8 @@ def speed(dtype: str) -> float:
 
 
 def _documents(cell: Cell) -> int:
-    task = benchmarks.all_tasks().get(cell.settings["task"])
-    size = task.n if task else DEFAULT_DOCUMENTS
+    task = benchmarks.row_of(cell.settings)
+    size = (task and task.n) or cell.documents or DEFAULT_DOCUMENTS
     return min(size, (cell.settings.get("limit") or size) * (task.parts if task else 1))
 
 
@@ -124,7 +124,7 @@ def _passes(cell: Cell) -> int:
     """How often a token is read: a masked language model reads a text once for each token that it scores."""
     if cell.variant.family != "encoder":
         return 1
-    task = benchmarks.all_tasks().get(cell.settings["task"])
+    task = benchmarks.row_of(cell.settings)
     if task and task.adapter == "pseudo_perplexity":
         return task.tokens or 1
     return MASKED_TOKENS if task is None or task.adapter == "harness" else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ from sparsebench.manifest.recipes import chain_of, models_of, named, swept
 from sparsebench.manifest.schema import Manifest, Model
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
-from sparsebench.plan.stages import precision, stages
+from sparsebench.plan.stages import own_of, precision, stages
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step, of_file, of_text
 from sparsebench.steps.registry import combinations, kinds
@@ -25,7 +25,8 @@ DEFAULT_SEED = 0
 class Plan:
     """Everything a manifest asks for, in the order in which it is done.
 
-    ``variants`` are all that must be made, by id, those that only others are made from among them.
+    ``variants`` are all that must be made, by id, those that only others are made from among them. ``data`` are the sources of
+    data of one's own by their content, which is all that a cell knows of them.
     """
 
     manifest: str
@@ -35,6 +36,7 @@ class Plan:
     cells: tuple[Cell, ...]
     calibration: Calibration
     allow_overlap: bool
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         """The manifest's entry for a model."""
@@ -43,9 +45,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Texts:
-    """The fingerprint of what steps read beside the model and the files that they name: the calibration text."""
+    """The fingerprint of what steps read beside the model and the files that they name, the calibration text; and about how many
+    documents a task over data of one's own has, by its name."""
 
     calibration: str = ""
+    documents: Mapping[str, int] = field(default_factory=dict)
 
 
 def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: Texts = Texts()) -> Plan:
@@ -61,7 +65,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         base = dense[model.name]
         chains = [chain for entry in manifest.variants if _meant(entry, model) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
-        measured = {line[-1].id: [*_measurements(manifest, model, line[-1])] for line in lines}
+        measured = {line[-1].id: [*_measurements(manifest, model, line[-1], texts)] for line in lines}
         # What one stage alone would measure is not made where nobody asks for that.
         lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
         made = {variant.id: variant for line in lines for variant in line}
@@ -80,14 +84,16 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         cells=tuple({cell.id: cell for cell in cells}.values()),
         calibration=calibration,
         allow_overlap=manifest.calibration.allow_overlap,
+        data={data.content: data.source for data in map(own_of, manifest.benchmarks.every()) if data},
     )
 
 
-def _measurements(manifest: Manifest, model: Model, variant: Variant) -> Iterator[Cell]:
+def _measurements(manifest: Manifest, model: Model, variant: Variant, texts: Texts) -> Iterator[Cell]:
     for stage in stages().values():
         if stage.name in (_only(variant) or stages()):
             for settings in stage.settings(manifest, model, variant):
-                yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings)
+                documents = texts.documents.get(settings.get("task", ""), 0)
+                yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings, documents)
 
 
 def _only(variant: Variant) -> tuple[str, ...]:

@@ -19,10 +19,11 @@ from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
 from sparsebench.manifest.recipes import models_of, named
-from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime
+from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime, Task
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.paths import unlinked
+from sparsebench.plan import own_data
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
 from sparsebench.plan.fingerprint import digest
@@ -113,6 +114,7 @@ def checks() -> Checks:
         parse_source=sources.parse,
         family_of=family_of,
         task_families=benchmarks.families,
+        own_kinds=lambda: benchmarks.KINDS,
     )
 
 
@@ -206,6 +208,10 @@ def _look_up(
         problems += _unreplayed(loaded, manifest, configs)
     variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
     problems += wrong
+    tasks, documents, wrong = own_data.located(
+        loaded, manifest, functools.partial(lock.pinned, cache=cache, offline=request.offline), cache, request.offline
+    )
+    problems += wrong or own_data.unfit(loaded, manifest, tasks, configs)
     if problems:
         raise ManifestError(problems)
     hashed = functools.partial(_hashed, loaded.folder, cache)
@@ -213,17 +219,17 @@ def _look_up(
         "models": models,
         "calibration": calibration,
         "variants": hashed(variants),
-        "benchmarks": manifest.benchmarks.model_copy(
+        "benchmarks": tasks.model_copy(
             update={
-                side: [task.model_copy(update={"select": hashed(task.select)}) for task in tasks]
-                for side, tasks in manifest.benchmarks
+                side: [task.model_copy(update={"select": hashed(task.select)}) for task in found]
+                for side, found in tasks
             }
         ),
         "runtime": [
             block.model_copy(update={"select": hashed(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
-    return manifest.model_copy(update=located), revisions, configs, Texts(text)
+    return manifest.model_copy(update=located), revisions, configs, Texts(text, documents)
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
@@ -237,7 +243,7 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
     source = _calibration_text(manifest, loaded.folder).text
     for family in FAMILIES:
         for index, task in enumerate(manifest.benchmarks.of(family)):
-            if benchmarks.overlaps(source, task.task):
+            if _overlap(loaded, source, task):
                 yield loaded.problem(
                     ("benchmarks", family, index, "task"),
                     f"the calibration text is part of `{task.task}`",
@@ -258,7 +264,7 @@ def _with_texts(
     def located(at: tuple[str | int, ...], text: Any) -> str:
         try:
             source = lock.pinned(sources.parse(text, loaded.folder), cache, offline)
-            tasks = [] if manifest.calibration.allow_overlap else _tasks_of(manifest, source.text)
+            tasks = [] if manifest.calibration.allow_overlap else _tasks_of(loaded, manifest, source.text)
             for task in tasks:
                 problems.append(
                     loaded.problem(
@@ -299,10 +305,15 @@ def _with_texts(
     return entries, problems
 
 
-def _tasks_of(manifest: Manifest, source: str) -> list[str]:
+def _tasks_of(loaded: Loaded, manifest: Manifest, source: str) -> list[str]:
     """The tasks of a manifest that hold documents of a source."""
-    tasks = dict.fromkeys(task.task for family in FAMILIES for task in manifest.benchmarks.of(family))
-    return [task for task in tasks if benchmarks.overlaps(source, task)]
+    held = [task.task for task in manifest.benchmarks.every() if _overlap(loaded, source, task)]
+    return list(dict.fromkeys(held))
+
+
+def _overlap(loaded: Loaded, source: str, task: Task) -> bool:
+    data = sources.parse(task.source, loaded.folder).text if task.source else ""
+    return benchmarks.overlaps(source, task.task, data=data)
 
 
 def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:

@@ -146,8 +146,15 @@ def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
 def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     """Bytes that models and benchmark data will take to download, and how many packages of unknown size."""
     wanted = {cell.variant.source for job in jobs for cell in job.cells if not ready.has(cell.variant.model)}
-    tasks = {cell.settings["task"] for job in jobs for cell in job.cells if "task" in cell.settings}
+    tasks = {
+        cell.settings["task"]
+        for job in jobs
+        for cell in job.cells
+        if "task" in cell.settings and "own" not in cell.settings
+    }
     wanted |= {source for task in tasks for source in data_sources(task)}
+    own = {cell.settings["own"]["content"] for job in jobs for cell in job.cells if "own" in cell.settings}
+    wanted |= {ready.plan.data[content] for content in own}
     if any(variant.calibration for job in jobs for variant in job.makes):
         wanted.add(ready.plan.calibration.source)
     known, packages = 0, set()

@@ -18,6 +18,7 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.runtime import hosts, memory
 from sparsebench.runtime.engines import engines
+from sparsebench.steps.contract import of_text
 
 Settings = Mapping[str, Any]
 """What is asked of a stage and can change its result."""
@@ -121,7 +122,20 @@ def _task(task: Task, model: Model) -> dict[str, Any]:
     batch = {} if task.batch == "auto" else {"batch": task.batch}
     # Records from before there was a draw are of the first documents.
     draw = {"draw": DRAW} if task.limit else {}
-    return task.model_dump(include={"task", "limit", "num_fewshot"}) | draw | labels | batch | precision(model)
+    asked = {"task": task.name or task.task, "limit": task.limit, "num_fewshot": task.num_fewshot}
+    data = own_of(task)
+    return asked | draw | labels | batch | precision(model) | ({"own": data.settings()} if data else {})
+
+
+def own_of(task: Task) -> benchmarks.Own | None:
+    """What a task asks of data of one's own, once the plan has found these."""
+    if task.source is None:
+        return None
+    text = of_text(str(task.source))
+    columns = tuple(sorted((part, name) for part, name in (task.columns or {}).items() if part != name))
+    return benchmarks.Own(
+        benchmarks.kind_of(task.task), text.identity, task.field, columns, task.length, task.stride, text.source
+    )
 
 
 def precision(model: Model) -> dict[str, str]:
@@ -163,7 +177,7 @@ def _placed(block: Runtime, ranks: int) -> dict[str, Any]:
 
 
 def _task_version(settings: Settings) -> list[Any]:
-    task = benchmarks.all_tasks().get(settings["task"])
+    task = benchmarks.row_of(settings)
     return [task.version] if task and task.version > 1 else []
 
 

@@ -140,7 +140,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
     from sparsebench.steps.calibration import drawn
 
     variant = spec.job.variants[0]
-    tasks = {benchmarks.TaskSpec(**_listed(cell.settings)): cell for cell in spec.job.cells}
+    tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
     dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
 
     def emit(task: Any, result: Any) -> None:
@@ -218,8 +218,16 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in settings.items()
-        if key not in ("compute_dtype", "draw")
+        if key not in ("compute_dtype", "draw", "own")
     }
+
+
+def _own(cell: Cell, spec: Spec) -> Any:
+    """What a cell asks of data of one's own, and where these lie."""
+    from sparsebench import benchmarks
+
+    asked = cell.settings.get("own")
+    return benchmarks.Own.read(asked, spec.data[asked["content"]]) if asked else None
 
 
 def opened(spec: Spec) -> list[Variant]:

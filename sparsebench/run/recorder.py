@@ -7,7 +7,8 @@ import os
 import pickle
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sparsebench.steps.calibration import Calibration
 class Spec:
     """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
     ``allow_overlap`` that benchmarks may be part of the calibration text; ``expected`` is the checksum that the dense model's
-    weights had, where its folder was damaged and is made again."""
+    weights had, where its folder was damaged and is made again, ``data`` the sources of data of one's own by their content."""
 
     manifest: str
     job: Job
@@ -39,6 +40,7 @@ class Spec:
     calibration: Calibration
     allow_overlap: bool = False
     expected: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""

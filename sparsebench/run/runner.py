@@ -213,6 +213,7 @@ class Runner:
             keep=self.settings.keep,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
+            data=self.plan.data,
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)

@@ -49,18 +49,24 @@ def read_texts(path: Path, *fields: str) -> Texts:
     """
     rows: dict[tuple[str, ...], None] = {}
     seen = empty = 0
-    for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):
-        for row in _rows(record, fields, f"{path}: record {number}"):
-            seen += 1
-            if all(text.strip() for text in row):
-                for text in row:
-                    _check(text, f"{path}: record {number}")
-                rows.setdefault(row)
-            else:
-                empty += 1
+    for row in each_text(path, *fields):
+        seen += 1
+        if all(text.strip() for text in row):
+            rows.setdefault(row)
+        else:
+            empty += 1
     if not rows:
         raise SourceError(f"{path}: it holds no text", "name a file with text, and with `field` where that stands")
     return Texts(tuple(rows), empty, seen - empty - len(rows))
+
+
+def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
+    """As ``read_texts``, with every row, empty ones and repeated ones too, one after another."""
+    for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):
+        for row in _rows(record, fields, f"{path}: record {number}"):
+            for text in row:
+                _check(text, f"{path}: record {number}")
+            yield row
 
 
 def _check(text: str, where: str) -> None:
@@ -81,11 +87,21 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())[:5]
         raise SourceError(f"{path}: a folder, where a data file is needed", f"name one file: {', '.join(names)}")
-    suffix = next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
+    suffix = suffix_of(path)
     try:
         yield from _READERS.get(suffix, _paragraphs)(path, fields)
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         _unreadable(path, suffix.removeprefix(".") or "text", error)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that decides what a file is, in small letters: of ``notes.JSONL.gz``, ``.jsonl``; empty without one."""
+    return next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is read as plain text, without records."""
+    return suffix_of(path) not in _READERS
 
 
 def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:

@@ -68,7 +68,9 @@ def test_a_file_of_ones_own_is_found_out(task: str) -> None:
 def test_the_default_text_copies_no_task_but_its_own() -> None:
     source = sources.fetch(sources.parse(DEFAULT.source), sources.Cache())
     fitted = Fitted(text for (text,) in read_texts(source, "passage").rows)
-    counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in all_tasks()}
+    # WikiText-2 alone lies on the hub as a file.
+    names = [name for name in all_tasks() if name != "wikitext2"]
+    counts = {name: copied(fitted, TaskSpec(name), sources.Cache()) for name in names}
     held = {name: len(found) for name, found in counts.items() if found}
     assert set(held) == {"boolq"} and held["boolq"] > 1000
     unknown = {name for name, found in counts.items() if found is None}

@@ -81,8 +81,9 @@ def test_a_source_that_is_none_is_an_error() -> None:
 @pytest.mark.long
 def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
     cache, own = sources.Cache(), ("perplexity", "pseudo_perplexity")
-    text = Fitted(RunningText.of(all_tasks()["perplexity"], cache).text.split("\n\n"))
-    found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks()}
+    text = Fitted(RunningText.of(TaskSpec("perplexity"), cache).text.split("\n\n"))
+    # WikiText-2 alone lies on the hub as a file.
+    found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks() if name != "wikitext2"}
     assert all(found[name] for name in own)
     assert not any(documents for name, documents in found.items() if name not in own)
     assert sum(documents is not None for documents in found.values()) > 20

@@ -47,6 +47,7 @@ SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.metho
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
        c.verdict, c.detectable, c.loss_at_most, c.loses_less, s.floor,
+       s.bits_per_byte,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
 FROM variants v
 LEFT JOIN scores s USING (manifest, variant_id)
@@ -78,6 +79,7 @@ COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense tha
 COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';
 COMMENT ON COLUMN results.floor IS 'best score of this model without its weights; NULL where none was measured';
+COMMENT ON COLUMN results.bits_per_byte IS 'a perplexity''s mean negative log-likelihood in bits a byte of text, as in scores';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';
 COMMENT ON COLUMN results.bytes_archive IS 'weight files in the archive format, bytes';

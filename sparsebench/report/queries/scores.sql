@@ -8,7 +8,7 @@ SELECT s.model, s.family, s.weights, s.dtype, s.task, s.metric, s.higher_is_bett
        coalesce(v.verdict, CASE s.method WHEN 'dense' THEN 'baseline' END)
            || CASE WHEN v.p < 0.05 AND v.p_holm >= 0.05 THEN format(' (p {:.2g}; {:.2g} as one of {} tests)', v.p, v.p_holm, v.tests) ELSE '' END AS verdict,
        (s.protocol ->> '$.window')::INTEGER AS context, (s.protocol ->> '$.stride')::INTEGER AS stride, s.protocol ->> '$.bos' AS bos,
-       (s.protocol ->> '$.scored_tokens')::BIGINT AS scored,
+       (s.protocol ->> '$.scored_tokens')::BIGINT AS scored, if(s.collapsed, NULL, s.bits_per_byte) AS bits_per_byte,
        CASE WHEN s.low <= s.chance THEN ' †' ELSE '' END AS mark,
        CASE WHEN s.collapsed THEN '' WHEN v.verdict = 'worse' THEN '↓' WHEN v.verdict = 'better' THEN '↑'
             WHEN v.verdict = 'no difference detected' THEN '≈' END AS sign

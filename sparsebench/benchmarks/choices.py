@@ -1,0 +1,73 @@
+"""Questions of one's own with choices, for lm-eval: a task file, and the documents that it asks for.
+
+As lm-eval's ``multiple_choice``: the likeliest choice behind the context and a space is the answer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.benchmarks import own
+from sparsebench.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The task over a file whose columns ``fields`` are context, choices and the right one, as ``TaskManager.load`` gives it."""
+    import yaml
+    from lm_eval.tasks import TaskManager
+
+    # Bare names of columns: no text of a record is ever read as a template.
+    written = {
+        "task": task,
+        "dataset_kwargs": {"task": task, "path": str(path), "fields": list(fields)},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "context",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "num_fewshot": 0,
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # No plain YAML value says that it names a function.
+        text = yaml.safe_dump(written) + f"custom_dataset: !function {__name__}.documents\n"
+        (Path(folder) / "task.yaml").write_text(text, encoding="utf-8")
+        return dict(TaskManager(include_path=folder, include_defaults=False).load([task]))
+
+
+def documents(task: str, path: str, fields: list[str], **_: Any) -> DatasetDict:
+    """The records as ``context``, ``choices`` and ``gold``, the number of the right one from 0.
+
+    Raises BenchmarkError for a record that is no question.
+    """
+    from datasets import Dataset, DatasetDict
+
+    found = [
+        _document(task, f"{path}: record {number}", *row)
+        for number, row in enumerate(own.rows(task, Path(path), tuple(fields)), 1)
+    ]
+    return DatasetDict({"test": Dataset.from_list(found)})
+
+
+def _document(task: str, where: str, context: Any, choices: Any, gold: Any) -> dict[str, Any]:
+    if not isinstance(context, str) or not context.strip():
+        raise BenchmarkError(f"task {task}: {where}: its context is no text", "mend it, or leave the record out")
+    texts = list(choices) if isinstance(choices, list | tuple) else []
+    if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise BenchmarkError(
+            f"task {task}: {where}: its choices are no list of two texts or more", "mend it, or leave the record out"
+        )
+    right = texts.index(gold) if isinstance(gold, str) and texts.count(gold) == 1 else gold
+    if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts):
+        raise BenchmarkError(
+            f"task {task}: {where}: the right choice is {str(gold)[:20]!r}",
+            f"a number from 0 to {len(texts) - 1}, or the text of one choice",
+        )
+    return {"context": context, "choices": texts, "gold": right}

@@ -1,0 +1,316 @@
+"""Data of one's own: each kind against a plain count, and folders of lm-eval's files that may run nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import Own, ScoreResult, TaskSpec, kind_of
+from sparsebench.benchmarks.contract import sampled
+from sparsebench.benchmarks.own import content
+from sparsebench.errors import BenchmarkError, SourceError
+from sparsebench.models.load import load_tokenizer
+from tests.benchmarks.conftest import sentence
+from tests.benchmarks.test_generation import speller  # noqa: F401
+
+DRAW = random.Random(9)
+
+
+def written(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def own(task: str, path: Path, **asked: Any) -> Own:
+    source = sources.parse(f"path:{path}")
+    return Own(kind_of(task), content(source, sources.Cache()), source=source.text, **asked)
+
+
+def scored(folder: Path, family: Any, task: str, path: Path, limit: int | None = None, **asked: Any) -> ScoreResult:
+    found: list[Any] = []
+    spec = TaskSpec(task, limit, own=own(task, path, **asked))
+    benchmarks.score(folder, family, [spec], sources.Cache(), lambda _, result: found.append(result))
+    (result,) = found
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, ScoreResult)
+    return result
+
+
+def text_of(records: list[str]) -> str:
+    return "\n\n".join(record for record in records if record)
+
+
+def test_perplexity_of_a_text_is_that_of_a_plain_loop_over_overlapping_windows(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    texts = [sentence(DRAW, 20, 60) for _ in range(12)]
+    texts += ["", texts[0]]  # what is empty is left out, what is there twice is not
+    path = written(tmp_path / "notes.jsonl", [{"body": text} for text in texts])
+    found = scored(tiny_llama, "decoder", "perplexity", path, field="body", length=64, stride=24)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama).float(), load_tokenizer(tiny_llama)
+    ids = tokenizer(text_of(texts), add_special_tokens=False)["input_ids"]
+    total = count = 0.0
+    for begin in range(0, len(ids) - 64 + 1, 24):
+        window = torch.tensor([ids[begin : begin + 64]])
+        with torch.no_grad():
+            chances = model(window).logits[0].log_softmax(-1)
+        for place in range(1 if not begin else 64 - 24, 64):
+            total -= float(chances[place - 1, window[0, place]])
+            count += 1
+    assert found.score == pytest.approx(math.exp(total / count), rel=0.01)
+    assert found.protocol["scored_tokens"] == count
+    assert {"window": 64, "stride": 24, "data": "path:notes.jsonl", "passages": 13}.items() <= found.protocol.items()
+    assert found.protocol["bits_per_byte"] == pytest.approx(
+        math.log(found.score) / math.log(2) * count / found.protocol["scored_bytes"]
+    )
+    with pytest.raises(BenchmarkError, match="300 tokens.*at most 256"):
+        scored(tiny_llama, "decoder", "perplexity", path, field="body", length=300)
+    with pytest.raises(SourceError, match="no field 'text'"):
+        scored(tiny_llama, "decoder", "perplexity", path)
+
+
+def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = ["\n" if place % 3 == 0 else f" {sentence(DRAW, 5, 90)} \n" for place in range(90)]
+    raw, table = tmp_path / "wiki.test.raw", tmp_path / "test.parquet"
+    raw.write_text("".join(rows))
+    pq.write_table(pa.table({"text": ["" if row == "\n" else row for row in rows]}), table)
+    ids = load_tokenizer(tiny_llama)("\n\n".join("" if row == "\n" else row for row in rows))["input_ids"]
+    both = [scored(tiny_llama, "decoder", "wikitext2", path, length=128) for path in (raw, table)]
+    assert both[0].outcomes == both[1].outcomes
+    assert both[0].n == len(ids) // 128
+    assert both[0].protocol["window"] == 128
+    assert "bits_per_byte" in both[0].protocol
+
+
+def test_the_first_token_of_a_published_text_stands_once(tiny_llama: Path, tmp_path: Path) -> None:
+    from tests.benchmarks.test_perplexity import with_bos
+
+    folder = with_bos(tiny_llama, tmp_path / "with-bos")
+    path = tmp_path / "wiki.test.raw"
+    path.write_text("\n".join(sentence(DRAW, 30, 60) for _ in range(20)))
+    ids = load_tokenizer(folder)(path.read_text().replace("\n", "\n\n\n"))["input_ids"]
+    found = scored(folder, "decoder", "wikitext2", path, length=64)
+    assert (found.n, found.protocol["dropped_tokens"]) == divmod(len(ids), 64)
+    assert found.protocol["bos_stands"] == "before the text, once"
+    plain = scored(folder, "decoder", "perplexity", path, length=64)
+    assert plain.n == (len(ids) - 1) // 63
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder).float()
+        window = torch.tensor([ids[:64]])
+        loss = float(model(window, labels=window).loss)
+    assert found.outcomes[0].value / 63 == pytest.approx(loss, rel=0.01)
+
+
+def test_choices_are_scored_by_log_likelihood(tiny_llama: Path, tmp_path: Path) -> None:
+    records = []
+    for place in range(12):
+        options = [sentence(DRAW, 1, 4) for _ in range(2 + place % 3)]
+        records.append({"question": f"{sentence(DRAW)} {{{{ 7 * 7 }}}}", "options": options, "answer": place % 2})
+    records[3]["answer"] = records[3]["options"][1]
+    path = written(tmp_path / "quiz.jsonl", records)
+    columns = (("context", "question"), ("choices", "options"), ("gold", "answer"))
+    found = scored(tiny_llama, "decoder", "choices", path, columns=columns)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_llama), load_tokenizer(tiny_llama)
+
+    def likelihood(context: str, choice: str) -> float:
+        start = len(tokenizer(context)["input_ids"])
+        ids = tokenizer(f"{context} {choice}", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            chances = model(ids).logits[0].log_softmax(-1)
+        return sum(float(chances[place - 1, ids[0, place]]) for place in range(start, ids.shape[1]))
+
+    right = []
+    for record in records:
+        values = [likelihood(record["question"], choice) for choice in record["options"]]
+        gold = record["answer"] if isinstance(record["answer"], int) else 1
+        right.append(float(np.argmax(values) == gold))
+    assert [outcome.value for outcome in found.outcomes] == right
+    assert (found.metric, found.n) == ("acc", 12)
+    assert found.chance == pytest.approx(sum(1 / len(record["options"]) for record in records) / 12)
+    part = scored(tiny_llama, "decoder", "choices", path, limit=5, columns=columns)
+    assert part.outcomes == tuple(found.outcomes[place] for place in sampled(12, 5))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"choices": ["one"]}, "record 2: its choices are no list of two"),
+        ({"choices": "one two"}, "record 2: its choices are no list"),
+        ({"gold": 2}, "record 2: the right choice is '2'"),
+        ({"gold": True}, "record 2: the right choice is 'True'"),
+        ({"context": ""}, "record 2: its context is no text"),
+    ],
+)
+def test_a_record_that_is_no_question_is_named(broken: dict[str, Any], words: str, tmp_path: Path) -> None:
+    from sparsebench.benchmarks.choices import documents
+
+    whole = {"context": "the cat", "choices": ["sat", "ran"], "gold": 0}
+    path = written(tmp_path / "quiz.jsonl", [whole, whole | broken])
+    with pytest.raises(BenchmarkError, match=words):
+        documents("quiz", str(path), ["context", "choices", "gold"])
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
+def test_an_answer_counts_word_for_word(
+    family: str,
+    tiny_llama: Path,
+    speller: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    folder, auto, asked = tiny_llama, AutoModelForCausalLM, [sentence(DRAW) for _ in range(6)]
+    if family != "decoder":
+        folder, auto, asked = speller, AutoModelForSeq2SeqLM, ["abc", "badge", "cafe", "jade", "face", "kid"]
+    model, tokenizer = auto.from_pretrained(folder), load_tokenizer(folder)
+    answers = []
+    for text in asked:
+        given = tokenizer(text, return_tensors="pt")["input_ids"]
+        ids = model.generate(input_ids=given, max_new_tokens=6, do_sample=False)[0]
+        ids = ids[given.shape[1] :] if family == "decoder" else ids
+        answers.append(tokenizer.decode(ids, skip_special_tokens=True))
+    assert all(answers), "a model that writes nothing shows nothing"
+    records = [{"input": text, "target": [answer, "or so"]} for text, answer in zip(asked, answers, strict=True)]
+    records[2]["target"] = answers[2] + " not"
+    path = written(tmp_path / "facts.jsonl", records)
+    found = scored(folder, family, "generation", path, length=6)
+    assert [outcome.value for outcome in found.outcomes] == [1, 1, 0, 1, 1, 1]
+    assert (found.metric, found.chance, found.protocol["max_new_tokens"]) == ("exact_match", 0.0, 6)
+
+
+def test_a_decoders_answer_is_its_first_line(tiny_llama: Path) -> None:
+    from sparsebench.benchmarks.generation import Generation
+    from sparsebench.models.load import load_model
+
+    tokenizer = load_tokenizer(tiny_llama)
+    decode = tokenizer.batch_decode
+    tokenizer.batch_decode = lambda ids, **kept: [f"one two\n{text}" for text in decode(ids, **kept)]
+    assert Generation(load_model(tiny_llama, "decoder"), tokenizer).write(["the cat"]) == [("one", "two")]
+
+
+def test_an_input_that_does_not_fit_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "long.jsonl", [{"input": "the cat " * 200, "target": "sat"}])
+    with pytest.raises(BenchmarkError, match="400 tokens.*256"):
+        scored(tiny_llama, "decoder", "generation", path)
+
+
+def test_similarity_is_spearmans_correlation_with_the_scores(tiny_bert: Path, tmp_path: Path) -> None:
+    lines = ["left,right,score"]
+    lines += [f"{sentence(DRAW)},{sentence(DRAW)},{DRAW.random():.3f}" for _ in range(30)]
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(lines))
+    columns = (("sentence1", "left"), ("sentence2", "right"))
+    found = scored(tiny_bert, "encoder", "similarity", path, columns=columns)
+    values = [outcome.value for outcome in found.outcomes]
+    gold = [float(line.split(",")[2]) for line in lines[1:]]
+    assert [outcome.label for outcome in found.outcomes] == gold
+    assert found.score == pytest.approx(spearmanr(values, gold).statistic)
+    with pytest.raises(BenchmarkError, match="no field 'sentence1'|no column 'sentence1'"):
+        scored(tiny_bert, "encoder", "similarity", path)
+
+
+def test_a_probe_takes_classes_by_name(tiny_bert: Path, tmp_path: Path) -> None:
+    records = [
+        {"text": f"{word} {sentence(DRAW, 2, 4)}", "label": word} for word in ("cat", "dog", "tree") for _ in range(60)
+    ]
+    path = written(tmp_path / "tickets.jsonl", records)
+    found = scored(tiny_bert, "encoder", "probe", path)
+    assert (found.n, found.chance, found.protocol["classes"]) == (90, pytest.approx(1 / 3), "cat, dog, tree")
+    assert found.score > 0.5, "the first word tells"
+    few = written(tmp_path / "few.jsonl", records[:20] + records[60:80])
+    with pytest.raises(BenchmarkError, match="16 needed"):
+        scored(tiny_bert, "encoder", "probe", few)
+
+
+def test_data_that_change_after_the_plan_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(sentence(DRAW, 80, 90))
+    planned = TaskSpec("notes", own=own("perplexity", path, length=16))
+    path.write_text(sentence(DRAW, 80, 90))
+    found: list[Any] = []
+    benchmarks.score(tiny_llama, "decoder", [planned], sources.Cache(), lambda _, result: found.append(result))
+    assert "path:notes.txt: it has changed" in str(found[0])
+
+
+def test_the_content_and_the_suffix_are_what_identifies_data_and_not_the_path(tmp_path: Path) -> None:
+    def hashed(name: str, text: str) -> str:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return content(sources.parse(f"path:{tmp_path / name}"), sources.Cache())
+
+    assert hashed("notes.jsonl", '"a"') == hashed("there/v1.others.jsonl", '"a"')
+    assert len({hashed("a.jsonl", '"a"'), hashed("b.jsonl", '"b"'), hashed("a.txt", '"a"')}) == 3
+
+
+TASK = """
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: data/capitals.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{q}} {{'the' if q else ''}}"
+doc_to_choice: "{{options}}"
+doc_to_target: right
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of one task, its data beside it."""
+    (tmp_path / "tasks" / "data").mkdir(parents=True)
+    records = [{"q": sentence(DRAW), "options": ["cat", "dog", "tree"], "right": place % 3} for place in range(9)]
+    written(tmp_path / "tasks" / "data" / "capitals.jsonl", records)
+    (tmp_path / "tasks" / "capitals.yaml").write_text(TASK)
+    return tmp_path / "tasks"
+
+
+def test_a_task_of_a_folder_is_found_by_name_and_its_data_beside_it(tiny_llama: Path, folder: Path) -> None:
+    found = scored(tiny_llama, "decoder", "capitals", folder)
+    assert (found.task, found.metric, found.n) == ("capitals", "acc", 9)
+    assert found.chance == pytest.approx(1 / 3)
+    with pytest.raises(BenchmarkError, match="no task 'capitols'.*\n?.*did you mean `capitals`"):
+        scored(tiny_llama, "decoder", "capitols", folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("process_docs: !function utils.process", r"capitals\.yaml:\d+: '!function'"),
+        ("metadata: !!python/object/apply:os.system [touch x]", r"capitals\.yaml:\d+: .*python/object/apply"),
+        ("class: utils.Task", "capitals.yaml: `class`"),
+        ("use_prompt: promptsource:all", "capitals.yaml: `use_prompt`"),
+        ("unsafe_code: true", "capitals.yaml: `unsafe_code`"),
+        ("include: ../elsewhere.yaml", "capitals.yaml: it includes ../elsewhere.yaml"),
+        ("metadata: {x: [{hf_evaluate: true}]}", "capitals.yaml: `hf_evaluate`"),
+    ],
+)
+def test_a_file_that_would_run_code_is_refused_by_name(line: str, words: str, folder: Path) -> None:
+    (folder / "capitals.yaml").write_text(TASK + line + "\n")
+    (folder.parent / "elsewhere.yaml").write_text("process_docs: !function os.system\n")
+    with pytest.raises(BenchmarkError, match=words):
+        own("capitals", folder).inspect("capitals", sources.Cache())
+
+
+def test_templates_reach_nothing_of_python_and_metrics_are_lm_evals(tiny_llama: Path, folder: Path) -> None:
+    reaching = TASK.replace("{{q}}", "{{ q.__class__.__mro__ }}")
+    (folder / "capitals.yaml").write_text(reaching)
+    with pytest.raises(BenchmarkError, match="unsafe"):
+        scored(tiny_llama, "decoder", "capitals", folder)
+    (folder / "capitals.yaml").write_text(TASK.replace("metric: acc", "metric: ./script"))
+    with pytest.raises(BenchmarkError, match="'./script' is no metric"):
+        scored(tiny_llama, "decoder", "capitals", folder)

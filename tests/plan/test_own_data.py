@@ -1,0 +1,168 @@
+"""Tasks over data of one's own in a manifest: what they are called and identified by, and what is refused with its line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sparsebench.benchmarks import index
+from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.estimate import ModelSize, calculated, scoring, speed
+from sparsebench.plan.expand import Plan
+from sparsebench.plan.preflight import Request, prepare
+
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")
+MODELS = """version: 1
+models:
+  - {{name: llama, source: "path:{llama}", family: decoder}}
+  - {{name: t5, source: "path:{t5}", family: encoder-decoder}}
+  - {{name: bert, source: "path:{bert}", family: encoder}}
+structure: null
+storage: null
+benchmarks:
+"""
+FILES = {
+    "notes.jsonl": '{"text": "the cat sat on the mat"}\n',
+    "quiz.jsonl": next(re.finditer(r'`(\{"question".*?\})`', PAGE))[1] + "\n",
+    "facts.csv": "input,target\nthe cat,sat\n",
+    "pairs.csv": "sentence1,sentence2,score\na,b,1\n",
+    "tickets.jsonl": '{"text": "a", "label": "b"}\n',
+    "tasks/capitals.yaml": "task: capitals\n",
+    "wiki.test.raw": "the cat\n",
+}
+"""What the page's examples name."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_llama: Path, tiny_t5: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's files, and a beginning of a manifest."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    # Reading the names of lm-eval's thousands of files takes seconds.
+    monkeypatch.setattr(index, "stock", lambda cache=None: {"boolq": "super_glue/boolq/default.yaml"})
+    (tmp_path / "head").write_text(MODELS.format(llama=tiny_llama, t5=tiny_t5, bert=tiny_bert))
+    return tmp_path
+
+
+def planned(folder: Path, tasks: str) -> Plan:
+    """The plan of a manifest with these lines under `benchmarks`, which begin on line 10."""
+    path = folder / "mine.yaml"
+    path.write_text((folder / "head").read_text() + tasks)
+    return prepare(Request(path)).plan
+
+
+def ids(plan: Plan) -> dict[str, str]:
+    return {cell.settings["task"]: cell.id for cell in plan.cells}
+
+
+def refused(folder: Path, tasks: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        planned(folder, tasks)
+    return " ".join(str(caught.value).split())
+
+
+def test_the_pages_examples_are_plans(folder: Path) -> None:
+    shown = re.findall(r"```yaml\nbenchmarks:\n(.*?)```", PAGE, re.DOTALL)
+    assert len(shown) == 2 and len(PAGE.splitlines()) <= 60
+    shown.append("  decoder:\n    - " + next(re.finditer(r"`(\{task: wikitext2, source.*?\})`", PAGE))[1] + "\n")
+    # The tiny models take 256 tokens.
+    plans = [planned(folder, text.replace("512", "64").replace("256", "32").replace("2}", "2}")) for text in shown[:2]]
+    assert set(ids(plans[0])) == {
+        "perplexity-notes", "choices-quiz", "generation-facts", "facts", "similarity-pairs", "probe-tickets",
+    }  # fmt: skip
+    assert set(ids(plans[1])) == {"capitals"}
+    assert "windows of 2,048 tokens, where it takes 256" in refused(folder, shown[2])
+    assert set(ids(planned(folder, shown[2].replace("raw}", "raw, length: 128}")))) == {"wikitext2"}
+
+
+NOTES = "  decoder:\n    - {{task: perplexity, source: path:{}, length: 64}}\n"
+
+
+def test_ids_hold_the_text_and_the_settings_and_not_the_path(folder: Path) -> None:
+    before = ids(planned(folder, NOTES.format("notes.jsonl")))["perplexity-notes"]
+    (folder / "there").mkdir()
+    shutil.copy(folder / "notes.jsonl", folder / "there" / "notes.jsonl")
+    assert ids(planned(folder, NOTES.format("there/notes.jsonl")))["perplexity-notes"] == before
+    assert str(folder) not in json.dumps([cell.settings for cell in planned(folder, NOTES.format("notes.jsonl")).cells])
+    other = ids(planned(folder, NOTES.format("notes.jsonl").replace("64", "32")))["perplexity-notes"]
+    (folder / "notes.jsonl").write_text('{"text": "the dog sat on the mat"}\n')
+    assert len({before, other, ids(planned(folder, NOTES.format("notes.jsonl")))["perplexity-notes"]}) == 3
+
+
+def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
+    (folder / "notes.jsonl").write_text('{"text": "the cat sat on the mat"}\n' * 1000)  # 35 kB: 8,700 tokens or so
+    (folder / "quiz.jsonl").write_text(FILES["quiz.jsonl"] * 50)
+    columns = "columns: {context: question, choices: options, gold: answer}"
+    plan = planned(
+        folder, NOTES.format("notes.jsonl") + f"    - {{task: choices, source: path:quiz.jsonl, {columns}}}\n"
+    )
+    assert {cell.settings["task"]: cell.documents for cell in plan.cells} == {
+        "perplexity-notes": 136,
+        "choices-quiz": 50,
+    }
+    size = ModelSize(10**6, 2 * 10**6)
+    assert scoring(plan.cells[0], size) == pytest.approx(136 * 64 * 2e6 / speed(calculated(plan.cells[0])))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{task: perplexity, source: path:note.jsonl}", ["no such file", "notes.jsonl"]),
+        ("{task: perplexity, source: path:notes.jsonl, field: body}", ["no field 'body'", "text"]),
+        ("{task: perplexity, source: path:notes.jsonl, length: 300}", ["llama: windows of 300", "256"]),
+        ("{task: perplexity, source: path:notes.jsonl, length: 64, stride: 65}", ["stride", "at most 64"]),
+        ("{task: perplexity, length: 64}", ["`length` is for data of your own"]),
+        ("{task: perplexity, source: path:notes.jsonl, columns: {a: b}}", ["takes no `columns`"]),
+        ("{task: choices}", ["`choices` asks for data of your own"]),
+        ("{task: choices, source: path:quiz.jsonl}", ["'context'", "question"]),
+        ("{task: choices, source: path:quiz.jsonl, columns: {contxt: question}}", ["no `contxt`", "context"]),
+        ("{task: choices, source: path:quiz.jsonl, num_fewshot: 2}", ["takes no `num_fewshot`"]),
+        ("{task: probe, source: path:tickets.jsonl}", ["`probe` is for encoder models"]),
+        ("{task: perplexity, source: path:notes.jsonl, name: boolq}", ["a task `boolq` already"]),
+        ("{task: capitols, source: path:tasks}", ["no task 'capitols'", "capitals"]),
+        ("{task: capitals, source: path:tasks, name: mine}", ["takes no `name`"]),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_its_line(folder: Path, entry: str, words: list[str]) -> None:
+    said = refused(folder, f"  decoder:\n    - {entry}\n")
+    assert "mine.yaml:10:" in said
+    assert all(word in said for word in words), said
+
+
+def test_two_texts_of_one_name_are_refused_and_one_text_for_two_models_is_not(folder: Path) -> None:
+    (folder / "there").mkdir()
+    (folder / "there" / "notes.jsonl").write_text('{"text": "a dog"}\n')
+    both = NOTES.format("notes.jsonl") + NOTES.format("there/notes.jsonl").removeprefix("  decoder:\n")
+    assert "mine.yaml:11:" in (said := refused(folder, both)) and "a second task called `perplexity-notes`" in said
+    plan = planned(folder, both.replace("there/notes.jsonl,", "there/notes.jsonl, name: others,"))
+    assert set(ids(plan)) == {"perplexity-notes", "others"}
+    twice = NOTES.format("notes.jsonl") + NOTES.format("notes.jsonl").removeprefix("  decoder:\n")
+    assert len(planned(folder, twice).cells) == 1
+
+
+def test_an_encoder_without_the_head_that_a_task_needs_is_refused(folder: Path) -> None:
+    columns = "columns: {context: question, choices: options, gold: answer}"
+    said = refused(folder, f"  encoder:\n    - {{task: choices, source: path:quiz.jsonl, {columns}}}\n")
+    assert "bert: it needs a masked-language-model head" in said and "mine.yaml:10:" in said
+
+
+def test_wikitext_asks_whether_the_hub_can_be_reached_before_anything_is_fetched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = refused(folder, "  decoder:\n    - {task: wikitext2, length: 64}\n")
+    assert "mine.yaml:10:" in said and "datasets/Salesforce/wikitext" in said
+
+
+def test_a_calibration_text_that_is_also_scored_is_refused(folder: Path) -> None:
+    more = (
+        NOTES.format("notes.jsonl")
+        + "calibration: {source: path:notes.jsonl}\nvariants: [{prune: wanda, sparsity: 0.5}]\n"
+    )
+    assert "the calibration text is part of" in refused(folder, more)
+    planned(folder, more.replace("notes.jsonl}", "notes.jsonl, allow_overlap: true}"))
