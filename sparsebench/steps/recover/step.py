@@ -23,7 +23,7 @@ class Reconstruct(Settings):
     """How often each block reads the text; the best of them stays, by windows that are held out, or none of them."""
     batch: Count = 4
     """Samples of text in each step."""
-    rate: float = 1e-4
+    rate: float = 5e-4
     """The learning rate (Adam) of the first step; it falls to 0 in a line."""
     held_out: float = 0.125
     """The share of the text that is not trained on."""
@@ -31,7 +31,7 @@ class Reconstruct(Settings):
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at."""
         if not 0 < self.rate < 1:
-            raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 1e-4", at="rate")
+            raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 5e-4", at="rate")
         if not 0 < self.held_out < 1:
             raise wrong(f"held_out is {self.held_out:g}", "a share between 0 and 1, such as 0.125", at="held_out")
         found = self.model_dump()
