@@ -524,3 +524,50 @@ def test_where_nothing_is_sparse_the_dense_model_has_a_point_of_its_own(tmp_path
     Ledger(path).ingest(samples.sample(samples.manifest(variants=[{"quantize": "int8"}])))
     found = query.run(path, "SELECT DISTINCT method = 'dense', line = 'dense', resized FROM curves ORDER BY all").rows
     assert found == ((False, False, False), (True, True, False))
+
+
+def recovered(record: dict[str, Any]) -> dict[str, Any]:
+    """The same record of a variant that was trained behind what the given one's was made by."""
+    other = copy.deepcopy(record)
+    before = record["variant"]
+    step = {"verb": "recover", "name": "reconstruct", "settings": {"epochs": 5}}
+    other["variant"] |= {
+        "id": "recovered",
+        "recipe": f"{before['recipe']}, then reconstruct",
+        "steps": [*before["steps"], step],
+        "parents": [*before["parents"], before["id"]],
+    }
+    other |= {key: f"{record[key]}-recovered" for key in ("cell_id", "key")}
+    return other
+
+
+@pytest.mark.parametrize(
+    ("results", "share"),
+    [
+        ([outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50), outcomes([1] * 80 + [0] * 20)], 0.75),
+        ([windows([300.0] * 9), windows([400.0] * 9), windows([350.0] * 9)], 0.5),
+        ([windows([300.0] * 9), windows([400.0] * 9), windows([450.0] * 9)], -0.5),
+    ],
+)
+def test_what_a_recovery_gave_back(
+    results: list[dict[str, Any]],
+    share: float,
+    found: list[dict[str, Any]],
+    scored: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Of a score in its own unit, of a perplexity in logarithms; per hour that the making took."""
+    dense, pruned = scored
+    for record, result in zip(scored, results, strict=False):
+        record["result"] = result
+    after = recovered(pruned)
+    after["result"] = results[2]
+    making = recovered(next(one for one in of(found, stage="make") if one["variant"]["id"] == pruned["variant"]["id"]))
+    making["result"] |= {"seconds": 1800.0, "trained_tokens": 65_536}
+    path = tmp_path / "recovered.duckdb"
+    Ledger(path).ingest([dense, pruned, after, making])
+    (row,) = query.run(path, "FROM recovered").dicts()
+    assert row["recipe"].endswith(", then reconstruct")
+    assert (row["before"], row["after"], row["dense_score"]) == tuple(results[place]["score"] for place in (1, 2, 0))
+    assert row["regained"] == pytest.approx(share) and row["regained_per_hour"] == pytest.approx(2 * share)
+    assert (row["trained_tokens"], row["hours"]) == (65_536, 0.5)
