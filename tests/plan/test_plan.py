@@ -15,7 +15,7 @@ from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
 from sparsebench.plan.expand import Plan, Texts, expand
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import jobs
+from sparsebench.plan.jobs import jobs, remaking
 from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import precompile
@@ -444,6 +444,19 @@ def test_a_chain_is_made_parents_first_and_each_pass_serves_all_that_share_it() 
     ]  # fmt: skip
     assert [job.after for job in found] == [(), (found[0].id,), (found[1].id,)]
     assert [job.parent and job.parent.recipe for job in found] == [None, "dense", "magnitude/layer 50%"]
+
+
+def test_what_is_trained_after_the_dense_model_waits_for_that_too() -> None:
+    chain = [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}]
+    plan = planned(variants=[chain], runtime=None)
+    found = jobs(plan, plan.cells, lambda variant: len(variant.steps) == 1)
+    prepare, *_, trained = [job for job in found if job.makes]
+    assert prepare.kind == "prepare" and trained.parent and trained.parent.recipe == "magnitude/layer 50%"
+    assert prepare.id in trained.after
+    (alone,) = remaking(plan, [trained.makes[0]], lambda variant: len(variant.steps) < 2)
+    assert [variant.recipe for variant in alone.makes] == [trained.makes[0].recipe]
+    again = remaking(plan, [trained.makes[0]], lambda variant: len(variant.steps) == 1)
+    assert [job.kind for job in again] == ["prepare", "make"] and again[0].id in again[1].after
 
 
 def test_what_is_there_is_not_made_again_but_what_it_takes_to_make_the_rest_is() -> None:

@@ -182,6 +182,7 @@ storage: {{formats: [dense], keep: none}}
 """
 
 
+@pytest.mark.long
 def test_recovery_reads_the_dense_model_beside_its_parent(home: Path, tiny_llama: Path, sparsebench: Call) -> None:
     manifest = home / "recover.yaml"
     manifest.write_text(RECOVER.format(home=home, model=tiny_llama, structure="null"))

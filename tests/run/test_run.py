@@ -105,7 +105,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     assert "and 7 more: skipped" in told and "model.safetensors" in told
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sparsebench", "run", str(manifest)],

@@ -80,7 +80,7 @@ def test_bfloat16_weights_that_are_cut_first_are_exact_in_float32(tiny_llama: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("family", ["decoder", pytest.param("encoder-decoder", marks=pytest.mark.long)])
 def test_memory_at_two_ranks_is_shared_out(models: Mapping[str, Path], family: str) -> None:
     found = measure_memory(models[family], family, setting(2))
     rows, names = found.per_rank, PHASES[family]
