@@ -61,7 +61,8 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
         for one in [variant, *(plan.variants[name] for name in reversed(variant.parents))]:
             if present(one):
                 break
-            found |= {one.id: one, **{name: plan.variants[name] for name in _beside(one)}}
+            beside = (plan.variants[name] for name in _beside(one))
+            found |= {one.id: one, **{other.id: other for other in beside if not present(other)}}
     makers: dict[str, Job] = {}
     for variant in sorted(found.values(), key=lambda one: len(one.steps)):
         makers[variant.id] = _maker(plan, [variant], [], makers)
