@@ -30,6 +30,7 @@ from sparsebench import environment, sources
 from sparsebench.benchmarks.contract import TaskSpec
 from sparsebench.benchmarks.scoring import score
 from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
 from sparsebench.models.quantized import opened
 from sparsebench.models.random_weights import write_random
@@ -75,8 +76,15 @@ def made(
             raise told
         found.append((*named[one], told))
 
-    run(parent, family, {one: folder for one, (_, folder) in named.items()}, read, emit)
+    run(parent, family, {one: folder for one, (_, folder) in named.items()}, read, emit, dtype=calculated(parent))
     return found
+
+
+def calculated(folder: Path) -> str:
+    """The precision to calculate in, as in a run: float32 where this machine emulates that of the weights."""
+    names = {"BF16": "bfloat16", "F16": "float16"}
+    stored = {names.get(info.dtype, "float32") for info in Checkpoint(folder).tensors.values()}
+    return environment.arithmetic(min(stored))
 
 
 def kept(parent: Path, folder: Path, family: Any) -> bool:
@@ -138,7 +146,8 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
     length = min(512, 64 if name == "g2p" else 256 if name == "minilm" else 512)
     read = tokens(dense, family, replace(DEFAULT, samples=asked.samples, length=length), cache)
     pruned = work / "sparsegpt"
-    Sweep(dense, family, {Target("sparsegpt", 0.5, "layer"): pruned}, 0, read).run(lambda *_: None)
+    dtype = calculated(dense)
+    Sweep(dense, family, {Target("sparsegpt", 0.5, "layer"): pruned}, 0, read, dtype=dtype).run(lambda *_: None)
     titles = (name, task.task, "over dense", "over its parent", "error", "bits", "zeros kept", "rounded to zero", "s")
     print(f"| {' | '.join(titles)} |")
     print("|---" * 9 + "|")
@@ -146,7 +155,7 @@ def quality(name: str, work: Path, asked: argparse.Namespace) -> None:
 
     def row(label: str, folder: Path, parent: Path, evidence: Any = None) -> None:
         found: list[Any] = []
-        score(folder, family, [task], cache, lambda _, result: found.append(result))
+        score(folder, family, [task], cache, lambda _, result: found.append(result), dtype=dtype)
         value = values[folder] = found[0].score
         cells = [label, f"{value:.4f}", f"{value / values[dense]:.4f}", f"{value / values[parent]:.4f}"]
         if evidence:
