@@ -66,6 +66,12 @@ def counted(
     )
 
 
+def zero_in_both(one: Checkpoint, other: Checkpoint, name: str) -> int:
+    """How many entries of a tensor are zero in two checkpoints."""
+    pairs = zip(one.pieces(name), other.pieces(name), strict=True)
+    return sum(int(((left == 0) & (right == 0)).sum()) for left, right in pairs)
+
+
 def peak_rss() -> int:
     """The process's peak resident set in bytes; 0 where the platform does not say."""
     import sys

@@ -74,7 +74,6 @@ BUILT_IN = (
         passes=recover.passes,
         reads_dense=True,
         draws=lambda step: True,
-        extra_libraries=lambda step: ("transformers",),
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )

@@ -18,7 +18,7 @@ from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorIn
 from sparsebench.models.safety import NOTES, note_left_out, told
 from sparsebench.models.topology import View
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.evidence import counted, zero_in_both
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.zeroing import zeros_in
 
@@ -116,8 +116,7 @@ class Outputs:
         """How many entries of a tensor are zero in the checkpoint and in a version."""
         if name not in self._zeroed:
             return 0
-        pairs = zip(self.checkpoint.pieces(name), written.pieces(name), strict=True)
-        return sum(int(((old == 0) & (new == 0)).sum()) for old, new in pairs)
+        return zero_in_both(self.checkpoint, written, name)
 
     def finish(self, family: str, made: dict[str, Any], emit: Emit) -> None:
         """Give each folder its name, count what lies in it, and emit the result.

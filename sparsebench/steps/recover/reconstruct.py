@@ -8,6 +8,7 @@ Compression: Revisiting Retraining after Pruning" (2510.14444), which trains att
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +23,7 @@ from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.evidence import counted
+from sparsebench.steps.evidence import counted, zero_in_both
 from sparsebench.steps.prune.zeroing import zeros_in
 
 if TYPE_CHECKING:
@@ -108,13 +109,19 @@ class Reconstruction:
             told(writer.left_out),
         ]
         note = "; ".join(filter(None, words))
-        result = counted(folder, family, seconds, 1, note, self.text.told(), lambda _, name: self._zeros(name))
-        if result.zeros < result.already_zero:
-            raise ModelError(f"{folder}: {result.zeros} zeros where its parent has {result.already_zero}")
+        try:
+            result = counted(folder, family, seconds, 1, note, self.text.told(), self._kept)
+        except ModelError:
+            shutil.rmtree(folder)  # what has its name would pass for whole
+            raise
         return replace(result, trained_tokens=sum(one.tokens * one.epochs for one in fits) // len(fits))
 
-    def _zeros(self, name: str) -> int:
-        return sum(zeros_in(piece) for piece in self.parent.pieces(name))
+    def _kept(self, written: Checkpoint, name: str) -> int:
+        """How many entries of a matrix are zero in the parent. Raises ModelError where one of them is not in what was written."""
+        zeros = sum(zeros_in(piece) for piece in self.parent.pieces(name))
+        if zeros != zero_in_both(self.parent, written, name):
+            raise ModelError(f"{written.folder}: {name}: weights that were pruned came back")
+        return zeros
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""

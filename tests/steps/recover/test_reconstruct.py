@@ -111,7 +111,7 @@ def test_what_is_trained(train: str, tmp_path: Path) -> None:
     assert all(not new.load(name)[old.load(name) == 0].any() for name in moved if places[name].prunable)
 
 
-def test_a_rate_that_ruins_changes_nothing(tmp_path: Path) -> None:
+def test_a_rate_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     step = single("recover", "reconstruct", epochs=4, rate=0.9)
     found = made(parent, family, tmp_path / "out", step, dense)
@@ -160,3 +160,16 @@ def test_the_error_is_that_of_the_blocks_outputs(tmp_path: Path) -> None:
     power = one.square().sum(-1)
     assert float(((before - one).square().sum(-1) / power).mean()) == pytest.approx(told["before"], rel=1e-3)
     assert float(((after - one).square().sum(-1) / power).mean()) == pytest.approx(told["after"], rel=1e-3)
+
+
+def test_weights_that_come_back_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparsebench.models.replay import Block
+
+    dense, parent, family = pruned("llama", tmp_path)
+    replace = Block.replace
+    monkeypatch.setattr(
+        Block, "replace", lambda block, weights: replace(block, {name: one + 1e-3 for name, one in weights.items()})
+    )
+    found = made(parent, family, tmp_path / "out", RECONSTRUCT, dense)
+    assert isinstance(found, ModelError) and "came back" in str(found)
+    assert not (tmp_path / "out").exists()
