@@ -13,11 +13,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
 
 _END = """
 read _
@@ -39,6 +42,37 @@ def imports() -> dict[str, str]:
     installed = root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     known = [part for part in path.split(os.pathsep) if part]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(known if installed else [root, *known])}
+
+
+def may_fork() -> bool:
+    """Whether processes that have imported torch may be forked: on Linux, and without a GPU, whose driver does not survive it."""
+    return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
+
+
+def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
+    """Do it in a fork of this process, which waits: the exit code. ``forked`` is told its number.
+
+    A fork that a signal ends, ends this process by the same signal.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            die_with_parent(parent)
+            code = do()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    forked(child)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(parent, -code)
+    return code
 
 
 def command(module: str, *words: object) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, opened, size
-from sparsebench.errors import UserError
+from sparsebench.errors import SparsebenchError, UserError
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -40,7 +40,13 @@ def measure(
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
     generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
-    samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side.")] = 24,
+    samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side, from all processes.")] = 24,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes that time it, each with models loaded anew; more where that says too little."
+        ),
+    ] = 5,
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
@@ -76,12 +82,17 @@ def measure(
     model = opened(source, family, dtype, offline, check)
     dense = opened(against, family, dtype, offline, check) if against else model
     run_in = compute_dtype if placed else environment.running(model.dtype, compute_dtype)
-    setting = runtime.Setting(engine, ranks, runtime.Workload(batch, prompt, generate), run_in, samples, hosts=placed)
+    work = runtime.Workload(batch, prompt, generate)
+    setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
-    runtime.measure_latency(
-        dense.folder, [("it", model.folder)], model.family, setting, lambda _, result: timed.append(result)
-    )
+
+    def emit(_: str, found: LatencyResult | SparsebenchError) -> None:
+        if isinstance(found, SparsebenchError):
+            raise found
+        timed.append(found)
+
+    runtime.measure_latency(dense.folder, [("it", model.folder)], model.family, setting, emit)
     note("measuring its memory …", "dim")
     memory = runtime.measure_memory(model.folder, model.family, setting)
     if as_json:

@@ -285,7 +285,10 @@ class Runtime(Strict):
     dtype: Dtype = "auto"
     """The precision to run in; `auto` is the weights', or float32 where this machine has no GPU and would emulate it."""
     samples: Annotated[int, Field(ge=4)] = 24
-    """Timed samples per phase and side."""
+    """Timed samples per phase and side, from all processes together."""
+    processes: Count = 5
+    """How many processes time each variant, each with models loaded anew; half as many more where an interval is still wider
+    than 2%. With one, the interval does not say by how much the next process would differ."""
     models: Swept[str] | None = None
     """Only for these models; default: all."""
     hostfile: str | None = None

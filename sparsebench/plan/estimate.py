@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sparsebench import benchmarks, environment
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.runtime.latency import MIN_PAIRS, WARM_SHARE, WARM_STEPS
+from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS
 from sparsebench.runtime.results import Setting
 from sparsebench.steps.registry import kinds
 
@@ -67,7 +67,9 @@ def scoring(cell: Cell, size: ModelSize) -> float:
 
 def timing(cell: Cell, size: ModelSize) -> float:
     """Seconds to time a pair."""
-    return _load(size) + sum(_timed(step, cell.settings["samples"]) for step in _steps(cell, size))
+    processes = cell.settings["processes"]
+    phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
+    return processes * (_load(size) + phases)
 
 
 def using_memory(cell: Cell, size: ModelSize) -> float:
@@ -79,11 +81,11 @@ def _load(size: ModelSize) -> float:
     return size.bytes / LOAD_BYTES
 
 
-def _timed(step: float, samples: int) -> float:
-    """Seconds to time a phase of a pair: as many steps as the time cap allows, but never fewer than a comparison needs."""
-    cap = Setting.phase_seconds
-    needed = 2 * MIN_PAIRS + 2 * min(WARM_STEPS[0], 1 + cap // step)
-    return max(needed * step, min((1 + 2 * WARM_SHARE) * cap, 2 * (samples + WARM_UP_STEPS) * step))
+def _timed(step: float, samples: float, processes: int) -> float:
+    """Seconds in which one process times a phase of a pair: as many steps as the time cap allows, never fewer than it needs."""
+    cap = Setting.phase_seconds / processes
+    needed = 2 * max(1, MIN_PAIRS / processes) + 2 * min(WARM_STEPS[0], 1 + cap // step)
+    return max(needed * step, min(cap + 2 * WARM_SECONDS, 2 * (samples + WARM_UP_STEPS) * step))
 
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:

@@ -30,8 +30,6 @@ from sparsebench.run import worker
 MESSAGE_BYTES = 1 << 16
 ANSWER_SECONDS = 60.0
 """So long the fork server may take to answer once it has imported; it has nothing to do but that."""
-GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
 
 
 class Process(Protocol):
@@ -55,11 +53,6 @@ def at_work(process: Process) -> int:
             return process.pid if process.forked else process.server.process.pid
         return process.server.process.pid
     return process.pid
-
-
-def usable() -> bool:
-    """Whether processes that have imported torch may be forked here."""
-    return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
 
 
 class ForkServer:

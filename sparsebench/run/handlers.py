@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.errors import ModelError, ParityError, SparsebenchError, StorageError
+from sparsebench.errors import ModelError, SparsebenchError, StorageError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import reads_dense
@@ -163,25 +163,16 @@ def latency(spec: Spec, recorder: Recorder) -> None:
     from sparsebench import runtime
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
-    waiting = {key: spec.workspace.folder(cell.variant) for key, cell in cells.items()}
-    dense: Path = spec.workspace.folder(spec.dense)
-    setting = _runtime_setting(spec.job.cells[0])
+    folders = [(key, spec.workspace.folder(cell.variant)) for key, cell in cells.items()]
 
     def emit(key: str, found: Any) -> None:
-        recorder.done(cells[key], found)
-        del waiting[key]
+        if isinstance(found, SparsebenchError):
+            recorder.failed(cells[key], found)
+        else:
+            recorder.done(cells[key], found)
 
-    last = ""
-    while waiting:
-        try:
-            runtime.measure_latency(dense, list(waiting.items()), spec.model.family, setting, emit)
-        except SparsebenchError as error:  # the first one's own: those behind it have a group of their own
-            if str(error) == last:
-                raise  # it is not: each would fail like this
-            last = "" if isinstance(error, ParityError) else str(error)
-            key = next(iter(waiting))
-            recorder.failed(cells[key], error)
-            del waiting[key]
+    setting = _runtime_setting(spec.job.cells[0])
+    runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, emit)
 
 
 def memory(spec: Spec, recorder: Recorder) -> None:
@@ -207,6 +198,8 @@ def _runtime_setting(cell: Cell) -> Any:
         workload=runtime.Workload(**wanted["workload"]),
         dtype=calculated(cell),
         samples=wanted.get("samples", 1),
+        processes=wanted.get("processes", 1),
+        forced=wanted.get("forced", False),
         seed=PROMPT_SEED,
         threads=None,
         hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),

@@ -231,7 +231,7 @@ class Runner:
 
     def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
         """A process of the job's own, with what it prints in ``log``."""
-        if job.kind in LIBRARIES and forkserver.usable():
+        if job.kind in LIBRARIES and children.may_fork():
             create(log, "ab").close()  # a fork server that dies leaves none
             if self.forkserver is None or not self.forkserver.alive:
                 self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job))

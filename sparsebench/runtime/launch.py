@@ -64,10 +64,11 @@ class RankGroup:
         leftovers.sweep()
         self.folder = leftovers.temporary()
         path = Path(self.folder.name)
-        (path / "spec.json").write_text(json.dumps(self.spec))
-        self.port = free_port()
+        # A fork's group has a port of its own: its ranks do not end all at once, and the next would meet the last's.
+        self.ports = [free_port() for _ in self.spec.get("processes", [0])]
+        (path / "spec.json").write_text(json.dumps({**self.spec, "ports": self.ports}))
         self.kills = oom_kills()
-        shm.unlink(ADDRESS, self.port, range(self.ranks))  # a stale buffer would be mapped before it is made anew
+        self._unlink()  # a stale buffer would be mapped before it is made anew
         try:
             for rank in range(self.ranks):
                 self._start(rank, path)
@@ -130,8 +131,12 @@ class RankGroup:
             process.wait()
         for channel in self.channels:
             channel.close()
-        shm.unlink(ADDRESS, self.port, range(self.ranks))
+        self._unlink()
         self.folder.cleanup()
+
+    def _unlink(self) -> None:
+        for port in self.ports:
+            shm.unlink(ADDRESS, port, range(self.ranks))
 
     def _start(self, rank: int, path: Path) -> None:
         ours, theirs = socket.socketpair()
@@ -147,7 +152,7 @@ class RankGroup:
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "MASTER_ADDR": ADDRESS,
-            "MASTER_PORT": self.port,
+            "MASTER_PORT": self.ports[0],
             CHANNEL: str(theirs.fileno()),
             PARENT: str(os.getpid()),
         }

@@ -8,6 +8,7 @@ NVML does not heed CUDA_VISIBLE_DEVICES.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +36,47 @@ def observe(threads: int) -> Machine:
         threads=threads,
         governor=governor.read_text().strip() if governor.is_file() else "",
         mhz=mhz(),
+        **processor_seconds(),
     )
+
+
+def processor_seconds(file: Path = Path("/proc/stat")) -> dict[str, float]:
+    """``cpu_s`` and ``stolen_s`` of all processors since the machine started; nothing where the system does not say (proc(5))."""
+    with suppress(OSError, ValueError, IndexError):
+        # user nice system idle iowait irq softirq steal; what guests use is part of user
+        ticks = [int(word) for word in file.read_text().splitlines()[0].split()[1:9]]
+        second = os.sysconf("SC_CLK_TCK")
+        return {"cpu_s": sum(ticks) / second, "stolen_s": ticks[7] / second}
+    return {}
+
+
+def stolen(before: Machine, after: Machine) -> float | None:
+    """The share of the processors' time between two moments that a hypervisor gave to others."""
+    if before.cpu_s is None or after.cpu_s is None or after.cpu_s <= before.cpu_s:
+        return None
+    return ((after.stolen_s or 0.0) - (before.stolen_s or 0.0)) / (after.cpu_s - before.cpu_s)
+
+
+def placement(root: Path = Path("/")) -> str:
+    """What decides where in memory a model lies, and where it runs, in words; empty where the system says nothing."""
+
+    def told(path: str) -> str:
+        with suppress(OSError):
+            return (root / path).read_text().strip()
+        return ""
+
+    huge = re.search(r"\[(\w+)\]", told("sys/kernel/mm/transparent_hugepage/enabled"))
+    aslr = told("proc/sys/kernel/randomize_va_space")
+    smt = told("sys/devices/system/cpu/smt/active")
+    bound = os.environ.get("OMP_PROC_BIND") or os.environ.get("GOMP_CPU_AFFINITY")
+    facts = [
+        f"transparent huge pages {huge[1]}" if huge else "",
+        f"NUMA nodes {nodes}" if (nodes := told("sys/devices/system/node/online")) else "",
+        f"hyper-threading {'on' if smt == '1' else 'off'}" if smt else "",
+        f"address space {'fixed' if aslr == '0' else 'random'}" if aslr else "",
+        f"threads bound ({bound})" if bound else "threads unbound",
+    ]
+    return ", ".join(filter(None, facts))
 
 
 def mhz(processors: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> float | None:

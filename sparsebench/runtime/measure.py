@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import environment
-from sparsebench.errors import MeasureError, UnsupportedError
+from sparsebench import children, environment
+from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import Scheme, scheme_of
 from sparsebench.models.topology import refuse_text
-from sparsebench.runtime import latency
+from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.footprint import footprint, model_bytes, working_bytes
 from sparsebench.runtime.launch import RankGroup, variables
-from sparsebench.runtime.machine import observe, threads_per_rank
+from sparsebench.runtime.machine import observe, placement, stolen, threads_per_rank
 from sparsebench.runtime.nodes import NodeGroup
-from sparsebench.runtime.results import LatencyResult, MemoryResult, Parity, PhaseMemory, RankMemory, Sample, Setting
+from sparsebench.runtime.results import (
+    LatencyResult,
+    Machine,
+    MemoryResult,
+    Parity,
+    PhaseMemory,
+    RankMemory,
+    Sample,
+    Setting,
+    Side,
+)
 from sparsebench.runtime.workload import check_positions
 from sparsebench.storage import is_packed
 
-Emit = Callable[[str, LatencyResult], None]
+Emit = Callable[[str, LatencyResult | SparsebenchError], None]
+PRECISION = 0.02
+"""Where an interval reaches further than this share of its ratio, more processes are asked."""
 
 
 def check_supported(config: Mapping[str, Any], family: str, setting: Setting) -> None:
@@ -54,9 +67,10 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
 def measure_latency(
     dense: Path, variants: Sequence[tuple[str, Path]], family: str, setting: Setting, emit: Emit
 ) -> None:
-    """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each result as it is finished.
+    """Time each of ``variants`` (caller's key, folder) beside ``dense``; ``emit`` gets each result, or why it alone has none.
 
-    One group of ranks holds the dense model and each variant in turn, and alternates blocks of steps between them. A
+    In each of the setting's processes one group of ranks holds the dense model and each variant in turn, and alternates blocks
+    of steps between them; half as many processes more where an interval is still wide. A
     variant that is the dense folder itself is measured against a second copy (an A/A run: the noise floor). Where two
     models do not fit into memory each is measured alone and ``baseline`` says ``unpaired``.
     Raises UnsupportedError where the engine cannot run this model so, MeasureError where a number cannot be believed.
@@ -64,14 +78,119 @@ def measure_latency(
     for folder in (dense, *(folder for _, folder in variants)):
         _check_folder(folder, family, setting)
     largest = max((folder for _, folder in variants), key=lambda folder: model_bytes(folder, setting))
-    if _pair_fits(dense, largest, setting):
-        _latency_group(dense, variants, family, setting, emit)
-        return
-    for folder in (dense, largest):
-        _check_fits(folder, setting)
-    alone: list[LatencyResult] = []
-    _latency_group(None, [("", dense)], family, setting, lambda _, result: alone.append(result), baseline=True)
-    _latency_group(None, variants, family, setting, lambda key, result: emit(key, _against(alone[0], result, setting)))
+    threads = threads_per_rank(setting)
+    before = observe(threads)
+    alone: list[Heard] = []
+    beside: Path | None = dense
+    if not _pair_fits(dense, largest, setting):
+        for folder in (dense, largest):
+            _check_fits(folder, setting)
+        beside = None
+        alone = _timed({"dense": dense}, None, family, setting, emit, baseline=True)["dense"]
+    heard = _timed(dict(variants), beside, family, setting, emit)
+    after = observe(threads)
+    for key, messages in heard.items():
+        emit(key, _result(messages, alone, setting, before, after))
+
+
+Heard = Mapping[str, Any]
+"""What a process said of one model."""
+
+
+def _timed(
+    variants: Mapping[str, Path],
+    dense: Path | None,
+    family: str,
+    setting: Setting,
+    emit: Emit,
+    baseline: bool = False,
+) -> dict[str, list[Heard]]:
+    """What each process said of each of ``variants``, but for those that fail, of which ``emit`` is told.
+
+    Raises the error that two fail with one after the other: it is no variant's own. A ``baseline``'s error is raised too.
+    """
+    left, heard = dict(variants), {key: list[Heard]() for key in variants}
+    said = ""
+
+    def go(keys: Sequence[str], numbers: Sequence[int]) -> None:
+        nonlocal said
+        todo, waiting = list(numbers), list(keys)
+        while todo and waiting:
+            spec = _spec(dense, [left[key] for key in waiting], family, setting, todo, baseline)
+            count = 0
+            try:
+                with _group(spec, setting) as group:
+                    for message in group.messages():
+                        if message["kind"] == "result":
+                            heard[waiting[message["index"]]].append(message)
+                            count += 1
+                return
+            except SparsebenchError as error:
+                place, index = divmod(count, len(waiting))
+                if baseline or place == len(todo) or str(error) == said:
+                    raise
+                said = "" if isinstance(error, ParityError) else str(error)
+                emit(waiting[index], error)
+                # The others of that process are timed in it once more.
+                for key in waiting[:index]:
+                    heard[key].pop()
+                del left[waiting[index]], heard[waiting[index]], waiting[index]
+                todo = todo[place:]
+
+    numbers = range(setting.processes)
+    for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
+        go(list(left), some)
+    wide = [key for key, messages in heard.items() if not baseline and _wide(messages, setting)]
+    more = range(setting.processes, setting.processes + setting.processes // 2)
+    for some in [more] if _forks(setting) else [[number] for number in more]:
+        go([key for key in wide if key in left], some)
+    return heard
+
+
+def _forks(setting: Setting) -> bool:
+    """Whether the processes of a setting are forks of one that has imported all that they need."""
+    return children.may_fork() and not setting.hosts
+
+
+def _wide(messages: Sequence[Heard], setting: Setting) -> bool:
+    """Whether more processes are needed: where there are several, and a difference is not known to two percent yet."""
+    samples = _samples(messages)
+    paired = {"dense", "variant"} == {one.side for one in samples}
+    return setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
+
+
+def _samples(messages: Sequence[Heard]) -> list[Sample]:
+    return [Sample(**row) for message in messages for row in message["samples"]]
+
+
+def _result(
+    messages: Sequence[Heard], alone: Sequence[Heard], setting: Setting, before: Machine, after: Machine
+) -> LatencyResult:
+    """What all processes found of one variant; where the dense model was ``alone``, what they found of it as well."""
+    dense = [replace(sample, side="dense") for sample in _samples(alone)]
+    samples = (*dense, *_samples(messages))
+    settled = Counter((name, side) for message in messages for name, side in message["steady"])
+    settled += Counter((name, "dense") for message in alone for name, _ in message["steady"])
+    spent: dict[tuple[str, Side], list[float]] = {}
+    for message, side in [*((one, "dense") for one in alone), *((one, "") for one in messages)]:
+        for name, own, joules in message["energy"]:
+            spent.setdefault((name, side or own), []).append(joules)
+    phases = intervals.summaries(samples, settled, spent)
+    found = intervals.differences(samples, not alone)
+    facts = _facts(messages[0], setting)
+    notes = (*intervals.waiting(phases, facts["device"], setting.ranks), *intervals.disagreeing(phases, found))
+    return LatencyResult(
+        **{**facts, "notes": (*facts["notes"], *notes)},
+        baseline="unpaired" if alone else "paired",
+        phases=phases,
+        differences=found,
+        samples=samples,
+        before=before,
+        after=after,
+        energy_source=messages[0]["energy_source"],
+        placement=placement(),
+        stolen=stolen(before, after),
+    )
 
 
 def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
@@ -109,56 +228,24 @@ def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
     return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
 
 
-def _latency_group(
+def _spec(
     dense: Path | None,
-    variants: Sequence[tuple[str, Path]],
+    variants: Sequence[Path],
     family: str,
     setting: Setting,
-    emit: Emit,
-    baseline: bool = False,
-) -> None:
-    """One group of ranks; without ``dense`` the results have no differences yet. A ``baseline`` is loaded as one."""
-    threads = threads_per_rank(setting)
-    before = observe(threads)
-    spec = {
+    processes: Sequence[int],
+    baseline: bool,
+) -> dict[str, Any]:
+    """What ranks are told. Without ``dense`` each variant is timed alone; a ``baseline`` is loaded as one."""
+    return {
         "job": "latency",
         "dense": str(dense.absolute()) if dense else None,
-        "variants": [(index, str(folder.absolute())) for index, (_, folder) in enumerate(variants)],
+        "variants": [(index, str(folder.absolute())) for index, folder in enumerate(variants)],
+        "processes": list(processes),
         "baseline": baseline,
         "family": family,
         "setting": asdict(setting),
     }
-    with _group(spec, setting) as group:
-        for message in group.messages():
-            if message["kind"] != "result":
-                continue
-            samples = tuple(Sample(**row) for row in message["samples"])
-            settled = [(name, side) for name, side in message["steady"]]
-            spent = {(name, side): joules for name, side, joules in message["energy"]}
-            phases = latency.summaries(samples, settled, setting.seed, spent)
-            after = observe(threads)
-            facts = _facts(message, setting)
-            result = LatencyResult(
-                **{**facts, "notes": (*facts["notes"], *latency.waiting(phases, facts["device"], setting.ranks))},
-                baseline="paired" if dense else "unpaired",
-                phases=phases,
-                differences=latency.differences(samples, True, setting.seed) if dense else (),
-                samples=samples,
-                before=before,
-                after=after,
-                energy_source=message["energy_source"],
-            )
-            before = after
-            emit(variants[message["index"]][0], result)
-
-
-def _against(alone: LatencyResult, variant: LatencyResult, setting: Setting) -> LatencyResult:
-    """``variant`` with the dense model's samples, which another group measured, beside its own."""
-    samples = tuple(replace(sample, side="dense") for sample in alone.samples) + variant.samples
-    phases = tuple(replace(phase, side="dense") for phase in alone.phases) + variant.phases
-    return replace(
-        variant, samples=samples, phases=phases, differences=latency.differences(samples, False, setting.seed)
-    )
 
 
 def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:

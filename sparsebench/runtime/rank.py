@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparsebench import bounded
-from sparsebench.children import die_with_parent
+from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import heartbeat, hosts, latency, machine, memory, nodes, parity, watch
-from sparsebench.runtime.engines import engine
+from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import Loaded, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
@@ -61,16 +63,25 @@ class Work:
         self.setting = setting_of(spec)
         self.rank, self.channel = rank, channel
         self.engine: Engine = engine(self.setting.engine)
+        if self.setting.forced:
+            self.engine.forced = True
 
-    def start(self, folder: Path) -> None:
-        """Import what is heavy, join the group."""
-        import torch
-
+    def imports(self, folder: Path) -> None:
+        """Import what is heavy, and what the first model of a kind makes transformers import: neither is load time or memory."""
         from sparsebench.models.families import meta_model
 
+        for name in engines()[self.setting.engine].imports:
+            importlib.import_module(name)
+        self.config = bounded.read_object(folder / "config.json")
+        meta_model(self.family, self.config)  # type: ignore[arg-type]
+
+    def start(self, folder: Path) -> None:
+        """Join the group."""
+        import torch
+
+        self.imports(folder)
         # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
-        self.config = bounded.read_object(folder / "config.json")
         cuda = torch.cuda.is_available()
         local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
         if cuda and torch.cuda.device_count() < here:
@@ -81,8 +92,6 @@ class Work:
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         if self.setting.hosts:
             self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
-        # What the first model of a kind makes transformers import counts neither as load time nor as memory.
-        meta_model(self.family, self.config)  # type: ignore[arg-type]
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
@@ -124,8 +133,11 @@ class Work:
             "notes": self.notes,
         }
 
-    def latency(self, dense: Path | None, variants: list[tuple[int, Path]], baseline: bool) -> None:
-        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone, as a ``baseline`` or not."""
+    def latency(self, dense: Path | None, variants: list[tuple[int, Path]], baseline: bool, process: int) -> None:
+        """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone, as a ``baseline`` or not.
+
+        This is one ``process`` of several; the first compares the variants' outputs with the plain model's.
+        """
         import torch
 
         first = dense or variants[0][1]
@@ -136,17 +148,20 @@ class Work:
             if dense:
                 models["dense"], sides["dense"] = self._timed_load(dense, baseline=True)
             for index, folder in variants:
-                parity = None if baseline else self.parity(folder)
+                parity = None if baseline or process else self.parity(folder)
                 models["variant"], sides["variant"] = self._timed_load(folder, baseline)
                 for model in models.values():
                     # Once more: what a process loads first lies otherwise, and was seen up to 10% slower than its copy.
                     memory.own(model.module)
-                samples, settled, spent = latency.run(sides, self.setting, self.peers, self._phase_done, self.meter)
+                samples, settled, spent = latency.run(
+                    sides, self.setting, self.peers, self._phase_done, self.meter, process
+                )
                 if self.rank == 0:
                     self.channel.send(
                         "result",
                         True,
                         index=index,
+                        process=process,
                         samples=[asdict(sample) for sample in samples],
                         steady=settled,
                         energy=[(*key, joules) for key, joules in spent.items()],
@@ -228,29 +243,48 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
 
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
-    """Do the spec's job; a known error goes to the parent, any other into the log with its traceback."""
-    named = f"rank {rank} of {spec['setting']['ranks']}"
+    """Do the spec's job, once for each of its ``processes``; where there are several, each is a fork of this one."""
+    job = Work(spec, rank, channel)
+    processes = spec.get("processes", [0])
+    if len(processes) == 1:
+        return attempt(job, lambda: do(job, spec, processes[0]))
+    if code := attempt(job, lambda: job.imports(Path(spec["variants"][0][1]))):
+        return code
+    for process, port in zip(processes, spec["ports"], strict=True):
+        os.environ["MASTER_PORT"] = port
+        if code := apart(partial(attempt, job, partial(do, job, spec, process)), watch.relay):
+            return code
+    return 0
+
+
+def do(job: Work, spec: Mapping[str, Any], process: int) -> None:
+    """What the spec asks for."""
+    if spec["job"] == "try":
+        job.add_up()
+    elif spec["job"] == "memory":
+        job.memory(Path(spec["folder"]))
+    else:
+        dense = Path(spec["dense"]) if spec["dense"] else None
+        variants = [(index, Path(folder)) for index, folder in spec["variants"]]
+        job.latency(dense, variants, spec["baseline"], process)
+
+
+def attempt(job: Work, call: Callable[[], None]) -> int:
+    """The exit code; a known error goes to the parent, any other into the log with its traceback."""
+    named = f"rank {job.rank} of {job.setting.ranks}"
     try:
-        job = Work(spec, rank, channel)
-        if spec["job"] == "try":
-            job.add_up()
-        elif spec["job"] == "memory":
-            job.memory(Path(spec["folder"]))
-        else:
-            dense = Path(spec["dense"]) if spec["dense"] else None
-            variants = [(index, Path(folder)) for index, folder in spec["variants"]]
-            job.latency(dense, variants, spec["baseline"])
+        call()
     except SparsebenchError as error:
-        channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
+        job.channel.send("error", type=type(error).__name__, message=error.message, hint=error.hint)
         return 3
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if parity.out_of_memory(error):
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
-            channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
+            job.channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
         elif parity.echo(error):
             message = f"{named} lost another rank: {first}"
-            channel.send("error", type="MeasureError", message=message, hint=None, echo=True)
+            job.channel.send("error", type="MeasureError", message=message, hint=None, echo=True)
         else:
             raise
         traceback.print_exc()

@@ -24,10 +24,12 @@ class Workload:
 class Setting:
     """How to measure.
 
-    ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side;
-    ``threads`` per rank, default the cores divided by the ranks; ``phase_seconds`` caps the sampling of one phase (both
-    sides together), which then has fewer samples; a group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
-    of a hostfile with equally many ranks on each; default: this machine, without ssh.
+    ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side, from
+    ``processes`` together, each of which loads both models anew; ``threads`` per rank, default the cores divided by the ranks;
+    ``phase_seconds`` caps the sampling of one phase (both sides and all processes together), which then has fewer samples; a
+    group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
+    of a hostfile with equally many ranks on each; default: this machine, without ssh. ``forced``: an engine that skips zeros uses
+    its kernels for every layer, however few zeros that has.
     """
 
     engine: str
@@ -40,6 +42,8 @@ class Setting:
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0
     hosts: Hosts = ()
+    processes: int = 5
+    forced: bool = False
 
     @property
     def ranks_per_node(self) -> int:
@@ -49,7 +53,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks."""
+    """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks; in which process."""
 
     phase: str
     side: Side
@@ -57,13 +61,16 @@ class Sample:
     index: int
     wall_s: float
     cpu_s: float
+    process: int = 0
 
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase of one side, in seconds: median, its 95% bootstrap interval, MAD, number of samples, median CPU time.
+    """One phase of one side, in seconds: median of a process (mean over them), its 95% interval, MAD, number of samples, median
+    CPU time.
 
-    ``steady`` is false where warm-up ended at its cap and the halves of the samples disagree; ``p90_s`` is None below
+    ``steady`` is false where warm-up ended at its cap in most processes, or the halves of the samples disagree; ``p90_s`` is
+    None below
     64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
     """
 
@@ -84,7 +91,9 @@ class PhaseSummary:
 class PhaseDifference:
     """Variant over dense for one phase, with a 95% interval: below 1 the variant is faster.
 
-    ``pairs`` counts the pairs of blocks behind it, 0 where the two did not run together.
+    ``pairs`` counts the pairs of blocks behind it, 0 where the two did not run together. The interval is of what ``processes``
+    found each; with one process, of its pairs. ``within_sd`` and ``between_sd`` are standard deviations of the ratio: of a pair
+    from its process, and of processes from each other, without what pairs explain; None where there is one process.
     """
 
     phase: str
@@ -92,6 +101,9 @@ class PhaseDifference:
     low: float
     high: float
     pairs: int
+    processes: int = 1
+    within_sd: float | None = None
+    between_sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class Machine:
-    """The state of the machine at one moment; ``governor`` is empty and ``mhz`` None where it cannot be read."""
+    """The state of the machine at one moment; ``governor`` is empty and ``mhz`` None where it cannot be read.
+
+    ``cpu_s`` are the seconds of all its processors since it started, ``stolen_s`` those that a hypervisor gave to others.
+    """
 
     load: float
     cores: int
@@ -119,13 +134,17 @@ class Machine:
     threads: int
     governor: str
     mhz: float | None = None
+    cpu_s: float | None = None
+    stolen_s: float | None = None
 
 
 @dataclass(frozen=True)
 class LatencyResult:
-    """Latency of one variant beside its dense model (``paired``: in the same process, in alternating blocks).
+    """Latency of one variant beside its dense model (``paired``: in the same processes, in alternating blocks).
 
-    ``energy_source`` names the counters behind the phases' ``energy_j``, or says why there is none.
+    ``placement`` says what decides where in memory a model lies, and on which processor it runs; ``stolen`` is the share of
+    the processors' time that a hypervisor gave to others meanwhile, None where the system does not say. ``energy_source`` names
+    the counters behind the phases' ``energy_j``, or says why there is none.
     """
 
     engine: str
@@ -143,6 +162,8 @@ class LatencyResult:
     after: Machine
     notes: tuple[str, ...]
     energy_source: str = ""
+    placement: str = ""
+    stolen: float | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,15 @@ def answer() -> None:
         faulthandler.register(ASKED, all_threads=True)
 
 
+def relay(process: int) -> None:
+    """In a rank that only waits for its fork: let that answer in its place."""
+    import faulthandler
+
+    if ASKED is not None:
+        faulthandler.unregister(ASKED)
+        signal.signal(ASKED, lambda *_: os.kill(process, ASKED))  # type: ignore[arg-type]
+
+
 class Watch:
     """Watches a group's processes, by rank; ``logs`` are where their stacks come."""
 

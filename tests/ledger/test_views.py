@@ -410,6 +410,29 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
 
 
+def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
+    timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.9)]
+    dense = next(one for one in timed if one["variant"]["sparsity"] == 0)
+    forced = copy.deepcopy(dense)
+    forced["cell_id"] += "-forced"
+    forced["settings"]["forced"] = True
+    ratios = {"forced": (0.8, 0.78, 0.82), 0.0: (1.0, 0.99, 1.01), 0.9: (0.4, 0.38, 0.42)}
+    for record in [*timed, forced]:
+        ratio, low, high = ratios["forced" if record is forced else record["variant"]["sparsity"]]
+        record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
+    Ledger(tmp_path / "l.duckdb").ingest([*timed, forced])
+    asked = (
+        "SELECT sparsity, speedup, kernel_speedup, zeros_speedup, noise FROM latency WHERE phase = 'forward' ORDER BY 1"
+    )
+    dense_row, pruned = query.run(tmp_path / "l.duckdb", asked).rows
+    assert dense_row[1:3] == pytest.approx((1.0, 1.25)) and dense_row[3] is None
+    assert pruned[1:4] == pytest.approx((2.5, 1.25, 2.0))
+    assert pruned[4] == pytest.approx(1 / 0.99 - 1), "the kernel's own gain is no noise"
+    drawn = query.run(tmp_path / "l.duckdb", "SELECT speedup FROM speedups WHERE sparsity = 0").rows
+    assert drawn == ((pytest.approx(1.25),),), "a line of such an engine begins at what its kernel does"
+
+
 @pytest.mark.parametrize(
     ("ends", "verdict"),
     [((0.5, 2.0), "not steady"), ((0.97, 0.99), "not steady"), ((0.4, 0.6), "faster"), ((1.5, 1.7), "slower")],

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import sources
+from sparsebench import children, sources
 from sparsebench.benchmarks import all_tasks
 from sparsebench.cli.app import app
 from sparsebench.errors import SourceError
@@ -166,7 +166,7 @@ benchmarks:
 @pytest.mark.long
 @pytest.mark.parametrize("forked", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if forked and not forkserver.usable():
+    if forked and not children.may_fork():
         pytest.skip("a GPU's driver does not survive a fork")
     try:
         sources.fetch(sources.parse(all_tasks()["g2p"].data[0]), CACHE)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ def models(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path) -> Mapping[str, Pat
 
 
 def setting(ranks: int, engine: str = "deepspeed", **more: Any) -> Setting:
-    return Setting(engine, ranks, SHORT, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, **more)
+    return Setting(
+        engine, ranks, SHORT, samples=8, threads=1, processes=1, phase_seconds=0.5, timeout_seconds=100, **more
+    )
 
 
 def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: Setting) -> dict[str, LatencyResult]:
@@ -53,13 +55,17 @@ def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: S
     ("family", "ranks"), [("encoder", 1), ("decoder", 2), pytest.param("encoder-decoder", 2, marks=pytest.mark.long)]
 )
 def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) -> None:
-    found = collected(models[family], [("same", models[family]), ("again", models[family])], family, setting(ranks))
+    how = replace(setting(ranks), processes=2)
+    found = collected(models[family], [("same", models[family]), ("again", models[family])], family, how)
     assert list(found) == ["same", "again"]
     for result in found.values():
         assert result.baseline == "paired"
         assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
         assert [one.phase for one in result.differences] == PHASES[family][1:]
         assert all(one.low <= one.ratio <= one.high and one.pairs >= 2 for one in result.differences)
+        assert {one.processes for one in result.differences} <= {2, 3}
+        assert {one.process for one in result.samples} >= {0, 1}
+        assert "address space" in result.placement and result.stolen is not None
         assert all(sample.wall_s > 0 for sample in result.samples)
         assert result.parity is not None
         assert result.parity.wraps_only == (ranks == 1)

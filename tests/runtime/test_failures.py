@@ -59,7 +59,9 @@ def _group(process: int) -> int:
 
 
 def _measure(folder: Path) -> None:
-    setting = Setting("deepspeed", 2, Workload(1, 12, 4), samples=8, threads=1, phase_seconds=0.5, timeout_seconds=300)
+    setting = Setting(
+        "deepspeed", 2, Workload(1, 12, 4), samples=8, threads=1, processes=1, phase_seconds=0.5, timeout_seconds=300
+    )
     measure_latency(folder, [("it", folder)], "decoder", setting, lambda *_: pytest.fail("it was measured"))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sparsebench.runtime import Setting, Workload
-from sparsebench.runtime.latency import MIN_PAIRS, WARM_STEPS, Loaded, Peers, differences, run, summaries, waiting
+from sparsebench.runtime.intervals import differences, summaries, waiting
+from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS, Loaded, Peers, run
 from sparsebench.runtime.machine import Nothing
 from sparsebench.runtime.workload import Phase
 
@@ -37,13 +39,15 @@ class Scripted(Phase):
     def step(self) -> None: ...
 
 
-def timed(dense: Callable[[int], float], variant: Callable[[int], float], **settings: Any) -> tuple[Any, Any, Clock]:
-    clock, setting = Clock(), Setting("hf", 1, Workload(), **settings)
+def timed(
+    dense: Callable[[int], float], variant: Callable[[int], float], process: int = 0, **settings: Any
+) -> tuple[Any, Any, Clock]:
+    clock, setting = Clock(), Setting("hf", 1, Workload(), **{"processes": 1, **settings})
     sides = {
         "dense": Loaded([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": Loaded([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = run(sides, setting, clock, lambda: None, Nothing(""))  # type: ignore[arg-type]
+    samples, settled, _ = run(sides, setting, clock, lambda: None, Nothing(""), process)  # type: ignore[arg-type]
     return samples, settled, clock
 
 
@@ -56,8 +60,23 @@ def test_a_quick_steady_phase_gets_all_its_samples_in_alternating_blocks() -> No
     )
     assert settled == [("forward", "dense"), ("forward", "variant")]
     assert len(clock.steps) == 48 + 12
-    (difference,) = differences(samples, True, 0)
+    (difference,) = differences(samples, True)
     assert difference.ratio == pytest.approx(0.5)
+
+
+def test_of_several_processes_each_takes_its_share_and_they_take_turns_in_beginning() -> None:
+    first, _, _ = timed(lambda _: 0.01, lambda _: 0.005, samples=24, processes=5)
+    second, _, _ = timed(lambda _: 0.01, lambda _: 0.005, samples=24, processes=5, process=1)
+    begun = [[one.side for one in samples if one.phase == "forward"] for samples in (first, second)]
+    assert begun[0] == ["dense"] * 2 + ["variant"] * 4 + ["dense"] * 4 + ["variant"] * 2
+    assert begun[1] == ["variant"] * 2 + ["dense"] * 4 + ["variant"] * 4 + ["dense"] * 2
+    assert {one.process for one in second} == {1}
+
+
+def test_a_slow_phase_of_several_processes_gets_a_pair_of_single_steps_in_each() -> None:
+    samples, _, clock = timed(lambda _: 100.0, lambda _: 100.0, samples=24, processes=5)
+    assert len([one for one in samples if one.phase == "forward"]) == 2
+    assert len(clock.steps) == 4
 
 
 def test_a_slow_phase_gets_the_fewest_pairs_of_single_steps() -> None:
@@ -75,25 +94,29 @@ def test_the_cap_in_seconds_ends_sampling_between_pairs() -> None:
 
 
 def test_a_phase_that_never_settles_is_not_called_steady() -> None:
-    samples, settled, clock = timed(lambda count: 0.01 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
+    samples, settled, clock = timed(lambda count: 0.001 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
+    assert sum(0.001 * 1.2**count for count in range(1, WARM_STEPS[1])) < WARM_SECONDS
     assert clock.steps.index("variant") == WARM_STEPS[1]
     assert settled == [("forward", "variant")]
-    assert [one.steady for one in summaries(samples, settled, 0) if one.phase == "forward"] == [False, True]
+    assert [one.steady for one in summaries(samples, Counts(settled)) if one.phase == "forward"] == [False, True]
+
+
+def test_a_phase_that_never_settles_is_given_up_after_a_while() -> None:
+    _, _, clock = timed(lambda count: 0.01 * 1.2**count, lambda _: 0.01, samples=8, phase_seconds=1e9)
+    assert WARM_STEPS[0] < clock.steps.index("variant") < WARM_STEPS[1]
 
 
 def test_loading_is_one_sample_and_has_no_difference() -> None:
     samples, settled, _ = timed(lambda _: 0.01, lambda _: 0.01)
-    load = [one for one in summaries(samples, settled, 0) if one.phase == "load"]
-    assert [(one.side, one.median_s, one.n, one.steady) for one in load] == [
-        ("dense", 1.0, 1, False),
-        ("variant", 2.0, 1, False),
-    ]
-    assert [one.phase for one in differences(samples, True, 0)] == ["forward"]
+    load = [one for one in summaries(samples, Counts(settled)) if one.phase == "load"]
+    assert [(one.side, one.n, one.steady) for one in load] == [("dense", 1, False), ("variant", 1, False)]
+    assert [one.median_s for one in load] == pytest.approx([1.0, 2.0])
+    assert [one.phase for one in differences(samples, True)] == ["forward"]
 
 
 def test_a_gap_between_wall_and_cpu_time_is_flagged_on_a_cpu() -> None:
     samples, settled, _ = timed(lambda _: 0.01, lambda count: 0.01 if count == 0 else 0.03, samples=8)
-    phases = summaries(samples, settled, 0)
+    phases = summaries(samples, Counts(settled))
     (note,) = waiting(phases, "cpu", 1)
     assert "in forward" in note
     assert "33%" in note
@@ -115,17 +138,18 @@ class Counter:
 
 
 def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
-    clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8)
+    clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     sides = {
         "dense": Loaded([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
         "variant": Loaded([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
     }
     samples, settled, spent = run(sides, setting, clock, lambda: None, Counter(clock))  # type: ignore[arg-type]
-    found = {(one.phase, one.side): one.energy_j for one in summaries(samples, settled, 0, spent)}
+    each = {key: [joules] for key, joules in spent.items()}
+    found = {(one.phase, one.side): one.energy_j for one in summaries(samples, Counts(settled), each)}
     assert found == {
         ("load", "dense"): 70.0,
         ("load", "variant"): 30.0,
         ("forward", "dense"): 10.0,
         ("forward", "variant"): 4.0,
     }
-    assert {one.energy_j for one in summaries(samples, settled, 0)} == {None}
+    assert {one.energy_j for one in summaries(samples, Counts(settled))} == {None}

@@ -276,7 +276,9 @@ def test_deepspeed_s_launcher_starts_ranks_that_agree_with_the_plain_model(
     programs: None, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    setting = runtime.Setting("deepspeed", 2, runtime.Workload(1, 8, 2), "float32", 4, hosts=TWO, phase_seconds=0.2)
+    setting = runtime.Setting(
+        "deepspeed", 2, runtime.Workload(1, 8, 2), "float32", 4, hosts=TWO, phase_seconds=0.2, processes=1
+    )
     found: list[runtime.LatencyResult] = []
     runtime.measure_latency(
         tiny_llama, [("it", tiny_llama)], "decoder", setting, lambda _, result: found.append(result)

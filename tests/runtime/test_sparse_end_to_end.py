@@ -38,7 +38,7 @@ def models(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path) -> Mapping[str, Pat
 
 
 def setting(engine: str, **more: Any) -> Setting:
-    return Setting(engine, 1, SHORT, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, **more)
+    return Setting(engine, 1, SHORT, samples=8, threads=1, processes=1, phase_seconds=0.5, timeout_seconds=100, **more)
 
 
 def timed(dense: Path, variants: list[Path], family: str, how: Setting) -> list[LatencyResult]:
@@ -66,6 +66,8 @@ def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, 
         assert result.parity is not None and not result.parity.wraps_only
         # Which of them is fastest at 90% depends on the processor.
         assert result.kernel.startswith(LAYOUTS) and "several tokens" in result.kernel
+    (kernel,) = timed(dense, [dense], family, setting("sparse", forced=True))
+    assert kernel.kernel.startswith("bitmask") and kernel.parity is not None and not kernel.parity.wraps_only
     weighed = measure_memory(packed, family, setting("sparse"))
     assert [phase.phase for phase in weighed.phases] == PHASES[family]
     whole = sum(info.nbytes for info in Checkpoint(dense).tensors.values())

@@ -4,76 +4,164 @@ from __future__ import annotations
 
 import math
 import random
-from statistics import median
+from statistics import fmean, median, stdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from sparsebench.runtime.latency import median_interval, paired_ratio, steady, summary, unpaired_ratio
+from sparsebench.runtime.intervals import (
+    differences,
+    disagreeing,
+    paired_ratio,
+    steady,
+    summaries,
+    summary,
+    unpaired_ratio,
+    wide,
+)
 from sparsebench.runtime.results import Sample, Side
 
 times = st.lists(st.floats(1e-4, 10), min_size=1, max_size=40)
 
 
-def samples(side: Side, walls: list[float], block: int = 4) -> list[Sample]:
-    return [Sample("decode", side, place // block, place % block, wall, wall) for place, wall in enumerate(walls)]
+def samples(side: Side, walls: list[float], block: int = 4, process: int = 0) -> list[Sample]:
+    return [
+        Sample("decode", side, place // block, place % block, wall, wall, process) for place, wall in enumerate(walls)
+    ]
+
+
+def several(side: Side, processes: list[list[float]], block: int = 2) -> list[Sample]:
+    return [one for number, walls in enumerate(processes) for one in samples(side, walls, block, number)]
 
 
 @given(times)
-def test_the_interval_lies_within_the_values_and_around_the_median(values: list[float]) -> None:
-    low, high = median_interval(values)
-    assert min(values) <= low <= high <= max(values)
-    if len(values) > 2:
-        assert low <= median(values) <= high
+def test_the_interval_lies_around_what_is_shown(walls: list[float]) -> None:
+    found = summary("decode", "dense", samples("dense", walls), 1)
+    assert found.low_s <= found.median_s <= found.high_s
+    assert min(walls) * (1 - 1e-9) <= found.median_s <= max(walls) * (1 + 1e-9)
 
 
-def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+def test_one_step_is_its_own_interval() -> None:
+    found = summary("load", "dense", [Sample("load", "dense", 0, 0, 2.0, 1.0)], 0)
+    assert (found.low_s, found.median_s, found.high_s) == pytest.approx((2.0, 2.0, 2.0))
+    assert not found.steady
+
+
+def test_processes_count_once_each_however_many_steps_they_took() -> None:
+    walls = [[1.0, 1.1, 0.9], [1.2] * 9, [0.8, 0.85, 0.9]]
+    found = summary("decode", "dense", several("dense", walls), 3)
+    logs = [math.log(median(one)) for one in walls]
+    interval = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert found.median_s == pytest.approx(math.exp(fmean(logs)))
+    assert (found.low_s, found.high_s) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    assert found.n == 15
+
+
+def test_an_interval_of_processes_covers_the_true_ratio_as_often_as_it_says_and_one_of_steps_does_not() -> None:
+    """Processes differ by 5%, their steps by 1%: what the steps of one say is far too sure of itself."""
     generator = random.Random(1)
-    covered = 0
-    for seed in range(200):
-        low, high = median_interval([generator.lognormvariate(0, 0.3) for _ in range(24)], seed)
-        covered += low <= 1.0 <= high
-    assert 180 <= covered <= 199
+    covered = {"processes": 0, "one": 0}
+    for _ in range(300):
+        places = [generator.gauss(0, 0.05) for _ in range(5)]
+        dense = several("dense", [[math.exp(generator.gauss(0, 0.01)) for _ in range(6)] for _ in places])
+        variant = several("variant", [[math.exp(generator.gauss(at, 0.01)) for _ in range(6)] for at in places])
+        found = paired_ratio("decode", dense, variant)
+        covered["processes"] += found.low <= 1 <= found.high
+        first = paired_ratio("decode", *([one for one in side if one.process == 0] for side in (dense, variant)))
+        covered["one"] += first.low <= 1 <= first.high
+    assert 275 <= covered["processes"] <= 295
+    assert covered["one"] < 150
 
 
 def test_summary_of_known_numbers() -> None:
-    found = summary("decode", "dense", samples("dense", [1.0, 2.0, 3.0, 4.0, 100.0]), True, 0)
-    assert (found.median_s, found.mad_s, found.n, found.p90_s, found.cpu_s) == (3.0, 1.0, 5, None, 3.0)
+    found = summary("decode", "dense", samples("dense", [1.0, 2.0, 3.0, 4.0, 100.0], 5), 1)
+    assert (found.mad_s, found.n, found.p90_s, found.cpu_s) == (1.0, 5, None, 3.0)
+    assert found.median_s == pytest.approx(3.0)
 
 
 def test_the_90th_percentile_needs_64_samples() -> None:
     walls = [float(place) for place in range(1, 65)]
-    assert summary("decode", "dense", samples("dense", walls[:63]), True, 0).p90_s is None
-    assert summary("decode", "dense", samples("dense", walls), True, 0).p90_s == 58.0
+    assert summary("decode", "dense", samples("dense", walls[:63]), 1).p90_s is None
+    assert summary("decode", "dense", samples("dense", walls), 1).p90_s == 58.0
 
 
 def test_a_paired_ratio_ignores_a_drift_that_both_sides_share() -> None:
     drift = [1.0 + 0.2 * (place // 4) for place in range(24)]
     found = paired_ratio("decode", samples("dense", drift), samples("variant", [0.8 * wall for wall in drift]))
-    assert found.ratio == pytest.approx(0.8)
-    assert found.low == pytest.approx(0.8)
-    assert found.high == pytest.approx(0.8)
-    assert found.pairs == 6
+    assert (found.ratio, found.low, found.high) == pytest.approx((0.8, 0.8, 0.8))
+    assert (found.pairs, found.processes, found.within_sd, found.between_sd) == (6, 1, None, None)
 
 
-def test_the_paired_interval_is_students_on_the_logarithms() -> None:
-    scipy_stats = pytest.importorskip("scipy.stats")
+def test_the_interval_of_one_process_is_students_on_the_logarithms_of_its_pairs() -> None:
     ratios = [0.9, 1.0, 1.1, 1.3]
     dense = samples("dense", [2.0] * 4, block=1)
     variant = samples("variant", [2.0 * ratio for ratio in ratios], block=1)
     found = paired_ratio("decode", dense, variant)
-    interval = scipy_stats.ttest_1samp([math.log(ratio) for ratio in ratios], 0).confidence_interval(0.95)
+    interval = stats.ttest_1samp([math.log(ratio) for ratio in ratios], 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+
+
+def test_one_disturbed_pair_of_a_process_changes_nothing() -> None:
+    dense = several("dense", [[1.0] * 3] * 4, block=1)
+    calm = paired_ratio("decode", dense, several("variant", [[0.5, 0.5, 0.5]] * 4, block=1))
+    disturbed = paired_ratio("decode", dense, several("variant", [[0.5, 9.0, 0.5], *[[0.5] * 3] * 3], block=1))
+    assert disturbed.ratio == calm.ratio == pytest.approx(0.5)
+
+
+def test_what_differs_within_and_between_processes_is_told_apart() -> None:
+    generator = random.Random(3)
+    places = [generator.gauss(0, 0.04) for _ in range(200)]
+    dense = several("dense", [[1.0] * 6 for _ in places], block=1)
+    variant = several("variant", [[math.exp(generator.gauss(at, 0.02)) for _ in range(6)] for at in places], block=1)
+    found = paired_ratio("decode", dense, variant)
+    assert found.within_sd == pytest.approx(0.02, rel=0.1)
+    assert found.between_sd == pytest.approx(stdev(places), rel=0.1)
+    assert (found.pairs, found.processes) == (1200, 200)
 
 
 def test_an_unpaired_ratio_contains_the_truth_and_counts_no_pairs() -> None:
     generator = random.Random(2)
-    dense = samples("dense", [generator.gauss(1, 0.05) for _ in range(24)])
-    variant = samples("variant", [generator.gauss(0.7, 0.05) for _ in range(24)])
-    found = unpaired_ratio("decode", dense, variant, 0)
+    dense = several("dense", [[generator.gauss(1, 0.05) for _ in range(6)] for _ in range(5)])
+    variant = several("variant", [[generator.gauss(0.7, 0.05) for _ in range(6)] for _ in range(5)])
+    found = unpaired_ratio("decode", dense, variant)
     assert found.low <= 0.7 <= found.high < 0.8
-    assert found.pairs == 0
+    assert (found.pairs, found.processes) == (0, 5)
+    same = unpaired_ratio("decode", several("dense", [[2.0] * 4] * 3), several("variant", [[1.0] * 4] * 3))
+    assert (same.ratio, same.low, same.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_a_phase_is_steady_where_most_processes_settled_and_none_goes_on_changing() -> None:
+    flat, falling = [[1.0] * 6] * 3, [[1.0] * 3 + [0.9] * 3] * 3
+    assert summary("decode", "dense", several("dense", flat), 2).steady
+    assert not summary("decode", "dense", several("dense", flat), 1).steady
+    assert not summary("decode", "dense", several("dense", falling), 3).steady
+
+
+def test_medians_that_say_something_else_than_pairs_are_noted() -> None:
+    # A quarter of the pairs is three times as slow on both sides, but the variant's median lies among them.
+    dense = [1.0] * 6 + [3.0] * 5
+    variant = [1.0] * 5 + [3.0] * 6
+    both = [*samples("dense", dense, 1), *samples("variant", [one * 1.0 for one in variant], 1)]
+    calm = [*samples("dense", [1.0] * 8, 1), *samples("variant", [0.5] * 8, 1)]
+    assert disagreeing(summaries(calm, {}), differences(calm, True)) == ()
+    processes = [
+        one
+        for number in range(4)
+        for one in [*samples("dense", dense, 1, number), *samples("variant", variant, 1, number)]
+    ]
+    (note,) = disagreeing(summaries(processes, {}), differences(processes, True))
+    assert "in decode" in note and "0.333 by medians and 1.000 by pairs" in note
+    assert differences(both, True)[0].pairs == 11
+
+
+def test_a_wide_interval_asks_for_more() -> None:
+    dense = several("dense", [[1.0] * 3] * 3, block=1)
+    tight = paired_ratio("decode", dense, several("variant", [[0.5] * 3] * 3, block=1))
+    loose = paired_ratio("decode", dense, several("variant", [[0.5] * 3, [0.6] * 3, [0.7] * 3], block=1))
+    assert not wide([tight], 0.02)
+    assert wide([tight, loose], 0.02)
 
 
 def test_warm_up_is_steady_when_two_windows_agree() -> None:

@@ -1,9 +1,9 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked,
-       coalesce(c.settings ->> '$.baseline', '') = 'plain' AS beside_plain, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
+       coalesce(c.settings ->> '$.baseline', '') = 'plain' AS beside_plain, coalesce(c.settings ->> '$.forced', '') = 'true' AS forced, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
-       r.high AS ratio_high, r.pairs, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
+       r.high AS ratio_high, r.pairs, r.processes, r.within_sd, r.between_sd, l.placement, l.stolen, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
        c.machine, c.started_at, c.record_id
 FROM _cells c
@@ -12,28 +12,41 @@ JOIN base.latency_phases p ON p.record_id = c.record_id AND p.side = 'variant'
 LEFT JOIN base.latency_phases d ON d.record_id = c.record_id AND d.side = 'dense' AND d.phase = p.phase
 LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = p.phase;
 
+CREATE OR REPLACE VIEW _unforced AS
+SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced;
+
 CREATE OR REPLACE VIEW latency AS
-WITH noise AS (
+WITH kernels AS (
+    -- What an engine that skips zeros does where no weight is zero: the kernel's own part of a speed-up.
+    SELECT manifest, model, engine, ranks, workload, asked, machine, phase, arg_max(ln(ratio), started_at) AS own,
+           arg_max(ln(ratio_high / ratio_low), started_at) / 2 AS half
+    FROM _latency_phases
+    WHERE forced
+    GROUP BY ALL
+), noise AS (
     -- The dense model against itself: what an interval can be off by without any difference. Two copies of a model lie in memory
     -- differently, and one such run is one draw of that: the worst phase stands for all.
     SELECT manifest, model, engine, ranks, workload, asked, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
-    FROM _latency_phases
+    FROM _unforced
     WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'
     GROUP BY ALL
     UNION ALL BY NAME
     -- An engine such as int8 stands beside the plain model even when nothing is pruned: plain transformers tell its noise.
     SELECT manifest, model, other.engine, ranks, workload, asked, machine,
            max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
-    FROM _latency_phases
-    JOIN (SELECT DISTINCT manifest, engine FROM _latency_phases WHERE beside_plain) other USING (manifest)
-    WHERE method = 'dense' AND _latency_phases.engine = 'hf' AND phase <> 'load'
+    FROM _unforced
+    JOIN (SELECT DISTINCT manifest, engine FROM _unforced WHERE beside_plain) other USING (manifest)
+    WHERE method = 'dense' AND _unforced.engine = 'hf' AND phase <> 'load'
     GROUP BY ALL
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
-       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, exp(noise) - 1 AS noise,
+       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, processes, within_sd, between_sd, exp(noise) - 1 AS noise,
+       exp(-own) AS kernel_speedup, exp(zeros) AS zeros_speedup,
+       exp(zeros - sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_low,
+       exp(zeros + sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_high,
        CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
        CASE WHEN ratio IS NULL OR method = 'dense' AND NOT beside_plain THEN NULL
             WHEN noise IS NULL THEN 'no noise floor'
@@ -42,8 +55,10 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
             WHEN ratio_low > 1 AND abs(ln(ratio)) > noise THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
        baseline, beside_plain, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
-       governor, mhz_before, mhz_after, energy_source, notes, machine, started_at, record_id
-FROM _latency_phases
+       governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
+FROM (SELECT *, if(method <> 'dense', own - ln(ratio), NULL) AS zeros
+      FROM _unforced
+      LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase))
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
@@ -51,22 +66,29 @@ COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gath
 COMMENT ON COLUMN latency.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN latency.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN latency.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token), generate (a whole request)';
-COMMENT ON COLUMN latency.ms IS 'median wall time of one step, ms; of the slowest rank';
-COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% bootstrap interval of ms';
-COMMENT ON COLUMN latency.high_ms IS 'upper end of the 95% bootstrap interval of ms';
+COMMENT ON COLUMN latency.ms IS 'wall time of one step, of the slowest rank: the median of a process, averaged over processes';
+COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% interval of ms: Student''s t over processes, or over blocks where there was one process (older records: a bootstrap of its steps)';
+COMMENT ON COLUMN latency.high_ms IS 'upper end of that interval';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where the warm-up of one of the two ended at its cap: distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where the warm-up of one of the two ended at its cap in most processes, or the second half of its steps was not within 2% of the first: distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
 COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
 COMMENT ON COLUMN latency.dense_energy_j IS 'joules of one step of the dense model in the same job';
 COMMENT ON COLUMN latency.dense_ms IS 'median wall time of the dense model in the same job, ms';
 COMMENT ON COLUMN latency.speedup IS 'dense over variant: above 1 the variant is faster';
-COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup, from pairs of blocks';
+COMMENT ON COLUMN latency.speedup_low IS 'lower end of the 95% interval of speedup: what processes may differ by; with one process, only what its pairs of blocks do';
 COMMENT ON COLUMN latency.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dense and variant did not run together';
+COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in records from before there were several';
+COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share';
+COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share';
 COMMENT ON COLUMN latency.noise IS 'largest relative difference within the intervals of the dense model against itself (A/A run), over the phases of the setting; where beside_plain, those of plain transformers';
+COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
+COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup';
+COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from those of both';
+COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
 COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where a warm-up ended at its cap and not the whole interval lies beyond the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
@@ -84,4 +106,6 @@ COMMENT ON COLUMN latency.governor IS 'the processor''s frequency governor; empt
 COMMENT ON COLUMN latency.mhz_before IS 'clock of the processors before, mean; NULL where the system does not say';
 COMMENT ON COLUMN latency.mhz_after IS 'clock of the processors after, mean';
 COMMENT ON COLUMN latency.energy_source IS 'the counters behind energy_j (RAPL packages, NVML), or why there is none';
+COMMENT ON COLUMN latency.placement IS 'what decides where in memory a model lies, and on which processors it runs';
+COMMENT ON COLUMN latency.stolen IS 'share of the processors'' time that a hypervisor gave to others meanwhile';
 COMMENT ON COLUMN latency.notes IS 'what else a reader must know';

@@ -1,10 +1,12 @@
 CREATE OR REPLACE VIEW samples AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-       l.engine, l.ranks, _workload(c.settings) AS workload, s.phase, s.side, s.block, s.index, 1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
+       l.engine, l.ranks, _workload(c.settings) AS workload, s.phase, s.side, s.process, s.block, s.index, 1000 * s.wall_s AS ms, 1000 * s.cpu_s AS cpu_ms,
        c.machine, c.started_at, c.record_id
 FROM _cells c
 JOIN base.latency l USING (record_id)
-JOIN base.latency_samples s USING (record_id);
+JOIN base.latency_samples s USING (record_id)
+-- Those of an engine's kernel without zeros are behind latency.kernel_speedup.
+WHERE coalesce(c.settings ->> '$.forced', '') <> 'true';
 
 COMMENT ON VIEW samples IS 'every timed step behind latency: of the variant, and of the dense model in the same job';
 COMMENT ON COLUMN samples.engine IS 'as in latency';
@@ -12,7 +14,8 @@ COMMENT ON COLUMN samples.ranks IS 'processes that share the model by tensor par
 COMMENT ON COLUMN samples.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN samples.phase IS 'phase, as in latency';
 COMMENT ON COLUMN samples.side IS 'variant, or the dense model that ran beside it';
-COMMENT ON COLUMN samples.block IS 'block of steps; dense and variant take turns block by block';
+COMMENT ON COLUMN samples.process IS 'the process that took the step; NULL in records from before there were several';
+COMMENT ON COLUMN samples.block IS 'block of steps in a process; dense and variant take turns block by block';
 COMMENT ON COLUMN samples.index IS 'step within the block';
 COMMENT ON COLUMN samples.ms IS 'wall time of the step, of the slowest rank, ms';
 COMMENT ON COLUMN samples.cpu_ms IS 'CPU time of the step over all threads and ranks, ms';

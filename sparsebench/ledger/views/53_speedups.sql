@@ -12,7 +12,9 @@ WITH measured AS (
     SELECT * FROM measured WHERE method <> 'dense'
     UNION ALL BY NAME
     -- Every line begins at the dense model.
-    SELECT d.* REPLACE (coalesce(l.line, d.line) AS line)
+    SELECT d.* REPLACE (coalesce(l.line, d.line) AS line, coalesce(d.kernel_speedup, d.speedup) AS speedup,
+                        if(d.kernel_speedup IS NULL, d.speedup_low, NULL) AS speedup_low,
+                        if(d.kernel_speedup IS NULL, d.speedup_high, NULL) AS speedup_high)
     FROM measured d
     LEFT JOIN (SELECT DISTINCT manifest, panel, engine, ranks, line FROM measured WHERE method <> 'dense') l USING (manifest, panel, engine, ranks)
     WHERE method = 'dense'
@@ -30,7 +32,7 @@ COMMENT ON COLUMN speedups.ranks IS 'processes that share the model by tensor pa
 COMMENT ON COLUMN speedups.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN speedups.phase IS 'forward (encoder), encode, prefill (to the first new token), decode (one new token)';
 COMMENT ON COLUMN speedups.panel IS 'the panel that the line belongs to: model, phase and workload, the machine where there are several';
-COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise (under int8: what 8 bits alone do)';
+COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise; under an engine that skips zeros, what its kernel does where there is none';
 COMMENT ON COLUMN speedups.speedup_low IS 'lower end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.speedup_high IS 'upper end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.verdict IS 'as in latency';

@@ -31,14 +31,24 @@ class Row:
     """How the weights of what it runs may be stored: float, int8, int8-dynamic, int4; quantized ones at one rank."""
     skips_zeros: bool = False
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
+    imports: tuple[str, ...] = ()
+    """Modules that its ranks import before anything is loaded."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
 
+DEEPSPEED = ("deepspeed",)
 ALL = ("float", "int8", "int8-dynamic", "int4")
 BUILT_IN = (
-    Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True, encodings=ALL),
-    Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
+    Row(
+        "deepspeed",
+        "sparsebench.runtime.engines.deepspeed:DeepSpeed",
+        shards=True,
+        cuts_first=True,
+        encodings=ALL,
+        imports=DEEPSPEED,
+    ),
+    Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED),
     Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )

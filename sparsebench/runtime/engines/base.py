@@ -59,6 +59,8 @@ class Engine(Protocol):
 
     reads_packed: bool
     """Whether it loads packed folders."""
+    forced: bool
+    """Of one that skips zeros: whether its kernels take every layer, however few zeros that has."""
 
     @property
     def kernel(self) -> str:
@@ -94,6 +96,7 @@ class Wrapping:
     """The part of an engine that takes a plain model and makes it its own, the same for both sides of a pair."""
 
     reads_packed = False
+    forced = False
     multiplied = ""
     """What multiplies the weights of a quantized model, once one is loaded."""
 

@@ -64,7 +64,6 @@ class DeepSpeed(Wrapping):
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
         """Join the group of ranks; notes say where the shared-memory all-reduce was given up."""
-        import deepspeed  # noqa: F401 (outside of load time)
         import torch
 
         self.ranks, self.cuda = ranks, torch.cuda.is_available()

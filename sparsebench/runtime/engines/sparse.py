@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 DENSE = "dense torch linear"
+FORCED = "bitmask"
+"""The layout of a layer with hardly any zeros, where it must not stay dense: the one with the least beside the values."""
 ROUNDING = 2.0
 """How much further than the plain model in the same dtype this engine may be from the plain model in float32: both keep
 the same weights and round the same activations, in another order. A wrong kernel is further off by an order."""
@@ -36,6 +38,7 @@ class Sparse:
     """One process; a layer is sparse where enough of its weights are zero, the others stay torch's."""
 
     reads_packed = True
+    forced = False
 
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
@@ -165,13 +168,15 @@ class Sparse:
             if isinstance(self.kernels, Missing):
                 weight = _dense(weights, view, dtype, across)
                 # torch's CSR takes eight bytes a nonzero, the dense matrix in float32 four a weight.
-                return TorchCsr(weight, None) if (weight != 0).sum() * 2 < weight.numel() else None
+                pays = (weight != 0).sum() * 2 < weight.numel()
+                return TorchCsr(weight, None) if pays or self.forced else None
             assert self.choices
             try:
                 found = _nonzeros(self.kernels, weights, view, dtype, across)
                 layout = layout_for(found, speeds_here(self.kernels, found.values.dtype, dtype))
-                if layout == "dense":
+                if layout == "dense" and not self.forced:
                     return None
+                layout = FORCED if layout == "dense" else layout
                 return SparseLinear(self.kernels, found.laid_out(self.kernels, layout), None, self.choices, dtype)
             except (StorageError, ModelError) as error:
                 raise type(error)(f"{view.name}: {error.message}", error.hint) from error

@@ -107,7 +107,9 @@ def test_a_model_without_a_matrix_that_fits_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["hf", pytest.param("deepspeed", marks=pytest.mark.long)])
 def test_a_quantized_variant_is_timed_beside_dense_floats(name: str, tiny_llama: Path, tmp_path: Path) -> None:
     folder = quantized(tiny_llama, "decoder", WAYS["int8"], tmp_path / "out")
-    how = Setting(name, 1, WORK, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16")
+    how = Setting(
+        name, 1, WORK, samples=8, threads=1, processes=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16"
+    )
     found = {}
     measure_latency(tiny_llama, [("variant", folder)], "decoder", how, found.__setitem__)
     assert "_weight_int8pack_mm" in found["variant"].kernel and found["variant"].baseline == "paired"

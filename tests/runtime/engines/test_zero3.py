@@ -112,7 +112,14 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
 def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)
     setting = Setting(
-        "deepspeed-zero3", ranks, Workload(1, 12, 4), samples=4, threads=1, phase_seconds=0.3, timeout_seconds=300
+        "deepspeed-zero3",
+        ranks,
+        Workload(1, 12, 4),
+        samples=4,
+        threads=1,
+        processes=1,
+        phase_seconds=0.3,
+        timeout_seconds=300,
     )
     timed: list[Any] = []
     measure_latency(folder, [("it", folder)], family, setting, lambda _, result: timed.append(result))

@@ -1,0 +1,189 @@
+"""What timed steps say: medians, ratios, and how far each may be off.
+
+A process lays a model into memory once, and is up to a quarter faster or slower than the next for where that is. Its own steps
+say nothing of that, so each process gives one number, its median, and intervals are Student's t of these, in logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, Side
+
+P90_SAMPLES = 64
+STEADY = 0.02
+"""The halves of the samples of a steady phase differ by at most so much, over all processes."""
+WAITING = 0.8
+"""CPU seconds per rank and wall second below which a phase is flagged."""
+
+Settled = Mapping[tuple[str, Side], int]
+"""How many processes settled, by phase and side."""
+Energy = Mapping[tuple[str, Side], Sequence[float]]
+"""Joules per step of each process, by phase and side; none where the machine has no counter."""
+
+
+def summaries(samples: Sequence[Sample], settled: Settled, spent: Energy | None = None) -> tuple[PhaseSummary, ...]:
+    """One summary per phase and side, in the order of measuring. Loading, one sample a process, is never called steady."""
+    groups: dict[tuple[str, Side], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.phase, sample.side), []).append(sample)
+    return tuple(summary(*key, group, settled.get(key, 0), (spent or {}).get(key, ())) for key, group in groups.items())
+
+
+def summary(
+    phase: str, side: Side, samples: Sequence[Sample], settled: int, energy: Sequence[float] = ()
+) -> PhaseSummary:
+    """The summary of one phase of one side; ``samples`` must hold at least one; ``energy`` is in joules per step."""
+    walls = sorted(sample.wall_s for sample in samples)
+    middle = median(walls)
+    centre, half = _interval([math.log(wall) for wall in _medians(samples)])
+    return PhaseSummary(
+        phase=phase,
+        side=side,
+        median_s=math.exp(centre),
+        low_s=math.exp(centre - half),
+        high_s=math.exp(centre + half),
+        mad_s=median(abs(wall - middle) for wall in walls),
+        n=len(walls),
+        steady=2 * settled > len(_processes(samples)) and _even(samples),
+        cpu_s=median(sample.cpu_s for sample in samples),
+        p90_s=walls[math.ceil(0.9 * len(walls)) - 1] if len(walls) >= P90_SAMPLES else None,
+        energy_j=fmean(energy) if energy else None,
+    )
+
+
+def differences(samples: Sequence[Sample], paired: bool) -> tuple[PhaseDifference, ...]:
+    """Variant over dense for every phase but loading, in which the one that is loaded first pays for both."""
+    found = []
+    for name in dict.fromkeys(sample.phase for sample in samples if sample.phase != "load"):
+        dense = [sample for sample in samples if sample.phase == name and sample.side == "dense"]
+        variant = [sample for sample in samples if sample.phase == name and sample.side == "variant"]
+        found.append((paired_ratio if paired else unpaired_ratio)(name, dense, variant))
+    return tuple(found)
+
+
+def paired_ratio(phase: str, dense: Sequence[Sample], variant: Sequence[Sample]) -> PhaseDifference:
+    """Variant over dense from medians of blocks that ran next to each other.
+
+    A process's ratio is the median of its pairs', the ratio the geometric mean of these. One process alone gives the interval
+    of its pairs, which needs at least two.
+    """
+    logs = [
+        [math.log(_median(variant, place) / _median(dense, place)) for place in blocks]
+        for blocks in _processes(dense).values()
+    ]
+    alone = len(logs) == 1
+    centre, half = _interval(logs[0] if alone else [median(one) for one in logs])
+    within, between = (None, None) if alone else _components(logs)
+    ends = math.exp(centre), math.exp(centre - half), math.exp(centre + half)
+    return PhaseDifference(phase, *ends, sum(map(len, logs)), len(logs), within, between)
+
+
+def unpaired_ratio(phase: str, dense: Sequence[Sample], variant: Sequence[Sample]) -> PhaseDifference:
+    """The ratio of two groups that did not run together, with Welch's interval; ``pairs`` is 0."""
+    from scipy import stats
+
+    ours, theirs = ([math.log(one) for one in _medians(side)] for side in (variant, dense))
+    centre = fmean(ours) - fmean(theirs)
+    interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    low, high = (centre if math.isnan(end) else float(end) for end in interval)  # where nothing varies
+    return PhaseDifference(phase, math.exp(centre), math.exp(low), math.exp(high), 0, len(_processes(variant)))
+
+
+def disagreeing(phases: Sequence[PhaseSummary], found: Sequence[PhaseDifference]) -> tuple[str, ...]:
+    """A note for each phase in which the ratio of the medians is not that of the pairs."""
+    medians = {(one.phase, one.side): one.median_s for one in phases}
+    notes = []
+    for one in found:
+        plain = medians[one.phase, "variant"] / medians[one.phase, "dense"]
+        if abs(math.log(plain / one.ratio)) > max(STEADY, math.log(one.high / one.low) / 2):
+            notes.append(
+                f"in {one.phase} dense over variant is {1 / plain:.3f} by medians and {1 / one.ratio:.3f} by pairs: "
+                "the machine's pace changed while it was timed"
+            )
+    return tuple(notes)
+
+
+def waiting(phases: Sequence[PhaseSummary], device: str, ranks: int) -> tuple[str, ...]:
+    """A note where ranks held a core for clearly less of a phase than one thread would.
+
+    On a GPU waiting is what the CPU does, so there is nothing to say.
+    """
+    shares = {one.phase: one.cpu_s / (one.median_s * ranks) for one in phases if one.phase != "load"}
+    worst = min(shares, key=lambda phase: shares[phase])
+    if device != "cpu" or shares[worst] >= WAITING:
+        return ()
+    return (
+        f"in {worst} each rank was on a core for only {shares[worst]:.0%} of the time: "
+        "other programs were running, or ranks waited for each other",
+    )
+
+
+def wide(found: Iterable[PhaseDifference], precision: float) -> bool:
+    """Whether an interval reaches further from its ratio than ``precision`` of it."""
+    return any(math.log(one.high / one.low) / 2 > math.log1p(precision) for one in found)
+
+
+def steady(values: Sequence[float], window: int = 3, tolerance: float = 0.05) -> bool:
+    """Whether the medians of the last two windows differ by at most ``tolerance`` of the smaller."""
+    if len(values) < 2 * window:
+        return False
+    first, second = median(values[-2 * window : -window]), median(values[-window:])
+    return abs(first - second) <= tolerance * min(first, second)
+
+
+def _interval(logs: Sequence[float]) -> tuple[float, float]:
+    """The mean and half of its 95% interval, Student's t; one value is its own interval."""
+    from scipy.special import stdtrit
+
+    centre = fmean(logs)
+    if len(logs) == 1:
+        return centre, 0.0
+    deviation = math.sqrt(sum((one - centre) ** 2 for one in logs) / (len(logs) - 1))
+    return centre, float(stdtrit(len(logs) - 1, 0.975)) * deviation / math.sqrt(len(logs))
+
+
+def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
+    """Standard deviations within and between groups, by the analysis of variance of one factor; none within single pairs."""
+    means = [fmean(group) for group in logs]
+    freedom = sum(len(group) - 1 for group in logs)
+    grand = fmean(means)
+    spread = sum((one - grand) ** 2 for one in means) / (len(means) - 1)
+    if not freedom:
+        return None, math.sqrt(spread)
+    error = sum((one - mean) ** 2 for group, mean in zip(logs, means, strict=True) for one in group) / freedom
+    size = len(logs) / sum(1 / len(group) for group in logs)
+    return math.sqrt(error), math.sqrt(max(0.0, spread - error / size))
+
+
+def _processes(samples: Sequence[Sample]) -> dict[int, list[tuple[int, int]]]:
+    """The blocks of each process, as (process, block)."""
+    found: dict[int, dict[tuple[int, int], None]] = {}
+    for sample in samples:
+        found.setdefault(sample.process, {})[sample.process, sample.block] = None
+    return {process: list(blocks) for process, blocks in found.items()}
+
+
+def _medians(samples: Sequence[Sample]) -> list[float]:
+    """Each process's median; of one process alone, each block's."""
+    processes = _processes(samples)
+    if len(processes) == 1:
+        return [_median(samples, place) for place in next(iter(processes.values()))]
+    return [median(one.wall_s for one in samples if one.process == process) for process in processes]
+
+
+def _median(samples: Sequence[Sample], place: tuple[int, int]) -> float:
+    return median(one.wall_s for one in samples if (one.process, one.block) == place)
+
+
+def _even(samples: Sequence[Sample]) -> bool:
+    """Whether the second halves of the processes' samples were as fast as the first."""
+    changes = []
+    for process in _processes(samples):
+        walls = [one.wall_s for one in samples if one.process == process]
+        half = len(walls) // 2
+        if half:
+            changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
+    return bool(changes) and abs(fmean(changes)) <= math.log1p(STEADY)
