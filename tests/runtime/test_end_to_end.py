@@ -56,8 +56,9 @@ def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: S
 )
 def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) -> None:
     how = replace(setting(ranks), processes=2)
-    found = collected(models[family], [("same", models[family]), ("again", models[family])], family, how)
-    assert list(found) == ["same", "again"]
+    same = models[family]
+    found = collected(same, [("same", same), ("again", same)][: 3 - ranks], family, how)
+    assert list(found) == ["same", "again"][: 3 - ranks]
     for result in found.values():
         assert result.baseline == "paired"
         assert [one.phase for one in result.phases if one.side == "variant"] == PHASES[family]
