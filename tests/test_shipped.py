@@ -78,21 +78,34 @@ def test_the_published_report_is_what_the_published_records_give(tmp_path: Path)
     manifests = re.findall(r"--manifest (\S+)", (ROOT / "Makefile").read_text())
     assert len(manifests) >= 6
     shutil.copytree(ROOT / "figures", tmp_path / "figures")
-    ledger, made = tmp_path / "published.duckdb", tmp_path / "report.md"
+    ledger, made, all_results = tmp_path / "published.duckdb", tmp_path / "report.md", tmp_path / "docs" / "results.md"
     asked = [word for name in manifests for word in ("--manifest", name)]
     for words in (
         ["ingest", ROOT / "ledger" / "published", "--ledger", ledger],
-        ["report", "--ledger", ledger, "--out", made, "--figures", "figures", *asked],
+        ["report", "--ledger", ledger, "--out", made, "--results", all_results, "--figures", "figures", *asked],
     ):
         command = [sys.executable, "-m", "sparsebench", *map(str, words)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert made.read_text() == (ROOT / "report.md").read_text(), "renew it: make report"
+    assert all_results.read_text() == (ROOT / "docs" / "results.md").read_text(), "renew it: make report"
     said = quotes.said(ledger)
     for page in quotes.PAGES:
         assert quotes.written(page.read_text(), said) == page.read_text(), (
             f"{page.name} quotes what is not so: make report"
         )
+
+
+def test_the_published_report_is_short_enough_to_be_read() -> None:
+    text = (ROOT / "report.md").read_text()
+    assert len(text.split()) <= 6000
+    assert text.count("\n![") <= 9
+    assert len(re.findall(r"^\|[-| :]+\|$", text, re.MULTILINE)) <= 8
+    cited = set(re.findall(r"docs/results\.md#(q\d+)", text))
+    answered = {
+        f"q{number}" for number in re.findall(r"^### Q(\d+)$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    }
+    assert len(cited) >= 20 and cited <= answered
 
 
 @pytest.mark.setup

@@ -116,6 +116,13 @@ def figures(
 
 def report(
     out: Annotated[Path, typer.Option(help="The Markdown file to write; the page lies beside it.")] = Path("report.md"),
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where all results and the queries go, which the report links to; default: beside it, NAME-results.md."
+        ),
+    ] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="The first page alone, with nothing beside it.")] = False,
     figures: Annotated[
         Path, typer.Option(help="Where `sparsebench figures` left its pictures; linked relatively.")
     ] = Path("figures"),
@@ -128,16 +135,18 @@ def report(
     ] = None,
     ledger: LEDGER = None,
 ) -> None:
-    """Write what the ledger shows, with figures and the SQL behind every table, as report.md and as report.html.
+    """Write what the ledger shows: a report, all results with the SQL behind every number, and one HTML page of both.
 
     \b
     sparsebench report
+    sparsebench report --brief --out summary.md
     sparsebench report --manifest quickstart --out out/report.md
     """
     from sparsebench.plan.preflight import ledger_path
     from sparsebench.report import build
 
-    for path in build(ledger_path(ledger), out, figures, manifest or (), [str(kind) for kind in formats or Page]):
+    kinds = [str(kind) for kind in formats or Page]
+    for path in build(ledger_path(ledger), out, figures, manifest or (), kinds, results, brief):
         typer.echo(path)
 
 

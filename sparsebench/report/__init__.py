@@ -6,6 +6,6 @@ method. A number comes from a file in ``queries/``, which a reader can run as it
 
 from __future__ import annotations
 
-from sparsebench.report.build import build, document
+from sparsebench.report.build import build
 
-__all__ = ["build", "document"]
+__all__ = ["build"]

@@ -1,10 +1,10 @@
-"""From the ledger to ``report.md`` and ``report.html``: templates that ask queries and show what they answer."""
+"""From the ledger to a paper, the results behind it, and one page of both: templates ask queries and show what they answer."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -31,18 +31,16 @@ FILTER = "/* manifests */"
 
 
 class Pictures:
-    """The rendered figures of a folder, each placed in the report once, with their titles and queries."""
+    """The rendered figures of a folder, each placed once, in the paper or among the results, with their titles and queries."""
 
-    def __init__(self, folder: Path, link: str) -> None:
-        """``link`` is the folder as the report names it: relative to the report.
-
-        Raises UserError for a picture that is a link to a file outside.
-        """
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError for a picture that is a link to a file outside."""
         for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{path}: a link to a file outside of {folder}", "copy the picture into the folder")
-        self.files = {f"{link}/{path.name}": path for path in sorted(folder.glob("*.png")) if path.is_file()}
-        self.left = {path.stem: quote(link) for link, path in self.files.items()}
+        self.folder, self.beside = folder.resolve(), folder
+        self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
+        self.files: dict[str, Path] = {}
         drawn = [spec for spec in listing() if spec.name in self.left]
         self.queries = {spec.name: spec.query for spec in drawn}
         self.titles: dict[str, words.Text | str] = {name: words.Text(name) for name in self.left}
@@ -50,37 +48,49 @@ class Pictures:
         self.titles |= {spec.name: spec.title if spec.shipped else words.Text(spec.title) for spec in drawn}
 
     def place(self, name: str) -> str | None:
-        """The link to a figure, which is then no longer left; None where there is no such picture."""
-        return self.left.pop(name, None)
+        """The link to a figure from the folder ``beside``; it is then no longer left. None where there is no such picture."""
+        if name not in self.left:
+            return None
+        path = self.left.pop(name)
+        link = Path(os.path.relpath(self.folder / path.name, self.beside)).as_posix()
+        self.files[link] = path
+        return quote(link)
+
+
+class Queries:
+    """The queries behind numbers, numbered as they are first cited; they stand at the end of the results."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, int] = {}
+        self.place = ""
+
+    def cite(self, sql: str) -> str:
+        """``[Q7](results.md#q7)``, from a document that sees the results at ``place``."""
+        number = self.asked.setdefault(sql, len(self.asked) + 1)
+        return f"[Q{number}]({self.place}#q{number})"
 
 
 def build(
-    ledger: Path, out: Path, figures: Path, manifests: Sequence[str] = (), formats: Sequence[str] = ("md",)
+    ledger: Path,
+    out: Path,
+    figures: Path,
+    manifests: Sequence[str] = (),
+    formats: Sequence[str] = ("md",),
+    results: Path | None = None,
+    brief: bool = False,
 ) -> list[Path]:
-    """Write the report on ``ledger`` to ``out`` and its page (format ``html``) beside it; the paths written.
+    """Write the report on ``ledger``; the paths written.
 
+    Format ``md`` is the paper, ``out``, and the results behind it with their queries, ``results`` (default: beside it,
+    ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page alone.
     The same ledger and pictures give the same bytes. Pictures that lie in ``figures`` are linked relatively, and are inside
     the page. ``manifests`` limits everything to these experiments (default: all).
     Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold.
     """
-    folder = out.resolve().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = Pictures(figures, Path(os.path.relpath(figures.resolve(), folder)).as_posix())
-    text = document(ledger, pictures, manifests)
-    written = {out: text} if "md" in formats else {}
-    if "html" in formats:
-        from sparsebench.report.page import page
-
-        written[out.with_suffix(".html")] = page(text, pictures.files)
-    for path, content in written.items():
-        with create(path) as file:
-            file.write(content)
-    return list(written)
-
-
-def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) -> str:
-    """The report's Markdown."""
+    results = results or out.with_name(f"{out.stem}-results.md")
+    written: dict[Path, str] = {}
     with query.session(ledger) as run:
+        _check(ledger, run, manifests)
 
         @cache
         def ask(name: str) -> Answer:
@@ -88,11 +98,37 @@ def document(ledger: Path, pictures: Pictures, manifests: Sequence[str] = ()) ->
             rows = run(sql).dicts()
             return Answer(sql.strip(), tuple({name: words.told(value) for name, value in row.items()} for row in rows))
 
-        _check(ledger, run, manifests)
-        template = _environment(ask, pictures).get_template("report.md.j2")
-        text = template.render(manifests=words.told(list(manifests)))
-    # No trailing spaces, and one blank line between blocks however the templates' branches fell.
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+        def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
+            """Each template's text, for the folder that it will lie in."""
+            pictures, queries, texts = Pictures(figures), Queries(), []
+            if brief:
+                pictures.queries = {}  # there is nothing to cite them from
+            environment = _environment(ask, pictures, queries)
+            for name, path in templates.items():
+                pictures.beside = path.resolve().parent
+                queries.place = place if path == out else ""
+                text = environment.get_template(name).render(manifests=words.told(list(manifests)))
+                # No trailing spaces, and one blank line between blocks however the templates' branches fell.
+                text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
+                texts.append(text)
+            return texts, pictures
+
+        if brief:
+            (written[out],), _ = rendered({"brief.md.j2": out}, "")
+        elif "md" in formats:
+            place = Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix()
+            (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, quote(place))
+        if "html" in formats and not brief:
+            from sparsebench.report.page import page
+
+            # Both lie in one page: what is cited is on it.
+            whole, pictures = rendered({"paper.md.j2": out, "results.md.j2": out}, "")
+            written[out.with_suffix(".html")] = page("\n".join(whole), pictures.files)
+    for path, content in written.items():
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        with create(path) as file:
+            file.write(content)
+    return list(written)
 
 
 def _check(ledger: Path, run: Callable[[str], query.Table], manifests: Sequence[str]) -> None:
@@ -115,7 +151,7 @@ def _restricted(sql: str, manifests: Sequence[str]) -> str:
     return sql.replace(FILTER, f"AND manifest IN ({names})")
 
 
-def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environment:
+def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Queries) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(ROOM / "templates")
@@ -130,6 +166,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
         "catalog": all_tasks(),
         "pictures": pictures,
+        "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,

@@ -91,7 +91,8 @@ def test_sparsify_by_masks_and_writes_them(tiny_llama: Path, tmp_path: Path) -> 
     assert "14 weights with masks" in row["note"]
 
 
-@pytest.mark.parametrize("form", ["packed", pytest.param("archive", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["packed", "archive"])
 def test_sparsify_leaves_what_pack_would_make(tiny_llama: Path, tmp_path: Path, form: str) -> None:
     for name, out in (("dense", tmp_path / "dense"), (form, tmp_path / "stored")):
         made = call("sparsify", tiny_llama, "--sparsity", 0.9, "--format", name, "--out", out)

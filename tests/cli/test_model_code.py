@@ -83,8 +83,7 @@ def yes(tmp_path: Path, *command: object) -> subprocess.CompletedProcess[str]:
     [
         "inspect",
         "plan",
-        "score",
-        *(pytest.param(verb, marks=pytest.mark.long) for verb in ("sparsify", "measure", "pack")),
+        *(pytest.param(verb, marks=pytest.mark.long) for verb in ("score", "sparsify", "measure", "pack")),
     ],
 )
 def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Path, tmp_path: Path, verb: str) -> None:
@@ -105,7 +104,14 @@ def test_a_model_that_transformers_knows_is_read_without_its_code(tiny_bert: Pat
         assert {"tokenizer_config.json: auto_map", "custom_generate/generate.py"} <= set(left)
 
 
-@pytest.mark.parametrize("verb", ["inspect", "plan", "sparsify", "measure", "score", "pack"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "inspect",
+        "sparsify",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("plan", "measure", "score", "pack")),
+    ],
+)
 def test_a_model_that_needs_its_code_is_refused_by_name_where_it_would_run(
     tiny_bert: Path, tmp_path: Path, verb: str
 ) -> None:

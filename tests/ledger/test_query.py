@@ -146,6 +146,7 @@ def test_rows_come_as_csv_json_and_markdown() -> None:
     assert [*query.render(table, "markdown")][2].removesuffix("\n") == "| 1.5 |  | x&#124;y<br>z |"
 
 
+@pytest.mark.long
 def test_json_of_every_view_is_json(ledger: Path) -> None:
     for view in VIEWS:
         table = query.run(ledger, f"FROM {view} LIMIT 20")

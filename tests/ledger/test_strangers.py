@@ -58,7 +58,7 @@ def theirs(changed: Callable[..., Path], secret: Path) -> Path:
     )
 
 
-@pytest.mark.parametrize("to", ["csv", "parquet", "sqlite"])
+@pytest.mark.parametrize("to", ["csv", *(pytest.param(to, marks=pytest.mark.long) for to in ("parquet", "sqlite"))])
 def test_what_leaves_a_strangers_ledger_is_what_our_views_say(
     ledger: Path, theirs: Path, tmp_path: Path, to: str
 ) -> None:

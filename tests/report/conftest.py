@@ -13,6 +13,7 @@ from sparsebench.report import build
 from tests.ledger import samples
 from tests.report import calibrated
 from tests.report.experiment import SMALL
+from tests.report.reading import whole
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,7 @@ def ledger(records: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def report(ledger: Path) -> str:
     """The report on ``ledger``, without pictures."""
-    return build(ledger, ledger.parent / "report.md", ledger.parent / "figures")[0].read_text()
+    return whole(build(ledger, ledger.parent / "report.md", ledger.parent / "figures"))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def calibrated_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated_report(calibrated_ledger: Path) -> str:
     """The report on ``calibrated_ledger``, without pictures."""
     folder = calibrated_ledger.parent
-    return build(calibrated_ledger, folder / "report.md", folder / "figures")[0].read_text()
+    return whole(build(calibrated_ledger, folder / "report.md", folder / "figures"))
 
 
 @pytest.fixture
@@ -58,6 +59,6 @@ def write(tmp_path: Path) -> Callable[..., str]:
         records = samples.sample(samples.manifest(**(SMALL | changes)))
         ledger = tmp_path / "small.duckdb"
         Ledger(ledger).ingest([record for record in records if keep(record)])
-        return build(ledger, tmp_path / "report.md", tmp_path / "figures")[0].read_text()
+        return whole(build(ledger, tmp_path / "report.md", tmp_path / "figures"))
 
     return written

@@ -19,6 +19,7 @@ from sparsebench.steps.prune.registry import BUILT_IN
 from tests.ledger import samples
 from tests.report import calibrated
 from tests.report.calibrated import CALIBRATED, TOKENS
+from tests.report.reading import whole
 from tests.report.test_report import tables
 
 NAMES = ["random", "magnitude", "wanda", "ria", "sparsegpt", "alps"]
@@ -35,7 +36,7 @@ def written(tmp_path: Path, *records: list[dict[str, Any]]) -> str:
     ledger = tmp_path / "some.duckdb"
     for some in records:
         Ledger(ledger).ingest(some)
-    return build(ledger, tmp_path / "report.md", tmp_path / "figures")[0].read_text()
+    return whole(build(ledger, tmp_path / "report.md", tmp_path / "figures"))
 
 
 def test_every_built_in_method_is_explained(calibrated_report: str) -> None:

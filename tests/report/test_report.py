@@ -16,6 +16,7 @@ from sparsebench.steps.prune import registry
 from sparsebench.steps.prune.registry import Method, methods
 from tests.ledger import samples
 from tests.report.experiment import DREAM, SMALL, Write
+from tests.report.reading import whole
 
 QUERIES = sorted((ROOM / "queries").glob("*.sql"))
 SECTIONS = [
@@ -69,7 +70,7 @@ def test_tables_are_rectangular_and_filled(request: pytest.FixtureRequest, name:
 def test_the_same_records_give_the_same_bytes(records: list[dict[str, Any]], report: str, tmp_path: Path) -> None:
     copy = tmp_path / "again.duckdb"
     Ledger(copy).ingest(reversed(records))
-    assert build(copy, tmp_path / "report.md", tmp_path / "figures")[0].read_text() == report
+    assert whole(build(copy, tmp_path / "report.md", tmp_path / "figures")) == report
 
 
 @pytest.mark.parametrize("which", ["", "calibrated_"])
@@ -181,7 +182,7 @@ def test_pictures_are_linked_relatively_and_only_if_they_exist(ledger: Path, tmp
     figures.mkdir(parents=True)
     (figures / "score.png").write_bytes(b"")
     (figures / "my own.png").write_bytes(b"")
-    text = build(ledger, tmp_path / "out" / "deep" / "report.md", figures)[0].read_text()
+    text = whole(build(ledger, tmp_path / "out" / "deep" / "report.md", figures))
     assert re.findall(r"!\[[^]]+]\((.+)\)", text) == ["../pictures/score.png", "../pictures/my%20own.png"]
     assert text.index("## Further pictures") < text.index("my%20own.png") < text.index("## How it was measured")
 
@@ -195,8 +196,8 @@ def test_two_manifests(tmp_path: Path) -> None:
     Ledger(ledger).ingest(
         samples.sample(samples.manifest(**(small | {"models": [*SMALL["models"], other]})), "it's second")
     )
-    both = build(ledger, tmp_path / "both.md", tmp_path)[0].read_text()
-    one = build(ledger, tmp_path / "one.md", tmp_path, ["it's second"])[0].read_text()
+    both = whole(build(ledger, tmp_path / "both.md", tmp_path))
+    one = whole(build(ledger, tmp_path / "one.md", tmp_path, ["it's second"]))
     # What is in both manifests is told once: but for the list of manifests, the tables are the same.
     assert tables(both)[:-1] == tables(one)[:-1]
     assert [row[0] for row in tables(both)[-1][2:]] == ["first", "it's second"]
@@ -205,7 +206,7 @@ def test_two_manifests(tmp_path: Path) -> None:
     shown = re.findall(r"```sql\n(.+?)\n```", one, re.DOTALL)
     assert all("AND manifest IN ('it''s second')" in sql for sql in shown)
     assert query.run(ledger, shown[0]).rows
-    first = build(ledger, tmp_path / "first.md", tmp_path, ["first"])[0].read_text()
+    first = whole(build(ledger, tmp_path / "first.md", tmp_path, ["first"]))
     assert "smol" in first
     assert "other |" not in first
     with pytest.raises(UserError, match="no manifest 'frist'") as caught:

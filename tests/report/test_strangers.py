@@ -16,6 +16,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger.export import export
 from sparsebench.ledger.store import Ledger
 from sparsebench.report import build
+from tests.report.reading import whole
 from tests.strangers import CANARY, HOSTILE, lines
 
 CANARY_CODED = (base64.b64encode(CANARY)[:40], base64.b64encode(b"  " + CANARY)[4:40], CANARY.hex().encode())
@@ -123,6 +124,6 @@ def test_the_name_of_a_method_is_no_template(tmp_path: Path, method: str) -> Non
             if variant and variant["method"] == "random":
                 variant["method"] = method
     Ledger(tmp_path / "x.duckdb").ingest(found)
-    report = build(tmp_path / "x.duckdb", tmp_path / "report.md", tmp_path / "figures")[0].read_text()
+    report = whole(build(tmp_path / "x.duckdb", tmp_path / "report.md", tmp_path / "figures"))
     assert "not installed here" in report
     assert report.count("To reproduce each number") == 1

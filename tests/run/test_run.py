@@ -133,6 +133,7 @@ def test_interrupting_keeps_what_is_finished(number: signal.Signals, manifest: P
     assert f"{8 - len(kept)} done" in rest.stderr or not 8 - len(kept)
 
 
+@pytest.mark.long
 def test_what_lies_in_the_current_folder_is_not_imported(manifest: Path, tmp_path: Path) -> None:
     """`python -m` would take a person's own files for libraries, and another checkout for this one."""
     folder = tmp_path / "mine"
@@ -207,6 +208,7 @@ def test_a_stopped_worker_is_given_up_after_its_silence(manifest: Path, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a stopped process is let go again as on Linux")
+@pytest.mark.long
 def test_two_projects_with_one_work_folder_do_not_take_each_others_variants(
     manifest: Path, tmp_path: Path, sparsebench: Call
 ) -> None:
@@ -239,6 +241,7 @@ def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, spar
     assert "is running on" in refused.stderr
 
 
+@pytest.mark.long
 def test_a_lost_ledger_is_made_anew_from_records(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     sparsebench("run", manifest)
     ledger = tmp_path / "ledger" / "test.duckdb"
@@ -282,6 +285,7 @@ def test_only_takes_what_it_understands(only: str, says: str, code: int, manifes
     assert says.replace("2 cells", "1 of 8 cells to do") in done.stderr
 
 
+@pytest.mark.long
 def test_what_failed_before_is_not_called_done(manifest: Path, tmp_path: Path, sparsebench: Call) -> None:
     sparsebench("run", manifest)
     done = (tmp_path / "ledger" / "records").glob("*.done.json")

@@ -126,6 +126,7 @@ def test_a_family_that_cannot_be_sharded_starts_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> None:
     from transformers import XLMConfig, XLMModel
 

@@ -72,10 +72,11 @@ def _measure(folder: Path) -> None:
     [
         ("kill@1", r"rank 1 of 2 died of SIGKILL"),
         pytest.param("kill@0", r"rank 0 of 2 died of SIGKILL", marks=pytest.mark.long),
-        ("memory@1", r"rank 1 of 2 ran out of memory: .*allocate"),
-        (
+        pytest.param("memory@1", r"rank 1 of 2 ran out of memory: .*allocate", marks=pytest.mark.long),
+        pytest.param(
             "hang@1",
             r"rank 1 of 2 hangs: nothing is done for 3 seconds or more; rank 1 at runtime/faulty_rank.py:\d+ in fault",
+            marks=pytest.mark.long,
         ),
         ("stop@0", r"rank 0 of 2 hangs: .* rank 0 does not answer"),
     ],

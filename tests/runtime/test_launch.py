@@ -74,6 +74,7 @@ def test_a_signal_is_blamed_before_the_error_that_it_causes_elsewhere() -> None:
         list(ranks.messages())
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_is_ended_after_the_timeout() -> None:
     with (
         pytest.raises(MeasureError, match="rank 1 of 2 said nothing for 8 seconds; rank 1 at runtime/fake_rank.py"),

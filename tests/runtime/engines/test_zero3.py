@@ -105,9 +105,10 @@ def test_a_refusal_of_deepspeeds_is_unsupported_with_its_reason(
         alone.load(SavedModel(wide, "decoder"), 20, False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "family", "ranks"),
-    [pytest.param("wide", "decoder", 2, marks=pytest.mark.long), ("tiny_bert", "encoder", 2)],
+    [("wide", "decoder", 2), ("tiny_bert", "encoder", 2)],
 )
 def test_two_ranks_share_the_parameters(name: str, family: str, ranks: int, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)

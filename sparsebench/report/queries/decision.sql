@@ -1,0 +1,61 @@
+-- For each model and each kind of recipe (zeros, bits, smaller, …, and chains of them): the variant with the smallest file of which no loss
+-- was detected on any task, and the smallest that keeps half of what dense has above chance, and no more than three times its perplexity.
+-- Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of the
+-- model. Speed is the largest shown, in whatever engine, beside dense in that engine.
+WITH asked AS (
+    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+), kinds AS (
+    SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind, bool_or(name = 'random') AS chance
+    FROM (
+        SELECT variant_id, min(position) AS position, any_value(name) AS name,
+               CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
+                         WHEN 'recover' THEN 'recovery' ELSE step END AS kind
+        FROM steps
+        GROUP BY variant_id, step
+    )
+    GROUP BY variant_id
+    HAVING NOT bool_or(kind = 'floor')
+), judged AS (
+    SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, s.collapsed,
+           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) OR at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
+    FROM scores s
+    JOIN asked USING (variant_id)
+    JOIN vs_dense v USING (manifest, record_id)
+    WHERE v.verdict <> 'invalid'
+    QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
+), each AS (
+    SELECT model, weights, variant_id, count(*) AS tasks, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
+           string_agg(task || if(scale = 'perplexity', format(' ×{:.2f}', ratio), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (lost) AS what
+    FROM judged
+    GROUP BY model, weights, variant_id
+), files AS (
+    SELECT model, variant_id, min(bytes) AS bytes FROM sizes WHERE format IN ('dense', 'packed') GROUP BY ALL
+), plain AS (
+    SELECT model, max(bytes) AS bytes FROM sizes WHERE format = 'dense' AND method = 'dense' GROUP BY ALL
+), times AS (
+    SELECT variant_id, max(speedup) AS speedup, arg_max(engine, speedup) AS engine, arg_max(phase, speedup) AS phase
+    FROM latency
+    WHERE verdict = 'faster' AND phase IN ('decode', 'forward') AND NOT beside_plain
+    GROUP BY variant_id
+), whole AS (
+    SELECT e.*, k.kind, v.recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
+    FROM each e
+    JOIN kinds k USING (variant_id)
+    JOIN variants v USING (variant_id)
+    JOIN files f USING (variant_id)
+    JOIN plain p ON p.model = e.model
+    LEFT JOIN times t USING (variant_id)
+    WHERE NOT k.chance AND e.works
+    QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights)
+), chosen AS (
+    SELECT 'no loss detected' AS claim, 1 AS place, * FROM whole WHERE NOT lost
+    QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), worst, recipe) = 1
+    UNION ALL
+    SELECT 'keeps half', 2, * FROM whole WHERE lost
+    QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
+)
+SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), 'none detected') AS what, share, speedup, engine, phase
+FROM chosen c
+-- What keeps half is told only where it is smaller than what loses nothing.
+WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
+ORDER BY model, kind, place
