@@ -16,6 +16,7 @@ from sparsebench.ledger.store import Ledger
 from sparsebench.plan.cells import Cell
 from sparsebench.report import build
 from tests.ledger import samples
+from tests.report.reading import whole
 
 
 def scored(cell: Cell) -> ScoreResult:
@@ -55,8 +56,7 @@ def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
         found.append(records.make(cell, "sample", records.Outcome("done", asdict(result), None, samples.START, 1.0)))
     ledger = tmp_path / "ledger.duckdb"
     Ledger(ledger).ingest(json.loads(json.dumps(found)))
-    build(ledger, tmp_path / "report.md", tmp_path / "figures")
-    text = (tmp_path / "report.md").read_text()
+    text = whole(build(ledger, tmp_path / "report.md", tmp_path / "figures"))
     assert "**spearman**, rank correlation" in text and "**pseudo_perplexity** is" in text
     assert "all 60 windows of text" in text
     assert "windows of 128 tokens (whole words between special tokens), 7,560 tokens scored" in text

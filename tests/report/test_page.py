@@ -14,6 +14,7 @@ import pytest
 
 from sparsebench.report import build
 from sparsebench.report.page import page
+from tests.report.reading import whole
 
 VOID = {"meta", "img", "br", "hr", "mspace"}
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
@@ -92,9 +93,10 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     (folder / "score.svg").write_text(SVG)
     (folder / "my own.png").write_bytes(PIXEL)
     ledger = request.getfixturevalue(request.param)
-    markdown, html = build(ledger, folder / "out" / "report.md", folder, formats=("md", "html"))
+    *markdown, html = build(ledger, folder / "out" / "report.md", folder, formats=("md", "html"))
     assert html == folder / "out" / "report.html"
-    return markdown.read_text(), html.read_text()
+    # On the page a query is on the page.
+    return re.sub(r"\(report-results\.md#", "(#", whole(markdown)), html.read_text()
 
 
 def test_nothing_is_fetched(written: tuple[str, str]) -> None:
@@ -144,7 +146,7 @@ def test_pictures_are_inside_with_their_text(written: tuple[str, str]) -> None:
     assert kinds == {"data:image/svg+xml", "data:image/png"}
     drawing = base64.b64decode(next(str(i["src"]) for i in images if "svg" in str(i["src"])).partition(",")[2]).decode()
     assert drawing == '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M 0 0 L 9 9"/></svg>'
-    assert "<summary>The query behind the picture</summary>" in html
+    assert re.search(r'<figcaption>.*?</figcaption>\n</figure>\n.*<a href="#q\d+">Q\d+</a>', html)
 
 
 def test_one_can_find_ones_way(written: tuple[str, str]) -> None:
@@ -216,5 +218,6 @@ def test_formats(ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     assert run("--format", "html", "--out", "a/r.md").stdout == "a/r.html\n"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["r.html"]
-    assert run("--format", "md").stdout == "report.md\n"
-    assert run().stdout == "report.md\nreport.html\n"
+    assert run("--format", "md").stdout == "report.md\nreport-results.md\n"
+    assert run().stdout == "report.md\nreport-results.md\nreport.html\n"
+    assert run("--brief", "--results", "x.md").stdout == "report.md\n"
