@@ -156,8 +156,8 @@ class StepKind:
     the plan's estimate."""
     holds: Callable[[Step], float] = lambda step: 0.0
     """Bytes a parameter that it holds in memory, and that resuming it takes on the disk: for the plan's estimate."""
-    reads_dense: bool = False
-    """Whether the steps look at the dense model beside their parent."""
+    reads_dense: Callable[[Step], bool] = lambda step: False
+    """Whether the step looks at the dense model beside their parent."""
     draws: Callable[[Step], bool] = lambda step: False
     """Whether the seed decides its result."""
     shares: Callable[[Step], Hashable] = lambda step: step.name

@@ -140,7 +140,7 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
     held = max(1, round(own["held_out"] * found))
     if held >= found:
         raise ModelError(
-            f"recover: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",
+            f"{step.verb}: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",
             "name a longer `source`, or a smaller `length`",
         )
     return text, held

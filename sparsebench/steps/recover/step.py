@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, wrong
+from sparsebench.manifest.schema import Count, Share, wrong
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
 
 Named = Annotated[str, Field(min_length=1)]
@@ -126,6 +126,37 @@ class Distill(Whole):
         return {key: value for key, value in found.items() if key not in idle}
 
 
+class Gradual(Distill):
+    """What `distill` may say, and how the sparsity grows while it trains."""
+
+    sparsity: Share | None = None
+    """Share of each prunable matrix to remove in the end, between 0 and 1."""
+    initial: Share = 0.0
+    """The share that goes first; what is zero already stays so besides."""
+    schedule: Literal["cubic", "constant"] = "cubic"
+    """How it grows: `cubic`, ever slower, as TensorFlow's `PolynomialDecay`; or all at once, at `start` (`constant`)."""
+    start: Share = 0.0
+    """The share of the steps before it begins to grow."""
+    end: Share = 0.75
+    """The share of the steps after which it grows no more; the rest trains what is left."""
+    frequency: Count = 10
+    """Steps between two choices of what goes."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        if self.sparsity is None:
+            raise wrong("`sparsity` is missing", "the share of the weights to remove, such as 0.8", at="sparsity")
+        if self.train != "weights":
+            raise wrong(f"`train: {self.train}` while weights go", "`train: weights`", at="train")
+        if self.initial > self.sparsity:
+            raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {self.sparsity:g}", at="initial")
+        if self.start > self.end:
+            raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
+        found = super().complete(name)
+        idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
+        return {key: value for key, value in found.items() if key not in idle}
+
+
 def _between(own: Settings, key: str, low: float, high: float, example: str) -> None:
     value = getattr(own, key)
     if not low < value < high:
@@ -139,17 +170,20 @@ def settings() -> dict[str, type[Settings]]:
 
 def label(step: Step) -> str:
     """``distill tokens=100000``: what differs from the defaults, the text by its name where it is not the usual one."""
+    return " ".join([step.name, *unusual(step.settings, settings()[step.name])])
+
+
+def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
+    """The settings of a training that differ from their defaults, each in a word."""
     from sparsebench.steps.calibration import DEFAULT
 
-    fields = settings()[step.name].model_fields
-    said = {key: value for key, value in step.settings.items() if key in fields and value != fields[key].default}
+    fields = kind.model_fields
+    said = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
     named = said.pop("source", None)
     text = of_text(named) if named else None
-    own = text.name if text and text.source != DEFAULT.source else ""
-    rest = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in said.items()]
-    return " ".join(
-        filter(None, [step.name, own, *(word for word in rest if not word.startswith(("field=", "target=")))])
-    )
+    first = [text.name] if text and text.source != DEFAULT.source else []
+    rest = {key: value for key, value in said.items() if key not in ("field", "target")}
+    return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
 
 
 def passes(step: Step) -> float:
@@ -162,16 +196,18 @@ def trains(step: Step) -> float:
     if step.name == "reconstruct":
         return 0.0
     own = step.settings
-    return float(own["tokens"] * (3 + (step.name == "distill") + own["held_out"] * (own["evaluations"] + 1)))
+    return float(own["tokens"] * (3 + (step.name != "finetune") + own["held_out"] * (own["evaluations"] + 1)))
 
 
 def holds(step: Step) -> float:
     """Weights, gradients and two moments in float32, the best weights, and the dense model."""
-    return 0.0 if step.name == "reconstruct" else 20.0 + 4.0 * (step.name == "distill")
+    return 0.0 if step.name == "reconstruct" else 20.0 + 4.0 * (step.name != "finetune")
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every recovered model of one pass, each into its folder.
+def run(
+    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, course: Callable[..., Any] | None = None
+) -> None:
+    """Every recovered model of one pass, each into its folder; by a ``course`` weights go on the way (``prune: gradual``).
 
     Raises ModelError for a quantized parent, UnsupportedError where its blocks or its tokens are not the dense model's.
     """
@@ -182,7 +218,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     name = next(iter(targets)).name
     if context.dense is None or (name == "reconstruct" and context.read is None):
-        raise ModelError(f"recover: {name} needs the dense model and calibration text", "use it in a manifest")
+        raise ModelError(f"{name} needs the dense model and calibration text", "use it in a manifest")
     checkpoint, dense = Checkpoint(parent), Checkpoint(context.dense)
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "recover first, then quantize")
@@ -192,7 +228,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     for number, (step, folder) in enumerate(targets.items()):
         try:
             if text is None:
-                emit(step, whole.run(checkpoint, dense, step, context, folder))
+                emit(step, whole.run(checkpoint, dense, step, context, folder, course))
             else:
                 job = Reconstruction(dense, checkpoint, text, step, context, (number, len(targets)))
                 emit(step, job.run(folder))

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -39,6 +39,20 @@ STATE = "training.pt"
 
 Loss = Callable[[Sequence[int], int], torch.Tensor]
 """From the samples that run together and the number of the step (-1: none of training) to their mean loss."""
+
+
+class Course(Protocol):
+    """How a sparsity grows over optimizer steps."""
+
+    @property
+    def end(self) -> int:
+        """The last step before which masks are chosen."""
+
+    def due(self, step: int) -> bool:
+        """Whether masks are chosen before this step."""
+
+    def share(self, step: int) -> float:
+        """The share of each prunable matrix that is to be zero then."""
 
 
 class LowRank(nn.Module):
@@ -118,11 +132,24 @@ class Weights:
                 continue
             self.trained.append(weight)
 
+    def remove(self, share: float, optimizer: Any) -> None:
+        """Let the smallest weights of each matrix go until so many are zero, and what the optimizer knows of them."""
+        for parameter, gone in self.gone:
+            count = round(share * parameter.numel())
+            going = parameter.detach().abs().flatten().topk(count, largest=False, sorted=False).indices
+            gone.view(-1)[going.to(gone.device)] = True
+            with torch.no_grad():
+                parameter.masked_fill_(gone, 0)
+            # Without a gradient a moment would still move it.
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in optimizer.state[parameter]:
+                    optimizer.state[parameter][name].masked_fill_(gone, 0)
+
     def hold(self) -> None:
         """Set gradients to zero where a mask is: without one, AdamW's step of a zero is exactly zero."""
         for parameter, gone in self.gone:
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(gone.to(parameter.device), 0)
+                parameter.grad.masked_fill_(gone, 0)
 
     def stored(self) -> dict[str, torch.Tensor]:
         """The trained tensors under the names, and in the shapes and precisions, of the checkpoint."""
@@ -156,13 +183,15 @@ class State:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it: the tensors that changed, as they are stored; tokens read, in how many epochs; seconds."""
+    """What came of it: the tensors that changed, as they are stored; tokens read, in how many epochs; seconds; the loss on what
+    is held out of the weights that stay."""
 
     weights: dict[str, torch.Tensor]
     curve: tuple[Point, ...]
     tokens: int
     epochs: float
     seconds: float
+    best: float
 
 
 @dataclass
@@ -183,6 +212,8 @@ class Trainer:
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
     place: Path | None = None
+    course: Callable[[int], Course] | None = None
+    """From the number of steps to how the sparsity grows, if it does."""
 
     def run(self) -> Trained:
         """Train. Raises ModelError where the loss is no number any more."""
@@ -198,6 +229,7 @@ class Trainer:
         warm = round(own["warm_up"] * len(plan))
         scheduler = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=len(plan))
         optimizer = self.accelerator.prepare(optimizer)
+        course = self.course(len(plan)) if self.course else None
         points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
         state = self._restored(leaves, optimizer, scheduler) or State()
         began = time.perf_counter() - state.seconds
@@ -207,9 +239,11 @@ class Trainer:
             read.append(read[-1] + sum(counts[place] for place in rows))
         while True:
             if state.number in points and (not state.curve or state.curve[-1].step != state.number):
-                self._look(state, read[state.number])
+                self._look(state, read[state.number], course is None or state.number > course.end)
             if state.number == len(plan):
                 break
+            if course and course.due(state.number):
+                self.weights.remove(course.share(state.number), optimizer)
             self._step(state, plan[state.number], counts, leaves, optimizer)
             scheduler.step()
             state.number += 1
@@ -219,7 +253,7 @@ class Trainer:
                 self._save(state, leaves, optimizer, scheduler)
                 saved = time.perf_counter()
         epochs = sum(map(len, plan)) / len(seen)
-        return Trained(state.weights, tuple(state.curve), read[-1], epochs, time.perf_counter() - began)
+        return Trained(state.weights, tuple(state.curve), read[-1], epochs, time.perf_counter() - began, state.best)
 
     def _step(
         self, state: State, rows: list[int], counts: list[int], leaves: list[nn.Parameter], optimizer: Any
@@ -235,7 +269,8 @@ class Trainer:
             whole += float(loss.detach())
         if not whole < float("inf"):
             raise ModelError(
-                f"recover: {self.step.name}: the loss is {whole} at step {state.number}", "a lower `rate`, such as 5e-5"
+                f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
+                "a lower `rate`, such as 5e-5",
             )
         self.weights.hold()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
@@ -245,8 +280,11 @@ class Trainer:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
 
-    def _look(self, state: State, tokens: int) -> None:
-        """The loss on what is held out, and the weights if they are the best until now: none may be better than those before."""
+    def _look(self, state: State, tokens: int, whole: bool) -> None:
+        """The loss on what is held out, and the weights if they are the best until now: none may be better than those before.
+
+        Only those count that are ``whole``: as sparse as they are to be.
+        """
         counts = self.text.counts()
         rows = range(len(counts) - self.held, len(counts))
         total = sum(counts[place] for place in rows)
@@ -257,7 +295,7 @@ class Trainer:
         mean = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, found))
-        if found < state.best:
+        if whole and found < state.best:
             state.best, state.weights = found, self.weights.stored() if state.number else {}
 
     def _tell(self, state: State, steps: int) -> None:
@@ -286,6 +324,7 @@ class Trainer:
             "leaves": [leaf.detach() for leaf in leaves],
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
+            "gone": [gone for _, gone in self.weights.gone] if self.course else [],
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
@@ -305,4 +344,6 @@ class Trainer:
                 leaf.copy_(kept)
         optimizer.load_state_dict(found.pop("optimizer"))
         scheduler.load_state_dict(found.pop("scheduler"))
+        for (_, gone), kept in zip(self.weights.gone, found.pop("gone"), strict=False):
+            gone.copy_(kept)
         return State(**{**found, "curve": [Point(*point) for point in found["curve"]]})

@@ -70,6 +70,8 @@ class Training:
     parent: Checkpoint
     step: Step
     context: Context
+    course: Callable[..., Any] | None = None
+    """From the step's settings and the number of optimizer steps to how a sparsity grows, if it does."""
 
     def run(self, folder: Path, kept: Callable[[Checkpoint, str], int]) -> Evidence:
         """Train, write and count; ``kept`` counts the zeros of the parent that a written checkpoint has as well.
@@ -85,16 +87,16 @@ class Training:
             trained = trainer.run()
         sizes = [sum(info.numel for info in one.tensors.values()) for one in (self.parent, self.dense)]
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        asked = (loss.asked or trained.tokens + looks) if self.step.name == "distill" else 0
+        asked = (loss.asked or trained.tokens + looks) if self.step.name != "finetune" else 0
         operations = sizes[0] * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * sizes[1] * asked
-        share = trained.tokens / PUBLISHED[self.step.name]
-        last = min(trained.curve, key=lambda point: point.held_out)
+        budget = PUBLISHED.get(self.step.name, 0)
+        last = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            f"{100 * share:.1g}% of the published budget of {PUBLISHED[self.step.name]:.2g} tokens"
-            if share < FEW
+            f"{100 * trained.tokens / budget:.1g}% of the published budget of {budget:.2g} tokens"
+            if trained.tokens < FEW * budget
             else "",
         ]
         with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
@@ -102,7 +104,7 @@ class Training:
                 changed = trained.weights.get(name)
                 writer.write(name, self.parent.load(name) if changed is None else changed)
             curve = [asdict(point) for point in trained.curve]
-            made = {"family": family, "recover": self.step.name, **own, "seed": self.context.seed}
+            made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed}
             writer.close(
                 {**made, **text.told(), "arithmetic": self._arithmetic(), "operations": operations, "curve": curve}
             )
@@ -119,7 +121,7 @@ class Training:
     def _student(self) -> PreTrainedModel:
         """The model to be trained, in float32 and without dropout. Raises UnsupportedError where it has no loss of its own."""
         config = self.parent.config
-        if self.step.name == "distill" or self.context.family != "encoder":
+        if self.step.name != "finetune" or self.context.family != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
         if not has_masked_lm(config):
             raise UnsupportedError(
@@ -155,7 +157,7 @@ class Training:
         weights = Weights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(
             weights, loss, text, held, self.step, self.context, accelerator, arithmetic, extra,
-            place if self.context.resume else None,
+            place if self.context.resume else None, partial(self.course, own) if self.course else None,
         ), loss  # fmt: skip
 
     def _asking(self, done: int, total: int) -> None:
@@ -183,8 +185,15 @@ class Training:
         yield place
 
 
-def run(checkpoint: Checkpoint, dense: Checkpoint, step: Step, context: Context, folder: Path) -> Evidence:
+def run(
+    checkpoint: Checkpoint,
+    dense: Checkpoint,
+    step: Step,
+    context: Context,
+    folder: Path,
+    course: Callable[..., Any] | None,
+) -> Evidence:
     """Train the model of ``checkpoint`` by one step, into ``folder``. Raises as ``Training.run``."""
     if context.draw is None:
-        raise ModelError(f"recover: {step.name} needs a source of text", "use it in a manifest")
-    return Training(dense, checkpoint, step, context).run(folder, partial(kept_zeros, checkpoint))
+        raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
+    return Training(dense, checkpoint, step, context, course).run(folder, partial(kept_zeros, checkpoint))
