@@ -16,6 +16,7 @@ from pathlib import Path
 LIBRARIES = (
     "torch",
     "transformers",
+    "accelerate",
     "deepspeed",
     "lm-eval",
     "datasets",

@@ -79,13 +79,13 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with time left on stderr, gone when done; nothing where stderr is no terminal. Yields (done, total) → None."""
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A bar with time left on stderr, gone when done; nothing where stderr is no terminal. Yields (done, total, words) → None."""
     from rich.progress import Progress
 
     with Progress(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, told="": bar.update(task, completed=done, total=total)
 
 
 def cell(value: Any) -> str:

@@ -197,7 +197,7 @@ def _name(step: Step) -> str:
         from sparsebench.steps.contract import of_file
 
         return of_file(step.settings["file"])[0].stem
-    pattern, sparsity = step.settings["pattern"], step.settings["sparsity"]
+    pattern, sparsity = step.settings.get("pattern", "unstructured"), step.settings["sparsity"]
     if ":" in pattern:
         return str(pattern).replace(":", "of")
     share = f"{sparsity:.2f}" if round(sparsity, 2) == sparsity else f"{sparsity:g}"

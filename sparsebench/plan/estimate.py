@@ -5,12 +5,14 @@ The constants are for two server cores and were measured there; a faster machine
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparsebench import benchmarks, environment
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS
 from sparsebench.runtime.results import Setting
+from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
 SWEEP_BYTES = 150e6
@@ -130,6 +132,17 @@ def _passes(cell: Cell) -> int:
     if task and task.adapter == "pseudo_perplexity":
         return task.tokens or 1
     return MASKED_TOKENS if task is None or task.adapter == "harness" else 1
+
+
+def training(job: Job, size: ModelSize) -> float:
+    """Text of their own through the whole model, by the steps that train it."""
+    tokens = sum(kinds()[step.verb].trains(step) for cell in job.cells for step in cell.variant.steps[-1:])
+    return 2 * size.parameters * tokens / speed("float32")
+
+
+def held(steps: Iterable[Step], size: ModelSize) -> int:
+    """Bytes that a step holds beside what any does, of ``steps`` that are made one after another."""
+    return int(size.parameters * max((kinds()[step.verb].holds(step) for step in steps), default=0.0))
 
 
 def calibrating(job: Job, size: ModelSize) -> float:

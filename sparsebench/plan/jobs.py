@@ -90,7 +90,7 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
 
 def reads_dense(variant: Variant) -> bool:
     """Whether the step that makes it looks at the dense model beside its parent."""
-    return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense
+    return bool(variant.steps) and kinds()[variant.steps[-1].verb].reads_dense(variant.steps[-1])
 
 
 def _beside(variant: Variant) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from statistics import median
 from sparsebench import environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, making
+from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, making, training
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
 
@@ -36,7 +36,7 @@ def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
     if job.kind == PREPARE.name:
         own += 2 * size.bytes / SWEEP_BYTES
     if job.kind == MAKE.name:
-        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + calibrating(job, size)
+        own = max(own, size.bytes * len(job.makes) / SWEEP_BYTES) + calibrating(job, size) + training(job, size)
     return PROCESSES[job.kind].start_seconds + own
 
 
@@ -88,9 +88,10 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            held = sum(variant.id in timed for variant in job.makes)
-            waiting += size.bytes * held
-            widest = max(widest, size.bytes * (len(job.makes) - held))
+            stay = sum(variant.id in timed for variant in job.makes)
+            waiting += size.bytes * stay
+            resumed = held([variant.steps[-1] for variant in job.makes], size)
+            widest = max(widest, size.bytes * (len(job.makes) - stay) + resumed)
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * (1 if job.exclusive else slots(ready)))
@@ -126,9 +127,10 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
 def _memory(job: Job, size: ModelSize, apart: bool = False) -> int:
     """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
     process = PROCESSES[job.kind]
-    held = process.models_apart if apart else process.models
+    models = process.models_apart if apart else process.models
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
-    return int(_running_bytes(job.cells, size) * held) + PROCESS_BYTES * ranks
+    own = held([variant.steps[-1] for variant in job.makes if variant.steps], size)
+    return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks + own
 
 
 def _held(job: Job, size: ModelSize, free: int) -> int:

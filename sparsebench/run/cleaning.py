@@ -17,6 +17,7 @@ KINDS = {
     "models": "a prepared model: a run that needs it prepares it again",
     "variants": "a variant's folder: a run that needs it unpacks or makes it again",
     "packed": "a variant's packed copy: a new cell of it makes the variant again",
+    "training": "a training that was interrupted: a run that needs it begins it anew",
 }
 """The folders of a work folder, and why what is in them can go."""
 _DEAD = "left by a process that is no more"

@@ -99,9 +99,9 @@ class Display:
         self.clock.started(job)
         self.running[job.id] = job.label
 
-    def progress(self, job: Job, done: int, total: int) -> None:
-        """A job says how far it is."""
-        self.running[job.id] = f"{job.label} {done}/{total}"
+    def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
+        """A job says how far it is, and perhaps more."""
+        self.running[job.id] = f"{job.label} {done}/{total} {told}".rstrip()
 
     def finished(self, cell: Cell, status: str, seconds: float, reason: str | None) -> None:
         """A cell has its record."""
@@ -167,9 +167,9 @@ class LiveDisplay(Display):
         self.jobs[job.id] = (job, "")
         self.tick()
 
-    def progress(self, job: Job, done: int, total: int) -> None:
+    def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
         """How far a job is; not redrawn while one is being timed."""
-        self.jobs[job.id] = (job, f"{done}/{total}")
+        self.jobs[job.id] = (job, f"{done}/{total} {told}".rstrip())
         if not job.exclusive:
             self.tick()
 

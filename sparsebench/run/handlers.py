@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import reads_dense
 from sparsebench.run.recorder import Recorder, Spec
+from sparsebench.sources.text import read_texts
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import fitted_to
 
 
 def prepare(spec: Spec, recorder: Recorder) -> None:
@@ -36,7 +40,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
     """Leave the folders of the job's variants: unpacked where a packed copy is kept, else made in one pass over their parent."""
     from sparsebench import sources
     from sparsebench.steps.calibration import tokens
-    from sparsebench.steps.contract import Context, Evidence, Step
+    from sparsebench.steps.contract import Context, Evidence
     from sparsebench.steps.registry import kinds
 
     cells = {cell.variant.id: cell for cell in spec.job.cells}
@@ -59,10 +63,15 @@ def make(spec: Spec, recorder: Recorder) -> None:
         fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
         progress=recorder.progress,
         dense=spec.workspace.folder(spec.dense),
+        draw=lambda asked: tokens(parent, family, asked, cache, spec.offline, training=True),
+        resume=lambda step: spec.workspace.training(made_by(step)),
     )
 
+    def made_by(step: Step) -> Variant:
+        return next(variant for variant in wanted if variant.steps[-1] == step)
+
     def emit(step: Step, found: Evidence | SparsebenchError) -> None:
-        variant = next(variant for variant in wanted if variant.steps[-1] == step)
+        variant = made_by(step)
         if isinstance(found, SparsebenchError):
             recorder.lost(variant, found)
             if variant.id in cells:
@@ -151,11 +160,19 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
-    fitted = None
-    if variant.calibration:
-        read = drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)
-        fitted = benchmarks.Fitted(read, spec.allow_overlap)
+    read = [drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)] if variant.calibration else []
+    read += [_trained_on(step, cache, spec.offline) for step in variant.steps if fitted_to(step)]
+    fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
     benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted)
+
+
+def _trained_on(step: Step, cache: Any, offline: bool) -> Iterator[str]:
+    """All of the texts that a step may have trained a model on."""
+    from sparsebench import sources
+
+    for text, columns in fitted_to(step):
+        path = sources.fetch(sources.parse(text.source), cache, offline)
+        yield from (one for row in read_texts(path, *columns).rows for one in row)
 
 
 def latency(spec: Spec, recorder: Recorder) -> None:

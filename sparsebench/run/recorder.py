@@ -68,9 +68,9 @@ class Recorder:
         status = "unsupported" if isinstance(error, UnsupportedError) else "failed"
         self._write(cell, status, reason=reason_of(error))
 
-    def progress(self, done: int, total: int) -> None:
-        """Tell the parent how far the current cell is."""
-        self._tell({"event": "progress", "done": done, "total": total})
+    def progress(self, done: int, total: int, told: str = "") -> None:
+        """Tell the parent how far the current cell is, and in words what else there is to say."""
+        self._tell({"event": "progress", "done": done, "total": total, "told": told})
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
         seconds = time.perf_counter() - self.mark

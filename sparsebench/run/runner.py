@@ -331,7 +331,7 @@ class Runner:
                 self.counts[event["status"]] += 1
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
-                self.display.progress(child.job, event["done"], event["total"])
+                self.display.progress(child.job, event["done"], event["total"], event["told"])
             case "damaged":
                 child.damaged = event["variants"]
             case "note":

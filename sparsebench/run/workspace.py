@@ -46,6 +46,10 @@ class Workspace:
         """The variant in the packed format."""
         return self.work / "packed" / variant.id
 
+    def training(self, variant: Variant) -> Path:
+        """Where a training of the variant leaves what it is resumed from."""
+        return self.work / "training" / variant.id
+
     def content(self, variant: Variant) -> str:
         """The checksum of the variant's weights, as it was taken when they were made; empty where there are none."""
         return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +79,24 @@ class Calibrated:
 
 
 def tokens(
-    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
+    folder: Path,
+    family: Family,
+    calibration: Calibration,
+    cache: sources.Cache,
+    offline: bool = False,
+    training: bool = False,
 ) -> Calibrated:
     """The calibration tokens of the model in ``folder``: the same on every machine.
 
+    For ``training``, as many samples as there are up to the number asked for; a decoder's text then has the token that comes
+    last and is predicted only, so that it is one longer than what an encoder-decoder reads.
     Raises UserError for a length that the model does not take, SourceError for a source that cannot be had, a field
     that is not there or too little text, UnsupportedError for a model that no text can be replayed through.
     """
     config = Checkpoint(folder).config
-    blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
-    reader = _reader(folder, family, calibration, config)
+    if not training:
+        blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
+    reader = replace(_reader(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered(calibration, paired, cache, offline)
     try:
@@ -106,7 +114,7 @@ def tokens(
         sha256=fingerprint(batch),
         text_sha256=hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
         tokens=sum(int(mask.sum()) for mask in masks if mask is not None),
-        notes=(_how(reader, family, paired), *notes),
+        notes=(_how(reader, family, paired, len(batch.input_ids)), *notes),
         settings=asdict(calibration),
     )
 
@@ -202,11 +210,11 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     )
 
 
-def _how(reader: samples.Reader, family: Family, paired: bool) -> str:
+def _how(reader: samples.Reader, family: Family, paired: bool, found: int) -> str:
     """What a sample is, in a line."""
     if family == "decoder":
         first = reader.tokenizer.convert_ids_to_tokens(reader.before)
         begin = f", each behind {' '.join(first)}" if first else ""
-        return f"{reader.samples} windows of {reader.length} tokens of texts joined with a blank line{begin}"
+        return f"{found} windows of {reader.length} tokens of texts joined with a blank line{begin}"
     what = "pairs of texts" if paired else "texts" if family == "encoder" else "texts, each cut in two"
-    return f"{reader.samples} {what}, at most {reader.length} tokens"
+    return f"{found} {what}, at most {reader.length} tokens"

@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sparsebench.errors import SparsebenchError
 from sparsebench.manifest.schema import Strict
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
-    from sparsebench.steps.calibration import Calibrated
+    from sparsebench.steps.calibration import Calibrated, Calibration
 
 
 class Settings(Strict):
@@ -55,6 +55,17 @@ class TensorCount:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A training after ``step`` optimizer steps and ``tokens`` tokens: the mean loss of the steps since the last point (None at
+    the beginning), and the loss on text that is not trained on."""
+
+    step: int
+    tokens: int
+    loss: float | None
+    held_out: float
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What a step achieved, counted in the written files.
 
@@ -62,7 +73,8 @@ class Evidence:
     ``bits`` is what a prunable weight takes on average, scales included (0 where none was quantized), ``relative_error`` is
     ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
     ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
-    that it was trained on, every epoch counted.
+    that it was trained on, every epoch counted, ``operations`` the floating-point operations that this took, by the rule of two
+    for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
@@ -86,10 +98,19 @@ class Evidence:
     relative_error: float = 0.0
     already_zero: int = 0
     trained_tokens: int = 0
+    operations: float = 0.0
+    curve: tuple[Point, ...] = ()
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
 """Called once for each step of a pass: with what it achieved, or why it alone failed."""
+
+
+class Progress(Protocol):
+    """Told how much of a pass is done, and in words what else a reader would like to know."""
+
+    def __call__(self, done: int, total: int, told: str = "") -> None:
+        """``done`` of ``total``."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +118,18 @@ class Context:
     """What a pass may use: ``dense`` is the folder that its recipe began with; ``read`` gives the calibration text as the
     model's tokens (when called first, it is fetched);
     ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell; ``fetch`` gives
-    the file that a source of text names."""
+    the file that a source of text names, ``draw`` the samples of such a text to train on, as many as there are up to the number
+    asked for; ``resume`` names a folder in which what a killed process has done of a step is found again, where there is one."""
 
     family: Family
     seed: int = 0
     dtype: str = "auto"
     read: Callable[[], Calibrated] | None = None
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     fetch: Callable[[str], Path] | None = None
     dense: Path | None = None
+    draw: Callable[[Calibration], Calibrated] | None = None
+    resume: Callable[[Step], Path] | None = None
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
@@ -127,8 +151,13 @@ class StepKind:
     """Whether the step looks at calibration text."""
     passes: Callable[[Step], float] = lambda step: 1.0
     """How often that text goes through the model, in forwards: for the plan's estimate."""
-    reads_dense: bool = False
-    """Whether the steps look at the dense model beside their parent."""
+    trains: Callable[[Step], float] = lambda step: 0.0
+    """How many tokens of a text of its own go through the whole model, every forward pass counted (a backward pass is two): for
+    the plan's estimate."""
+    holds: Callable[[Step], float] = lambda step: 0.0
+    """Bytes a parameter that it holds in memory, and that resuming it takes on the disk: for the plan's estimate."""
+    reads_dense: Callable[[Step], bool] = lambda step: False
+    """Whether the step looks at the dense model beside their parent."""
     draws: Callable[[Step], bool] = lambda step: False
     """Whether the seed decides its result."""
     shares: Callable[[Step], Hashable] = lambda step: step.name
@@ -146,6 +175,8 @@ class StepKind:
     """The settings that name a source of text, each with those that name its columns. A plan fills in the calibration text, its
     field and its target where none is named, makes each canonical and adds the hash of its content (``with_content``), which
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
+    fits: tuple[str, ...] = ()
+    """Those of ``texts`` to which weights are fitted: a benchmark whose documents stand there is refused."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

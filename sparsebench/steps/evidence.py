@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import opened
 from sparsebench.models.topology import parts
@@ -64,6 +65,14 @@ def counted(
         calibration_sha256=made.get("calibration_sha256", ""),
         already_zero=before,
     )
+
+
+def kept_zeros(parent: Checkpoint, written: Checkpoint, name: str) -> int:
+    """How many entries of a matrix are zero in ``parent``. Raises ModelError where one of them is not in what was ``written``."""
+    zeros = sum(zeros_in(piece) for piece in parent.pieces(name))
+    if zeros != zero_in_both(parent, written, name):
+        raise ModelError(f"{written.folder}: {name}: weights that were pruned came back")
+    return zeros
 
 
 def zero_in_both(one: Checkpoint, other: Checkpoint, name: str) -> int:

@@ -16,7 +16,7 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
-from sparsebench.steps.contract import Settings, Step, StepKind, of_file, of_text
+from sparsebench.steps.contract import Settings, Step, StepKind, Text, of_file, of_text
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
 from sparsebench.steps.recover import step as recover
@@ -31,12 +31,17 @@ BUILT_IN = (
         prune.settings,
         "sparsebench.steps.prune.sweep:run",
         reads_text=prune.reads_text,
-        draws=lambda step: step.name == "random",
+        trains=lambda step: recover.trains(step) if step.name == "gradual" else 0.0,
+        holds=lambda step: recover.holds(step) if step.name == "gradual" else 0.0,
+        reads_dense=lambda step: step.name == "gradual",
+        draws=lambda step: step.name in ("random", "gradual"),
         shares=prune.shares,
         label=prune.label,
         version=lambda step: prune.methods()[step.name].version,
         extra_libraries=lambda step: prune.methods()[step.name].libraries,
         files=("file",),
+        texts={"source": ("field", "target")},
+        fits=("source",),
     ),
     StepKind(
         "quantize",
@@ -70,10 +75,16 @@ BUILT_IN = (
         "recover",
         recover.settings,
         "sparsebench.steps.recover.step:run",
-        reads_text=lambda step: True,
+        reads_text=lambda step: step.name == "reconstruct",
         passes=recover.passes,
-        reads_dense=True,
+        trains=recover.trains,
+        holds=recover.holds,
+        reads_dense=lambda step: True,
         draws=lambda step: True,
+        label=recover.label,
+        extra_libraries=lambda step: () if step.name == "reconstruct" else ("transformers", "tokenizers", "accelerate"),
+        texts={"source": ("field", "target")},
+        fits=("source",),
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )
@@ -90,6 +101,16 @@ def label(step: Step) -> str:
     if known(step):
         return kinds()[step.verb].describe(step)
     return " ".join([step.verb, step.name, *(f"{key}={value}" for key, value in step.settings.items())])
+
+
+def fitted_to(step: Step) -> list[tuple[Text, tuple[str, ...]]]:
+    """The texts of its own that a step fits weights to, each with the columns that it reads."""
+    kind = kinds()[step.verb]
+    return [
+        (of_text(step.settings[key]), tuple(step.settings[one] for one in kind.texts[key] if step.settings.get(one)))
+        for key in kind.fits
+        if step.settings.get(key)
+    ]
 
 
 def known(step: Step) -> bool:

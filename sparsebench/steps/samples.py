@@ -24,7 +24,10 @@ Sample = tuple[list[int], ...]
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer with the special tokens that it puts ``before`` and ``after`` a text, and what is wanted of it."""
+    """A tokenizer with the special tokens that it puts ``before`` and ``after`` a text, and what is wanted of it.
+
+    To train on: as many samples as there are will do, and a decoder's text keeps its last token, which is to be predicted.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     before: list[int]
@@ -32,6 +35,7 @@ class Reader:
     pad: int
     samples: int
     length: int
+    training: bool = False
 
 
 def windows(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
@@ -51,13 +55,14 @@ def windows(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
         if len(ids) >= needed or len(used) == len(rows):
             break
         characters *= 2
-    if len(ids) < needed:
+    whole = min(needed, max(1, len(ids) // room) * room) if reader.training else needed
+    if len(ids) < whole:
         raise SourceError(
             f"too little text: {len(ids):,} tokens, where {reader.samples} samples need {needed:,}",
             f"lower samples or length (these tokens make {len(ids) // room} samples), or name a longer text",
         )
-    body = torch.tensor(ids[:needed]).reshape(reader.samples, room)
-    first = torch.tensor(reader.before, dtype=torch.long).expand(reader.samples, -1)
+    body = torch.tensor(ids[:whole]).reshape(-1, room)
+    first = torch.tensor(reader.before, dtype=torch.long).expand(len(body), -1)
     input_ids = torch.cat([first, body], dim=1)
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
 
@@ -78,7 +83,8 @@ def passages(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
 def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[Row]]:
     """For encoder-decoders: two texts a row, or one that is cut in the middle; and the rows used.
 
-    The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training.
+    The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training; what is
+    trained on has that token too.
     Raises SourceError when there are fewer rows than samples.
     """
 
@@ -91,7 +97,10 @@ def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[
             targets = [target for _, target in part]
             labels = reader.tokenizer(text_target=targets, truncation=True, max_length=reader.length, verbose=False)
             both = list(zip(sources, labels["input_ids"], strict=True))
-        return [(_framed(reader, first), [start, *labels[:-1]]) if first and labels else None for first, labels in both]
+        end = None if reader.training else -1
+        return [
+            (_framed(reader, first), [start, *labels[:end]]) if first and labels else None for first, labels in both
+        ]
 
     found, used = _sampled(reader, rows, cut)
     encoder, decoder = ([sample[side] for sample in found] for side in (0, 1))
@@ -119,7 +128,7 @@ def _sampled(
         found += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
         if len(found) >= reader.samples:
             break
-    if len(found) < reader.samples:
+    if len(found) < (1 if reader.training else reader.samples):
         count = sum(len(ids) for _, sample in found for ids in sample)
         raise SourceError(
             f"too little text: {len(found)} passages of {count:,} tokens in all, where {reader.samples} samples need "

@@ -25,11 +25,12 @@ SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "calibration", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
     "pareto_latency", "pareto_perplexity", "perplexity", "retained", "runtime", "score", "shapes", "size", "structure",
+    "training",
 ]  # fmt: skip
 
 
-SAMPLED = [name for name in NAMES if name != "shapes"]
-"""Figures that the sample has rows for: it has no smaller shapes."""
+SAMPLED = [name for name in NAMES if name not in ("shapes", "training")]
+"""Figures that the sample has rows for: it has no smaller shapes, and nothing was trained."""
 SAMPLE = ("perplexity", "runtime", "structure")
 """Figures of different kinds; the others are looked at by the long tests."""
 

@@ -594,3 +594,18 @@ def test_what_a_recovery_gave_back(
     assert (row["before"], row["after"], row["dense_score"]) == tuple(results[place]["score"] for place in (1, 2, 0))
     assert row["regained"] == pytest.approx(share) and row["regained_per_hour"] == pytest.approx(2 * share)
     assert (row["trained_tokens"], row["hours"]) == (65_536, 0.5)
+
+
+def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    making = copy.deepcopy(next(one for one in of(found, stage="make") if one["variant"]["sparsity"] == 0.5))
+    making["result"] |= {"operations": 3e12, "trained_tokens": 80}
+    making["result"]["curve"] = [
+        {"step": 0, "tokens": 0, "loss": None, "held_out": 4.0},
+        {"step": 10, "tokens": 80, "loss": 3.5, "held_out": 3.25},
+    ]
+    path = tmp_path / "trained.duckdb"
+    Ledger(path).ingest([making])
+    rows = query.run(path, "SELECT recipe, step, tokens, loss, held_out FROM training_curves").rows
+    recipe = making["variant"]["recipe"]
+    assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
+    assert query.run(path, "SELECT operations FROM variants").rows == ((3e12,),)

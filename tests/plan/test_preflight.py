@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
+from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.resources import job_seconds
 
 MANIFEST = """
 version: 1
@@ -135,6 +138,36 @@ def test_a_vocabulary_is_not_chosen_by_a_benchmark_s_own_text(tmp_path: Path) ->
     from sparsebench.benchmarks import all_tasks
 
     own = "  - {trim: corpus, source: '" + all_tasks()["sst2_probe"].data[0] + "'}\n"
+    with pytest.raises(ManifestError, match="its text is part of `sst2_probe`"):
+        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, own + more)
+
+
+def test_a_training_is_known_by_its_text_and_takes_time_by_its_tokens(tmp_path: Path) -> None:
+    contents = {"text": "x", "one": "y", "other": "z"}
+    more = "  - {recover: distill, source: 'path:one', tokens: [1000, 50000000]}\n  - {recover: finetune}\n"
+    first = trimmed(tmp_path / "a", contents, more)
+    same = trimmed(tmp_path / "b", contents, more, samples=9)
+    changed = trimmed(tmp_path / "c", {**contents, "one": "w"}, more)
+    ids = [[variant.id for variant in plan.variants.values()][-3:] for plan in (first, same, changed)]
+    assert ids[0] == ids[1]
+    assert [one == other for one, other in zip(ids[0], ids[2], strict=True)] == [False, False, True]
+    assert [variant.recipe for variant in first.variants.values()][-3:] == [
+        "distill one tokens=1000", "distill one tokens=50000000", "finetune text",
+    ]  # fmt: skip
+    sizes = {"plain": ModelSize(10_000_000, 20_000_000)}
+    made = {
+        job.makes[0].recipe: job_seconds(job, sizes) for job in jobs(first, first.cells, lambda _: False) if job.makes
+    }
+    flops = 3 * 2 * 1e7 * 1e6  # of the default million tokens
+    assert flops / 80e9 < made["finetune text"] - made["trim text"] < 2 * flops / 80e9
+    assert made["distill one tokens=1000"] > 50 * flops / 80e9  # both in one pass
+
+
+def test_a_model_is_not_trained_on_a_benchmark_s_own_text(tmp_path: Path) -> None:
+    more = "benchmarks:\n  encoder: [{task: sst2_probe}]\n"
+    from sparsebench.benchmarks import all_tasks
+
+    own = "  - {recover: distill, source: '" + all_tasks()["sst2_probe"].data[0] + "'}\n"
     with pytest.raises(ManifestError, match="its text is part of `sst2_probe`"):
         trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, own + more)
 

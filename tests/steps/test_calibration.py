@@ -302,3 +302,31 @@ def test_settings_are_read_without_torch() -> None:
 def test_the_default_names_a_pinned_file() -> None:
     (part,) = sources.parse(DEFAULT.source).parts
     assert part.sha256 and DEFAULT.field == "passage" and DEFAULT.samples == 128
+
+
+def test_what_is_trained_on_is_as_much_as_there_is(text: str, tmp_path: Path) -> None:
+    """A decoder's windows up to the end of the text, an encoder's passages up to the last."""
+    cache = sources.Cache(tmp_path / "cache")
+    for kind, family in (("llama", "decoder"), ("bert", "encoder")):
+        folder = model(tmp_path / kind, small(kind), CLS if family == "encoder" else "$A")
+        asked = Calibration(text, 10_000, 16, field="passage")
+        with pytest.raises(SourceError, match="too little text"):
+            tokens(folder, family, asked, cache)
+        found = tokens(folder, family, asked, cache, training=True)
+        few = tokens(folder, family, Calibration(text, 4, 16, field="passage"), cache)
+        assert torch.equal(found.batch.input_ids[:4, : few.batch.input_ids.shape[1]], few.batch.input_ids)
+        if family == "encoder":
+            assert len(found.batch.input_ids) == 60
+        whole = sum(len(passage.split()) for passage in passages(60))
+        assert found.tokens > whole - 16 if family == "decoder" else found.tokens > 60
+
+
+def test_what_is_trained_on_has_the_token_that_comes_last(text: str, tmp_path: Path) -> None:
+    cache = sources.Cache(tmp_path / "cache")
+    folder = model(tmp_path / "t5", small("t5"), "$A </s>")
+    asked = Calibration(text, 5, 64, field="passage")
+    plain, whole = (tokens(folder, "encoder-decoder", asked, cache, training=on).batch for on in (False, True))
+    for sample in range(5):
+        shorter = plain.decoder_input_ids[sample][plain.decoder_attention_mask[sample]].tolist()
+        longer = whole.decoder_input_ids[sample][whole.decoder_attention_mask[sample]].tolist()
+        assert longer[:-1] == shorter and longer[-1] == 2  # </s>

@@ -5,7 +5,8 @@ WITH made AS (
            arg_max(zeros, started_at) AS zeros, arg_max(total_zeros, started_at) AS total_zeros,
            arg_max(already_zero, started_at) AS already_zero,
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
-           arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens, arg_max(note, started_at) AS note
+           arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
+           arg_max(operations, started_at) AS operations, arg_max(note, started_at) AS note
     FROM _latest
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
@@ -24,7 +25,8 @@ WITH made AS (
 )
 SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
        1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, zeros, already_zero, total_zeros,
-       rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens, note, c.content
+       rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
+       nullif(operations, 0) AS operations, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN whole USING (model, family, revision, dtype)
@@ -44,6 +46,7 @@ COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and
 COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
 COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
 COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
+COMMENT ON COLUMN variants.operations IS 'floating-point operations that training the whole model took, the dense model''s as a teacher included';
 COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';
 

@@ -4,7 +4,7 @@ WITH last AS (
     SELECT variant_id FROM base.steps GROUP BY variant_id HAVING arg_max(step, position) = 'recover'
 ), pairs AS (
     SELECT DISTINCT r.manifest, r.variant_id, r.model, r.family, r.recipe, r.sparsity, r.task, r.metric, r.higher_is_better, m.scale,
-           p.score AS before, r.score AS after, r.dense_score, v.trained_tokens, v.seconds / 3600 AS hours, r.machine
+           p.score AS before, r.score AS after, r.dense_score, v.trained_tokens, v.operations, v.seconds / 3600 AS hours, r.machine
     FROM results r
     JOIN last USING (variant_id)
     JOIN variants v USING (variant_id)
@@ -17,7 +17,7 @@ WITH last AS (
     FROM pairs
 )
 SELECT manifest, variant_id, model, family, recipe, sparsity, task, metric, higher_is_better, before, after, dense_score, regained,
-       trained_tokens, hours, regained / hours AS regained_per_hour, machine
+       trained_tokens, operations, hours, regained / hours AS regained_per_hour, machine
 FROM scaled
 ORDER BY manifest, model, task, recipe;
 
@@ -31,6 +31,7 @@ COMMENT ON COLUMN recovered.after IS 'its own score';
 COMMENT ON COLUMN recovered.dense_score IS 'the untouched model''s score';
 COMMENT ON COLUMN recovered.regained IS 'share of what the parent had lost that came back: 1 is all of it, below 0 more was lost; of a perplexity, in logarithms';
 COMMENT ON COLUMN recovered.trained_tokens IS 'tokens that the recovery was trained on, every epoch counted';
+COMMENT ON COLUMN recovered.operations IS 'floating-point operations that it took, where the whole model was trained';
 COMMENT ON COLUMN recovered.hours IS 'hours that it took on the machine that made it';
 COMMENT ON COLUMN recovered.regained_per_hour IS 'regained over hours';
 COMMENT ON COLUMN recovered.machine IS 'class of hardware, as in results';

@@ -15,6 +15,7 @@ from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
+from sparsebench.steps.recover.step import Gradual, unusual
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,15 @@ BUILT_IN = (
         settings=Mask,
         summary="removes what the masks in a file say: a 1 keeps, a 0 removes",
     ),
+    Method(
+        "gradual",
+        run="sparsebench.steps.prune.methods.gradual:run",
+        granularities=(),
+        settings=Gradual,
+        libraries=("transformers", "tokenizers", "accelerate"),
+        summary="removes the weights of smallest absolute value, more and more of them while the whole model is trained",
+        paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
+    ),
 )
 
 
@@ -168,7 +178,10 @@ def shares(step: Step) -> tuple[str, ...]:
 
 def label(step: Step) -> str:
     """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out.
-    Masks are called after their file: ``mask masks.safetensors``."""
+    Masks are called after their file: ``mask masks.safetensors``; of a training it is told as of a recovery."""
+    if step.name == "gradual":
+        rest = {key: value for key, value in step.settings.items() if key != "sparsity"}
+        return " ".join([step.name, percent(step.settings["sparsity"]), *unusual(rest, Gradual)])
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
     setting = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0, **step.settings}

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,7 @@ from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.evidence import counted, zero_in_both
-from sparsebench.steps.prune.zeroing import zeros_in
+from sparsebench.steps.evidence import counted, kept_zeros
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -110,18 +110,11 @@ class Reconstruction:
         ]
         note = "; ".join(filter(None, words))
         try:
-            result = counted(folder, family, seconds, 1, note, self.text.told(), self._kept)
+            result = counted(folder, family, seconds, 1, note, self.text.told(), partial(kept_zeros, self.parent))
         except ModelError:
             shutil.rmtree(folder)  # what has its name would pass for whole
             raise
         return replace(result, trained_tokens=sum(one.tokens * one.epochs for one in fits) // len(fits))
-
-    def _kept(self, written: Checkpoint, name: str) -> int:
-        """How many entries of a matrix are zero in the parent. Raises ModelError where one of them is not in what was written."""
-        zeros = sum(zeros_in(piece) for piece in self.parent.pieces(name))
-        if zeros != zero_in_both(self.parent, written, name):
-            raise ModelError(f"{written.folder}: {name}: weights that were pruned came back")
-        return zeros
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""

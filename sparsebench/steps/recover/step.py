@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, wrong
-from sparsebench.steps.contract import Context, Emit, Settings, Step
+from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
+
+Named = Annotated[str, Field(min_length=1)]
 
 
 class Reconstruct(Settings):
@@ -38,37 +42,196 @@ class Reconstruct(Settings):
         return found if self.train == "low_rank" else {key: value for key, value in found.items() if key != "rank"}
 
 
+class Whole(Settings):
+    """What training a whole model asks for, whatever its loss."""
+
+    tokens: Count = 1_000_000
+    """How many tokens are trained on; the text is read again where it has fewer."""
+    source: Named | None = None
+    """The text, in any notation that `calibration` takes; default: the calibration text's. A result is known by the content."""
+    field: Named | None = None
+    """The column that holds the text, where the source has columns."""
+    target: Named | None = None
+    """The column of what an encoder-decoder is to write; without one, each text is cut in two."""
+    length: Count | None = None
+    """Tokens a sample; default: 512, or the model's maximum."""
+    held_out: float = 0.05
+    """The share of the samples that is not trained on: by them the best weights are chosen, or those before the training."""
+    evaluations: Count = 8
+    """How often the loss on these is looked at."""
+    train: Literal["weights", "low_rank", "norms"] = "weights"
+    """All `weights`; or a product of `rank` that is added to what stays of each prunable matrix, beside norms and biases
+    (`low_rank`); or `norms` and biases alone."""
+    rank: Count = 16
+    """With `low_rank`: columns of the one factor, rows of the other."""
+    batch: Count = 8
+    """Samples in each step."""
+    rate: float = 1e-4
+    """The highest learning rate (AdamW)."""
+    warm_up: float = 0.05
+    """The share of the steps in which the rate rises to it."""
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    """How it falls to 0 afterwards, if it does."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    clip: float = 1.0
+    """The longest gradient; a longer one is scaled to it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; weights are float32. `auto`: bfloat16 for a bfloat16 checkpoint where the machine has instructions for
+    it."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        _between(self, "rate", 0, 1, "1e-4")
+        _between(self, "held_out", 0, 1, "0.05")
+        _between(self, "clip", 0, 1e9, "1.0")
+        for key in ("warm_up", "weight_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
+        if self.target is not None and self.field is None:
+            raise wrong("`target` without `field`", "`field` names the first column", at="target")
+        found = self.model_dump()
+        return found if self.train == "low_rank" else {key: value for key, value in found.items() if key != "rank"}
+
+
+class Finetune(Whole):
+    """The whole model on its own loss: the next token, masked words, or what an encoder-decoder is to write. Zeros stay zeros."""
+
+
+class Distill(Whole):
+    """The whole model, to say what the dense model says. Zeros stay zeros; any shape may have been cut but the vocabulary."""
+
+    alpha: float = 1.0
+    """The share of the loss that is the divergence from the dense model; the rest is the model's own loss (`finetune`'s)."""
+    temperature: float = 1.0
+    """By which the logits of both are divided."""
+    top_k: Annotated[int, Field(ge=0)] = 64
+    """Tokens of which the dense model's probability is looked at, the likeliest; all others count as one. They are asked for
+    once and kept on the disk while the training lasts. 0: all of the vocabulary, asked for at every step."""
+    match: Literal["none", "hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"] = "none"
+    """What else is compared inside, as TextBrewer calls it: hidden states, attention, or the flow between layers."""
+    match_weight: float = 1.0
+    """What that counts beside the rest of the loss."""
+    layers: Literal["uniform", "last"] = "uniform"
+    """The layers that are compared: every one of the model's, with the dense model's spread evenly; or the last."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        if not 0 <= self.alpha <= 1:
+            raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
+        _between(self, "temperature", 0, 1000, "2.0")
+        _between(self, "match_weight", 0, 1e6, "1.0")
+        found = super().complete(name)
+        idle = ("match_weight", "layers") if self.match == "none" else ()
+        return {key: value for key, value in found.items() if key not in idle}
+
+
+class Gradual(Distill):
+    """What `distill` may say, and how the sparsity grows while it trains."""
+
+    sparsity: Share | None = None
+    """Share of each prunable matrix to remove in the end, between 0 and 1."""
+    initial: Share = 0.0
+    """The share that goes first; what is zero already stays so besides."""
+    schedule: Literal["cubic", "constant"] = "cubic"
+    """How it grows: `cubic`, ever slower, as TensorFlow's `PolynomialDecay`; or all at once, at `start` (`constant`)."""
+    start: Share = 0.0
+    """The share of the steps before it begins to grow."""
+    end: Share = 0.75
+    """The share of the steps after which it grows no more; the rest trains what is left."""
+    frequency: Count = 10
+    """Steps between two choices of what goes."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        if self.sparsity is None:
+            raise wrong("`sparsity` is missing", "the share of the weights to remove, such as 0.8", at="sparsity")
+        if self.train != "weights":
+            raise wrong(f"`train: {self.train}` while weights go", "`train: weights`", at="train")
+        if self.initial > self.sparsity:
+            raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {self.sparsity:g}", at="initial")
+        if self.start > self.end:
+            raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
+        found = super().complete(name)
+        idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
+        return {key: value for key, value in found.items() if key not in idle}
+
+
+def _between(own: Settings, key: str, low: float, high: float, example: str) -> None:
+    value = getattr(own, key)
+    if not low < value < high:
+        raise wrong(f"{key} is {value:g}", f"a number between {low:g} and {high:g}, such as {example}", at=key)
+
+
 def settings() -> dict[str, type[Settings]]:
     """Each way's settings, by its name."""
-    return {"reconstruct": Reconstruct}
+    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": Distill}
+
+
+def label(step: Step) -> str:
+    """``distill tokens=100000``: what differs from the defaults, the text by its name where it is not the usual one."""
+    return " ".join([step.name, *unusual(step.settings, settings()[step.name])])
+
+
+def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
+    """The settings of a training that differ from their defaults, each in a word."""
+    from sparsebench.steps.calibration import DEFAULT
+
+    fields = kind.model_fields
+    said = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
+    named = said.pop("source", None)
+    text = of_text(named) if named else None
+    first = [text.name] if text and text.source != DEFAULT.source else []
+    rest = {key: value for key, value in said.items() if key not in ("field", "target")}
+    return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
 
 
 def passes(step: Step) -> float:
     """A forward and a backward pass, of about twice the work, an epoch; the dense block's, and those before and behind."""
-    return float(3 * step.settings["epochs"] + 3)
+    return float(3 * step.settings["epochs"] + 3) if step.name == "reconstruct" else 0.0
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every recovered model of one pass, each into its folder.
+def trains(step: Step) -> float:
+    """Tokens in forward passes: three for each that is trained on, what is held out, and the dense model's."""
+    if step.name == "reconstruct":
+        return 0.0
+    own = step.settings
+    return float(own["tokens"] * (3 + (step.name != "finetune") + own["held_out"] * (own["evaluations"] + 1)))
+
+
+def holds(step: Step) -> float:
+    """Weights, gradients and two moments in float32, the best weights, and the dense model."""
+    return 0.0 if step.name == "reconstruct" else 20.0 + 4.0 * (step.name != "finetune")
+
+
+def run(
+    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, course: Callable[..., Any] | None = None
+) -> None:
+    """Every recovered model of one pass, each into its folder; by a ``course`` weights go on the way (``prune: gradual``).
 
     Raises ModelError for a quantized parent, UnsupportedError where its blocks or its tokens are not the dense model's.
     """
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.quantized import FLOAT, encoding_of
+    from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction
 
-    if context.dense is None or context.read is None:
-        raise ModelError("recover: reconstruct needs the dense model and calibration text", "use it in a manifest")
+    name = next(iter(targets)).name
+    if context.dense is None or (name == "reconstruct" and context.read is None):
+        raise ModelError(f"{name} needs the dense model and calibration text", "use it in a manifest")
     checkpoint, dense = Checkpoint(parent), Checkpoint(context.dense)
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "recover first, then quantize")
-    if _vocabulary(checkpoint) != _vocabulary(dense):
+    if name != "finetune" and _vocabulary(checkpoint) != _vocabulary(dense):
         raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")
-    text = context.read()
+    text = context.read() if context.read and name == "reconstruct" else None
     for number, (step, folder) in enumerate(targets.items()):
         try:
-            job = Reconstruction(dense, checkpoint, text, step, context, (number, len(targets)))
-            emit(step, job.run(folder))
+            if text is None:
+                emit(step, whole.run(checkpoint, dense, step, context, folder, course))
+            else:
+                job = Reconstruction(dense, checkpoint, text, step, context, (number, len(targets)))
+                emit(step, job.run(folder))
         except SparsebenchError as error:
             emit(step, error)
 

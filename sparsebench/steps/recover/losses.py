@@ -1,0 +1,103 @@
+"""What a student is trained by, as TextBrewer defines it (losses.py of airaria/TextBrewer; Hinton et al. 1503.02531 for ``kl``).
+
+Each gives a scalar, float32. ``mask`` (samples, length) is true where a token is; what is padding counts nowhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+TINY = 1e-9
+
+
+def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The forward Kullback-Leibler divergence of the student from the teacher, in nats, the mean over tokens.
+
+    ``student`` (tokens, vocabulary) are logits. ``teacher`` (tokens, k) are the teacher's logarithms of probabilities at the
+    ``temperature``, normalised over the whole vocabulary, of its k likeliest tokens ``ids`` (tokens, k). All other tokens are
+    one outcome more, so that a student pays for what it gives them; with k of the whole vocabulary nothing is left of it.
+    As TextBrewer's ``kd_ce_loss`` it has no factor T², and differs from it by the teacher's entropy, which has no gradient.
+    """
+    scaled = student.float() / temperature
+    own = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
+    found = (teacher.exp() * (teacher - own)).sum(-1)
+    if ids.shape[-1] < student.shape[-1]:
+        rest, left = ((1 - one.exp().sum(-1)).clamp_min(TINY) for one in (teacher, own))
+        found = found + rest * (rest.log() - left.log())
+    return found.mean()
+
+
+def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What ``kl`` takes of a teacher's ``logits`` (…, vocabulary): ids int64 and log probabilities float32, (…, count) each.
+
+    Without a ``count`` all of them, in the order of the vocabulary.
+    """
+    spread = torch.log_softmax(logits.float() / temperature, -1)
+    if count is None or count >= spread.shape[-1]:
+        return torch.arange(spread.shape[-1]).expand(spread.shape), spread
+    top = spread.topk(count, -1)
+    return top.indices, top.values
+
+
+def relative(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The squared difference of a token's states (samples, length, width) over the teacher's square, the mean over tokens.
+
+    As block by block: a few tokens have states hundreds of times as large, and would be all that counts.
+    """
+    lost = (student.float() - teacher.float())[mask].square().sum(-1)
+    return (lost / teacher.float()[mask].square().sum(-1).clamp_min(TINY)).mean()
+
+
+def hidden_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean square by which the states of tokens (samples, length, width) differ."""
+    return (student.float() - teacher.float())[mask].square().mean()
+
+
+def cos(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One less the cosine of the angle between a token's states (samples, length, width), the mean over tokens."""
+    return (1 - functional.cosine_similarity(student.float()[mask], teacher.float()[mask], dim=-1)).mean()
+
+
+def attention_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean square by which attention (samples, heads, length, length) differs, over heads and pairs of tokens.
+
+    The field's libraries give attention as probabilities, where TextBrewer's models gave what stands before the softmax.
+    """
+    pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand(student.shape)
+    return (student.float() - teacher.float())[pairs].square().mean()
+
+
+def attention_ce(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of attention (samples, heads, length, length), probabilities, the mean over heads and tokens."""
+    rows = mask[:, None, :].expand(student.shape[:-1])
+    return -(teacher.float() * student.float().clamp_min(TINY).log()).sum(-1)[rows].mean()
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""The states (samples, length, width) at two depths."""
+
+
+def fsp(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
+    """The mean square by which the flows between two depths differ, (width, width): Xᵀ Y over the number of tokens (Yim 2017)."""
+    lengths = mask.sum(1)[:, None, None]
+
+    def flow(states: Pair) -> torch.Tensor:
+        one, other = (state.float() * mask[..., None] for state in states)
+        return one.transpose(1, 2) @ other / lengths
+
+    return functional.mse_loss(flow(student), flow(teacher))
+
+
+def nst(student: Pair, teacher: Pair, mask: torch.Tensor) -> torch.Tensor:
+    """The squares by which X Yᵀ over the width, (length, length), differs: the mean over pairs of tokens (TextBrewer's ``mmd``).
+
+    Neuron selectivity transfer (Huang and Wang, 1707.01219) with a linear kernel; widths may differ.
+    """
+
+    def gram(states: Pair) -> torch.Tensor:
+        one, other = (state.float() for state in states)
+        return one @ other.transpose(1, 2) / other.shape[-1]
+
+    pairs = mask[:, :, None] & mask[:, None, :]
+    return (gram(student) - gram(teacher))[pairs].square().mean()

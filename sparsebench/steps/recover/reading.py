@@ -1,0 +1,163 @@
+"""The text that a whole model is trained on: samples, what is to be predicted in them, and the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench.errors import ModelError
+from sparsebench.models.replay import GROUP
+from sparsebench.models.text import longest_input
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.batch import Batch
+    from sparsebench.steps.calibration import Calibrated
+    from sparsebench.steps.contract import Context, Step
+
+LENGTH = 512
+NONE = -100
+"""A label where nothing is to be predicted, as torch's cross-entropy has it."""
+MASKED, HIDDEN, REPLACED = 0.15, 0.8, 0.1
+"""The share of words that a masked language model is asked for; of these, what share it does not see or sees replaced by any
+other token (Devlin et al. 1810.04805)."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Samples for a model of ``family``. What is read is cut to the longest of the samples that are read together."""
+
+    family: Family
+    batch: Batch
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self.batch.input_ids)
+
+    def counts(self) -> list[int]:
+        """Tokens of each sample, of both sides where there are two."""
+        count = self.batch.attention_mask.sum(1)
+        if self.batch.decoder_attention_mask is not None:
+            count = count + self.batch.decoder_attention_mask[:, 1:].sum(1)
+        return [int(one) for one in count]
+
+    def given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What the model is called with: ids and masks, (rows, length) int64."""
+        mask = self.batch.attention_mask[list(rows)]
+        end = int(mask.sum(1).max())
+        found = {"input_ids": self.batch.input_ids[list(rows)][:, :end], "attention_mask": mask[:, :end].long()}
+        if self.batch.decoder_input_ids is not None:
+            inside = self.mask(rows)
+            found["decoder_input_ids"] = self.batch.decoder_input_ids[list(rows)][:, : inside.shape[1]]
+            found["decoder_attention_mask"] = inside.long()
+        return found
+
+    def mask(self, rows: Sequence[int]) -> torch.Tensor:
+        """Where the tokens are of the side that the outputs belong to, (rows, length) bool."""
+        mask = self.batch.attention_mask[list(rows)]
+        if self.batch.decoder_attention_mask is not None:
+            mask = self.batch.decoder_attention_mask[list(rows)][:, 1:]
+        return mask[:, : int(mask.sum(1).max())]
+
+    def next_tokens(self, rows: Sequence[int]) -> torch.Tensor:
+        """What comes after each token of the outputs' side, (rows, length) int64; NONE behind the last."""
+        mask = self.mask(rows)
+        if self.batch.decoder_input_ids is not None:
+            wanted = self.batch.decoder_input_ids[list(rows)][:, 1 : mask.shape[1] + 1]
+            return wanted.masked_fill(~mask, NONE)
+        ids = self.batch.input_ids[list(rows)][:, : mask.shape[1]].masked_fill(~mask, NONE)
+        return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
+
+    def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """The rows in parts of about GROUP tokens, padding counted: what runs at once."""
+        batch = self.batch
+        length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
+        size = max(1, GROUP // length)
+        return (list(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+@dataclass(frozen=True)
+class Words:
+    """How words are masked: by the token ``hidden``; ``special`` ones are never asked for."""
+
+    hidden: int
+    special: frozenset[int]
+    vocabulary: int
+
+    @classmethod
+    def of(cls, folder: Path, vocabulary: int) -> Words:
+        """As the tokenizer in ``folder`` has them. Raises ModelError where it has no token for a masked word."""
+        from sparsebench.models.load import load_tokenizer
+
+        tokenizer: Any = load_tokenizer(folder)
+        if tokenizer.mask_token_id is None:
+            raise ModelError(f"{folder}: its tokenizer has no mask token", "distill it instead: {recover: distill}")
+        return cls(tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), vocabulary)
+
+    def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ids (rows, length) with words masked by the draw ``seed``, and the labels, NONE where none is asked for."""
+        draw = torch.Generator().manual_seed(seed)
+        special = torch.isin(ids, torch.tensor(sorted(self.special)))
+        allowed = mask.bool() & ~special
+        asked = allowed & (torch.rand(ids.shape, generator=draw) < MASKED)
+        if not asked.any():  # a loss over nothing is no number
+            asked.view(-1)[int(allowed.view(-1).int().argmax())] = True
+        way = torch.rand(ids.shape, generator=draw)
+        others = torch.randint(self.vocabulary, ids.shape, generator=draw)
+        seen = torch.where(asked & (way < HIDDEN), self.hidden, ids)
+        seen = torch.where(asked & (way >= 1 - REPLACED), others, seen)
+        return seen, ids.masked_fill(~asked, NONE)
+
+
+def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrated, int]:
+    """The samples of the step's text, enough for its tokens where there are enough, and how many are held out, the last ones.
+
+    Raises ModelError where none is left to train on.
+    """
+    from sparsebench.steps.calibration import DEFAULT, Calibration
+    from sparsebench.steps.contract import of_text
+
+    assert context.draw is not None
+    own = step.settings
+    source, column = (of_text(own["source"]).source, own["field"]) if own["source"] else (DEFAULT.source, DEFAULT.field)
+    length = own["length"] or min(LENGTH, longest_input(config) or LENGTH)
+    share = 1 - own["held_out"]
+    asked = ceil(own["tokens"] / length / share) + 1
+    while True:
+        text = context.draw(Calibration(source, asked, length, context.seed, column, own["target"]))
+        found = len(text.batch.input_ids)
+        # Texts of encoders and encoder-decoders are as long as they are.
+        if found < asked or text.tokens * share >= own["tokens"]:
+            break
+        asked = ceil(1.1 * asked * own["tokens"] / share / text.tokens) + 1
+    held = max(1, round(own["held_out"] * found))
+    if held >= found:
+        raise ModelError(
+            f"{step.verb}: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",
+            "name a longer `source`, or a smaller `length`",
+        )
+    return text, held
+
+
+def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:
+    """The samples of each optimizer step, ``size`` at a time, until so many ``tokens`` are read; ``counts`` are each one's.
+
+    Every epoch has an order of its own, drawn from the seed and its number alone: a place in it is a number of steps.
+    """
+    steps: list[list[int]] = []
+    read = epoch = 0
+    while True:
+        order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        for start in range(0, len(order), size):
+            if read >= tokens:
+                return steps
+            steps.append(order[start : start + size])
+            read += sum(counts[place] for place in steps[-1])
+        epoch += 1

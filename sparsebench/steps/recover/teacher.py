@@ -1,0 +1,258 @@
+"""The dense model as a teacher: what it says of the samples, at once or kept on the disk, and the loss that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.steps.recover import losses
+from sparsebench.steps.recover.reading import NONE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.steps.recover.reading import Text
+
+ATTENTION = ("attention_mse", "attention_ce")
+FLOWS = ("fsp", "nst")
+SINGLE: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "hidden_mse": losses.hidden_mse,
+    "cos": losses.cos,
+    "attention_mse": losses.attention_mse,
+    "attention_ce": losses.attention_ce,
+}
+PAIRED = {"fsp": losses.fsp, "nst": losses.nst}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model gives for some samples: ``logits`` (rows, length, vocabulary), None of an encoder; ``states`` before the first
+    block and after each, ``attentions`` of each block where they were asked for, of the side that the outputs belong to."""
+
+    logits: torch.Tensor | None
+    states: tuple[torch.Tensor, ...]
+    attentions: tuple[torch.Tensor, ...]
+
+
+def ask(model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], attentions: bool = False) -> Said:
+    """Run a model; of an encoder the body alone."""
+    called: Any = model.base_model if family == "encoder" else model
+    quiet = {} if family == "encoder" else {"use_cache": False}
+    found = called(**given, **quiet, output_hidden_states=True, output_attentions=attentions)
+    side = "decoder_" if family == "encoder-decoder" else ""
+    return Said(
+        getattr(found, "logits", None),
+        found[f"{side}hidden_states"],
+        found[f"{side}attentions"] if attentions else (),
+    )
+
+
+class Kept:
+    """The teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
+    length, k). What a killed process has left is not asked for again."""
+
+    def __init__(self, folder: Path, samples: int, length: int, count: int) -> None:
+        shape = (samples, length, count)
+        self.ids = _file(folder / "ids.npy", np.int32, shape)
+        self.logs = _file(folder / "logs.npy", np.float32, shape)
+        self.done = _file(folder / "done.npy", np.bool_, (samples,))
+
+    def put(self, rows: Sequence[int], ids: torch.Tensor, logs: torch.Tensor) -> None:
+        """Keep what was said of some samples."""
+        length = ids.shape[1]
+        self.ids[list(rows), :length] = ids.numpy()
+        self.logs[list(rows), :length] = logs.numpy()
+        for array in (self.ids, self.logs):
+            array.flush()  # before anybody reads that it is there
+        self.done[list(rows)] = True
+        self.done.flush()
+
+    def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What was said of some samples: ids int64 and logarithms."""
+        return (
+            torch.from_numpy(self.ids[list(rows), :length].astype(np.int64)),
+            torch.from_numpy(np.array(self.logs[list(rows), :length])),
+        )
+
+
+def _file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    mode: Any = "r+" if path.is_file() else "w+"
+    found: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode, dtype, shape)
+    return found
+
+
+def mapped(student: int, teacher: int, layers: str) -> list[tuple[int, int]]:
+    """The student's layers, from 1, each with the teacher's that it is compared with: all of them evenly, or the last alone."""
+    if layers == "last":
+        return [(student, teacher)]
+    return [(layer, round(layer * teacher / student)) for layer in range(1, student + 1)]
+
+
+@dataclass
+class Distillation:
+    """The loss of a student: what its logits (an encoder's last states) differ from the teacher's, its own loss, and a match.
+
+    ``teacher`` is None once all that is needed of it is ``kept``.
+    """
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    family: Family
+    text: Text
+    settings: dict[str, Any]
+    device: torch.device
+    kept: Kept | None = None
+    projections: nn.ModuleList = field(default_factory=nn.ModuleList)
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    asked: int = 0
+    """Tokens that the teacher was asked about, where what it says is kept."""
+
+    def prepare(self, seed: int) -> None:
+        """Find which layers are matched, with a linear projection each where widths differ.
+
+        Raises UnsupportedError where the match cannot be had of these two models.
+        """
+        match = self.settings["match"]
+        if self.family == "encoder" and self.settings["alpha"] < 1:
+            raise UnsupportedError("an encoder is distilled by its states, which are no predictions", "alpha: 1")
+        if match == "none":
+            if self.family == "encoder":
+                self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")
+            return
+        assert self.teacher is not None
+        if match in ATTENTION:
+            for model in (self.model, self.teacher):
+                model.set_attn_implementation("eager")
+        with torch.no_grad():
+            own, theirs = (
+                ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, self.teacher)
+            )
+        if match in ATTENTION:
+            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings["layers"])
+            heads = [said.attentions[0].shape[1] for said in (own, theirs)]
+            if heads[0] != heads[1]:
+                raise UnsupportedError(
+                    f"match: {match} compares heads, of which the model has {heads[0]} and the dense one {heads[1]}",
+                    "match: hidden_mse, or nst",
+                )
+            return
+        self.pairs = mapped(len(own.states) - 1, len(theirs.states) - 1, self.settings["layers"])
+        if match in FLOWS and len(self.pairs) < 2:
+            raise UnsupportedError(f"match: {match} compares pairs of layers, and there is one", "layers: uniform")
+        if match == "nst":
+            return  # its Gram matrices are of tokens
+        draw = torch.Generator().manual_seed(seed)
+        for one, other in self.pairs:
+            width, wanted = own.states[one].shape[-1], theirs.states[other].shape[-1]
+            if width == wanted:
+                continue
+            layer = nn.Linear(width, wanted)
+            with torch.no_grad():
+                layer.weight.copy_(torch.randn(wanted, width, generator=draw) / width**0.5)
+                layer.bias.zero_()
+            self.projections.append(layer.to(self.device))
+
+    def _same_widths(self, why: str, way: str) -> None:
+        assert self.teacher is not None
+        sizes = [getattr(one.config, "hidden_size", None) for one in (self.model, self.teacher)]
+        if sizes[0] != sizes[1]:
+            raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", way)
+
+    def keep(self, folder: Path, rows: Sequence[int], tell: Callable[[int, int], None]) -> None:
+        """Ask the teacher for its likeliest tokens in all samples, and let go of it."""
+        assert self.teacher is not None
+        length = self.text.mask(range(self.text.samples)).shape[1]
+        count = min(self.settings["top_k"], self.teacher.config.get_text_config().vocab_size)
+        self.kept = Kept(folder, self.text.samples, length, count)
+        counts = self.text.counts()
+        self.asked = sum(counts[row] for row in rows)
+        todo = [row for row in rows if not self.kept.done[row]]
+        done = 0
+        for group in self.text.groups(todo):
+            said = self._teach(self._given(group))
+            assert said.logits is not None
+            ids, logs = losses.likeliest(said.logits, count, self.settings["temperature"])
+            self.kept.put(group, ids.cpu(), logs.cpu())
+            done += len(group)
+            tell(done, len(todo))
+        self.teacher = None
+
+    def _teach(self, given: dict[str, torch.Tensor]) -> Said:
+        assert self.teacher is not None
+        with torch.no_grad():
+            return ask(self.teacher, self.family, given, self.settings["match"] in ATTENTION)
+
+    def _given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
+
+    def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
+        """The loss on some samples."""
+        own, match = self.settings, self.settings["match"]
+        given, mask = self._given(rows), self.text.mask(rows).to(self.device)
+        said = ask(self.model, self.family, given, match in ATTENTION)
+        theirs = self._teach(given) if self.teacher is not None else None
+        if self.family == "encoder":
+            assert theirs is not None
+            same = said.states[-1].shape[-1] == theirs.states[-1].shape[-1]
+            # Where widths differ, the match with its projections is all there is.
+            total = losses.relative(said.states[-1], theirs.states[-1], mask) if same else torch.zeros(())
+        else:
+            assert said.logits is not None
+            total = own["alpha"] * self._divergence(said.logits, theirs, rows, mask)
+            if own["alpha"] < 1:
+                wanted = self.text.next_tokens(rows).to(self.device)
+                total = total + (1 - own["alpha"]) * cross_entropy(said.logits, wanted)
+        if match != "none":
+            assert theirs is not None
+            total = total + own["match_weight"] * self._matched(said, theirs, mask)
+        return total
+
+    def _divergence(
+        self, logits: torch.Tensor, theirs: Said | None, rows: Sequence[int], mask: torch.Tensor
+    ) -> torch.Tensor:
+        own = self.settings
+        if theirs is not None:
+            assert theirs.logits is not None
+            ids, logs = losses.likeliest(theirs.logits, own["top_k"] or None, own["temperature"])
+        else:
+            assert self.kept is not None
+            ids, logs = (one.to(self.device) for one in self.kept.get(rows, mask.shape[1]))
+        return losses.kl(logits[mask], ids.to(mask.device)[mask], logs[mask], own["temperature"])
+
+    def _matched(self, said: Said, theirs: Said, mask: torch.Tensor) -> torch.Tensor:
+        """The mean of the match over the layers, or over pairs of layers that follow one another."""
+        match, attentive = self.settings["match"], self.settings["match"] in ATTENTION
+        projections = iter(self.projections)
+        compared: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for one, other in self.pairs:
+            if attentive:
+                compared.append((said.attentions[one - 1], theirs.attentions[other - 1]))
+                continue
+            left, right = said.states[one], theirs.states[other]
+            if match != "nst" and left.shape[-1] != right.shape[-1]:
+                left = next(projections)(left)
+            compared.append((left, right))
+        if match in SINGLE:
+            found = [SINGLE[match](left, right, mask) for left, right in compared]
+        else:
+            found = [
+                PAIRED[match]((before[0], after[0]), (before[1], after[1]), mask)
+                for before, after in pairwise(compared)
+            ]
+        return torch.stack(found).mean()
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean negative log-likelihood of the labels (rows, length), NONE left out, by logits (rows, length, vocabulary)."""
+    asked = labels != NONE
+    return functional.cross_entropy(logits[asked].float(), labels[asked])

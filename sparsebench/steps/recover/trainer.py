@@ -1,0 +1,349 @@
+"""The loop that trains a whole model: AdamW in float32, warm-up and decay, clipped gradients, the mask held at every step.
+
+Accelerate has the device. Every random choice is a function of the seed and of the step's number, and
+dropout stays off, so that weights, optimizer, schedule and the number of the step are all that a training is resumed from: it
+ends in the same weights, bit for bit on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint, torch_dtype
+from sparsebench.models.filling import stored_views
+from sparsebench.models.topology import View, parts
+from sparsebench.steps.contract import Context, Point, Step
+from sparsebench.steps.recover.reading import schedule
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.steps.recover.reading import Text
+
+CHECKPOINT_SECONDS = 300.0
+STATE = "training.pt"
+
+Loss = Callable[[Sequence[int], int], torch.Tensor]
+"""From the samples that run together and the number of the step (-1: none of training) to their mean loss."""
+
+
+class Course(Protocol):
+    """How a sparsity grows over optimizer steps."""
+
+    @property
+    def end(self) -> int:
+        """The last step before which masks are chosen."""
+
+    def due(self, step: int) -> bool:
+        """Whether masks are chosen before this step."""
+
+    def share(self, step: int) -> float:
+        """The share of each prunable matrix that is to be zero then."""
+
+
+class LowRank(nn.Module):
+    """A matrix as the stored one, which stays, plus a product of two factors wherever that one is not zero.
+
+    As ``reconstruct`` has it, after PERP (2312.15230): W + M ⊙ (L R), where L begins at zero and R is normal.
+    """
+
+    live: torch.Tensor
+
+    def __init__(self, stored: torch.Tensor, rank: int, draw: torch.Generator) -> None:
+        super().__init__()
+        out, inner = stored.shape
+        self.left = nn.Parameter(torch.zeros(out, rank))
+        self.right = nn.Parameter(torch.randn(rank, inner, generator=draw) / inner**0.5)
+        self.register_buffer("live", stored != 0)
+
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        """The matrix, of the same shape."""
+        found: torch.Tensor = stored + self.live * (self.left @ self.right)
+        return found
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter of the model: where it is, and what it is of a stored tensor."""
+
+    module: nn.Module
+    attribute: str
+    view: View
+
+    def value(self) -> torch.Tensor:
+        """As the model runs it."""
+        found: torch.Tensor = getattr(self.module, self.attribute)
+        return found
+
+
+class Weights:
+    """A model's parameters: which are trained, where a mask holds them, and what they are called in the checkpoint."""
+
+    def __init__(
+        self, model: PreTrainedModel, parent: Checkpoint, family: Family, train: str, rank: int, seed: int
+    ) -> None:
+        """Raises UnsupportedError for a prunable tensor that the model keeps in another form."""
+        self.parent = parent
+        places = parts(parent, family)
+        views = stored_views(model, parent.tensors)
+        claimed = {view.tensor for view in views.values()}
+        lost = [name for name, part in places.items() if part.prunable and name not in claimed]
+        lost += [name for name, part in places.items() if part.experts and train == "low_rank"]
+        if lost:
+            raise UnsupportedError(
+                f"{lost[0]}: transformers keeps these weights in another form, which is not trained here",
+                "recover it block by block: {recover: reconstruct}",
+            )
+        model.requires_grad_(False)
+        self.trained: list[Weight] = []
+        self.leaves: list[nn.Parameter] = []
+        self.gone: list[tuple[nn.Parameter, torch.Tensor]] = []
+        draw = torch.Generator().manual_seed(seed)
+        for name, parameter in list(model.named_parameters()):
+            if name not in views or not parameter.is_floating_point():
+                continue
+            path, _, attribute = name.rpartition(".")
+            weight = Weight(model.get_submodule(path), attribute, views[name])
+            prunable = places[weight.view.tensor].prunable
+            if train == "weights" or parameter.ndim < 2:
+                parameter.requires_grad_(True)
+                self.leaves.append(parameter)
+                if prunable:
+                    self.gone.append((parameter, parameter.detach() == 0))
+            elif train == "low_rank" and prunable:
+                added = LowRank(parameter.detach(), rank, draw)
+                parametrize.register_parametrization(weight.module, attribute, added)
+                self.leaves += [added.left, added.right]
+            else:
+                continue
+            self.trained.append(weight)
+
+    def remove(self, share: float, optimizer: Any) -> None:
+        """Let the smallest weights of each matrix go until so many are zero, and what the optimizer knows of them."""
+        for parameter, gone in self.gone:
+            count = round(share * parameter.numel())
+            going = parameter.detach().abs().flatten().topk(count, largest=False, sorted=False).indices
+            gone.view(-1)[going.to(gone.device)] = True
+            with torch.no_grad():
+                parameter.masked_fill_(gone, 0)
+            # Without a gradient a moment would still move it.
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in optimizer.state[parameter]:
+                    optimizer.state[parameter][name].masked_fill_(gone, 0)
+
+    def hold(self) -> None:
+        """Set gradients to zero where a mask is: without one, AdamW's step of a zero is exactly zero."""
+        for parameter, gone in self.gone:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(gone, 0)
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The trained tensors under the names, and in the shapes and precisions, of the checkpoint."""
+        found: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            for weight in self.trained:
+                view, info = weight.view, self.parent.tensors[weight.view.tensor]
+                value = weight.value().detach().to("cpu", torch_dtype(info.dtype), copy=True)
+                if view.rows is not None:
+                    whole = found.setdefault(view.tensor, self.parent.load(view.tensor))
+                    whole[slice(*view.rows)] = view.stored(value)
+                else:
+                    found[view.tensor] = view.stored(value)
+        for name, twin in self.parent.ties.items():  # stored twice, and one in the model
+            if (name in found) != (twin in found):
+                found[name] = found[twin] = found[name if name in found else twin]
+        return found
+
+
+@dataclass
+class State:
+    """How far a training is: steps done, seconds spent, the curve, the mean loss since its last point, the best weights."""
+
+    number: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    curve: list[Point] = field(default_factory=list)
+    best: float = float("inf")
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: the tensors that changed, as they are stored; tokens read, in how many epochs; seconds; the loss on what
+    is held out of the weights that stay."""
+
+    weights: dict[str, torch.Tensor]
+    curve: tuple[Point, ...]
+    tokens: int
+    epochs: float
+    seconds: float
+    best: float
+
+
+@dataclass
+class Trainer:
+    """Trains ``weights`` by ``loss`` on the samples of ``text`` but the last ``held``.
+
+    Matrix products are in ``arithmetic``; ``extra`` are parameters that only the loss has; ``place`` is where
+    a killed training is found again, if anywhere.
+    """
+
+    weights: Weights
+    loss: Loss
+    text: Text
+    held: int
+    step: Step
+    context: Context
+    accelerator: Accelerator
+    arithmetic: str
+    extra: list[nn.Parameter] = field(default_factory=list)
+    place: Path | None = None
+    course: Callable[[int], Course] | None = None
+    """From the number of steps to how the sparsity grows, if it does."""
+
+    def run(self) -> Trained:
+        """Train. Raises ModelError where the loss is no number any more."""
+        from transformers import get_scheduler
+
+        own = self.step.settings
+        counts = self.text.counts()
+        seen = list(range(len(counts) - self.held))
+        plan = schedule([counts[place] for place in seen], own["tokens"], own["batch"], self.context.seed)
+        leaves = [*self.weights.leaves, *self.extra]
+        optimizer = torch.optim.AdamW(leaves, lr=own["rate"], weight_decay=own["weight_decay"])
+        name = "constant_with_warmup" if own["decay"] == "none" else own["decay"]
+        warm = round(own["warm_up"] * len(plan))
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=len(plan))
+        optimizer = self.accelerator.prepare(optimizer)
+        course = self.course(len(plan)) if self.course else None
+        points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
+        state = self._restored(leaves, optimizer, scheduler) or State()
+        began = time.perf_counter() - state.seconds
+        saved = time.perf_counter()
+        read = [0]
+        for rows in plan:
+            read.append(read[-1] + sum(counts[place] for place in rows))
+        while True:
+            if state.number in points and (not state.curve or state.curve[-1].step != state.number):
+                self._look(state, read[state.number], course is None or state.number > course.end)
+            if state.number == len(plan):
+                break
+            if course and course.due(state.number):
+                self.weights.remove(course.share(state.number), optimizer)
+            self._step(state, plan[state.number], counts, leaves, optimizer)
+            scheduler.step()
+            state.number += 1
+            state.seconds = time.perf_counter() - began
+            self._tell(state, len(plan))
+            if self.place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+                self._save(state, leaves, optimizer, scheduler)
+                saved = time.perf_counter()
+        epochs = sum(map(len, plan)) / len(seen)
+        return Trained(state.weights, tuple(state.curve), read[-1], epochs, time.perf_counter() - began, state.best)
+
+    def _step(
+        self, state: State, rows: list[int], counts: list[int], leaves: list[nn.Parameter], optimizer: Any
+    ) -> None:
+        """One optimizer step over a batch, some samples at a time."""
+        optimizer.zero_grad()
+        total, whole = sum(counts[place] for place in rows), 0.0
+        for group in self.text.groups(rows):
+            share = sum(counts[place] for place in group) / total
+            with self._precision():
+                loss = self.loss(group, state.number) * share
+            self.accelerator.backward(loss)
+            whole += float(loss.detach())
+        if not whole < float("inf"):
+            raise ModelError(
+                f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
+                "a lower `rate`, such as 5e-5",
+            )
+        self.weights.hold()
+        self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
+        optimizer.step()
+        state.losses.append(whole)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.arithmetic == "bfloat16")
+
+    def _look(self, state: State, tokens: int, whole: bool) -> None:
+        """The loss on what is held out, and the weights if they are the best until now: none may be better than those before.
+
+        Only those count that are ``whole``: as sparse as they are to be.
+        """
+        counts = self.text.counts()
+        rows = range(len(counts) - self.held, len(counts))
+        total = sum(counts[place] for place in rows)
+        found = 0.0
+        with torch.no_grad(), self._precision():
+            for group in self.text.groups(rows):
+                found += float(self.loss(group, -1)) * sum(counts[place] for place in group) / total
+        mean = sum(state.losses) / len(state.losses) if state.losses else None
+        state.losses = []
+        state.curve.append(Point(state.number, tokens, mean, found))
+        if whole and found < state.best:
+            state.best, state.weights = found, self.weights.stored() if state.number else {}
+
+    def _tell(self, state: State, steps: int) -> None:
+        if self.context.progress is not None:
+            left = state.seconds / state.number * (steps - state.number)
+            said = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
+            last = state.losses[-1] if state.losses else float("nan")
+            self.context.progress(state.number, steps, f"loss {last:.3f}, {said} left")
+
+    @property
+    def _identity(self) -> str:
+        """What a training must have in common with one that it is resumed from: all that its weights follow from."""
+        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.held])
+        total = zlib.crc32(told.encode())
+        for tensor in (*vars(self.text.batch).values(), *(weight.value() for weight in self.weights.trained)):
+            if tensor is not None:
+                total = zlib.crc32(tensor.detach().cpu().contiguous().numpy().data, total)
+        return f"{total:08x}"
+
+    def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any) -> None:
+        """Leave the state behind, whole or not at all."""
+        assert self.place is not None
+        partial = self.place / f"{STATE}.{os.getpid()}"
+        whole = {
+            "identity": self.identity,
+            "leaves": [leaf.detach() for leaf in leaves],
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "gone": [gone for _, gone in self.weights.gone] if self.course else [],
+            **vars(state),
+            "curve": [astuple(point) for point in state.curve],
+        }
+        torch.save(whole, partial)
+        partial.replace(self.place / STATE)
+
+    def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any) -> State | None:
+        """What a killed process has left of the same training, put in place; None where there is nothing."""
+        self.identity = self._identity if self.place else ""
+        if self.place is None or not (self.place / STATE).is_file():
+            return None
+        found = torch.load(self.place / STATE, weights_only=True, map_location="cpu")
+        if found.pop("identity") != self.identity:
+            return None
+        with torch.no_grad():
+            for leaf, kept in zip(leaves, found.pop("leaves"), strict=True):
+                leaf.copy_(kept)
+        optimizer.load_state_dict(found.pop("optimizer"))
+        scheduler.load_state_dict(found.pop("scheduler"))
+        for (_, gone), kept in zip(self.weights.gone, found.pop("gone"), strict=False):
+            gone.copy_(kept)
+        return State(**{**found, "curve": [Point(*point) for point in found["curve"]]})

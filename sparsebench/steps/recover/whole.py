@@ -1,0 +1,199 @@
+"""``finetune`` and ``distill``: the whole model trained, on its own loss or to say what the dense model says.
+
+Published runs read far more than a machine without a GPU can: Sheared LLaMA (2310.06694) goes on pretraining its shrunk models
+for 50 billion tokens, Minitron (2407.14679) distils into its own for 94 billion. A run under a hundredth of that says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench import environment
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models import precision
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.families import has_masked_lm
+from sparsebench.models.load import load_masked_lm, load_model
+from sparsebench.models.safety import told
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.evidence import counted, kept_zeros
+from sparsebench.steps.recover.reading import Text, Words, draw, schedule
+from sparsebench.steps.recover.teacher import Distillation, cross_entropy
+from sparsebench.steps.recover.trainer import Trainer, Weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PUBLISHED = {"finetune": 50_000_000_000, "distill": 94_000_000_000}
+"""Tokens that the papers named above train on."""
+FEW = 0.01
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A model's loss on its own predictions: of the next token, or of masked words where ``words`` says how."""
+
+    model: PreTrainedModel
+    text: Text
+    device: torch.device
+    seed: int
+    words: Words | None = None
+
+    def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
+        """The mean over what is predicted in some samples."""
+        given = self.text.given(rows)
+        if self.words:
+            # Another draw at every step, and always the same one for the same samples at the same step.
+            seed = self.seed + (number + 1) * 1_000_003 + rows[0]
+            given["input_ids"], labels = self.words.masked(given["input_ids"], given["attention_mask"], seed)
+            quiet = {}
+        else:
+            labels, quiet = self.text.next_tokens(rows), {"use_cache": False}
+        found: Any = self.model(**{name: tensor.to(self.device) for name, tensor in given.items()}, **quiet)
+        return cross_entropy(found.logits, labels.to(self.device))
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model trained as a whole: made from ``parent`` after ``dense``, by the settings of ``step``."""
+
+    dense: Checkpoint
+    parent: Checkpoint
+    step: Step
+    context: Context
+    course: Callable[..., Any] | None = None
+    """From the step's settings and the number of optimizer steps to how a sparsity grows, if it does."""
+
+    def run(self, folder: Path, kept: Callable[[Checkpoint, str], int]) -> Evidence:
+        """Train, write and count; ``kept`` counts the zeros of the parent that a written checkpoint has as well.
+
+        Raises UnsupportedError for a model that has no such loss, ModelError where the loss is no number any more, or a pruned
+        weight came back.
+        """
+        own, family = self.step.settings, self.context.family
+        model = self._student()
+        text, held = draw(self.step, self.context, self.parent.config)
+        with self._place(folder) as place:
+            trainer, loss = self._trainer(model, Text(family, text.batch), held, place)
+            trained = trainer.run()
+        sizes = [sum(info.numel for info in one.tensors.values()) for one in (self.parent, self.dense)]
+        looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
+        asked = (loss.asked or trained.tokens + looks) if self.step.name != "finetune" else 0
+        operations = sizes[0] * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * sizes[1] * asked
+        budget = PUBLISHED.get(self.step.name, 0)
+        last = next(point for point in trained.curve if point.held_out == trained.best)
+        words = [
+            f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
+            f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
+            f"calculated in {self._arithmetic()}",
+            f"{100 * trained.tokens / budget:.1g}% of the published budget of {budget:.2g} tokens"
+            if trained.tokens < FEW * budget
+            else "",
+        ]
+        with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
+            for name in list(writer.missing):
+                changed = trained.weights.get(name)
+                writer.write(name, self.parent.load(name) if changed is None else changed)
+            curve = [asdict(point) for point in trained.curve]
+            made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed}
+            writer.close(
+                {**made, **text.told(), "arithmetic": self._arithmetic(), "operations": operations, "curve": curve}
+            )
+        note = "; ".join(filter(None, [*words, told(writer.left_out)]))
+        try:
+            found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
+        except ModelError:
+            shutil.rmtree(folder)  # what has its name would pass for whole
+            raise
+        if self.context.resume:
+            shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
+        return replace(found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve)
+
+    def _student(self) -> PreTrainedModel:
+        """The model to be trained, in float32 and without dropout. Raises UnsupportedError where it has no loss of its own."""
+        config = self.parent.config
+        if self.step.name != "finetune" or self.context.family != "encoder":
+            return load_model(self.parent.folder, self.context.family, "float32")
+        if not has_masked_lm(config):
+            raise UnsupportedError(
+                f"{self.parent.folder}: config.json names {config.get('architectures')}, which predicts no masked words",
+                "distill it instead: {recover: distill}",
+            )
+        return load_masked_lm(self.parent.folder, "float32")
+
+    def _trainer(self, model: PreTrainedModel, text: Text, held: int, place: Path) -> tuple[Trainer, Any]:
+        """The loop, and its loss; what the teacher says is asked for here, where it is kept."""
+        own, seed, family = self.step.settings, self.context.seed, self.context.family
+        from accelerate import Accelerator
+
+        arithmetic = self._arithmetic()
+        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        device = accelerator.device
+        model.to(device)
+        extra: list[torch.nn.Parameter] = []
+        loss: Any
+        if self.step.name == "finetune":
+            words = Words.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
+            loss = OwnLoss(model, text, device, seed, words)
+        else:
+            teacher = load_model(self.dense.folder, family, arithmetic).requires_grad_(False).to(device)
+            loss = Distillation(model, teacher, family, text, own, device)
+            loss.prepare(seed)
+            if own["top_k"] and own["match"] == "none" and family != "encoder":
+                counts = text.counts()[:-held]
+                plan = schedule(counts, own["tokens"], own["batch"], seed)
+                read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
+                loss.keep(place, read, self._asking)
+            extra = list(loss.projections.parameters())
+        weights = Weights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
+        return Trainer(
+            weights, loss, text, held, self.step, self.context, accelerator, arithmetic, extra,
+            place if self.context.resume else None, partial(self.course, own) if self.course else None,
+        ), loss  # fmt: skip
+
+    def _asking(self, done: int, total: int) -> None:
+        if self.context.progress is not None:
+            self.context.progress(done, total, "samples shown to the dense model")
+
+    def _arithmetic(self) -> str:
+        """The precision of matrix products: bfloat16 for such a checkpoint where the machine has instructions for it."""
+        asked: str = self.step.settings["precision"]
+        if asked != "auto":
+            return asked
+        stored = precision.of_config(self.parent.config)
+        fast = torch.cuda.is_available() or not environment.emulated("bfloat16")
+        return "bfloat16" if stored == "bfloat16" and fast else "float32"
+
+    @contextmanager
+    def _place(self, folder: Path) -> Iterator[Path]:
+        """Where the loop and the teacher keep what they need: found again after a kill, where the run has a folder for that."""
+        if self.context.resume is None:
+            with temporary(folder.parent / ".training") as place:
+                yield place
+            return
+        place = self.context.resume(self.step)
+        place.mkdir(parents=True, exist_ok=True)
+        yield place
+
+
+def run(
+    checkpoint: Checkpoint,
+    dense: Checkpoint,
+    step: Step,
+    context: Context,
+    folder: Path,
+    course: Callable[..., Any] | None,
+) -> Evidence:
+    """Train the model of ``checkpoint`` by one step, into ``folder``. Raises as ``Training.run``."""
+    if context.draw is None:
+        raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
+    return Training(dense, checkpoint, step, context, course).run(folder, partial(kept_zeros, checkpoint))

@@ -1,0 +1,109 @@
+"""Every loss against the slow obvious way in numpy, token by token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparsebench.steps.recover import losses
+
+GENERATOR = torch.Generator().manual_seed(3)
+SAMPLES, HEADS, LENGTH, WIDTH = 3, 2, 5, 4
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
+
+
+def states() -> torch.Tensor:
+    return torch.randn(SAMPLES, LENGTH, WIDTH, generator=GENERATOR)
+
+
+def attention() -> torch.Tensor:
+    return torch.randn(SAMPLES, HEADS, LENGTH, LENGTH, generator=GENERATOR).softmax(-1)
+
+
+def tokens() -> list[tuple[int, int]]:
+    return [(sample, place) for sample in range(SAMPLES) for place in range(LENGTH) if MASK[sample, place]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_kl_over_the_whole_vocabulary(temperature: float) -> None:
+    student, teacher = (torch.randn(6, 11, generator=GENERATOR) for _ in range(2))
+    p, q = (np.exp(one.double().numpy() / temperature) for one in (teacher, student))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    wanted = (p * np.log(p / q)).sum(-1).mean()
+    whole = losses.kl(student, *losses.likeliest(teacher, None, temperature), temperature)
+    assert float(whole) == pytest.approx(wanted, rel=1e-5)
+    # All tokens as the likeliest ones, in another order, are the same.
+    assert float(losses.kl(student, *losses.likeliest(teacher, 11, temperature), temperature)) == pytest.approx(
+        wanted, rel=1e-5
+    )
+
+
+def test_kl_of_the_likeliest_tokens_counts_the_others_as_one() -> None:
+    student, teacher = (torch.randn(6, 11, generator=GENERATOR) for _ in range(2))
+    p, q = (one.double().softmax(-1).numpy() for one in (teacher, student))
+    wanted = []
+    for row in range(6):
+        top = np.argsort(-p[row])[:3]
+        rest = [1 - p[row][top].sum(), 1 - q[row][top].sum()]
+        ours, theirs = [*q[row][top], rest[1]], [*p[row][top], rest[0]]
+        wanted.append(sum(t * np.log(t / o) for t, o in zip(theirs, ours, strict=True)))
+    found = losses.kl(student, *losses.likeliest(teacher, 3, 1.0), 1.0)
+    assert float(found) == pytest.approx(np.mean(wanted), rel=1e-4)
+    assert float(losses.kl(teacher, *losses.likeliest(teacher, 3, 1.0), 1.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_states() -> None:
+    one, other = states(), states()
+    a, b = one.double().numpy(), other.double().numpy()
+    pairs = [(a[place], b[place]) for place in tokens()]
+    assert float(losses.hidden_mse(one, other, MASK)) == pytest.approx(
+        np.mean([(x - y) ** 2 for x, y in pairs]), rel=1e-5
+    )
+    cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in pairs]
+    assert float(losses.cos(one, other, MASK)) == pytest.approx(1 - np.mean(cosines), rel=1e-5)
+    shares = [((x - y) ** 2).sum() / (y**2).sum() for x, y in pairs]
+    assert float(losses.relative(one, other, MASK)) == pytest.approx(np.mean(shares), rel=1e-5)
+
+
+def test_attention() -> None:
+    one, other = attention(), attention()
+    a, b = one.double().numpy(), other.double().numpy()
+    squares, entropies = [], []
+    for sample, place in tokens():
+        for head in range(HEADS):
+            entropies.append(-sum(b[sample, head, place] * np.log(a[sample, head, place])))
+            squares += [
+                (a[sample, head, place, seen] - b[sample, head, place, seen]) ** 2
+                for seen in range(LENGTH)
+                if MASK[sample, seen]
+            ]
+    assert float(losses.attention_mse(one, other, MASK)) == pytest.approx(np.mean(squares), rel=1e-5)
+    assert float(losses.attention_ce(one, other, MASK)) == pytest.approx(np.mean(entropies), rel=1e-5)
+
+
+def test_flows() -> None:
+    student, teacher = (states(), states()), (states(), states())
+    a, b, c, d = (one.double().numpy() for one in (*student, *teacher))
+    flows, grams = [], []
+    for sample in range(SAMPLES):
+        inside = [place for row, place in tokens() if row == sample]
+        ours = sum(np.outer(a[sample, place], b[sample, place]) for place in inside) / len(inside)
+        theirs = sum(np.outer(c[sample, place], d[sample, place]) for place in inside) / len(inside)
+        flows.append((ours - theirs) ** 2)
+        grams += [
+            (a[sample, i] @ b[sample, j] / WIDTH - c[sample, i] @ d[sample, j] / WIDTH) ** 2
+            for i in inside
+            for j in inside
+        ]
+    assert float(losses.fsp(student, teacher, MASK)) == pytest.approx(np.mean(flows), rel=1e-5)
+    assert float(losses.nst(student, teacher, MASK)) == pytest.approx(np.mean(grams), rel=1e-5)
+
+
+def test_padding_counts_nowhere() -> None:
+    noise = torch.randn(SAMPLES, LENGTH, WIDTH, generator=GENERATOR) * ~MASK[..., None] * 100
+    one, other, more, last = states(), states(), states(), states()
+    for loss in (losses.hidden_mse, losses.cos, losses.relative):
+        assert loss(one + noise, other, MASK) == loss(one, other, MASK)
+    for pair in (losses.fsp, losses.nst):
+        assert pair((one + noise, other), (more, last), MASK) == pair((one, other), (more, last), MASK)

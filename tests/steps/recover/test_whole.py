@@ -1,0 +1,318 @@
+"""The whole model trained: nearer to what it is trained to do, every zero held at every step, resumed to the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.batch import Batch
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.models.topology import parts
+from sparsebench.steps.calibration import Calibrated, Calibration
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.recover import trainer
+from sparsebench.steps.recover.reading import Text, Words, schedule
+from sparsebench.steps.registry import kinds, label, single
+from tests.models.replaying import batch, written
+
+SAMPLES = 24
+
+
+def text(family: str, samples: int = SAMPLES) -> Calibrated:
+    """Random tokens of which every fifth sample is short; few distinct ones, so that there is something to learn."""
+    given = batch(family, samples, padded=False)
+    ids = [None if one is None else 3 + one % 7 for one in (given.input_ids, given.decoder_input_ids)]
+    for mask in (given.attention_mask, given.decoder_attention_mask):
+        if mask is not None and family != "decoder":
+            mask[::5, 8:] = False
+    made = Batch(ids[0], given.attention_mask, ids[1], given.decoder_attention_mask)
+    return Calibrated(made, "sha", "text", int(made.attention_mask.sum()), ())
+
+
+def made(
+    parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = SAMPLES, **options: Any
+) -> Any:
+    """What came of one step: its evidence, or why it failed."""
+    found: list[Any] = []
+
+    def emit(told: Step, result: Evidence | SparsebenchError) -> None:
+        assert told == step
+        found.append(result)
+
+    asked: list[Calibration] = []
+
+    def draw(wanted: Calibration) -> Calibrated:
+        asked.append(wanted)
+        return text(family, min(wanted.samples, samples))
+
+    context = Context(family, 0, "auto", lambda: text(family), dense=dense, **{"draw": draw, **options})
+    kinds()[step.verb].load()(parent, {step: folder}, context, emit)
+    return found[0]
+
+
+def pruned(kind: str, folder: Path, **changes: Any) -> tuple[Path, Path, Any]:
+    """A model, half of whose prunable weights are zero in a copy, and its family."""
+    dense, family = written(kind, folder / "dense", **changes)
+    found = made(dense, family, folder / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
+    assert isinstance(found, Evidence), found
+    return dense, folder / "pruned", family
+
+
+def step(name: str, **changes: Any) -> Step:
+    usual = {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 3}
+    return single("recover", name, **{**usual, **changes})
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After each optimizer step, how many entries have come back that were zero in matrices with many zeros."""
+    plain, zeros, back = torch.optim.AdamW.step, dict[int, torch.Tensor](), list[int]()
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        leaves = [one for group in self.param_groups for one in group["params"] if one.ndim == 2]
+        for leaf in leaves:
+            zeros.setdefault(id(leaf), leaf.detach() == 0)
+        done = plain(self, *args, **kwargs)
+        many = [(leaf, zeros[id(leaf)]) for leaf in leaves if zeros[id(leaf)].float().mean() > 0.3]
+        assert many
+        back.append(sum(int((leaf[gone] != 0).sum()) for leaf, gone in many))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    return back
+
+
+def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
+    """Zeros stay, something changed, stock transformers loads it, and what is told of it is so."""
+    assert isinstance(found, Evidence), found
+    assert found.curve[0].step == 0 and found.curve[0].loss is None
+    assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
+    assert found.trained_tokens == found.curve[-1].tokens >= 1500
+    assert found.operations > 6 * found.parameters * found.trained_tokens
+    assert "% of the published budget" in found.note and "float32" in found.note
+    old, new = Checkpoint(parent), Checkpoint(folder)
+    changed = 0
+    for name, part in parts(old, family).items():
+        assert new.tensors[name].dtype == old.tensors[name].dtype
+        one, other = old.load(name), new.load(name)
+        if part.prunable:
+            assert not other[one == 0].any(), name
+            changed += int((one != other).sum())
+    assert changed > found.prunable / 4
+    assert found.already_zero == found.zeros >= found.prunable // 2
+    load_model(folder, family)
+    notes = json.loads((folder / "sparsebench.json").read_text())
+    assert notes["tokens"] == 1500 and len(notes["curve"]) == 4
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2"])
+def test_distilled_models_come_nearer_to_the_dense_one_and_zeros_stay(
+    kind: str, tmp_path: Path, held: list[int]
+) -> None:
+    dense, parent, family = pruned(kind, tmp_path)
+    found = made(parent, family, tmp_path / "out", step("distill", top_k=8), dense)
+    check(parent, tmp_path / "out", family, found)
+    assert len(held) >= 5 and not any(held)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_finetuned_models_predict_better_and_zeros_stay(kind: str, tmp_path: Path, held: list[int]) -> None:
+    dense, parent, family = pruned(kind, tmp_path)
+    found = made(parent, family, tmp_path / "out", step("finetune", weight_decay=0.1, decay="cosine"), dense)
+    check(parent, tmp_path / "out", family, found)
+    assert len(held) >= 5 and not any(held)
+    # The loss that is told is that of stock transformers.
+    model, given = load_model(parent, family), Text(family, text(family).batch)
+    rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
+    labels = given.next_tokens(rows)
+    with torch.no_grad():
+        logits = model(**given.given(rows)).logits
+    wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+    assert found.curve[0].held_out == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_an_encoder_is_trained_on_masked_words_where_it_has_the_head(tmp_path: Path) -> None:
+    from tests.benchmarks.masked_models import save
+
+    dense = save(tmp_path / "dense", "bert")
+    made(dense, "encoder", tmp_path / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
+    found = made(tmp_path / "pruned", "encoder", tmp_path / "out", step("finetune"), dense)
+    check(tmp_path / "pruned", tmp_path / "out", "encoder", found)
+    old, new = Checkpoint(dense), Checkpoint(tmp_path / "out")
+    assert any("cls." in name and not torch.equal(old.load(name), new.load(name)) for name in old.tensors)
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+def killer(at: int) -> Callable[..., None]:
+    """Progress that ends when so many optimizer steps are done."""
+
+    def told(done: int, total: int, words: str = "") -> None:
+        if "loss" in words and done == at:
+            raise Killed
+
+    return told
+
+
+@pytest.mark.parametrize("name", ["finetune", "distill"])
+def test_a_killed_training_goes_on_to_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    dense, parent, family = pruned("llama", tmp_path)
+    asked = step(name, match="hidden_mse") if name == "distill" else step(name)
+    whole = made(parent, family, tmp_path / "whole", asked, dense)
+    for at in (2, 5):
+        with pytest.raises(Killed):
+            made(parent, family, tmp_path / "out", asked, dense, resume=lambda _: tmp_path / "r", progress=killer(at))
+    seen: list[int] = []
+    found = made(
+        parent, family, tmp_path / "out", asked, dense,
+        resume=lambda _: tmp_path / "r", progress=lambda done, total, words="": seen.append(done),
+    )  # fmt: skip
+    assert seen[0] == 5  # the step whose end it was killed at is done again
+    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
+    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
+    assert found.curve == whole.curve
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_another_training_left_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    dense, parent, family = pruned("llama", tmp_path)
+    with pytest.raises(Killed):
+        made(
+            parent, family, tmp_path / "out", step("finetune", rate=1e-3), dense,
+            resume=lambda _: tmp_path / "r", progress=killer(4),
+        )  # fmt: skip
+    seen: list[int] = []
+    made(
+        parent, family, tmp_path / "out", step("finetune"), dense,
+        resume=lambda _: tmp_path / "r", progress=lambda done, total, words="": seen.append(done),
+    )  # fmt: skip
+    assert seen[0] == 1
+
+
+@pytest.mark.parametrize("train", ["norms", "low_rank"])
+def test_what_is_trained(train: str, tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    found = made(parent, family, tmp_path / "out", step("distill", train=train, rate=1e-2), dense)
+    assert isinstance(found, Evidence), found
+    old, new = Checkpoint(parent), Checkpoint(tmp_path / "out")
+    places = parts(old, family)
+    moved = {name for name in old.tensors if not torch.equal(old.load(name), new.load(name))}
+    assert {places[name].kind for name in moved} >= {"norm"}
+    assert any(places[name].prunable for name in moved) == (train == "low_rank")
+    assert found.already_zero == found.zeros
+
+
+@pytest.mark.parametrize("match", ["hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"])
+def test_matches_with_fewer_blocks(match: str, tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense", num_hidden_layers=3)
+    cut = single("shrink", "last", blocks=1)
+    assert isinstance(made(dense, family, tmp_path / "cut", cut, dense), Evidence)
+    asked = step("distill", match=match, tokens=800, alpha=0.5)
+    found = made(tmp_path / "cut", family, tmp_path / "out", asked, dense)
+    assert isinstance(found, Evidence), found
+    assert min(one.held_out for one in found.curve) < found.curve[0].held_out
+
+
+def test_a_narrower_model_is_distilled_through_a_projection(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    small, _ = written("llama", tmp_path / "small", hidden_size=16, seed=3)
+    found = made(small, family, tmp_path / "out", step("distill", match="hidden_mse"), dense)
+    assert isinstance(found, Evidence), found
+    assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
+    assert set(Checkpoint(tmp_path / "out").tensors) == set(Checkpoint(small).tensors)
+
+
+def test_what_is_kept_on_the_disk_is_what_the_teacher_says(tmp_path: Path) -> None:
+    """The same training, the teacher asked once, and asked at every step for all 96 tokens of the vocabulary."""
+    dense, parent, family = pruned("llama", tmp_path)
+    kept, live = (
+        made(parent, family, tmp_path / f"top{count}", step("distill", top_k=count), dense) for count in (500, 0)
+    )
+    assert [one.held_out for one in kept.curve] == pytest.approx([one.held_out for one in live.curve], rel=1e-3)
+
+
+def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    found = made(parent, family, tmp_path / "out", step("distill", rate=0.9, warm_up=0.0), dense)
+    assert isinstance(found, Evidence), found
+    one, other = Checkpoint(parent), Checkpoint(tmp_path / "out")
+    assert min(one.held_out for one in found.curve) == found.curve[0].held_out
+    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    made(dense, family, tmp_path / "int8", single("quantize", "int8"), dense)
+    with pytest.raises(ModelError, match="its weights are quantized"):
+        made(tmp_path / "int8", family, tmp_path / "out", step("finetune"), dense)
+    other, _ = written("llama", tmp_path / "other", vocab_size=90)
+    with pytest.raises(UnsupportedError, match="vocabulary"):
+        made(other, family, tmp_path / "out", step("distill"), dense)
+    found = made(dense, family, tmp_path / "out", step("distill", held_out=0.9), dense, samples=1)
+    assert isinstance(found, ModelError) and "none is left to train on" in str(found)
+    heads, _ = written("llama", tmp_path / "heads", num_attention_heads=2, num_key_value_heads=2)
+    found = made(heads, family, tmp_path / "out", step("distill", match="attention_mse"), dense)
+    assert isinstance(found, UnsupportedError) and "has 2 and the dense one 4" in str(found)
+    bert, family = written("bert", tmp_path / "bert")
+    found = made(bert, family, tmp_path / "out", step("finetune"), bert)
+    assert isinstance(found, UnsupportedError) and "predicts no masked words" in str(found)
+    found = made(bert, family, tmp_path / "out", step("distill", alpha=0.5), bert)
+    assert isinstance(found, UnsupportedError) and "alpha: 1" in str(found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings() -> None:
+    assert label(single("recover", "distill")) == "distill"
+    assert label(single("recover", "finetune", tokens=5, rate=1e-3)) == "finetune tokens=5 rate=0.001"
+    assert label(single("recover", "finetune", source="path:/a/b.txt", field="f")) == "finetune b.txt"
+    assert "rank" not in single("recover", "finetune").settings
+    assert "layers" not in single("recover", "distill").settings
+    for name, wrong in (
+        ("finetune", {"rate": 0.0}),
+        ("finetune", {"held_out": 1.0}),
+        ("finetune", {"warm_up": 1.0}),
+        ("finetune", {"target": "x"}),
+        ("distill", {"alpha": 1.1}),
+        ("distill", {"temperature": 0.0}),
+    ):
+        with pytest.raises(PydanticCustomError):
+            single("recover", name, **wrong)
+
+
+def test_every_sample_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
+    steps = schedule([3, 4, 5, 6, 7], 60, 2, 1)
+    flat = [place for rows in steps for place in rows]
+    assert sorted(flat[:5]) == sorted(flat[5:10]) == [0, 1, 2, 3, 4]
+    assert flat[:5] != flat[5:10]
+    counts = [sum([3, 4, 5, 6, 7][place] for place in rows) for rows in steps]
+    assert sum(counts) >= 60 > sum(counts[:-1])
+    assert steps == schedule([3, 4, 5, 6, 7], 60, 2, 1) != schedule([3, 4, 5, 6, 7], 60, 2, 2)
+
+
+def test_words_are_masked_as_bert_does() -> None:
+    words = Words(1, frozenset({2}), 500)
+    ids, mask = torch.full((200, 50), 7), torch.ones(200, 50)
+    ids[:, 0], mask[:, 40:] = 2, 0
+    seen, labels = words.masked(ids, mask, 4)
+    asked = labels != -100
+    assert not asked[:, 0].any() and not asked[:, 40:].any()
+    assert float(asked[:, 1:40].float().mean()) == pytest.approx(0.15, abs=0.01)
+    assert (labels[asked] == 7).all() and torch.equal(seen[~asked], ids[~asked])
+    assert float((seen[asked] == 1).float().mean()) == pytest.approx(0.8, abs=0.04)
+    assert float((seen[asked] == 7).float().mean()) == pytest.approx(0.1, abs=0.03)
+    short = words.masked(torch.tensor([[2, 7, 2]]), torch.ones(1, 3), 0)[1]
+    assert short.tolist() == [[-100, 7, -100]]  # never nothing
