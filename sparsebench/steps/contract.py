@@ -146,6 +146,8 @@ class StepKind:
     """The settings that name a source of text, each with those that name its columns. A plan fills in the calibration text, its
     field and its target where none is named, makes each canonical and adds the hash of its content (``with_content``), which
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
+    last: bool = False
+    """Whether no step may follow: what it writes belongs to these weights alone."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

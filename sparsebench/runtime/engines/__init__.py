@@ -31,6 +31,8 @@ class Row:
     """How the weights of what it runs may be stored: float, int8, int8-dynamic, int4; quantized ones at one rank."""
     skips_zeros: bool = False
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
+    skips_inputs: bool = False
+    """Whether it runs models that skip weights by what a token brings (the step ``skip``); such a model at one rank."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
@@ -39,7 +41,8 @@ ALL = ("float", "int8", "int8-dynamic", "int4")
 BUILT_IN = (
     Row("deepspeed", "sparsebench.runtime.engines.deepspeed:DeepSpeed", shards=True, cuts_first=True, encodings=ALL),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True),
-    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL),
+    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_inputs=True),
+    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_inputs=True),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 
