@@ -48,9 +48,10 @@ def skip_of(config: Mapping[str, Any]) -> Skip | None:
     if stated is None:
         return None
     found = [stated.get(kind) for kind in (INPUTS, OUTPUTS)] if isinstance(stated, dict) else []
-    if not found or not all(isinstance(one, dict) and all(map(_is_magnitude, one.values())) for one in found):
+    tables = [one for one in found if isinstance(one, dict) and all(map(_is_magnitude, one.values()))]
+    if len(tables) != 2:
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
-    return Skip(*found)
+    return Skip(*tables)
 
 
 def skips(config: Mapping[str, Any]) -> bool:

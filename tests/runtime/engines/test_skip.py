@@ -16,7 +16,7 @@ from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.workload import inputs
 from sparsebench.steps.contract import Step
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.registry import single
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 from tests.steps.skip.making import made
 
@@ -24,18 +24,25 @@ WORK = Workload(batch=1, prompt=12, generate=4)
 SKIP = Skip({"layers.0.self_attn.q_proj": 0.1}, {})
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "gpt2"])
+TEAL, CATS = single("skip", "teal", share=0.5), single("skip", "cats", share=0.5)
+MOEFY = single("moefy", "kmeans", experts=8, active=0.5)
+ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
+
+
 @pytest.mark.parametrize(
-    "step",
+    ("name", "step", "dtype"),
     [
-        single("skip", "teal", share=0.5),
-        single("skip", "cats", share=0.5),
-        single("moefy", "kmeans", experts=8, active=0.5),
-        single("moefy", "kmeans", experts=8, active=0.5, router="oracle"),
+        ("tiny_llama", TEAL, "bfloat16"),
+        ("tiny_llama", CATS, "float32"),
+        ("tiny_llama", MOEFY, "bfloat16"),
+        ("tiny_llama", ORACLE, "float32"),
+        ("tiny_bert", CATS, "float32"),
+        ("tiny_t5", MOEFY, "float32"),
+        ("gpt2", TEAL, "float32"),
+        ("gpt2", MOEFY, "bfloat16"),
     ],
-    ids=label,
+    ids=str,
 )
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_it_says_what_the_masked_model_says(
     name: str, step: Step, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

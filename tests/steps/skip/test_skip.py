@@ -19,11 +19,10 @@ from tests.models.replaying import written
 from tests.steps.shrink.making import text
 from tests.steps.skip.making import made, said
 
-KINDS = ["llama", "bert", "t5", "gpt2", "t5:gated"]
 
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["teal", "cats"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("llama", "teal"), ("t5", "teal"), ("bert", "cats"), ("t5:gated", "cats"), ("gpt2", "cats")]
+)
 def test_a_share_of_0_is_the_model_and_more_is_further_off(kind: str, name: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")
     steps = {single("skip", name, share=share): tmp_path / str(share) for share in (0.0, 0.3, 0.8)}
@@ -73,7 +72,7 @@ def test_magnitudes_know_their_quantiles() -> None:
         counted.add(given[5000:].reshape(5, -1))
         for share in (0.1, 0.5, 0.9):
             limit, reached = counted.threshold(share)
-            assert reached == pytest.approx(float((given.float().abs() <= limit).float().mean()), abs=1e-9)
+            assert reached == pytest.approx(float((given.float().abs() <= limit).float().mean()), abs=1e-6)
             assert abs(reached - share) < 0.005 and limit == float(torch.tensor(limit).bfloat16())
         assert counted.threshold(0.0) == (0.0, 0.0)
         assert counted.near_zero == pytest.approx(0.008, abs=0.002)  # P(|x| ≤ 0.01) of a normal x
@@ -83,7 +82,9 @@ def test_magnitudes_know_their_quantiles() -> None:
 
 
 def test_a_head_that_holds_the_encoder_is_masked_too(tmp_path: Path) -> None:
-    parent, family = written("bert", tmp_path / "parent", architectures=["BertForMaskedLM"])
+    from tests.benchmarks.masked_models import save
+
+    parent, family = save(tmp_path / "parent", "bert"), "encoder"
     made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"})
     ids = text("encoder", 2).batch.input_ids
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
 
     step, out = single("skip", "teal", share=0.4), tmp_path / "out"
     assert label(step) == "teal 40% of inputs"
-    with pytest.raises(UnsupportedError, match=r"mixture of experts .*experts"):
+    with pytest.raises(UnsupportedError, match=r"mixture of experts .*block_sparse_moe"):
         made(stored("mixtral", "published", tmp_path / "moe"), "decoder", {step: out})
     parent, family = written("llama", tmp_path / "parent")
     made(parent, family, {step: out})
