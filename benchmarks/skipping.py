@@ -14,7 +14,6 @@ import argparse
 import gc
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,17 +48,21 @@ def steps(written: list[str]) -> dict[str, Any]:
     return found
 
 
-def made(parent: Path, step: Any, folder: Path, text: Any) -> tuple[Any, float]:
-    """Make one step's folder; its evidence, and how long it took."""
+def made(parent: Path, targets: dict[Any, Path], text: Any) -> dict[Any, Any]:
+    """Make folders, those that share a pass together; each step's evidence."""
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds
 
     told: dict[Any, Any] = {}
-    started = time.perf_counter()
-    kinds()[step.verb].load()(parent, {step: folder}, Context("decoder", 0, "float32", lambda: text), told.__setitem__)
-    if isinstance(told[step], Exception):
-        raise told[step]
-    return told[step], time.perf_counter() - started
+    passes: dict[Any, dict[Any, Path]] = {}
+    for step, folder in targets.items():
+        passes.setdefault((step.verb, kinds()[step.verb].shares(step)), {})[step] = folder
+    for (verb, _), own in passes.items():
+        kinds()[verb].load()(parent, own, Context("decoder", 0, "float32", lambda: text), told.__setitem__)
+    for found in told.values():
+        if isinstance(found, Exception):
+            raise found
+    return told
 
 
 def quality(given: argparse.Namespace, folder: Path, work: Path) -> None:
@@ -67,11 +70,12 @@ def quality(given: argparse.Namespace, folder: Path, work: Path) -> None:
     from shrink import calibration, scored
 
     text, dense = calibration(folder, given.samples, given.length), scored(folder, None, given)
-    print(f"| step | perplexity / {dense:.3f} | seconds to make | note |\n|---|---|---|---|", flush=True)
-    for number, (words, step) in enumerate(steps(given.step or QUALITY).items()):
-        found, seconds = made(folder, step, work / str(number), text)
-        ratio = scored(work / str(number), None, given) / dense
-        print(f"| {words} | {ratio:.3f} | {seconds:.0f} | {found.note} |", flush=True)
+    print(f"| step | perplexity / {dense:.3f} | note |\n|---|---|---|", flush=True)
+    chosen = steps(given.step or QUALITY)
+    folders = {step: work / str(number) for number, step in enumerate(chosen.values())}
+    found = made(folder, folders, text)
+    for words, step in chosen.items():
+        print(f"| {words} | {scored(folders[step], None, given) / dense:.3f} | {found[step].note} |", flush=True)
 
 
 def decode(given: argparse.Namespace, folder: Path, work: Path) -> None:
@@ -88,7 +92,7 @@ def decode(given: argparse.Namespace, folder: Path, work: Path) -> None:
     with torch.inference_mode():
         dense = Runner("hf", SavedModel(folder, "decoder", "bfloat16"))
         for number, (words, step) in enumerate(steps(given.step or DECODE).items()):
-            made(folder, step, work / str(number), text)
+            made(folder, {step: work / str(number)}, text)
             own = Runner("skip", SavedModel(work / str(number), "decoder", "bfloat16"))
             for _ in range(given.rounds):
                 dense.turn()

@@ -12,6 +12,15 @@ KEY = "sparsebench_moe"
 ROUTERS = ("oracle", "centroid", "representative", "learned")
 
 
+COUNTED = ("coactivation", "cmoe")
+"""The ways of grouping that count how often neurons are active."""
+
+
+def count(experts: int, active: float) -> int:
+    """How many experts a share of them is: at least one."""
+    return max(1, round(experts * active))
+
+
 @dataclass(frozen=True)
 class FeedForward:
     """One part's modules by their paths: the layer that reads its input ``first``, another beside it (``second``; empty where

@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models import blocks, filling
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
-from sparsebench.models.grouped import Experts, FeedForward
+from sparsebench.models.grouped import COUNTED, Experts, FeedForward, count
 from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.models.replay import Replay
 from sparsebench.models.skipping import skips
@@ -23,7 +23,6 @@ from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
-from sparsebench.steps.moefy.step import READ_TEXT, count
 from sparsebench.steps.watching import Watch, activation
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def make(
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
             weights = place.weights(matrix, _bias(checkpoint, place))
-            gram = seen.gram(first.name) if seen and first.name in READ_TEXT else weights.gram()
+            gram = seen.gram(first.name) if seen and first.name in COUNTED else weights.gram()
             found = grouped(first.name, gram, experts, shared, context.seed)
             made.assignments[place.paths] = found.assignment
             for router in wanted:

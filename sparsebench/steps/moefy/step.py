@@ -10,10 +10,10 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.models.grouped import COUNTED, count
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
-READ_TEXT = ("coactivation", "cmoe")
 
 
 class Moefy(Settings):
@@ -43,11 +43,6 @@ class Moefy(Settings):
         return {**self.model_dump(), "shared": shared}
 
 
-def count(experts: int, active: float) -> int:
-    """How many experts a share is."""
-    return max(1, round(experts * active))
-
-
 def settings() -> dict[str, type[Settings]]:
     """Each grouping's settings, by its name."""
     return dict.fromkeys(WAYS, Moefy)
@@ -55,7 +50,7 @@ def settings() -> dict[str, type[Settings]]:
 
 def reads_text(step: Step) -> bool:
     """Whether the grouping or the router looks at text."""
-    return step.name in READ_TEXT or step.settings["router"] == "learned"
+    return step.name in COUNTED or step.settings["router"] == "learned"
 
 
 def draws(step: Step) -> bool:
