@@ -55,10 +55,10 @@ def calibration(folder: Path, samples: int, length: int) -> Any:
 def scored(folder: Path, text: Path | None, given: argparse.Namespace) -> float:
     """Perplexity over the first windows."""
     from sparsebench import sources
-    from sparsebench.benchmarks import all_tasks
+    from sparsebench.benchmarks import TaskSpec
     from sparsebench.benchmarks.perplexity import RunningText, perplexity, wikitext
 
-    read = wikitext(text) if text else RunningText.of(all_tasks()["perplexity"], sources.Cache()).text
+    read = wikitext(text) if text else RunningText.of(TaskSpec("perplexity"), sources.Cache()).text
     return perplexity(folder, read[: given.windows * given.length * 12], given.length, None, given.windows)[0]
 
 

@@ -77,7 +77,7 @@ class Checks:
     with it). ``engine_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
     cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
     as a task where that is more than the listed names; ``task_families`` tells whom a known task is for, ``own_kinds`` what
-    can be asked of data of one's own.
+    can be asked of data of one's own; ``last_steps`` are the verbs that no step may follow.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -91,6 +91,7 @@ class Checks:
     family_of: FamilyOf
     task_families: Callable[[str], Collection[str]] | None = None
     own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
+    last_steps: Callable[[], Collection[str]] = tuple
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -248,6 +249,10 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) ->
             at: At = ("variants", place, number) if chain else ("variants", place)
             if isinstance(step, dict) and step:  # the schema tells what is wrong with any other
                 yield from _step(at, step, positions, checks, names, made)
+                last = next((verb for verb in checks.last_steps() if verb in step), None)
+                if chain and number + 1 < len(entry) and last:
+                    words = f"`{last}` belongs to the weights that it was made with"
+                    yield positions.problem((*at, last), words, "the last step of its recipe", on_key=True)
 
 
 def _step(

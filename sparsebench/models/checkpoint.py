@@ -340,6 +340,15 @@ class CheckpointWriter:
         if start + piece.numel() == info.numel:
             del self.missing[name]
 
+    def copy(self, name: str, source: Checkpoint) -> None:
+        """Write what another checkpoint's files hold under this name, in pieces."""
+        start = 0
+        for piece in pieces_of(source.folder, source.stored[name]):
+            self.write_piece(name, start, piece)
+            start += piece.numel()
+        if not start:
+            self.write(name, source.load(name))
+
     def _expected(self, name: str) -> TensorInfo:
         info = self.missing.get(name)
         if info is None:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError, foreign
-from sparsebench.models.assemble import Replace, assemble
+from sparsebench.models.assemble import assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class, transformers_config
+from sparsebench.models.grouped import experts_of
 from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 from sparsebench.models.safety import refuse_adapter
+from sparsebench.models.skipping import install
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
+    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are,
+    what it skips masked.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
@@ -55,7 +58,7 @@ def load_expanded(
     from sparsebench.models.quantized_linear import expanding
 
     weights = QuantizedCheckpoint(Path(folder))
-    return _assembled(weights, family, dtype, expanding(weights), prepare=prepare, kind=kind)
+    return _assembled(weights, family, dtype, replace=expanding(weights), prepare=prepare, kind=kind)
 
 
 def load_kernels(
@@ -69,7 +72,7 @@ def load_kernels(
 
     weights = QuantizedCheckpoint(Path(folder))
     weights.scheme.check_kernels()
-    model = _assembled(weights, family, dtype, quantized_linear.multiplying(weights), prepare=prepare)
+    model = _assembled(weights, family, dtype, replace=quantized_linear.multiplying(weights), prepare=prepare)
     if not any(isinstance(module, quantized_linear.QuantizedLinear) for module in model.modules()):
         raise UnsupportedError(
             f"{folder}: no {weights.scheme.encoding} kernel takes a matrix of this model's", "score it, or use int8"
@@ -77,13 +80,11 @@ def load_kernels(
     return model
 
 
-def _assembled(
-    weights: QuantizedCheckpoint, family: Family, dtype: str, replace: Replace, **ways: Any
-) -> PreTrainedModel:
-    """A quantized model; what transformers itself reads beside weights and configuration is how it generates."""
+def _assembled(weights: Checkpoint, family: Family, dtype: str, **ways: Any) -> PreTrainedModel:
+    """A model put together; what transformers itself reads beside weights and configuration is how it generates."""
     from transformers import GenerationConfig
 
-    model = assemble(weights, family, dtype, replace=replace, **ways)
+    model = assemble(weights, family, dtype, **ways)
     generation = weights.folder / "generation_config.json"
     if generation.is_file() and model.can_generate():
         model.generation_config = GenerationConfig.from_dict(bounded.read_object(generation))
@@ -94,11 +95,15 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
     import torch
 
     refuse_adapter(folder)
-    if encoding_of(Checkpoint(folder).config) != FLOAT:
-        return load_expanded(folder, family, dtype, kind=kind)
+    stated = Checkpoint(folder).config
+    if encoding_of(stated) != FLOAT:
+        expanded: PreTrainedModel = install(load_expanded(folder, family, dtype, kind=kind), stated)
+        return expanded
+    if experts_of(stated):
+        return _moefied(folder, family, dtype, kind)
     from transformers.utils.logging import disable_progress_bar
 
-    config = transformers_config(Checkpoint(folder).config, str(folder / "config.json"))
+    config = transformers_config(stated, str(folder / "config.json"))
     disable_progress_bar()  # seconds of "Loading weights" on stderr, beside our own display
     precision = dtype if dtype == "auto" else getattr(torch, dtype)
     options: dict[str, Any] = {"dtype": precision, "local_files_only": True, "output_loading_info": True}
@@ -116,8 +121,17 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
             f"{folder}: {len(missing)} weights are missing ({names})",
             "the files are incomplete, or the family or `architectures` in config.json is not the checkpoint's",
         )
-    loaded: PreTrainedModel = model.eval()
+    loaded: PreTrainedModel = install(model.eval(), stated)
     return loaded
+
+
+def _moefied(folder: Path, family: Family, dtype: str, kind: Any) -> PreTrainedModel:
+    """Tensor by tensor: transformers' loader would complain about the grouping's."""
+    from sparsebench.models import moefied
+
+    checkpoint = Checkpoint(folder)
+    model: PreTrainedModel = moefied.install(_assembled(checkpoint, family, dtype, kind=kind), checkpoint)
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparsebench.models.batch import Batch
     from sparsebench.models.blocks import Place
     from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.gather import Reader
     from sparsebench.models.inputs import Inputs
     from sparsebench.models.stack_replay import StackReplay
     from sparsebench.models.topology import View
@@ -143,9 +144,26 @@ class Block:
         """What the block, once it was observed or advanced, made of these samples: (group, length, width)."""
         return self._side.states.written(stream, rows)
 
-    def mask(self, rows: slice) -> torch.Tensor:
-        """Which of these samples' tokens are no padding: bool, (group, length)."""
-        return self._side.texts.mask[rows]
+    def mask(self, rows: slice, encoder: bool = False) -> torch.Tensor:
+        """Which of these samples' tokens, on the ``encoder``'s side or this one, are no padding: bool, (group, length)."""
+        side = self._side.encoder if encoder else self._side
+        assert side is not None, "cross-attention without an encoder"
+        return side.texts.mask[rows]
+
+    @property
+    def path(self) -> str:
+        """Where the block stands in the model that transformers builds."""
+        return self._place.path
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The block as transformers has it, without storage: for hooks while it is observed or advanced."""
+        return self._place.module
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """The linear layers of its prunable matrices, by the names of these."""
+        return self._place.prunable
 
     def _run(self, stream: int, changed: Mapping[str, torch.Tensor], gatherer: Any) -> None:
         import torch

@@ -2,13 +2,15 @@
 //
 // A matrix is one block of bytes that begins with a Head; every section lies on a 64-byte line, and the last one ends with
 // room for a vector load too far. Values of 16 bits (bfloat16) or 32 (float32) are kept bit for bit, in one of three layouts:
-// sparse/bitmask.h, sparse/csr16.h and sparse/runs.h.
+// sparse/bitmask.h, sparse/csr16.h and sparse/runs.h. Dense matrices that are read in part are in sparse/skip.h.
 
+#include <cmath>
 #include <thread>
 
 #include "sparse/bitmask.h"
 #include "sparse/csr16.h"
 #include "sparse/runs.h"
+#include "sparse/skip.h"
 
 namespace {
 
@@ -168,6 +170,26 @@ void expand_part(void* data, i64 part, i64 parts) {
     else expand_some<float>(work, part, parts);
 }
 
+// ---- skipping --------------------------------------------------------------------------------------------------------
+
+struct Skipped {
+    Skipping job;
+    Skipper act;
+    bool by_columns;
+};
+
+void skip_part(void* data, i64 part, i64 parts) {
+    auto& work = *static_cast<Skipped*>(data);
+    // Outputs in whole lines of sums for columns, so that threads write apart.
+    const i64 each = work.by_columns ? 32 : 1, all = work.by_columns ? work.job.outs : work.job.count;
+    const i64 units = (all + each - 1) / each;
+    work.act(work.job, std::min(all, units * part / parts * each), std::min(all, units * (part + 1) / parts * each));
+}
+
+float element(const void* values, int type, i64 at) {
+    return type == FLOAT ? static_cast<const float*>(values)[at] : widen(static_cast<const u16*>(values)[at]);
+}
+
 // ---- encoding --------------------------------------------------------------------------------------------------------
 
 Head plan(int kind, int item, const Source& from, const u32* counts) {
@@ -245,5 +267,41 @@ void sparse_multiply(const void* matrix, const void* x, void* y, const void* bia
 void sparse_expand(const void* matrix, i64 first, i64 last, void* out, int threads) {
     Expanding work{static_cast<const Head*>(matrix), first, last, static_cast<u8*>(out)};
     on_threads(expand_part, &work, threads);
+}
+
+// y (outs) = W x + bias (or null) for one x (ins); of `type`, as `decides` and bias are. Returns what was read.
+// by_columns: `weights` is (ins, outs), and the inputs j with |decides_j| > limit are read. Else it is (outs, ins), and
+// the outputs i with |decides_i| > limit are; the others are 0, without bias. `item` is the bytes of a weight.
+i64 sparse_skip(const void* weights, int item, int by_columns, const void* x, const void* decides, float limit, int type,
+                i64 ins, i64 outs, const void* bias, void* y, int threads) {
+    thread_local std::vector<float> values;
+    thread_local std::vector<int> read;
+    const i64 deciding = by_columns ? ins : outs;
+    values.resize(ins + outs + LINE);
+    read.resize(deciding + 1);
+    i64 count = 0;
+    for (i64 at = 0; at < deciding; ++at) {
+        const float size = element(decides, type, at);
+        read[count] = int(at);
+        if (by_columns) values[count] = element(x, type, at);
+        count += !(std::abs(size) <= limit);
+    }
+    if (!by_columns)
+        for (i64 at = 0; at < ins; ++at) values[at] = element(x, type, at);
+    float* sums = values.data() + (ins + LINE - 1) / LINE * LINE;
+    if (!by_columns) std::fill(sums, sums + outs, 0.f);
+    Skipped work{{weights, values.data(), read.data(), count, ins, outs, sums},
+                 item == 2 ? skipper<u16>(by_columns) : skipper<float>(by_columns), by_columns != 0};
+    on_threads(skip_part, &work, count * (by_columns ? outs : ins) * item < 65536 ? 1 : threads);
+    if (by_columns) {
+        if (type == BFLOAT) finish<u16>(sums, bias, outs, 1, y, rounded);
+        else finish<float>(sums, bias, outs, 1, y, same);
+        return count;
+    }
+    if (bias)
+        for (i64 one = 0; one < count; ++one) sums[read[one]] += element(bias, type, read[one]);
+    if (type == BFLOAT) finish<u16>(sums, nullptr, outs, 1, y, rounded);
+    else finish<float>(sums, nullptr, outs, 1, y, same);
+    return count;
 }
 }

@@ -115,6 +115,7 @@ def checks() -> Checks:
         family_of=family_of,
         task_families=benchmarks.families,
         own_kinds=lambda: benchmarks.KINDS,
+        last_steps=lambda: [verb for verb, kind in kinds().items() if kind.last],
     )
 
 

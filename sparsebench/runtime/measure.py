@@ -12,6 +12,7 @@ from sparsebench import children, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import Scheme, scheme_of
+from sparsebench.models.skipping import skips
 from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import intervals
 from sparsebench.runtime.engines import engine, engines
@@ -49,6 +50,8 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
     scheme = scheme_of(config)
     if scheme:
         _check_quantized(scheme, setting)
+    if skips(config):
+        _check_skipping(bool(scheme), setting)
     engine(setting.engine).check(config, setting.ranks)
     check_positions(config, family, setting.workload)
 
@@ -62,6 +65,17 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
     if setting.ranks > 1:
         raise UnsupportedError(f"{scheme.encoding} weights are not run at {setting.ranks} ranks", "measure at one rank")
     scheme.check_kernels()
+
+
+def _check_skipping(quantized: bool, setting: Setting) -> None:
+    able = [row.name for row in engines().values() if row.skips_inputs]
+    if setting.engine not in able:
+        raise UnsupportedError(
+            f"the {setting.engine} engine would compute with the weights that are to be skipped",
+            f"use {' or '.join(able)}",
+        )
+    if quantized:
+        raise UnsupportedError("no engine skips weights that are integers", "it can be scored")
 
 
 def measure_latency(

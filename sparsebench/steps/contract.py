@@ -177,6 +177,8 @@ class StepKind:
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
     fits: tuple[str, ...] = ()
     """Those of ``texts`` to which weights are fitted: a benchmark whose documents stand there is refused."""
+    last: bool = False
+    """Whether no step may follow: what it writes belongs to these weights alone."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

@@ -17,10 +17,12 @@ from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
 from sparsebench.steps.contract import Settings, Step, StepKind, Text, of_file, of_text
+from sparsebench.steps.moefy import step as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
 from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import step as shrink
+from sparsebench.steps.skip import step as skip
 from sparsebench.steps.trim import step as trim
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
@@ -85,6 +87,25 @@ BUILT_IN = (
         extra_libraries=lambda step: () if step.name == "reconstruct" else ("transformers", "tokenizers", "accelerate"),
         texts={"source": ("field", "target")},
         fits=("source",),
+    ),
+    StepKind(
+        "skip",
+        skip.settings,
+        "sparsebench.steps.skip.step:run",
+        reads_text=lambda step: True,
+        label=skip.label,
+        last=True,
+    ),
+    StepKind(
+        "moefy",
+        moefy.settings,
+        "sparsebench.steps.moefy.step:run",
+        reads_text=moefy.reads_text,
+        draws=moefy.draws,
+        shares=moefy.shares,
+        label=moefy.label,
+        extra_libraries=lambda step: ("scipy",),
+        last=True,
     ),
     StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
 )

@@ -33,6 +33,8 @@ class Row:
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
     imports: tuple[str, ...] = ()
     """Modules that its ranks import before anything is loaded."""
+    skips_inputs: bool = False
+    """Whether it runs models that skip weights by what a token brings (the step ``skip``); such a model at one rank."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
@@ -49,7 +51,8 @@ BUILT_IN = (
         imports=DEEPSPEED,
     ),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED),
-    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL),
+    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_inputs=True),
+    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_inputs=True),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 

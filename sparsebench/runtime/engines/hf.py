@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.skipping import skips
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.parity import against_expanded
 from sparsebench.runtime.results import Parity
@@ -26,9 +28,17 @@ class Plain:
 class HuggingFace(Wrapping):
     """transformers without anything around it."""
 
+    masks = False
+    """Whether the last model that was loaded skips weights: it computes with all of them here."""
+
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
+        """As every engine that wraps."""
+        self.masks = skips(Checkpoint(source.folder).config)
+        return super().load(source, tokens, baseline)
+
     @property
     def kernel(self) -> str:
-        return self.multiplied or "dense torch linear"
+        return (self.multiplied or "dense torch linear") + "; what is to be skipped is masked" * self.masks
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Any model."""

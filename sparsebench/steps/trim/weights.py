@@ -97,13 +97,8 @@ def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> Checkpoi
         for info in layout:
             if info.name in along:
                 writer.write(info.name, stored.load(info.name).index_select(along[info.name], chosen))
-                continue
-            start = 0
-            for piece in stored.pieces(info.name):
-                writer.write_piece(info.name, start, piece)
-                start += piece.numel()
-            if not info.numel:
-                writer.write(info.name, stored.load(info.name))
+            else:
+                writer.copy(info.name, stored)
     except BaseException:
         writer.abort()
         raise

@@ -1,0 +1,135 @@
+"""Feed-forward parts whose neurons are grouped into experts, of which a router chooses some for each token.
+
+The weights are the dense model's, in their order. Under ``sparsebench_moe`` config.json names each part's layers; beside the
+weights lie, under the path of its last layer, ``moe.assignment`` (neurons,) I32, the expert of each neuron, and what the router
+multiplies with. Neurons of other experts count as zero; the arithmetic stays dense here. Stock transformers ignores both
+and computes with all.
+
+    oracle          score of an expert = Σ |h_i| ‖column i of W_out‖ over its neurons: what they give, known only afterwards
+    centroid        x · c, c (experts, in) being unit vectors
+    representative  |σ(g · x) (u · x)|, with g and u the gate and up rows of one neuron of the expert; |σ(u · x + b)| without gate
+    learned         W₂ tanh(W₁ x)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sparsebench.errors import ModelError
+from sparsebench.models.grouped import KEY, Experts, FeedForward, experts_of
+from sparsebench.models.skipping import place_of
+
+if TYPE_CHECKING:
+    from sparsebench.models.checkpoint import Checkpoint
+
+
+class Chooser(nn.Module):
+    """Chooses the experts of one part. ``tables`` are its tensors by their names behind ``moe.``, without the assignment."""
+
+    assignment: torch.Tensor
+
+    def __init__(
+        self, how: Experts, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
+    ) -> None:
+        super().__init__()
+        self.how, self.neurons = how, len(assignment)
+        self.__dict__["function"] = function  # the model's own module, not one of this one's
+        self.register_buffer("assignment", assignment.long(), persistent=False)
+        for name, table in tables.items():
+            self.register_buffer(name.replace(".", "_"), table, persistent=False)
+        self.seen: torch.Tensor | None = None
+        self.chosen: torch.Tensor | None = None
+
+    def scores(self, x: torch.Tensor, h: torch.Tensor | None) -> torch.Tensor:
+        """(…, experts) from what the part reads, (…, in), or of the oracle from its neurons' values, (…, neurons)."""
+        at: dict[str, Any] = self._buffers
+        if self.how.router == "oracle":
+            assert h is not None
+            found = torch.zeros((*h.shape[:-1], self.how.experts), dtype=torch.float32, device=h.device)
+            return found.index_add_(-1, self.assignment, h.abs().float() * at["norms"])
+        if self.how.router == "centroid":
+            return F.linear(x, at["router_weight"])
+        if self.how.router == "learned":
+            return F.linear(torch.tanh(F.linear(x, at["router_first"])), at["router_second"])
+        made = F.linear(x, at["router_up"], at.get("router_bias"))
+        function: Any = self.__dict__["function"]
+        made = function(F.linear(x, at["router_gate"])) * made if "router_gate" in at else function(made)
+        return made.abs()
+
+    def read(self, x: torch.Tensor) -> None:
+        """Take note of what the part reads, (…, in)."""
+        self.seen, self.chosen = x, None
+
+    def choice(self, h: torch.Tensor | None = None) -> torch.Tensor:
+        """Which neurons are computed for what was read, bool (…, neurons); the oracle must know ``h``."""
+        if self.chosen is None:
+            assert self.seen is not None, "a part's last layer runs before its first"
+            scores = self.scores(self.seen, h)
+            scores[..., : self.how.shared] = torch.inf
+            chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            chosen.scatter_(-1, scores.topk(self.how.active, -1).indices, True)
+            self.chosen, self.seen = chosen[..., self.assignment], None
+        return self.chosen
+
+
+def install(model: Any, checkpoint: Checkpoint) -> Any:
+    """``model`` itself, its neurons masked as the checkpoint's config.json says, in place.
+
+    Raises ModelError where what it names is not there or does not fit.
+    """
+    how = experts_of(checkpoint.config)
+    for part in how.parts if how else ():
+        assert how is not None
+        first, down, function = (_module(model, path) for path in (part.first, part.down, part.activation))
+        chooser = chooser_of(how, part, checkpoint, (first, down, function))
+        hook(chooser, first, down)
+    return model
+
+
+def hook(chooser: Chooser, first: nn.Module, down: nn.Module) -> None:
+    """Have a part's first layer tell the chooser what it reads, and its last one mask the neurons that are not chosen."""
+    down.add_module("moe", chooser)
+    first.register_forward_pre_hook(lambda module, args: chooser.read(args[0]))
+    down.register_forward_pre_hook(lambda module, args: (args[0] * chooser.choice(args[0]), *args[1:]))
+
+
+def chooser_of(
+    how: Experts, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
+) -> Chooser:
+    """The chooser of a part from the checkpoint's tensors; ``modules`` are its first and last layer and the function between.
+
+    Raises ModelError where they do not fit.
+    """
+    first, down, function = modules
+    weight: Any = down.weight
+    dtype: Any = first.weight.dtype
+    inward = 0 if type(down).__name__ == "Conv1D" else 1
+    stem = part.name("")
+    tables = {
+        name.removeprefix(stem): checkpoint.load(name).to(dtype)
+        for name in checkpoint.tensors
+        if name.startswith(stem) and not name.endswith(".assignment")
+    }
+    name = part.name("assignment")
+    assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0)
+    neurons = weight.shape[inward]
+    if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < how.experts:
+        raise ModelError(
+            f"{checkpoint.folder}: {name} does not say the expert of {neurons} neurons", "make the variant again"
+        )
+    if how.router == "oracle":
+        tables["norms"] = weight.detach().float().norm(dim=1 - inward)
+    return Chooser(how, assignment, tables, function)
+
+
+def _module(model: Any, path: str) -> nn.Module:
+    name = place_of(model, path)
+    if name is None:
+        raise ModelError(f"config.json: `{KEY}`: the model has no layer {path}", "make the variant again")
+    found: nn.Module = model.get_submodule(name)
+    return found

@@ -1,0 +1,198 @@
+"""Our engine for models that skip weights: for one token it reads, on a CPU, only the weights that meet something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.grouped import FeedForward, experts_of
+from sparsebench.models.skipping import Skip, place_of, skip_of, skips
+from sparsebench.models.topology import LINEAR_TYPES, part
+from sparsebench.native import Missing
+from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
+from sparsebench.runtime.results import Parity
+from sparsebench.runtime.workload import Inputs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sparsebench.runtime.kernels import Kernels
+    from sparsebench.runtime.kernels.skipping import Skipping, Tally
+
+DTYPES = ("float32", "bfloat16")
+DENSE = "dense torch linear"
+ROUNDING, EXACT = 2.0, 1e-4
+"""How much further from the masked model in float32 this engine may be than that model in the engine's own dtype, and what
+remains in float32. Values beside a threshold may fall on its other side in either."""
+
+
+class SkipEngine:
+    """One process. A model that skips nothing runs as it is, beside those that do."""
+
+    reads_packed = False
+
+    def __init__(self) -> None:
+        self.kernels: Kernels | Missing = Missing("not started")
+        # Facts, not the model: the next one is loaded when this one is gone.
+        self.tallies: list[Tally] = []
+        self.dense = 0
+
+    def check(self, config: Mapping[str, Any], ranks: int) -> None:
+        """Any model: what a layer's kernel cannot do is known when it is loaded."""
+
+    def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Compile or load the kernels. Raises UnsupportedError where there are none, and on a GPU."""
+        import torch
+
+        from sparsebench.runtime.kernels import kernels
+
+        if torch.cuda.is_available():
+            raise UnsupportedError("the skip engine runs on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
+        self.kernels = kernels()
+        if isinstance(self.kernels, Missing):
+            raise UnsupportedError(
+                f"the skip engine has no compiled kernels: {self.kernels.reason}", "use the hf engine"
+            )
+        if not self.kernels.shared:
+            return ("no OpenMP of torch's was found: each product starts threads of its own",)
+        return ()
+
+    def load(self, source: SavedModel, tokens: int, baseline: bool) -> Plain:
+        """The model with layers that skip in the place of those that do; a ``baseline`` that skips nothing stays as it is."""
+        model = source.plain()
+        self._replace(model, source)
+        return Plain(model)
+
+    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+        """Against the same model with masks and dense arithmetic, in float32; None where nothing is skipped."""
+        if not skips(Checkpoint(source.folder).config):
+            return None
+
+        def made(dtype: str) -> Any:
+            model = SavedModel(source.folder, source.family, dtype).plain()
+            return model, shorten(model)
+
+        def said(dtype: str) -> Any:
+            model, _ = made(dtype)
+            return outputs(model, source.family, prompt)
+
+        exact = said("float32")
+        tolerance = ROUNDING * distance(said(source.dtype), exact) + EXACT
+        model, blocks = made(source.dtype)
+        dtype = str(model.dtype).removeprefix("torch.")
+        self._replace(model, source)
+        found = outputs(model, source.family, prompt)
+        judged = Parity(distance(found, exact), tolerance, dtype, min(blocks, BLOCKS), False)
+        return checked(judged, "report the model's architecture: a skipping kernel is wrong for it")
+
+    @property
+    def kernel(self) -> str:
+        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; several
+        tokens: dense``."""
+        if not self.tallies or isinstance(self.kernels, Missing):
+            return DENSE
+        from sparsebench.runtime.kernels.skipping import instructions
+
+        parts = []
+        for way in sorted({tally.way for tally in self.tallies}):
+            own = [tally for tally in self.tallies if tally.way == way]
+            read = sum(tally.share * tally.weights for tally in own) / sum(tally.weights for tally in own)
+            parts.append(f"skipping {instructions(self.kernels)} ×{len(own)} ({way}: {read:.0%} of the weights read)")
+        return ", ".join([*parts, f"{DENSE} ×{self.dense}"]) + "; several tokens: dense"
+
+    def _replace(self, model: Any, source: SavedModel) -> None:
+        """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype that no kernel takes."""
+        config, self.tallies = Checkpoint(source.folder).config, []
+        if not skips(config) or isinstance(self.kernels, Missing):
+            return
+        if str(model.dtype).removeprefix("torch.") not in DTYPES:
+            raise UnsupportedError(f"the skip engine does not run in {model.dtype}", "measure it in bfloat16")
+        put = _Putting(model, self.kernels)
+        skip, experts = skip_of(config) or Skip({}, {}), experts_of(config)
+        # A model that was cut for a comparison lacks blocks.
+        for path, limit in skip.inputs.items():
+            if name := place_of(model, path):
+                put.columns(name, limit)
+        for path, limit in skip.outputs.items():
+            if name := place_of(model, path):
+                put.behind(name, limit, _beside(model, name, config, source.family))
+        for one in experts.parts if experts else ():
+            if place_of(model, one.down):
+                put.experts(one)
+        self.tallies = put.tallies
+        self.dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
+
+
+def _beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> dict[str, str]:
+    """The linear layers of an activation function's block, by kind."""
+
+    def where(name: str) -> Any:
+        return part(TensorInfo(f"{name}.weight", "F32", (2, 2), "", 0, 0), config, family)
+
+    own = where(path)
+    linear = (name for name, module in model.named_modules() if type(module).__name__ in LINEAR_TYPES)
+    found = {name: where(name) for name in linear}
+    return {one.kind: name for name, one in found.items() if (one.side, one.layer) == (own.side, own.layer)}
+
+
+class _Putting:
+    """Layers of one model on their way to others; ``tallies`` are those of what was made."""
+
+    def __init__(self, model: Any, kernels: Kernels) -> None:
+        self.model, self.kernels = model, kernels
+        self.tallies: list[Tally] = []
+
+    def columns(self, name: str, limit: float) -> nn.Module:
+        """A linear layer that reads the weights of inputs above ``limit``."""
+        from sparsebench.runtime.kernels.skipping import SkipColumns
+
+        module = self.model.get_submodule(name)
+        stored = module.weight.detach()
+        turned = stored if type(module).__name__ == "Conv1D" else stored.T
+        return self._put(name, SkipColumns(self.kernels, turned.contiguous(), module.bias, limit))
+
+    def rows(self, name: str, decide: Callable[[], torch.Tensor | None]) -> nn.Module:
+        """A linear layer that reads the weights of outputs that ``decide`` names."""
+        from sparsebench.runtime.kernels.skipping import SkipRows
+
+        module = self.model.get_submodule(name)
+        stored = module.weight.detach()
+        whole = stored.T if type(module).__name__ == "Conv1D" else stored
+        return self._put(name, SkipRows(self.kernels, whole.contiguous(), module.bias, decide))
+
+    def behind(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
+        """An activation function whose values up to ``limit`` are zero, and the layers that meet them."""
+        from sparsebench.runtime.kernels.skipping import Deciding
+
+        function = self.model.get_submodule(name)
+        function._forward_hooks.clear()  # the mask of scoring
+        deciding = Deciding(function, limit)
+        self.model.set_submodule(name, deciding)
+        if "gate" in beside and "up" in beside:
+            self.rows(beside["up"], deciding.taken)
+        self.columns(beside["down"], 0.0)
+
+    def experts(self, part: FeedForward) -> None:
+        """A part whose router names the neurons to compute. The oracle, which knows what all give, saves in the last layer."""
+        from sparsebench.models.moefied import hook
+
+        first, second, down = (place_of(self.model, path) for path in (part.first, part.second, part.down))
+        assert first and down
+        chooser: Any = self.model.get_submodule(down).moe
+        begin = self.model.get_submodule(first)
+        begin._forward_pre_hooks.clear()
+        if chooser.how.router != "oracle" and chooser.neurons == begin.weight.shape[0]:
+            begin = self.rows(first, chooser.choice)
+            if second:
+                self.rows(second, chooser.choice)
+        hook(chooser, begin, self.columns(down, 0.0))
+
+    def _put(self, name: str, layer: Skipping) -> nn.Module:
+        self.model.set_submodule(name, layer)
+        self.tallies.append(layer.tally)
+        return layer

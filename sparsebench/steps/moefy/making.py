@@ -1,0 +1,220 @@
+"""Grouping the neurons of every feed-forward part, and the folders that say how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models import blocks, filling
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
+from sparsebench.models.grouped import COUNTED, Experts, FeedForward, count
+from sparsebench.models.quantized import FLOAT, encoding_of
+from sparsebench.models.replay import Replay
+from sparsebench.models.skipping import skips
+from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.moefy import routers
+from sparsebench.steps.moefy.grouping import grouped
+from sparsebench.steps.watching import Watch, activation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparsebench.models.gather import Reader
+    from sparsebench.models.replay import Block
+    from sparsebench.steps.calibration import Calibrated
+
+
+@dataclass(frozen=True)
+class Place:
+    """One feed-forward part: its modules, its matrices' names by kind, and which block's it is."""
+
+    paths: FeedForward
+    matrices: Mapping[str, str]
+    where: str
+
+    def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.Weights:
+        """Its matrices in float32, given by ``matrix`` as (out, in), with the ``bias`` of the first."""
+        norms = matrix(self.matrices["down"]).float().norm(dim=0)
+        if "gate_up" in self.matrices:
+            gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
+            return routers.Weights(gate, up, None if bias is None else bias.float().chunk(2)[1], norms)
+        gated = matrix(self.matrices["gate"]).float() if "gate" in self.matrices else None
+        return routers.Weights(
+            gated, matrix(self.matrices["up"]).float(), None if bias is None else bias.float(), norms
+        )
+
+
+@dataclass
+class Made:
+    """What is written beside the weights: each part's assignment, and by router its tables."""
+
+    assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
+    tables: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """By router, tensors by their names in the checkpoint."""
+
+
+def make(
+    parent: Path,
+    targets: Mapping[Step, Path],
+    context: Context,
+    read: Callable[[], Calibrated] | None,
+    emit: Emit,
+) -> None:
+    """Write each target: the parent's weights, and how they are grouped. Raises as ``step.run`` says."""
+    started, checkpoint = time.perf_counter(), Checkpoint(parent)
+    if encoding_of(checkpoint.config) != FLOAT:
+        raise ModelError(f"{parent}: its weights are quantized", "start from the model that it was made from")
+    if skips(checkpoint.config):
+        raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
+    first = next(iter(targets))
+    experts, shared = first.settings["experts"], first.settings["shared"]
+    parts = prunable_parts(checkpoint, context.family)
+    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
+        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
+    places = _places(checkpoint, context.family, parts, experts)
+    wanted = {step.settings["router"] for step in targets}
+    text, made = read() if read else None, Made(tables={router: {} for router in wanted})
+    with temporary(next(iter(targets.values())).parent / ".activations") as spill:
+        for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
+            weights = place.weights(matrix, _bias(checkpoint, place))
+            gram = seen.gram(first.name) if seen and first.name in COUNTED else weights.gram()
+            found = grouped(first.name, gram, experts, shared, context.seed)
+            made.assignments[place.paths] = found.assignment
+            for router in wanted:
+                tables = routers.tables(router, weights, found, experts, seen, context.seed)
+                dtype = matrix(place.matrices["down"]).dtype
+                made.tables[router] |= {place.paths.name(name): table.to(dtype) for name, table in tables.items()}
+            if context.progress:
+                context.progress(done, len(places))
+    seconds = time.perf_counter() - started
+    for step, folder in targets.items():
+        try:
+            told = {"family": context.family, "moefy": step.name, **step.settings, "seed": context.seed}
+            note = _write(
+                parent, folder, step, made, {**told, **(text.told() if text else {})}, _inner(checkpoint, parts)
+            )
+            result = counted(folder, context.family, seconds, len(targets), note, text.told() if text else None)
+            emit(step, replace(result, already_zero=result.zeros))
+        except SparsebenchError as error:
+            emit(step, error)
+
+
+def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int) -> dict[str, Place]:
+    """The feed-forward part of every block, by the block's path. Raises UnsupportedError for one that cannot be grouped."""
+    skeleton = blocks.survey(checkpoint.config, family)
+    filling.fill(skeleton, checkpoint, family)
+    return {
+        block.path: _place(
+            block.path, f"{block.side} block {block.index}", block.module, block.prunable, parts, experts
+        )
+        for stack in skeleton.stacks
+        for block in stack.places
+    }
+
+
+def _place(
+    path: str, where: str, module: nn.Module, readers: Mapping[str, Reader], parts: Mapping[str, Part], experts: int
+) -> Place:
+    kinds = {parts[name].kind: name for name in readers if parts[name].kind in ("gate", "up", "gate_up", "down")}
+    if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
+        raise UnsupportedError(f"{where}: no feed-forward part is known in it", "choose another model")
+    function_path = activation(module, where)
+    function = module.get_submodule(function_path)
+    if float(function(torch.zeros(1))):
+        raise UnsupportedError(
+            f"{where}: its {type(function).__name__} makes something of nothing", "choose another model"
+        )
+    neurons = readers[kinds["down"]].width
+    if neurons % experts:
+        raise UnsupportedError(
+            f"{kinds['down']}: {neurons} neurons make no {experts} experts of equal size",
+            "choose a number that divides them",
+        )
+    known = {id(one): name for name, one in module.named_modules()}
+    at = {kind: f"{path}.{known[id(readers[name].module)]}" for kind, name in kinds.items()}
+    first = at.get("gate_up") or at.get("gate") or at["up"]
+    paths = FeedForward(first, at["up"] if "gate" in at else "", at["down"], f"{path}.{function_path}")
+    return Place(paths, kinds, where)
+
+
+def _visited(
+    checkpoint: Checkpoint, places: Mapping[str, Place], context: Context, text: Calibrated | None, spill: Path
+) -> Iterator[tuple[Place, Callable[[str], torch.Tensor], routers.Seen | None]]:
+    """Every part with its matrices as (out, in), and what the text shows of it, if there is text."""
+    if text is None:
+        turned = prunable_parts(checkpoint, context.family)
+        for place in places.values():
+            yield place, lambda name: turned[name].views[0].shaped(checkpoint.load(name)), None
+        return
+    replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype)
+    for block in replay.walk():
+        place = places[block.path]
+        yield place, block.matrix, _seen(block, place)
+
+
+def _seen(block: Block, place: Place) -> routers.Seen:
+    """What the part reads and what its neurons give, as the text goes through the block."""
+    seen = routers.Seen()
+    inside = len(block.path) + 1
+    takes = {place.paths.first[inside:]: seen.read, place.paths.down[inside:]: seen.gave}
+    watch = Watch(block, takes)
+    watch.advance()
+    if len(watch.whole) != len(takes):
+        raise UnsupportedError(
+            f"{place.where}: its feed-forward part does not read each token once", "choose another model"
+        )
+    return seen
+
+
+def _bias(checkpoint: Checkpoint, place: Place) -> torch.Tensor | None:
+    """The bias of ``up``, or of gate and up in one, where there is one."""
+    name = place.matrices.get("up") or place.matrices["gate_up"]
+    bias = name.removesuffix("weight") + "bias"
+    return checkpoint.load(bias) if bias in checkpoint.tensors else None
+
+
+def _inner(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> dict[str, int]:
+    """How many weights the blocks have, by kind of matrix."""
+    found: dict[str, int] = {}
+    for name, part in parts.items():
+        if part.prunable:
+            found[part.kind] = found.get(part.kind, 0) + checkpoint.tensors[name].numel
+    return found
+
+
+def _write(parent: Path, folder: Path, step: Step, made: Made, told: dict[str, Any], sizes: Mapping[str, int]) -> str:
+    """Write a folder; returns what is to be known of it."""
+    own, stored = step.settings, Checkpoint(parent)
+    active = count(own["experts"], own["active"])
+    how = Experts(own["router"], own["experts"], active, own["shared"], tuple(made.assignments))
+    added = {part.name("assignment"): given.to(torch.int32) for part, given in made.assignments.items()}
+    added |= made.tables[own["router"]]
+    infos = [(info.name, info.dtype, info.shape) for info in stored.tensors.values()]
+    infos += [(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape)) for name, tensor in added.items()]
+    with CheckpointWriter(folder, lay_out(infos), parent, how.config()) as writer:
+        for name in stored.tensors:
+            writer.copy(name, stored)
+        for name, tensor in added.items():
+            writer.write(name, tensor)
+        writer.close(told)
+    share = active / own["experts"]
+    whole = sum(sizes.values())
+    met = sizes.get("down", 0)
+    if own["router"] != "oracle":
+        met += sum(sizes.get(kind, 0) for kind in ("gate", "up", "gate_up"))
+    tables = sum(table.numel() for table in made.tables[own["router"]].values())
+    words = [
+        f"{active} of {own['experts']} experts are computed for a token",
+        f"{(whole - met * (1 - share) + tables) / whole:.1%} of the blocks' weights are read for it, the router's included",
+        "stock transformers loads the folder and computes with all experts",
+    ]
+    return "; ".join(words)

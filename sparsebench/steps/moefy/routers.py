@@ -1,0 +1,115 @@
+"""What routers multiply with, made from a part's weights, its groups and, for the learned one, from what text shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from sparsebench.steps.moefy.grouping import LARGEST, Grouping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SAMPLES = 8192
+"""Tokens that the learned router is trained on."""
+EPOCHS, RATE, BATCH = 30, 0.01, 512
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A part's, float32: ``gate``, which goes through the function (None where ``up`` does), and ``up``, (neurons, in), the
+    ``bias`` of the latter, and the length of each neuron's column in the last matrix (``norms``)."""
+
+    gate: torch.Tensor | None
+    up: torch.Tensor
+    bias: torch.Tensor | None
+    norms: torch.Tensor
+
+    @property
+    def first(self) -> torch.Tensor:
+        """Whose rows stand for neurons, at length 1."""
+        return F.normalize(self.up if self.gate is None else self.gate, dim=1)
+
+    def gram(self) -> torch.Tensor:
+        """Inner products of the rows that stand for neurons: (neurons, neurons)."""
+        return self.first @ self.first.T
+
+
+@dataclass
+class Seen:
+    """What a text shows of a part: ``counts`` (neurons, neurons) says how often two are active together, of the first
+    ``SAMPLES`` tokens ``inputs`` and ``neurons`` keep what was read and given."""
+
+    counts: torch.Tensor | None = None
+    inputs: list[torch.Tensor] = field(default_factory=list)
+    neurons: list[torch.Tensor] = field(default_factory=list)
+
+    def read(self, rows: torch.Tensor) -> None:
+        """Some tokens' inputs, (tokens, in)."""
+        self._keep(self.inputs, rows)
+
+    def gave(self, rows: torch.Tensor) -> None:
+        """What the neurons make of them, (tokens, neurons)."""
+        self._keep(self.neurons, rows)
+        sizes = rows.float().abs()
+        largest = sizes.topk(max(1, int(LARGEST * sizes.shape[1])), 1)
+        active = torch.zeros_like(sizes).scatter_(1, largest.indices, (largest.values > 0).float())
+        if self.counts is None:
+            self.counts = torch.zeros(sizes.shape[1], sizes.shape[1])
+        self.counts += active.T @ active
+
+    def gram(self, way: str) -> torch.Tensor:
+        """Inner products of what stands for neurons: their counts, for ``coactivation`` over how often each is active."""
+        assert self.counts is not None
+        if way == "cmoe":
+            return self.counts
+        often = self.counts.diagonal().clamp_min(1).sqrt()
+        return self.counts / often / often[:, None]
+
+    @staticmethod
+    def _keep(kept: list[torch.Tensor], rows: torch.Tensor) -> None:
+        room = SAMPLES - sum(map(len, kept))
+        if room > 0:
+            kept.append(rows[:room].float())
+
+
+def tables(
+    router: str, weights: Weights, found: Grouping, experts: int, seen: Seen | None, seed: int
+) -> Mapping[str, torch.Tensor]:
+    """A router's tensors by their names behind ``moe.``, float32; none for the oracle."""
+    if router == "oracle":
+        return {}
+    centroids = F.normalize(F.one_hot(found.assignment, experts).float().T @ weights.first, dim=1)
+    if router == "centroid":
+        return {"router.weight": centroids}
+    if router == "representative":
+        whole = {"router.up": weights.up, "router.gate": weights.gate, "router.bias": weights.bias}
+        return {name: table[found.representatives] for name, table in whole.items() if table is not None}
+    assert seen is not None
+    return _learned(centroids, found.assignment, weights.norms, seen, seed)
+
+
+def _learned(
+    centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, seen: Seen, seed: int
+) -> dict[str, torch.Tensor]:
+    """MoEfication's network (linear, tanh, linear), begun at the centroids and the identity, after the oracle's scores over the
+    largest of a token."""
+    inputs, neurons = torch.cat(seen.inputs), torch.cat(seen.neurons)
+    experts = len(centroids)
+    wanted = torch.zeros(len(inputs), experts).index_add_(1, assignment, neurons.abs() * norms)
+    wanted /= wanted.amax(1, keepdim=True).clamp_min(1e-30)
+    usual = (inputs @ centroids.T).std().clamp_min(1e-6)
+    first, second = (centroids / usual).requires_grad_(), torch.eye(experts).requires_grad_()
+    optimizer = torch.optim.Adam([first, second], lr=RATE)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.enable_grad():
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
+                optimizer.zero_grad()
+                said = F.linear(torch.tanh(F.linear(inputs[rows], first)), second)
+                F.binary_cross_entropy_with_logits(said, wanted[rows]).backward()
+                optimizer.step()
+    return {"router.first": first.detach(), "router.second": second.detach()}

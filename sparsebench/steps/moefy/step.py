@@ -1,0 +1,89 @@
+"""``moefy`` as a step of a recipe: what a manifest may say of it, and the pass that makes what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.models.grouped import COUNTED, count
+from sparsebench.steps.contract import Context, Emit, Settings, Step
+
+WAYS = ("coactivation", "kmeans", "cmoe", "random")
+
+
+class Moefy(Settings):
+    """Feed-forward neurons are grouped into experts of equal size; for each token some are computed."""
+
+    experts: Count = 32
+    """How many groups; the neurons of every part must be a multiple."""
+    active: Share | None = None
+    """The share of the experts that is computed for a token, those that all share included; at least one."""
+    router: Literal["oracle", "centroid", "representative", "learned"] = "representative"
+    """What chooses: `oracle` knows what the neurons give (the bound; it saves in the last matrix alone); `centroid` compares the
+    input with the mean of an expert's first rows; `representative` computes one neuron of each; `learned` is a network."""
+    shared: Annotated[int, Field(ge=0)] | None = None
+    """Experts that are computed for every token, of the neurons that are active most often. Default: of cmoe an eighth of all,
+    of others none."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """With the published number of shared experts filled in; there is no default for how many are active."""
+        if not self.active:
+            raise wrong("`active` is missing", "the share of neurons that a token is given, such as 0.5", at="active")
+        shared = (self.experts // 8 if name == "cmoe" else 0) if self.shared is None else self.shared
+        if shared and name != "cmoe":
+            raise wrong(f"{name} with `shared: {shared}`", "`moefy: cmoe`, which counts what is active", at="shared")
+        if shared > count(self.experts, self.active):
+            fit = f"no more than the {count(self.experts, self.active)} of {self.experts} that are active"
+            raise wrong(f"{shared} experts that every token is given", fit, "say `shared`", at="shared")
+        return {**self.model_dump(), "shared": shared}
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Each grouping's settings, by its name."""
+    return dict.fromkeys(WAYS, Moefy)
+
+
+def reads_text(step: Step) -> bool:
+    """Whether the grouping or the router looks at text."""
+    return step.name in COUNTED or step.settings["router"] == "learned"
+
+
+def draws(step: Step) -> bool:
+    """All start from a draw."""
+    return True
+
+
+def label(step: Step) -> str:
+    """``cmoe/representative 8 of 32 experts``."""
+    own = step.settings
+    usual = own["experts"] // 8 if step.name == "cmoe" else 0
+    shared = f", {own['shared']} shared" if own["shared"] != usual else ""
+    return f"{step.name}/{own['router']} {count(own['experts'], own['active'])} of {own['experts']} experts{shared}"
+
+
+def shares(step: Step) -> tuple[Any, ...]:
+    """What is grouped alike is grouped once."""
+    return step.name, step.settings["experts"], step.settings["shared"], reads_text(step)
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every share and router over one grouping.
+
+    Raises UnsupportedError for a mixture of experts, or neurons that the experts do not divide; ModelError for a quantized
+    parent, without text where text is needed, or where the parent leaves weights out already.
+    """
+    from sparsebench.steps.moefy import making
+
+    text = None
+    if any(map(reads_text, targets)):
+        if context.read is None:
+            raise ModelError(
+                f"moefy: {next(iter(targets)).name} needs calibration text", "name it under `calibration:`"
+            )
+        text = context.read
+    making.make(parent, targets, context, text, emit)

@@ -1,0 +1,57 @@
+"""``skip`` as a step of a recipe: what a manifest may say of it, and the pass that finds its thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparsebench.errors import ModelError
+from sparsebench.manifest.schema import Share, wrong
+from sparsebench.steps.contract import Context, Emit, Settings, Step
+
+
+class Skip(Settings):
+    """Values up to a threshold count as zero, and the weights that would meet them are not read."""
+
+    share: Share | None = None
+    """The share of a layer's values that count as zero, by magnitude on the calibration text."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands; there is no default for how many."""
+        if self.share is None:
+            raise wrong("`share` is missing", "the share of values that are skipped, such as 0.4", at="share")
+        if self.share == 1:
+            raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
+        return self.model_dump()
+
+
+class Teal(Skip):
+    """TEAL (2408.14690): what every linear layer of the blocks reads is cut at a magnitude of its own."""
+
+
+class Cats(Skip):
+    """CATS (2404.08763): what the activation function of each feed-forward part gives is cut at a magnitude of its own."""
+
+
+def settings() -> dict[str, type[Settings]]:
+    """Each way's settings, by its name."""
+    return {"teal": Teal, "cats": Cats}
+
+
+def label(step: Step) -> str:
+    """``teal 40% of inputs``."""
+    what = "inputs" if step.name == "teal" else "activations"
+    return f"{step.name} {100 * step.settings['share']:.4g}% of {what}"
+
+
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every share of one way, from one pass of the text through the model.
+
+    Raises UnsupportedError for a mixture of experts, ModelError without text or where the parent leaves weights out already.
+    """
+    from sparsebench.steps.skip import thresholds
+
+    if context.read is None:
+        raise ModelError("skip needs calibration text", "name it under `calibration:`")
+    thresholds.make(parent, targets, context, context.read, emit)

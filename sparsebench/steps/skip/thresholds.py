@@ -1,0 +1,135 @@
+"""The thresholds of skipping, from quantiles of magnitudes on calibration text.
+
+    TEAL    t = the magnitude with P(|x| ≤ t) = share, of each linear layer's input x; y = W (x where |x| > t, else 0)
+    CATS    t = the magnitude with P(|a| ≤ t) = share, of each feed-forward part's a = σ(W_gate x), without a gate σ(W_up x)
+
+The text goes through the model as it is: what a layer reads behind skipping layers differs a little. A text's padding does
+not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.quantized import opened
+from sparsebench.models.replay import Replay
+from sparsebench.models.skipping import Skip, skips
+from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes
+from sparsebench.steps.watching import Watch, activation, paths
+
+if TYPE_CHECKING:
+    from sparsebench.models.replay import Block
+    from sparsebench.steps.calibration import Calibrated
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where values are cut: the module at ``path``, and the number of ``weights`` that meet them."""
+
+    path: str
+    weights: int
+    magnitudes: Magnitudes
+
+
+@dataclass
+class Seen:
+    """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, and how many layers are
+    ``left`` as they are, because they read something else than one row for each token."""
+
+    places: list[Place] = field(default_factory=list)
+    weights: int = 0
+    left: int = 0
+
+    def look(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
+        """Take one block through the text as it is, and keep what it shows."""
+        matrices = paths(block)
+        function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
+        counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
+        watch = Watch(block, {path: one.add for path, one in counts.items()}, outputs)
+        watch.advance()
+        sizes = {name: block.matrix(name).numel() for name in matrices}
+        met = {matrices[name]: size for name, size in sizes.items()}
+        if outputs:
+            met[function] = _behind_activation({name: parts[name].kind for name in sizes}, sizes)
+        self.weights += sum(sizes.values())
+        self.places += [Place(f"{block.path}.{path}", met[path], counts[path]) for path in watch.whole]
+        self.left += len(counts) - len(watch.whole)
+
+
+def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> int:
+    """The weights that meet a block's activations: those of down, and of up where there is a gate beside it."""
+    by_kind = {kind: sizes[name] for name, kind in kinds.items()}
+    up = by_kind.get("up", 0) if "gate" in by_kind else by_kind.get("gate_up", 0) // 2
+    return by_kind.get("down", 0) + up
+
+
+def make(
+    parent: Path, targets: Mapping[Step, Path], context: Context, read: Callable[[], Calibrated], emit: Emit
+) -> None:
+    """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` says."""
+    started, checkpoint = time.perf_counter(), opened(parent)
+    if skips(checkpoint.config):
+        raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
+    parts = prunable_parts(checkpoint, context.family)
+    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
+        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
+    text, outputs, seen = read(), next(iter(targets)).name == "cats", Seen()
+    with temporary(next(iter(targets.values())).parent / ".activations") as spill:
+        replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype)
+        for done, block in enumerate(replay.walk(), start=1):
+            seen.look(block, parts, outputs)
+            if context.progress:
+                context.progress(done, len(replay))
+    seconds = time.perf_counter() - started
+    for step, folder in targets.items():
+        found, notes = _chosen(seen, step.settings["share"], outputs)
+        _copy(
+            parent,
+            folder,
+            found,
+            {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()},
+        )
+        told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
+        emit(step, replace(told, already_zero=told.zeros))
+
+
+def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, dict[str, Any]]:
+    """The thresholds for a share, and what is to be told of them."""
+    magnitudes = {place.path: place.magnitudes.threshold(share) for place in seen.places}
+    unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
+    reached = [share for _, share in magnitudes.values()]
+    near = [place.magnitudes.near_zero for place in seen.places]
+    what = "activation functions give" if outputs else "layers read"
+    words = [
+        f"on the calibration text {min(reached):.1%} to {max(reached):.1%} of what {len(reached)} {what} counts as zero, so that "
+        f"{1 - unread / seen.weights:.1%} of the blocks' weights are read for a token",
+        f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
+        f"{seen.left} layers read no rows of tokens, and skip nothing" if seen.left else "",
+        "stock transformers loads the folder and skips nothing",
+    ]
+    layers = {
+        path: {"threshold": limit, "share": got, "near_zero": close}
+        for (path, (limit, got)), close in zip(magnitudes.items(), near, strict=True)
+    }
+    limits = {path: limit for path, (limit, _) in magnitudes.items()}
+    skip = Skip({}, limits) if outputs else Skip(limits, {})
+    return skip, {"note": "; ".join(filter(None, words)), "read": 1 - unread / seen.weights, "layers": layers}
+
+
+def _copy(parent: Path, folder: Path, skip: Skip, made: dict[str, Any]) -> None:
+    """The parent's files in a folder whose config.json says what is skipped."""
+    stored = Checkpoint(parent)
+    with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:
+        for name in stored.tensors:
+            writer.copy(name, stored)
+        writer.close(made)

@@ -1,0 +1,92 @@
+"""What modules of a block read or make, row by row, while calibration text goes through the block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from sparsebench.models.replay import Block
+
+Take = Callable[["torch.Tensor"], None]
+"""Given the rows of some samples' tokens, padding left out: (tokens, width)."""
+
+
+class Watch:
+    """What each module of ``takes`` (by its path in the block) reads, or with ``outputs`` makes, while the block runs once.
+
+    A module that meets something else than one row for each token, or runs more than once, such as what reads DeBERTa's
+    positions, is not among ``whole``.
+    """
+
+    def __init__(self, block: Block, takes: Mapping[str, Take], outputs: bool = False) -> None:
+        self.block, self.takes, self.outputs = block, takes, outputs
+        self._cross = {id(reader.module): reader.cross for reader in block.readers.values()}
+        self._calls = dict.fromkeys(takes, 0)
+        self._odd: set[str] = set()
+
+    def advance(self) -> None:
+        """Run the block as it is, and watch."""
+        with self._hooked():
+            self.block.advance(0, {})
+
+    @property
+    def whole(self) -> list[str]:
+        """The modules that were met as promised, by path."""
+        return [path for path in self.takes if path not in self._odd and self._calls[path] == len(self.block.samples)]
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
+        handles: list[Any] = []
+        for path in self.takes:
+            module = self.block.module.get_submodule(path)
+            look = self._look(path, self._cross.get(id(module), False))
+            if self.outputs:
+                handles.append(module.register_forward_hook(lambda _, args, made, look=look: look(made)))
+            else:
+                handles.append(module.register_forward_pre_hook(lambda _, args, look=look: look(args[0])))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _look(self, path: str, cross: bool) -> Take:
+        def look(values: torch.Tensor) -> None:
+            number = self._calls[path]
+            self._calls[path] += 1
+            if number >= len(self.block.samples):
+                return
+            mask = self.block.mask(self.block.samples[number], cross)
+            if values.shape[:-1] in (mask.shape, (mask.numel(),)):
+                self.takes[path](values.reshape(-1, values.shape[-1])[mask.reshape(-1)])
+            else:
+                self._odd.add(path)
+
+        return look
+
+
+def paths(block: Block) -> dict[str, str]:
+    """The path in the block of each prunable matrix's layer, by the matrix's name."""
+    known = {id(module): path for path, module in block.module.named_modules()}
+    return {name: known[id(reader.module)] for name, reader in block.readers.items()}
+
+
+def activation(module: nn.Module, where: str) -> str:
+    """The path in a block of its activation function. Raises UnsupportedError where there is not one alone."""
+    from transformers.activations import ACT2CLS
+
+    kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
+    found = [path for path, one in module.named_modules() if type(one) in kinds]
+    if len(found) != 1:
+        raise UnsupportedError(
+            f"{where}: {len(found) or 'no'} activation functions stand in it, where a feed-forward part has one",
+            "choose another model; `skip: teal` looks at what linear layers read",
+        )
+    return found[0]

@@ -1,0 +1,101 @@
+"""The engine that leaves weights unread, judged against masks; and engines that would read them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.skipping import Skip
+from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
+from sparsebench.runtime.engines import engine, engines
+from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.workload import inputs
+from sparsebench.steps.contract import Step
+from sparsebench.steps.registry import single
+from tests.runtime.engines.pruned import FAMILIES, gpt2
+from tests.steps.skip.making import made
+
+WORK = Workload(batch=1, prompt=12, generate=4)
+SKIP = Skip({"layers.0.self_attn.q_proj": 0.1}, {})
+
+
+TEAL, CATS = single("skip", "teal", share=0.5), single("skip", "cats", share=0.5)
+MOEFY = single("moefy", "kmeans", experts=8, active=0.5)
+ORACLE = single("moefy", "kmeans", experts=8, active=0.5, router="oracle")
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "dtype"),
+    [
+        ("tiny_llama", TEAL, "bfloat16"),
+        ("tiny_llama", CATS, "float32"),
+        ("tiny_llama", MOEFY, "bfloat16"),
+        ("tiny_llama", ORACLE, "float32"),
+        ("tiny_bert", CATS, "float32"),
+        ("tiny_t5", MOEFY, "float32"),
+        ("gpt2", TEAL, "float32"),
+        ("gpt2", MOEFY, "bfloat16"),
+    ],
+    ids=str,
+)
+def test_it_says_what_the_masked_model_says(
+    name: str, step: Step, dtype: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    parent = gpt2(tmp_path / "gpt2") if name == "gpt2" else request.getfixturevalue(name)
+    family: Any = FAMILIES.get(name, "decoder")
+    made(parent, family, {step: tmp_path / "out"})
+    source = SavedModel(tmp_path / "out", family, dtype)
+    found = engine("skip")
+    found.start(0, 1)
+    judged = found.parity(source, inputs(Checkpoint(parent).config, WORK, 0, "cpu"))
+    assert judged is not None and 0 < judged.relative_l2 <= judged.tolerance and not judged.wraps_only
+    loaded = found.load(source, 20, False)
+    memory.own(loaded.module)
+    assert found.kernel.startswith("skipping ") and "100% of the weights read" in found.kernel
+    if family == "decoder":
+        with torch.inference_mode():
+            loaded.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False)
+        assert "100%" not in found.kernel
+    assert (
+        engine("skip").parity(SavedModel(parent, family, dtype), inputs(Checkpoint(parent).config, WORK, 0, "cpu"))
+        is None
+    )
+
+
+def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_path: Path) -> None:
+    made(tiny_llama, "decoder", {single("skip", "teal", share=0.5): tmp_path / "out"})
+    found = engine("hf")
+    found.start(0, 1)
+    found.load(SavedModel(tmp_path / "out", "decoder"), 20, False)
+    assert "masked" in found.kernel
+
+
+@pytest.mark.parametrize("name", ["sparse", "deepspeed", "deepspeed-zero3"])
+def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"the {name} engine") as caught:
+        check_supported(SKIP.config(), "decoder", Setting(name, 1, WORK))
+    assert "hf or skip" in (caught.value.hint or "")
+    assert {row.name for row in engines().values() if row.skips_inputs} == {"hf", "skip"}
+
+
+def test_quantized_weights_are_not_skipped_by_any_engine() -> None:
+    from sparsebench.steps.quantize.grid import Quantize
+
+    config = {**SKIP.config(), "quantization_config": Quantize().scheme.config(["model.layers.0.mlp.up_proj.weight"])}
+    with pytest.raises(UnsupportedError, match="no engine skips weights that are integers"):
+        check_supported(config, "decoder", Setting("hf", 1, WORK))
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_it_is_timed_beside_dense(tiny_llama: Path, tmp_path: Path) -> None:
+    made(tiny_llama, "decoder", {single("skip", "teal", share=0.5): tmp_path / "out"})
+    how = Setting("skip", 1, WORK, samples=8, threads=1, phase_seconds=0.5, timeout_seconds=100, dtype="bfloat16")
+    found: dict[str, Any] = {}
+    measure_latency(tiny_llama, [("variant", tmp_path / "out")], "decoder", how, found.__setitem__)
+    assert found["variant"].kernel.startswith("skipping") and found["variant"].parity is not None
