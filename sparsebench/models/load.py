@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
+def load_model(folder: Path, family: Family, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
+    """The model in eval mode on ``device``, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
     """
-    return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype)
+    return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype, device)
 
 
-def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
     """An encoder with its masked-language-model head, as ``load_model`` loads others; ``base_model`` is the encoder.
 
     Raises ModelError as ``load_model`` does: some checkpoints name a head that their files do not hold.
     """
     from transformers import AutoModelForMaskedLM
 
-    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
+    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype, device)
 
 
 def load_expanded(
@@ -90,12 +90,12 @@ def _assembled(
     return model
 
 
-def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
+def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) -> PreTrainedModel:
     import torch
 
     refuse_adapter(folder)
     if encoding_of(Checkpoint(folder).config) != FLOAT:
-        return load_expanded(folder, family, dtype, kind=kind)
+        return _moved(load_expanded(folder, family, dtype, kind=kind), device)
     from transformers.utils.logging import disable_progress_bar
 
     config = transformers_config(Checkpoint(folder).config, str(folder / "config.json"))
@@ -116,8 +116,13 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
             f"{folder}: {len(missing)} weights are missing ({names})",
             "the files are incomplete, or the family or `architectures` in config.json is not the checkpoint's",
         )
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return _moved(model.eval(), device)
+
+
+def _moved(model: Any, device: str) -> PreTrainedModel:
+    """The model on ``device``. On a CPU its weights stay the file's pages, which the system may take back."""
+    moved: PreTrainedModel = model.to(device)
+    return moved
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

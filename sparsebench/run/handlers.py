@@ -54,11 +54,12 @@ def make(spec: Spec, recorder: Recorder) -> None:
     context = Context(
         family=family,
         seed=wanted[0].seed,
-        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype),
+        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device),
         read=lambda: tokens(parent, family, calibration, cache, spec.offline),
         fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
         progress=recorder.progress,
         dense=spec.workspace.folder(spec.dense),
+        device=spec.device,
     )
 
     def emit(step: Step, found: Evidence | SparsebenchError) -> None:
@@ -68,7 +69,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
             if variant.id in cells:
                 recorder.failed(cells[variant.id], found)
         else:
-            spec.workspace.seal(variant)
+            spec.workspace.seal(variant, spec.device)
             if variant.id in cells:
                 recorder.done(cells[variant.id], found)
 
@@ -141,7 +142,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
-    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
+    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
     def emit(task: Any, result: Any) -> None:
         if isinstance(result, SparsebenchError):
@@ -155,7 +156,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
     if variant.calibration:
         read = drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)
         fitted = benchmarks.Fitted(read, spec.allow_overlap)
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.device)
 
 
 def latency(spec: Spec, recorder: Recorder) -> None:
@@ -165,7 +166,7 @@ def latency(spec: Spec, recorder: Recorder) -> None:
     cells = {cell.variant.id: cell for cell in spec.job.cells}
     waiting = {key: spec.workspace.folder(cell.variant) for key, cell in cells.items()}
     dense: Path = spec.workspace.folder(spec.dense)
-    setting = _runtime_setting(spec.job.cells[0])
+    setting = _runtime_setting(spec.job.cells[0], spec.device)
 
     def emit(key: str, found: Any) -> None:
         recorder.done(cells[key], found)
@@ -190,14 +191,14 @@ def memory(spec: Spec, recorder: Recorder) -> None:
 
     for cell in spec.job.cells:
         folder = spec.workspace.folder(cell.variant)
-        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell)))
+        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec.device)))
 
 
 PROMPT_SEED = 0
 """Every variant answers the same prompts."""
 
 
-def _runtime_setting(cell: Cell) -> Any:
+def _runtime_setting(cell: Cell, device: str) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
@@ -205,11 +206,12 @@ def _runtime_setting(cell: Cell) -> Any:
         engine=wanted["engine"],
         ranks=wanted["ranks"],
         workload=runtime.Workload(**wanted["workload"]),
-        dtype=calculated(cell),
+        dtype=calculated(cell, device),
         samples=wanted.get("samples", 1),
         seed=PROMPT_SEED,
         threads=None,
         hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),
+        device=device,
     )
 
 

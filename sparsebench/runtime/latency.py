@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, S
 from sparsebench.runtime.workload import Phase
 
 BLOCK = 4
+GPU_SECONDS = 1.0
+"""A side's phase is timed for at least so long on a GPU, where 24 steps can be over in a tenth of a second."""
 MIN_PAIRS = 4
 WARM_STEPS = (3, 16)
 """At least and at most so many steps."""
@@ -77,6 +80,17 @@ class Peers:
             wall, cpu = float(slowest), float(total)
         return value, (wall, cpu)
 
+    def most(self, value: float) -> float:
+        """The largest of all ranks' values."""
+        if self.ranks == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return float(found)
+
     def _finish(self) -> None:
         if self.cuda:
             import torch
@@ -91,11 +105,12 @@ def run(
     samples = [Sample("load", side, 0, 0, *loaded.load) for side, loaded in sides.items()]
     settled: Settled = []
     spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
+    window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, and all run the steps
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        found, steadies, joules = _phase(ours, setting, peers, meter)
+        found, steadies, joules = _phase(ours, setting, peers, meter, window)
         gc.enable()
         samples += found
         settled += [(phase.name, side) for side in steadies]
@@ -105,7 +120,7 @@ def run(
 
 
 def _phase(
-    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter
+    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter, window: float
 ) -> tuple[list[Sample], list[Side], dict[Side, float]]:
     longest = BLOCK
     if next(iter(sides.values())).name == "decode":
@@ -116,8 +131,11 @@ def _phase(
     block = max(1, min(longest, affordable))
     samples: list[Sample] = []
     joules: dict[Side, float] = {}
-    for pair in range(max(MIN_PAIRS, math.ceil(setting.samples / block))):
-        if pair >= MIN_PAIRS and sum(sample.wall_s for sample in samples) > setting.phase_seconds:
+    least = GPU_SECONDS if peers.cuda else 0.0
+    for pair in itertools.count():
+        spent_s = sum(sample.wall_s for sample in samples)
+        enough = pair >= math.ceil(setting.samples / block) and spent_s >= least * len(sides)
+        if pair >= MIN_PAIRS and (enough or spent_s > setting.phase_seconds):
             break
         # Turn about, so that a drift of the machine hits both sides alike.
         for side in sorted(sides, reverse=bool(pair % 2)):
@@ -131,8 +149,24 @@ def _phase(
             if spent is not None:
                 joules[side] = joules.get(side, 0.0) + spent
     counts = {side: sum(one.side == side for one in samples) for side in sides}
+    if window:
+        joules = {}
+        for side, phase in sides.items():
+            joules[side], counts[side] = _joules(phase, block, peers, meter, window)
     steadies = [side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])]
     return samples, steadies, {side: total / counts[side] for side, total in joules.items()}
+
+
+def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> tuple[float, int]:
+    """Joules of as many steps as fill a window of so many seconds, and how many those were; what begins a block counts too."""
+    seconds, steps = 0.0, 0
+    meter.joules()
+    while seconds < window:
+        if steps % block == 0:
+            phase.begin()
+        seconds += peers.timed(phase.step)[1][0]
+        steps += 1
+    return meter.joules() or 0.0, steps
 
 
 def _warm_up(phase: Phase, block: int, setting: Setting, peers: Peers) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsebench import devices
 from sparsebench.runtime.hosts import Hosts
 
 Side = Literal["dense", "variant"]
@@ -27,7 +28,8 @@ class Setting:
     ``dtype`` is float32, bfloat16, float16 or ``auto`` (the checkpoint's); ``samples`` are wanted per phase and side;
     ``threads`` per rank, default the cores divided by the ranks; ``phase_seconds`` caps the sampling of one phase (both
     sides together), which then has fewer samples; a group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
-    of a hostfile with equally many ranks on each; default: this machine, without ssh.
+    of a hostfile with equally many ranks on each; default: this machine, without ssh. ``device`` is ``cpu``, ``cuda``, ``cuda:N``
+    for one rank, or ``auto``: whatever torch finds where the ranks run.
     """
 
     engine: str
@@ -40,6 +42,12 @@ class Setting:
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0
     hosts: Hosts = ()
+    device: str = "auto"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU was named; of ``auto`` only the ranks know."""
+        return devices.is_gpu(self.device)
 
     @property
     def ranks_per_node(self) -> int:

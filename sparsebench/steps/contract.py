@@ -96,8 +96,8 @@ Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
 class Context:
     """What a pass may use: ``dense`` is the folder that its recipe began with; ``read`` gives the calibration text as the
     model's tokens (when called first, it is fetched);
-    ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell; ``fetch`` gives
-    the file that a source of text names."""
+    ``dtype`` is the precision to calculate in, ``device`` where, as torch names it; ``progress`` is told (done, of) where there
+    is somebody to tell; ``fetch`` gives the file that a source of text names."""
 
     family: Family
     seed: int = 0
@@ -106,6 +106,7 @@ class Context:
     progress: Callable[[int, int], None] | None = None
     fetch: Callable[[str], Path] | None = None
     dense: Path | None = None
+    device: str = "cpu"
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
