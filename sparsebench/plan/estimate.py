@@ -144,6 +144,8 @@ def calibrating(job: Job, size: ModelSize) -> float:
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
     trained = sum(kinds()[step.verb].passes(step) for cell in read for step in cell.variant.steps[-1:]) - len(read)
-    forward = 2 * size.parameters * tokens / speed(calculated(read[0], size.device), size.device)
-    moments = 2 * size.parameters * tokens / speed("float32", size.device)
+    step = read[0].variant.steps[-1]
+    device = size.device if kinds()[step.verb].on_device(step) else "cpu"
+    forward = 2 * size.parameters * tokens / speed(calculated(read[0], device), device)
+    moments = 2 * size.parameters * tokens / speed("float32", device)
     return passes * (forward + moments / 2) + trained * moments + len(read) * size.parameters * SOLVE_SECONDS

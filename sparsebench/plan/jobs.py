@@ -89,9 +89,9 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
 
 
 def calculates(job: Job) -> bool:
-    """Whether a job runs models, on a GPU where the run has one: making from weights alone is reading and writing files."""
+    """Whether a job calculates on the run's device; making from weights alone is reading and writing files."""
     if job.kind == MAKE.name:
-        return any(kinds()[one.steps[-1].verb].reads_text(one.steps[-1]) for one in job.makes if one.steps)
+        return any(kinds()[one.steps[-1].verb].on_device(one.steps[-1]) for one in job.makes if one.steps)
     return PROCESSES[job.kind].calculates
 
 

@@ -6,6 +6,7 @@ is no GPU.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -405,6 +406,7 @@ def scoring(bench: Bench) -> Seen:
         for answer in range(4)
     ]
     found, seconds = {}, {}
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that is loaded already
     for device in ("cpu", bench.device):
         share = bench.gpu or device not in found  # on a CPU the two ways are compared
         scorer: Any = Scorer(

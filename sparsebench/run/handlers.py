@@ -202,6 +202,8 @@ def _runtime_setting(cell: Cell, device: str) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
+    # What other nodes have, their ranks find.
+    device = "auto" if "hosts" in wanted else device
     return runtime.Setting(
         engine=wanted["engine"],
         ranks=wanted["ranks"],

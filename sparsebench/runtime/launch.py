@@ -278,7 +278,8 @@ def variables(setting: Setting) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        **(devices.only(setting.device) if setting.device != "auto" else {}),
+        # What other nodes' GPUs are called is not known here.
+        **(devices.only(setting.device) if setting.device == "cpu" or (setting.on_gpu and not setting.hosts) else {}),
     }
     if setting.hosts:  # what is installed and compiled there is not this machine's business
         return {**found, shm.DISABLED: "the ranks were started by a hostfile"}

@@ -128,6 +128,8 @@ class StepKind:
     """Whether the step looks at calibration text."""
     passes: Callable[[Step], float] = lambda step: 1.0
     """How often that text goes through the model, in forwards: for the plan's estimate."""
+    on_device: Callable[[Step], bool] = lambda step: False
+    """Whether it calculates on the context's device; other steps stay on the CPU."""
     reads_dense: bool = False
     """Whether the steps look at the dense model beside their parent."""
     draws: Callable[[Step], bool] = lambda step: False
