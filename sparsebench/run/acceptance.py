@@ -127,7 +127,7 @@ class Bench:
             "phase_seconds": 1.0,
             "dtype": self.dtype,
         }
-        return Setting(engine, ranks, **{**usual, "timeout_seconds": 240.0, "device": self.device, **more})
+        return Setting(engine, ranks, **{**usual, "device": self.device, **more})
 
     def memory(self, name: str, engine: str, ranks: int = 1, folder: Path | None = None) -> MemoryResult:
         """Memory of a model, with parity and a decode with a cache on the way."""
