@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long setup report reference docs lint clean
+.PHONY: demo test test-long test-gpu setup report reference docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-dev
 # What takes a minute or more by itself, and drawn inputs, more and other ones; not run on every change.
 test-long: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other
+
+# What is done on GPUs, by doing it: for a machine that has one. The JSON is worth keeping, with the card and the date.
+test-gpu: $(VENV)/.installed
+	$(BIN)/sparsebench doctor --gpu --out gpu-acceptance.json
 
 setup: $(VENV)/.installed-dev
 

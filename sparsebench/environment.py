@@ -13,6 +13,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from sparsebench import devices
+
 LIBRARIES = (
     "torch",
     "transformers",
@@ -126,16 +128,12 @@ def emulated(dtype: str) -> bool:
     return bool(ways and _flags()) and not any(way <= _flags() for way in ways)
 
 
-def arithmetic(dtype: str, asked: str = "auto") -> str:
-    """The precision to calculate in, for weights of ``dtype``: the one asked for; else the same, or float32 if emulated."""
+def arithmetic(dtype: str, asked: str = "auto", device: str = "cpu") -> str:
+    """The precision to calculate in on a resolved device, for weights of ``dtype``: the one asked for; else the same, or float32
+    where the CPU would emulate it. A GPU runs what the CPU beside it would emulate."""
     if asked != "auto":
         return asked
-    return "float32" if emulated(dtype) else dtype
-
-
-def running(dtype: str, asked: str = "auto") -> str:
-    """The precision to be measured in: as ``arithmetic``, but a GPU runs what the CPU beside it would emulate."""
-    return dtype if asked == "auto" and gpus() else arithmetic(dtype, asked)
+    return "float32" if not devices.is_gpu(device) and emulated(dtype) else dtype
 
 
 def cores() -> int:
@@ -166,57 +164,24 @@ def _reclaimable(group: Path) -> int:
 
 
 @cache
-def gpus() -> tuple[str, ...]:
-    """Names of the GPUs that NVIDIA's or AMD's own tool lists; empty where neither is installed, or all are hidden from torch."""
-    if _hidden():
-        return ()
-    for command in (
-        ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-        ["rocm-smi", "--showproductname", "--csv"],
-    ):
-        lines = [line.strip() for line in _told(command).splitlines() if line.strip()]
-        if lines:
-            # AMD's tool puts the names of its columns first.
-            return tuple(line for line in lines if not line.lower().startswith("device,"))
-    return ()
+def machine(device: str = "cpu") -> str:
+    """The class of hardware that latencies may be compared within: ``AMD EPYC (AVX2) ×2, 23 GiB``.
 
-
-def _told(command: list[str]) -> str:
-    """What a tool prints; nothing where it is not installed, fails or does not end."""
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return "" if shown.returncode else shown.stdout
-
-
-def _hidden() -> bool:
-    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-
-
-def gpu_memory() -> int | None:
-    """Free bytes of the fullest NVIDIA GPU; None where there is none, or its tool does not say."""
-    if _hidden():
-        return None
-    words = _told(["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]).split()
-    return min((int(word) * 2**20 for word in words if word.isdigit()), default=None)
-
-
-@cache
-def machine() -> str:
-    """The class of hardware that latencies may be compared within: ``AMD EPYC (AVX2) ×2, 23 GiB``."""
+    Of a GPU its name, however many there are: how many a measurement takes is a setting, and what else is there is idle.
+    """
     level = f" ({instructions()})" if instructions() else ""
-    words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB", *gpus()]
-    return ", ".join(words)
+    words = [f"{cpu_model()}{level} ×{cores()}", f"{memory()[0] // 2**30} GiB"]
+    return ", ".join(words + [devices.hardware(device)] * devices.is_gpu(device))
 
 
 @cache
-def where() -> dict[str, str]:
-    """On what something is measured: times and memory of two places are not compared. ``id`` is short for the rest."""
+def where(device: str = "cpu") -> dict[str, str]:
+    """On what something is measured, on a resolved device: times and memory of two places are not compared. ``id`` is short for
+    the rest."""
     found = {
-        "machine": machine(),
-        "device": gpus()[0] if gpus() else "cpu",
-        "cuda": versions()["torch"].partition("+")[2] if gpus() else "",
+        "machine": machine(device),
+        "device": devices.hardware(device),
+        "cuda": devices.cuda_version() if devices.is_gpu(device) else "",
     }
     return {"id": hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:8], **found}
 
@@ -236,19 +201,26 @@ def git_state(folder: Path | None = None) -> tuple[str, bool]:
     return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
-def capture() -> Environment:
-    """The environment now."""
+def capture(device: str = "cpu") -> Environment:
+    """The environment now, of what is calculated on ``device``."""
     total, available = memory()
     commit, dirty = git_state()
-    stable = (machine(), platform.platform(), platform.python_version(), sorted(versions().items()), commit, dirty)
+    stable = (
+        machine(device),
+        platform.platform(),
+        platform.python_version(),
+        sorted(versions().items()),
+        commit,
+        dirty,
+    )
     return Environment(
         id=hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
-        machine=machine(),
+        machine=machine(device),
         platform=platform.platform(),
         cpu=cpu_model(),
         cores=cores(),
         memory_bytes=total,
-        gpus=gpus(),
+        gpus=devices.names(),
         python=platform.python_version(),
         libraries=versions(),
         git_commit=commit,
@@ -259,6 +231,6 @@ def capture() -> Environment:
     )
 
 
-def as_json() -> dict[str, object]:
+def as_json(device: str = "cpu") -> dict[str, object]:
     """The environment as a record stores it."""
-    return asdict(capture())
+    return asdict(capture(device))

@@ -45,24 +45,24 @@ class Outcome:
     dtype: str = ""
 
 
-def key(cell: Cell) -> str:
+def key(cell: Cell, device: str = "cpu") -> str:
     """What a cell's record is filed under: its id, with the place where the answer is that place's alone."""
-    return f"{cell.id}-{environment.where()['id']}" if timed(cell.stage) else cell.id
+    return f"{cell.id}-{environment.where(device)['id']}" if timed(cell.stage) else cell.id
 
 
-def make(cell: Cell, manifest: str, outcome: Outcome) -> dict[str, Any]:
-    """The record of one cell, as it is stored."""
+def make(cell: Cell, manifest: str, outcome: Outcome, device: str = "cpu") -> dict[str, Any]:
+    """The record of one cell that ran on a resolved ``device``, as it is stored."""
     started = outcome.started_at or datetime.now(UTC)
     return {
         "format": FORMAT,
-        **_asked(cell),
+        **_asked(cell, device),
         "status": outcome.status,
         "reason": outcome.reason,
         "manifest": manifest,
         "content": outcome.content,
-        "where": {**environment.where(), "dtype": outcome.dtype},
+        "where": {**environment.where(device), "dtype": outcome.dtype},
         "versions": environment.versions(),
-        "environment": environment.as_json(),
+        "environment": environment.as_json(device),
         "started_at": started.isoformat(timespec="milliseconds"),
         "seconds": round(outcome.seconds, 3),
         "result": outcome.result,
@@ -80,24 +80,25 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     return path
 
 
-def write_plan(folder: Path, manifest: str, cells: Iterable[Cell]) -> dict[str, Any]:
+def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu") -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "format": FORMAT,
         "kind": "plan",
         "manifest": manifest,
-        "machine": environment.machine(),
+        "machine": environment.machine(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "cells": [{**_asked(cell), "label": cell.label} for cell in cells],
+        "cells": [{**_asked(cell, device), "label": cell.label} for cell in cells],
     }
     write_atomically(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
     return record
 
 
-def _asked(cell: Cell) -> dict[str, Any]:
+def _asked(cell: Cell, device: str) -> dict[str, Any]:
     variant = cell.variant.record()
-    return {"cell_id": cell.id, "key": key(cell), "stage": cell.stage, "settings": cell.settings, "variant": variant}
+    asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
+    return asked | {"variant": variant}
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.gpus import Driver
 
 # `make test` draws the same inputs every time: a change is judged by what it changed. `make test-long` draws others.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -22,6 +25,13 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(home / "cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.delenv("SPARSEBENCH_LEDGER", raising=False)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """A driver's tool on PATH that lists what ``lists`` is told."""
+    yield Driver(tmp_path / "driver", monkeypatch)
+    Driver.forget()
 
 
 @pytest.fixture(scope="session")

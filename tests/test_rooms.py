@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 ORDER = [
-    "errors", "bounded", "paths", "escape", "environment", "plugins", "children", "leftovers", "manifest", "sources", "native",
-    "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records", "run", "ledger", "figures", "report",
-    "cli",
+    "errors", "bounded", "paths", "escape", "children", "devices", "environment", "plugins", "leftovers", "manifest",
+    "sources", "native", "models", "steps", "structure", "storage", "runtime", "benchmarks", "plan", "records", "run",
+    "ledger", "figures", "report", "cli",
 ]  # fmt: skip
 HEAVY = ["torch", "transformers", "deepspeed", "lm_eval", "datasets", "matplotlib"]
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from lm_eval.models.huggingface import HFLM
 
-from sparsebench.benchmarks import prefixes
+from sparsebench.benchmarks import batching, prefixes
+from sparsebench.benchmarks.batching import Batch
 from sparsebench.benchmarks.contract import Progress
 from sparsebench.benchmarks.prefixes import TokenIds
 from sparsebench.errors import BenchmarkError, UnsupportedError
@@ -21,6 +22,8 @@ Asked = dict[TokenIds, list[tuple[int, list[int]]]]
 """For each distinct input the requests it answers: (place among the requests, continuation tokens)."""
 Answer = tuple[float, bool]
 
+CONTEXT = 512
+"""Tokens of an input for which a GPU keeps room in stock's batches."""
 _PROBE = 4
 """Inputs on which a model shows that it can share tokens."""
 _ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
@@ -28,7 +31,8 @@ _ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 class Scorer(HFLM):
-    """Stock HFLM; with ``share`` nothing is computed that no answer needs.
+    """Stock HFLM; with ``share`` nothing is computed that no answer needs. ``usual`` is the batch size, which counts where
+    ``exact``, and is otherwise the least on a GPU.
 
     Without it the loop is stock's own, and so is every bit. With it, output logits are computed at continuation tokens
     only, and what inputs have in common at their beginning once, in batches of our own: the log-likelihoods are
@@ -40,9 +44,14 @@ class Scorer(HFLM):
 
     progress: Progress | None = None
     share = False
+    exact = False
     sharing = "off: not asked for"
     notes: Mapping[str, str | int | float] = {}
     _shown = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.usual = int(self.batch_size)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
         """Stock, without its bar."""
@@ -64,33 +73,66 @@ class Scorer(HFLM):
         alike = self.backend == "causal" and self.model.get_output_embeddings() is not None
         if self.share and not alike:
             self.sharing = "off: lm-eval's own loop"
+        batch = Batch(override_bs or self._most(), asked=self.exact)
         if not self.share or not alike:
-            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+            return self._stock(requests, batch)
         asked: Asked = {}
         for place, (_, context, continuation) in enumerate(requests):
             # Answers of one token share their input, as in stock's logits cache.
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             asked.setdefault(row, []).append((place, continuation))
         self.total = len(asked)
-        size = override_bs or int(self.batch_size)
         results: list[Answer] = [(0.0, False)] * len(requests)
         trees = self._trees(asked) if override_bs is None else []
         alone = set(asked).difference(*trees)
-        for rows in [*_stock_batches(alone, size), *trees]:
-            answers = dict(self._answers(rows, asked, rows[0] not in alone))
-            if rows[0] not in alone and not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
+        for rows in _stock_batches(alone, batch.most):
+            for place, answer in self._in_parts(rows, asked, False, batch).items():
+                results[place] = answer
+            self._advance(len(rows))
+        tree = Batch(max(map(len, trees), default=1))
+        for rows in trees:
+            answers = self._in_parts(rows, asked, True, tree)
+            if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
                 # What overflows in one input would spoil those that share a token with it.
-                for part in _stock_batches(rows, size):
-                    answers |= self._answers(part, asked, False)
+                for part in _stock_batches(rows, batch.most):
+                    answers |= self._in_parts(part, asked, False, batch)
             for place, answer in answers.items():
                 results[place] = answer
             self._advance(len(rows))
+        self._note(batch)
         return results
+
+    def _most(self) -> int:
+        """Sequences of a stock batch: those that were asked for or are fastest on a CPU, or as many as the GPU has room for."""
+        return self.usual if self.exact else max(self.usual, batching.tokens_at_once(self.model, 0) // CONTEXT)
+
+    def _stock(self, requests: list[Request], batch: Batch) -> list[Answer]:
+        """Stock's own loop; where memory is wanting it begins again with batches of half the size."""
+        while True:
+            self.done, self.batch_size_per_gpu = 0, batch.most
+            try:
+                found: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
+            except (RuntimeError, MemoryError) as error:
+                batch.halve(batch.most, error)
+            else:
+                self._note(batch)
+                return found
+            batching.release()
+
+    def _in_parts(self, rows: list[TokenIds], asked: Asked, together: bool, batch: Batch) -> dict[int, Answer]:
+        found: dict[int, Answer] = {}
+        for _, answers in batch.parts(rows, lambda part: dict(self._answers(list(part), asked, together))):
+            found |= answers
+        return found
+
+    def _note(self, batch: Batch) -> None:
+        self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
 
     def _trees(self, asked: Asked) -> list[list[TokenIds]]:
         """The batches of inputs that share tokens; none where the model cannot, and ``sharing`` then says why."""
         beyond = min(self.max_length, (prefixes.reach(self.model) or self.max_length) + 1)
-        batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length)
+        nodes = batching.tokens_at_once(self.model, prefixes.NODES)
+        batches = prefixes.arrange((row for row in asked if len(row) < beyond), self.max_length, nodes)
         obstacle = prefixes.obstacle(self.model) if batches else f"all inputs have {beyond} tokens or more"
         if not obstacle and not self._shown:
             probe = max(batches, key=len)[:_PROBE]
@@ -139,13 +181,13 @@ class Scorer(HFLM):
     def _logits(self, rows: list[TokenIds], kept: list[int], together: bool) -> torch.Tensor:
         """Logits (sum of ``kept``, vocabulary) at the last ``kept[i]`` tokens of each row, in order."""
         if together:
-            tree = prefixes.Tree(rows)
+            tree = prefixes.Tree(rows, self.device)
             places = [node for path, count in zip(tree.paths, kept, strict=True) for node in path[-count:]]
             return self._at(places, lambda: prefixes.compute(self.model, tree))
         width = max(map(len, rows))
-        batch = torch.zeros((len(rows), width), dtype=torch.long)
+        batch = torch.zeros((len(rows), width), dtype=torch.long, device="cpu")
         for place, row in enumerate(rows):
-            batch[place, : len(row)] = torch.tensor(row, dtype=torch.long)
+            batch[place, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         ends = [place * width + len(row) for place, row in enumerate(rows)]
         places = [place for end, count in zip(ends, kept, strict=True) for place in range(end - count, end)]
         return self._at(places, lambda: super(Scorer, self)._model_call(batch.to(self.device)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes, own
+from sparsebench.benchmarks.batching import Batch, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark, all_tasks
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.plugged import Plugged
@@ -40,16 +41,24 @@ _WORDS = {
 class Encoder:
     """One model, loaded once, and any number of tasks."""
 
-    def __init__(self, folder: Path, batch_size: int | None, progress: Progress | None, dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        batch_size: int | None,
+        progress: Progress | None,
+        dtype: str = "auto",
+        device: str = "cpu",
+    ) -> None:
         from sparsebench.models.load import load_model, load_tokenizer
 
         self.folder = Path(folder)
-        self.model: Any = load_model(folder, "encoder", dtype)
+        self.model: Any = load_model(folder, "encoder", dtype, device)
         self.tokenizer: Any = load_tokenizer(folder)
         self.config = bounded.read_object(self.folder / "config.json")
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.asked_batch_size = batch_size
-        self.batch_size = batch_size or BATCH_SIZE
+        rows = tokens_at_once(self.model, 0) // self.max_length
+        self.batch = Batch(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
         self.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -74,7 +83,7 @@ class Encoder:
         """The model with its masked-language-model head. Raises ModelError where the files do not hold it."""
         from sparsebench.models.load import load_masked_lm
 
-        masked = load_masked_lm(self.folder, self.dtype)
+        masked = load_masked_lm(self.folder, self.dtype, self.device)
         self.model = masked.base_model
         return masked
 
@@ -109,11 +118,28 @@ class Encoder:
     def _rows(
         self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     ) -> list[Any]:
-        """What ``of`` gives for each text, from batches of at most ``limit`` tokens a text."""
+        """What ``of`` gives for each text, from padded batches of at most ``limit`` tokens a text, longest first."""
+        import torch
+
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        encoded = self.tokenizer(*columns, truncation=True, max_length=limit)
+        order = sorted(range(len(texts)), key=lambda place: -len(encoded["input_ids"][place]))
+
+        def run(places: Sequence[int]) -> np.ndarray:
+            rows = {name: [values[place] for place in places] for name, values in encoded.items()}
+            batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
+            with torch.inference_mode():
+                made: np.ndarray = of(dict(batch)).cpu().numpy()
+            return made
+
         found: list[Any] = [None] * len(texts)
-        for places, batch in self._batches(texts, limit):
-            for place, row in zip(places, of(batch).cpu().numpy(), strict=True):
+        done = 0
+        for places, rows in self.batch.parts(order, run):
+            for place, row in zip(places, rows, strict=True):
                 found[place] = row
+            done += len(places)
+            if self.progress:
+                self.progress(done, len(order))
         return found
 
     def protocol(
@@ -129,7 +155,7 @@ class Encoder:
             "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
             "split": "" if data or task.form else task.hub[2] if task.hub else "validation",
             "chance_rule": task.chance,
-            "batch_size": self.batch_size,
+            "batch_size": self.batch.most,
             "dtype": str(self.model.dtype).removeprefix("torch."),
         }
 
@@ -142,24 +168,6 @@ class Encoder:
     def max_length(self) -> int:
         """The longest input in tokens: the tokenizer's word, or the position table's size where it has none."""
         return min(int(self.tokenizer.model_max_length), longest_input(self.config) or DEFAULT_LENGTH)
-
-    def _batches(
-        self, texts: Sequence[tuple[str, ...]], limit: int
-    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Padded batches, longest first, each with the places of its texts; gradients are off while one is used."""
-        import torch
-
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        encoded = self.tokenizer(*columns, truncation=True, max_length=limit)
-        order = sorted(range(len(texts)), key=lambda place: -len(encoded["input_ids"][place]))
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            rows = {name: [values[place] for place in places] for name, values in encoded.items()}
-            batch = self.tokenizer.pad(rows, return_tensors="pt").to(self.model.device)
-            with torch.inference_mode():
-                yield places, dict(batch)
-            if self.progress:
-                self.progress(min(start + self.batch_size, len(order)), len(order))
 
 
 def lacking(adapter: str, config: Mapping[str, Any]) -> str:

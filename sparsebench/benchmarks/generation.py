@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own
+from sparsebench.benchmarks.batching import Batch, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LONGEST = 32
 """New tokens at most, the end among them, where a task has no length; the longest pronunciation in CMUdict has 28 phonemes."""
+CONTEXT = 512
+"""Tokens of an input and what is written behind it, for which a GPU keeps room."""
 BATCH_SIZE = 64
 """Inputs decoded together, all of the same length: there is no padding that could change a number."""
 
@@ -51,7 +54,9 @@ class Generation:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.batch_size = batch_size or BATCH_SIZE
+        # Room for a context of some hundred tokens each.
+        rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // CONTEXT)
+        self.batch = Batch(rows, asked=batch_size is not None)
         self.progress = progress
         self._documents: dict[tuple[tuple[str, ...], ...], list[Document]] = {}
         self._written: dict[tuple[int, tuple[str, ...]], list[Symbols]] = {}
@@ -105,7 +110,7 @@ class Generation:
                 # Of words, only what is as long as the tokens allow was surely cut.
                 "cut_off": sum(len(written) >= longest for _, written in pairs),
                 "chance_rule": task.chance,
-                "batch_size": self.batch_size,
+                "batch_size": self.batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
             },
         )
@@ -132,11 +137,13 @@ class Generation:
         found: list[Symbols] = [()] * len(rows)
         done = 0
         for length in sorted(by_length, reverse=True):
-            same = by_length[length]
-            for start in range(0, len(same), self.batch_size):
-                places = same[start : start + self.batch_size]
+
+            def run(places: Sequence[int]) -> list[Symbols]:
                 given = torch.tensor([rows[place] for place in places], device=self.model.device)
-                for place, symbols in zip(places, self._decoded(given, longest), strict=True):
+                return self._decoded(given, longest)
+
+            for places, written in self.batch.parts(by_length[length], run):
+                for place, symbols in zip(places, written, strict=True):
                     found[place] = symbols
                 done += len(places)
                 if self.progress:

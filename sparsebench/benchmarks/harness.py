@@ -56,12 +56,13 @@ class Harness:
         progress: Progress | None,
         model: PreTrainedModel | None = None,
         dtype: str = "auto",
+        device: str = "cpu",
     ) -> None:
         from sparsebench.models.load import load_model, load_tokenizer
 
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None
-        self.model = model or load_model(folder, family, dtype)
+        self.model = model or load_model(folder, family, dtype, device)
         self.lm: MaskedScorer | Scorer
         tokenizer: Any = load_tokenizer(folder)
         with _quiet():
@@ -81,7 +82,7 @@ class Harness:
                     trust_remote_code=False,
                 )
         self.lm.progress = progress
-        self.lm.share = not self.exact
+        self.lm.share, self.lm.exact = not self.exact, self.exact
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
         """Score one task. Raises BenchmarkError when it cannot be loaded, or no document has a finite result."""

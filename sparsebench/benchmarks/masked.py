@@ -22,7 +22,7 @@ class MaskedScorer(LM):
     """
 
     progress: Progress | None = None
-    share = False
+    share = exact = False
     sharing = ""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int | None) -> None:

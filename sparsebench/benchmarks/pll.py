@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sparsebench.benchmarks.batching import Batch, tokens_at_once
 from sparsebench.benchmarks.contract import Progress
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.models.text import longest_input, special_tokens
@@ -109,12 +110,12 @@ class Reader:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scorer:
     """A model with a masked-language-model head, and what its batches are made of.
 
-    A batch has ``rows`` copies, or as many as fit into ``TOKENS`` tokens. ``within_words`` False is Salazar et al.'s
-    original.
+    A batch has ``rows`` copies, or as many as fit into ``TOKENS`` tokens (on a GPU, into its memory). ``within_words`` False
+    is Salazar et al.'s original.
     """
 
     model: Any
@@ -122,13 +123,19 @@ class Scorer:
     rows: int | None = None
     within_words: bool = True
 
+    def __post_init__(self) -> None:
+        self.tokens = tokens_at_once(self.model, TOKENS)
+        # On a CPU the number of copies is bounded for the logits' sake; a GPU's tokens are counted with theirs.
+        self.most = self.rows or (ROWS if self.tokens == TOKENS else self.tokens)
+        self.batch = Batch(self.most, asked=self.rows is not None)
+
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What a record says of how likelihoods were computed."""
         return {
             "likelihood": f"pseudo, {METHOD if self.within_words else 'original'}",
             "softmax_dtype": "float32",
-            "batch_size": self.rows or f"{TOKENS} tokens",
+            "batch_size": self.rows or (f"{self.tokens} tokens" if self.batch.most == self.most else self.batch.most),
         }
 
     def score(self, texts: Sequence[Text], progress: Progress | None = None) -> list[list[Answer]]:
@@ -140,11 +147,12 @@ class Scorer:
         found: dict[Text, list[Answer]] = {text: [] for text in distinct}
         total, done = sum(text.end - text.begin for text in distinct), 0
         for batch in self._batches(sorted(distinct, key=lambda text: -len(text.ids))):
-            for (text, _), answer in zip(batch, self._answers(batch), strict=True):
-                found[text].append(answer)
-            done += len(batch)
-            if progress:
-                progress(done, total)
+            for part, answers in self.batch.parts(batch, lambda part: list(self._answers(part))):
+                for (text, _), answer in zip(part, answers, strict=True):
+                    found[text].append(answer)
+                done += len(part)
+                if progress:
+                    progress(done, total)
         return [found[text] for text in texts]
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[tuple[Text, int]]]:
@@ -153,7 +161,7 @@ class Scorer:
         for text in texts:
             for place in range(text.begin, text.end):
                 batch.append((text, place))
-                if len(batch) >= (self.rows or max(1, min(ROWS, TOKENS // len(batch[0][0].ids)))):
+                if len(batch) >= (self.rows or max(1, min(self.most, self.tokens // len(batch[0][0].ids)))):
                     yield batch
                     batch = []
         if batch:
@@ -161,15 +169,16 @@ class Scorer:
 
     def _answers(self, batch: Sequence[tuple[Text, int]]) -> Iterator[Answer]:
         width = len(batch[0][0].ids)
-        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0)
-        seen = torch.zeros((len(batch), width), dtype=torch.long)
+        device = self.model.device
+        ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0, device="cpu")
+        seen = torch.zeros((len(batch), width), dtype=torch.long, device="cpu")
         for row, (text, place) in enumerate(batch):
-            ids[row, : len(text.ids)] = torch.tensor(text.ids)
+            ids[row, : len(text.ids)] = torch.tensor(text.ids, device="cpu")
             seen[row, : len(text.ids)] = 1
             masked = text.masked(place, self.within_words)
             ids[row, masked.start : masked.stop] = self.tokenizer.mask_token_id
-        device = self.model.device
-        logits = self._logits(ids.to(device), seen.to(device), torch.tensor([place for _, place in batch])).float()
+        places = torch.tensor([place for _, place in batch], device=device)
+        logits = self._logits(ids.to(device), seen.to(device), places).float()
         wanted = torch.tensor([text.ids[place] for text, place in batch], device=device).unsqueeze(1)
         likely = F.log_softmax(logits, dim=-1).gather(1, wanted).squeeze(1)
         first = logits.gather(1, wanted).squeeze(1) >= logits.amax(dim=-1)
@@ -178,10 +187,9 @@ class Scorer:
     def _logits(self, ids: torch.Tensor, seen: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) at one place of each row: the head is called on hidden states there alone."""
         rows = torch.arange(len(ids), device=ids.device)
-        chosen = places.to(ids.device)
 
         def only_chosen(module: torch.nn.Module, args: Any, output: Any) -> Any:
-            hidden = output[0][rows, chosen].unsqueeze(1)
+            hidden = output[0][rows, places].unsqueeze(1)
             if isinstance(output, tuple):
                 return (hidden, *output[1:])
             output.last_hidden_state = hidden

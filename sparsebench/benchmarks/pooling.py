@@ -35,7 +35,7 @@ class Pooling:
         if self.mode == "cls":
             # The first token that is not padding, on whichever side the tokenizer pads.
             first = mask.int().argmax(dim=1)
-            pooled = states[torch.arange(len(states)), first]
+            pooled = states[torch.arange(len(states), device=states.device), first]
         elif self.mode == "max":
             pooled = states.masked_fill(weights == 0, -torch.inf).amax(dim=1)
         else:

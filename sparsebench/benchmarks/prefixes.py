@@ -35,11 +35,13 @@ def shared(one: TokenIds, other: TokenIds) -> int:
     return min(len(one), len(other))
 
 
-def arrange(rows: Iterable[TokenIds], most: int) -> list[list[TokenIds]]:
+def arrange(rows: Iterable[TokenIds], most: int, nodes_wanted: int | None = None) -> list[list[TokenIds]]:
     """Batches of distinct inputs, long ones first, none of more than ``most`` nodes unless it is a single input.
 
-    A batch has up to ``NODES`` nodes, or twice its longest input's, so that a long prompt's beginning serves several.
+    A batch has up to ``nodes_wanted`` (default ``NODES``) nodes, or twice its longest input's, so that a long prompt's
+    beginning serves several.
     """
+    wanted = nodes_wanted or NODES
     families: list[list[TokenIds]] = []
     for row in sorted(rows):
         if families and _ALIKE * shared(families[-1][-1], row) >= len(row):
@@ -52,7 +54,7 @@ def arrange(rows: Iterable[TokenIds], most: int) -> list[list[TokenIds]]:
     for row in (row for family in families for row in family):
         new = len(row) - (shared(batches[-1][-1], row) if batches else 0)
         longest = max(longest, len(row))
-        if not batches or nodes + new > min(max(NODES, 2 * longest), most):
+        if not batches or nodes + new > min(max(wanted, 2 * longest), most):
             batches.append([])
             nodes, longest, new = 0, len(row), len(row)
         batches[-1].append(row)
@@ -73,12 +75,12 @@ class _Call:
 
 
 class Tree:
-    """A batch. ``tokens`` and ``positions``: (1, nodes) int64; ``paths``: of each input, its nodes in order.
+    """A batch. ``tokens`` and ``positions``: (1, nodes) int64 on ``device``; ``paths``: of each input, its nodes in order.
 
     An input begins with what it shares with the one before it: sorted inputs make the smallest tree.
     """
 
-    def __init__(self, rows: Sequence[TokenIds]) -> None:
+    def __init__(self, rows: Sequence[TokenIds], device: torch.device | str = "cpu") -> None:
         tokens: list[int] = []
         positions: list[int] = []
         branches: list[tuple[list[int], int]] = []
@@ -91,21 +93,23 @@ class Tree:
             positions += range(begin, len(row))
             branches.append((path, begin))
             before = row
-        self.tokens = torch.tensor([tokens])
-        self.positions = torch.tensor([positions])
+        self.tokens = torch.tensor([tokens], device=device)
+        self.positions = torch.tensor([positions], device=device)
         self.paths = [path for path, _ in branches]
         self.attended = 0
         """How many layers have attended so far."""
         # An input that is mostly its own attends as a whole: no mask, and the kernel stops at the diagonal.
         whole = [(path, 0) for path, begin in branches if 2 * begin <= len(path)]
         tips = [(path, begin) for path, begin in branches if len(path) > begin > len(path) / 2]
-        self._calls = [_call(part) for part in (whole, tips) if part]
-        self._outputs = torch.zeros(len(tokens), dtype=torch.long)
+        self._calls = [_call(part, device) for part in (whole, tips) if part]
+        outputs = [0] * len(tokens)
         start = 0
         for call, part in zip(self._calls, [part for part in (whole, tips) if part], strict=True):
             for path, begin in part:
-                self._outputs[path[begin:]] = torch.arange(start, start + len(path) - begin)
+                for place, node in enumerate(path[begin:], start):
+                    outputs[node] = place
                 start += call.queries.shape[1]
+        self._outputs = torch.tensor(outputs, device=device)
 
     def attend(
         self,
@@ -131,21 +135,22 @@ class Tree:
         return torch.cat(found).index_select(0, self._outputs).unsqueeze(0), None
 
 
-def _call(branches: list[tuple[list[int], int]]) -> _Call:
+def _call(branches: list[tuple[list[int], int]], device: torch.device | str) -> _Call:
     """The call in which every path attends from its place ``begin`` on. Rows are filled up with their own first node."""
-    begins = torch.tensor([begin for _, begin in branches])
-    keys = _filled([path for path, _ in branches])
-    if not begins.any():
+    keys = _filled([path for path, _ in branches], device)
+    if not any(begin for _, begin in branches):
         return _Call(keys, keys, None)
-    queries = _filled([path[begin:] for path, begin in branches])
-    last = begins[:, None] + torch.arange(queries.shape[1])
-    hidden = torch.arange(keys.shape[1]) > last[:, :, None]
-    return _Call(queries, keys, torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)[:, None])
+    begins = torch.tensor([begin for _, begin in branches], device=device)
+    queries = _filled([path[begin:] for path, begin in branches], device)
+    last = begins[:, None] + torch.arange(queries.shape[1], device=device)
+    hidden = torch.arange(keys.shape[1], device=device) > last[:, :, None]
+    mask = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf)[:, None]
+    return _Call(queries, keys, mask)
 
 
-def _filled(rows: list[list[int]]) -> torch.Tensor:
+def _filled(rows: list[list[int]], device: torch.device | str) -> torch.Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + row[:1] * (width - len(row)) for row in rows])
+    return torch.tensor([row + row[:1] * (width - len(row)) for row in rows], device=device)
 
 
 def _gather(states: torch.Tensor, nodes: torch.Tensor) -> torch.Tensor:

@@ -61,13 +61,14 @@ def score(
     progress: Progress | None = None,
     dtype: str = "auto",
     fitted: Fitted | None = None,
+    device: str = "cpu",
 ) -> None:
     """Score the model in ``folder`` on every task, loading it once; ``emit`` gets each result or error as it comes.
 
     Without a ``batch`` the family's fastest way is taken; with one lm-eval's own batches of so many sequences, whose
     numbers are stock's to the bit. (Tasks with different ones: the model is loaded once for each.) It calculates in
-    ``dtype`` (``auto``: the checkpoint's). A task whose documents are in the text that the model was ``fitted`` to is an
-    error, or where that is allowed a score that says so.
+    ``dtype`` (``auto``: the checkpoint's) on ``device``; on a GPU, in batches that fill its memory. A task whose documents
+    are in the text that the model was ``fitted`` to is an error, or where that is allowed a score that says so.
     Raises ModelError when the model itself cannot be loaded, UnsupportedError where it reads no text.
     """
     refuse_text(bounded.read_object(folder / "config.json"))
@@ -82,7 +83,7 @@ def score(
 
     for size in dict.fromkeys(spec.batch for spec in fit):
         alike = [spec for spec in fit if spec.batch == size]
-        scorers = _load(folder, family, {spec.adapter for spec in alike}, size, progress, dtype)
+        scorers = _load(folder, family, {spec.adapter for spec in alike}, size, progress, dtype, device)
         machine: dict[str, str | int] = {
             "threads": torch.get_num_threads(),
             "repeats": repeats(next(iter(scorers.values())).model),
@@ -123,38 +124,44 @@ def _noted(result: ScoreResult, more: Mapping[str, str | int]) -> ScoreResult:
 
 
 def _load(
-    folder: Path, family: Family, adapters: set[str], batch_size: int | None, progress: Progress | None, dtype: str
+    folder: Path,
+    family: Family,
+    adapters: set[str],
+    batch_size: int | None,
+    progress: Progress | None,
+    dtype: str,
+    device: str,
 ) -> dict[str, Scorer]:
     """What scores the tasks of each adapter, around one loaded model."""
     if family == "encoder":
         from sparsebench.benchmarks.encoder import Encoder
 
-        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype))
+        return dict.fromkeys(adapters, Encoder(folder, batch_size, progress, dtype, device))
     scorers: dict[str, Scorer] = {}
     model = None
     if "harness" in adapters:
         from sparsebench.benchmarks.harness import Harness
 
-        scorers["harness"] = harness = Harness(folder, family, batch_size, progress, dtype=dtype)
+        scorers["harness"] = harness = Harness(folder, family, batch_size, progress, dtype=dtype, device=device)
         model = harness.model
     if "perplexity" in adapters:
         from sparsebench.benchmarks.perplexity import Perplexity
         from sparsebench.models.load import load_model, load_tokenizer
 
         # lm-eval is not imported for it, and a tokenizer that lm-eval has not touched.
-        model = model or load_model(folder, family, dtype)
+        model = model or load_model(folder, family, dtype, device)
         scorers["perplexity"] = Perplexity(model, load_tokenizer(folder), progress, original_ids(folder))
     if "generation" in adapters:
         from sparsebench.benchmarks.generation import Generation
         from sparsebench.models.load import load_model, load_tokenizer
 
-        model = model or load_model(folder, family, dtype)
+        model = model or load_model(folder, family, dtype, device)
         scorers["generation"] = Generation(model, load_tokenizer(folder), batch_size, progress)
     if theirs := [adapter for adapter in adapters if ":" in adapter]:
         from sparsebench.benchmarks.plugged import Plugged
         from sparsebench.models.load import load_model, load_tokenizer
 
-        model = model or load_model(folder, family, dtype)
+        model = model or load_model(folder, family, dtype, device)
         scorers |= dict.fromkeys(theirs, Plugged(model, load_tokenizer(folder), progress))
     return scorers
 
@@ -168,7 +175,7 @@ def repeats(model: Any) -> str:
 
     length = min(TOKENS, longest_input(model.config.to_dict()) or TOKENS)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(SEQUENCES * length) % vocabulary).reshape(SEQUENCES, length).to(model.device)
+    ids = (torch.arange(SEQUENCES * length, device=model.device) % vocabulary).reshape(SEQUENCES, length)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from sparsebench.cli.options import JSON, OFFLINE
+from sparsebench.cli.options import DEVICE, JSON, OFFLINE
 from sparsebench.cli.output import emit_json
+from sparsebench.errors import UserError
+from sparsebench.escape import visible
+from sparsebench.paths import create
 
 if TYPE_CHECKING:
     from sparsebench.run.doctor import Finding
@@ -18,15 +23,34 @@ if TYPE_CHECKING:
 COLOURS = {"ok": "green", "slower": "yellow", "missing": "red", "absent": ""}
 
 
-def doctor(as_json: JSON = False, offline: OFFLINE = False) -> None:
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check what is done on GPUs, by doing it: sixteen checks, some minutes.")
+    ] = False,
+    device: DEVICE = "auto",
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="With --gpu: ranks at most. Default: a GPU each; two on a CPU.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --gpu: write the checks' JSON to this file as well.")] = None,
+    as_json: JSON = False,
+    offline: OFFLINE = False,
+) -> None:
     """What works on this machine, what is slower than it could be, and the fix for each.
 
-    Exits with 1 where something is missing without which a stage cannot run.
+    Exits with 1 where something is missing without which a stage cannot run,
+    or where a check of --gpu says no.
 
     \b
     sparsebench doctor
     sparsebench doctor --offline --json
+    sparsebench doctor --gpu --out gpu-acceptance.json
+    sparsebench doctor --gpu --device cpu
     """
+    if gpu:
+        _accept(device, ranks, out, as_json)
+        return
+    if out or ranks or device != "auto":
+        raise UserError("--device, --ranks and --out are for the checks of GPUs", "add --gpu")
     from sparsebench.run.doctor import examine
 
     findings = []
@@ -37,6 +61,31 @@ def doctor(as_json: JSON = False, offline: OFFLINE = False) -> None:
     if as_json:
         emit_json([asdict(finding) for finding in findings])
     if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
+    """The checks of ``doctor --gpu``, each as it ends; Exit where one says no."""
+    from sparsebench import devices
+    from sparsebench.run.acceptance import examine, report
+
+    device = devices.resolve(asked)
+    if asked == "auto" and not devices.is_gpu(device):
+        raise UserError(
+            "there is no GPU here", "see what can be checked without one: sparsebench doctor --gpu --device cpu"
+        )
+    checks = []
+    for check in examine(device, ranks or len(devices.chosen(device)) or 2):
+        checks.append(check)
+        if not as_json:
+            print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)
+    found = report(device, checks)
+    if as_json:
+        emit_json(found)
+    if out:
+        with create(out) as file:
+            json.dump(found, file, indent=1)
+    if any(check.verdict == "no" for check in checks):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, opened, size
 from sparsebench.errors import SparsebenchError, UserError
 
@@ -50,6 +50,7 @@ def measure(
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
+    device: DEVICE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -63,7 +64,7 @@ def measure(
     sparsebench measure hf:org/name@main --ranks 2 --batch 4 --prompt 256
     sparsebench measure /shared/model --ranks 8 --hostfile hosts --dry-run
     """
-    from sparsebench import environment, runtime
+    from sparsebench import devices, environment, runtime
     from sparsebench.models.topology import refuse_text
     from sparsebench.runtime import hosts
     from sparsebench.runtime.engines import engine as made
@@ -81,9 +82,11 @@ def measure(
 
     model = opened(source, family, dtype, offline, check)
     dense = opened(against, family, dtype, offline, check) if against else model
-    run_in = compute_dtype if placed else environment.running(model.dtype, compute_dtype)
+    # What other nodes have and emulate is not known here.
+    there = device if placed else devices.resolve(device)
+    run_in = compute_dtype if placed else environment.arithmetic(model.dtype, compute_dtype, there)
     work = runtime.Workload(batch, prompt, generate)
-    setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes)
+    setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes, device=there)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed: list[LatencyResult] = []
 

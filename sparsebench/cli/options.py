@@ -43,6 +43,13 @@ COMPUTE_DTYPE = Annotated[
     Dtype,
     typer.Option(help="Precision to calculate in; auto: the weights', or float32 where this CPU would emulate it."),
 ]
+DEVICE = Annotated[
+    str,
+    typer.Option(help="cpu, cuda (every visible GPU) or cuda:N; auto: the GPUs where the driver lists any."),
+]
+MANIFEST_DEVICE = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of what the manifest says.")
+]
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
 LEDGER = Annotated[
     Path | None,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsebench import environment
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench import devices, environment
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.output import emit_json, emit_table, note, size
 from sparsebench.errors import LedgerError
 
@@ -31,6 +31,7 @@ def plan(
     only: ONLY = None,
     rehearse: REHEARSE = False,
     full: FULL = False,
+    device: MANIFEST_DEVICE = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
     as_json: JSON = False,
@@ -41,17 +42,23 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    show(prepared(manifest, ledger, offline, rehearse, full, only), as_json)
+    show(prepared(manifest, ledger, offline, rehearse, full, only, device), as_json)
 
 
 def prepared(
-    manifest: Path, ledger: Path | None, offline: bool, rehearse: bool, full: bool, only: list[str] | None
+    manifest: Path,
+    ledger: Path | None,
+    offline: bool,
+    rehearse: bool,
+    full: bool,
+    only: list[str] | None,
+    device: str | None = None,
 ) -> Prepared:
     """The manifest after its preflight."""
     from sparsebench.plan.preflight import Request, prepare
     from sparsebench.run.select import parse_only
 
-    return prepare(Request(manifest, ledger, offline, rehearse, full, parse_only(only or [])))
+    return prepare(Request(manifest, ledger, offline, rehearse, full, parse_only(only or []), device))
 
 
 def show(ready: Prepared, as_json: bool) -> None:
@@ -112,7 +119,12 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     if shares and any(cell.stage == "sparsify" for cell in cells):
         told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
         note(f"  sparsities are shares of what is prunable: {told}")
-    for text in _emulated(ready, cells):
+    if devices.is_gpu(ready.device):
+        found = devices.chosen(ready.device)
+        note(
+            f"  on {len(found)} GPU{'s' * (len(found) > 1)} ({environment.where(ready.device)['device']}), a guess of its speed"
+        )
+    for text in () if devices.is_gpu(ready.device) else _emulated(ready, cells):
         note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
         note(f"  {text}")
@@ -140,7 +152,7 @@ def _learned(ready: Prepared) -> tuple[dict[str, float], str]:
     if not ready.ledger.is_file():
         return {}, ""
     try:
-        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where()["id"]}).rows
+        rows = query(ready.ledger, sqlfiles.read("spent"), {"place": environment.where(ready.device)["id"]}).rows
     except LedgerError as error:
         return {}, f"nothing learned of this machine: {error}"
     seconds = dict(rows)

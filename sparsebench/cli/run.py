@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
@@ -41,6 +41,7 @@ def run(
             show_default=False,
         ),
     ] = None,
+    device: MANIFEST_DEVICE = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
 ) -> None:
@@ -62,7 +63,7 @@ def run(
     from sparsebench.run.select import decisions
     from sparsebench.run.workspace import Leases, Workspace, exclusive
 
-    ready = prepared(manifest, ledger, offline, rehearse, full, only)
+    ready = prepared(manifest, ledger, offline, rehearse, full, only, device)
     if dry_run:
         show(ready, as_json=False)
         return
@@ -73,7 +74,7 @@ def run(
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
     settings = Settings(
-        space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, sizes=ready.sizes, silence=silence
+        space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )
     refuse_other(space.ledger)
     if cells:
@@ -129,6 +130,7 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
 def status(
     manifest: Annotated[Path | None, typer.Argument(help="The experiment file; default: all in the ledger.")] = None,
     rehearse: REHEARSE = False,
+    device: MANIFEST_DEVICE = None,
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
@@ -147,7 +149,7 @@ def status(
     from sparsebench.run.workspace import holder
 
     if manifest:
-        ready = prepared(manifest, ledger, True, rehearse, False, None)
+        ready = prepared(manifest, ledger, True, rehearse, False, None, device)
         path = ready.ledger
         cells = _planned(ready)
     else:
@@ -196,7 +198,9 @@ def _planned(ready: Prepared) -> list[_Cell]:
     from sparsebench.run.workspace import Workspace
 
     folder = Workspace.of(ready.ledger, ready.work).records
-    asked = [(key(cell), str(cell.stage), f"{cell.variant.label} · {cell.label}") for cell in ready.plan.cells]
+    asked = [
+        (key(cell, ready.device), str(cell.stage), f"{cell.variant.label} · {cell.label}") for cell in ready.plan.cells
+    ]
     return _recorded(folder, {ready.plan.manifest: asked})
 
 

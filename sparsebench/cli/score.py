@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, names_of
+from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, opened
 from sparsebench.errors import UserError
 
@@ -48,6 +48,7 @@ def score(
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
+    device: DEVICE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -62,7 +63,7 @@ def score(
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
     sparsebench score pruned/0.50 --against path:my-model --task piqa
     """
-    from sparsebench import benchmarks
+    from sparsebench import benchmarks, devices
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
     from sparsebench.models.topology import refuse_text
@@ -85,7 +86,8 @@ def score(
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
     models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     failures: list[str] = []
-    found = [_scored(model, specs, model.calculated(compute_dtype), failures) for model in models]
+    there = devices.resolve(device)
+    found = [_scored(model, specs, model.calculated(compute_dtype, there), there, failures) for model in models]
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
     if outcomes:
@@ -100,7 +102,9 @@ def score(
         raise typer.Exit(1)
 
 
-def _scored(model: Single, specs: list[TaskSpec], dtype: Dtype, failures: list[str]) -> dict[str, ScoreResult]:
+def _scored(
+    model: Single, specs: list[TaskSpec], dtype: Dtype, device: str, failures: list[str]
+) -> dict[str, ScoreResult]:
     """The model's result of each task; what failed is added to ``failures``."""
     from sparsebench import benchmarks, sources
 
@@ -112,5 +116,5 @@ def _scored(model: Single, specs: list[TaskSpec], dtype: Dtype, failures: list[s
         else:
             results[spec.task] = result
 
-    benchmarks.score(model.folder, model.family, specs, sources.Cache(), emit, dtype=dtype)
+    benchmarks.score(model.folder, model.family, specs, sources.Cache(), emit, dtype=dtype, device=device)
     return results

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import COMPUTE_DTYPE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
+from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, progress, size
 from sparsebench.cli.pack import folder_bytes, writer
 from sparsebench.errors import SparsebenchError, UserError
@@ -86,6 +86,7 @@ def sparsify(
     family: FAMILY = None,
     dtype: DTYPE = "auto",
     compute_dtype: COMPUTE_DTYPE = "auto",
+    device: DEVICE = "auto",
     offline: OFFLINE = False,
     as_json: JSON = False,
 ) -> None:
@@ -99,7 +100,7 @@ def sparsify(
     sparsebench sparsify path:my-model --method sparsegpt --sparsity 0.5 \\
         --calibration path:text.jsonl --field text --out pruned/
     """
-    from sparsebench import sources
+    from sparsebench import devices, sources
     from sparsebench.manifest.schema import Calibration
     from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
@@ -122,6 +123,7 @@ def sparsify(
     if as_masks and write:
         raise UserError(f"--as-masks beside --format {form}", "masks are written in the dense form")
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
+    there = devices.resolve(device) if reads else "cpu"
     model = single(source, family, dtype, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
@@ -133,8 +135,8 @@ def sparsify(
             made.append((folders[step], step, found))
 
         context = Context(
-            model.family, seed, model.calculated(compute_dtype),
-            lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar,
+            model.family, seed, model.calculated(compute_dtype, there),
+            lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar, device=there,
         )  # fmt: skip
         kinds()["prune"].load()(model.folder, folders, context, emit)
     if as_masks:

@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError
 from typing_extensions import TypedDict
 
+from sparsebench import devices
+
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Granularity = Literal["global", "layer", "row"]
@@ -116,6 +118,11 @@ Name = Annotated[
         "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or a digit",
     ),
     _Published((("pattern", f"^{_NAME}$"),)),
+]
+Device = Annotated[
+    str,
+    _matching(devices.PATTERN, "auto, cpu, cuda, or cuda:N for one GPU"),
+    _Published((("pattern", f"^({devices.PATTERN})$"),)),
 ]
 Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
@@ -325,6 +332,9 @@ class Manifest(Strict):
     """The DuckDB file; default $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."""
     work_dir: str | None = None
     """Where variants live; default: the user's cache."""
+    device: Device = "auto"
+    """Where models are calibrated, scored and measured: `cpu`, `cuda` (every visible GPU) or `cuda:N`; `auto` is the GPUs where
+    the driver lists any. It is no part of an id: what is done on one is not done again on the other, but times and memory are."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of random masks, of random weights and of the calibration text's order."""
     models: Some[Model]

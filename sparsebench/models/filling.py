@@ -232,12 +232,12 @@ def make_buffers(model: PreTrainedModel, found: Collection[str]) -> None:
     for name, parameter in list(model.named_parameters()):
         if name in unsaved:
             owner, _, attribute = name.rpartition(".")
-            empty = torch.full(parameter.shape, torch.nan, dtype=parameter.dtype)
+            empty = torch.full(parameter.shape, torch.nan, dtype=parameter.dtype, device="cpu")
             model.get_submodule(owner)._parameters[attribute] = torch.nn.Parameter(empty, requires_grad=False)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             persistent = name not in module._non_persistent_buffers_set
-            empty = torch.full(buffer.shape, _sentinel(buffer.dtype), dtype=buffer.dtype)
+            empty = torch.full(buffer.shape, _sentinel(buffer.dtype), dtype=buffer.dtype, device="cpu")
             module.register_buffer(name, empty, persistent=persistent)
     model.initialize_weights()  # parameters, which have no storage, are left alone by this
 
@@ -280,6 +280,29 @@ def _mapped(checkpoint: Checkpoint, info: TensorInfo) -> torch.Tensor:
         # Private and writable, because torch knows no tensors that are read only; nobody writes.
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return torch.frombuffer(pages, dtype=dtype, count=info.numel, offset=info.begin).view(info.shape)
+
+
+def move(model: PreTrainedModel, device: str) -> None:
+    """Put what has storage on ``device``: parameters, buffers, and tensors that modules keep beside. What is tied stays tied."""
+    import torch
+
+    moved: dict[int, torch.Tensor] = {}
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_meta or tensor.device == torch.device(device):
+            return tensor
+        if id(tensor) not in moved:
+            found = tensor.to(device)
+            parameter = isinstance(tensor, torch.nn.Parameter)
+            moved[id(tensor)] = torch.nn.Parameter(found, requires_grad=False) if parameter else found
+        return moved[id(tensor)]
+
+    for module in model.modules():
+        every: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+        for kept in every:
+            for name, value in kept.items():
+                if isinstance(value, torch.Tensor):
+                    kept[name] = there(value)
 
 
 def _check_ready(skeleton: Skeleton) -> None:

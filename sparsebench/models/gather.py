@@ -77,9 +77,15 @@ class Gatherer:
     """
 
     def __init__(
-        self, readers: Mapping[str, Reader], gram: bool, only_inputs: bool = False, sums: bool = False
+        self,
+        readers: Mapping[str, Reader],
+        gram: bool,
+        only_inputs: bool = False,
+        sums: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.readers = readers
+        self.device = device
         self.gram = gram
         self.summed = sums
         self.only_inputs = only_inputs
@@ -195,9 +201,10 @@ class Gatherer:
     def _open(self, reader: Reader) -> None:
         import torch
 
-        gram = torch.zeros(reader.width, reader.width) if self.gram else None
-        sums = torch.zeros(reader.width, dtype=torch.float64) if self.summed else None
-        self.sums[reader.name] = _Sum([reader.name], Inputs(0, torch.zeros(reader.width), gram, sums))
+        gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
+        sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
+        squares = torch.zeros(reader.width, device=self.device)
+        self.sums[reader.name] = _Sum([reader.name], Inputs(0, squares, gram, sums))
 
     def _positions(self, group: _Group) -> None:
         """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""
@@ -232,8 +239,12 @@ def add_gram(gram: torch.Tensor, rows: torch.Tensor) -> None:
     """Add Σ x xᵀ of ``rows`` (tokens, width) float32 to the upper triangle of ``gram`` (width, width) float32.
 
     BLAS's symmetric update does half the work of a product; measured, 2 to 3 times as fast as torch's. BLAS counts
-    by columns, so it sees both matrices transposed without a copy, and their upper triangle as its lower.
+    by columns, so it sees both matrices transposed without a copy, and their upper triangle as its lower. A GPU, which has
+    none of that, adds to both triangles.
     """
+    if gram.device.type != "cpu":
+        gram.addmm_(rows.T, rows)
+        return
     from scipy.linalg.blas import ssyrk
 
     own = gram.numpy().T

@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-def load_model(folder: Path, family: Family, dtype: str = "auto") -> PreTrainedModel:
-    """The model in eval mode on the CPU, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are,
+def load_model(folder: Path, family: Family, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
+    """The model in eval mode on ``device``, in ``dtype`` (``auto``: the checkpoint's); quantized weights as the floats they are,
     what it skips masked.
 
     An encoder with a sequence-classification head comes with it, a plain one as AutoModel; one that has no pooler
     weights comes without a pooler. Raises ModelError when weights are missing: transformers would make them up.
     """
-    return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype)
+    return _loaded(Path(folder), family, auto_class(family, Checkpoint(Path(folder)).config), dtype, device)
 
 
-def load_masked_lm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
+def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
     """An encoder with its masked-language-model head, as ``load_model`` loads others; ``base_model`` is the encoder.
 
     Raises ModelError as ``load_model`` does: some checkpoints name a head that their files do not hold.
     """
     from transformers import AutoModelForMaskedLM
 
-    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype)
+    return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype, device)
 
 
 def load_expanded(
@@ -91,16 +91,15 @@ def _assembled(weights: Checkpoint, family: Family, dtype: str, **ways: Any) -> 
     return model
 
 
-def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedModel:
+def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) -> PreTrainedModel:
     import torch
 
     refuse_adapter(folder)
     stated = Checkpoint(folder).config
     if encoding_of(stated) != FLOAT:
-        expanded: PreTrainedModel = install(load_expanded(folder, family, dtype, kind=kind), stated)
-        return expanded
+        return _moved(install(load_expanded(folder, family, dtype, kind=kind), stated), device)
     if experts_of(stated):
-        return _moefied(folder, family, dtype, kind)
+        return _moved(_moefied(folder, family, dtype, kind), device)
     from transformers.utils.logging import disable_progress_bar
 
     config = transformers_config(stated, str(folder / "config.json"))
@@ -121,8 +120,13 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str) -> PreTrainedMo
             f"{folder}: {len(missing)} weights are missing ({names})",
             "the files are incomplete, or the family or `architectures` in config.json is not the checkpoint's",
         )
-    loaded: PreTrainedModel = install(model.eval(), stated)
-    return loaded
+    return _moved(install(model.eval(), stated), device)
+
+
+def _moved(model: Any, device: str) -> PreTrainedModel:
+    """The model on ``device``. On a CPU its weights stay the file's pages, which the system may take back."""
+    moved: PreTrainedModel = model.to(device)
+    return moved
 
 
 def _moefied(folder: Path, family: Family, dtype: str, kind: Any) -> PreTrainedModel:

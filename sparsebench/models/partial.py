@@ -85,7 +85,8 @@ class Lookup(torch.nn.Module):
         super().__init__()
         self.__dict__["table"] = table  # no submodule, as in a stand-in
         self.open = True
-        self.nothing = torch.full((1,), torch.nan)
+        weight = next(table.parameters(), None)
+        self.nothing = torch.full((1,), torch.nan, device=None if weight is None else weight.device)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["table"], name)

@@ -48,6 +48,15 @@ class Codes:
             found -= self._spread(self.zeros).to(dtype)
         return found.mul_(self._spread(self.scale).to(dtype))
 
+    def cpu(self) -> Codes:
+        """The same on the CPU."""
+        return replace(
+            self,
+            values=self.values.cpu(),
+            scale=self.scale.cpu(),
+            zeros=None if self.zeros is None else self.zeros.cpu(),
+        )
+
     def cut(self, rows: tuple[int, int]) -> Codes:
         """Some rows of it."""
         part = slice(*rows)
@@ -95,7 +104,7 @@ def stored_parts(codes: Codes, name: str, scheme: Scheme) -> Iterator[tuple[str,
     stem = name.removesuffix("weight")
     if scheme.packed:
         yield f"{stem}weight_packed", _packed(codes.values, scheme.bits)
-        yield f"{stem}weight_shape", torch.tensor(codes.values.shape)
+        yield f"{stem}weight_shape", torch.tensor(codes.values.shape, device="cpu")
     else:
         yield f"{stem}weight", codes.values
     yield f"{stem}weight_scale", codes.scale

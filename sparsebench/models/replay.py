@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.gather import Reader
     from sparsebench.models.inputs import Inputs
-    from sparsebench.models.stack_replay import StackReplay
+    from sparsebench.models.stack_replay import StackReplay, Texts
     from sparsebench.models.topology import View
 
 GROUP = 2048
@@ -81,7 +81,7 @@ class Block:
 
         prunable = self._place.prunable
         chosen = prunable if names is None else {name: prunable[name] for name in prunable if name in names}
-        gatherer = Gatherer(chosen, gram, only_inputs, sums)
+        gatherer = Gatherer(chosen, gram, only_inputs, sums, self._side.device)
         with gatherer.hooked():
             self._run(stream, {}, gatherer)
         if only_inputs:
@@ -176,7 +176,8 @@ class Block:
 class Replay:
     """A checkpoint's blocks, visited in order with the calibration text at hand.
 
-    It calculates in ``dtype`` (``auto``: the checkpoint's). Memory: one block's weights, two copies of every stream's
+    It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, where a block's tensors lie while it is visited.
+    Memory: one block's weights, two copies of every stream's
     hidden states in that precision (files under ``spill`` when they would take more than ``memory`` bytes), and
     activations of ``group`` samples (default: of about `GROUP` tokens).
     Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
@@ -192,14 +193,17 @@ class Replay:
         dtype: str = "auto",
         memory: int = 2 << 30,
         group: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.checkpoint = checkpoint
         self.batch = batch
         self.streams = streams
         self.group = group
+        self.device = device
         self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
         _check_batch(batch, self._skeleton)
         filling.fill(self._skeleton, checkpoint, family)
+        filling.move(self._skeleton.model, device)
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         model = self._skeleton.model
         width = max(stack.module.config.hidden_size for stack in self._skeleton.stacks)
@@ -258,24 +262,29 @@ class Replay:
         tensor = self.checkpoint.load(name)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
-        return tensor
+        return tensor.to(self.device)
 
     def _side(self, stack: blocks.Stack, encoder: StackReplay | None) -> StackReplay:
         from sparsebench.models.spill import States
-        from sparsebench.models.stack_replay import StackReplay, Texts
+        from sparsebench.models.stack_replay import StackReplay
 
         batch = self.batch
-        texts = Texts(batch.input_ids, batch.attention_mask.bool())
+        texts = self._texts(batch.input_ids, batch.attention_mask)
         if encoder is not None:
             assert batch.decoder_input_ids is not None
             mask = batch.decoder_attention_mask
             ones = batch.decoder_input_ids.new_ones(batch.decoder_input_ids.shape)
-            texts = Texts(batch.decoder_input_ids, (ones if mask is None else mask).bool())
+            texts = self._texts(batch.decoder_input_ids, ones if mask is None else mask)
         samples, length = batch.input_ids.shape
         longest = max(length, 0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         size = self.group or max(1, GROUP // longest)
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-        return StackReplay(stack, texts, States(self.streams, samples, self._spill), groups, encoder)
+        return StackReplay(stack, texts, States(self.streams, samples, self._spill, self.device), groups, encoder)
+
+    def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> Texts:
+        from sparsebench.models.stack_replay import Texts
+
+        return Texts(ids.to(self.device), mask.to(self.device).bool())
 
 
 def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:

@@ -18,10 +18,12 @@ class States:
     """Per stream the states that the next block reads and those that it writes, each (samples, length, width).
 
     With a ``folder`` they are memory-mapped files there, which have no name from the moment they exist and vanish with
-    the last tensor: anonymous memory does not grow. A buffer is made when it is first written.
+    the last tensor: anonymous memory does not grow. A buffer is made when it is first written. What is read lies on ``device``,
+    and so do the buffers that are no files.
     """
 
-    def __init__(self, streams: int, samples: int, folder: Path | None = None) -> None:
+    def __init__(self, streams: int, samples: int, folder: Path | None = None, device: str = "cpu") -> None:
+        self.device = device
         self.samples = samples
         self.folder = folder
         self.streams = streams
@@ -32,13 +34,13 @@ class States:
         """A copy of the states (group, length, width) of a group of samples, which the model may write into."""
         states = self._read[stream]
         assert states is not None, "read before the first block was written"
-        return states[rows].clone()
+        return self._copy(states[rows])
 
     def written(self, stream: int, rows: slice) -> torch.Tensor:
         """A copy of a group's states that were written since the last ``swap``."""
         states = self._write[stream]
         assert states is not None, "nothing was written"
-        return states[rows].clone()
+        return self._copy(states[rows])
 
     def write(self, stream: int, rows: slice, values: torch.Tensor) -> None:
         """Keep a group's new states, which ``swap`` makes readable. Raises UnsupportedError when groups differ in form."""
@@ -49,6 +51,10 @@ class States:
             one, other = (f"{tuple(some.shape[1:])} {some.dtype}" for some in (states, values))
             raise UnsupportedError(f"hidden states of a block are {one} in one group of samples and {other} in another")
         states[rows] = values
+
+    def _copy(self, states: torch.Tensor) -> torch.Tensor:
+        there = states.to(self.device)
+        return states.clone() if there is states else there
 
     def swap(self) -> None:
         """What was written is what is read from now on."""
@@ -67,7 +73,7 @@ class States:
 
         shape = (self.samples, *like.shape[1:])
         if self.folder is None:
-            return torch.empty(shape, dtype=like.dtype)
+            return torch.empty(shape, dtype=like.dtype, device=self.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         size = math.prod(shape)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix="states-") as file:

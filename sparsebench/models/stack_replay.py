@@ -50,6 +50,11 @@ class StackReplay:
         self._passed: tuple[bool, ...] | None = None
         self._pool: list[torch.Tensor] = []
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.texts.ids.device
+
     def begin(self) -> None:
         """Look the texts up and keep what the first block reads, in the first stream's states."""
         for rows in self.groups:

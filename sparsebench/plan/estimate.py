@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sparsebench import benchmarks, environment
+from sparsebench import benchmarks, devices, environment
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS
 from sparsebench.runtime.results import Setting
@@ -21,8 +21,9 @@ LOAD_BYTES = 300e6
 FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
 EMULATED_FLOPS = 10e9
+GPU_FLOPS = {"bfloat16": 150e12, "float32": 20e12}
 """Bytes a second through a sweep, through structure and storage, and into an engine; floating-point operations a second, bytes
-a weight."""
+a weight. The GPU's are a guess for an H100 at small batches, measured on none."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
@@ -42,11 +43,13 @@ ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 
 @dataclass(frozen=True)
 class ModelSize:
-    """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known."""
+    """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known;
+    ``device`` is where the model will run."""
 
     parameters: int
     bytes: int
     prunable: float | None = None
+    device: str = "cpu"
 
 
 def making(cell: Cell, size: ModelSize) -> float:
@@ -64,7 +67,7 @@ def scoring(cell: Cell, size: ModelSize) -> float:
     task = benchmarks.row_of(cell.settings)
     length = (task and task.tokens) or DOCUMENT_TOKENS[cell.variant.family]
     flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
-    return flops / speed(calculated(cell))
+    return flops / speed(calculated(cell, size.device), size.device)
 
 
 def timing(cell: Cell, size: ModelSize) -> float:
@@ -92,8 +95,8 @@ def _timed(step: float, samples: float, processes: int) -> float:
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
     """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight once."""
-    load, dtype = cell.settings["workload"], calculated(cell)
-    forward = 2 * size.parameters * load["batch"] / speed(dtype)
+    load, dtype = cell.settings["workload"], calculated(cell, size.device)
+    forward = 2 * size.parameters * load["batch"] / speed(dtype, size.device)
     prompt = forward * load["prompt"]
     token = forward + size.parameters * WIDTH[dtype] / READ_BYTES
     if cell.variant.family == "encoder":
@@ -104,17 +107,19 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
     return (encode, prefill, token, encode + prefill + load["generate"] * token)
 
 
-def calculated(cell: Cell) -> str:
+def calculated(cell: Cell, device: str = "cpu") -> str:
     """The precision that a cell will run in on this machine: what was asked for, where that is not ``auto``."""
     if "engine" in cell.settings:
         # What other nodes emulate is not known here.
         asked = cell.settings["dtype"]
-        return asked if "hosts" in cell.settings else environment.running(cell.variant.dtype, asked)
-    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"))
+        return asked if "hosts" in cell.settings else environment.arithmetic(cell.variant.dtype, asked, device)
+    return environment.arithmetic(cell.variant.dtype, cell.settings.get("compute_dtype", "auto"), device)
 
 
-def speed(dtype: str) -> float:
+def speed(dtype: str, device: str = "cpu") -> float:
     """Floating-point operations a second in a precision, on this machine."""
+    if devices.is_gpu(device):
+        return GPU_FLOPS["float32" if dtype == "float32" else "bfloat16"]
     return EMULATED_FLOPS if dtype != "auto" and environment.emulated(dtype) else FLOPS[dtype]
 
 
@@ -154,6 +159,8 @@ def calibrating(job: Job, size: ModelSize) -> float:
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
     trained = sum(kinds()[step.verb].passes(step) for cell in read for step in cell.variant.steps[-1:]) - len(read)
-    forward = 2 * size.parameters * tokens / speed(calculated(read[0]))
-    moments = 2 * size.parameters * tokens / speed("float32")
+    step = read[0].variant.steps[-1]
+    device = size.device if kinds()[step.verb].on_device(step) else "cpu"
+    forward = 2 * size.parameters * tokens / speed(calculated(read[0], device), device)
+    moments = 2 * size.parameters * tokens / speed("float32", device)
     return passes * (forward + moments / 2) + trained * moments + len(read) * size.parameters * SOLVE_SECONDS

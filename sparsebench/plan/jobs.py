@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import PROCESSES, stages
+from sparsebench.plan.stages import MAKE, PROCESSES, stages
 from sparsebench.steps.registry import kinds
 
 
@@ -86,6 +86,13 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
         if cell.stage == "latency":
             need(plan.dense[cell.variant.model])
     return found
+
+
+def calculates(job: Job) -> bool:
+    """Whether a job calculates on the run's device; making from weights alone is reading and writing files."""
+    if job.kind == MAKE.name:
+        return any(kinds()[one.steps[-1].verb].on_device(one.steps[-1]) for one in job.makes if one.steps)
+    return PROCESSES[job.kind].calculates
 
 
 def reads_dense(variant: Variant) -> bool:

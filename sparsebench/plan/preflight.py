@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, bounded, sources
+from sparsebench import benchmarks, bounded, devices, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import Loaded, check_family, load
@@ -49,11 +49,12 @@ class Request:
     rehearse: bool = False
     full: bool = False
     only: tuple[tuple[str, str], ...] = ()
+    device: str | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A manifest that has passed the preflight: its plan, where it goes, how big its models are."""
+    """A manifest that has passed the preflight: its plan, where it goes, how big its models are, the device that is used."""
 
     request: Request
     manifest: Manifest
@@ -62,6 +63,7 @@ class Prepared:
     work: Path
     cache: sources.Cache
     sizes: dict[str, ModelSize]
+    device: str = "cpu"
 
     def has(self, model: str) -> bool:
         """Whether the model lies prepared in the work folder."""
@@ -71,11 +73,13 @@ class Prepared:
 def prepare(request: Request) -> Prepared:
     """Load, check and expand a manifest.
 
-    Raises ManifestError with every problem at once, SourceError when a source cannot be found.
+    Raises ManifestError with every problem at once, SourceError when a source cannot be found, UserError for a device that is
+    not here or that torch does not see.
     """
     loaded = load(request.path, checks())
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     _limited(loaded, manifest)
+    device = devices.resolve(request.device or manifest.device)
     cache = sources.Cache()
     manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
@@ -84,8 +88,9 @@ def prepare(request: Request) -> Prepared:
     sizes = {}
     for model in plan.models:
         folder = work / "models" / plan.dense[model.name].id
-        sizes[model.name] = model_size(model, configs.get(model.name), folder)
-    return Prepared(request, manifest, plan, ledger_path(request.ledger, manifest.ledger), work, cache, sizes)
+        sizes[model.name] = replace(model_size(model, configs.get(model.name), folder), device=device)
+    ledger = ledger_path(request.ledger, manifest.ledger)
+    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device)
 
 
 def _limited(loaded: Loaded, manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from sparsebench import environment, sources
+from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, making, training
@@ -141,7 +141,9 @@ def _held(job: Job, size: ModelSize, free: int) -> int:
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:
     """A model's bytes in the widest precision in which the cells run it: not always that of its files."""
-    wide = any(calculated(cell) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"})
+    wide = any(
+        calculated(cell, size.device) == "float32" for cell in cells if cell.settings.keys() & {"task", "engine"}
+    )
     return max(size.bytes, 4 * size.parameters * wide)
 
 
@@ -170,7 +172,7 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
 
 
 def slots(ready: Prepared) -> int:
-    """Jobs to run side by side: one per core, at most four, fewer where the largest model would not fit so often.
+    """Jobs to run side by side: one per core, at most four, or one a GPU, fewer where the largest model would not fit so often.
 
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
@@ -179,4 +181,4 @@ def slots(ready: Prepared) -> int:
     cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)
-    return max(1, min(environment.cores(), MOST_SLOTS, fitting))
+    return max(1, min(environment.cores(), max(MOST_SLOTS, len(devices.chosen(ready.device))), fitting))

@@ -38,9 +38,9 @@ class Single:
     family: Family
     dtype: Dtype = "auto"
 
-    def calculated(self, asked: Dtype) -> Dtype:
+    def calculated(self, asked: Dtype, device: str) -> Dtype:
         """The precision to calculate in: the one asked for; for ``auto`` the weights', or float32 where this CPU emulates it."""
-        return environment.arithmetic(self.dtype, asked)  # type: ignore[return-value]
+        return environment.arithmetic(self.dtype, asked, device)  # type: ignore[return-value]
 
 
 def single(

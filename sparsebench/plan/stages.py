@@ -30,7 +30,8 @@ class Process:
 
     ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
     with room to work, and ``models_apart`` how many where a pair's sides are timed one by one. ``timed`` jobs have the
-    machine to themselves, and their results are that machine's alone.
+    machine to themselves, and their results are that machine's alone. ``calculates``: on a GPU, where the run has one; what reads
+    and writes files alone stays on the CPU.
     """
 
     name: str
@@ -38,14 +39,15 @@ class Process:
     models: float = 0.2
     models_apart: float = 0.2
     timed: bool = False
+    calculates: bool = False
 
 
 PREPARE = Process("prepare", 4.0)
-MAKE = Process("make", 2.0)
+MAKE = Process("make", 2.0, calculates=True)
 ASSESS = Process("assess", 2.0)
-SCORE = Process("benchmarks", 7.0, 1.3, 1.3)
-TIME = Process("latency", 9.0, 2.2, 1.2, timed=True)
-MEMORY = Process("memory", 7.0, 1.2, 1.2, timed=True)
+SCORE = Process("benchmarks", 7.0, 1.3, 1.3, calculates=True)
+TIME = Process("latency", 9.0, 2.2, 1.2, timed=True, calculates=True)
+MEMORY = Process("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
 PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, SCORE, TIME, MEMORY)}
 """In the order in which a model's jobs follow one another."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsebench import environment
+from sparsebench import devices, environment
 from sparsebench.errors import SparsebenchError, redacted
 from sparsebench.sources import Cache
 
@@ -68,8 +68,19 @@ def _machine() -> Iterator[Finding]:
         tight = free < 2 * SHM_BYTES
         fix = "enlarge it (docker: --shm-size 1g); two ranks need 138 MB" if tight else ""
         yield Finding("/dev/shm", "missing" if tight else "ok", f"{free / 1e6:.0f} MB free", fix)
-    names = environment.gpus()
-    yield Finding("gpu", "ok" if names else "absent", ", ".join(names) or "none found: everything runs on the CPU")
+    yield _gpus()
+
+
+def _gpus() -> Finding:
+    """What the driver lists, and whether torch sees it."""
+    names = devices.names()
+    if not names:
+        return Finding("gpu", "absent", "none found: everything runs on the CPU")
+    why = devices.unseen(len(names))
+    fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or say device: cpu"
+    return (
+        Finding("gpu", "missing", f"{', '.join(names)}: {why}", fix) if why else Finding("gpu", "ok", ", ".join(names))
+    )
 
 
 def _libraries() -> Iterator[Finding]:

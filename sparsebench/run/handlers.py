@@ -58,13 +58,14 @@ def make(spec: Spec, recorder: Recorder) -> None:
     context = Context(
         family=family,
         seed=wanted[0].seed,
-        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype),
+        dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device),
         read=lambda: tokens(parent, family, calibration, cache, spec.offline),
         fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
         progress=recorder.progress,
         dense=spec.workspace.folder(spec.dense),
         draw=lambda asked: tokens(parent, family, asked, cache, spec.offline, training=True),
         resume=lambda step: spec.workspace.training(made_by(step)),
+        device=spec.device,
     )
 
     def made_by(step: Step) -> Variant:
@@ -77,7 +78,7 @@ def make(spec: Spec, recorder: Recorder) -> None:
             if variant.id in cells:
                 recorder.failed(cells[variant.id], found)
         else:
-            spec.workspace.seal(variant)
+            spec.workspace.seal(variant, spec.device)
             if variant.id in cells:
                 recorder.done(cells[variant.id], found)
 
@@ -150,7 +151,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     variant = spec.job.variants[0]
     tasks = {benchmarks.TaskSpec(**_listed(cell.settings), own=_own(cell, spec)): cell for cell in spec.job.cells}
-    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype)
+    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
     def emit(task: Any, result: Any) -> None:
         if isinstance(result, SparsebenchError):
@@ -163,7 +164,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
     read = [drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)] if variant.calibration else []
     read += [_trained_on(step, cache, spec.offline) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
-    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted)
+    benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.device)
 
 
 def _trained_on(step: Step, cache: Any, offline: bool) -> Iterator[str]:
@@ -188,7 +189,7 @@ def latency(spec: Spec, recorder: Recorder) -> None:
         else:
             recorder.done(cells[key], found)
 
-    setting = _runtime_setting(spec.job.cells[0])
+    setting = _runtime_setting(spec.job.cells[0], spec.device)
     runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, emit)
 
 
@@ -198,28 +199,31 @@ def memory(spec: Spec, recorder: Recorder) -> None:
 
     for cell in spec.job.cells:
         folder = spec.workspace.folder(cell.variant)
-        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell)))
+        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec.device)))
 
 
 PROMPT_SEED = 0
 """Every variant answers the same prompts."""
 
 
-def _runtime_setting(cell: Cell) -> Any:
+def _runtime_setting(cell: Cell, device: str) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
+    # What other nodes have, their ranks find.
+    device = "auto" if "hosts" in wanted else device
     return runtime.Setting(
         engine=wanted["engine"],
         ranks=wanted["ranks"],
         workload=runtime.Workload(**wanted["workload"]),
-        dtype=calculated(cell),
+        dtype=calculated(cell, device),
         samples=wanted.get("samples", 1),
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),
         seed=PROMPT_SEED,
         threads=None,
         hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),
+        device=device,
     )
 
 

@@ -12,7 +12,7 @@ from sparsebench.runtime import shm
 from sparsebench.sources import Cache
 
 
-def compiler(cells: Iterable[Cell], temporary: str) -> subprocess.Popen[bytes] | None:
+def compiler(cells: Iterable[Cell], temporary: str, device: str = "cpu") -> subprocess.Popen[bytes] | None:
     """A process, leader of its group, that compiles what ``cells`` will need; None where they need nothing.
 
     Its temporary files lie in the folder ``temporary``.
@@ -20,7 +20,7 @@ def compiler(cells: Iterable[Cell], temporary: str) -> subprocess.Popen[bytes] |
     How it ended is for the job that needs the result to find: that compiles again what is not there, or says why not.
     """
     settings = (cell.settings for cell in cells if "ranks" in cell.settings)
-    if not any(shm.used(setting["engine"], setting["ranks"], setting.get("hosts")) for setting in settings):
+    if not any(shm.used(one["engine"], one["ranks"], one.get("hosts"), device) for one in settings):
         return None
     quiet = subprocess.DEVNULL
     command, variables = children.command(__name__), os.environ | children.imports() | {"TMPDIR": temporary}

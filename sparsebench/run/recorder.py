@@ -27,7 +27,8 @@ from sparsebench.steps.calibration import Calibration
 class Spec:
     """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
     ``allow_overlap`` that benchmarks may be part of the calibration text; ``expected`` is the checksum that the dense model's
-    weights had, where its folder was damaged and is made again, ``data`` the sources of data of one's own by their content."""
+    weights had, where its folder was damaged and is made again, ``data`` the sources of data of one's own by their content.
+    ``device`` is where it is done, as the job's process sees it."""
 
     manifest: str
     job: Job
@@ -39,6 +40,7 @@ class Spec:
     keep: str
     calibration: Calibration
     allow_overlap: bool = False
+    device: str = "cpu"
     expected: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
 
@@ -75,11 +77,14 @@ class Recorder:
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
         seconds = time.perf_counter() - self.mark
         content = self.spec.workspace.content(cell.variant)
-        outcome = records.Outcome(status, result, reason, self.started, seconds, content, calculated(cell))
-        records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome))
+        outcome = records.Outcome(status, result, reason, self.started, seconds, content, self._dtype(cell))
+        records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome, self.spec.device))
         self.open.pop(cell.id, None)
         self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
+
+    def _dtype(self, cell: Cell) -> str:
+        return calculated(cell, self.spec.device)
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Raises SystemExit where nobody listens any more: a lost parent is no failure of a cell."""

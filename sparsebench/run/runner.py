@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, environment, leftovers, records
+from sparsebench import children, devices, environment, leftovers, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.jobs import jobs, remaking
+from sparsebench.plan.jobs import calculates, jobs, remaking
 from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run import forkserver, precompile
@@ -51,6 +51,8 @@ Ingest = Callable[[list[dict[str, Any]]], object]
 class Settings:
     """How to run. ``slots`` jobs at once, each with an equal share of the cores; ``keep`` is a storage format or none.
 
+    ``device`` is resolved; of several GPUs a job that calculates has one to itself, and a timed one all.
+
     ``sizes`` are those of the models; ``silence`` is for how many seconds a job may do nothing, if not for as long as usual.
     """
 
@@ -62,6 +64,7 @@ class Settings:
     fail_fast: bool = False
     sizes: dict[str, ModelSize] = field(default_factory=dict)
     silence: float | None = None
+    device: str = "cpu"
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Silence:
 
 @dataclass
 class Child:
-    """A running job: its process, its event pipe and what it has said so far."""
+    """A running job: its process, its event pipe, the GPU that is its own (if one is) and what it has said so far."""
 
     job: Job
     process: Process
@@ -89,6 +92,7 @@ class Child:
     log: Path
     started: float
     silence: Silence
+    gpu: str = ""
     buffer: bytes = b""
     broken: str | None = None
     recorded: set[str] = field(default_factory=set)
@@ -124,6 +128,7 @@ class Runner:
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
+        self.gpus = [one.handle for one in devices.chosen(settings.device)]
 
     def run(self, cells: Iterable[Cell]) -> dict[str, int]:
         """Do ``cells``; how many ended in each status.
@@ -134,11 +139,11 @@ class Runner:
             return self._run(list(cells))
 
     def _run(self, todo: list[Cell]) -> dict[str, int]:
-        self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells)])
+        self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
         self.waiting = jobs(self.plan, todo, self.space.present)
         self.space.sweep()
         self._release(self.plan.variants.values())
-        self.compiler = precompile.compiler(todo, self.temporary)
+        self.compiler = precompile.compiler(todo, self.temporary, self.settings.device)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.display.begin(todo, self.waiting)
@@ -193,9 +198,14 @@ class Runner:
     def _room_for(self, job: Job) -> bool:
         if job.exclusive:
             return not self.children
-        if any(child.job.exclusive for child in self.children):
+        if any(child.job.exclusive for child in self.children) or (self.gpus and calculates(job) and not self._idle):
             return False
         return len(self.children) < self.settings.slots
+
+    @property
+    def _idle(self) -> list[str]:
+        """The GPUs that no job has to itself."""
+        return [gpu for gpu in self.gpus if all(child.gpu != gpu for child in self.children)]
 
     def _start(self, job: Job) -> None:
         if job.exclusive and self.compiler:
@@ -214,27 +224,29 @@ class Runner:
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,
             data=self.plan.data,
+            device=devices.alone(self.settings.device) if calculates(job) else "cpu",
             expected=self.remade[variant.id].content if variant.is_dense and variant.id in self.remade else "",
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"
         path = spec.save(self.space.logs / f"{job.kind}-{job.id}.job")
-        process = self._process(job, path, log, writing)
+        gpu = self._idle[0] if self.gpus and calculates(job) and not job.exclusive else ""
+        process = self._process(job, path, log, writing, gpu)
         os.close(writing)
         os.set_blocking(reading, False)
         now = time.monotonic()
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes)
-        child = Child(job, process, reading, log, now, Silence(limit, now, now))
+        child = Child(job, process, reading, log, now, Silence(limit, now, now), gpu)
         self.children.append(child)
         self.selector.register(reading, selectors.EVENT_READ, child)
         self.display.started(job)
 
-    def _process(self, job: Job, spec: Path, log: Path, events: int) -> Process:
-        """A process of the job's own, with what it prints in ``log``."""
-        if job.kind in LIBRARIES and children.may_fork():
+    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
+        """A process of the job's own, with what it prints in ``log``; ``gpu`` is the only one that it sees."""
+        if job.kind in LIBRARIES and not gpu and children.may_fork():
             create(log, "ab").close()  # a fork server that dies leaves none
             if self.forkserver is None or not self.forkserver.alive:
-                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job))
+                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
             return self.forkserver.start(spec, log, events)
         with create(log, "wb") as output:
             return subprocess.Popen(
@@ -242,15 +254,16 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=self._environment(job),
+                env=self._environment(job, gpu),
                 pass_fds=[events],
                 start_new_session=True,
             )
 
-    def _environment(self, job: Job) -> dict[str, str]:
-        """The one place where a worker's environment is decided: what it imports, threads, quiet libraries, offline.
+    def _environment(self, job: Job, gpu: str) -> dict[str, str]:
+        """The one place where a worker's environment is decided: what it imports, threads, GPUs, quiet libraries, offline.
 
-        Jobs of one kind have the same. What a killed one leaves of temporary files, a compiler's too, goes with the run's folder.
+        Jobs of one kind have the same where there is no GPU. What a killed one leaves of temporary files, a compiler's too, goes
+        with the run's folder.
         """
         share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
         quiet = {
@@ -264,7 +277,8 @@ class Runner:
         }
         if self.settings.offline:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        return {**os.environ, **children.imports(), **quiet}
+        seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
+        return {**os.environ, **children.imports(), **quiet, **seen}
 
     def _listen(self) -> None:
         """Wait for events. While a timed job runs, only its own events wake the parent, or that a log must get a line."""
@@ -327,7 +341,9 @@ class Runner:
             case "cell":
                 cell = next(cell for cell in child.job.cells if cell.id == event["cell"])
                 child.recorded.add(cell.id)
-                self.fresh.append(self.space.records / f"{records.key(cell)}.{event['status']}.json")
+                self.fresh.append(
+                    self.space.records / f"{records.key(cell, self.settings.device)}.{event['status']}.json"
+                )
                 self.counts[event["status"]] += 1
                 self.display.finished(cell, event["status"], event["seconds"], event["reason"])
             case "progress":
@@ -403,7 +419,7 @@ class Runner:
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
-        record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason))
+        record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason), self.settings.device)
         self.fresh.append(records.write(self.space.records, record))
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)

@@ -40,7 +40,7 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     before = _previous(records / f"plan-{ready.plan.manifest}.json")
     found = []
     for cell in ready.plan.cells:
-        status = known.get(key(cell))
+        status = known.get(key(cell, ready.device))
         if not _matches(cell, ready.request.only):
             found.append(Decision(cell, False, LEFT_OUT))
         elif status == "done":

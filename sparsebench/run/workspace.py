@@ -54,7 +54,7 @@ class Workspace:
         """The checksum of the variant's weights, as it was taken when they were made; empty where there are none."""
         return str((read_json(self.folder(variant) / MADE) or {}).get("content", ""))
 
-    def seal(self, variant: Variant) -> None:
+    def seal(self, variant: Variant, device: str = "cpu") -> None:
         """Note the checksum of the variant's weights in its folder, where that is not done yet, and on what they were made.
 
         Beside it the checksums of all its files are noted, for ``damage``.
@@ -62,7 +62,8 @@ class Workspace:
         folder = self.folder(variant)
         made = read_json(folder / MADE) or {}
         if "content" not in made:
-            write_json(folder / MADE, {**made, "content": checksum(folder), "made_on": environment.where()}, indent=1)
+            made |= {"content": checksum(folder), "made_on": environment.where(device)}
+            write_json(folder / MADE, made, indent=1)
         sums.write(folder)
 
     def damage(self, variant: Variant) -> str | None:

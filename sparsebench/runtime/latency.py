@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from sparsebench.runtime.results import Sample, Setting, Side
 from sparsebench.runtime.workload import Phase
 
 BLOCK = 4
+GPU_SECONDS = 1.0
+"""A side's phase is timed for at least so long on a GPU, where 24 steps can be over in a tenth of a second."""
 PAIRS = 3
 """Wanted of a process where there are several: the median leaves out the one that something else disturbed."""
 MIN_PAIRS = 4
@@ -77,6 +80,17 @@ class Peers:
             wall, cpu = float(slowest), float(total)
         return value, (wall, cpu)
 
+    def most(self, value: float) -> float:
+        """The largest of all ranks' values."""
+        if self.ranks == 1:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(value, dtype=torch.float64, device="cuda" if self.cuda else "cpu")
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return float(found)
+
     def _finish(self) -> None:
         if self.cuda:
             import torch
@@ -98,11 +112,12 @@ def run(
     samples = [Sample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
     spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
+    window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, and all run the steps
     for position, phase in enumerate(next(iter(sides.values())).phases):
         ours = {side: loaded.phases[position] for side, loaded in sides.items()}
         gc.collect()
         gc.disable()
-        found, steadies, joules = _phase(ours, setting, peers, meter, process)
+        found, steadies, joules = _phase(ours, setting, peers, meter, process, window)
         gc.enable()
         samples += found
         settled += [(phase.name, side) for side in steadies]
@@ -112,7 +127,7 @@ def run(
 
 
 def _phase(
-    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter, process: int
+    sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter, process: int, window: float
 ) -> tuple[list[Sample], list[Side], dict[Side, float]]:
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
     longest = BLOCK
@@ -126,8 +141,11 @@ def _phase(
     block = max(1, min(longest, int(seconds / (step * len(sides) * least))))
     samples: list[Sample] = []
     joules: dict[Side, float] = {}
-    for pair in range(max(least, math.ceil(wanted / block))):
-        if pair >= least and sum(sample.wall_s for sample in samples) > seconds:
+    longer = GPU_SECONDS / setting.processes if peers.cuda else 0.0
+    for pair in itertools.count():
+        spent_s = sum(sample.wall_s for sample in samples)
+        enough = pair >= math.ceil(wanted / block) and spent_s >= longer * len(sides)
+        if pair >= least and (enough or spent_s > seconds):
             break
         # Turn about, so that a drift of the machine hits both sides alike.
         for side in sorted(sides, reverse=bool((pair + process) % 2)):
@@ -141,8 +159,24 @@ def _phase(
             if spent is not None:
                 joules[side] = joules.get(side, 0.0) + spent
     counts = {side: sum(one.side == side for one in samples) for side in sides}
+    if window:
+        joules = {}
+        for side, phase in sides.items():
+            joules[side], counts[side] = _joules(phase, block, peers, meter, window)
     steadies = [side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])]
     return samples, steadies, {side: total / counts[side] for side, total in joules.items()}
+
+
+def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> tuple[float, int]:
+    """Joules of as many steps as fill a window of so many seconds, and how many those were; what begins a block counts too."""
+    seconds, steps = 0.0, 0
+    meter.joules()
+    while seconds < window:
+        if steps % block == 0:
+            phase.begin()
+        seconds += peers.timed(phase.step)[1][0]
+        steps += 1
+    return meter.joules() or 0.0, steps
 
 
 def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[float]:

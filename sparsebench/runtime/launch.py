@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sparsebench import children, errors, leftovers
+from sparsebench import children, devices, errors, leftovers
 from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
@@ -233,7 +233,9 @@ class RankGroup:
         if name == "SIGKILL":
             hint = "somebody else ended it, or the machine is out of memory: see the kernel's log"
             if oom_kills() > self.kills:
-                hint = "the kernel ended it for want of memory: use a smaller dtype, fewer ranks, or a larger machine"
+                hint = (
+                    "the kernel ended it for want of main memory: use a smaller dtype, fewer ranks, or a larger machine"
+                )
         return MeasureError(f"{self._names(ranks)} died of {name}\n{self._tails(ranks)}", hint)
 
     def _code(self, rank: int, seconds: float) -> int | None:
@@ -281,6 +283,8 @@ def variables(setting: Setting) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # What other nodes' GPUs are called is not known here.
+        **(devices.only(setting.device) if setting.device == "cpu" or (setting.on_gpu and not setting.hosts) else {}),
     }
     if setting.hosts:  # what is installed and compiled there is not this machine's business
         return {**found, shm.DISABLED: "the ranks were started by a hostfile"}
@@ -288,18 +292,22 @@ def variables(setting: Setting) -> dict[str, str]:
     found |= {"PATH": shm.path_with_tools(), EXTENSIONS: str(shm.extensions_dir(cache))}
     if sys.platform == "linux":
         found["GLOO_SOCKET_IFNAME"] = "lo"  # the host's name need not resolve
-    if shm.used(setting.engine, setting.ranks):
+    if shm.used(setting.engine, setting.ranks, device=setting.device):
         found[shm.DISABLED] = shm.ensure(cache)
     return found
 
 
 def try_ranks(ranks: int) -> str:
-    """Let DeepSpeed ranks add up one tensor here; returns over what they did. Raises MeasureError when they cannot."""
-    setting = Setting("deepspeed", ranks, Workload(), threads=1, timeout_seconds=120)
+    """Let DeepSpeed ranks add up one tensor here; returns over what they did. Raises MeasureError when they cannot.
+
+    On GPUs where there is one for each rank, else on the CPU.
+    """
+    device = "cuda" if len(devices.visible()) >= ranks else "cpu"
+    setting = Setting("deepspeed", ranks, Workload(), threads=1, timeout_seconds=120, device=device)
     spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
     with RankGroup(spec, ranks, variables(setting), setting.timeout_seconds) as group:
         notes = [message["notes"] for message in group.messages() if message["kind"] == "result"]
-    return "; ".join(notes[0]) or "shared memory"
+    return "; ".join(notes[0]) or ("NCCL" if setting.on_gpu else "shared memory")
 
 
 def free_port() -> str:

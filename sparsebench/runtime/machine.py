@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from sparsebench import environment
 from sparsebench.runtime.results import Machine, Setting
 
 POWERCAP = Path("/sys/class/powercap")
+IDLE = 0x1
+"""NVML's reason for a low clock that is none: nothing runs."""
 
 
 def threads_per_rank(setting: Setting) -> int:
@@ -95,6 +97,29 @@ class Unavailable(Exception):
     """There is no NVML here, or it refuses; the message says why."""
 
 
+def gpu_state(indices: Sequence[int]) -> str:
+    """How GPUs are clocked and capped, and why they run slower than they could: ``GPU 0: 1980 of 1980 MHz, 700 W at most``.
+
+    Empty where NVML does not say.
+    """
+    found = []
+    try:
+        with nvml() as library:
+            for index in indices:
+                device = gpu(library, index)
+                clock, most = (
+                    ask(device, library.NVML_CLOCK_SM)
+                    for ask in (library.nvmlDeviceGetClockInfo, library.nvmlDeviceGetMaxClockInfo)
+                )
+                cap = library.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3
+                reasons = library.nvmlDeviceGetCurrentClocksThrottleReasons(device) & ~IDLE
+                slowed = f", slowed down (NVML's reasons {reasons:#x})" if reasons else ""
+                found.append(f"GPU {index}: {clock} of {most} MHz, {cap:.0f} W at most{slowed}")
+    except Unavailable:
+        return ""
+    return "; ".join(found)
+
+
 @contextmanager
 def nvml() -> Iterator[Any]:
     """The library, ready for use. Raises Unavailable, for what is asked of it inside too."""
@@ -134,6 +159,7 @@ class Nothing:
     """No counter, and why."""
 
     source: str
+    window = 0.0
 
     def joules(self) -> None:
         """Joules since the meter was made or last read; None where there is no counter."""
@@ -152,6 +178,8 @@ class Domain:
 class Rapl:
     """The sum over all packages."""
 
+    window = 0.0
+
     def __init__(self, domains: list[Domain]) -> None:
         self.domains = domains
         self.source = "RAPL " + ", ".join(domain.name for domain in domains)
@@ -168,7 +196,10 @@ class Rapl:
 
 
 class Nvml:
-    """The GPUs' own counters, in millijoules since the driver was loaded."""
+    """The GPUs' own counters, in millijoules since the driver was loaded; ``window`` is the least time, in seconds, that says
+    something: they move every 10 ms or slower, and what they show is a mean of longer."""
+
+    window = 2.0
 
     def __init__(self, library: Any, devices: list[Any]) -> None:
         self.library, self.devices = library, devices

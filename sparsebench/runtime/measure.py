@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, environment
+from sparsebench import children, devices, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import Scheme, scheme_of
@@ -47,6 +47,13 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
             f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
         )
     refuse_text(config)
+    if setting.on_gpu and not setting.hosts:
+        there = len(devices.chosen(setting.device))
+        if setting.ranks > there:
+            raise UnsupportedError(
+                f"{setting.ranks} ranks need as many GPUs; device {setting.device} is {there}",
+                "measure fewer ranks, or on a machine with more GPUs",
+            )
     scheme = scheme_of(config)
     if scheme:
         _check_quantized(scheme, setting)
@@ -61,6 +68,11 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
     if setting.engine not in able:
         raise UnsupportedError(
             f"the {setting.engine} engine does not run {scheme.encoding} weights", f"use {' or '.join(able)}"
+        )
+    if setting.on_gpu:
+        raise UnsupportedError(
+            f"{scheme.encoding} weights are run on a CPU only: torch's kernels for them are a CPU's",
+            "say `device: cpu`, or --device cpu",
         )
     if setting.ranks > 1:
         raise UnsupportedError(f"{scheme.encoding} weights are not run at {setting.ranks} ranks", "measure at one rank")
@@ -295,7 +307,9 @@ def _pair_fits(dense: Path, variant: Path, setting: Setting) -> bool:
 
 def _gpu_room(setting: Setting) -> int | None:
     """Bytes for a rank's share on its GPU; None where it lies elsewhere."""
-    return None if engines()[setting.engine].offloads else environment.gpu_memory()
+    if setting.device == "cpu" or engines()[setting.engine].offloads:
+        return None
+    return devices.free_memory("cuda" if setting.device == "auto" else setting.device)
 
 
 SMALLER = (

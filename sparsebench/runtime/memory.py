@@ -20,6 +20,7 @@ from sparsebench.runtime.results import RankMemory
 VERSION = 1
 """Counts the changes of how memory alone is measured; the room's own VERSION those of time too."""
 STATUS = Path("/proc/self/status")
+CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS
 
 
@@ -86,6 +87,7 @@ class Meter:
         if self.cuda:
             import torch
 
+            torch.cuda.empty_cache()  # what the last phase reserved is not this one's
             torch.cuda.reset_peak_memory_stats()
         yield
         peak = _status("VmHWM")
@@ -96,6 +98,10 @@ class Meter:
             torch.cuda.synchronize()
             allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
             held = process_bytes(torch.cuda.current_device())
+            if held is None:  # in a container NVML knows processes by other numbers
+                free, total = torch.cuda.mem_get_info()
+                held = total - free
+                self.source = CROWDED
         self.rows.append(
             RankMemory(
                 rank=self.rank,

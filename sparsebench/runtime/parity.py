@@ -170,6 +170,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _says(error, MEMORY)
 
 
+def on_gpu(error: BaseException) -> bool:
+    """Whether the memory that was wanting is a GPU's."""
+    return _says(error, ("cuda", "hip out of memory"))
+
+
 def echo(error: BaseException) -> bool:
     """Whether it only says that another rank has ended."""
     return isinstance(error, ConnectionError) or _says(error, ECHOES)

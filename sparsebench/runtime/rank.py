@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded
+from sparsebench import bounded, devices
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import heartbeat, hosts, latency, machine, memory, nodes, parity, watch
@@ -28,6 +28,7 @@ from sparsebench.runtime.results import Setting, Side, Workload
 from sparsebench.runtime.workload import Inputs, inputs, phases
 
 NO_METER = "none: the ranks are on several nodes"
+RANKS = "measure fewer ranks, or on a machine with more GPUs"
 
 
 class Channel:
@@ -82,13 +83,8 @@ class Work:
         self.imports(folder)
         # Two ranks with a thread too many spin against each other: ten times slower and more, and nothing says why.
         torch.set_num_threads(threads_per_rank(self.setting))
-        cuda = torch.cuda.is_available()
-        local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
-        if cuda and torch.cuda.device_count() < here:
-            raise UnsupportedError(f"{here} ranks need as many GPUs; this machine has {torch.cuda.device_count()}")
-        if cuda:
-            torch.cuda.set_device(local)
-        self.device = f"cuda:{local}" if cuda else "cpu"
+        self.take_device()
+        cuda = devices.is_gpu(self.device)
         self.notes = self.engine.start(self.rank, self.setting.ranks)
         if self.setting.hosts:
             self.notes = (*self.notes, f"ranks on {hosts.told(self.setting.hosts)}")
@@ -100,6 +96,28 @@ class Work:
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
+
+    def take_device(self) -> None:
+        """This rank's own device, before the group joins: the GPU of its number among those of its node, else the CPU.
+
+        Raises UnsupportedError where there are too few GPUs, or a GPU was asked for and torch sees none.
+        """
+        import torch
+
+        local, here = int(os.environ["LOCAL_RANK"]), self.setting.ranks_per_node
+        self.device = "cpu"
+        if self.setting.device == "cpu":
+            return
+        if torch.cuda.is_available():
+            if torch.cuda.device_count() < here:
+                raise UnsupportedError(f"{here} ranks need as many GPUs; there are {torch.cuda.device_count()}", RANKS)
+            torch.cuda.set_device(local)
+            self.device = f"cuda:{local}"
+        elif self.setting.on_gpu:
+            raise UnsupportedError(
+                f"device {self.setting.device}: torch sees no GPU in rank {self.rank}",
+                "see why: sparsebench doctor; or say `device: cpu`",
+            )
 
     def prompt(self, folder: Path) -> Inputs:
         """The workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
@@ -130,8 +148,14 @@ class Work:
             "kernel": self.engine.kernel,
             "device": self.device.split(":")[0],
             "dtype": self.dtype,
-            "notes": self.notes,
+            "notes": (*self.notes, *self._clocks()),
         }
+
+    def _clocks(self) -> tuple[str, ...]:
+        """A note of how the GPUs of this node are clocked, where they say."""
+        if self.rank or not devices.is_gpu(self.device):
+            return ()
+        return tuple(filter(None, [machine.gpu_state(range(self.setting.ranks_per_node))]))
 
     def latency(self, dense: Path | None, variants: list[tuple[int, Path]], baseline: bool, process: int) -> None:
         """Time ``dense`` beside each variant in turn, or, where it is None, each variant alone, as a ``baseline`` or not.
@@ -204,8 +228,9 @@ class Work:
         import torch
         from deepspeed import comm
 
+        self.take_device()
         notes = self.engine.start(self.rank, self.setting.ranks)
-        total = torch.full((1024,), float(self.rank + 1))
+        total = torch.full((1024,), float(self.rank + 1), device=self.device)  # NCCL takes nothing of a CPU's
         comm.inference_all_reduce(total)  # what sharded layers call: over shared memory where that is used
         expected = sum(range(1, self.setting.ranks + 1))
         if not bool((total == expected).all()):
@@ -280,7 +305,10 @@ def attempt(job: Work, call: Callable[[], None]) -> int:
     except (MemoryError, RuntimeError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if parity.out_of_memory(error):
+            # Every rank is a process with a copy of what is not shared; a GPU holds only its own share.
             hint = "use a smaller dtype, fewer ranks, or a larger machine"
+            if parity.on_gpu(error):
+                hint = "use a smaller dtype, more ranks, the deepspeed-zero3 engine, or a GPU with more memory"
             job.channel.send("error", type="MeasureError", message=f"{named} ran out of memory: {first}", hint=hint)
         elif parity.echo(error):
             message = f"{named} lost another rank: {first}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sparsebench import devices
 from sparsebench.runtime.hosts import Hosts
 
 Side = Literal["dense", "variant"]
@@ -29,7 +30,8 @@ class Setting:
     ``phase_seconds`` caps the sampling of one phase (both sides and all processes together), which then has fewer samples; a
     group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
     of a hostfile with equally many ranks on each; default: this machine, without ssh. ``forced``: an engine that skips zeros uses
-    its kernels for every layer, however few zeros that has.
+    its kernels for every layer, however few zeros that has. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` for one rank, or
+    ``auto``: whatever torch finds where the ranks run.
     """
 
     engine: str
@@ -44,6 +46,12 @@ class Setting:
     hosts: Hosts = ()
     processes: int = 5
     forced: bool = False
+    device: str = "auto"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU was named; of ``auto`` only the ranks know."""
+        return devices.is_gpu(self.device)
 
     @property
     def ranks_per_node(self) -> int:

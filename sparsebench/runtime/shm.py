@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from sparsebench import children, environment
+from sparsebench import children, devices, environment
 from sparsebench.sources import Cache
 
 DISABLED = "SPARSEBENCH_PLAIN_GLOO"
@@ -25,9 +25,9 @@ BUFFERS = Path("/dev/shm")
 COMPILE_SECONDS = 600
 
 
-def used(engine: str, ranks: int, hosts: object = ()) -> bool:
-    """Whether ranks of this engine add up their tensors with it: those that share this machine, and that we start."""
-    return engine == "deepspeed" and ranks > 1 and not hosts
+def used(engine: str, ranks: int, hosts: object = (), device: str = "cpu") -> bool:
+    """Whether ranks of this engine add up their tensors with it: those that share this machine's CPU, and that we start."""
+    return engine == "deepspeed" and ranks > 1 and not hosts and not devices.is_gpu(device)
 
 
 def path_with_tools() -> str:

@@ -117,9 +117,10 @@ class Progress(Protocol):
 class Context:
     """What a pass may use: ``dense`` is the folder that its recipe began with; ``read`` gives the calibration text as the
     model's tokens (when called first, it is fetched);
-    ``dtype`` is the precision to calculate in; ``progress`` is told (done, of) where there is somebody to tell; ``fetch`` gives
-    the file that a source of text names, ``draw`` the samples of such a text to train on, as many as there are up to the number
-    asked for; ``resume`` names a folder in which what a killed process has done of a step is found again, where there is one."""
+    ``dtype`` is the precision to calculate in, ``device`` where, as torch names it; ``progress`` is told (done, of) where there
+    is somebody to tell; ``fetch`` gives the file that a source of text names, ``draw`` the samples of such a text to train on, as
+    many as there are up to the number asked for; ``resume`` names a folder in which what a killed process has done of a step is
+    found again, where there is one."""
 
     family: Family
     seed: int = 0
@@ -130,6 +131,7 @@ class Context:
     dense: Path | None = None
     draw: Callable[[Calibration], Calibrated] | None = None
     resume: Callable[[Step], Path] | None = None
+    device: str = "cpu"
 
 
 Run = Callable[[Path, Mapping[Step, Path], Context, Emit], None]
@@ -156,6 +158,8 @@ class StepKind:
     the plan's estimate."""
     holds: Callable[[Step], float] = lambda step: 0.0
     """Bytes a parameter that it holds in memory, and that resuming it takes on the disk: for the plan's estimate."""
+    on_device: Callable[[Step], bool] = lambda step: False
+    """Whether it calculates on the context's device; other steps stay on the CPU."""
     reads_dense: Callable[[Step], bool] = lambda step: False
     """Whether the step looks at the dense model beside their parent."""
     draws: Callable[[Step], bool] = lambda step: False

@@ -8,10 +8,13 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import native
+from sparsebench import devices, native
 from sparsebench.cli.app import app
+from sparsebench.errors import MeasureError
 from sparsebench.run import doctor
 from sparsebench.run.doctor import Finding
+from sparsebench.runtime import launch
+from tests.gpus import H100, Driver
 from tests.sources.servers import Served, serving
 
 LEAK = "raise SystemExit('https://me:secret@mirror.example')"
@@ -71,3 +74,28 @@ def test_without_a_compiler_packing_is_slower_and_says_what_to_do(monkeypatch: p
     assert found.state == "slower"
     assert "numpy" in found.detail
     assert "g++" in found.fix
+
+
+def test_a_gpu_that_torch_does_not_see_is_missing(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._gpus().state == "absent"
+    driver.lists([("GPU-a", H100, "80000")])
+    monkeypatch.setattr(devices, "cuda_version", lambda: "")
+    found = doctor._gpus()
+    assert found.state == "missing" and "for a CPU only" in found.detail and "device: cpu" in found.fix
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    assert (doctor._gpus().state, doctor._gpus().detail) == ("ok", H100)
+
+
+def test_two_ranks_are_tried_on_gpus_only_where_there_are_two(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def group(spec: dict[str, dict[str, str]], *_: object) -> None:
+        seen.append(spec["setting"]["device"])
+        raise MeasureError("not here")
+
+    monkeypatch.setattr(launch, "RankGroup", group)
+    monkeypatch.setattr(launch, "variables", lambda _: {})
+    for count in (1, 2):
+        driver.lists([(f"GPU-{number}", H100, "80000") for number in range(count)])
+        assert doctor._ranks().state == "missing"
+    assert seen == ["cpu", "cuda"]

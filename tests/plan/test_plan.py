@@ -15,19 +15,19 @@ from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
 from sparsebench.plan.expand import Plan, Texts, expand
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import jobs, remaking
+from sparsebench.plan.jobs import calculates, jobs, remaking
 from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import precompile
 from sparsebench.runtime import memory
 from sparsebench.runtime.engines import engines
+from tests.gpus import H100, Driver
 
 
 @pytest.fixture(autouse=True)
 def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that multiplies every precision, and no GPU, whatever this one is."""
+    """A CPU that multiplies every precision, whatever this one is."""
     monkeypatch.setattr(environment, "emulated", lambda dtype: False)
-    monkeypatch.setattr(environment, "gpus", lambda: ())
 
 
 def planned(revision: str = "r1", **changes: object) -> Plan:
@@ -316,7 +316,11 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     plan = planned(runtime={"ranks": [1]}, benchmarks={})
     work = jobs(plan, plan.cells, lambda variant: True)
     ready = SimpleNamespace(
-        sizes={"m": ModelSize(5 * 10**9, 10**10)}, manifest=SimpleNamespace(storage=None), plan=plan, has=lambda _: True
+        device="cpu",
+        sizes={"m": ModelSize(5 * 10**9, 10**10)},
+        manifest=SimpleNamespace(storage=None),
+        plan=plan,
+        has=lambda _: True,
     )
 
     def short(free: int) -> list[tuple[str, bool]]:
@@ -355,11 +359,11 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "emulated", lambda dtype: dtype in ("bfloat16", "float16", "auto"))
 
 
-def precisions(plan: Plan) -> dict[str, set[str]]:
-    """By stage, the precision that its cells will be calculated in on this machine."""
+def precisions(plan: Plan, device: str = "cpu") -> dict[str, set[str]]:
+    """By stage, the precision that its cells will be calculated in on this machine's device."""
     found: dict[str, set[str]] = {}
     for cell in plan.cells:
-        found.setdefault(cell.stage, set()).add(calculated(cell))
+        found.setdefault(cell.stage, set()).add(calculated(cell, device))
     return found
 
 
@@ -370,7 +374,7 @@ def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.Monkey
     before = planned(models=HALF, variants=CALIBRATED)
     assert precisions(before)["benchmarks"] == precisions(before)["latency"] == {"bfloat16"}
     lacking(monkeypatch)
-    monkeypatch.setattr(environment, "machine", lambda: "another CPU")
+    monkeypatch.setattr(environment, "machine", lambda device: "another CPU")
     after = planned(models=HALF, variants=CALIBRATED)
     assert precisions(after)["benchmarks"] == precisions(after)["latency"] == precisions(after)["memory"] == {"float32"}
     assert before.cells == after.cells
@@ -379,7 +383,7 @@ def test_a_manifest_has_the_same_ids_on_every_machine(monkeypatch: pytest.Monkey
 def test_times_are_asked_for_again_in_another_place_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planned()
     here = {records.key(cell) for cell in plan.cells}
-    monkeypatch.setattr(environment, "where", lambda: {"id": "elsewhere"})
+    monkeypatch.setattr(environment, "where", lambda device: {"id": "elsewhere"})
     moved = {cell.stage for cell in plan.cells if records.key(cell) not in here}
     assert moved == {"latency", "memory"}
 
@@ -396,9 +400,26 @@ def test_who_names_a_precision_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_runs_what_the_cpu_beside_it_would_emulate(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking(monkeypatch)
-    monkeypatch.setattr(environment, "gpus", lambda: ("some GPU",))
-    found = precisions(planned(models=HALF))
-    assert found["latency"] == {"bfloat16"} and found["benchmarks"] == {"float32"}
+    plan = planned(models=HALF)
+    for stage in ("latency", "memory", "benchmarks"):
+        assert precisions(plan, "cuda")[stage] == {"bfloat16"} and precisions(plan)[stage] == {"float32"}
+
+
+def test_a_device_changes_where_times_are_filed_and_no_id(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    plain = planned()
+    assert [planned(device=device).cells for device in ("cpu", "cuda", "cuda:1")] == [plain.cells] * 3
+    driver.lists([("GPU-a", H100, "80000")])
+    moved = {cell.stage for cell in plain.cells if records.key(cell, "cuda") != records.key(cell, "cpu")}
+    assert moved == {"latency", "memory"}
+
+
+def test_a_job_says_whether_it_calculates(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(variants=[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", "sparsity": 0.5}])
+    found = {(job.kind, calculates(job)) for job in jobs(plan, plan.cells, lambda _: False)}
+    assert found == {
+        ("prepare", False), ("make", False), ("make", True), ("assess", False), ("benchmarks", True), ("latency", True),
+        ("memory", True),
+    }  # fmt: skip
 
 
 def test_emulation_is_slow_and_float32_large_and_the_plan_knows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +432,7 @@ def test_emulation_is_slow_and_float32_large_and_the_plan_knows(monkeypatch: pyt
     assert seconds(HALF[0] | {"compute_dtype": "bfloat16"}) == pytest.approx(8 * seconds(HALF[0]))
     plan = planned(models=HALF, runtime=None)
     work = [job for job in jobs(plan, plan.cells, lambda variant: True) if job.kind == "benchmarks"]
-    ready = SimpleNamespace(sizes={"m": size})
+    ready = SimpleNamespace(device="cpu", sizes={"m": size})
     monkeypatch.setattr(environment, "memory", lambda: (2**40, 5 * 10**9))
     assert crowded(ready, work)  # type: ignore[arg-type]
 

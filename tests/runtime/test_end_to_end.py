@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
 from sparsebench.runtime.launch import try_ranks
+from tests.gpus import H100, Driver
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
@@ -192,19 +192,28 @@ def test_a_dense_model_that_does_not_fit_is_refused_beside_a_small_variant(
 
 
 def test_a_model_over_a_gpus_memory_is_refused_with_the_engine_that_offloads(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 40000\necho 0\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert environment.gpu_memory() == 0
+    driver.lists([("GPU-a", H100, "40000"), ("GPU-b", H100, "0")])
     monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
     with pytest.raises(MeasureError, match="on each GPU") as caught:
         measure_memory(tiny_bert, "encoder", setting(2))
     assert "deepspeed-zero3" in (caught.value.hint or "")
     with pytest.raises(pytest.fail.Exception, match="ranks were started"):
         measure_memory(tiny_bert, "encoder", setting(2, "deepspeed-zero3"))
+    with pytest.raises(pytest.fail.Exception, match="ranks were started"):
+        measure_memory(tiny_bert, "encoder", replace(setting(1), device="cpu"))
+
+
+def test_more_ranks_than_gpus_are_refused_before_any_starts(
+    tiny_bert: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
+    monkeypatch.setattr(measure, "RankGroup", lambda *_: pytest.fail("ranks were started"))
+    with pytest.raises(UnsupportedError, match="4 ranks need as many GPUs; device cuda is 2"):
+        measure_memory(tiny_bert, "encoder", replace(setting(4), device="cuda"))
+    with pytest.raises(UnsupportedError, match="2 ranks need as many GPUs; device cuda:1 is 1"):
+        measure_memory(tiny_bert, "encoder", replace(setting(2), device="cuda:1"))
 
 
 @pytest.mark.slow

@@ -112,6 +112,26 @@ def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeyp
     assert machine.process_bytes(1) is None
 
 
+def test_a_gpus_clock_cap_and_what_slows_it_down_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="ab"[index]))
+    reasons = {"GPU-a": 0x1, "GPU-b": 0x5}
+    fake = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        NVML_CLOCK_SM=1,
+        nvmlDeviceGetClockInfo=lambda device, kind: 1200,
+        nvmlDeviceGetMaxClockInfo=lambda device, kind: 1980,
+        nvmlDeviceGetEnforcedPowerLimit=lambda device: 350_000,
+        nvmlDeviceGetCurrentClocksThrottleReasons=reasons.__getitem__,
+        NVMLError=KeyError,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
+    assert machine.gpu_state([0]) == "GPU 0: 1200 of 1980 MHz, 350 W at most"
+    assert machine.gpu_state([1]).endswith("slowed down (NVML's reasons 0x4)")
+    del reasons["GPU-a"]
+    assert machine.gpu_state([0]) == "", "NVML refuses"
+
+
 def test_the_clock_is_the_mean_over_the_processors(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\ncpu MHz\t\t: 2000.5\nprocessor\t: 1\ncpu MHz\t\t: 3000.5\n")

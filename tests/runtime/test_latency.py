@@ -10,7 +10,7 @@ import pytest
 
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.intervals import differences, summaries, waiting
-from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS, Loaded, Peers, run
+from sparsebench.runtime.latency import GPU_SECONDS, MIN_PAIRS, WARM_SECONDS, WARM_STEPS, Loaded, Peers, run
 from sparsebench.runtime.machine import Nothing
 from sparsebench.runtime.workload import Phase
 
@@ -153,3 +153,24 @@ def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
         ("forward", "variant"): 4.0,
     }
     assert {one.energy_j for one in summaries(samples, Counts(settled))} == {None}
+
+
+class Slow(Counter):
+    """A counter that moves so slowly that only two seconds of it say anything."""
+
+    window = 2.0
+
+
+def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_window() -> None:
+    clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
+    clock.cuda = True
+    sides = {
+        "dense": Loaded([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0)),
+        "variant": Loaded([Scripted("forward", "variant", lambda _: 0.02)], (2.0, 2.0)),
+    }
+    samples, _, spent = run(sides, setting, clock, lambda: None, Slow(clock))  # type: ignore[arg-type]
+    forward = [sample for sample in samples if sample.phase == "forward"]
+    assert sum(sample.wall_s for sample in forward) >= 2 * GPU_SECONDS
+    assert spent == {("forward", "dense"): pytest.approx(10.0), ("forward", "variant"): pytest.approx(4.0)}
+    last = len(clock.steps) - clock.steps[::-1].index("dense")
+    assert clock.steps[last:] == ["variant"] * 100, "two seconds of twenty milliseconds each"

@@ -33,25 +33,18 @@ NOT_SHARDED = {
     "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
 }
 """Model types that AutoTP cannot shard, and why."""
-INJECTED = ("bert", "roberta", "distilbert")
-"""Model types that get DeepSpeed's own kernels on a GPU (written to its code, not yet run on one).
-
-It has kernels for some decoders too, but with a cache of their own: decoding could not go on from a prompt's cache.
-"""
-KERNELS = "deepspeed.model_implementations"
 
 
 class DeepSpeed(Wrapping):
-    """DeepSpeed's inference engine."""
+    """DeepSpeed's inference engine, with torch's kernels: under transformers 5 its own run no model that is measured here."""
 
     def __init__(self) -> None:
-        self.ranks, self.injected, self.cuda = 1, 0, False
+        self.ranks, self.cuda = 1, False
 
     @property
     def kernel(self) -> str:
-        """DeepSpeed's kernels by number of blocks, or torch's, of floats or of integers."""
-        ours = self.multiplied or "dense torch linear"
-        return f"DeepSpeed kernels ×{self.injected} blocks" if self.injected else ours
+        """torch's, of floats or of integers."""
+        return self.multiplied or "dense torch linear"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Raise UnsupportedError at several ranks for architectures that AutoTP shards wrongly or not at all."""
@@ -70,8 +63,8 @@ class DeepSpeed(Wrapping):
         if ranks == 1:
             return ()
         reason = os.environ.get(shm.DISABLED)
-        join(rank, reason)
-        return (f"plain gloo: {reason}",) if reason else ()
+        join(rank, "the ranks are on GPUs" if self.cuda else reason)
+        return (f"plain gloo: {reason}",) if reason and not self.cuda else ()
 
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """As every engine that wraps; but what is cut first is widened only then (see ``cut_first``)."""
@@ -102,14 +95,13 @@ class DeepSpeed(Wrapping):
         """
         import deepspeed
 
-        whole, kind = block_parameters(model), model.config.model_type
-        inject = self.cuda and kind in INJECTED
+        whole = block_parameters(model)
         try:
             engine = deepspeed.init_inference(
                 model,
                 tensor_parallel={"tp_size": self.ranks},
                 dtype=dtype,
-                replace_with_kernel_inject=inject,
+                replace_with_kernel_inject=False,
                 max_out_tokens=tokens,
             )
         except (AssertionError, ValueError, RuntimeError) as error:
@@ -118,9 +110,6 @@ class DeepSpeed(Wrapping):
             raise UnsupportedError(
                 f"DeepSpeed refuses a {type(model).__name__} at {self.ranks} ranks: {error}"
             ) from error
-        self.injected = sum(type(one).__module__.startswith(KERNELS) for one in engine.module.modules())
-        if inject and not self.injected:
-            raise MeasureError(f"DeepSpeed was asked for its kernels for {kind} and put in none", "use the hf engine")
         if self.ranks > 1 and block_parameters(engine.module) >= whole:
             raise MeasureError(
                 f"DeepSpeed left all {whole} block parameters on each of {self.ranks} ranks", "measure at one rank"
@@ -143,7 +132,7 @@ class DeepSpeed(Wrapping):
 
         plain = SavedModel(source.folder, source.family).plain()
         found = compare(plain, made, source.family, prompt, False)
-        return replace(found, wraps_only=self.ranks == 1 and not self.injected)
+        return replace(found, wraps_only=self.ranks == 1)
 
 
 def cut_first(stored: Collection[str], dtype: str, ranks: int) -> bool:

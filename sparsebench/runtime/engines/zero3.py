@@ -28,13 +28,15 @@ class Zero3(Wrapping):
     kernel = "dense torch linear, ZeRO-3: parameters gathered layer by layer"
 
     def __init__(self) -> None:
-        self.ranks = 1
+        self.ranks, self.device = 1, "cpu"
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Any model and any number of ranks: nothing is cut along a dimension that must divide."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        self.ranks = ranks
+        import torch
+
+        self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
         join(rank, without_shm="it gathers nothing")
         return (NOTE,)
 
@@ -44,6 +46,8 @@ class Zero3(Wrapping):
 
         whole = sum(one.numel() for one in model.parameters())
         try:
+            if self.device != "cpu":
+                cut(model, dtype, self.device)
             engine = deepspeed.initialize(model=model, config=settings(dtype))[0]
         except (AssertionError, ValueError, RuntimeError, NotImplementedError) as error:
             if not_the_models(error):
@@ -76,6 +80,20 @@ class Zero3(Wrapping):
             for engine in made:
                 engine.destroy()
             gc.collect()
+
+
+def cut(model: Any, dtype: Any, device: str) -> None:
+    """Leave of each parameter of ``model`` this rank's share, in main memory; buffers, which nobody cuts, go to ``device``.
+
+    ``deepspeed.initialize`` moves a model that is whole to the GPU before it cuts it: too much just where sharing is wanted.
+    """
+    import deepspeed
+
+    deepspeed.zero.Init(module=model, config_dict_or_path=settings(dtype), remote_device="cpu", dtype=dtype)
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
 
 
 def settings(dtype: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ TOKENS = 32
 """Tokens multiplied at a time: more at once are slower each."""
 CAPABILITY = (8, 0)
 """Ampere: the first with sparse tensor cores."""
+DENSE_ROWS = 8
+"""Tokens that the kernels divide by."""
 MULTIPLE = 64
 """Rows and columns that the kernels divide by, for 16-bit values."""
 
@@ -64,25 +66,46 @@ class TorchCsr(nn.Module):
 
 
 class SemiLinear(nn.Module):
-    """The linear layer of a 2:4 matrix."""
+    """The linear layer of a 2:4 matrix, compressed on the ``device`` by cuSPARSELt, whose product is called by itself.
+
+    torch's tensor of this kind cannot be moved while gradients are off, and costs nine times as long to call. The weight's shape
+    and dtype are told on the meta device.
+    """
 
     layout = "2:4 semi-structured"
-    instructions = "cuda"
+    instructions = "cusparselt"
+    packed: torch.Tensor
+    weight: torch.Tensor
     bias: nn.Parameter | None
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, device: str) -> None:
         super().__init__()
+        self.out_features, self.in_features = weight.shape
         self.nonzeros = int((weight != 0).sum())
         self.register_parameter("bias", None)
-        self.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(weight.cuda()), requires_grad=False)
+        self.register_buffer("packed", torch._cslt_compress(weight.to(device)), persistent=False)
+        self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+        self.fastest: dict[int, int] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) to (…, out) on the GPU."""
-        return nn.functional.linear(x, self.weight, self.bias)
+        """(…, in) to (…, out) on the GPU: (W xᵀ)ᵀ, tokens filled up to a multiple of ``DENSE_ROWS``."""
+        flat = x.reshape(-1, self.in_features)
+        tokens = flat.shape[0]
+        padded = nn.functional.pad(flat, (0, 0, 0, -tokens % DENSE_ROWS)).t()
+        if padded.shape[1] not in self.fastest:  # which of its algorithms is fastest is asked once, while warming up
+            self.fastest[padded.shape[1]] = int(
+                torch._cslt_sparse_mm_search(self.packed, padded, transpose_result=True)
+            )
+        chosen = self.fastest[padded.shape[1]]
+        found = torch._cslt_sparse_mm(self.packed, padded, bias=self.bias, transpose_result=True, alg_id=chosen)[
+            :tokens
+        ]
+        return found.reshape(*x.shape[:-1], self.out_features)
 
 
-def semi_structured(weight: torch.Tensor) -> Any:
-    """A layer for ``weight`` (out, in), or None where it is not 2:4. Raises UnsupportedError on an older GPU."""
+def semi_structured(weight: torch.Tensor, device: str = "cuda") -> Any:
+    """A layer for ``weight`` (out, in), or None where it is not 2:4. Raises UnsupportedError on an older GPU, or without
+    cuSPARSELt."""
     rows, cols = weight.shape
     if rows % MULTIPLE or cols % MULTIPLE or weight.dtype not in (torch.bfloat16, torch.float16):
         return None
@@ -91,4 +114,8 @@ def semi_structured(weight: torch.Tensor) -> Any:
     if torch.cuda.get_device_capability() < CAPABILITY:
         found = ".".join(map(str, torch.cuda.get_device_capability()))
         raise UnsupportedError(f"2:4 needs a GPU of capability 8.0, this one has {found}", "measure it on a CPU")
-    return SemiLinear(weight)
+    if not torch.backends.cusparselt.is_available():
+        raise UnsupportedError(
+            "2:4 needs cuSPARSELt, which this torch was built without", "install NVIDIA's wheel of torch"
+        )
+    return SemiLinear(weight, device)

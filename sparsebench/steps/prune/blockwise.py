@@ -37,7 +37,10 @@ Place = tuple[str, int]
 
 @dataclass
 class BlockSweep:
-    """A sweep whose versions share a calibration; ``batch`` is what the model reads, calculating in ``dtype``."""
+    """A sweep whose versions share a calibration; ``batch`` is what the model reads, calculating in ``dtype`` on ``device``.
+
+    Blocks, statistics and solutions lie there; what is written comes back to the CPU, matrix by matrix.
+    """
 
     checkpoint: Checkpoint
     places: dict[str, Part]
@@ -47,6 +50,7 @@ class BlockSweep:
     seed: int = 0
     propagate: str = "pruned"
     dtype: str = "auto"
+    device: str = "cpu"
     shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
     unread_way: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Target, set[str]] = field(default_factory=dict)
@@ -56,15 +60,13 @@ class BlockSweep:
 
     def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
-        from sparsebench.models.replay import Replay
-
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
         with temporary(_beside(outputs) / ".activations") as spill:
             if passes == 2:
-                scout = Replay(self.checkpoint, self.family, self.batch, 1, spill, self.dtype)
+                scout = self._replay(1, spill)
                 self._allocate(scout, _step(progress, 0, passes))
-            replay = Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype)
+            replay = self._replay(streams, spill)
             visit = self._visit_pruned if self.propagate == "pruned" else self._visit_dense
             replay.run(lambda block: visit(block, outputs), _step(progress, passes - 1, passes))
         for target, names in self.unreached.items():
@@ -76,6 +78,11 @@ class BlockSweep:
             if self.places[name].prunable:
                 raise ModelError(f"tensor {name}: no block of the model reads it", "leave it out of `models`")
             outputs.copy(name)
+
+    def _replay(self, streams: int, spill: Path) -> Replay:
+        from sparsebench.models.replay import Replay
+
+        return Replay(self.checkpoint, self.family, self.batch, streams, spill, self.dtype, device=self.device)
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""
@@ -175,12 +182,13 @@ class BlockSweep:
         return self.views[name].stored(weights)
 
     def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
-        outputs.write(target, self.views[layer.name], stored, zeros_in(stored), solution.notes)
+        kept = stored.cpu()
+        outputs.write(target, self.views[layer.name], kept, zeros_in(kept), solution.notes)
 
     def _write_rest(self, block: Block, outputs: Outputs) -> None:
         for name, tensor in block.tensors.items():
             if not self.places[name].prunable:
-                outputs.same(name, tensor)
+                outputs.same(name, tensor.cpu())
 
     @property
     def _needs_gram(self) -> bool:

@@ -101,12 +101,13 @@ def _cholesky(matrix: torch.Tensor) -> bool:
     for start, stop in _panels(len(matrix)):
         panel, corner = matrix[start:, start:stop], matrix[start:stop, start:stop]
         corners.append(corner.clone())
+        eye = torch.eye(stop - start, dtype=matrix.dtype, device=matrix.device)
         panel.addmm_(matrix[start:, :start], matrix[start:stop, :start].T, alpha=-1)
         lower, failed = torch.linalg.cholesky_ex(corner)
         if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
             _restore(matrix, corners)
             return False
-        corner.copy_(torch.linalg.solve_triangular(lower, torch.eye(stop - start, dtype=matrix.dtype), upper=False))
+        corner.copy_(torch.linalg.solve_triangular(lower, eye, upper=False))
         matrix[stop:, start:stop] = matrix[stop:, start:stop] @ corner.T
     return True
 

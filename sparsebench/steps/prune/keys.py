@@ -95,26 +95,27 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
     import torch
 
     source = iter(passes)
-    upper = torch.zeros(UPPER_BINS, dtype=torch.int64)
-    fine = torch.zeros((), dtype=torch.int32)
+    # Counts are few, and lie on the CPU wherever the keys do.
+    upper = torch.zeros(UPPER_BINS, dtype=torch.int64, device="cpu")
+    fine = torch.zeros((), dtype=torch.int32, device="cpu")
     width = 16
     for chunk in _chunks(next(source)):
         if chunk.dtype == torch.int16:
-            upper += torch.bincount(chunk, minlength=UPPER_BINS)
+            upper += torch.bincount(chunk, minlength=UPPER_BINS).cpu()
             width = 0
             continue
-        upper += torch.bincount(chunk >> 16, minlength=UPPER_BINS)
-        fine |= (chunk & 0xFFFF).amax()
+        upper += torch.bincount(chunk >> 16, minlength=UPPER_BINS).cpu()
+        fine |= (chunk & 0xFFFF).amax().cpu()
     before = torch.cumsum(upper, 0)
     places = [_locate(before, rank) for rank in ranks]
     if not int(fine):
         return [Threshold(place << width, rank - below) for (place, below), rank in zip(places, ranks, strict=True)]
     wanted = sorted({place for place, _ in places})
-    lower = {place: torch.zeros(LOWER_BINS, dtype=torch.int64) for place in wanted}
+    lower = {place: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for place in wanted}
     for chunk in _chunks(next(source)):
         high = chunk >> 16
         for place in wanted:
-            lower[place] += torch.bincount(chunk[high == place] & 0xFFFF, minlength=LOWER_BINS)
+            lower[place] += torch.bincount(chunk[high == place] & 0xFFFF, minlength=LOWER_BINS).cpu()
     found = []
     for (place, below), rank in zip(places, ranks, strict=True):
         low, under = _locate(torch.cumsum(lower[place], 0), rank - below)

@@ -133,7 +133,7 @@ def by_pattern(keys: torch.Tensor, pattern: str) -> torch.Tensor:
 
     keep, group = pair(pattern)
     rows, whole = keys.shape[0], keys.shape[1] // group * group
-    mask = torch.zeros(keys.shape, dtype=torch.bool)
+    mask = torch.zeros(keys.shape, dtype=torch.bool, device=keys.device)
     step = max(1, CHUNK // max(1, whole))
     for start in range(0, rows if whole else 0, step):
         groups = keys[start : start + step, :whole].reshape(-1, group)
@@ -150,7 +150,7 @@ def lowest_of_each(keys: torch.Tensor, remove: int) -> torch.Tensor:
         (mask,) = _lowest_in_rows(keys.T.contiguous(), [remove])
         return mask.T
     keys = keys.contiguous()
-    lower = torch.zeros(keys.shape, dtype=torch.int8)
+    lower = torch.zeros(keys.shape, dtype=torch.int8, device=keys.device)
     for late in range(1, group):
         for early in range(late):
             first = keys[early] <= keys[late]
@@ -165,7 +165,7 @@ def block_sums(scores: torch.Tensor, pattern: str) -> torch.Tensor:
 
     height, width = pair(pattern)
     down, across = scores.shape[0] // height, scores.shape[1] // width
-    sums = torch.empty(down, across, dtype=torch.float64)
+    sums = torch.empty(down, across, dtype=torch.float64, device=scores.device)
     step = max(1, CHUNK // 8 // max(1, height * scores.shape[1]))
     for start in range(0, down if across else 0, step):
         stop = min(start + step, down)
@@ -210,7 +210,7 @@ def _spread(mask: torch.Tensor, shape: Sequence[int], pattern: str) -> torch.Ten
     import torch
 
     height, width = pair(pattern)
-    spread = torch.zeros(tuple(shape), dtype=torch.bool)
+    spread = torch.zeros(tuple(shape), dtype=torch.bool, device=mask.device)
     whole = mask.repeat_interleave(height, 0).repeat_interleave(width, 1)
     spread[: whole.shape[0], : whole.shape[1]] = whole
     return spread
@@ -239,7 +239,7 @@ def _each_row(keys: torch.Tensor, sparsities: Sequence[float], keep: bool) -> It
     columns = keys.shape[1]
     if not keep:
         return _lowest_in_rows(keys, [count(sparsity, columns) for sparsity in sparsities])
-    found = [torch.empty(keys.shape, dtype=torch.bool) for _ in sparsities]
+    found = [torch.empty(keys.shape, dtype=torch.bool, device=keys.device) for _ in sparsities]
     gone = (keys < 0).sum(1)
     for number in gone.unique().tolist():  # rows with equally many zeros lose equally many
         rows = (gone == number).nonzero().flatten()
@@ -254,6 +254,9 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
     import numpy as np
     import torch
 
+    if keys.device.type != "cpu":
+        yield from _lowest_by_sorting(keys, counts)
+        return
     rows, columns = keys.shape
     inner = sorted({number for number in counts if 0 < number < columns})
     values = keys.numpy()
@@ -275,6 +278,21 @@ def _lowest_in_rows(keys: torch.Tensor, counts: Sequence[int]) -> Iterator[torch
                 part = slice(start, start + step)
                 _mark_lowest(values[part], limit[part], number, mask[part])
         yield torch.from_numpy(mask)
+
+
+def _lowest_by_sorting(keys: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+    """The same masks where numpy does not reach, on a GPU: from a stable sort, in which of equals the earlier come first."""
+    import torch
+
+    rows, columns = keys.shape
+    found = [torch.zeros(keys.shape, dtype=torch.bool, device=keys.device) for _ in counts]
+    step = max(1, CHUNK // max(1, columns))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        order = torch.sort(keys[part], dim=1, stable=True).indices
+        for mask, number in zip(found, counts, strict=True):
+            mask[part] = mask[part].scatter(1, order[:, :number], True)
+    return found
 
 
 def _mark_lowest(keys: NDArray[np.integer], limit: NDArray[np.integer], number: int, mask: NDArray[np.bool_]) -> None:

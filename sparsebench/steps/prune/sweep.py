@@ -46,7 +46,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     folders = {target: targets[step] for target, step in steps.items()}
     tokens = context.read() if context.read and any(reads_text(step) for step in steps.values()) else None
     propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
-    sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype)
+    sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
 
 
@@ -69,7 +69,7 @@ class Sweep:
     """Versions of the model in ``dense``; ``folders`` says where each goes, ``tokens`` is the calibration, if any.
 
     ``propagate`` (pruned or dense) matters to calibrated methods alone: whose inputs they see; so does ``dtype``, the
-    precision in which the model reads the text (``auto``: the checkpoint's).
+    precision in which the model reads the text (``auto``: the checkpoint's), and the ``device`` that does.
     """
 
     dense: Path
@@ -79,6 +79,7 @@ class Sweep:
     tokens: Calibrated | None = None
     propagate: str = "pruned"
     dtype: str = "auto"
+    device: str = "cpu"
 
     def run(self, emit: Emit, progress: Progress | None = None) -> None:
         """Make every version, count each from its files, and emit its result, or why it alone has none.
@@ -116,7 +117,7 @@ class Sweep:
     ) -> dict[Target, SparsebenchError]:
         if self.tokens is None:
             raise ModelError(f"{targets[0].method} needs calibration text", "name it under `calibration:`")
-        ways = (self.tokens.batch, self.seed, self.propagate, self.dtype)
+        ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)
         blocks = BlockSweep(checkpoint, places, self.family, targets, *ways)
         with Outputs(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
             blocks.run(outputs, progress)

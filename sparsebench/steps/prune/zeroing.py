@@ -17,10 +17,12 @@ PIECE = 1 << 18
 
 
 def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """A copy of ``weights`` that is zero where ``mask`` is True; same shape and dtype."""
+    """A copy of ``weights`` that is zero where ``mask`` is True; same shape, dtype and device."""
     import numpy as np
     import torch
 
+    if weights.device.type != "cpu":
+        return weights.masked_fill(mask, 0)
     kept = weights.contiguous()
     out = torch.empty_like(kept)
     source, target, gone = _bits(kept), _bits(out), mask.contiguous().reshape(-1).numpy()

@@ -113,9 +113,10 @@ def nearest(weights: torch.Tensor, scheme: Scheme) -> Codes:
 
     rows, columns = weights.shape
     groups, width = groups_of(columns, scheme.group), scheme.group or columns
-    values = torch.empty(rows, columns, dtype=torch.int8)
-    steps = torch.empty(rows, groups, dtype=weights.dtype)
-    zeros = torch.empty(rows, groups, dtype=torch.int8)
+    device = weights.device
+    values = torch.empty(rows, columns, dtype=torch.int8, device=device)
+    steps = torch.empty(rows, groups, dtype=weights.dtype, device=device)
+    zeros = torch.empty(rows, groups, dtype=torch.int8, device=device)
     height = max(1, CHUNK // max(columns, 1))
     for start in range(0, rows, height):
         part = slice(start, start + height)

@@ -67,7 +67,8 @@ def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], contex
 
     tokens = context.read() if context.read and any(own.rounding == "gptq" for own in wanted) else None
     folders = {own: folder for own, (_, folder) in wanted.items()}
-    sweep.run(parent, context.family, folders, tokens, tell, context.progress, context.dtype, context.seed)
+    ways = (context.progress, context.dtype, context.seed, context.device)
+    sweep.run(parent, context.family, folders, tokens, tell, *ways)
 
 
 def evidence(found: Any, made: int, tokens: Any) -> Evidence:

@@ -37,12 +37,13 @@ def run(
     progress: Progress | None = None,
     dtype: str = "auto",
     seed: int = 0,
+    device: str = "cpu",
 ) -> None:
     """Quantize every prunable weight of the model in ``parent`` into one folder per target; each is told to ``emit``.
 
-    What a target reads of ``tokens`` goes through its own, quantized, blocks in ``dtype``. A target that fails is told as
-    its error, and the others are made. Raises ModelError where nothing can be made: the parent is quantized already, or has
-    no prunable weight; UnsupportedError for experts in one tensor.
+    What a target reads of ``tokens`` goes through its own, quantized, blocks in ``dtype`` on ``device``. A target that fails is
+    told as its error, and the others are made. Raises ModelError where nothing can be made: the parent is quantized already,
+    or has no prunable weight; UnsupportedError for experts in one tensor.
     """
     checkpoint = Checkpoint(parent)
     if encoding_of(checkpoint.config) != FLOAT:
@@ -57,7 +58,7 @@ def run(
             f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
-    work = _Work(checkpoint, places, family, tokens, progress, dtype, seed)
+    work = _Work(checkpoint, places, family, tokens, progress, dtype, seed, device)
     for rounding in ("nearest", "gptq"):
         chosen = {_target(one): folder for one, folder in targets.items() if one.rounding == rounding}
         if chosen:
@@ -79,6 +80,7 @@ class _Work:
     progress: Progress | None
     dtype: str
     seed: int
+    device: str
 
     def attempt(self, folders: dict[QuantizeTarget, Path], emit: Emit) -> None:
         """Make all together; where that fails before any is whole, each by itself, so that only what must fails."""
@@ -104,7 +106,7 @@ class _Work:
             if not calibrated or self.tokens is None:
                 self._round(outputs)
                 return outputs.close(self.family, {}, 0)
-            ways = (self.tokens.batch, self.seed, "pruned", self.dtype)
+            ways = (self.tokens.batch, self.seed, "pruned", self.dtype, self.device)
             sweep = GptqSweep(self.checkpoint, self.places, self.family, list(folders), *ways)
             sweep.run(outputs, self.progress)
             made: dict[str, Any] = {"dtype": self.dtype, "seed": self.seed, **self.tokens.told()}
@@ -142,10 +144,11 @@ class GptqSweep(BlockSweep):
             for quota, solution in zip(quotas, solutions, strict=True):
                 assert isinstance(solution, Solution) and quota.quantize
                 codes = nearest(solution.weights, quota.quantize.scheme)
-                weights, removed = codes.expanded(layer.weights.dtype), zeros_in(solution.weights)
+                weights, removed = codes.expanded(layer.weights.dtype), zeros_in(solution.weights.cpu())
                 found.append(Solution(weights, solution.notes, codes, removed))
             yield found
 
     def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
         assert isinstance(outputs, QuantizedOutputs) and isinstance(target, QuantizeTarget) and solution.codes
-        outputs.write_codes(target, layer.name, layer.weights, solution.codes, solution.removed, solution.notes)
+        codes, weights = solution.codes.cpu(), layer.weights.cpu()
+        outputs.write_codes(target, layer.name, weights, codes, solution.removed, solution.notes)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.load import load_model
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import DeepSpeed, cut_first
@@ -74,3 +76,14 @@ def test_only_one_copy_is_widened_at_several_ranks(tiny_llama: Path, monkeypatch
     assert not cut_first({"BF16", "F32"}, "float32", 2)
     assert not cut_first({"BF16"}, "auto", 2)
     assert not cut_first({"BF16"}, "float32", 1)
+
+
+def test_want_of_memory_is_not_a_refusal(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import deepspeed
+
+    words = ["[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory", "not this model"]
+    monkeypatch.setattr(deepspeed, "init_inference", lambda *_, **__: (_ for _ in ()).throw(RuntimeError(words.pop(0))))
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        DeepSpeed().wrap(load_model(tiny_bert, "encoder"), None, 8)
+    with pytest.raises(UnsupportedError, match="refuses"):
+        DeepSpeed().wrap(load_model(tiny_bert, "encoder"), None, 8)

@@ -17,7 +17,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import Setting, Workload, footprint, measure_latency, measure_memory, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
-from sparsebench.runtime.engines.zero3 import NOTE, Zero3
+from sparsebench.runtime.engines.zero3 import NOTE, Zero3, cut
 from sparsebench.runtime.launch import free_port
 from sparsebench.runtime.workload import inputs
 
@@ -138,3 +138,19 @@ def test_it_is_planned_at_several_ranks_and_needs_room_to_gather(wide: Path) -> 
     assert engines()["deepspeed-zero3"].shards
     plain, zero3 = (footprint(wide, Setting(name, 1, Workload())) for name in ("deepspeed", "deepspeed-zero3"))
     assert plain < zero3 < plain + 2 * 2**20 * 10
+
+
+def test_a_model_is_cut_before_it_is_moved(wide: Path, alone: Zero3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: parameters become shares in main memory one by one, then nothing whole is left for ``initialize`` to move."""
+    model = SavedModel(wide, "decoder").plain()
+    ids = torch.arange(8)[None]
+    with torch.inference_mode():
+        plain = model(input_ids=ids).logits
+    cut(model, torch.bfloat16, "cpu")
+    large = [one for one in model.parameters() if one.ds_numel > 100_000]
+    assert large and all(one.numel() <= 1 for one in large), "only shares are left"
+    assert all(one.ds_tensor.device.type == "cpu" for one in model.parameters())
+    engine = alone.wrap(model, torch.bfloat16, 0)
+    with torch.inference_mode():
+        torch.testing.assert_close(engine(input_ids=ids).logits, plain)
+    engine.destroy()

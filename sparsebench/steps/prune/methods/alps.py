@@ -126,7 +126,8 @@ def _prune(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solut
     if not settled:
         said += (f"the support still changed after {setting.iterations} steps",)
     found = _refine(problem, dense, found, mask, setting.refine)
-    weights = torch.empty(found.shape, dtype=layer.weights.dtype).copy_(found.div_(problem.root)).masked_fill_(mask, 0)
+    weights = torch.empty(found.shape, dtype=layer.weights.dtype, device=found.device)
+    weights.copy_(found.div_(problem.root)).masked_fill_(mask, 0)
     hint = "convert the checkpoint to bfloat16"
     check_finite(weights, layer.name, "the updated weights do not fit its precision", hint)
     return Solution(weights, said)

@@ -137,13 +137,14 @@ def _sweep(units: list[Unit], factor: Factor, dtype: torch.dtype) -> Iterator[So
 
     quota = units[0].quota
     inputs, width = len(factor.upper), block_width(quota.pattern, quota.quantize, quota.read(SparseGPT).columns)
-    stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype)
+    device = factor.upper.device
+    stack = torch.empty(inputs, units[-1].columns.stop, dtype=dtype, device=device)
     for unit in units:
         stack[:, unit.columns] = unit.layer.weights.T
     zeros = stack == 0 if quota.quantize or quota.keep_zeros else None
     stack[factor.dead] = 0
     rounding = _Rounding(units, stack) if quota.quantize else None
-    gone = torch.zeros(stack.shape[1], dtype=torch.int64)
+    gone = torch.zeros(stack.shape[1], dtype=torch.int64, device=device)
     for start in range(0, inputs, width):
         here = slice(start, min(start + width, inputs))
         upper = factor.upper[here, here].contiguous()
@@ -204,7 +205,7 @@ class _Rounding:
         inputs, rows = stack.shape
         self.units = [(unit, unit.quota.quantize) for unit in units if unit.quota.quantize]
         self.group = self.units[0][1].group
-        self.values = torch.empty(inputs, rows, dtype=torch.int8)
+        self.values = torch.empty(inputs, rows, dtype=torch.int8, device=stack.device)
         self.steps, self.zeros = stack.new_empty(2, groups_of(inputs, self.group), rows)
         self.low, self.high = stack.new_empty(2, rows)
         if self.group is None:
@@ -245,7 +246,7 @@ def _removed(block: torch.Tensor, scale: torch.Tensor, units: list[Unit], zeros:
     """
     import torch
 
-    removed = torch.zeros(block.shape, dtype=torch.bool)
+    removed = torch.zeros(block.shape, dtype=torch.bool, device=block.device)
     if masks.kind_of(units[0].quota.pattern) == "N:M":
         return zeros.clone() if zeros is not None and units[0].quota.keep_zeros else removed
     prunes = any(unit.quota.sparsity > 0 for unit in units)
@@ -295,7 +296,8 @@ def _solution(unit: Unit, weights: torch.Tensor, factor: Factor, codes: Codes | 
 
     layer = unit.layer
     dtype = layer.weights.dtype
-    found = codes.expanded(dtype) if codes else torch.empty(weights.shape, dtype=dtype).copy_(weights)
+    whole = torch.contiguous_format
+    found = codes.expanded(dtype) if codes else weights.to(dtype, copy=True, memory_format=whole)
     check_finite(
         found, layer.name, "the updated weights do not fit its precision", "convert the checkpoint to bfloat16"
     )

@@ -1,0 +1,214 @@
+"""Where numbers are calculated: ``cpu``, ``cuda`` (every GPU that is visible) or ``cuda:N``. Nothing here imports torch.
+
+torch calls AMD's GPUs cuda as well. What the driver lists is read from its own tool, and ``CUDA_VISIBLE_DEVICES`` is heeded as
+CUDA heeds it; what torch sees is asked of a process of its own, since a process that has touched a GPU cannot fork.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from sparsebench import children
+from sparsebench.errors import UserError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
+"""What a device may be called."""
+_QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
+_AMD = ["rocm-smi", "--showproductname", "--csv"]
+_PROBE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver lists it, under its ``number``; ``uuid`` is empty and ``free`` (bytes) None where that is all."""
+
+    number: int
+    name: str
+    uuid: str = ""
+    free: int | None = None
+
+    @property
+    def handle(self) -> str:
+        """What makes this GPU alone visible, as a value of CUDA_VISIBLE_DEVICES."""
+        return self.uuid or str(self.number)
+
+
+def visible() -> tuple[Gpu, ...]:
+    """The GPUs that a program started now can see, in CUDA's order, with what is free on each at this moment."""
+    chosen = os.environ.get(VISIBLE)
+    if chosen is not None and not chosen.strip():
+        return ()
+    found = _listed()
+    if chosen is None:
+        return found
+    seen: list[Gpu] = []
+    for word in (one.strip() for one in chosen.split(",")):
+        # A slice of a GPU is not listed beside whole ones; like CUDA, nothing behind a name that means nothing is taken.
+        one = Gpu(len(seen), "MIG", word) if word.startswith("MIG-") else _named(word, found)
+        if one is None:
+            break
+        seen.append(one)
+    return tuple(seen)
+
+
+def _named(word: str, found: tuple[Gpu, ...]) -> Gpu | None:
+    if word.isdigit():
+        return next((one for one in found if one.number == int(word)), None)
+    return next((one for one in found if word.startswith("GPU-") and one.uuid.startswith(word)), None)
+
+
+def _listed() -> tuple[Gpu, ...]:
+    """All that NVIDIA's tool lists, else AMD's."""
+    rows = [
+        [word.strip() for word in line.rsplit(",", 1)] for line in _told(_QUERY).splitlines() if line.count(",") > 1
+    ]
+    if rows:
+        found = []
+        for number, (left, free) in enumerate(rows):
+            uuid, name = (word.strip() for word in left.split(",", 1))
+            found.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
+        return tuple(found)
+    lines = [line.strip() for line in _told(_AMD).splitlines() if line.strip()]
+    # AMD's tool puts the names of its columns first.
+    names = [line for line in lines if not line.lower().startswith("device,")]
+    return tuple(Gpu(number, name) for number, name in enumerate(names))
+
+
+def _told(command: list[str]) -> str:
+    """What a tool prints; nothing where it is not installed, fails or does not end."""
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if shown.returncode else shown.stdout
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """What the visible GPUs are called; asked once, since it is part of what every record says."""
+    return tuple(one.name for one in visible())
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a resolved device is a GPU, or several."""
+    return device.startswith("cuda")
+
+
+def hardware(device: str) -> str:
+    """What a resolved device is called: ``cpu``, or the name of its GPUs, once each."""
+    if not is_gpu(device):
+        return "cpu"
+    found = names()
+    return ", ".join(dict.fromkeys(found[_index(device)] if ":" in device else found)) or device
+
+
+def _index(device: str) -> slice:
+    number = int(device.partition(":")[2])
+    return slice(number, number + 1)
+
+
+@cache
+def cuda_version() -> str:
+    """The version of CUDA (or of ROCm, as ``rocm 6.4``) that the installed torch was built with; empty for a CPU's.
+
+    Read from torch's version.py: wheels of the public index do not say it in their version.
+    """
+    found = find_spec("torch")
+    if found is None or not found.origin:
+        return ""
+    try:
+        text = (Path(found.origin).parent / "version.py").read_text()
+    except OSError:
+        return ""
+    cuda, hip = (re.search(rf"^{key}\b[^=\n]*= *['\"]([^'\"]+)", text, re.MULTILINE) for key in ("cuda", "hip"))
+    return cuda[1] if cuda else f"rocm {hip[1]}" if hip else ""
+
+
+def resolve(asked: str = "auto") -> str:
+    """``cpu``, ``cuda`` or ``cuda:N`` for what was asked: ``auto`` is the GPUs where the driver lists any, else the CPU.
+
+    Raises UserError for a device that is not here, and where the driver lists GPUs and torch sees none: all would run on the
+    CPU, for days, and nobody would have asked for that.
+    """
+    if not re.fullmatch(PATTERN, asked):
+        raise UserError(f"device: there is no {asked!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
+    if asked == "cpu":
+        return "cpu"
+    found = visible()
+    if not found:
+        if asked == "auto":
+            return "cpu"
+        hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
+        raise UserError(f"device: {asked}: there is no GPU here ({hidden})", "say `device: auto` or `device: cpu`")
+    number = int(asked.partition(":")[2] or 0)
+    if number >= len(found):
+        raise UserError(
+            f"device: {asked}: {len(found)} GPU{'s are' if len(found) > 1 else ' is'} visible, counted from 0",
+            f"cuda:0{f' to cuda:{len(found) - 1}' if len(found) > 1 else ''}, or cuda for all",
+        )
+    if why := unseen(len(found)):
+        raise UserError(
+            f"device: {asked}: the driver lists {len(found)} GPU{'s' * (len(found) > 1)} ({found[0].name}), and {why}",
+            "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
+        )
+    return "cuda" if asked == "auto" else asked
+
+
+def unseen(count: int) -> str:
+    """Why torch does not see the ``count`` GPUs that the driver lists; empty where it sees them."""
+    if not cuda_version():
+        return "the installed torch was built for a CPU only"
+    state, seen, said = _seen_by_torch(os.environ.get(VISIBLE))
+    if not state:
+        return f"torch could not be asked: {said}"
+    if seen < count:
+        return f"torch sees {seen or 'none'} (torch built for {cuda_version()}{f'; {said}' if said else ''})"
+    return ""
+
+
+@cache
+def _seen_by_torch(visible_devices: str | None) -> tuple[bool, int, str]:
+    """Whether a process of its own could ask torch, how many GPUs that sees, and the last line that it said beside."""
+    code = "import torch; print('seen', torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False,
+            env={**os.environ, **children.imports()},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, 0, str(error)
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    match = re.search(r"^seen (\d+)$", done.stdout, re.MULTILINE)
+    return bool(match), int(match[1]) if match else 0, said
+
+
+def chosen(device: str) -> tuple[Gpu, ...]:
+    """The GPUs that a resolved device means: all that are visible, one of them, or none."""
+    if not is_gpu(device):
+        return ()
+    return visible()[_index(device)] if ":" in device else visible()
+
+
+def free_memory(device: str) -> int | None:
+    """Free bytes of the fullest GPU that a resolved device means; None where there is none, or its tool does not say."""
+    return min((one.free for one in chosen(device) if one.free is not None), default=None)
+
+
+def only(device: str) -> dict[str, str]:
+    """The environment variables that leave a child nothing but a resolved device, which is ``alone`` in it."""
+    if not is_gpu(device):
+        return {VISIBLE: ""}
+    return {VISIBLE: chosen(device)[0].handle} if ":" in device else {}
+
+
+def alone(device: str) -> str:
+    """What a device is called where ``only`` it is visible."""
+    return device.partition(":")[0]

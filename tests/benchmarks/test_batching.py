@@ -1,0 +1,64 @@
+"""Batches that are halved where memory is wanting, and what fits on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.benchmarks.batching import MOST, Batch, fitting, tokens_at_once
+from sparsebench.errors import BenchmarkError
+
+
+class Room:
+    """Memory for so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.tried: list[int] = []
+
+    def run(self, part: Sequence[int]) -> list[int]:
+        self.tried.append(len(part))
+        if len(part) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return [10 * row for row in part]
+
+
+def test_what_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+    room, batch = Room(3), Batch(16)
+    found = [
+        (row, value)
+        for part, values in batch.parts(range(20), room.run)
+        for row, value in zip(part, values, strict=True)
+    ]
+    assert found == [(row, 10 * row) for row in range(20)]
+    assert room.tried[:4] == [16, 8, 4, 2] and set(room.tried[4:]) == {2}, "what was too much is not tried again"
+    assert batch.most == 2
+
+
+def test_a_number_that_was_asked_for_is_kept_to() -> None:
+    with pytest.raises(BenchmarkError, match="16 sequences does not fit into memory: CUDA out of memory") as caught:
+        list(Batch(16, asked=True).parts(range(20), Room(3).run))
+    assert "leave `batch` out" in (caught.value.hint or "")
+    with pytest.raises(BenchmarkError, match="1 sequence does not fit"):
+        list(Batch(4).parts(range(20), Room(0).run))
+
+
+def test_another_error_is_its_own() -> None:
+    def run(part: Sequence[int]) -> Any:
+        raise RuntimeError("shapes do not multiply")
+
+    with pytest.raises(RuntimeError, match="do not multiply"):
+        list(Batch(4).parts(range(3), run))
+
+
+def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 50000}
+    config = SimpleNamespace(to_dict=lambda: sizes)
+    model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.bfloat16, config=config)
+    assert tokens_at_once(model, 512) == 512
+    few, more = (fitting(model, free, 512) for free in (2**30, 4 * 2**30))
+    assert 512 <= few < more <= MOST and fitting(model, 2**20, 512) == 512 and fitting(model, 2**45, 512) == MOST

@@ -1,0 +1,35 @@
+"""GPUs that are not there: a tool on PATH that lists them as NVIDIA's does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sparsebench import devices, environment
+
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+class Driver:
+    """An ``nvidia-smi`` that says what it is told to. torch sees no more for that."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tool = folder / "nvidia-smi"
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        monkeypatch.delenv(devices.VISIBLE, raising=False)
+
+    def lists(self, gpus: Sequence[tuple[str, str, str]]) -> None:
+        """(UUID, name, free MiB) of each."""
+        lines = "".join(f"{', '.join(words)}\n" for words in gpus)
+        self.tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}END\n")
+        self.tool.chmod(0o755)
+        self.forget()
+
+    @staticmethod
+    def forget() -> None:
+        """What was read of a driver that is not there any more."""
+        for cached in (devices.names, environment.machine, environment.where):
+            cached.cache_clear()

@@ -1,0 +1,57 @@
+"""The checks of ``doctor --gpu``, on the CPU: those that mean something there pass, and a wrong answer is an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sparsebench.cli.app import app
+from sparsebench.run import acceptance
+from tests.gpus import H100, Driver
+
+DOCTOR = ["doctor", "--gpu", "--device", "cpu"]
+
+
+def test_quick_checks_pass_and_what_says_no_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quick = {name: acceptance.CHECKS[name] for name in ("pruning", "energy")}
+    monkeypatch.setattr(acceptance, "CHECKS", quick)
+    shown = CliRunner().invoke(app, [*DOCTOR, "--out", str(tmp_path / "found.json")])
+    assert shown.exit_code == 0, shown.output
+    assert [line.split()[:2] for line in shown.output.splitlines()] == [["yes", "1"], ["skip", "2"]]
+    written = json.loads((tmp_path / "found.json").read_text())
+    assert written["where"]["device"] == "cpu" and written["checks"][0]["numbers"]["same"] >= 0.995
+
+    def wrong(bench: acceptance.Bench) -> acceptance.Seen:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(acceptance, "CHECKS", {"a check": wrong})
+    shown = CliRunner().invoke(app, [*DOCTOR, "--json"])
+    assert shown.exit_code == 1
+    (check,) = json.loads(shown.stdout)["checks"]
+    assert (check["verdict"], check["detail"]) == ("no", "RuntimeError: no kernel image is available")
+
+
+def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.lists([])
+    shown = CliRunner().invoke(app, ["doctor", "--gpu"])
+    assert "--device cpu" in str(shown.exception)
+    driver.lists([("GPU-a", H100, "80000")])
+    monkeypatch.setattr("sparsebench.devices.cuda_version", lambda: "")
+    shown = CliRunner().invoke(app, ["doctor", "--gpu"])
+    assert H100 in str(shown.exception)
+    shown = CliRunner().invoke(app, ["doctor", "--ranks", "2"])
+    assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
+def test_no_check_says_no_on_a_cpu() -> None:
+    found = list(acceptance.examine("cpu", 2))
+    assert [(check.what, check.detail) for check in found if check.verdict == "no"] == []
+    assert sum(check.verdict == "yes" for check in found) >= 11

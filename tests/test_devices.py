@@ -1,0 +1,119 @@
+"""Which GPUs a program sees, what a device means, and what is said where torch does not see what the driver lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsebench import devices, environment
+from sparsebench.errors import UserError
+from tests.gpus import H100, Driver
+
+
+def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.visible() == ()
+    assert devices.resolve("auto") == devices.resolve("cpu") == "cpu"
+    with pytest.raises(UserError, match="device: cuda: there is no GPU here") as caught:
+        devices.resolve("cuda")
+    assert "device: cpu" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seen"),
+    [
+        (None, ["GPU-a0", "GPU-b1", "GPU-c2"]),
+        ("2,0", ["GPU-c2", "GPU-a0"]),
+        ("GPU-b", ["GPU-b1"]),
+        ("0,9,1", ["GPU-a0"]),
+        ("-1", []),
+        ("", []),
+        ("MIG-x", ["MIG-x"]),
+    ],
+)
+def test_visible_is_what_cuda_makes_of_its_variable(
+    chosen: str | None, seen: list[str], driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100"), ("GPU-c2", H100, "[N/A]")])
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(devices.VISIBLE, chosen)
+    assert [one.uuid for one in devices.visible()] == seen
+
+
+def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100")])
+    assert devices.free_memory("cuda") == 100 * 2**20
+    assert devices.free_memory("cuda:0") == 80000 * 2**20
+    monkeypatch.setenv(devices.VISIBLE, "0")
+    assert devices.free_memory("cuda") == 80000 * 2**20
+    assert devices.free_memory("cpu") is None
+
+
+def test_a_torch_that_does_not_see_the_drivers_gpu_is_an_error(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.lists([("GPU-a0", H100, "80000")])
+    monkeypatch.setattr(devices, "cuda_version", lambda: "")
+    for asked in ("auto", "cuda", "cuda:0"):
+        with pytest.raises(
+            UserError, match=f"device: {asked}: the driver lists 1 GPU .*{H100}.*for a CPU only"
+        ) as caught:
+            devices.resolve(asked)
+        assert "device: cpu" in (caught.value.hint or "")
+    assert devices.resolve("cpu") == "cpu"
+    monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")
+    monkeypatch.setattr(devices, "_seen_by_torch", lambda _: (True, 0, "the driver is too old"))
+    with pytest.raises(UserError, match=r"torch sees none \(torch built for 13.0; the driver is too old\)"):
+        devices.resolve("cuda")
+    monkeypatch.setattr(devices, "_seen_by_torch", lambda _: (True, 1, ""))
+    assert (devices.resolve("auto"), devices.resolve("cuda:0")) == ("cuda", "cuda:0")
+    with pytest.raises(UserError, match="cuda:1: 1 GPU is visible"):
+        devices.resolve("cuda:1")
+    with pytest.raises(UserError, match="there is no 'tpu'"):
+        devices.resolve("tpu")
+
+
+def test_the_cuda_version_is_that_of_the_installed_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.cuda_version.__wrapped__() == _torchs_own()
+    package = tmp_path / "torch"
+    package.mkdir()
+    monkeypatch.setattr(devices, "find_spec", lambda _: SimpleNamespace(origin=str(package / "__init__.py")))
+    for text, version in (
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "13.0"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4.1'\n", "rocm 6.4.1"),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", ""),
+    ):
+        (package / "version.py").write_text(text)
+        assert devices.cuda_version.__wrapped__() == version
+
+
+def _torchs_own() -> Any:
+    import torch
+
+    return torch.version.cuda or ""
+
+
+def test_a_place_names_the_device_and_its_cuda_and_not_how_many_gpus_there_are(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "cuda_version", lambda: "13.0")
+    here = environment.where.__wrapped__("cpu")
+    assert (here["device"], here["cuda"]) == ("cpu", "")
+    driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
+    assert environment.where.__wrapped__("cpu") == here, "a GPU that is not used is no part of the place"
+    both = environment.where.__wrapped__("cuda")
+    assert (both["device"], both["cuda"]) == (H100, "13.0") and H100 in both["machine"]
+    driver.lists([("GPU-a0", H100, "1")])
+    assert environment.where.__wrapped__("cuda") == environment.where.__wrapped__("cuda:0") == both
+    monkeypatch.setattr(devices, "cuda_version", lambda: "12.8")
+    assert environment.where.__wrapped__("cuda")["id"] != both["id"] != here["id"]
+
+
+def test_a_child_sees_the_device_that_it_was_given_and_no_other(driver: Driver) -> None:
+    driver.lists([("GPU-a0", H100, "1"), ("GPU-b1", H100, "1")])
+    assert devices.only("cpu") == {devices.VISIBLE: ""}
+    assert devices.only("cuda:1") == {devices.VISIBLE: "GPU-b1"}
+    assert devices.only("cuda") == {}
+    assert [devices.alone(one) for one in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda"]
