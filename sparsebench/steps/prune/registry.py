@@ -180,8 +180,8 @@ def label(step: Step) -> str:
     """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out.
     Masks are called after their file: ``mask masks.safetensors``; of a training it is told as of a recovery."""
     if step.name == "gradual":
-        rest = {key: value for key, value in step.settings.items() if key != "sparsity"}
-        return " ".join([step.name, percent(step.settings["sparsity"]), *unusual(rest, Gradual)])
+        others = {key: value for key, value in step.settings.items() if key != "sparsity"}
+        return " ".join([step.name, percent(step.settings["sparsity"]), *unusual(others, Gradual)])
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
     setting = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0, **step.settings}

@@ -18,9 +18,10 @@ from sparsebench.models.load import load_model
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Text as Source
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import Text, Words, schedule
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
 
 SAMPLES = 24
@@ -245,6 +246,20 @@ def test_what_is_kept_on_the_disk_is_what_the_teacher_says(tmp_path: Path) -> No
     assert [one.held_out for one in kept.curve] == pytest.approx([one.held_out for one in live.curve], rel=1e-3)
 
 
+def test_products_in_bfloat16_and_weights_in_float32(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    found = made(parent, family, tmp_path / "out", step("distill", precision="bfloat16"), dense)
+    assert isinstance(found, Evidence), found
+    assert "calculated in bfloat16" in found.note
+    assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
+    rounded = (
+        Checkpoint(tmp_path / "out").load(name)
+        for name, part in parts(Checkpoint(parent), family).items()
+        if part.prunable
+    )
+    assert any(not torch.equal(one, one.bfloat16().float()) for one in rounded)
+
+
 def test_a_training_that_ruins_makes_nothing_worse(tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
     found = made(parent, family, tmp_path / "out", step("distill", rate=0.9, warm_up=0.0), dense)
@@ -280,6 +295,8 @@ def test_settings() -> None:
     assert label(single("recover", "finetune", tokens=5, rate=1e-3)) == "finetune tokens=5 rate=0.001"
     assert label(single("recover", "finetune", source="path:/a/b.txt", field="f")) == "finetune b.txt"
     assert "rank" not in single("recover", "finetune").settings
+    own = single("recover", "distill", source="path:/a/b.txt", field="f")
+    assert fitted_to(own) == [(Source("path:/a/b.txt"), ("f",))] and not fitted_to(single("recover", "reconstruct"))
     assert "layers" not in single("recover", "distill").settings
     for name, wrong in (
         ("finetune", {"rate": 0.0}),
