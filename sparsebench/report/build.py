@@ -127,7 +127,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures) -> Environmen
         "ask": ask,
         "registry": methods(),
         "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
-        "dense_kernels": lambda name: name in engines() and not engines()[name].skips_zeros,
+        "dense_kernels": lambda name: name in engines() and engines()[name].dense,
         "catalog": all_tasks(),
         "pictures": pictures,
         "collapse": f"{words.collapse():,.0f}",
