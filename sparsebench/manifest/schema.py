@@ -281,7 +281,8 @@ class Runtime(Strict):
 
     engines: Swept[str] = Field(default=["deepspeed"])
     """`deepspeed`; `deepspeed-zero3` keeps parameters outside of the accelerator and gathers them layer by layer, `hf` is
-    plain transformers, `sparse` our kernels that skip zeros; or one added by a plugin."""
+    plain transformers, `sparse` our kernels that skip zeros, `skip` those for what `skip` and `moefy` make; or one added by a
+    plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
     workloads: Swept[Workload] = Field(default=[Workload()])

@@ -80,7 +80,7 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
 
 
 def _check_skipping(quantized: bool, setting: Setting) -> None:
-    able = [row.name for row in engines().values() if row.skips_inputs]
+    able = [row.name for row in engines().values() if row.skipping]
     if setting.engine not in able:
         raise UnsupportedError(
             f"the {setting.engine} engine would compute with the weights that are to be skipped",

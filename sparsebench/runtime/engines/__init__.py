@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from importlib import import_module
+from typing import Literal
 
 from sparsebench.errors import MeasureError
 from sparsebench.plugins import table
@@ -33,10 +34,16 @@ class Row:
     """Whether its kernels leave zeros out, so that sparsity can make it faster."""
     imports: tuple[str, ...] = ()
     """Modules that its ranks import before anything is loaded."""
-    skips_inputs: bool = False
-    """Whether it runs models that skip weights by what a token brings (the step ``skip``); such a model at one rank."""
+    skipping: Literal["", "masked", "unread"] = ""
+    """How it runs models that compute with some of their weights for each token (the steps ``skip`` and ``moefy``): not at all,
+    with masks and dense arithmetic, or leaving the others unread."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether its kernels read every weight, so that neither zeros nor thresholds can make it faster."""
+        return not self.skips_zeros and self.skipping != "unread"
 
 
 DEEPSPEED = ("deepspeed",)
@@ -51,8 +58,8 @@ BUILT_IN = (
         imports=DEEPSPEED,
     ),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED),
-    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skips_inputs=True),
-    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skips_inputs=True),
+    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
+    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread"),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 

@@ -80,7 +80,7 @@ def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> No
     with pytest.raises(UnsupportedError, match=f"the {name} engine") as caught:
         check_supported(SKIP.config(), "decoder", Setting(name, 1, WORK))
     assert "hf or skip" in (caught.value.hint or "")
-    assert {row.name for row in engines().values() if row.skips_inputs} == {"hf", "skip"}
+    assert {row.name for row in engines().values() if row.skipping} == {"hf", "skip"}
 
 
 def test_quantized_weights_are_not_skipped_by_any_engine() -> None:

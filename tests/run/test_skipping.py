@@ -1,0 +1,71 @@
+"""Steps that leave weights unread, from manifest to ledger; and what may not follow them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsebench.ledger import query
+from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.preflight import Request, prepare
+
+MANIFEST = """\
+version: 1
+ledger: {home}/ledger/test.duckdb
+work_dir: {home}/work
+models:
+  - {{name: tiny, source: "path:{model}", family: decoder}}
+calibration: {{source: "path:{home}/text.txt", samples: 4, length: 16}}
+variants:
+  - {{skip: teal, share: [0.3, 0.6]}}
+  - {{moefy: cmoe, experts: 8, active: 0.5, router: learned}}
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{skip: cats, share: 0.5}}
+benchmarks:
+  decoder:
+    - {{task: perplexity, name: own, source: "path:{home}/own.txt", length: 32}}
+structure: null
+storage: {{formats: [dense, packed], keep: packed}}
+runtime: {{engines: [skip, sparse], workloads: {{prompt: 8, generate: 4}}, samples: 4, select: {{skip: teal}}}}
+"""
+
+
+def written(home: Path, model: Path, old: str = "", new: str = "") -> Path:
+    (home / "text.txt").write_text("\n\n".join(f"the cat sat on the mat {n} times" for n in range(200)))
+    (home / "own.txt").write_text("\n\n".join(f"a big dog ran to one red tree {n} times" for n in range(200)))
+    path = home / "skip.yaml"
+    path.write_text(MANIFEST.format(home=home, model=model).replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("last", ["{skip: cats, share: 0.5}", "{moefy: kmeans, active: 0.5}"])
+def test_nothing_may_follow(last: str, tiny_llama: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, tiny_llama, "    - {skip: cats, share: 0.5}", f"    - {last}\n    - {{quantize: int8}}")
+    with pytest.raises(ManifestError, match=r"last step of its recipe") as caught:
+        prepare(Request(path, offline=True))
+    assert last.partition(":")[0][1:] in str(caught.value)
+
+
+@pytest.mark.long
+def test_from_manifest_to_ledger(
+    tiny_llama: Path, tmp_path: Path, sparsebench: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = sparsebench("run", written(tmp_path, tiny_llama))
+
+    def rows(sql: str) -> list[tuple[object, ...]]:
+        return list(query.run(tmp_path / "ledger" / "test.duckdb", sql).rows)
+
+    # The sparse engine would read everything, and says so; all else is done.
+    left = rows("SELECT DISTINCT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL")
+    assert left == [
+        (f"teal {share}% of inputs", stage, "unsupported") for share in (30, 60) for stage in ("latency", "memory")
+    ], done.stderr
+    scores = dict(rows("SELECT recipe, score FROM results WHERE task = 'own'"))
+    assert len(scores) == len(set(scores.values())) == 5
+    kernels = {str(kernel) for (kernel,) in rows("SELECT kernel FROM latency WHERE recipe LIKE 'teal%'")}
+    assert kernels and all("skipping" in kernel and "100%" not in kernel for kernel in kernels)
+    notes = rows("SELECT note FROM variants WHERE recipe LIKE '%cmoe%' OR recipe LIKE '%cats%'")
+    assert all("weights are read for" in str(note) for (note,) in notes) and len(notes) == 2
