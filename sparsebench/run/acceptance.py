@@ -358,7 +358,7 @@ def killed(bench: Bench) -> Seen:
     """A rank that is killed while another waits for it is named at once, and nothing is left."""
     ranks = _several(bench)[0]
     folder, family = bench.model("opt")
-    setting = bench.setting("deepspeed", ranks, phase_seconds=60.0, samples=100_000)
+    setting = bench.setting("deepspeed", ranks, phase_seconds=2.0, samples=10_000)
     spec = {
         "job": "latency", "dense": str(folder), "variants": [(0, str(folder))], "baseline": False, "family": family,
         "setting": asdict(setting),

@@ -20,6 +20,7 @@ def job(names: list[str]) -> Any:
         for name in names
     ]
     return SimpleNamespace(
+        device="cpu",
         job=SimpleNamespace(cells=cells),
         dense=SimpleNamespace(id="dense"),
         model=SimpleNamespace(family="decoder"),
