@@ -163,7 +163,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "ask": ask,
         "registry": methods(),
         "skips_zeros": lambda name: name in engines() and engines()[name].skips_zeros,
-        "dense_kernels": lambda name: name in engines() and engines()[name].dense,
         "catalog": all_tasks(),
         "pictures": pictures,
         "queries": queries,

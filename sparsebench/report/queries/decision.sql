@@ -9,7 +9,7 @@ WITH asked AS (
     FROM (
         SELECT variant_id, min(position) AS position, any_value(name) AS name,
                CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
-                         WHEN 'recover' THEN 'recovery' ELSE step END AS kind
+                         WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END AS kind
         FROM steps
         GROUP BY variant_id, step
     )
