@@ -59,7 +59,7 @@ def ask(model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], 
 
 class Kept:
     """The teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
-    length, k). What a killed process has left is not asked for again."""
+    length, k). What a killed process has left is not asked for again: what it wrote is the system's."""
 
     def __init__(self, folder: Path, samples: int, length: int, count: int) -> None:
         shape = (samples, length, count)
@@ -72,10 +72,7 @@ class Kept:
         length = ids.shape[1]
         self.ids[list(rows), :length] = ids.numpy()
         self.logs[list(rows), :length] = logs.numpy()
-        for array in (self.ids, self.logs):
-            array.flush()  # before anybody reads that it is there
         self.done[list(rows)] = True
-        self.done.flush()
 
     def get(self, rows: Sequence[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What was said of some samples: ids int64 and logarithms."""
