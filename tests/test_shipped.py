@@ -34,6 +34,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/calibration.yaml", {"make", "storage", "benchmarks"}),
         ("examples/vocabulary.yaml", {"make", "storage", "benchmarks"}),
         ("examples/engines.yaml", {"make", "latency", "memory"}),
+        ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/coder.yaml", {"make", "structure", "storage", "benchmarks"}),
     ],
 )
@@ -44,7 +45,10 @@ def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: 
 
 @pytest.mark.parametrize(
     "name",
-    [*MANIFESTS, *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder"))],
+    [
+        *MANIFESTS,
+        *(f"examples/{name}.yaml" for name in ("methods", "calibration", "vocabulary", "engines", "coder", "skipping")),
+    ],
 )
 def test_every_wheel_is_pinned(name: str) -> None:
     models = yaml.safe_load((ROOT / name).read_text())["models"]
