@@ -11,7 +11,7 @@ import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, opened, size
-from sparsebench.errors import SparsebenchError, UserError
+from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -88,20 +88,13 @@ def measure(
     work = runtime.Workload(batch, prompt, generate)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, hosts=placed, processes=processes, device=there)
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
-    timed: list[LatencyResult] = []
-
-    def emit(_: str, found: LatencyResult | SparsebenchError) -> None:
-        if isinstance(found, SparsebenchError):
-            raise found
-        timed.append(found)
-
-    runtime.measure_latency(dense.folder, [("it", model.folder)], model.family, setting, emit)
+    timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
     note("measuring its memory …", "dim")
     memory = runtime.measure_memory(model.folder, model.family, setting)
     if as_json:
-        emit_json({"latency": asdict(timed[0]) | {"differences": _speedups(timed[0])}, "memory": asdict(memory)})
+        emit_json({"latency": asdict(timed) | {"differences": _speedups(timed)}, "memory": asdict(memory)})
         return
-    _show(timed[0], memory)
+    _show(timed, memory)
 
 
 def _show_launch(placed: Hosts) -> None:

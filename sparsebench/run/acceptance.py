@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import devices, environment
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.run.accepted_models import TINY, TRUE, tokenizer
-from sparsebench.runtime import MemoryResult, Setting, Workload, measure_latency, measure_memory
+from sparsebench.runtime import MemoryResult, Setting, Workload, measure_memory, measure_pair
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.launch import RankGroup, variables
 from sparsebench.runtime.results import LatencyResult
@@ -124,6 +124,7 @@ class Bench:
         usual: dict[str, Any] = {
             "workload": Workload(1, 32, 4),
             "samples": 4,
+            "processes": 1,
             "phase_seconds": 1.0,
             "dtype": self.dtype,
         }
@@ -137,11 +138,7 @@ class Bench:
     def latency(self, variant: Path, name: str, engine: str, **more: Any) -> LatencyResult:
         """Times of a variant beside the model."""
         folder, family = self.model(name)
-        found: list[LatencyResult] = []
-        measure_latency(
-            folder, [("it", variant)], family, self.setting(engine, **more), lambda _, one: found.append(one)
-        )
-        return found[0]
+        return measure_pair(folder, variant, family, self.setting(engine, **more))
 
     def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
         """The model after magnitude pruning."""

@@ -1,7 +1,7 @@
 """Latency and memory of a model under an engine: one process per rank, phases apart, dense and variant side by side."""
 
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.measure import check_supported, measure_latency, measure_memory
+from sparsebench.runtime.measure import check_supported, measure_latency, measure_memory, measure_pair
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 2
@@ -16,4 +16,5 @@ __all__ = [
     "footprint",
     "measure_latency",
     "measure_memory",
+    "measure_pair",
 ]

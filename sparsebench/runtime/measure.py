@@ -119,6 +119,16 @@ def measure_latency(
         emit(key, _result(messages, alone, setting, before, after))
 
 
+def measure_pair(dense: Path, variant: Path, family: str, setting: Setting) -> LatencyResult:
+    """The same of one variant; what it alone fails with is raised."""
+    found: list[LatencyResult | SparsebenchError] = []
+    measure_latency(dense, [("it", variant)], family, setting, lambda _, one: found.append(one))
+    (one,) = found
+    if isinstance(one, SparsebenchError):
+        raise one
+    return one
+
+
 Heard = Mapping[str, Any]
 """What a process said of one model."""
 
@@ -198,9 +208,12 @@ def _result(
     settled = Counter((name, side) for message in messages for name, side in message["steady"])
     settled += Counter((name, "dense") for message in alone for name, _ in message["steady"])
     spent: dict[tuple[str, Side], list[float]] = {}
-    for message, side in [*((one, "dense") for one in alone), *((one, "") for one in messages)]:
-        for name, own, joules in message["energy"]:
-            spent.setdefault((name, side or own), []).append(joules)
+    for message in alone:
+        for name, _, joules in message["energy"]:
+            spent.setdefault((name, "dense"), []).append(joules)
+    for message in messages:
+        for name, side, joules in message["energy"]:
+            spent.setdefault((name, side), []).append(joules)
     phases = intervals.summaries(samples, settled, spent)
     found = intervals.differences(samples, not alone)
     facts = _facts(messages[0], setting)

@@ -184,7 +184,13 @@ def label(step: Step) -> str:
         return " ".join([step.name, percent(step.settings["sparsity"]), *unusual(others, Gradual)])
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
-    setting = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0, **step.settings}
+    setting: dict[str, Any] = {
+        "allocation": "uniform",
+        "granularity": "",
+        "pattern": "unstructured",
+        "sparsity": 0.0,
+        **step.settings,
+    }
     method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
     how = "/".join(word for word in (method, setting["granularity"]) if word)
     rest = " of what is left" * bool(setting.get("keep_zeros"))
