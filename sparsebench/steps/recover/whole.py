@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsebench import environment
+from sparsebench import devices, environment
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.building import temporary
@@ -136,7 +136,7 @@ class Training:
         from accelerate import Accelerator
 
         arithmetic = self._arithmetic()
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        accelerator = Accelerator(cpu=not devices.is_gpu(self.context.device))
         device = accelerator.device
         model.to(device)
         extra: list[torch.nn.Parameter] = []
