@@ -170,7 +170,7 @@ class Training:
         if asked != "auto":
             return asked
         stored = precision.of_config(self.parent.config)
-        fast = torch.cuda.is_available() or not environment.emulated("bfloat16")
+        fast = devices.is_gpu(self.context.device) or not environment.emulated("bfloat16")
         return "bfloat16" if stored == "bfloat16" and fast else "float32"
 
     @contextmanager
