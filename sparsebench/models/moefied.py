@@ -116,7 +116,7 @@ def chooser_of(
         if name.startswith(stem) and not name.endswith(".assignment")
     }
     name = part.name("assignment")
-    assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0)
+    assignment = checkpoint.load(name) if name in checkpoint.tensors else torch.empty(0, device="cpu")
     neurons = weight.shape[inward]
     if assignment.shape != (neurons,) or not 0 <= int(assignment.min()) <= int(assignment.max()) < how.experts:
         raise ModelError(

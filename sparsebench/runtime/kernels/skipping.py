@@ -61,7 +61,7 @@ class Skipping(nn.Module):
 
     def one(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
         """The product with a single token, reading what ``decides`` (of x's dtype) says, where it is above ``limit``."""
-        y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype)
+        y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype, device="cpu")
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
         read = self.multiply(
