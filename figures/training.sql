@@ -7,11 +7,11 @@
 -- place: place
 -- facet: panel
 -- columns: 2
--- xlabel: tokens that it was trained on
+-- xlabel: thousands of tokens that it was trained on
 -- ylabel: loss (lower is better)
--- note: Held out are the samples that are not trained on; by them the best weights are chosen. A mean over the steps since the point before.
+-- note: Held out are the samples that are not trained on; by them the best weights are chosen. Trained on: the mean over the steps since the point before.
 
-SELECT concat(model, chr(10), recipe) AS panel, tokens, unnest([held_out, loss]) AS loss, unnest(['held out', 'trained on']) AS line,
+SELECT concat(model, chr(10), recipe) AS panel, tokens / 1000 AS tokens, unnest([held_out, loss]) AS loss, unnest(['held out', 'trained on']) AS line,
        unnest([0, 1]) AS place
 FROM training_curves
 WHERE loss IS NOT NULL OR step = 0

@@ -95,7 +95,7 @@ class Training:
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            f"{100 * trained.tokens / budget:.1g}% of the published budget of {budget:.2g} tokens"
+            f"{trained.tokens:,} tokens, where the published run read {budget:,}"
             if trained.tokens < FEW * budget
             else "",
         ]

@@ -98,7 +98,7 @@ def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
     assert min(one.held_out for one in found.curve) < 0.97 * found.curve[0].held_out
     assert found.trained_tokens == found.curve[-1].tokens >= 1500
     assert found.operations > 6 * found.parameters * found.trained_tokens
-    assert "% of the published budget" in found.note and "float32" in found.note
+    assert "the published run read" in found.note and "float32" in found.note
     old, new = Checkpoint(parent), Checkpoint(folder)
     changed = 0
     for name, part in parts(old, family).items():
