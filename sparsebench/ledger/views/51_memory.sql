@@ -30,7 +30,7 @@ LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.mod
                     AND d.rank IS NOT DISTINCT FROM v.rank;
 
 COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks';
-COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros) or int8';
+COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs)';
 COMMENT ON COLUMN memory.ranks IS 'processes that share the model by tensor parallelism';
 COMMENT ON COLUMN memory.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of those that compute';
