@@ -72,7 +72,7 @@ def scoring(cell: Cell, size: ModelSize) -> float:
 
 def timing(cell: Cell, size: ModelSize) -> float:
     """Seconds to time a pair."""
-    processes = cell.settings["processes"]
+    processes = cell.settings.get("processes", 1)  # a plan from before there were several
     phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
     return processes * (_load(size) + phases)
 

@@ -407,7 +407,11 @@ def scoring(bench: Bench) -> Seen:
     for device in ("cpu", bench.device):
         share = bench.gpu or device not in found  # on a CPU the two ways are compared
         scorer: Any = Scorer(
-            pretrained=load_model(folder, "decoder", device=device), tokenizer=words, backend="causal", batch_size=16
+            pretrained=load_model(folder, "decoder", device=device),
+            tokenizer=words,
+            backend="causal",
+            batch_size=16,
+            trust_remote_code=False,
         )
         scorer.share = share
         started = time.perf_counter()

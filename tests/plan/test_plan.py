@@ -338,15 +338,19 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
 
 
 def test_a_phase_is_timed_as_long_as_its_cap_or_as_a_comparison_needs() -> None:
-    assert _timed(0.01, samples=24) == pytest.approx(2 * (24 + 6) * 0.01)  # all samples, and warming up
-    assert _timed(0.1, samples=24) == pytest.approx(4.0 * 1.3)  # what the cap allows
-    assert _timed(1.0, samples=24) == pytest.approx(8 + 6)  # four pairs, and three steps to warm up either side
-    assert _timed(5.0, samples=24) == pytest.approx((8 + 2) * 5.0)  # one step is warm-up enough
+    assert _timed(0.01, samples=24, processes=1) == pytest.approx(2 * (24 + 6) * 0.01)  # all samples, and warming up
+    assert _timed(0.1, samples=24, processes=1) == pytest.approx(4.0 + 0.6)  # what the caps allow
+    assert _timed(1.0, samples=24, processes=1) == pytest.approx(
+        8 + 6
+    )  # four pairs, and three steps to warm up either side
+    assert _timed(5.0, samples=24, processes=1) == pytest.approx((8 + 2) * 5.0)  # one step is warm-up enough
+    assert _timed(5.0, samples=5, processes=5) == pytest.approx((2 + 2) * 5.0)  # each of several needs one pair
 
 
 def test_a_new_token_costs_its_weights_reading() -> None:
     def seconds(size: ModelSize, generate: int) -> float:
-        plan = planned(runtime={"workloads": [{"batch": 1, "prompt": 128, "generate": generate}]})
+        work = {"batch": 1, "prompt": 128, "generate": generate}
+        plan = planned(runtime={"workloads": [work], "processes": 1})
         return next(cell_seconds(cell, size) for cell in plan.cells if cell.stage == "latency")
 
     large = ModelSize(10**11, 2 * 10**11)

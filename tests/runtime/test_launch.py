@@ -162,7 +162,7 @@ def test_what_a_killed_rank_had_started_ends_too() -> None:
 def test_the_kernels_own_kills_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([7, 7, 7, 8])
     monkeypatch.setattr(launch, "oom_kills", lambda: next(counts))
-    for words in ("somebody else ended it", "the kernel ended it for want of memory"):
+    for words in ("somebody else ended it", "the kernel ended it for want of main memory"):
         with pytest.raises(MeasureError) as caught, group("sigkill") as ranks:
             list(ranks.messages())
         assert words in (caught.value.hint or "")
