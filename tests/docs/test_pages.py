@@ -127,7 +127,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_every_page_is_in_the_table_of_contents() -> None:
     docs = ROOT / "docs"
     pages = {path.relative_to(docs).with_suffix("").as_posix() for path in docs.rglob("*.md")}
-    found = {"index"}
+    found = {"index", "results"}  # of which the latter stands behind the report, and not on the site
     for path in docs.rglob("index.md"):
         for tree in re.findall(r"```\{toctree\}\n(.+?)```", path.read_text(), re.DOTALL):
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
