@@ -1,6 +1,6 @@
 -- For each model and each kind of recipe (zeros, bits, smaller, …, and chains of them): the variant with the smallest file of which no loss
--- was detected on any task, and the smallest that keeps half of what dense has above chance, and no more than three times its perplexity.
--- Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of the
+-- was detected on any task, or one shown to be below a point (2% of a perplexity), and the smallest that keeps half of what dense has
+-- above chance, at no more than three times its perplexity. Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of the
 -- model. Speed is the largest shown, in whatever engine, beside dense in that engine.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
@@ -16,15 +16,15 @@ WITH asked AS (
     GROUP BY variant_id
     HAVING NOT bool_or(kind = 'floor')
 ), judged AS (
-    SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, s.collapsed,
-           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) OR at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
+    SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, v.verdict, s.collapsed,
+           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
     WHERE v.verdict <> 'invalid'
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
-    SELECT model, weights, variant_id, count(*) AS tasks, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
+    SELECT model, weights, variant_id, count(*) AS tasks, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, bool_or(_lost(verdict)) AS small, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
            string_agg(task || if(scale = 'perplexity', format(' ×{:.2f}', ratio), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (lost) AS what
     FROM judged
     GROUP BY model, weights, variant_id
@@ -54,7 +54,7 @@ WITH asked AS (
     SELECT 'keeps half', 2, * FROM whole WHERE lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), 'none detected') AS what, share, speedup, engine, phase
+SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point', 'none detected')) AS what, share, speedup, engine, phase
 FROM chosen c
 -- What keeps half is told only where it is smaller than what loses nothing.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
