@@ -74,7 +74,9 @@ def test_results_has_exactly_the_designed_columns(ledger: Path) -> None:
 def test_every_view_answers(ledger: Path, view: str) -> None:
     rows = query.run(ledger, f"FROM {view}")
     assert len(rows.columns) >= 5
-    assert bool(rows.rows) == (view not in ("failures", "floors", "recovered", "training_curves"))  # of which the sample has none
+    assert bool(rows.rows) == (
+        view not in ("failures", "floors", "recovered", "training_curves")
+    )  # of which the sample has none
 
 
 def test_every_view_and_column_is_explained(ledger: Path) -> None:
