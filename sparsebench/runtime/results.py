@@ -77,8 +77,8 @@ class PhaseSummary:
     """One phase of one side, in seconds: median of a process (mean over them), its 95% interval, MAD, number of samples, median
     CPU time.
 
-    ``steady`` is false where warm-up ended at its cap in most processes, or the halves of the samples disagree; ``p90_s`` is
-    None below
+    ``steady`` is false where the samples go on changing from half to half in every process (of one alone, where its warm-up ended
+    at its cap and its halves disagree); ``p90_s`` is None below
     64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
     """
 

@@ -71,7 +71,7 @@ COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% interval of ms: Studen
 COMMENT ON COLUMN latency.high_ms IS 'upper end of that interval';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where the warm-up of one of the two ended at its cap in most processes, or the second half of its steps was not within 2% of the first: distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where one of the two was faster or slower in the second half of its steps in process after process (with one process: where warm-up ended at its cap): distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
 COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
