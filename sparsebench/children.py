@@ -70,7 +70,8 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
     forked(child)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        if -code != signal.SIGKILL:  # which nobody can handle
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(parent, -code)
     return code
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sparsebench.errors import ModelError
 from sparsebench.models.grouped import KEY, Experts, FeedForward, experts_of
-from sparsebench.models.skipping import place_of
+from sparsebench.models.skipping import module_at
 
 if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
@@ -85,7 +85,7 @@ def install(model: Any, checkpoint: Checkpoint) -> Any:
     how = experts_of(checkpoint.config)
     for part in how.parts if how else ():
         assert how is not None
-        first, down, function = (_module(model, path) for path in (part.first, part.down, part.activation))
+        first, down, function = (module_at(model, path, KEY) for path in (part.first, part.down, part.activation))
         chooser = chooser_of(how, part, checkpoint, (first, down, function))
         hook(chooser, first, down)
     return model
@@ -125,11 +125,3 @@ def chooser_of(
     if how.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
     return Chooser(how, assignment, tables, function)
-
-
-def _module(model: Any, path: str) -> nn.Module:
-    name = place_of(model, path)
-    if name is None:
-        raise ModelError(f"config.json: `{KEY}`: the model has no layer {path}", "make the variant again")
-    found: nn.Module = model.get_submodule(name)
-    return found

@@ -71,16 +71,17 @@ def install(model: Any, config: Mapping[str, Any]) -> Any:
     skip = skip_of(config)
     if skip:
         for path, magnitude in skip.inputs.items():
-            _module(model, path).register_forward_pre_hook(_Input(magnitude))
+            module_at(model, path, KEY).register_forward_pre_hook(_Input(magnitude))
         for path, magnitude in skip.outputs.items():
-            _module(model, path).register_forward_hook(_Output(magnitude))
+            module_at(model, path, KEY).register_forward_hook(_Output(magnitude))
     return model
 
 
-def _module(model: Any, path: str) -> nn.Module:
+def module_at(model: Any, path: str, key: str) -> nn.Module:
+    """The module that config.json names under ``key``. Raises ModelError where the model has none."""
     name = place_of(model, path)
     if name is None:
-        raise ModelError(f"config.json: `{KEY}`: the model has no layer {path}", "make the variant again")
+        raise ModelError(f"config.json: `{key}`: the model has no layer {path}", "make the variant again")
     found: nn.Module = model.get_submodule(name)
     return found
 

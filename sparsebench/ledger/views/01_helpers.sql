@@ -11,6 +11,11 @@ CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(setti
 -- A score, or a difference between two, turned so that more is better.
 CREATE OR REPLACE MACRO _goodness(score, higher_is_better) AS if(higher_is_better, score, -score);
 
+-- What a step does to a model, in a word.
+CREATE OR REPLACE MACRO _kind(step) AS
+    CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
+         WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END;
+
 -- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.
 CREATE OR REPLACE MACRO normal_share(threshold) AS

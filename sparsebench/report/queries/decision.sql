@@ -8,8 +8,7 @@ WITH asked AS (
     SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind, bool_or(name = 'random') AS chance
     FROM (
         SELECT variant_id, min(position) AS position, any_value(name) AS name,
-               CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
-                         WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END AS kind
+               _kind(step) AS kind
         FROM steps
         GROUP BY variant_id, step
     )

@@ -5,8 +5,7 @@ WITH done AS (
     SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind
     FROM (
         SELECT variant_id, min(position) AS position,
-               CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'
-                         WHEN 'recover' THEN 'recovery' WHEN 'skip' THEN 'skipped inputs' WHEN 'moefy' THEN 'experts' ELSE step END AS kind
+               _kind(step) AS kind
         FROM steps
         JOIN done USING (variant_id)
         GROUP BY variant_id, step
