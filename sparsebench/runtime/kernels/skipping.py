@@ -88,7 +88,9 @@ class SkipColumns(Skipping):
         if x.numel() == self.in_features:
             return self.one(x, x, self.limit)
         turned = self.matrix.T
-        if x.dtype == torch.bfloat16:  # by columns torch is eight times as slow where the processor has no such instructions
+        if (
+            x.dtype == torch.bfloat16
+        ):  # by columns torch is eight times as slow where the processor has no such instructions
             turned = turned.contiguous()
         return nn.functional.linear(masked(x, self.limit), turned, self.bias)
 
