@@ -1,6 +1,6 @@
 """Kills runs at random moments, starts them again plainly, and compares what they leave with an undisturbed run.
 
-    python -m benchmarks.attack [--kills 50] [--ranks 1] [--seed 0] [--folder DIR] [--json]
+    python -m benchmarks.attack [--kills 50] [--ranks 1 | --manifest quickstart.yaml] [--seed 0] [--folder DIR] [--json]
 
 A round begins with an empty cache, ledger and folder for temporary files. `sparsebench run` is started again and again, and each
 time something is done to it at a random moment: SIGKILL, Ctrl-C or SIGTERM to the run, or SIGKILL to one of the processes below
@@ -64,8 +64,9 @@ PARENT = {"SIGKILL": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.
 BELOW = "SIGKILL below"
 """What is done: signals to the run itself, and to a process that it has started, directly or not."""
 POLITE = ("Ctrl-C", "SIGTERM")
-SHARE, LONGEST = 1 / 2, 40.0
-"""The longest time to a kill, as a share of what the undisturbed run takes, and in seconds; most are much shorter."""
+SHARE, LONGEST, SPREAD = 1 / 2, 40.0, 2.0
+"""The longest time to a kill, as a share of what the undisturbed run takes, and in seconds; most are much shorter. A few kills
+of a long run are spread over it: their longest times together are so many times the run."""
 SAME = {
     "scores": "task, metric, score, stderr, n",
     "outcomes": "position, doc_id, value",
@@ -329,9 +330,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="attack-"))
     started = time.monotonic()
-    wanted, seconds = undisturbed(folder, asked.ranks)
+    wanted, seconds = undisturbed(folder, asked.ranks, asked.manifest)
     print(f"undisturbed: {len(wanted.statuses())} cells in {seconds:.0f} s", file=sys.stderr, flush=True)
-    attack = Attack(random.Random(asked.seed), min(seconds * SHARE, LONGEST))
+    longest = max(min(seconds * SHARE, LONGEST), SPREAD * seconds / asked.kills)
+    attack = Attack(random.Random(asked.seed), longest)
     tally = attack.tally
     try:
         while tally.total < asked.kills:
@@ -358,7 +360,9 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks.attack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
-    parser.add_argument("--ranks", type=int, default=1, choices=(1, 2), help="ranks of what is timed (default: 1)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--ranks", type=int, default=1, choices=(1, 2), help="ranks of what is timed (default: 1)")
+    what.add_argument("--manifest", type=Path, metavar="FILE", help="attack runs of this one (default: a small one)")
     parser.add_argument("--seed", type=int, default=0, help="another seed kills at other moments (default: 0)")
     parser.add_argument(
         "--folder",
@@ -370,7 +374,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def undisturbed(folder: Path, ranks: int) -> tuple[Home, float]:
+def undisturbed(folder: Path, ranks: int, manifest: Path | None) -> tuple[Home, float]:
     """A run that nobody kills, and its seconds; the one that lies in ``folder`` from before, where there is one.
 
     Raises SystemExit where it does not end well: nothing can be learnt then.
@@ -378,8 +382,9 @@ def undisturbed(folder: Path, ranks: int) -> tuple[Home, float]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"{number} {TEXT}"}) + "\n" for number in range(8)))
     engine = "hf" if ranks == 1 else "deepspeed"
-    manifest, took = folder / "attack.yaml", folder / "seconds"
-    manifest.write_text(MANIFEST.format(root=ROOT, folder=folder.resolve(), ranks=ranks, engine=engine))
+    own, took = folder / "attack.yaml", folder / "seconds"
+    own.write_text(MANIFEST.format(root=ROOT, folder=folder.resolve(), ranks=ranks, engine=engine))
+    manifest = manifest.resolve() if manifest else own
     if took.is_file():
         return Home((folder / "undisturbed").resolve(), manifest), float(took.read_text())
     home, started = begin(folder / "undisturbed", manifest), time.monotonic()
