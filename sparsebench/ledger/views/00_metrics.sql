@@ -5,6 +5,7 @@ FROM (VALUES
     ('acc', true, 'share', 0.0::DOUBLE, NULL::DOUBLE, 'mean'),
     ('acc_norm', true, 'share', 0.0, NULL, 'mean'),
     ('exact_match', true, 'share', 0.0, NULL, 'mean'),
+    ('f1', true, 'share', 0.0, NULL, 'mean'),
     ('ap', true, 'share', 0.0, NULL, 'ranking'),
     ('spearman', true, 'correlation', -1.0, NULL, 'correlation'),
     -- Above 10,000 a table of token frequencies, which reads no context, would predict better.
