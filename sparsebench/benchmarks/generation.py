@@ -10,10 +10,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError
+from sparsebench.models.load import cache_name
 from sparsebench.models.text import longest_input
 
 if TYPE_CHECKING:
@@ -103,8 +103,11 @@ class Generation:
             (
                 # A word is its own name; of questions there may be two alike.
                 Outcome(
-                    str(place) if task.form else document.text, hashes.of_shown(document.text), value,
-                    label, hashes.of_context(document.context) if document.context else None,
+                    str(place) if task.form else document.text,
+                    hashes.of_shown(document.text),
+                    value,
+                    label,
+                    hashes.of_context(document.context) if document.context else None,
                 )
                 for place, document, value, label in zip_longest(places, asked, values, lengths)
             ),
@@ -144,7 +147,13 @@ class Generation:
                     f"more than the model's {most:,}",
                     "shorten it, or leave the record out",
                 )
-        begun = None if self.model.config.is_encoder_decoder else self._begun(os.path.commonprefix(rows))
+        begun = (
+            None
+            if self.model.config.is_encoder_decoder
+            else self._begun(
+                [same[0] for same in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))]
+            )
+        )
         by_length: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(place)
@@ -165,7 +174,7 @@ class Generation:
         return found
 
     def _begun(self, tokens: list[int]) -> Any:
-        """What a decoder remembers of the tokens that all inputs begin with; None where it would save little, or cannot be shared."""
+        """What a decoder keeps of the tokens that all inputs begin with; None where that saves little or cannot be shared."""
         import torch
         from transformers import DynamicCache
 
@@ -176,7 +185,8 @@ class Generation:
             return None
         with torch.inference_mode():
             given = torch.tensor([tokens[:-1]], device=self.model.device)
-            return self.model(input_ids=given, past_key_values=remembered, use_cache=True).past_key_values
+            self.model(input_ids=given, use_cache=True, **{cache_name(self.model): remembered})
+        return remembered
 
     def _decoded(self, given: torch.Tensor, longest: int, begun: Any) -> list[Symbols]:
         """Greedy continuations of ``given`` (batch, length), whose first tokens are those that ``begun`` remembers."""
@@ -195,8 +205,8 @@ class Generation:
 
         more: dict[str, Any] = {} if alone else {"stopping_criteria": [first_line]}
         if begun is not None:
-            more["past_key_values"] = copy.deepcopy(begun)
-            more["past_key_values"].batch_repeat_interleave(len(given))
+            copied = more[cache_name(self.model)] = copy.deepcopy(begun)
+            copied.batch_repeat_interleave(len(given))
         with torch.inference_mode():
             written = self.model.generate(  # type: ignore[operator]
                 input_ids=given,

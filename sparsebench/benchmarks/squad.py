@@ -1,4 +1,4 @@
-"""Questions about passages of SQuAD 1.1, each behind five that are answered, and its measures of an answer (Rajpurkar et al. 2016).
+"""Questions on passages of SQuAD 1.1 (Rajpurkar et al. 2016), each behind five that are answered, and its measures of an answer.
 
 An answer is compared in lower case, without punctuation and articles: by being the same, and by F1 over its words, the better of
 the accepted answers.

@@ -213,3 +213,10 @@ def load_gguf(file: Path, family: Family, dtype: str) -> tuple[PreTrainedModel, 
         wrong = f"{file}: {len(missing)} weights are missing (the first is {missing[0]})"
         raise ModelError(wrong, "its header does not fit its tensors: fetch the file again")
     return model, tokenizer
+
+
+def cache_name(model: Any) -> str:
+    """What a model's forward calls the keys and values of the tokens before; transformers 5.24 renamed it."""
+    import inspect
+
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.load import cache_name
 from sparsebench.models.text import OFFSET_TYPES
 from sparsebench.runtime.results import Workload
 
@@ -130,7 +131,7 @@ class Prefill(Phase):
         self.cache: Any = None
         self.next: Any = None
         known = inspect.signature(model.module.forward).parameters
-        self.cache_name = "cache" if "cache" in known else "past_key_values"  # transformers 5.24 renamed it
+        self.cache_name = cache_name(model.module)
         self.extra: dict[str, Any] = {"use_cache": True}
         if "logits_to_keep" in known:
             self.extra["logits_to_keep"] = 1  # as `generate` does

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import TaskSpec, all_tasks, check, cmudict
+from sparsebench.benchmarks import TaskSpec, all_tasks, check, cmudict, generation, squad
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.generation import LONGEST, distance, ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.load import load_model, load_tokenizer
 from tests.benchmarks.conftest import Run
+from tests.conftest import WORDS
 
 SYMBOLS = st.lists(st.sampled_from("abc"), max_size=6)
 
@@ -198,3 +199,62 @@ def test_what_does_not_suit_is_refused() -> None:
     with pytest.raises(BenchmarkError, match="for encoder-decoder models, not for family decoder"):
         check(TaskSpec("g2p_per"), "decoder")
     assert all_tasks()["g2p"].families == all_tasks()["g2p_per"].families == ("encoder-decoder",)
+
+
+@pytest.fixture
+def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Requests as SQuAD's package has them; what `sources` fetches."""
+    draw, rows = random.Random(2), []
+    begin = " ".join(draw.choices(WORDS, k=90))
+    for number in range(6):
+        query = f"{' '.join(draw.choices(WORDS, k=12 + number // 2))}\nQuestion: {' '.join(draw.choices(WORDS, k=4))}"
+        if number == 1:
+            query = rows[0]["doc"]["query"] + " the"
+        request = {"context": f"{begin} {query}"}
+        rows.append({"request": request, "doc": {"query": query}, "label": ["The cat.", "a dog"]})
+    path = tmp_path / "requests.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sources, "fetch", lambda *_: path)
+    return rows
+
+
+@pytest.mark.parametrize("shared", [64, 10_000])
+def test_squad_is_a_plain_loop_whether_or_not_what_inputs_share_is_read_once(
+    shared: int, tiny_llama: Path, questions: list[dict[str, Any]], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "SHARED", shared)
+    model, tokenizer = load_model(tiny_llama, "decoder").float(), load_tokenizer(tiny_llama)
+    from sparsebench.models import load
+
+    monkeypatch.setattr(load, "load_model", lambda *_: model)
+    read: list[int] = []
+    model.register_forward_pre_hook(lambda _, args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True)
+    found = [run(tiny_llama, "decoder", task) for task in ("squad", "squad_f1")]
+    assert (sum(length > 64 for length in read) == len(found)) is (shared == 64), "once for all inputs of a task"
+    wanted = []
+    for row in questions:
+        ids = tokenizer(row["request"]["context"], return_tensors="pt")["input_ids"]
+        for _ in range(24):
+            with torch.no_grad():
+                ids = torch.cat([ids, model(input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)], 1)
+            if int(ids[0, -1]) == model.config.eos_token_id:
+                break
+        text = tokenizer.decode(
+            ids[0, len(tokenizer(row["request"]["context"])["input_ids"]) :], skip_special_tokens=True
+        )
+        wanted.append(squad.words(text.partition("\n")[0]))
+    assert len(set(wanted)) > 1
+    answers = [squad.words(answer) for answer in questions[0]["label"]]
+    assert [outcome.value for outcome in found[0].outcomes] == [float(words in answers) for words in wanted]
+    assert [outcome.value for outcome in found[1].outcomes] == [
+        max(squad.f1(words, answer) for answer in answers) for words in wanted
+    ]
+    clusters = [outcome.cluster for outcome in found[0].outcomes]
+    assert clusters[0] == clusters[1] and len(set(clusters)) == len(questions) - 1
+    assert (found[0].metric, found[0].chance, found[1].metric) == ("exact_match", 0.0, "f1")
+
+
+def test_answers_of_squad_are_compared_as_its_authors_do() -> None:
+    assert squad.words(" The  Cat, of an 'Owner'. ") == ("cat", "of", "owner")
+    assert squad.f1(("cat", "of", "owner"), ("cat", "cat")) == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
+    assert (squad.f1((), ()), squad.f1(("a",), ()), squad.f1(("x", "y"), ("y", "x"))) == (1.0, 0.0, 1.0)
