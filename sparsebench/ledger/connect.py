@@ -51,6 +51,19 @@ _SEALED: Config = _ALONE | {"enable_external_access": "false", "lock_configurati
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C stays KeyboardInterrupt: of what a signal's handler raises while a query runs DuckDB makes an error of its own."""
+    import duckdb
+
+    try:
+        yield
+    except (RuntimeError, duckdb.InterruptException) as error:
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from error
+        raise
+
+
+@contextmanager
 def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that may write this one file, which is created where there is none, and reaches nothing else.
 
@@ -64,11 +77,8 @@ def writer(path: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
         unlinked(path.with_name(path.name + ending))
     connection = _open(path, False, _SEALED | {"storage_compatibility_version": STORAGE}, patience)
     try:
-        yield connection
-    except (RuntimeError, duckdb.InterruptException) as error:
-        if "interrupted" in str(error).lower():  # so DuckDB calls what a signal's handler has raised
-            raise KeyboardInterrupt from error
-        raise
+        with interruptible():
+            yield connection
     except duckdb.Error as error:
         if is_damage(error):
             raise damaged(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from sparsebench.benchmarks.statistics import spearman
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs, proportions, resampling, sensitivity
+from sparsebench.ledger.statistics.contract import ask
 from sparsebench.ledger.statistics.proportions import Table
 
 NO_LABELS = np.full(1, np.nan)
@@ -503,3 +505,14 @@ def test_a_loss_of_the_margin_is_called_less_than_the_margin_one_time_in_twenty(
         called += found.loss_at_most is not None and found.loss_at_most < margin
     assert called <= 0.05 * trials + 3 * math.sqrt(0.05 * 0.95 * trials)
     assert called > 0
+
+
+def test_ctrl_c_while_the_rules_are_asked_is_ctrl_c() -> None:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            ask("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE (a.range * b.range) % 7 = 3")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

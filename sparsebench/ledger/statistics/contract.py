@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.ledger import sqlfiles
+from sparsebench.ledger.connect import interruptible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,7 +99,7 @@ def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
     """Rows of a query of what the ledger's views say of metrics and verdicts: rules that SQL and Python both need stand there."""
     import duckdb
 
-    with duckdb.connect() as connection:
+    with interruptible(), duckdb.connect() as connection:
         connection.execute(sqlfiles.read("views/00_metrics") + sqlfiles.read("views/00_verdict"))
         return connection.execute(query, values).fetchall()
 
