@@ -112,6 +112,7 @@ def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: 
     drawn = fitting(spec, table)
     if not drawn.rows:
         return Rendered(spec.name, spec.title, skipped="its query finds no rows in this ledger")
+    spec = spec.found(drawn.dicts()[0])
     paths = tuple(out / f"{spec.name}.{name}" for name in formats)
     with foreign(f"{spec.path}: its rows cannot be drawn", "see what they are: sparsebench sql -f FILE", UserError):
         draw(spec, drawn, paths, width)

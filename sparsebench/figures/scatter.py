@@ -87,7 +87,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     taken = [Bbox.from_bounds(mark[0] - 2.5 * dot, mark[1] - 2.5 * dot, 5 * dot, 5 * dot) for mark in marks]
     taken += _strokes(axes)
     panel_box = axes.get_window_extent()
-    best = front(rows, canvas)
+    best = front(rows, canvas) if canvas.spec.get("texts", "front") == "front" else []
     whole = True
     for row in sorted(rows, key=lambda row: (row[x], row[y])):
         if not row[column] or (best and row not in best):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsebench import bounded
@@ -15,6 +15,7 @@ _LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
 
 KEYS: Mapping[str, str] = {
     "title": "one sentence above the figure",
+    "finding": "column whose first value, where there is one, stands above the figure in the title's place: what it shows",
     "about": "the question that the figure answers, for `figures --list`",
     "kind": "how it is drawn: line, curve, bars, scatter, strip, forest or heatmap",
     "x": "column along the horizontal axis",
@@ -28,6 +29,7 @@ KEYS: Mapping[str, str] = {
     "front": "scatter: the better end of y, high or low, or a column that is true where it is high (of x, less is better): "
     "points that no other beats are joined",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
+    "texts": "scatter: all points get theirs; front (default): with a front, those on it",
     "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",
     "range": "heatmap: lowest and highest value of the colour, `0 1`; without it, those found",
     "base": "bars: the part of y that is drawn pale",
@@ -68,6 +70,7 @@ SCALES = {
     "yscale": ("linear", "log", "percent"),
     "xshare": ("yes", "no"),
     "yshare": ("yes", "no"),
+    "texts": ("all", "front"),
 }
 NUMBERS = {
     "range": (r"-?\d+(\.\d+)? -?\d+(\.\d+)?", "two numbers such as 0 1"),
@@ -81,7 +84,7 @@ ENDS = {"high": 1, "low": -1}
 NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
-    "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet", "row",
+    "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet", "row",
     "bound",
 )  # fmt: skip
 
@@ -125,6 +128,11 @@ class Spec:
         """Columns to draw as levels, each with its label."""
         pairs = (entry.partition("=") for entry in self.get("reference").split(";") if entry.strip())
         return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
+
+    def found(self, row: Mapping[str, object]) -> Spec:
+        """This figure with what its first row says of it as its title, where that says something."""
+        said = row.get(self.get("finding"))
+        return replace(self, values={**self.values, "title": str(said)}) if said else self
 
     def check_columns(self, found: tuple[str, ...]) -> None:
         """Raise UserError where the header names a column that the query does not give."""

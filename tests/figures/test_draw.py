@@ -23,14 +23,14 @@ from sparsebench.ledger.store import Ledger
 NOWHERE = Path("nowhere")
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
-    "allocation", "calibration", "engines", "failures", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
-    "pareto_latency", "pareto_perplexity", "perplexity", "retained", "runtime", "score", "shapes", "size", "structure",
+    "allocation", "calibration", "engines", "failures", "kinds", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
+    "pareto_latency", "pareto_perplexity", "perplexity", "retained", "rms", "runtime", "score", "shapes", "size", "structure",
     "training",
 ]  # fmt: skip
 
 
-SAMPLED = [name for name in NAMES if name not in ("shapes", "training")]
-"""Figures that the sample has rows for: it has no smaller shapes, and nothing was trained."""
+SAMPLED = [name for name in NAMES if name not in ("kinds", "shapes", "training")]
+"""Figures that the sample has rows for: it has zeros only, and nothing was trained."""
 SAMPLE = ("perplexity", "runtime", "structure")
 """Figures of different kinds; the others are looked at by the long tests."""
 
@@ -400,3 +400,14 @@ def test_a_label_is_a_text_whatever_it_holds(figure: Callable[[str], Any], tmp_p
         pictures.append([path.read_bytes() for path in paths])
         assert b"\x1b" not in pictures[-1][1] and b"<b>" not in pictures[-1][1]
     assert len({picture[0] for picture in pictures}) == len(pictures)
+
+
+def test_what_a_figure_has_found_is_its_title(ledger: Path, tmp_path: Path) -> None:
+    header = "-- title: Rows\n-- finding: said\n-- kind: bars\n-- x: x\n-- y: y\n"
+    for name, said in (("told", "'One beats two'"), ("silent", "NULL")):
+        (tmp_path / f"{name}.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y, {said} AS said")
+    done = render(ledger, ["told", "silent"], tmp_path / "out", ("svg",), tmp_path)
+    assert [figure.title for figure in done] == ["One beats two", "Rows"]
+    (tmp_path / "told.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y")
+    with pytest.raises(UserError, match="line 2: `finding` names 'said'"):
+        render(ledger, ["told"], tmp_path / "out", ("svg",), tmp_path)

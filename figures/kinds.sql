@@ -1,0 +1,64 @@
+-- title: Quality against bytes: zeros, bits, smaller shapes, training
+-- about: what each kind of recipe keeps of the model for its bytes, with the Pareto front
+-- finding: finding
+-- kind: scatter
+-- x: megabytes
+-- y: score
+-- low: low
+-- high: high
+-- series: kind
+-- place: place
+-- facet: panel
+-- front: low
+-- text: label
+-- texts: all
+-- reference: dense = dense
+-- yscale: log
+-- xlabel: weight files in the packed format, MB
+-- ylabel: perplexity (lower is better)
+-- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out.
+
+WITH words AS (
+    SELECT variant_id, position, step,
+           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%')
+                     WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
+                     WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
+                     WHEN 'recover' THEN 'trained' ELSE name END AS word
+    FROM steps
+    GROUP BY variant_id, position, step, name
+), recipes AS (
+    SELECT variant_id, string_agg(word, ', ' ORDER BY position) AS label, string_agg(_kind(step), ' + ' ORDER BY position) AS kind,
+           bool_or(word LIKE 'random%') AS random
+    FROM words
+    GROUP BY variant_id
+), packed AS (
+    SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
+), points AS (
+    SELECT DISTINCT c.panel, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
+           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(label, 'dense') END AS label,
+           CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
+    FROM curves c
+    JOIN packed USING (variant_id)
+    LEFT JOIN recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
+    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(random, false) AND (format = 'packed' OR weights = 'dequantized')
+), told AS (
+    -- The smallest of each kind that stays within a tenth of the dense perplexity.
+    SELECT panel, count(DISTINCT kind) AS kinds,
+           min(megabytes) FILTER (kind = 'dense') AS whole,
+           arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
+           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros
+    FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
+    GROUP BY panel
+)
+SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,
+       CASE kind WHEN 'dense' THEN 100 WHEN 'as fetched' THEN 101 WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3
+                 WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6 ELSE 7 END AS place,
+       CASE WHEN count(DISTINCT panel) OVER () = 1 AND best IS NOT NULL THEN
+           format('Within a tenth of the dense perplexity, {} takes {:.0f}% of the bytes', best, 100 * least / whole)
+           || CASE WHEN zeros IS NULL THEN '; zeros alone do not get there' WHEN zeros = best THEN '' ELSE format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END
+       END AS finding
+FROM points
+JOIN told USING (panel)
+-- One kind beside dense is what the other figures show.
+WHERE kinds - (whole IS NOT NULL)::INTEGER > 2
+ORDER BY panel, kind IN ('dense', 'as fetched'), place, megabytes;

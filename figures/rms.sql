@@ -1,0 +1,25 @@
+-- title: How large the weights of the dense models are, block by block
+-- about: how large each kind of module's weights are in each block, beside the whole model's
+-- finding: finding
+-- kind: heatmap
+-- x: layer
+-- y: kind
+-- value: rms
+-- facet: facet
+-- xlabel: layer
+-- ylabel: root mean square, over the model's
+-- note: One threshold for the whole model removes most where this is small; one for each matrix does not see it. Over the model's: that of all its prunable weights. Of matrices of one kind in a block, all weights together.
+
+WITH each AS (
+    SELECT model, weights, family, side, kind, layer,
+           sqrt(sum(rms ** 2 * count) / sum(count)) / sqrt(sum(sum(rms ** 2 * count)) OVER whole / sum(sum(count)) OVER whole) AS rms
+    FROM (SELECT DISTINCT ON (model, weights, name) * FROM tensors WHERE method = 'dense' AND weights <> 'random' AND prunable)
+    GROUP BY model, weights, family, side, kind, layer
+    WINDOW whole AS (PARTITION BY model, weights)
+), spread AS (
+    SELECT model, max(rms) / min(rms) AS ratio FROM each WHERE rms > 0 GROUP BY model, weights
+)
+SELECT layer, concat(if(family = 'encoder-decoder', side || ' ', ''), kind) AS kind, round(rms, 2) AS rms, model_label(model, weights) AS facet,
+       (SELECT format('Modules of one model differ in the size of their weights by {}{:.1f} times', if(count(*) = 1, '', format('{:.1f} to ', min(ratio))), max(ratio)) FROM spread) AS finding
+FROM each
+ORDER BY facet, side DESC, list_position(['qkv', 'q', 'k', 'v', 'o', 'cross_q', 'cross_k', 'cross_v', 'cross_o', 'gate', 'gate_up', 'up', 'down'], each.kind), layer;
