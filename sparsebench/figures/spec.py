@@ -84,8 +84,8 @@ ENDS = {"high": 1, "low": -1}
 NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
-    "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet", "row",
-    "bound",
+    "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet",
+    "row", "bound",
 )  # fmt: skip
 
 
