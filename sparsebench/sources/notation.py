@@ -187,12 +187,13 @@ def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> N
 
 def _unknown(text: str, kind: str) -> NoReturn:
     close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5) if kind else []
+    short = [] if kind or "/" in text else difflib.get_close_matches(text.lower(), aliases.KNOWN, n=3, cutoff=0.5)
     if close:
         meant = f"did you mean {close[0]}:? "
     elif os.path.exists(os.path.expanduser(text)):
         meant = f"did you mean path:{text}? "
-    elif not kind and "/" not in text and (named := difflib.get_close_matches(text.lower(), aliases.KNOWN, n=3, cutoff=0.5)):
-        meant = f"did you mean {' or '.join(named)}? "
+    elif short:
+        meant = f"did you mean {' or '.join(short)}? "
     elif _REPO.match(text):
         meant = f"did you mean hf:{text}? "
     else:
