@@ -12,6 +12,7 @@ import typer
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, opened, size
 from sparsebench.errors import UserError
+from sparsebench.notebook import speedups
 
 if TYPE_CHECKING:
     from sparsebench.runtime import LatencyResult, MemoryResult
@@ -92,7 +93,7 @@ def measure(
     note("measuring its memory …", "dim")
     memory = runtime.measure_memory(model.folder, model.family, setting)
     if as_json:
-        emit_json({"latency": asdict(timed) | {"differences": _speedups(timed)}, "memory": asdict(memory)})
+        emit_json({"latency": asdict(timed) | {"differences": speedups(timed)}, "memory": asdict(memory)})
         return
     _show(timed, memory)
 
@@ -110,28 +111,14 @@ def _show_launch(placed: Hosts) -> None:
     typer.echo(shlex.join(command))
 
 
-def _speedups(timed: LatencyResult) -> list[dict[str, Any]]:
-    """Time of the baseline over the variant's, by phase, with the names that the view ``latency`` has."""
-    return [
-        {
-            "phase": one.phase,
-            "speedup": 1 / one.ratio,
-            "speedup_low": 1 / one.high,
-            "speedup_high": 1 / one.low,
-            "pairs": one.pairs,
-        }
-        for one in timed.differences
-    ]
-
-
 def _show(timed: LatencyResult, memory: MemoryResult) -> None:
     """The result as a person reads it."""
-    speedups = {one["phase"]: one for one in _speedups(timed)}
+    faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
     for phase in timed.phases:
         if phase.side != "variant":
             continue
-        one = speedups.get(phase.phase)
+        one = faster.get(phase.phase)
         shown = f"{one['speedup']:.3f} [{one['speedup_low']:.3f}, {one['speedup_high']:.3f}]" if one else ""
         interval = f"[{phase.low_s * 1e3:.2f}, {phase.high_s * 1e3:.2f}]"
         rows.append(

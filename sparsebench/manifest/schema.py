@@ -183,7 +183,8 @@ class Model(Strict):
     name: Name
     """How the model is called in tables and figures."""
     source: Source
-    """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, or `random`."""
+    """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, `random`, or an
+    alias such as `smollm2-135m`, see `sparsebench models`."""
     family: Family
     """`encoder`, `decoder` or `encoder-decoder`."""
     dtype: Dtype = "auto"

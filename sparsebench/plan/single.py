@@ -52,12 +52,20 @@ def single(
 ) -> Single:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
+    An alias beside a folder of the same name is refused: nobody could tell which of the two was measured.
+
     ``check`` may refuse its config.json, before anything is fetched where it can be read by itself. Raises SourceError when
     it cannot be found, or when its family can neither be read nor was given.
     """
     if family is not None and family not in FAMILIES:
         raise SourceError(f"there is no family {family!r}", f"one of {', '.join(FAMILIES)}")
-    source = sources.parse(f"path:{text}" if os.path.exists(text) else text)
+    there = os.path.exists(text)
+    if there and text in sources.KNOWN:
+        raise SourceError(
+            f"{text}: a model's alias, and there is a file or folder of that name here",
+            f"write ./{text} for the folder; for the model, call from another folder",
+        )
+    source = sources.parse(f"path:{text}" if there else text)
     if source.kind == "path" and is_packed(Path(source.location)):
         if dtype != "auto":
             raise UserError(
@@ -70,7 +78,7 @@ def single(
     if check:
         check(sources.read_config(source, cache, offline) or {})
     found = family or _family(source, cache, offline)
-    model = Model(name=_name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
+    model = Model(name=text if text in sources.KNOWN else _name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache, offline)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
@@ -96,19 +104,19 @@ def _packed(folder: Path, family: str | None) -> Single:
 
 def validated(shape: type[T], values: dict[str, object]) -> T:
     """A manifest entry made from command-line options, held to the manifest's own rules. Raises UserError."""
-    with _options():
+    with worded("--"):
         return shape.model_validate(values)
 
 
 def steps(verb: str, name: str, given: dict[str, object]) -> list[Step]:
     """The steps that options ask for, as a manifest's entry would. Raises UserError."""
-    with _options():
+    with worded("--"):
         return [*combinations(verb, name, given)]
 
 
 @contextmanager
-def _options() -> Iterator[None]:
-    """The manifest's rules in the words of a command line."""
+def worded(prefix: str = "") -> Iterator[None]:
+    """The manifest's rules as a UserError that names the key, behind ``prefix``: ``--`` on a command line."""
     try:
         yield
     except ValidationError as error:
@@ -116,15 +124,16 @@ def _options() -> Iterator[None]:
         words = first.get("ctx", {})
         # A rule on several keys has no place of its own: it says at which of them it was broken, if at one.
         key = next(iter(first["loc"]), words.get("at") or "")
-        raise _refused(key, words.get("message", first["msg"]), words) from error
+        raise _refused(prefix, key, words.get("message", first["msg"]), words) from error
     except PydanticCustomError as error:
         words = error.context or {}
-        raise _refused(words["at"], words["message"], words) from error
+        raise _refused(prefix, words["at"], words["message"], words) from error
 
 
-def _refused(key: object, message: str, words: Mapping[str, Any]) -> UserError:
+def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -> UserError:
     hint = "; ".join(way for way in (words.get("expected"), words.get("hint")) if way) or None
-    return UserError(f"--{str(key).replace('_', '-')}: {message}" if key else message, hint)
+    named = str(key).replace("_", "-") if prefix else str(key)
+    return UserError(f"{prefix}{named}: {message}" if key else message, hint)
 
 
 def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:

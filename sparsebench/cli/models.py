@@ -1,0 +1,43 @@
+"""``sparsebench models``: the models that have a short name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sparsebench.cli.options import JSON
+from sparsebench.cli.output import emit_json, emit_table, size
+
+
+def models(as_json: JSON = False) -> None:
+    """Models that have an alias, which stands wherever a source does: in a manifest and behind a verb.
+
+    Sizes are downloads; the hub tells its own when a manifest is planned.
+
+    \b
+    sparsebench models
+    sparsebench inspect smollm2-135m
+    """
+    from sparsebench.sources import KNOWN
+
+    if as_json:
+        emit_json([asdict(known) for known in KNOWN.values()])
+        return
+    emit_table(
+        ["alias", "family", "parameters", "download", "licence", "where from"],
+        [
+            [
+                known.alias,
+                known.family,
+                _count(known.parameters),
+                "" if known.size is None else size(known.size),
+                known.licence,
+                known.origin,
+            ]
+            for known in KNOWN.values()
+        ],
+    )
+
+
+def _count(parameters: int) -> str:
+    """``2.4M`` or ``1.78B``."""
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"

@@ -1,0 +1,284 @@
+"""For notebooks: one variant made, measured and scored, and a ledger as tables. Everything here calls what the verbs call.
+
+    from sparsebench import apply, load, measure, score, sql
+
+    dense = load("smollm2-135m", dtype="bfloat16")
+    sparse = apply(dense, {"prune": "magnitude", "sparsity": 0.5}, "pruned/0.50")
+    score(sparse, "perplexity", against=dense, limit=8)
+    measure(sparse, against=dense, engine="sparse")
+    sql("SELECT * FROM results", "ledger/sparsebench.duckdb")
+
+Tables are pandas DataFrames with the columns that the verbs and the ledger's views have. Nothing is recorded: what is to be
+kept, compared or published belongs in a manifest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import BenchmarkError, SparsebenchError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from sparsebench.benchmarks import ScoreResult, TaskSpec
+    from sparsebench.manifest.schema import Dtype
+    from sparsebench.plan.single import Single
+    from sparsebench.runtime import LatencyResult
+    from sparsebench.steps.calibration import Calibration
+    from sparsebench.steps.contract import Context, Evidence, Step
+
+__all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
+
+
+def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline: bool = False) -> Single:
+    """The model that ``source`` names: an alias, a folder or any notation of a source. It is fetched and prepared in the cache.
+
+    ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
+    Raises SourceError for a model that cannot be had.
+    """
+    from sparsebench.plan.single import single
+
+    return single(source, family, dtype, offline)
+
+
+def apply(
+    model: Single,
+    recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    out: str | Path,
+    *,
+    calibration: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    offline: bool = False,
+) -> Single:
+    """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as a manifest has it, or a list of steps.
+
+    ``calibration`` has the keys of a manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+    Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists.
+    """
+    from sparsebench import devices, sources
+    from sparsebench.manifest.schema import Calibration
+    from sparsebench.plan.expand import resolved
+    from sparsebench.plan.single import Single, worded
+    from sparsebench.steps.calibration import tokens
+    from sparsebench.steps.contract import Context
+    from sparsebench.steps.registry import kinds
+
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"{out} exists", "name another folder, or remove it")
+    with worded():
+        text = resolved(Calibration.model_validate(dict(calibration or {})), seed)
+        steps = _recipe(recipe, text)
+    on_device = any(kinds()[step.verb].on_device(step) for step in steps)
+    there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
+        parent = model.folder
+        for number, step in enumerate(steps, 1):
+            made = out if number == len(steps) else Path(scratch) / str(number)
+            context = Context(
+                model.family, seed, model.calculated("auto", there),
+                read=lambda parent=parent: tokens(parent, model.family, text, cache, offline),
+                fetch=lambda source: sources.fetch(sources.parse(source), cache, offline),
+                dense=model.folder,
+                draw=lambda asked, parent=parent: tokens(parent, model.family, asked, cache, offline, training=True),
+                device=there,
+            )  # fmt: skip
+            _make(step, parent, made, context)
+            parent = made
+    return Single(out.name, out, model.family, model.dtype)
+
+
+def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calibration) -> list[Step]:
+    """The steps of the one variant that a recipe asks for; a step that reads a text and names none has the calibration's."""
+    from sparsebench.manifest.recipes import named
+    from sparsebench.steps.registry import combinations, kinds
+
+    found: list[Step] = []
+    for written in [recipe] if isinstance(recipe, Mapping) else recipe:
+        verb, name = named(written, kinds())
+        if name not in (known := kinds()[verb].settings()):
+            raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
+        given = {key: value for key, value in written.items() if key != verb}
+        for key, columns in kinds()[verb].texts.items():
+            if key in known[name].model_fields and key not in given:
+                usual = dict(zip(columns, (text.field, text.target), strict=False))
+                given |= {key: text.source} | {column: its for column, its in usual.items() if its}
+        steps = [*combinations(verb, name, given)]
+        if len(steps) != 1:
+            raise UserError(f"{verb}: {name} asks for {len(steps)} variants", "give each setting one value")
+        found += steps
+    if not found:
+        raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
+    return found
+
+
+def _make(step: Step, parent: Path, out: Path, context: Context) -> None:
+    from sparsebench.steps.registry import kinds
+
+    def emit(_: Step, result: Evidence | SparsebenchError) -> None:
+        if isinstance(result, SparsebenchError):
+            raise result
+
+    kinds()[step.verb].load()(parent, {step: out}, context, emit)
+
+
+def inspect(model: Single, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
+    """What share of the weights is zero, and at or above each multiple of its tensor's rms: overall, by layer, by module."""
+    import pandas as pd
+
+    from sparsebench.structure import assess, summary
+
+    rows = summary(assess(model.folder, model.family, (), tuple(relative)))
+    found = [
+        {"scope": row.scope, "stack": row.side, "layer": row.layer, "kind": row.kind, "weights": row.weights,
+         "zeros": row.zeros, **{f"at_least_{t:g}": share for t, share in zip(relative, row.far_from_zero, strict=True)}}
+        for row in rows
+    ]  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def sizes(model: Single, formats: Sequence[str] = ("dense", "packed")) -> pd.DataFrame:
+    """Bytes of the model's weights in each format, each written, read back and compared."""
+    import pandas as pd
+
+    from sparsebench import storage
+
+    with tempfile.TemporaryDirectory() as scratch:
+        found = storage.measure(model.folder, model.family, formats, Path(scratch) / "sizes")
+    return pd.DataFrame([asdict(size) for size in found.sizes])
+
+
+def score(
+    model: Single,
+    tasks: str | Sequence[str],
+    against: Single | None = None,
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """A row for each task: the score with its 95% interval and, with ``against``, the paired difference and a verdict.
+
+    Raises UserError for a task that does not exist, BenchmarkError for one that fails.
+    """
+    import pandas as pd
+
+    from sparsebench import benchmarks, devices
+    from sparsebench.ledger import scored
+    from sparsebench.manifest.problems import did_you_mean
+
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    if unknown := next((name for name in names if not benchmarks.known(name)), None):
+        raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.names()) or None)
+    specs = [benchmarks.TaskSpec(name, limit, num_fewshot) for name in names]
+    there = devices.resolve(device)
+
+    def failing(task: str, error: SparsebenchError) -> None:
+        raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
+
+    dense = results(against, specs, against.calculated("auto", there), there, failing) if against else None
+    found = results(model, specs, model.calculated("auto", there), there, failing)
+    return pd.DataFrame(scored.rows(found, dense))
+
+
+def results(
+    model: Single,
+    specs: Sequence[TaskSpec],
+    dtype: Dtype,
+    device: str,
+    failing: Callable[[str, SparsebenchError], None],
+) -> dict[str, ScoreResult]:
+    """The model's result of each task by its name; ``failing`` is told of a task that has none."""
+    from sparsebench import benchmarks, sources
+
+    found: dict[str, ScoreResult] = {}
+
+    def emit(spec: TaskSpec, result: ScoreResult | SparsebenchError) -> None:
+        if isinstance(result, SparsebenchError):
+            failing(spec.task, result)
+        else:
+            found[spec.task] = result
+
+    benchmarks.score(model.folder, model.family, list(specs), sources.Cache(), emit, dtype=dtype, device=device)
+    return found
+
+
+def measure(
+    model: Single,
+    against: Single | None = None,
+    *,
+    engine: str = "hf",
+    ranks: int = 1,
+    batch: int = 1,
+    prompt: int = 128,
+    generate: int = 16,
+    samples: int = 24,
+    processes: int = 5,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """A row for each phase: median milliseconds with a 95% interval, the speed-up over ``against``, and peak memory in bytes.
+
+    Both models are timed in turns; without ``against`` the model is timed against itself, which shows the noise floor.
+    """
+    import pandas as pd
+
+    from sparsebench import bounded, devices, environment, runtime
+    from sparsebench.runtime.engines import engine as made
+
+    for one in (model, against or model):
+        made(engine).check(bounded.read_object(one.folder / "config.json"), ranks)
+    there = devices.resolve(device)
+    run_in = environment.arithmetic(model.dtype, "auto", there)
+    work = runtime.Workload(batch, prompt, generate)
+    setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
+    timed = runtime.measure_pair((against or model).folder, model.folder, model.family, setting)
+    peaks = {one.phase: one.peak_bytes for one in runtime.measure_memory(model.folder, model.family, setting).phases}
+    faster = {one["phase"]: one for one in speedups(timed)}
+    rows = [
+        {"phase": one.phase, "ms": one.median_s * 1e3, "ms_low": one.low_s * 1e3, "ms_high": one.high_s * 1e3,
+         "steady": one.steady, "peak_bytes": peaks.get(one.phase), **faster.get(one.phase, {})}
+        for one in timed.phases
+        if one.side == "variant"
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
+    """Time of the baseline over the variant's, by phase, with the names that the view ``latency`` has."""
+    return [
+        {
+            "phase": one.phase,
+            "speedup": 1 / one.ratio,
+            "speedup_low": 1 / one.high,
+            "speedup_high": 1 / one.low,
+            "pairs": one.pairs,
+        }
+        for one in timed.differences
+    ]
+
+
+def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bool = False) -> pd.DataFrame | pa.Table:
+    """The rows of a read-only ``query`` over a ledger; without a query, its views and what each column means.
+
+    ``ledger`` is a file, or None for $SPARSEBENCH_LEDGER or ledger/sparsebench.duckdb; ``arrow`` gives a pyarrow.Table.
+    Raises QueryError for SQL that fails, NoLedgerError where there is no file.
+    """
+    from sparsebench.ledger import migrate, sqlfiles
+    from sparsebench.ledger.query import reader
+    from sparsebench.plan.preflight import ledger_path
+
+    asked = query or sqlfiles.read("describe")
+    with reader(ledger_path(Path(ledger) if ledger else None)) as connection:
+        migrate.stand_in(connection, asked)
+        found = connection.sql(asked)
+        if found is None:
+            raise UserError("there is no query in it", "give one SELECT")
+        return found.to_arrow_table() if arrow else found.df()
