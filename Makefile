@@ -37,7 +37,7 @@ report: $(VENV)/.installed
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
 	$(BIN)/sparsebench figures --ledger ledger/published.duckdb --out figures
 	$(BIN)/sparsebench report --ledger ledger/published.duckdb --out report.md --results docs/results.md --figures figures \
-		--manifest small --manifest g2p --manifest coder --manifest methods --manifest calibration --manifest engines --manifest experiments-rehearsal
+		--manifest small --manifest g2p --manifest coder --manifest methods --manifest kinds --manifest calibration --manifest engines --manifest experiments-rehearsal
 	$(BIN)/python docs/quotes.py ledger/published.duckdb
 
 # The pages and the JSON Schema that are made from the code; a test compares them.
