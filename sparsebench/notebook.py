@@ -278,7 +278,10 @@ def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bo
     asked = query or sqlfiles.read("describe")
     with reader(ledger_path(Path(ledger) if ledger else None)) as connection:
         migrate.stand_in(connection, asked)
-        found = connection.sql(asked)
-        if found is None:
+        found = connection.execute(asked)
+        if found.description is None:
             raise UserError("there is no query in it", "give one SELECT")
-        return found.to_arrow_table() if arrow else found.df()
+        if not arrow:
+            return found.df()
+        # DuckDB 2 has the one name, releases before it the other.
+        return found.to_arrow_table() if hasattr(found, "to_arrow_table") else found.fetch_arrow_table()
