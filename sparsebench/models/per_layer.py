@@ -117,7 +117,7 @@ class Counting:
         self.__dict__.update(_config=config, _own=dict(own))
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("_config", "_own"):  # a copy in the making has neither
+        if name.startswith("__"):  # asked of a copy in the making, which has nothing yet
             raise AttributeError(name)
         own = self.__dict__["_own"]
         return own[name] if name in own else getattr(self.__dict__["_config"], name)
