@@ -10,6 +10,7 @@ from sparsebench.models.dimensions import dimensions
 from sparsebench.models.types import MODEL_TYPES as MODEL_TYPES
 from sparsebench.models.types import PER_LAYER
 from sparsebench.models.types import transformers_config as transformers_config
+from sparsebench.models.types import unknown_type as unknown_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
