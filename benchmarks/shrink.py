@@ -3,11 +3,14 @@
     python benchmarks/shrink.py quality FOLDER [TEXT] --out results.jsonl [--windows 8] [--length 512] [--samples 16]
     python benchmarks/shrink.py depth FOLDER [TEXT] --out results.jsonl [--blocks 2 4]
     python benchmarks/shrink.py speed FOLDER --out results.jsonl [--length 512] [--rounds 15]
+    python benchmarks/shrink.py memory FOLDER --out results.jsonl [--samples 16]
 
 FOLDER is a decoder, TEXT a raw WikiText file (default: the passages of the task `perplexity`, CoQA's); the calibration text is
 the program's own default. What is in results.jsonl
 already is not run again, so that a benchmark can be stopped and continued. Perplexity is over the first windows of TEXT;
 times are medians of dense and smaller model in alternation, in one process, float32, logits of the last position only.
+`memory` is the peak of anonymous memory (libraries included) of cutting FOLDER, such as one that benchmarks/shapes.py makes,
+with random tokens as calibration text.
 """
 
 from __future__ import annotations
@@ -37,6 +40,10 @@ WIDTH: list[tuple[str, dict[str, Any]]] = [
     ("taylor", {"labels": "text"}),
     ("taylor", {"labels": "own"}),
     ("taylor", {"labels": "text", "compensation": "least_squares"}),
+    ("taylor", {"labels": "text", "iterations": 4}),
+    ("activation", {"iterations": 4}),
+    ("flap", {"compensation": "none", "uneven": True}),
+    ("activation", {"uneven": True}),
 ]
 DEPTH = ("influence", "angular", "random", "sleb")
 
@@ -147,12 +154,43 @@ def speed(given: argparse.Namespace, out: Any) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def memory(given: argparse.Namespace, out: Any) -> None:
+    """The peak while a fifth of the blocks' parameters goes, by criteria that read weights alone and by one that reads text."""
+    import torch
+
+    from benchmarks.quantize import Peak
+    from sparsebench.models.batch import Batch
+    from sparsebench.steps.calibration import Calibrated
+    from sparsebench.steps.contract import Context
+    from sparsebench.steps.registry import kinds, single
+
+    ids = torch.randint(5, 1000, (given.samples, given.length), generator=torch.Generator().manual_seed(0))
+    text = Calibrated(Batch(ids, torch.ones_like(ids)), "", "", ids.numel(), ())
+    for name, settings in (("random", {}), ("l2", {}), ("activation", {}), ("l2", {"compensation": "least_squares"})):
+        step = single("shrink", name, parameters=0.8, **settings)
+        told = f"memory {given.folder.name} {name} {settings.get('compensation', '')}".strip()
+        if told in out:
+            continue
+        with tempfile.TemporaryDirectory(prefix="shrunk-", dir=given.folder.parent) as scratch, Peak() as peak:
+            started = time.perf_counter()
+            found: dict[Any, Any] = {}
+            context = Context("decoder", read=lambda: text)
+            kinds()["shrink"].load()(given.folder, {step: Path(scratch) / "model"}, context, found.__setitem__)
+            seconds = round(time.perf_counter() - started)
+        out.add(
+            told,
+            anonymous_gb=round(peak.bytes / 1e9, 2),
+            seconds=seconds,
+            note=getattr(found[step], "note", str(found[step])),
+        )
+
+
 def main() -> None:
     """Read the command line and run one part."""
     from benchmarks.methods import Results
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("quality", "depth", "speed"))
+    parser.add_argument("part", choices=("quality", "depth", "speed", "memory"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("text", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, required=True)
@@ -163,7 +201,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 4])
     given = parser.parse_args()
-    {"quality": quality, "depth": depth, "speed": speed}[given.part](given, Results(given.out))
+    {"quality": quality, "depth": depth, "speed": speed, "memory": memory}[given.part](given, Results(given.out))
 
 
 if __name__ == "__main__":

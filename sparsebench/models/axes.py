@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, architecture, stated
+from sparsebench.models.architectures import Architecture, architecture, stated, widths
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.topology import Part, parts
 
@@ -92,7 +92,7 @@ class Shape:
 
 _NONE = {
     "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
-    "heads": "stock transformers takes a head's size from the number of heads, so that no head can go",
+    "heads": "its heads share norms, tables or slopes, or no key says of two stacks that they have fewer, so that no head can go",
 }
 _INSTEAD = {"neurons": "remove whole blocks: `shrink: sleb, blocks: 2`", "heads": "`of: neurons`"}
 
@@ -161,37 +161,49 @@ def _attention(
 ) -> Axis:
     """The groups of heads of one attention."""
     assert how.heads is not None
-    heads, groups, size = sizes(checkpoint.config, how)
+    heads, groups, size = sizes(checkpoint.config, how, layer)
     prefix = "cross_" if cross else ""
     here = {
         part.kind: name for name, part in places.items() if (part.side, part.layer) == (side, layer) and part.prunable
     }
-    widths = {"q": heads // groups * size, "k": size, "v": size}
     cuts: list[Cut] = []
     fused = here.get("qkv") if not cross else None
-    offset = 0
-    for kind, width in widths.items():
-        name = fused or here.get(prefix + kind)
-        if name is None:
-            raise ModelError(
-                f"{side or 'model'} block {layer}: no tensor of kind {prefix}{kind}", "the files are incomplete"
-            )
-        cuts += _rows(checkpoint, name, places[name], offset if fused else 0, width)
-        offset += groups * width
-        if not fused and checkpoint.tensors[name].shape[0] != groups * width:
-            stored = checkpoint.tensors[name].shape
-            raise ModelError(f"{name}: {stored} where config.json says {groups * width} rows", "correct config.json")
-    output = Cut(here[prefix + "o"], _inward(places[here[prefix + "o"]]), 0, widths["q"])
+    rows = {"q": heads * size, "k": groups * size, "v": groups * size}
+    if fused:
+        _check_rows(checkpoint, fused, places[fused], sum(rows.values()))
+    if fused and how.heads.mixed:
+        cuts += _rows(checkpoint, fused, places[fused], 0, 3 * size)
+    else:
+        offset = 0
+        for kind, length in rows.items():
+            name = fused or here.get(prefix + kind)
+            if name is None:
+                raise ModelError(
+                    f"{side or 'model'} block {layer}: no tensor of kind {prefix}{kind}", "the files are incomplete"
+                )
+            cuts += _rows(checkpoint, name, places[name], offset if fused else 0, length // groups)
+            offset += length
+            if not fused:
+                _check_rows(checkpoint, name, places[name], length)
+    output = Cut(here[prefix + "o"], _inward(places[here[prefix + "o"]]), 0, heads // groups * size)
     return Axis("heads", side, (layer,), groups, (*cuts, output), (output,), cross)
 
 
-def sizes(config: Mapping[str, Any], how: Architecture) -> tuple[int, int, int]:
-    """Heads, groups of heads that share keys and values, and a head's size."""
+def _check_rows(checkpoint: Checkpoint, name: str, part: Part, rows: int) -> None:
+    stored = checkpoint.tensors[name].shape
+    if stored[1 - _inward(part)] != rows:
+        raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
+
+
+def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None) -> tuple[int, int, int]:
+    """Heads, groups of heads that share keys and values, and a head's size; of one block, where its own are fewer."""
     assert how.heads is not None
-    heads = int(stated(config, how.heads.count))
-    groups = int(stated(config, how.heads.groups) or heads) if how.heads.groups else heads
-    size = stated(config, how.heads.size) or int(stated(config, "hidden_size")) // heads
-    return heads, groups, int(size)
+    own = widths(config).get(layer, {}) if layer is not None else {}
+    whole = int(stated(config, how.heads.count))
+    size = stated(config, how.heads.size) if how.heads.size else None
+    heads = own.get(how.heads.count, whole)
+    groups = own.get(how.heads.groups) or int(stated(config, how.heads.groups) or whole) if how.heads.groups else heads
+    return heads, groups, int(size or int(stated(config, "hidden_size")) // whole)
 
 
 def _inward(part: Part) -> int:

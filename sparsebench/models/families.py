@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, foreign
 from sparsebench.models.dimensions import dimensions
-from sparsebench.models.safety import without_code
+from sparsebench.models.types import MODEL_TYPES as MODEL_TYPES
+from sparsebench.models.types import PER_LAYER
+from sparsebench.models.types import transformers_config as transformers_config
+from sparsebench.models.types import unknown_type as unknown_type
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-
-_TYPES: dict[Family, str] = {
-    "decoder": (
-        "bloom codegen deepseek_v3 falcon gemma gemma2 gemma3_text glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj "
-        "granite granitemoe llama llama4_text mistral mixtral mpt nemotron olmo olmo2 olmoe opt phi phi3 phimoe qwen2 "
-        "qwen2_moe qwen3 qwen3_moe smollm3 stablelm starcoder2 xglm"
-    ),
-    "encoder": (
-        "albert bert camembert deberta deberta-v2 distilbert electra ernie megatron-bert modernbert mpnet nomic_bert "
-        "roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl"
-    ),
-    "encoder-decoder": "bart blenderbot blenderbot-small longt5 m2m_100 marian mbart mt5 pegasus t5 umt5 whisper",
-}
-
-MODEL_TYPES: dict[str, Family] = {name: family for family, names in _TYPES.items() for name in names.split()}
-"""Family of each transformers ``model_type`` that is known to load, prune and run here."""
 
 _ENCODER_HEADS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 CLASSIFIER = "ForSequenceClassification"
@@ -83,6 +70,8 @@ def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> 
 def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kind: Any = None) -> PreTrainedModel:
     """The model without storage: true names, shapes and ties, on torch's meta device; of another auto class with ``kind``.
 
+    Widths that ``per_layer_config`` gives its blocks are theirs (``per_layer``).
+
     Raises ModelError when transformers does not know the architecture, or its auto class does not fit the family.
     """
     import torch
@@ -97,37 +86,8 @@ def meta_model(family: Family, config: Mapping[str, Any], head: bool = True, kin
     with foreign(what, "correct the family or the architecture"), torch.device("meta"):
         made = (kind or auto_class(family, config, head)).from_config(settings, trust_remote_code=False)
     model: PreTrainedModel = made
+    if config.get(PER_LAYER):
+        from sparsebench.models.per_layer import reshape
+
+        reshape(model, config, family)
     return model
-
-
-def transformers_config(config: Mapping[str, Any], path: str = "config.json") -> PreTrainedConfig:
-    """transformers' configuration object of the config.json at ``path``, without the keys that name code.
-
-    Raises ModelError for a ``model_type`` that transformers has no class for.
-    """
-    from transformers import CONFIG_MAPPING
-
-    if words := unknown_type(config, path):
-        raise ModelError(*words)
-    settings, _ = without_code(dict(config))
-    # As transformers itself tells the two apart, which share a name.
-    if settings["model_type"] == "mistral" and "layer_types" in settings and "ministral" in CONFIG_MAPPING:
-        settings["model_type"] = "ministral"
-    kind = CONFIG_MAPPING[str(settings["model_type"])]
-    with foreign(f"{path}: transformers cannot read it as a {settings['model_type']}", "fetch the file again"):
-        # Infinity, which JSON does not have, is stored as an object.
-        found: PreTrainedConfig = kind(**kind._decode_special_floats(settings))
-    return found
-
-
-def unknown_type(config: Mapping[str, Any], path: str) -> tuple[str, str] | None:
-    """What is wrong, and the way out, where transformers has no class for the type that config.json at ``path`` states."""
-    from transformers import CONFIG_MAPPING
-
-    if str(config.get("model_type")) in CONFIG_MAPPING:
-        return None
-    code = "; its `auto_map` names code of the model's own, which is never run" if "auto_map" in config else ""
-    return (
-        f"{path}: `model_type`: transformers has no model type {config.get('model_type')!r}{code}",
-        "install a version of transformers that has it, or name a checkpoint converted to a type such as llama or t5",
-    )

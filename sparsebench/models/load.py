@@ -20,6 +20,7 @@ from sparsebench.models.grouped import experts_of
 from sparsebench.models.quantized import FLOAT, QuantizedCheckpoint, encoding_of
 from sparsebench.models.safety import refuse_adapter
 from sparsebench.models.skipping import install
+from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,6 +101,9 @@ def _loaded(folder: Path, family: Family, kind: Any, dtype: str, device: str) ->
         return _moved(install(load_expanded(folder, family, dtype, kind=kind), stated), device)
     if experts_of(stated):
         return _moved(_moefied(folder, family, dtype, kind), device)
+    if stated.get(PER_LAYER):
+        # Tensor by tensor: transformers refuses such a config.
+        return _moved(install(_assembled(Checkpoint(folder), family, dtype, kind=kind), stated), device)
     from transformers.utils.logging import disable_progress_bar
 
     config = transformers_config(stated, str(folder / "config.json"))

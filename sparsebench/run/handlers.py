@@ -105,12 +105,15 @@ def _unpacked(spec: Spec, recorder: Recorder, variant: Variant, packed: Path) ->
 def assess(spec: Spec, recorder: Recorder) -> None:
     """Structure and storage of each variant."""
     from sparsebench import storage, structure
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.operations import operations_a_token
 
     def one(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
         if cell.stage == "structure":
             setting = cell.settings
-            return structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
+            result = structure.assess(folder, spec.model.family, setting["absolute"], setting["relative"])
+            return replace(result, operations_token=operations_a_token(Checkpoint(folder).config, spec.model.family))
         keep = spec.workspace.packed(cell.variant) if spec.keep == "packed" and not cell.variant.is_dense else None
         scratch = spec.workspace.scratch()
         try:

@@ -60,9 +60,11 @@ BUILT_IN = (
         shrink.settings,
         "sparsebench.steps.shrink.step:run",
         reads_text=shrink.reads_text,
+        passes=shrink.passes,
         draws=shrink.draws,
         label=shrink.label,
         extra_libraries=lambda step: ("transformers",),
+        files=("file",),
         size=shrink.size,
     ),
     StepKind(

@@ -35,6 +35,7 @@ class StructureResult:
 
     ``absolute`` and ``relative`` are the thresholds of ``below_absolute`` and ``below_relative``;
     ``edges`` are the histograms' bin edges as log2(|w| / rms): the first and last count lie outside of them.
+    ``operations_token`` is what ``models.operations`` counts of one token; None where nothing was counted.
     """
 
     family: str
@@ -42,6 +43,7 @@ class StructureResult:
     relative: tuple[float, ...]
     edges: tuple[float, ...]
     tensors: tuple[TensorStructure, ...]
+    operations_token: float | None = None
 
 
 def assess(folder: Path, family: str, absolute: Sequence[float], relative: Sequence[float]) -> StructureResult:

@@ -76,6 +76,20 @@ def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_p
     assert [shares[one] for one in ids] == pytest.approx([0.25, 0, 0], abs=1e-4)
 
 
+def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
+    path = tmp_path / "operations.duckdb"
+    old = copy.deepcopy(whole)
+    del old["result"]["operations_token"]  # as records from before have it
+    Ledger(path).ingest([old])
+    asked = "SELECT operations_token FROM variants"
+    assert query.run(path, asked).rows == ((None,),)
+    whole["result"]["operations_token"] = 2.5e8
+    whole["started_at"] = (samples.START + timedelta(days=1)).isoformat()
+    Ledger(path).ingest([whole])
+    assert query.run(path, asked).rows == ((2.5e8,),)
+
+
 def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "late.duckdb"
     dense = of(found, method="dense")

@@ -61,6 +61,13 @@ def test_families_that_cannot_be_sharded_are_refused_at_two_ranks_only(model_typ
         check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
 
 
+def test_widths_that_differ_are_not_sharded() -> None:
+    config = {"model_type": "llama", "vocab_size": 50, "per_layer_config": {"1": {"num_attention_heads": 3}}}
+    check_supported(config, "decoder", Setting("deepspeed", 1, Workload()))
+    with pytest.raises(UnsupportedError, match="per_layer_config"):
+        check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
+
+
 def test_the_plain_engine_runs_in_one_process() -> None:
     with pytest.raises(UnsupportedError, match="one process"):
         check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))

@@ -22,13 +22,19 @@ WITH made AS (
     ) t USING (variant_id)
     WHERE v.recipe = 'dense'
     GROUP BY ALL
+), counted AS (
+    SELECT variant_id, arg_max(operations_token, started_at) AS operations_token
+    FROM _latest
+    JOIN base.structure USING (record_id)
+    GROUP BY variant_id
 )
 SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
-       1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, zeros, already_zero, total_zeros,
+       1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
        nullif(operations, 0) AS operations, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
+LEFT JOIN counted USING (variant_id)
 LEFT JOIN whole USING (model, family, revision, dtype)
 LEFT JOIN _contents c USING (variant_id);
 
@@ -39,6 +45,7 @@ COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
 COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that it no longer has, 0 to 1, below 0 where it has more (biases); NULL where no structure of the dense model was measured';
+COMMENT ON COLUMN variants.operations_token IS 'floating-point operations of one token by its shapes alone, in a forward pass over 512 tokens; zeros count; NULL where no structure was measured, and for experts';
 COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
 COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step was given as zeros; the others it made';
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';

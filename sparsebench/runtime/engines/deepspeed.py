@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint
+from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.parity import TOKENS, against_expanded, compare, not_the_models
@@ -52,6 +53,8 @@ class DeepSpeed(Wrapping):
             return
         settings = text_config(config)
         reason = NOT_SHARDED.get(settings.get("model_type", ""))
+        if config.get(PER_LAYER):
+            reason = f"AutoTP counts the same heads in every block, and `{PER_LAYER}` gives blocks their own"
         if reason:
             raise UnsupportedError(f"{reason}: not measured at {ranks} ranks", "measure it at one rank")
 

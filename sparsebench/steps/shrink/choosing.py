@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
 from sparsebench.models.axes import Axis, Kind, Shape, sizes
+from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
     import torch
+
+    from sparsebench.models.checkpoint import TensorInfo
 
 Of = Literal["neurons", "heads", "both"]
 
@@ -24,6 +27,7 @@ class Cutting:
     parameters: float | None = None
     keep: float | None = None
     multiple_of: int = 1
+    uneven: bool = False
 
 
 def kinds_of(of: Of) -> tuple[Kind, ...]:
@@ -51,9 +55,8 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
         )
     found: dict[Axis, int] = {}
     if "heads" in axes:
-        groups = _groups(shape, share)
-        found |= dict.fromkeys(axes["heads"], groups)
-        gone = sum((axis.units - groups) * axis.cost(tensors) for axis in axes["heads"])
+        found |= {axis: _groups(shape, axis, share, wanted.uneven) for axis in axes["heads"]}
+        gone = sum((axis.units - found[axis]) * axis.cost(tensors) for axis in axes["heads"])
         if target is not None and "neurons" in axes:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
             if share <= 0:
@@ -66,14 +69,57 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
     return found
 
 
-def _groups(shape: Shape, share: float) -> int:
-    """The number of groups of heads that is nearest to a share of them, of those that config.json can say."""
-    how, config = shape.how.heads, shape.checkpoint.config
+def _groups(shape: Shape, axis: Axis, share: float, uneven: bool) -> int:
+    """The number of an attention's groups of heads that is nearest to a share of them, of those that config.json can say."""
+    return min(_fitting(shape, axis, uneven), key=lambda count: (abs(count - share * axis.units), -count))
+
+
+def _fitting(shape: Shape, axis: Axis, uneven: bool) -> list[int]:
+    """The numbers of groups of heads that config.json can say."""
+    how = shape.how.heads
     assert how is not None
-    heads, groups, _ = sizes(config, shape.how)
-    hidden = int(stated(config, "hidden_size")) if how.whole else 0
-    fitting = [count for count in range(1, groups + 1) if hidden % (count * heads // groups) == 0]
-    return min(fitting, key=lambda count: (abs(count - share * groups), -count))
+    heads, groups, _ = _heads_of(shape)
+    hidden = int(stated(shape.checkpoint.config, "hidden_size")) if how.whole and not uneven else 0
+    return [count for count in range(1, axis.units + 1) if hidden % (count * heads // groups) == 0]
+
+
+def part_way(shape: Shape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False) -> dict[Axis, int]:
+    """How many elements stay after ``cut`` of ``cuts`` equal cuts, heads as config.json can say."""
+    found: dict[Axis, int] = {}
+    for axis, last in numbers.items():
+        count = axis.units - round((axis.units - last) * cut / cuts)
+        if axis.kind == "heads":
+            fitting = [one for one in _fitting(shape, axis, uneven) if one >= last]
+            count = min(fitting, key=lambda one: (abs(one - count), -one))
+        found[axis] = count
+    return found
+
+
+def spread(
+    numbers: Mapping[Axis, int], scores: Mapping[Axis, torch.Tensor], tensors: Mapping[str, TensorInfo], joint: bool
+) -> dict[Axis, list[int]]:
+    """The elements with the highest scores of all blocks, as many as ``numbers`` are together; one stays in each.
+
+    Neurons and heads are ranked apart, or ``joint``, an element counting as many parameters as it has (FLAP).
+    """
+    kinds = {axis.kind for axis in numbers}
+    kept: dict[Axis, list[int]] = {}
+    for ranked in [kinds] if joint else [{kind} for kind in sorted(kinds)]:
+        axes = [axis for axis in numbers if axis.kind in ranked]
+        budget = sum(numbers[axis] * axis.cost(tensors) for axis in axes)
+        firsts = {axis: best(scores[axis], 1)[0] for axis in axes}
+        order = [(unit != firsts[axis], -float(score), place, unit, axis)
+                 for place, axis in enumerate(axes) for unit, score in enumerate(scores[axis])]  # fmt: skip
+        stay: dict[Axis, list[int]] = {axis: [] for axis in axes}
+        for _, _, _, unit, axis in sorted(order, key=lambda one: one[:4]):
+            cost = axis.cost(tensors)
+            # To the nearest whole element.
+            if stay[axis] and budget < cost / 2:
+                break
+            stay[axis].append(unit)
+            budget -= cost
+        kept |= {axis: sorted(own) for axis, own in stay.items()}
+    return {axis: kept[axis] for axis in numbers}
 
 
 def best(scores: torch.Tensor, count: int) -> list[int]:
@@ -85,30 +131,69 @@ def best(scores: torch.Tensor, count: int) -> list[int]:
 
 
 def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
-    """What config.json says of a model with these elements."""
+    """What config.json says of a model with these elements: where stock transformers can say it, one number for all blocks, else
+    each block's own in ``per_layer_config``.
+
+    Raises UnsupportedError for widths that differ in an encoder-decoder, whose blocks that key cannot tell apart.
+    """
     how, config = shape.how, shape.checkpoint.config
     changed: dict[str, Any] = {}
-    for axis, stay in kept.items():
-        if axis.kind == "neurons":
-            changed[how.key(how.neurons, axis.side)] = len(stay)
-        elif how.heads is not None:
-            heads, groups, size = sizes(config, how)
-            changed[how.heads.count] = len(stay) * heads // groups
-            changed[how.heads.size] = size
-            if how.heads.groups:
-                changed[how.heads.groups] = len(stay)
+    by_key: dict[str, dict[Axis, int]] = {}
+    for axis in shape.axes:
+        heads = how.heads.count if how.heads else ""
+        key = how.key(how.neurons, axis.side) if axis.kind == "neurons" else heads
+        by_key.setdefault(key, {})[axis] = len(kept[axis]) if axis in kept else axis.units
+    blocks: dict[int, dict[str, int]] = {}
+    for key, left in by_key.items():
+        kind = next(iter(left)).kind
+        whole = stated(config, key) if kind == "neurons" else _heads_of(shape)[1]
+        numbers = set(left.values())
+        if numbers == {whole}:
+            continue
+        if len(numbers) == 1 and (kind == "neurons" or (how.heads and how.heads.size)):
+            changed |= _words(shape, kind, key, numbers.pop())
+            continue
+        if len(shape.blocks) > 1:
+            raise UnsupportedError(
+                f"{config.get('model_type')}: as many {kind} in every block: `{PER_LAYER}` numbers the blocks of one stack",
+                "let the same number go everywhere",
+            )
+        for axis, count in left.items():
+            if count != whole:
+                blocks.setdefault(axis.layers[0], {}).update(_words(shape, kind, key, count))
+    if blocks or PER_LAYER in config:
+        changed[PER_LAYER] = {str(block): blocks[block] for block in sorted(blocks)} or None
     return changed
 
 
-def told(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> str:
+def _heads_of(shape: Shape) -> tuple[int, int, int]:
+    """Heads, groups and a head's size as config.json has them for all blocks."""
+    return sizes(shape.checkpoint.config, shape.how)
+
+
+def _words(shape: Shape, kind: Kind, key: str, count: int) -> dict[str, int]:
+    """So many elements in config.json's words."""
+    if kind == "neurons":
+        return {key: count}
+    how = shape.how.heads
+    assert how is not None
+    heads, groups, size = _heads_of(shape)
+    said = {how.count: count * heads // groups, how.size or "head_dim": size}
+    return said | ({how.groups: count} if how.groups else {})
+
+
+def told(shape: Shape, left: Mapping[Axis, int]) -> str:
     """What stays, in words: ``of each block 1229 of 1536 neurons and 6 of 9 heads stay, 20.0% of the blocks' parameters go``."""
     words = []
     for kind in ("neurons", "heads"):
-        pairs = {(len(stay), axis.units) for axis, stay in kept.items() if axis.kind == kind}
-        if kind == "heads" and pairs and shape.how.heads is not None:
-            heads, groups, _ = sizes(shape.checkpoint.config, shape.how)
-            pairs = {(some * heads // groups, units * heads // groups) for some, units in pairs}
-        words += [f"{some} of {units} {kind}" for some, units in sorted(pairs)]
+        heads, groups, _ = _heads_of(shape) if kind == "heads" and shape.how.heads else (1, 1, 1)
+        own = [
+            (count * heads // groups, axis.units * heads // groups) for axis, count in left.items() if axis.kind == kind
+        ]
+        if len({some for some, _ in own}) > 3:
+            words.append(f"{min(own)[0]} to {max(own)[0]} of {max(units for _, units in own)} {kind}")
+        else:
+            words += [f"{some} of {units} {kind}" for some, units in sorted(set(own))]
     tensors = shape.checkpoint.tensors
-    gone = sum((axis.units - len(stay)) * axis.cost(tensors) for axis, stay in kept.items())
+    gone = sum((axis.units - count) * axis.cost(tensors) for axis, count in left.items())
     return f"{' and '.join(words)} of each block stay; {gone / max(1, shape.block_parameters):.1%} of the blocks' parameters went"

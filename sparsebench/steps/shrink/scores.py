@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Scores = dict[Axis, "torch.Tensor"]
 """Of each axis its elements' scores, (units,) float64."""
+Answers = dict[int, "torch.Tensor"]
+"""Tokens drawn from a model's own softmax, by the first sample of their group."""
 Progress = Callable[[int, int], None]
 TOKENS = 512
 """Tokens of a batch whose gradients are summed before the absolute value is taken, in whole samples."""
@@ -109,9 +111,21 @@ def _outputs(axes: Iterable[Axis], block: Any) -> list[str]:
     return [cut.tensor for _, cut in outputs_in(axes, block)]
 
 
-def taylor(model: Whole, axes: list[Axis], labels: str, seed: int, progress: Progress | None = None) -> Scores:
-    """TextPruner's score of every element. Raises ModelError for gradients that are not finite."""
+def taylor(
+    model: Whole,
+    axes: list[Axis],
+    labels: str,
+    seed: int,
+    progress: Progress | None = None,
+    answers: Answers | None = None,
+) -> Scores:
+    """TextPruner's score of every element. Raises ModelError for gradients that are not finite.
+
+    ``answers`` are those that an earlier model drew (``labels: own``), kept there when they are drawn first.
+    """
     import torch
+
+    answers = {} if answers is None else answers
 
     found: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
     # Sums of one batch, by output matrix: x_j · ∂L/∂x_j.
@@ -142,7 +156,7 @@ def taylor(model: Whole, axes: list[Axis], labels: str, seed: int, progress: Pro
     groups = model.groups(TOKENS)
     try:
         for done, rows in enumerate(groups, start=1):
-            _loss(model, rows, labels, generator).backward()
+            _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
                 for cut in axis.outputs:
                     found[axis] += per_element(sums[cut.tensor], cut, axis.units).abs()
@@ -160,8 +174,10 @@ def taylor(model: Whole, axes: list[Axis], labels: str, seed: int, progress: Pro
     return found
 
 
-def _loss(model: Whole, rows: slice, labels: str, generator: torch.Generator) -> torch.Tensor:
-    """Mean loss over the tokens of a group."""
+def _loss(
+    model: Whole, rows: slice, labels: str, generator: torch.Generator, answers: Answers | None = None
+) -> torch.Tensor:
+    """Mean loss over the tokens of a group; what is drawn from the model's own answers is looked for in ``answers`` first."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -174,7 +190,10 @@ def _loss(model: Whole, rows: slice, labels: str, generator: torch.Generator) ->
         wanted = model.next_tokens(rows)
         return cross_entropy(said[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
     flat = said.reshape(-1, said.shape[-1])
-    wanted = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
+    answers = {} if answers is None else answers
+    if rows.start not in answers:
+        answers[rows.start] = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
+    wanted = answers[rows.start]
     if said.ndim == 3:
         wanted = wanted.masked_fill(~model.mask(rows, model.last).reshape(-1), -100)
     return cross_entropy(flat, wanted, ignore_index=-100)

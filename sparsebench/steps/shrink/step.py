@@ -11,10 +11,12 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.steps.contract import Context, Emit, Settings, Step
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l1", "l2")
+NAMED = "list"
+"""The criterion that is a file: it names what goes."""
 READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation")
 """Criteria that look at text."""
 _BLOCKS = "how many blocks go, such as 4"
@@ -37,7 +39,7 @@ class Depth(Settings):
 
 
 class Width(Settings):
-    """Neurons of the feed-forward parts and heads go, as many in every block, so that stock transformers loads the model."""
+    """Neurons of the feed-forward parts and heads go, as many in every block or where they matter least."""
 
     compensates: ClassVar[str] = "none"
 
@@ -46,8 +48,11 @@ class Width(Settings):
     keep: _PART | None = None
     """The share of the neurons, or of the heads, that stays, in place of `parameters`."""
     of: Literal["neurons", "heads", "both"] = "both"
-    """What goes. Heads go in whole groups that share keys and values, and only where config.json can say a head's size; with
-    `both` the same share of either goes, and neurons make up for what whole groups leave over."""
+    """What goes. Heads go in whole groups that share keys and values; with `both` the same share of either goes, and neurons make
+    up for what whole groups leave over."""
+    uneven: bool = False
+    """Whether the elements with the lowest scores of all blocks go, more from some blocks than from others, and not as many from
+    each. Such a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
     multiple_of: Count = 1
     """The number of neurons that stay is a multiple of this."""
     compensation: Literal["none", "bias", "least_squares"] | None = None
@@ -56,6 +61,11 @@ class Width(Settings):
     for flap and `none` for the others."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
+    iterations: Count = 1
+    """In how many equal cuts it is done; what is left is scored anew, and compensated, after each (TextPruner)."""
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """A JSON file with neurons or heads that go before all others, or stay longer than all others, by block:
+    `{"neurons": {"0": {"go": [3, 17], "stay": [5]}}, "heads": {"1": {"stay": [0]}}}`. A result is known by the file's content."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """With the published compensation filled in, without what nothing looks at."""
@@ -66,6 +76,8 @@ class Width(Settings):
             raise wrong(
                 "`compensation: bias` without the means that flap sees", "`least_squares` or `none`", at="compensation"
             )
+        if self.uneven and self.multiple_of > 1:
+            raise wrong("`multiple_of` beside `uneven`", "one of them", at="multiple_of")
         found = {key: value for key, value in self.model_dump().items() if value is not None}
         found["compensation"] = self.compensation or self.compensates
         if found["compensation"] != "least_squares":
@@ -89,6 +101,27 @@ class Taylor(Width):
     for encoders)."""
 
 
+class Listed(Settings):
+    """Neurons and heads that a file names go, and no others."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """A JSON file: by kind and block the numbers of those that go, or of those that alone stay:
+    `{"neurons": {"0": {"go": [3, 17]}, "1": {"go": [4, 5]}}}`. A result is known by the file's content."""
+    compensation: Literal["none", "least_squares"] = "none"
+    """What makes up for what went: nothing, or the columns that stay refitted to the calibration text."""
+    damping: Annotated[float, Field(gt=0)] = 0.01
+    """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """As it stands, without what nothing looks at; there is no default for the file."""
+        if self.file is None:
+            raise wrong("`file` is missing", "a JSON file that names what goes, such as heads.json", at="file")
+        found = self.model_dump()
+        if self.compensation == "none":
+            del found["damping"]
+        return found
+
+
 class Random(Width):
     """The settings of what goes at random: blocks, or neurons and heads."""
 
@@ -104,13 +137,15 @@ class Random(Width):
             return {key: value for key, value in found.items() if key != "stacks"}
         if self.parameters is not None or self.keep is not None:
             raise wrong("`blocks` beside `parameters` or `keep`", "one of them", at="blocks")
+        if self.file is not None:
+            raise wrong("`file` beside `blocks`", "it names neurons and heads", at="file")
         return {"blocks": self.blocks, "stacks": self.stacks}
 
 
 def settings() -> dict[str, type[Settings]]:
     """Each criterion's settings, by its name."""
-    own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": Random}
-    return {name: own.get(name, Depth if name in DEPTH else Width) for name in (*DEPTH, *WIDTH, "random")}
+    own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": Random, NAMED: Listed}
+    return {name: own.get(name, Depth if name in DEPTH else Width) for name in (*DEPTH, *WIDTH, "random", NAMED)}
 
 
 def reads_text(step: Step) -> bool:
@@ -129,14 +164,27 @@ def label(step: Step) -> str:
     if "blocks" in own:
         where = "" if own["stacks"] == "both" else f" of the {own['stacks']}"
         return f"{step.name} -{own['blocks']} blocks{where}"
+    if step.name == NAMED:
+        ways = [own["compensation"].replace("_", " ")] if own["compensation"] != "none" else []
+        return ", ".join([f"shrink {of_file(own['file'])[0].name}", *ways, *_unusual(own)])
     share = f"to {own['parameters']:.4g} of parameters" if "parameters" in own else f"to {own['keep']:.4g}"
     usual = "bias" if step.name == "flap" else "none"
     ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
-    ways += [f"{key}={own[key]}" for key, plain in _PLAIN.items() if own.get(key, plain) != plain]
+    ways += [of_file(own["file"])[0].name] if "file" in own else []
+    ways += _unusual(own)
     return f"{step.name}/{own['of']} {share}{''.join(f', {way}' for way in ways)}"
 
 
-_PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01}
+_PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01, "iterations": 1, "uneven": False}
+
+
+def _unusual(own: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={own[key]}" for key, plain in _PLAIN.items() if own.get(key, plain) != plain]
+
+
+def passes(step: Step) -> float:
+    """How often the text goes through the model."""
+    return float(step.settings.get("iterations", 1))
 
 
 def size(step: Step) -> float:

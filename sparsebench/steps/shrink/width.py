@@ -1,20 +1,27 @@
-"""Neurons and heads that go: scored once for all settings of a pass, cut evenly over the blocks, compensated, written."""
+"""Neurons and heads that go: scored once for all settings of a pass, or anew after each cut, compensated, written."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.axes import Axis, Cut, Kind, Shape
+from sparsebench.models.axes import shape as shape_of
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import Block, Replay
+from sparsebench.models.safety import told
+from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, scores, writing
 from sparsebench.steps.shrink.choosing import Cutting, kinds_of
+from sparsebench.steps.shrink.named import Named, read
 from sparsebench.steps.shrink.whole import Whole
 
 if TYPE_CHECKING:
@@ -22,6 +29,19 @@ if TYPE_CHECKING:
 
     from sparsebench.models.checkpoint import CheckpointWriter
     from sparsebench.steps.calibration import Calibrated
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one step asks for of a model: how many elements of each axis stay, and what a file names of them."""
+
+    step: Step
+    numbers: Mapping[Axis, int]
+    named: Named | None = None
+
+    @property
+    def uneven(self) -> bool:
+        return bool(self.step.settings.get("uneven"))
 
 
 @dataclass
@@ -37,54 +57,89 @@ class _Making:
     def compensation(self) -> str:
         return str(self.step.settings["compensation"])
 
+    @property
+    def loads(self) -> str:
+        """What config.json says that stock transformers does not take; empty where it takes all."""
+        named = self.smaller.config.get(PER_LAYER)
+        return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
+
 
 def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
     """Every width that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
     started = time.perf_counter()
-    chosen: dict[Step, dict[Axis, int]] = {}
+    plans: list[_Plan] = []
     for step in targets:
         try:
-            if step.settings.get("labels") == "text" and context.family == "encoder":
-                raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
-            chosen[step] = choosing.numbers(shape, cutting(step))
+            plans.append(_plan(shape, step, context))
         except SparsebenchError as error:
             emit(step, error)
-    if not chosen:
-        return
     work = _Work(shape, context, text)
-    found = work.score(list(chosen))
-    making: list[_Making] = []
-    try:
-        for step, numbers in chosen.items():
-            try:
-                making.append(work.open(step, numbers, found[_labels(step)], targets[step]))
-            except SparsebenchError as error:
-                emit(step, error)
-        work.compensate(making)
-        for one in making:
-            if one.error:
-                one.writer.abort()
-                continue
-            settings = {"family": context.family, "shrink": one.step.name, **one.step.settings}
-            writing.finish(one.smaller, one.writer, {**settings, "seed": context.seed, **(text.told() if text else {})})
-    except BaseException:
-        for one in making:
-            one.writer.abort()
-        raise
+
+    def tell(plan: _Plan, made: _Making, seconds: float, sharing: int) -> None:
+        stay = (len(made.smaller.kept.get(axis, range(axis.units))) for axis in made.smaller.shape.axes)
+        left = {axis: count for axis, count in zip(shape.axes, stay, strict=True) if axis in plan.numbers}
+        words = (choosing.told(shape, left), made.loads, told(made.writer.left_out))
+        note = "; ".join(part for part in words if part)
+        read_of = text.told() if text else None
+        emit(plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, read_of))
+
+    at_once = [plan for plan in plans if _cuts(plan.step) == 1]
+    made = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}
     seconds = time.perf_counter() - started
-    for one in making:
-        if one.error:
-            emit(one.step, one.error)
-            continue
-        note = "; ".join(part for part in (choosing.told(shape, one.smaller.kept), _left_out(one.writer)) if part)
-        made = text.told() if text else None
-        emit(one.step, counted(targets[one.step], context.family, seconds, len(making), note, made))
+    for plan in at_once:
+        if plan.step in made:
+            tell(plan, made[plan.step], seconds, len(made))
+    for plan in plans:
+        if _cuts(plan.step) > 1:
+            started = time.perf_counter()
+            last = _in_turn(work, plan, targets[plan.step], emit)
+            if last:
+                tell(plan, last, time.perf_counter() - started, 1)
+
+
+def _plan(shape: Shape, step: Step, context: Context) -> _Plan:
+    if step.settings.get("labels") == "text" and context.family == "encoder":
+        raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+    named = read(step.settings["file"], shape) if "file" in step.settings else None
+    if step.name == "list":
+        assert named is not None
+        return _Plan(step, {axis: len(stay) for axis, stay in named.exactly(shape).items()}, named)
+    if step.settings["uneven"] and len(shape.blocks) > 1:
+        raise UnsupportedError(
+            f"uneven: `{PER_LAYER}` numbers the blocks of one stack, and there are two", "leave it out"
+        )
+    numbers = choosing.numbers(shape, cutting(step))
+    if named:
+        named.check(shape, numbers, bool(step.settings["uneven"]))
+    return _Plan(step, numbers, named)
+
+
+def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
+    """The model cut in equal parts, each scored on what the one before has left; None where that failed, which is told."""
+    whole, cuts, last = work.shape, _cuts(plan.step), None
+    with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
+        for cut in range(1, cuts + 1):
+            wanted = choosing.part_way(whole, plan.numbers, cut, cuts, plan.uneven)
+            now = dict(zip(whole.axes, work.shape.axes, strict=True))
+            part = _Plan(plan.step, {now[axis]: count for axis, count in wanted.items()}, plan.named)
+            out = folder if cut == cuts else scratch / str(cut)
+            last = work.cut({plan.step: (part, out)}, emit).get(plan.step)
+            if last is None:
+                break
+            if cut < cuts:
+                work = work.after(last.smaller, out)
+                shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
+    return last
 
 
 def cutting(step: Step) -> Cutting:
     """What a step asks for."""
     own = step.settings
-    return Cutting(own["of"], own.get("parameters"), own.get("keep"), own.get("multiple_of", 1))
+    return Cutting(own["of"], own.get("parameters"), own.get("keep"), own.get("multiple_of", 1), own["uneven"])
+
+
+def _cuts(step: Step) -> int:
+    return int(step.settings.get("iterations", 1))
 
 
 def _labels(step: Step) -> str:
@@ -92,28 +147,64 @@ def _labels(step: Step) -> str:
     return str(step.settings.get("labels", ""))
 
 
-def _left_out(writer: CheckpointWriter) -> str:
-    from sparsebench.models.safety import told
-
-    return told(writer.left_out)
-
-
+@dataclass
 class _Work:
-    """What the settings of a pass share."""
+    """What the settings of a pass share; after a first cut, ``origin`` has the elements' numbers in the whole model."""
 
-    def __init__(self, shape: Shape, context: Context, text: Calibrated | None) -> None:
-        self.shape, self.context, self.text = shape, context, text
-        self.means: dict[str, torch.Tensor] = {}
-        self.folder = shape.checkpoint.folder
+    shape: Shape
+    context: Context
+    text: Calibrated | None
+    origin: tuple[tuple[int, ...], ...] = ()
+    answers: scores.Answers = field(default_factory=dict)
+    means: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = self.shape.checkpoint.folder
+        self.origin = self.origin or tuple(tuple(range(axis.units)) for axis in self.shape.axes)
 
     @property
     def batch(self) -> Any:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
+    def after(self, smaller: writing.Smaller, folder: Path) -> _Work:
+        """The same work on what a cut has left in ``folder``."""
+        kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
+        origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
+        found = shape_of(Checkpoint(folder), self.context.family)
+        return _Work(found, self.context, self.text, origin, self.answers)
+
+    def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
+        """Each step's smaller model in its folder; one that fails is told by ``emit`` and left out."""
+        found = self.score(list(wanted))
+        making: list[_Making] = []
+        try:
+            for step, (plan, folder) in wanted.items():
+                try:
+                    making.append(self.open(plan, found.get(_labels(step), {}), folder))
+                except SparsebenchError as error:
+                    emit(step, error)
+            self.compensate(making)
+            for one in making:
+                if one.error:
+                    one.writer.abort()
+                    emit(one.step, one.error)
+                    continue
+                said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings}
+                said |= {"seed": self.context.seed, **(self.text.told() if self.text else {})}
+                said |= {"loads": one.loads} if one.loads else {}
+                writing.finish(one.smaller, one.writer, said)
+        except BaseException:
+            for one in making:
+                one.writer.abort()
+            raise
+        return {one.step: one for one in making if not one.error}
+
     def score(self, steps: list[Step]) -> dict[str, scores.Scores]:
         """Every axis that a step may cut, by the labels that a step asks for."""
         name = steps[0].name
+        if name == "list":
+            return {}
         kinds: set[Kind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
@@ -124,7 +215,7 @@ class _Work:
         if name == "taylor":
             model = Whole.load(self.folder, self.context.family, self.batch, self.context.dtype)
             return {
-                labels: scores.taylor(model, axes, labels, seed, progress)
+                labels: scores.taylor(model, axes, labels, seed, progress, self.answers)
                 for labels in dict.fromkeys(_labels(step) for step in steps)
             }
         reading = scores.Reading(name, axes)
@@ -139,15 +230,30 @@ class _Work:
             self.shape.checkpoint, self.context.family, self.batch, streams, spill=folder, dtype=self.context.dtype
         )
 
-    def open(self, step: Step, numbers: Mapping[Axis, int], found: scores.Scores, folder: Path) -> _Making:
+    def open(self, plan: _Plan, found: scores.Scores, folder: Path) -> _Making:
         """Choose what stays, and begin the folder."""
-        kept = {axis: choosing.best(found[axis], count) for axis, count in numbers.items()}
+        step = plan.step
+        kept = self.kept(plan, found)
         smaller = writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
         if step.settings["compensation"] == "bias":
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)
         return _Making(step, smaller, writing.opened(smaller, self.context.family, folder))
+
+    def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:
+        """What stays of each axis, in order."""
+        if plan.step.name == "list":
+            assert plan.named is not None
+            return plan.named.exactly(self.shape)
+        own = {axis: found[axis] for axis in plan.numbers}
+        if plan.named:
+            places = {axis: place for place, axis in enumerate(self.shape.axes)}
+            own = {axis: plan.named.over(places[axis], one, self.origin[places[axis]]) for axis, one in own.items()}
+        if plan.uneven:
+            joint = plan.step.name == "flap"
+            return choosing.spread(plan.numbers, own, self.shape.checkpoint.tensors, joint)
+        return {axis: choosing.best(own[axis], count) for axis, count in plan.numbers.items()}
 
     def compensate(self, making: list[_Making]) -> None:
         """Write the output matrices and biases that make up for what went."""

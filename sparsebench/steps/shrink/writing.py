@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.architectures import widths
 from sparsebench.models.axes import POSITIONS, Axis, Shape
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
 from sparsebench.models.families import meta_model, transformers_config
 from sparsebench.models.topology import View, moved
+from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +131,8 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
             differs = any(one != value[0] for one in value)
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in stay]
+    if own := widths(config):
+        changed[PER_LAYER] = {str(place): own[layer] for place, layer in enumerate(stay) if layer in own} or None
     if isinstance(config.get("max_window_layers"), int):
         changed["max_window_layers"] = sum(layer < config["max_window_layers"] for layer in stay)
     if config.get("scale_attn_by_inverse_layer_idx"):

@@ -1,0 +1,57 @@
+"""How many operations a token takes in a model of these shapes, counted by torch on a forward pass without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError
+from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import MODEL_TYPES, meta_model
+from sparsebench.models.topology import NO_TEXT
+
+if TYPE_CHECKING:
+    from sparsebench.manifest.schema import Family
+
+LENGTH = 512
+"""Tokens of the sequence that is counted; of an encoder-decoder on either side."""
+
+
+def operations_a_token(config: Mapping[str, Any], family: Family) -> float | None:
+    """Floating-point operations of one forward pass over ``LENGTH`` tokens, or as many as there are positions, over their number.
+
+    A multiplication and an addition are two (torch's FlopCounterMode). Counted is the arithmetic of dense matrices, attention
+    over all pairs of tokens and the output head at every position among them: zeros, integers and skipped inputs change
+    nothing, shapes do. Of an encoder-decoder, all is divided by the decoder's tokens. None where a pass needs the weights'
+    values, as to choose experts, and for a type that is not known here.
+    """
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES or kind in NO_TEXT or dimensions(config).experts > 1:
+        return None
+    try:
+        return _counted(config, family)
+    except (ModelError, RuntimeError, ValueError, TypeError):
+        return None  # transformers' code for this configuration looks at values, which there are none of
+
+
+def _counted(config: Mapping[str, Any], family: Family) -> float:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = meta_model(family, {**config, "use_cache": False}).eval()
+    model.set_attn_implementation("eager")
+    length = min(LENGTH, _positions(model.config) or LENGTH)
+    ids = torch.zeros((1, length), dtype=torch.long, device="meta")
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if family == "encoder-decoder":
+        given |= {"decoder_input_ids": ids}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**given)
+    return counter.get_total_flops() / length
+
+
+def _positions(config: Any) -> int:
+    """How many tokens a sequence may have: some types' first positions stand behind the padding token's number."""
+    most = int(getattr(config, "max_position_embeddings", 0) or 0)
+    behind = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
+    return most - behind if most else 0

@@ -1,0 +1,123 @@
+"""Widths that differ from block to block, or that stock transformers cannot say, on stock models.
+
+config.json has them in transformers' own vocabulary, with the dense widths beside it:
+
+    "per_layer_config": {"0": {"intermediate_size": 1200}, "3": {"num_attention_heads": 6, "head_dim": 64}}
+
+Stock transformers 5.24 refuses such a config of every type that is declared here. So the model is built with the dense widths,
+without storage, and each block's matrices are then made as long as its own widths say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.architectures import Architecture, widths
+from sparsebench.models.axes import Axis, shape, sizes
+from sparsebench.models.checkpoint import TensorInfo
+from sparsebench.models.types import PER_LAYER
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "num_key_value_heads")
+_WIDTHS = ("all_head_size", "split_size", "embed_dim")
+"""What attention modules call the number of their heads, and what all of them are wide."""
+
+
+def reshape(model: PreTrainedModel, config: Mapping[str, Any], family: str) -> None:
+    """Give the blocks of a ``model`` without storage, built as if all were dense, the widths of ``per_layer_config``, in place.
+
+    Raises ModelError for a block that there is not, or one that would be wider than dense; UnsupportedError for a type that is
+    not declared, and for two stacks.
+    """
+    own = widths(config)
+    plain = {key: value for key, value in config.items() if key != PER_LAYER}
+    tensors = {
+        name: TensorInfo(name, "F32", tuple(tensor.shape), "", 0, 0) for name, tensor in model.state_dict().items()
+    }
+    stub: Any = SimpleNamespace(config=plain, tensors=tensors, ties={}, folder="config.json")
+    found = shape(stub, family)
+    if len(found.blocks) > 1:
+        raise UnsupportedError(
+            f"{config.get('model_type')}: `{PER_LAYER}` numbers the blocks of one stack", "as many in every block"
+        )
+    (blocks,) = found.blocks.values()
+    if own and max(own) >= blocks:
+        raise ModelError(f"config.json: `{PER_LAYER}`: there is no block {max(own)}", f"it has {blocks}")
+    for axis in found.axes:
+        left = _left(axis, found.how, own.get(axis.layers[0], {}))
+        if left > axis.units:
+            raise ModelError(
+                f"config.json: `{PER_LAYER}`: block {axis.layers[0]} would have {left} {axis.kind} of {axis.units}",
+                "the widths beside it are those of the widest block",
+            )
+        if left < axis.units:
+            _cut(model, axis, left)
+            if axis.kind == "heads":
+                _tell(model, axis, left, sizes(plain, found.how))
+
+
+def _left(axis: Axis, how: Architecture, own: Mapping[str, int]) -> int:
+    if axis.kind == "neurons":
+        return own.get(how.key(how.neurons, axis.side), axis.units)
+    assert how.heads is not None
+    return own.get(how.heads.groups or how.heads.count, axis.units)
+
+
+def _cut(model: Any, axis: Axis, left: int) -> None:
+    """Shorten every tensor of an axis, and say so in its module."""
+    import torch
+
+    lengths: dict[tuple[str, int], int] = {}
+    for cut in axis.cuts:
+        where = (cut.tensor, cut.dim)
+        lengths[where] = lengths.get(where, 0) + cut.size * (axis.units - left)
+    for (name, dim), gone in lengths.items():
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        old: torch.Tensor = module._parameters[attribute]
+        size = list(old.shape)
+        size[dim] -= gone
+        made = torch.empty(size, dtype=old.dtype, device="meta")
+        module._parameters[attribute] = torch.nn.Parameter(made, requires_grad=old.requires_grad)
+        if attribute != "weight":
+            continue
+        if hasattr(module, "nf"):
+            module.nx, module.nf = size
+        else:
+            module.out_features, module.in_features = size
+
+
+def _tell(model: Any, axis: Axis, left: int, dense: tuple[int, int, int]) -> None:
+    """Have the module that holds the queries' projection count the heads that are left."""
+    heads, groups, size = dense
+    first = axis.cuts[0].tensor.rpartition(".")[0].rpartition(".")[0]
+    module = model.get_submodule(first)
+    for name in _HEADS:
+        if hasattr(module, name):
+            setattr(module, name, left if name == "num_key_value_heads" else left * heads // groups)
+    for name in _WIDTHS:
+        if getattr(module, name, None) == heads * size:
+            setattr(module, name, left * heads // groups * size)
+    if hasattr(module, "config"):
+        module.config = Counting(
+            module.config, {"num_attention_heads": left * heads // groups, "num_key_value_heads": left}
+        )
+
+
+class Counting:
+    """A model's configuration as one block's attention sees it: what is and changes there, but for the numbers of heads."""
+
+    def __init__(self, config: Any, own: Mapping[str, int]) -> None:
+        self.__dict__.update(_config=config, _own=dict(own))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked of a copy in the making, which has nothing yet
+            raise AttributeError(name)
+        own = self.__dict__["_own"]
+        return own[name] if name in own else getattr(self.__dict__["_config"], name)

@@ -1,0 +1,148 @@
+"""A file in which somebody names the neurons and heads that go, or that must stay.
+
+    {"neurons": {"0": {"go": [3, 17]}, "1": {"stay": [0, 5]}}, "heads": {"0": {"go": [2]}}}
+
+By kind, by block (``encoder.0`` where there are two stacks), the numbers of elements from 0; heads count in groups that share
+keys and values. ``cross_heads`` are cross-attention's. Heads that go in a whole stack at once (T5) stand under its block 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import bounded
+from sparsebench.errors import UserError
+from sparsebench.manifest.problems import did_you_mean
+from sparsebench.models.axes import Axis, Shape
+from sparsebench.sources.cache import sha256_of
+from sparsebench.steps.contract import of_file
+
+if TYPE_CHECKING:
+    import torch
+
+_EXAMPLE = 'as in {"neurons": {"0": {"go": [3, 17]}, "1": {"stay": [0]}}}'
+
+
+@dataclass(frozen=True)
+class Named:
+    """Of each axis that a file names, by its place in ``Shape.axes``: the elements that go and those that stay."""
+
+    path: Path
+    go: Mapping[int, list[int]] = field(default_factory=dict)
+    stay: Mapping[int, list[int]] = field(default_factory=dict)
+
+    def over(self, place: int, scores: torch.Tensor, origin: Sequence[int]) -> torch.Tensor:
+        """The scores (units,) with those that go below and those that stay above all others; ``origin`` are the elements'
+        numbers in the model that the file is about."""
+        scores = scores.clone()
+        for named, value in ((self.go, -float("inf")), (self.stay, float("inf"))):
+            wanted = set(named.get(place, ()))
+            scores[[unit for unit, number in enumerate(origin) if number in wanted]] = value
+        return scores
+
+    def check(self, shape: Shape, numbers: Mapping[Axis, int], uneven: bool) -> None:
+        """Raises UserError, naming file and block, for more that go or stay than do: in a block, ``uneven`` in all."""
+        sums: dict[str, list[int]] = {}
+        for place, axis in enumerate(shape.axes):
+            go, stay = len(self.go.get(place, ())), len(self.stay.get(place, ()))
+            where = f"{self.path}: `{_kind(axis)}`" if uneven else _where(self.path, shape, axis)
+            if axis not in numbers:
+                if go + stay:
+                    raise UserError(f"{where}: the step cuts none", "`of: both`, or other names")
+                continue
+            # One stays in every block, named or not.
+            own = (go, axis.units - numbers[axis], max(1, stay), numbers[axis])
+            sums[where] = [one + more for one, more in zip(own, sums.get(where, (0, 0, 0, 0)), strict=True)]
+        for where, (go, gone, stay, left) in sums.items():
+            if go > gone:
+                raise UserError(f"{where}: {go} go, where {gone} are to go", "name fewer, or keep fewer")
+            if stay > left:
+                raise UserError(f"{where}: {stay} stay, where {left} are to stay", "name fewer, or keep more")
+
+    def exactly(self, shape: Shape) -> dict[Axis, list[int]]:
+        """What stays where the file alone decides: all but what goes, or those alone that stay.
+
+        Raises UserError for a block of which it says both.
+        """
+        kept: dict[Axis, list[int]] = {}
+        kinds = {shape.axes[place].kind for place in (*self.go, *self.stay)}
+        for place, axis in enumerate(shape.axes):
+            if axis.kind not in kinds:
+                continue
+            if place in self.go and place in self.stay:
+                raise UserError(
+                    f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others",
+                    "name one of the two, or let a criterion choose",
+                )
+            gone = set(self.go.get(place, ()))
+            kept[axis] = sorted(self.stay[place]) if place in self.stay else [*_others(axis, gone)]
+        return kept
+
+
+def read(named: str, shape: Shape) -> Named:
+    """The file that a step names. Raises UserError, by file, kind and block, for what is not there in the model."""
+    path, sha256 = of_file(named)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file", f"name a JSON file, {_EXAMPLE}")
+    if sha256 and sha256_of(path) != sha256:
+        raise UserError(
+            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
+        )
+    places: dict[str, dict[str, int]] = {}
+    for place, axis in enumerate(shape.axes):
+        places.setdefault(_kind(axis), {})[_block(shape, axis)] = place
+    found = Named(path, {}, {})
+    for kind, blocks in _object(bounded.read_object(path), path).items():
+        if kind not in places:
+            hint = did_you_mean(kind, places) or f"it has {', '.join(places) or 'nothing that can go'}"
+            raise UserError(f"{path}: `{kind}`: the model has none that can go", hint)
+        for block, said in _object(blocks, f"{path}: `{kind}`").items():
+            if block not in places[kind]:
+                hint = f"it has {', '.join(list(places[kind])[:4])} …"
+                raise UserError(f"{path}: `{kind}`: `{block}` is no block with {kind} of its own", hint)
+            _take(found, places[kind][block], shape, said)
+    if not found.go and not found.stay:
+        raise UserError(f"{path}: nothing in it", f"name what goes or stays, {_EXAMPLE}")
+    return found
+
+
+def _take(found: Named, place: int, shape: Shape, said: Any) -> None:
+    axis = shape.axes[place]
+    where = _where(found.path, shape, axis)
+    for key, units in _object(said, where).items():
+        if key not in ("go", "stay"):
+            raise UserError(f"{where}: `{key}`", "`go` or `stay`")
+        if not isinstance(units, list) or not all(type(unit) is int and 0 <= unit < axis.units for unit in units):
+            raise UserError(f"{where}: `{key}` is no list of numbers from 0 to {axis.units - 1}", _EXAMPLE)
+        target: Any = found.go if key == "go" else found.stay
+        target[place] = sorted(set(units))
+    both = set(found.go.get(place, ())) & set(found.stay.get(place, ()))
+    if both:
+        raise UserError(f"{where}: {min(both)} goes and stays", "name it once")
+    if len(found.go.get(place, ())) == axis.units or found.stay.get(place) == []:
+        raise UserError(f"{where}: nothing would be left", "leave one at least, or remove the whole block")
+
+
+def _object(value: Any, where: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: not an object", _EXAMPLE)
+    return value
+
+
+def _kind(axis: Axis) -> str:
+    return f"cross_{axis.kind}" if axis.cross else axis.kind
+
+
+def _block(shape: Shape, axis: Axis) -> str:
+    return f"{axis.side}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
+
+
+def _where(path: Path, shape: Shape, axis: Axis) -> str:
+    return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"
+
+
+def _others(axis: Axis, gone: set[int]) -> list[int]:
+    return [unit for unit in range(axis.units) if unit not in gone]

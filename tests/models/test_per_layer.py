@@ -1,0 +1,173 @@
+"""Widths of their own for blocks: what is cut unevenly says what the model with zeros says, wherever it is loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.architectures import ARCHITECTURES
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import MODEL_TYPES
+from sparsebench.models.load import load_model
+from sparsebench.models.operations import operations_a_token
+from sparsebench.models.replay import Replay
+from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.registry import kinds, single
+from sparsebench.steps.shrink.choosing import config_of
+from sparsebench.steps.shrink.writing import Smaller, without, write
+from tests.models.replaying import batch, written
+from tests.models.test_axes import outputs, random_everywhere, with_zeros
+from tests.steps.shrink.making import four_blocks, shrunk, text
+
+USUAL = ("bert", "gpt2", "llama", "phi3")
+UNEVEN = [
+    name if name in USUAL else pytest.param(name, marks=pytest.mark.long)
+    for name, how in sorted(ARCHITECTURES.items())
+    if MODEL_TYPES[name] != "encoder-decoder" and how.neurons
+]
+
+
+def cut(folder: Path, family: Any, tmp_path: Path) -> tuple[Path, Path]:
+    """A model with other widths in every block, and the whole one with zeros in place of what went."""
+    found = shape(Checkpoint(folder), family)
+    kept: dict[Any, list[int]] = {}
+    zeroed: dict[str, torch.Tensor] = {}
+    for axis in found.axes:
+        gone = torch.zeros(axis.units, dtype=torch.bool)
+        gone[1 : 1 + min(axis.units - 1, 1 + axis.layers[0] if axis.kind == "neurons" else axis.layers[0])] = True
+        kept[axis] = [unit for unit in range(axis.units) if not gone[unit]]
+        for one in axis.cuts:
+            tensor = zeroed.setdefault(one.tensor, Checkpoint(folder).load(one.tensor))
+            tensor[(slice(None),) * one.dim + (one.marks(gone, tensor.shape[one.dim]),)] = 0
+    smaller = Smaller(found, kept, config=config_of(found, kept))
+    write(smaller, family, tmp_path / "smaller", {})
+    return tmp_path / "smaller", with_zeros(folder, zeroed, tmp_path / "zeros")
+
+
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_what_is_zero_can_go_from_some_blocks_alone(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    random_everywhere(folder)
+    smaller, zeros = cut(folder, family, tmp_path)
+    said = json.loads((smaller / "config.json").read_text())["per_layer_config"]
+    assert len({json.dumps(own) for own in said.values()}) > 1 or len(said) == 1
+    before, after = outputs(zeros, family), outputs(smaller, family)
+    assert float((before - after).abs().max()) <= 1e-6 * max(1.0, float(before.abs().max()))
+    assert float((before - outputs(folder, family)).abs().max()) > 1e-4, "what goes must matter"
+    # Block by block, as calibration reads it, and its shape again, as another step reads it.
+    replay = Replay(Checkpoint(smaller), family, batch(family), dtype="float32")
+    replay.run(lambda block: None)
+    whole = Replay(Checkpoint(zeros), family, batch(family), dtype="float32")
+    whole.run(lambda block: None)
+    assert torch.allclose(replay.outputs(0), whole.outputs(0), atol=1e-4)
+    pairs = zip(shape(Checkpoint(folder), family).axes, shape(Checkpoint(smaller), family).axes, strict=True)
+    for dense, left in pairs:
+        more = 1 if dense.kind == "neurons" else 0
+        assert dense.units - left.units == min(dense.units - 1, dense.layers[0] + more)
+
+
+def test_uneven_widths_are_those_of_one_threshold(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder, family = four_blocks(
+        "llama", tmp_path / "model", hidden_size=48, num_attention_heads=6, num_key_value_heads=3
+    )
+    model = Checkpoint(folder)
+    for name in ("l2", "flap"):
+        more = {"compensation": "none"}
+        out, result = shrunk(folder, family, tmp_path / name, name, keep=0.6, uneven=True, **more)
+        _, same = shrunk(folder, family, tmp_path / f"{name}-even", name, keep=0.6, of="neurons", **more)
+        assert isinstance(result, Evidence) and isinstance(same, Evidence), (result, same)
+        assert "per_layer_config" in result.note and "per_layer_config" not in same.note
+        assert "stock transformers refuses it" in json.loads((out / "sparsebench.json").read_text())["loads"]
+        widths = [axis.units for axis in shape(Checkpoint(out), family).axes if axis.kind == "neurons"]
+        assert len(set(widths)) > 1
+        if name == "l2":
+            assert sum(widths) == 4 * round(0.6 * 48)
+            squares = torch.stack(
+                [
+                    sum(
+                        model.load(f"model.layers.{layer}.mlp.{kind}_proj.weight").square().sum(dim)
+                        for kind, dim in (("gate", 1), ("up", 1), ("down", 0))
+                    )
+                    for layer in range(4)
+                ]
+            )
+            threshold = squares.flatten().sort(descending=True).values[sum(widths) - 1]
+            assert widths == (squares >= threshold).sum(1).tolist()
+        left = sum(one.numel() for one in load_model(out, family).parameters())
+        assert result.parameters == left
+        with pytest.raises(Exception, match="per-layer"):
+            AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:
+    folder, family = four_blocks("llama", tmp_path / "model", hidden_size=64, intermediate_size=128, head_dim=16)
+    out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, uneven=True)
+    assert isinstance(result, Evidence), result
+    found: list[Any] = []
+    for verb, step in (("prune", single("prune", "wanda", sparsity=0.5)), ("quantize", single("quantize", "int8"))):
+        context = Context(family, read=lambda: text(family))
+        kinds()[verb].load()(out, {step: tmp_path / verb}, context, lambda _, one: found.append(one))
+        load_model(tmp_path / verb, family)
+    assert [one.prunable for one in found] == [result.prunable] * 2
+    again, more = shrunk(out, family, tmp_path / "again", "activation", keep=0.5, of="neurons", iterations=2)
+    assert isinstance(more, Evidence), more
+    before, after = (
+        [axis.units for axis in shape(Checkpoint(one), family).axes if axis.kind == "neurons"] for one in (out, again)
+    )
+    assert after == [max(1, round(0.5 * units)) for units in before]
+    # Blocks that go take their widths along.
+    deep = shape(Checkpoint(out), family)
+    write(without(deep, {"decoder": [0, 2]}), family, tmp_path / "deep", {})
+    left = [axis.units for axis in shape(Checkpoint(tmp_path / "deep"), family).axes if axis.kind == "neurons"]
+    assert left == [before[1], before[3]]
+    load_model(tmp_path / "deep", family)
+    assert operations_a_token(Checkpoint(out).config, "decoder") < operations_a_token(
+        Checkpoint(folder).config, "decoder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"7": {"intermediate_size": 24}}, "no block 7"),
+        ({"0": {"intermediate_size": 64}}, "64 neurons of 48"),
+        ({"0": {"intermediate_size": -1}}, "`intermediate_size`"),
+        ({"0": {"sliding_window": 4}}, "`sliding_window`"),
+        ({"first": {"intermediate_size": 4}}, "`first`"),
+        ([1], "no block with settings"),
+    ],
+)
+def test_what_config_json_says_wrongly_is_refused_by_block_and_key(said: Any, what: str, tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": said}))
+    with pytest.raises(ModelError, match="per_layer_config") as told:
+        load_model(folder, family)
+    assert what in told.value.message and told.value.hint
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_two_stacks_have_no_widths_of_their_own(kind: str, tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    _, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", uneven=True)
+    assert isinstance(result, UnsupportedError) and "uneven" in result.message and result.hint
+
+
+def test_a_copied_model_counts_its_heads_as_before(tmp_path: Path) -> None:
+    folder, family = written("phi3", tmp_path / "model")
+    smaller, _ = cut(folder, family, tmp_path)
+    model = copy.deepcopy(load_model(smaller, family))
+    ids = batch(family).input_ids
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, load_model(smaller, family)(ids).logits)
+        generated = model.generate(ids[:1], max_new_tokens=3, do_sample=False)
+    assert generated.shape == (1, ids.shape[1] + 3)

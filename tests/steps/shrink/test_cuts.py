@@ -1,0 +1,149 @@
+"""Cuts in several parts, and files that name what goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import UserError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Evidence, with_hash
+from sparsebench.steps.registry import kinds, label, single
+from tests.models.replaying import written
+from tests.steps.shrink.making import shrunk, text
+
+DOWN = "model.layers.{}.mlp.down_proj.weight"
+
+
+def stayed(before: Path, after: Path, tensor: str) -> list[int]:
+    """Which columns of a matrix are left."""
+    old, new = (Checkpoint(folder).load(tensor).T for folder in (before, after))
+    return [number for number, column in enumerate(old) if any(torch.equal(column, one) for one in new)]
+
+
+def named(path: Path, **what: Any) -> str:
+    path.write_text(json.dumps(what))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings"),
+    [
+        ("llama", "taylor", {"labels": "own"}),
+        ("llama", "activation", {"compensation": "least_squares", "of": "both"}),
+        ("t5", "taylor", {"labels": "text", "of": "both"}),
+    ],
+)
+def test_cuts_in_turn_are_a_chain_of_steps(kind: str, name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    settings = {"of": "neurons", **settings}
+    out, result = shrunk(folder, family, tmp_path / "out", name, keep=0.5, iterations=2, **settings)
+    assert isinstance(result, Evidence), result
+    first, _ = shrunk(folder, family, tmp_path / "first", name, keep=0.75, **settings)
+    second, _ = shrunk(first, family, tmp_path / "second", name, keep=2 / 3, **settings)
+    once, _ = shrunk(folder, family, tmp_path / "once", name, keep=0.5, **settings)
+    if settings.get("labels") != "own":
+        assert all(torch.equal(tensor, Checkpoint(second).load(info.name)) for info, tensor in Checkpoint(out).items())
+    differs = [
+        info.name
+        for info, tensor in Checkpoint(out).items()
+        if not torch.equal(tensor, Checkpoint(once).load(info.name))
+    ]
+    assert differs, "a new score must matter"
+    assert "24 of 48 neurons" in result.note
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "model", "once", "out", "second"]
+
+
+def test_the_answers_of_later_cuts_are_the_whole_models(tmp_path: Path) -> None:
+    from sparsebench.steps.shrink import scores
+    from sparsebench.steps.shrink.whole import Whole
+
+    folder, family = written("llama", tmp_path / "model")
+    smaller, _ = shrunk(folder, family, tmp_path / "smaller", "l2", keep=0.5, of="neurons")
+    whole, cut = (Whole.load(one, family, text(family).batch, "auto") for one in (folder, smaller))
+    answers: scores.Answers = {}
+    scores.taylor(whole, [], "own", 0, None, answers)
+    drawn = {rows: tokens.clone() for rows, tokens in answers.items()}
+    scores.taylor(cut, [], "own", 0, None, answers)
+    assert answers and all(torch.equal(answers[rows], drawn[rows]) for rows in drawn)
+
+
+@pytest.mark.parametrize("cuts", [1, 3])
+def test_what_a_file_names_goes_or_stays(cuts: int, tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    free, _ = shrunk(folder, family, tmp_path / "free", "l2", keep=0.5, of="neurons")
+    chosen = stayed(folder, free, DOWN.format(0))
+    lost = [unit for unit in range(48) if unit not in chosen]
+    file = named(tmp_path / "units.json", neurons={"0": {"go": chosen[:3], "stay": lost[:2]}})
+    out, result = shrunk(
+        folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=with_hash(Path(file), ""), iterations=cuts
+    )
+    assert isinstance(result, Evidence), result
+    left = set(stayed(folder, out, DOWN.format(0)))
+    assert left & set(chosen[:3]) == set() and left >= set(lost[:2]) and len(left) == 24
+    assert stayed(folder, out, DOWN.format(1)) == stayed(folder, free, DOWN.format(1))
+
+
+def test_a_file_alone_decides(tmp_path: Path) -> None:
+    folder, family = written("bart", tmp_path / "model")
+    blocks = ("encoder.0", "encoder.1", "decoder.0", "decoder.1")
+    said = {block: {"go": [number, 40]} for number, block in enumerate(blocks)}
+    said["encoder.1"] = {"stay": [unit for unit in range(48) if unit not in (1, 40)]}
+    file = named(tmp_path / "units.json", neurons=said)
+    out, result = shrunk(folder, family, tmp_path / "out", "list", file=with_hash(Path(file), ""))
+    assert isinstance(result, Evidence), result
+    for number, block in enumerate(blocks):
+        side, layer = block.split(".")
+        gone = {number, 40}
+        left = stayed(folder, out, f"model.{side}.layers.{layer}.fc2.weight")
+        assert left == [unit for unit in range(48) if unit not in gone]
+    load_model(out, family)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"neurons": {"0": {"go": [48]}}}, "`neurons`: `0`: `go`"),
+        ({"neurons": {"0": {"go": [1], "stay": [1]}}}, "1 goes and stays"),
+        ({"neurons": {"2": {"go": [1]}}}, "`2` is no block"),
+        ({"neurones": {"0": {"go": [1]}}}, "`neurones`"),
+        ({"neurons": {"0": {"went": [1]}}}, "`went`"),
+        ({"neurons": {"1": {"go": list(range(30))}}}, "`1`: 30 go, where 24"),
+        ({"neurons": {"1": {"stay": list(range(30))}}}, "`1`: 30 stay, where 24"),
+        ({"neurons": {"1": {"go": list(range(48))}}}, "nothing would be left"),
+        ({"heads": {"1": {"go": [0]}}}, "the step cuts none"),
+        ({"neurons": [1]}, "not an object"),
+        ({}, "nothing in it"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_its_place(what: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    file = with_hash(Path(named(tmp_path / "units.json", **what)), "")
+    _, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", file=file)
+    assert isinstance(result, UserError) and said in result.message and "units.json" in result.message and result.hint
+
+
+def test_a_file_that_changed_or_went_is_refused(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    file = Path(named(tmp_path / "units.json", neurons={"0": {"go": [1]}}))
+    for given in (with_hash(file, "0" * 64), with_hash(tmp_path / "other.json", "")):
+        _, result = shrunk(folder, family, tmp_path / "out", "list", file=given)
+        assert isinstance(result, UserError) and ".json" in result.message
+
+
+def test_labels_and_settings_of_cuts_and_files() -> None:
+    file = with_hash(Path("units.json"), "1" * 64)
+    assert label(single("shrink", "l2", keep=0.5, iterations=4)) == "l2/both to 0.5, iterations=4"
+    assert label(single("shrink", "l2", keep=0.5, file=file)) == "l2/both to 0.5, units.json"
+    assert label(single("shrink", "list", file=file)) == "shrink units.json"
+    assert kinds()["shrink"].passes(single("shrink", "taylor", keep=0.5, iterations=4)) == 4
+    for name, settings, key in (("list", {}, "file"), ("random", {"blocks": 1, "file": file}, "file")):
+        with pytest.raises(PydanticCustomError) as told:
+            single("shrink", name, **settings)
+        assert told.value.context and told.value.context["at"] == key
