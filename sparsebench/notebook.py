@@ -15,6 +15,7 @@ kept, compared or published belongs in a manifest.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -275,13 +276,14 @@ def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bo
     from sparsebench.ledger.query import reader
     from sparsebench.plan.preflight import ledger_path
 
-    asked = query or sqlfiles.read("describe")
-    with reader(ledger_path(Path(ledger) if ledger else None)) as connection:
+    asked = sqlfiles.read("describe") if query is None else query
+    with reader(ledger_path(Path(ledger) if ledger else None)) as connection, warnings.catch_warnings():
         migrate.stand_in(connection, asked)
         found = connection.execute(asked)
-        if found.description is None:
+        if found is None or found.description is None:
             raise UserError("there is no query in it", "give one SELECT")
         if not arrow:
             return found.df()
-        # DuckDB 2 has the one name, releases before it the other.
+        # DuckDB 2 has the one name and warns of a copy of the rows; releases before it have the other.
+        warnings.simplefilter("ignore", UserWarning)
         return found.to_arrow_table() if hasattr(found, "to_arrow_table") else found.fetch_arrow_table()
