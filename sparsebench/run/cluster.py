@@ -36,7 +36,7 @@ from sparsebench.run.local import Local
 from sparsebench.run.recorder import Spec
 
 CONNECT_SECONDS = 10.0
-PROBE_SECONDS = 120.0
+PROBE_SECONDS = 300.0
 """A node may take so long to start a process of ours and import this package."""
 REFRESH_SECONDS = 1.0
 BEAT_SECONDS = 60.0
