@@ -26,6 +26,7 @@ from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run.display import Display
 from sparsebench.run.executor import Executor, Settings, Task
+from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Leases
 
@@ -96,8 +97,7 @@ class Runner:
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
         self.children: list[Child] = []
-        self.waiting: list[Job] = []
-        self.ended: set[str] = set()
+        self.waiting = Queue()
         self.lost: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
         self.losses: Counter[str] = Counter()
@@ -115,19 +115,19 @@ class Runner:
 
     def _run(self, todo: list[Cell]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
-        self.waiting = jobs(self.plan, todo, self.space.present)
+        self.waiting = Queue(jobs(self.plan, todo, self.space.present))
         self.space.sweep()
         self._release(self.plan.variants.values())
         self.executor.begin(todo)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            self.display.begin(todo, self.waiting)
+            self.display.begin(todo, list(self.waiting))
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
                 # A model that cannot be had leaves cells that are skipped, and none that failed.
                 if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
-                    self.waiting = []
+                    self.waiting.clear()
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
         finally:
@@ -138,12 +138,10 @@ class Runner:
         return self.counts
 
     def _start_ready(self) -> None:
-        """Start what may start: jobs whose predecessors have ended, as many as there are slots."""
-        for job in list(self.waiting):
-            if all(name in self.ended for name in job.after) and self.executor.room(job, self._tasks):
-                self.waiting.remove(job)
-                if left := self._possible(job):
-                    self._start(left)
+        """Start what may start: jobs whose predecessors have ended, as many as there is room for."""
+        while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
+            if left := self._possible(job):
+                self._start(left)
 
     def _possible(self, job: Job) -> Job | None:
         """What of a job can be done: cells are skipped where their variant, or what it is made from, could not be made."""
@@ -156,9 +154,9 @@ class Runner:
         makes = tuple(variant for variant in job.makes if variant.id not in why)
         if cells or makes:
             return replace(job, cells=cells, makes=makes)
-        self.ended.add(job.id)
+        self.waiting.end(job)
         self.display.skipped(job)
-        self._release(_variants(job))
+        self._release(variants(job))
         return None
 
     def _loss(self, job: Job, variant: Variant) -> str | None:
@@ -282,10 +280,10 @@ class Runner:
         why = f"{child.job.label}: {reason or 'left no folder'}"
         absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
         self.lost = {**dict.fromkeys(absent, why), **self.lost}
-        self.ended.add(child.job.id)
+        self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
         self._ingest()
-        self._release(_variants(child.job))
+        self._release(variants(child.job))
 
     def _again(self, child: Child) -> bool:
         """Have what a job had left to do done elsewhere, where its machine is gone; False where that has happened too often."""
@@ -304,7 +302,7 @@ class Runner:
         self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
         left = replace(job, cells=cells, makes=makes)
         self.display.clock.begin([left])
-        self.waiting.insert(0, left)
+        self.waiting.add([left], first=True)
         return True
 
     def _remake(self, child: Child) -> bool:
@@ -325,23 +323,22 @@ class Runner:
                     self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
-        self.ended -= {job.id for job in makers}
         first = {name: self.remade[name].maker for name in child.damaged}
-        self.waiting = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        again = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        self.waiting.clear()
+        self.waiting.add(again)
         self.display.clock.begin([*makers, child.job])
         return True
 
     def _behind(self, job: Job, first: dict[str, str]) -> Job:
         """A job that opens variants which are made again starts when they are: ``first`` has the makers' ids by variants'."""
-        read = {variant.id for variant in _variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        read = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Drop the folders of variants that no waiting or running job needs any more."""
-        left = [*self.waiting, *(child.job for child in self.children)]
-        busy = {variant.id for job in left for variant in _variants(job)}
         for variant in done:
-            if variant.id not in busy and self.settings.keep != "dense":
+            if not self.waiting.needs(variant) and self.settings.keep != "dense":
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
@@ -381,11 +378,6 @@ class Runner:
     def _close(self, child: Child) -> None:
         self.selector.unregister(child.task.events)
         os.close(child.task.events)
-
-
-def _variants(job: Job) -> list[Variant]:
-    """The variants whose folders a job reads or makes."""
-    return [*job.variants, *([job.parent] if job.parent else [])]
 
 
 def _interrupt(*_: object) -> None:

@@ -18,6 +18,7 @@ from sparsebench.plan.expand import expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.executor import Settings
 from sparsebench.run.local import Local
+from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
 from sparsebench.run.workspace import Workspace
 from tests.gpus import H100, Driver
@@ -54,7 +55,7 @@ def runner(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def wanted(runner: Any, *kinds: str) -> None:
-    runner.waiting = [job for job in runner.every if job.kind in kinds]
+    runner.waiting = Queue(job for job in runner.every if job.kind in kinds)
     runner._start_ready()
 
 
