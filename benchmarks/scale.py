@@ -1,6 +1,7 @@
 """What a large manifest costs before and beside its work: planning, scheduling, ingest and a query, with nothing measured.
 
-    python -m benchmarks.scale [--models 1000] [--variants 100] [--tasks 7] [--nodes 4] [--slots 4] [--records 100000] [--only WORD …]
+    python -m benchmarks.scale [--models 1000] [--variants 100] [--tasks 7] [--nodes 4] [--slots 4] [--records 100000]
+                              [--only WORD …]
 
 Each part runs in a process of its own, so that its peak memory is its own. Nothing is loaded or computed: the manifest's models
 do not exist, jobs take their estimates on a simulated clock, and records hold invented scores without outcomes of documents.
@@ -53,7 +54,6 @@ TASKS = (
     "lambada_openai",
     "sciq",
 )
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _records(asked: Asked) -> Iterator[dict[str, Any]]:
 def ingest(asked: Asked) -> dict[str, Any]:
     """Seconds to bring records into a new ledger, its bytes, and seconds of a query of ``results``."""
     from sparsebench.ledger.query import session
-    from sparsebench.ledger.store import Ledger
+    from sparsebench.ledger.store import BATCH, Ledger
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "l.duckdb"

@@ -95,6 +95,11 @@ class Cluster:
     def begin(self, cells: Iterable[Cell]) -> None:
         """Ask each node whether it can do what will be done. Raises UserError naming the nodes that cannot."""
         todo = list(cells)
+        if ":" in self.settings.device:
+            raise UserError(
+                f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
+                "say `device: cuda`, or --executor local",
+            )
         if any("hosts" in cell.settings for cell in todo):
             raise UserError(
                 "runtime: hostfile: ranks on several nodes are started by ssh, and here Ray chooses the nodes",
@@ -111,15 +116,15 @@ class Cluster:
         """By node what it says of itself, and whether it sees a file that was just written into the work folder."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        def probe(path: str, device: str) -> dict[str, Any]:
-            # Pickled by value: it must run where this package is not installed.
+        def probe(path: str) -> dict[str, Any]:
+            # Pickled by value: it must run where this package is not installed. It sees no GPU; a timed job looks for itself.
             import pathlib
 
             try:
                 from sparsebench.run.cluster import Same
             except ImportError as error:
                 return {"missing": str(error)}
-            return {"same": Same.here(device), "shared": pathlib.Path(path).exists()}
+            return {"same": Same.here("cpu"), "shared": pathlib.Path(path).exists()}
 
         asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
@@ -127,7 +132,7 @@ class Cluster:
         with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
             asked = {
                 asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                    file.name, self.settings.device
+                    file.name
                 ): f"{node['NodeName']} ({node['NodeID'][:6]})"
                 for node in self._alive()
             }
@@ -148,7 +153,7 @@ class Cluster:
             return f"sparsebench cannot be imported there ({told['missing']})"
         if not told["shared"]:
             return f"it does not see {self.settings.workspace.work}"
-        return self.same.differs(told["same"], exclusive)
+        return Same.here("cpu").differs(told["same"], exclusive)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]

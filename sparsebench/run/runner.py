@@ -31,6 +31,8 @@ from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Leases
 
 INGEST_SECONDS = 5.0
+INGEST_SHARE = 10
+"""The parent waits so many times as long as the last ingest took before the next."""
 LOSSES = 3
 """So often a job is started again whose machine is gone: a job may be what ends machines."""
 LOOKS = 10
@@ -103,6 +105,7 @@ class Runner:
         self.losses: Counter[str] = Counter()
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
+        self.took = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
     def run(self, cells: Iterable[Cell]) -> dict[str, int]:
@@ -208,8 +211,8 @@ class Runner:
                 self._look(child)
         if not timed or self.display.due() <= 0:
             self.display.tick()
-        if not timed and time.monotonic() - self.ingested > INGEST_SECONDS:
-            self._ingest()
+        if not timed:
+            self._ingest_after(INGEST_SECONDS)
 
     def _look(self, child: Child) -> None:
         """End a job that has said and done nothing for too long, or that has ended while somebody holds its pipe open."""
@@ -282,7 +285,7 @@ class Runner:
         self.lost = {**dict.fromkeys(absent, why), **self.lost}
         self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
-        self._ingest()
+        self._ingest_after(0.0)
         self._release(variants(child.job))
 
     def _again(self, child: Child) -> bool:
@@ -346,6 +349,14 @@ class Runner:
         self.fresh.append(records.write(self.space.records, record))
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
+
+    def _ingest_after(self, seconds: float) -> None:
+        """Ingest if the last time is so long ago, and long enough that this takes little of the run: it takes longer the more the
+        ledger holds."""
+        if time.monotonic() - self.ingested > max(seconds, INGEST_SHARE * self.took):
+            started = time.monotonic()
+            self._ingest()
+            self.took = time.monotonic() - started
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records that have come since the last time into the ledger, in one transaction.
