@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -105,6 +106,8 @@ class Cluster:
                 "runtime: hostfile: ranks on several nodes are started by ssh, and here Ray chooses the nodes",
                 "leave hostfile out, or run these cells with --executor local",
             )
+        if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
+            raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
         exclusive = any(timed(cell.stage) for cell in todo)
         if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
             raise UserError(
@@ -178,7 +181,7 @@ class Cluster:
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
         stream = self.task.options(
             name=f"{job.kind}-{job.id}", num_returns="streaming", max_retries=0,
-            num_cpus=asked["CPU"], num_gpus=asked["GPU"], memory=asked["memory"] or None,
+            num_cpus=asked["CPU"], num_gpus=asked["GPU"], memory=int(asked["memory"]) or None,
         ).remote(spec, replace(self.settings, sizes={}), int(asked["CPU"]), self.same)  # fmt: skip
         return RayTask(job, self.ray, stream, self.settings.workspace.records, log)
 
@@ -250,16 +253,17 @@ class RayTask:
 
 
 def resources(job: Job, settings: Settings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
-    """What a job asks of Ray: CPUs, GPUs, and bytes of memory, of which no node has to have more than the largest has.
+    """What a job asks of Ray: CPUs, GPUs, and bytes of memory, all of which the largest node has.
 
-    A timed job asks for all CPUs, and all GPUs where it calculates on them, of the largest node; another for a slot's share.
+    A timed job asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share.
     """
-    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU", "memory")}
     gpu = devices.is_gpu(settings.device) and calculates(job)
+    most = max(nodes, key=lambda one: [one.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    cpus = most.get("CPU", 0.0)
     return {
-        "CPU": max(1.0, most["CPU"] if job.exclusive else most["CPU"] // settings.slots),
-        "GPU": float(gpu and (most["GPU"] if job.exclusive else 1)),
-        "memory": min(float(memory), most["memory"]),
+        "CPU": max(1.0, cpus if job.exclusive else cpus // settings.slots),
+        "GPU": float(gpu and (most.get("GPU", 0.0) if job.exclusive else 1)),
+        "memory": min(float(memory), most.get("memory", 0.0)),
     }
 
 
@@ -334,7 +338,7 @@ def done_on_node(spec: Spec, settings: Settings, cpus: int, same: Same) -> Itera
         task = local.start(job, own, home / "log")
         try:
             yield {"event": "used", "used": (0.0, 0.0)}
-            for event in _events(task):
+            for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
                 if event["event"] == "cell":
                     cell = next(cell for cell in job.cells if cell.id == event["cell"])
                     key = records.key(cell, spec.device)
@@ -346,11 +350,11 @@ def done_on_node(spec: Spec, settings: Settings, cpus: int, same: Same) -> Itera
             os.close(task.events)
 
 
-def _events(task: Any) -> Iterator[dict[str, Any]]:
+def _events(task: Task, beat: float) -> Iterator[dict[str, Any]]:
     """What a job says until it has ended, and between that what it has used."""
     buffer = b""
     while True:
-        if not select.select([task.events], [], [], BEAT_SECONDS)[0]:
+        if not select.select([task.events], [], [], beat)[0]:
             yield {"event": "used", "used": task.used()}
             continue
         data = os.read(task.events, 1 << 16)

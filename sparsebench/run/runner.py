@@ -121,9 +121,9 @@ class Runner:
         self.waiting = Queue(jobs(self.plan, todo, self.space.present))
         self.space.sweep()
         self._release(self.plan.variants.values())
-        self.executor.begin(todo)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
+            self.executor.begin(todo)
             self.display.begin(todo, list(self.waiting))
             while self.waiting or self.children:
                 self._start_ready()
@@ -376,6 +376,8 @@ class Runner:
         """End every child, and take in what it had said."""
         self.executor.end(self._tasks)
         for child in self.children:
+            while self._read(child):
+                pass  # it may wait for room in its pipe
             child.task.wait()
             while self._read(child):
                 pass
