@@ -244,7 +244,10 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: Sett
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
     spec = Spec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, True, "packed",
                 plan.calibration)  # fmt: skip
-    first, *events = done_on_node(spec, settings, 1, Same.here("cpu"))
+    first, *rest = done_on_node(spec, settings, 1, Same.here("cpu"))
+    events = [
+        event for event in rest if event["event"] != "used"
+    ]  # now and then, so that silence is not taken for death
     assert first["event"] == "used"
     assert [event["event"] for event in events] == ["damaged", "ended"], events
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
