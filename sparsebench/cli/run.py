@@ -45,7 +45,9 @@ def run(
     device: MANIFEST_DEVICE = None,
     executor: Annotated[
         str,
-        typer.Option(metavar="local|ray", help="Where jobs run: on this machine, or as tasks on a cluster of Ray's."),
+        typer.Option(
+            metavar="NAME", help="Where jobs run: local, on this machine, or ray, as tasks on a cluster of Ray's."
+        ),
     ] = "local",
     address: Annotated[
         str | None,
