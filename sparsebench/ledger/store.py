@@ -92,7 +92,8 @@ class Ledger:
 
 
 def _batches(stream: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    batch, size = [], 0
+    batch: list[tuple[str, dict[str, Any]]] = []
+    size = 0
     for where, record in stream:
         batch.append((where, record))
         size += len(json.dumps(record))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import IO
 
@@ -37,7 +37,7 @@ class Clock:
         self.sizes = dict(sizes)
         self.slots = slots
         self.expected: dict[str, float] = {}
-        self.by_kind: dict[str, float] = Counter()
+        self.by_kind: dict[str, float] = defaultdict(float)
         self.jobs: dict[str, Job] = {}
         self.spent: dict[str, float] = {}
         self.foreseen: dict[str, float] = {}
@@ -69,7 +69,7 @@ class Clock:
         """Seconds to go if the rest of each kind compares with its estimates as the finished part did."""
         # Asked after each cell, when 100,000 jobs may wait: only those that run are looked at one by one.
         now, left = time.monotonic(), 0.0
-        waiting = Counter(self.by_kind)
+        waiting = dict(self.by_kind)
         for name, start in self.starts.items():
             job, expected = self.jobs[name], self.expected[name]
             waiting[job.kind] -= expected
