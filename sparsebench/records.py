@@ -55,7 +55,7 @@ def make(cell: Cell, manifest: str, outcome: Outcome, device: str = "cpu") -> di
     started = outcome.started_at or datetime.now(UTC)
     return {
         "format": FORMAT,
-        **_asked(cell, device),
+        **_asked(cell, device, {}),
         "status": outcome.status,
         "reason": outcome.reason,
         "manifest": manifest,
@@ -83,20 +83,22 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
 def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str = "cpu") -> dict[str, Any]:
     """Store which cells a manifest asks for, so that a ledger can be rebuilt with its manifests."""
     folder.mkdir(parents=True, exist_ok=True)
+    known: dict[str, dict[str, Any]] = {}
     record = {
         "format": FORMAT,
         "kind": "plan",
         "manifest": manifest,
         "machine": environment.machine(device),
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "cells": [{**_asked(cell, device), "label": cell.label} for cell in cells],
+        "cells": [{**_asked(cell, device, known), "label": cell.label} for cell in cells],
     }
     write_atomically(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
     return record
 
 
-def _asked(cell: Cell, device: str) -> dict[str, Any]:
-    variant = cell.variant.record()
+def _asked(cell: Cell, device: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """``known`` keeps variants that were described before, by id: a plan may have a hundred cells of each."""
+    variant = known.get(cell.variant.id) or known.setdefault(cell.variant.id, cell.variant.record())
     asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
     return asked | {"variant": variant}
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE, check_name
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
 
 if TYPE_CHECKING:
     from sparsebench.plan.preflight import Prepared
+    from sparsebench.run.executor import Executor, Settings
     from sparsebench.run.select import Decision
 
 
@@ -42,6 +43,20 @@ def run(
         ),
     ] = None,
     device: MANIFEST_DEVICE = None,
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Where jobs run: local, on this machine, or ray, as tasks on a cluster of Ray's."
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --executor ray: the cluster's. Default: $RAY_ADDRESS, the one that runs here, else this machine.",
+            show_default=False,
+        ),
+    ] = None,
     ledger: LEDGER = None,
     offline: OFFLINE = False,
 ) -> None:
@@ -54,12 +69,14 @@ def run(
     sparsebench run quickstart.yaml
     sparsebench run experiments.yaml --only model=opt-1.3b --only stage=memory
     sparsebench run experiments.yaml --rehearse
+    sparsebench run experiments.yaml --executor ray --address auto
     """
     from sparsebench.ledger.connect import refuse_other
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
-    from sparsebench.run.runner import Runner, Settings
+    from sparsebench.run.executor import Settings
+    from sparsebench.run.runner import Runner
     from sparsebench.run.select import decisions
     from sparsebench.run.workspace import Leases, Workspace, exclusive
 
@@ -76,6 +93,7 @@ def run(
     settings = Settings(
         space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )
+    chosen = _executor(executor, address, settings)
     refuse_other(space.ledger)
     if cells:
         space.work.mkdir(parents=True, exist_ok=True)
@@ -92,7 +110,11 @@ def run(
             _nothing(found, manifest)
             return
         counts = Runner(
-            ready.plan, settings, Ledger(space.ledger).ingest, display(ready.sizes, side_by_side, stderr())
+            ready.plan,
+            settings,
+            chosen,
+            Ledger(space.ledger).ingest,
+            display(ready.sizes, side_by_side, stderr()),
         ).run(cells)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
@@ -102,6 +124,20 @@ def run(
     if counts["failed"] or counts["skipped"] or before:
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
+
+
+def _executor(name: str, address: str | None, settings: Settings) -> Executor:
+    """What does the jobs. Raises UserError for a name that is none, and for an address that nothing asks for."""
+    check_name("executor", name, ("local", "ray"))
+    if name == "ray":
+        from sparsebench.run.cluster import Cluster
+
+        return Cluster(settings, address)
+    if address:
+        raise UserError(f"--address {address}: jobs run on this machine", "add --executor ray")
+    from sparsebench.run.local import Local
+
+    return Local(settings)
 
 
 def _left_out(error: RecordError) -> None:

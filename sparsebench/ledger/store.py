@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from sparsebench.ledger import connect, derive, migrate, sqlfiles
 
 Wrong = Callable[[RecordError], object]
 """Told of a record that cannot be taken."""
-BATCH = 64
-"""Records per transaction of a rebuild, so that memory stays bounded."""
+BATCH, BATCH_BYTES = 4096, 32_000_000
+"""At most so many records, or bytes of them, per transaction of a rebuild, so that memory stays bounded. Each transaction looks
+for missing comparisons among all scores of the ledger: many small ones would take a time that grows with its square."""
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Ledger:
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]
-        return self._take(list(records.located(paths, wrong)), wrong)
+        return sum(self._take(batch, wrong) for batch in _batches(records.located(paths, wrong)))
 
     def rebuild(self, folders: Sequence[Path], wrong: Wrong | None = None) -> int:
         """Add every record below ``folders``, on top of what the ledger holds; how many were taken.
@@ -72,11 +72,8 @@ class Ledger:
         Run on no file it makes the ledger anew, on another machine's records it merges them. With ``wrong``, that is told
         of each record that cannot be taken, and the others come in; else the first one is raised as a RecordError.
         """
-        count = 0
         stream = records.located([Path(folder) for folder in folders], wrong)
-        while batch := list(islice(stream, BATCH)):
-            count += self._take(batch, wrong)
-        return count
+        return sum(self._take(batch, wrong) for batch in _batches(stream))
 
     def _take(self, batch: Sequence[tuple[str, dict[str, Any]]], wrong: Wrong | None) -> int:
         """Add records, each with its place; how many were taken. Where some cannot be, halves of halves find which."""
@@ -92,6 +89,19 @@ class Ledger:
                 raise named from error
             wrong(named)
             return 0
+
+
+def _batches(stream: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    batch: list[tuple[str, dict[str, Any]]] = []
+    size = 0
+    for where, record in stream:
+        batch.append((where, record))
+        size += len(json.dumps(record))
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
     makers: dict[str, Job] = {}
     found: list[Job] = []
     # A parent's pass comes before its children's, and a model's passes stay together.
-    models = list(plan.dense)
-    for variants in sorted(passes.values(), key=lambda group: (models.index(group[0].model), len(group[0].steps))):
+    models = {name: place for place, name in enumerate(plan.dense)}
+    for variants in sorted(passes.values(), key=lambda group: (models[group[0].model], len(group[0].steps))):
         own = {variant.id: variant for variant in variants}
         cells_here = [cell for name in own for cell in asked.get(name, ())]
         making = [variant for variant in own.values() if variant.id in missing]

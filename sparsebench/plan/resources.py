@@ -118,14 +118,14 @@ def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
             continue  # this machine's memory says nothing about theirs
         model = job.variants[0].model
         for apart in (False, True):
-            needed, alone = _memory(job, ready.sizes[model], apart), apart
+            needed, alone = job_bytes(job, ready.sizes[model], apart), apart
             if needed > free and (alone or job.kind == TIME.name):
                 found[model] = max(found.get(model, (alone, needed)), (alone, needed))
     return [Crowded(model, needed, alone) for model, (alone, needed) in found.items()]
 
 
-def _memory(job: Job, size: ModelSize, apart: bool = False) -> int:
-    """A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
+def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
+    """What a job takes of memory. A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
     process = PROCESSES[job.kind]
     models = process.models_apart if apart else process.models
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
@@ -135,8 +135,8 @@ def _memory(job: Job, size: ModelSize, apart: bool = False) -> int:
 
 def _held(job: Job, size: ModelSize, free: int) -> int:
     """What a job takes where ``free`` bytes are free: the sides of a pair that does not fit are timed one by one."""
-    pair = _memory(job, size)
-    return pair if pair <= free else _memory(job, size, apart=True)
+    pair = job_bytes(job, size)
+    return pair if pair <= free else job_bytes(job, size, apart=True)
 
 
 def _running_bytes(cells: Iterable[Cell], size: ModelSize) -> int:

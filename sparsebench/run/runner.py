@@ -1,7 +1,6 @@
-"""The parent of a run: starts a process per job, listens, keeps the ledger, and survives what happens to any of them.
+"""The parent of a run: has an executor start its jobs, listens, keeps the ledger, and survives what happens to any of them.
 
-Runtime jobs have the machine to themselves and the parent sleeps meanwhile; the others run side by side in
-``slots``. The parent is the ledger's only writer.
+The parent sleeps while a timed job runs. It is the ledger's only writer.
 """
 
 from __future__ import annotations
@@ -10,34 +9,32 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import children, devices, environment, leftovers, records
+from sparsebench import devices, records
 from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
-from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import calculates, jobs, remaking
 from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
-from sparsebench.run import forkserver, precompile
 from sparsebench.run.display import Display
-from sparsebench.run.forkserver import ForkServer, Process
-from sparsebench.run.handlers import LIBRARIES
+from sparsebench.run.executor import Executor, Settings, Task
+from sparsebench.run.queue import Queue, variants
 from sparsebench.run.recorder import Spec
-from sparsebench.run.workspace import Leases, Workspace
-from sparsebench.runtime import shm, watch
+from sparsebench.run.workspace import Leases
 
 INGEST_SECONDS = 5.0
-GRACE_SECONDS = 5.0
+INGEST_SHARE = 10
+"""The parent waits so many times as long as the last ingest took before the next."""
+LOSSES = 3
+"""So often a job is started again whose machine is gone: a job may be what ends machines."""
 LOOKS = 10
 """How often a silent job is looked at before it is given up."""
 IDLE_SHARE = 3e-5
@@ -45,26 +42,6 @@ IDLE_SHARE = 3e-5
 
 Ingest = Callable[[list[dict[str, Any]]], object]
 """Takes records into the ledger in one transaction."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run. ``slots`` jobs at once, each with an equal share of the cores; ``keep`` is a storage format or none.
-
-    ``device`` is resolved; of several GPUs a job that calculates has one to itself, and a timed one all.
-
-    ``sizes`` are those of the models; ``silence`` is for how many seconds a job may do nothing, if not for as long as usual.
-    """
-
-    workspace: Workspace
-    cache: Path
-    offline: bool = False
-    keep: str = "packed"
-    slots: int = 1
-    fail_fast: bool = False
-    sizes: dict[str, ModelSize] = field(default_factory=dict)
-    silence: float | None = None
-    device: str = "cpu"
 
 
 @dataclass
@@ -84,19 +61,21 @@ class Silence:
 
 @dataclass
 class Child:
-    """A running job: its process, its event pipe, the GPU that is its own (if one is) and what it has said so far."""
+    """A running job, and what it has said so far."""
 
-    job: Job
-    process: Process
-    events: int
+    task: Task
     log: Path
     started: float
     silence: Silence
-    gpu: str = ""
     buffer: bytes = b""
     broken: str | None = None
     recorded: set[str] = field(default_factory=set)
     damaged: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def job(self) -> Job:
+        """What it does."""
+        return self.task.job
 
 
 @dataclass(frozen=True)
@@ -111,66 +90,61 @@ class Remade:
 class Runner:
     """Runs a plan's open cells. Use ``run`` once."""
 
-    def __init__(self, plan: Plan, settings: Settings, ingest: Ingest, display: Display) -> None:
+    def __init__(self, plan: Plan, settings: Settings, executor: Executor, ingest: Ingest, display: Display) -> None:
         self.plan = plan
+        self.executor = executor
         self.settings = settings
         self.space = settings.workspace
         self.display = display
         self.ingest = ingest
         self.selector = selectors.DefaultSelector()
-        self.forkserver: ForkServer | None = None
-        self.compiler: subprocess.Popen[bytes] | None = None
         self.children: list[Child] = []
-        self.waiting: list[Job] = []
-        self.ended: set[str] = set()
+        self.waiting = Queue()
         self.lost: dict[str, str] = {}
         self.remade: dict[str, Remade] = {}
+        self.losses: Counter[str] = Counter()
         self.fresh: list[Path] = []
         self.ingested = time.monotonic()
+        self.took = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
-        self.gpus = [one.handle for one in devices.chosen(settings.device)]
 
     def run(self, cells: Iterable[Cell]) -> dict[str, int]:
         """Do ``cells``; how many ended in each status.
 
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
-        with Leases(self.space, self.plan.variants.values()) as self.leases, leftovers.temporary() as self.temporary:
+        with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
             return self._run(list(cells))
 
     def _run(self, todo: list[Cell]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
-        self.waiting = jobs(self.plan, todo, self.space.present)
+        self.waiting = Queue(jobs(self.plan, todo, self.space.present))
         self.space.sweep()
         self._release(self.plan.variants.values())
-        self.compiler = precompile.compiler(todo, self.temporary, self.settings.device)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            self.display.begin(todo, self.waiting)
+            self.executor.begin(todo)
+            self.display.begin(todo, list(self.waiting))
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
                 # A model that cannot be had leaves cells that are skipped, and none that failed.
                 if self.settings.fail_fast and self.counts["failed"] + self.counts["skipped"]:
-                    self.waiting = []
+                    self.waiting.clear()
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished is kept", "run the same command to go on") from None
         finally:
             self._end_all()
-            if self.forkserver:
-                self.forkserver.close()
             self.display.end(self.counts)
             signal.signal(signal.SIGTERM, previous)
             self._ingest(last=True)
         return self.counts
 
     def _start_ready(self) -> None:
-        """Start what may start: jobs whose predecessors have ended, as many as there are slots."""
-        for job in list(self.waiting):
-            if all(name in self.ended for name in job.after) and self._room_for(job):
-                self.waiting.remove(job)
-                if left := self._possible(job):
-                    self._start(left)
+        """Start what may start: jobs whose predecessors have ended, as many as there is room for."""
+        while job := self.waiting.take(lambda job: self.executor.room(job, self._tasks)):
+            if left := self._possible(job):
+                self._start(left)
 
     def _possible(self, job: Job) -> Job | None:
         """What of a job can be done: cells are skipped where their variant, or what it is made from, could not be made."""
@@ -183,9 +157,9 @@ class Runner:
         makes = tuple(variant for variant in job.makes if variant.id not in why)
         if cells or makes:
             return replace(job, cells=cells, makes=makes)
-        self.ended.add(job.id)
+        self.waiting.end(job)
         self.display.skipped(job)
-        self._release(_variants(job))
+        self._release(variants(job))
         return None
 
     def _loss(self, job: Job, variant: Variant) -> str | None:
@@ -195,22 +169,7 @@ class Runner:
         needed = made_from if variant in job.makes else (variant.id, *beside)
         return next((self.lost[name] for name in needed if name in self.lost), None)
 
-    def _room_for(self, job: Job) -> bool:
-        if job.exclusive:
-            return not self.children
-        if any(child.job.exclusive for child in self.children) or (self.gpus and calculates(job) and not self._idle):
-            return False
-        return len(self.children) < self.settings.slots
-
-    @property
-    def _idle(self) -> list[str]:
-        """The GPUs that no job has to itself."""
-        return [gpu for gpu in self.gpus if all(child.gpu != gpu for child in self.children)]
-
     def _start(self, job: Job) -> None:
-        if job.exclusive and self.compiler:
-            self._compiled(self.compiler)
-        reading, writing = os.pipe()
         variant = job.variants[0]
         spec = Spec(
             manifest=self.plan.manifest,
@@ -229,56 +188,13 @@ class Runner:
         )
         self.space.logs.mkdir(parents=True, exist_ok=True)
         log = self.space.logs / f"{job.kind}-{job.id}.log"
-        path = spec.save(self.space.logs / f"{job.kind}-{job.id}.job")
-        gpu = self._idle[0] if self.gpus and calculates(job) and not job.exclusive else ""
-        process = self._process(job, path, log, writing, gpu)
-        os.close(writing)
-        os.set_blocking(reading, False)
+        task = self.executor.start(job, spec, log, self._tasks)
         now = time.monotonic()
         limit = self.settings.silence or silence_seconds(job, self.settings.sizes)
-        child = Child(job, process, reading, log, now, Silence(limit, now, now), gpu)
+        child = Child(task, log, now, Silence(limit, now, now))
         self.children.append(child)
-        self.selector.register(reading, selectors.EVENT_READ, child)
+        self.selector.register(task.events, selectors.EVENT_READ, child)
         self.display.started(job)
-
-    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
-        """A process of the job's own, with what it prints in ``log``; ``gpu`` is the only one that it sees."""
-        if job.kind in LIBRARIES and not gpu and children.may_fork():
-            create(log, "ab").close()  # a fork server that dies leaves none
-            if self.forkserver is None or not self.forkserver.alive:
-                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
-            return self.forkserver.start(spec, log, events)
-        with create(log, "wb") as output:
-            return subprocess.Popen(
-                children.command("sparsebench.run.worker", spec, events),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment(job, gpu),
-                pass_fds=[events],
-                start_new_session=True,
-            )
-
-    def _environment(self, job: Job, gpu: str) -> dict[str, str]:
-        """The one place where a worker's environment is decided: what it imports, threads, GPUs, quiet libraries, offline.
-
-        Jobs of one kind have the same where there is no GPU. What a killed one leaves of temporary files, a compiler's too, goes
-        with the run's folder.
-        """
-        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
-        quiet = {
-            "OMP_NUM_THREADS": str(share),
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-            "PYTHONUNBUFFERED": "1",
-            "TMPDIR": self.temporary,
-        }
-        if self.settings.offline:
-            quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
-        return {**os.environ, **children.imports(), **quiet, **seen}
 
     def _listen(self) -> None:
         """Wait for events. While a timed job runs, only its own events wake the parent, or that a log must get a line."""
@@ -295,14 +211,13 @@ class Runner:
                 self._look(child)
         if not timed or self.display.due() <= 0:
             self.display.tick()
-        if not timed and time.monotonic() - self.ingested > INGEST_SECONDS:
-            self._ingest()
+        if not timed:
+            self._ingest_after(INGEST_SECONDS)
 
     def _look(self, child: Child) -> None:
         """End a job that has said and done nothing for too long, or that has ended while somebody holds its pipe open."""
         silence, now = child.silence, time.monotonic()
-        process = forkserver.at_work(child.process)
-        used = watch.used(process, written=True)
+        used = child.task.used()
         (cpu, moved), (cpu_then, moved_then) = used, silence.used
         if cpu - cpu_then > IDLE_SHARE * (now - silence.looked) or moved != moved_then:
             silence.since = now
@@ -312,22 +227,13 @@ class Runner:
         child.broken = (
             f"the job was ended: for {silence.limit:g} seconds it had said nothing and used no processor or disk"
         )
-        with suppress(ProcessLookupError):
-            os.killpg(process, signal.SIGKILL)
+        child.task.kill()
         self._finish(child)
-
-    def _compiled(self, compiler: subprocess.Popen[bytes]) -> None:
-        """Wait for what ranks share; the job that needs it compiles again what does not come."""
-        try:
-            compiler.wait(shm.COMPILE_SECONDS + GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            _signal_group(compiler, signal.SIGKILL)
-            compiler.wait()
 
     def _read(self, child: Child) -> bool:
         """Take in what a child has said; False once its pipe is closed, or where there is nothing."""
         try:
-            data = os.read(child.events, 1 << 16)
+            data = os.read(child.task.events, 1 << 16)
         except BlockingIOError:
             return False
         child.silence.since = time.monotonic()
@@ -359,16 +265,17 @@ class Runner:
 
     def _finish(self, child: Child) -> None:
         """A job's pipe closed: collect it, record what it left undone, free what nobody needs any more."""
-        code = child.process.wait()  # before the rest: Ctrl-C finds a child whole, or not at all
+        code = child.task.wait()  # before the rest: Ctrl-C finds a child whole, or not at all
         while self._read(child):
             pass
         self.children.remove(child)
-        self.selector.unregister(child.events)
-        os.close(child.events)
+        self._close(child)
         if child.damaged and self._remake(child):
             return
-        reason = child.broken or next(iter(child.damaged.values()), None)
-        if code and reason is None:
+        if child.task.lost and self._again(child):
+            return
+        reason = child.broken or child.task.lost or next(iter(child.damaged.values()), "")
+        if code and not reason:
             reason = _death(code, child.log)
         for cell in child.job.cells:
             if cell.id not in child.recorded:
@@ -376,10 +283,30 @@ class Runner:
         why = f"{child.job.label}: {reason or 'left no folder'}"
         absent = [variant.id for variant in child.job.makes if not self.space.present(variant)]
         self.lost = {**dict.fromkeys(absent, why), **self.lost}
-        self.ended.add(child.job.id)
+        self.waiting.end(child.job)
         self.display.ended(child.job, time.monotonic() - child.started, why if absent else None)
-        self._ingest()
-        self._release(_variants(child.job))
+        self._ingest_after(0.0)
+        self._release(variants(child.job))
+
+    def _again(self, child: Child) -> bool:
+        """Have what a job had left to do done elsewhere, where its machine is gone; False where that has happened too often."""
+        job = child.job
+        self.losses[job.id] += 1
+        if self.losses[job.id] > LOSSES:
+            return False
+        cells = tuple(cell for cell in job.cells if cell.id not in child.recorded)
+        open_ = {cell.variant.id for cell in cells}
+        makes = tuple(
+            one for one in job.makes if one.id in open_ or (one.id not in self.lost and not self.space.present(one))
+        )
+        if not cells and not makes:
+            return False
+        self.display.ended(job, time.monotonic() - child.started, None)
+        self.display.line(f"! {visible(job.label)}: {visible(child.task.lost)}: started again", "yellow")
+        left = replace(job, cells=cells, makes=makes)
+        self.display.clock.begin([left])
+        self.waiting.add([left], first=True)
+        return True
 
     def _remake(self, child: Child) -> bool:
         """Have folders made again that a job found damaged, and the job done after that; False where that was done before."""
@@ -399,23 +326,22 @@ class Runner:
                     self.remade[variant.id] = replace(self.remade[variant.id], maker=job.id)
         planned = {job.id for job in (*self.waiting, *(other.job for other in self.children))}
         makers = [job for job in makers if job.id not in planned]
-        self.ended -= {job.id for job in makers}
         first = {name: self.remade[name].maker for name in child.damaged}
-        self.waiting = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        again = [*makers, *(self._behind(job, first) for job in (child.job, *self.waiting))]
+        self.waiting.clear()
+        self.waiting.add(again)
         self.display.clock.begin([*makers, child.job])
         return True
 
     def _behind(self, job: Job, first: dict[str, str]) -> Job:
         """A job that opens variants which are made again starts when they are: ``first`` has the makers' ids by variants'."""
-        read = {variant.id for variant in _variants(job)} | {self.plan.dense[job.variants[0].model].id}
+        read = {variant.id for variant in variants(job)} | {self.plan.dense[job.variants[0].model].id}
         return replace(job, after=(*job.after, *(maker for name, maker in first.items() if name in read)))
 
     def _release(self, done: Iterable[Variant]) -> None:
         """Drop the folders of variants that no waiting or running job needs any more."""
-        left = [*self.waiting, *(child.job for child in self.children)]
-        busy = {variant.id for job in left for variant in _variants(job)}
         for variant in done:
-            if variant.id not in busy and self.settings.keep != "dense":
+            if not self.waiting.needs(variant) and self.settings.keep != "dense":
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
@@ -423,6 +349,14 @@ class Runner:
         self.fresh.append(records.write(self.space.records, record))
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
+
+    def _ingest_after(self, seconds: float) -> None:
+        """Ingest if the last time is so long ago, and long enough that this takes little of the run: it takes longer the more the
+        ledger holds."""
+        if time.monotonic() - self.ingested > max(seconds, INGEST_SHARE * self.took):
+            started = time.monotonic()
+            self._ingest()
+            self.took = time.monotonic() - started
 
     def _ingest(self, last: bool = False) -> None:
         """Bring the records that have come since the last time into the ledger, in one transaction.
@@ -439,37 +373,24 @@ class Runner:
         self.ingested = time.monotonic()
 
     def _end_all(self) -> None:
-        """End every child with its process group: politely, then not."""
-        if self.forkserver and self.forkserver.importing:
-            self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
-        if self.compiler and self.compiler.poll() is None:
-            _signal_group(self.compiler, signal.SIGKILL)
-            self.compiler.wait()
-        for send in (signal.SIGTERM, signal.SIGKILL):
-            for child in self.children:
-                _signal_group(child.process, send)
-            deadline = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < deadline and any(child.process.poll() is None for child in self.children):
-                time.sleep(0.05)
+        """End every child, and take in what it had said."""
+        self.executor.end(self._tasks)
         for child in self.children:
-            child.process.wait()
+            while self._read(child):
+                pass  # it may wait for room in its pipe
+            child.task.wait()
             while self._read(child):
                 pass
-            self.selector.unregister(child.events)
-            os.close(child.events)
+            self._close(child)
         self.children = []
 
+    @property
+    def _tasks(self) -> list[Task]:
+        return [child.task for child in self.children]
 
-def _variants(job: Job) -> list[Variant]:
-    """The variants whose folders a job reads or makes."""
-    return [*job.variants, *([job.parent] if job.parent else [])]
-
-
-def _signal_group(process: Process, number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
+    def _close(self, child: Child) -> None:
+        self.selector.unregister(child.task.events)
+        os.close(child.task.events)
 
 
 def _interrupt(*_: object) -> None:

@@ -177,7 +177,7 @@ def test_a_run_is_the_same_with_and_without(forked: bool, tmp_path: Path, monkey
     path.write_text(MANIFEST.format(home=tmp_path, model=ROOT / "examples" / "g2p" / "model"))
     begun: list[object] = []
     born = ForkServer.__init__
-    monkeypatch.setattr(forkserver, "usable", lambda: forked)
+    monkeypatch.setattr(children, "may_fork", lambda: forked)
     monkeypatch.setattr(ForkServer, "__init__", lambda self, *words: begun.append(self) or born(self, *words))
     done = CliRunner().invoke(app, ["run", str(path)])
     assert done.exit_code == 0, done.output

@@ -1,0 +1,377 @@
+"""Jobs as tasks of Ray (``pip install sparsebench[ray]``), on whatever nodes its cluster has.
+
+Ray finds a node with the CPUs, GPUs and memory that a job declares; a timed job declares all CPUs of one, and so has it to
+itself. On the node the job is done as ``local`` does it, in a process of its own. Its events, each record with its event, come
+back as what a Ray generator yields; the run files them, and is the ledger's only writer. Weights do not travel: the work folder
+lies on a file system that all nodes share.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparsebench import __version__, devices, environment, leftovers, records
+from sparsebench.errors import UserError, redacted
+from sparsebench.paths import create
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.jobs import calculates
+from sparsebench.plan.resources import job_bytes
+from sparsebench.plan.stages import timed
+from sparsebench.run.executor import Settings, Task
+from sparsebench.run.local import Local
+from sparsebench.run.recorder import Spec
+
+CONNECT_SECONDS = 10.0
+PROBE_SECONDS = 300.0
+"""A node may take so long to start a process of ours and import this package."""
+REFRESH_SECONDS = 1.0
+BEAT_SECONDS = 60.0
+"""How often a node says what its job has used. A timed job is disturbed for milliseconds; it may be silent for an hour."""
+
+
+@dataclass(frozen=True)
+class Same:
+    """What must be the same wherever cells of one run are done: ids are made from it. ``place`` is in timed cells' keys."""
+
+    versions: tuple[tuple[str, str], ...]
+    place: str
+    machine: str
+
+    @classmethod
+    def here(cls, device: str) -> Same:
+        """That of this process, for a resolved device."""
+        found = {"sparsebench": __version__, **environment.versions()}
+        where = environment.where(device)
+        return cls(tuple(found.items()), where["id"], where["machine"])
+
+    def differs(self, other: Same, exclusive: bool) -> str:
+        """In words what another node has that differs; ``exclusive``: where something is timed, machines must be of one class."""
+        mine, theirs = dict(self.versions), dict(other.versions)
+        found = [
+            f"{name} {theirs.get(name, 'absent')} instead of {mine[name]}"
+            for name in mine
+            if theirs.get(name) != mine[name]
+        ]
+        if exclusive and self.place != other.place:
+            found.append(
+                f"it is another kind of machine ({other.machine} instead of {self.machine}), and times are asked for"
+            )
+        return ", ".join(found)
+
+
+class Cluster:
+    """The executor on Ray's nodes. ``address`` is Ray's; without one it is the cluster that runs here, else this machine."""
+
+    def __init__(self, settings: Settings, address: str | None = None) -> None:
+        self.settings = settings
+        self.address = address
+        self.ray = _ray()
+        self.same = Same.here(settings.device)
+        self.nodes: list[dict[str, float]] = []
+        self.seen = 0.0
+
+    def __enter__(self) -> Cluster:
+        connect(self.ray, self.address)
+        self.task = self.ray.remote(done_on_node)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ray.shutdown()
+
+    def begin(self, cells: Iterable[Cell]) -> None:
+        """Ask each node whether it can do what will be done. Raises UserError naming the nodes that cannot."""
+        todo = list(cells)
+        if ":" in self.settings.device:
+            raise UserError(
+                f"device: {self.settings.device}: on a cluster Ray chooses the GPU",
+                "say `device: cuda`, or --executor local",
+            )
+        if any("hosts" in cell.settings for cell in todo):
+            raise UserError(
+                "runtime: hostfile: ranks on several nodes are started by ssh, and here Ray chooses the nodes",
+                "leave hostfile out, or run these cells with --executor local",
+            )
+        if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
+            raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
+        exclusive = any(timed(cell.stage) for cell in todo)
+        if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
+            raise UserError(
+                f"not every node can do this: {'; '.join(wrong)}",
+                "nodes need the same environment (`pip install sparsebench[ray]`), and the work folder under the same path",
+            )
+
+    def _probed(self) -> list[tuple[str, dict[str, Any]]]:
+        """By node what it says of itself, and whether it sees a file that was just written into the work folder."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        def probe(path: str) -> dict[str, Any]:
+            # Pickled by value: it must run where this package is not installed. It sees no GPU; a timed job looks for itself.
+            import pathlib
+
+            try:
+                from sparsebench.run.cluster import Same
+            except ImportError as error:
+                return {"missing": str(error)}
+            return {"same": Same.here("cpu"), "shared": pathlib.Path(path).exists()}
+
+        asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
+        work = self.settings.workspace.work.absolute()
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=work, prefix=".shared-") as file:
+            asked = {
+                asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                    file.name
+                ): f"{node['NodeName']} ({node['NodeID'][:6]})"
+                for node in self._alive()
+            }
+            ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS)
+            found = []
+            for one, node in asked.items():
+                told: dict[str, Any] = {"missing": f"no answer in {PROBE_SECONDS:g} seconds"}
+                if one in ready:
+                    try:
+                        told = self.ray.get(one)
+                    except self.ray.exceptions.RayError as error:
+                        told = {"missing": _first_line(error)}
+                found.append((node, told))
+        return found
+
+    def _wrong(self, told: dict[str, Any], exclusive: bool) -> str:
+        if "missing" in told:
+            return f"sparsebench cannot be imported there ({told['missing']})"
+        if not told["shared"]:
+            return f"it does not see {self.settings.workspace.work}"
+        return Same.here("cpu").differs(told["same"], exclusive)
+
+    def _alive(self) -> list[dict[str, Any]]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def room(self, job: Job, running: Sequence[Task]) -> bool:
+        """Whether Ray has a node for the job, or will when what runs there ends. Beside each other it places them itself."""
+        if time.monotonic() - self.seen > REFRESH_SECONDS:
+            self.nodes = [node["Resources"] for node in self._alive()] or self.nodes
+            self.seen = time.monotonic()
+        beside = sum(task.job.exclusive == job.exclusive for task in running)
+        return beside < places(self.nodes, self._resources(job), job.exclusive)
+
+    def _resources(self, job: Job) -> dict[str, float]:
+        size = self.settings.sizes.get(job.variants[0].model)
+        return resources(job, self.settings, self.nodes, job_bytes(job, size) if size else 0)
+
+    def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task]) -> RayTask:
+        """A task that Ray starts when a node has room. A retry by Ray would do, and record, all cells again: the run asks again
+        for those that are left."""
+        asked = self._resources(job)
+        create(log, "wb").close()
+        spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
+        stream = self.task.options(
+            name=f"{job.kind}-{job.id}", num_returns="streaming", max_retries=0,
+            num_cpus=asked["CPU"], num_gpus=asked["GPU"], memory=int(asked["memory"]) or None,
+        ).remote(spec, replace(self.settings, sizes={}), int(asked["CPU"]), self.same)  # fmt: skip
+        return RayTask(job, self.ray, stream, self.settings.workspace.records, log)
+
+    def end(self, running: Sequence[Task]) -> None:
+        """Have Ray kill what works on the tasks; processes of ours end with the one that started them."""
+        for task in running:
+            task.kill()
+
+
+class RayTask:
+    """A task of Ray's, and a thread that passes on what it yields."""
+
+    def __init__(self, job: Job, ray: Any, stream: Any, folder: Path, log: Path) -> None:
+        self.job, self.ray, self.stream = job, ray, stream
+        self.folder, self.log = folder, log
+        self.lost = ""
+        self.code = 1
+        self.told: tuple[float, float] | None = None
+        self.killed = False
+        self.events, writing = os.pipe()
+        os.set_blocking(self.events, False)
+        self.thread = threading.Thread(target=self._follow, args=(writing,), daemon=True)
+        self.thread.start()
+
+    def used(self) -> tuple[float, float]:
+        """What the node said last; to wait for a node is no silence."""
+        return self.told or (time.monotonic(), 0.0)
+
+    def kill(self) -> None:
+        """Have Ray kill the process that works on it, and with that the job."""
+        self.killed = True
+        self.ray.cancel(self.stream, force=True)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        self.thread.join()
+        return self.code
+
+    def _follow(self, writing: int) -> None:
+        # The run closes its end when it has given up on the job.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb", 0) as pipe:
+            try:
+                for one in self.stream:
+                    if event := self._taken(self.ray.get(one)):
+                        pipe.write(_line(event))
+            except (
+                self.ray.exceptions.RayTaskError
+            ) as error:  # what was raised on the node, this package not being there
+                pipe.write(_line({"event": "broken", "reason": redacted(_first_line(error.cause or error))}))
+            except self.ray.exceptions.RayError as error:
+                self.code = -signal.SIGKILL
+                if not self.killed:
+                    self.lost = f"its node or Ray's process there is gone ({type(error).__name__})"
+
+    def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """File what came with an event; what the run is told, if anything."""
+        match event["event"]:
+            case "used":
+                self.told = event["used"]
+                return None
+            case "ended":
+                self.code = event["code"]
+                with create(self.log, "w") as file:
+                    file.write(event["log"])
+                return None
+            case "cell":
+                records.write(self.folder, event.pop("record"))
+        return event
+
+
+def resources(job: Job, settings: Settings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
+    """What a job asks of Ray: CPUs, GPUs, and bytes of memory, all of which the largest node has.
+
+    A timed job asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share.
+    """
+    gpu = devices.is_gpu(settings.device) and calculates(job)
+    most = max(nodes, key=lambda one: [one.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
+    cpus = most.get("CPU", 0.0)
+    return {
+        "CPU": max(1.0, cpus if job.exclusive else cpus // settings.slots),
+        "GPU": float(gpu and (most.get("GPU", 0.0) if job.exclusive else 1)),
+        "memory": min(float(memory), most.get("memory", 0.0)),
+    }
+
+
+def places(nodes: Sequence[dict[str, float]], asked: dict[str, float], exclusive: bool) -> int:
+    """How many jobs that ask for so much the nodes hold at once; those that fit nowhere wait for nothing, so that one starts."""
+    needed = {name: amount for name, amount in asked.items() if amount}
+    held = (int(min(node.get(name, 0.0) // amount for name, amount in needed.items())) for node in nodes)
+    return max(1, sum(min(1, one) if exclusive else one for one in held))
+
+
+def connect(ray: Any, address: str | None) -> None:
+    """Join a cluster. Raises UserError where there is none, where Ray or Python there are of another version, or the address is
+    of Ray's client, through which generators do not come."""
+    where = address or os.environ.get("RAY_ADDRESS") or ""
+    if "://" in where:
+        raise UserError(
+            f"--address {where}: Ray's client cannot do this", "run on a node of the cluster: --address auto"
+        )
+    if ":" in where:
+        host, _, port = where.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"--address {where}: nothing answers there ({error})",
+                "start Ray with `ray start --head`, and take the address that it prints, HOST:6379",
+            ) from error
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None if where else False
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        raise UserError(
+            f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
+            "see `ray status`; the driver needs the cluster's versions of Ray and Python",
+        ) from error
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(f"--executor ray: Ray cannot be imported ({error})", "pip install sparsebench[ray]") from error
+    return ray
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode() + b"\n"
+
+
+_kept: dict[str, Local] = {}
+"""On a node: this process's executor, which keeps a fork server between jobs. Ray uses a process again for its next task."""
+
+
+def done_on_node(spec: Spec, settings: Settings, cpus: int, same: Same) -> Iterator[dict[str, Any]]:
+    """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs. Yields its events, those of cells with their records,
+    now and then what it has used, and last how it ended and what it printed.
+
+    Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
+    """
+    job = spec.job
+    if why := same.differs(Same.here(settings.device), job.exclusive):
+        raise UserError(f"node {socket.gethostname()}: {why}", "start the same environment on every node")
+    local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
+    with tempfile.TemporaryDirectory(dir=local.temporary) as name:
+        home = Path(name)
+        own = replace(spec, workspace=replace(spec.workspace, records=home / "records", logs=home))
+        task = local.start(job, own, home / "log")
+        try:
+            yield {"event": "used", "used": (0.0, 0.0)}
+            for event in _events(task, min(BEAT_SECONDS, (settings.silence or math.inf) / 20)):
+                if event["event"] == "cell":
+                    cell = next(cell for cell in job.cells if cell.id == event["cell"])
+                    key = records.key(cell, spec.device)
+                    event["record"] = records.read_cell(own.workspace.records, key, event["status"])
+                yield event
+            yield {"event": "ended", "code": task.wait(), "log": (home / "log").read_text(errors="replace")}
+        finally:
+            local.end([task])
+            os.close(task.events)
+
+
+def _events(task: Task, beat: float) -> Iterator[dict[str, Any]]:
+    """What a job says until it has ended, and between that what it has used."""
+    buffer = b""
+    while True:
+        if not select.select([task.events], [], [], beat)[0]:
+            yield {"event": "used", "used": task.used()}
+            continue
+        data = os.read(task.events, 1 << 16)
+        if not data:
+            return
+        *lines, buffer = (buffer + data).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _executor(settings: Settings) -> Local:
+    """The one for these settings and the GPUs that Ray gives this task; another's fork server is of no use to it."""
+    key = repr((settings, os.environ.get(devices.VISIBLE)))
+    if key not in _kept:
+        for other in _kept.values():
+            other.__exit__()
+        _kept.clear()
+        leftovers.sweep()
+        _kept[key] = local = Local(settings).__enter__()
+        atexit.register(shutil.rmtree, local.temporary, ignore_errors=True)
+    return _kept[key]

@@ -1,0 +1,163 @@
+"""Jobs in processes of this machine: timed ones have it to themselves, the others run side by side in ``slots``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsebench import children, devices, environment, leftovers
+from sparsebench.paths import create
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.jobs import calculates
+from sparsebench.run import precompile
+from sparsebench.run.executor import GRACE_SECONDS, Settings, Task
+from sparsebench.run.forkserver import ForkServer, Process, at_work
+from sparsebench.run.handlers import LIBRARIES
+from sparsebench.run.recorder import Spec
+from sparsebench.runtime import shm, watch
+
+
+@dataclass(frozen=True, eq=False)
+class LocalTask:
+    """A job's process, its event pipe and the GPU that is its own (if one is). It is not lost: this machine is the run's."""
+
+    job: Job
+    process: Process
+    events: int
+    gpu: str = ""
+    lost: str = ""
+
+    def used(self) -> tuple[float, float]:
+        """What it, and all that it started, has used."""
+        return watch.used(at_work(self.process), written=True)
+
+    def kill(self) -> None:
+        """End it, and the fork server instead where that has not forked yet."""
+        with suppress(ProcessLookupError):
+            os.killpg(at_work(self.process), signal.SIGKILL)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait()
+
+
+class Local:
+    """The executor that needs nothing. Its tasks are its own, of ``LocalTask``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.gpus = [one.handle for one in devices.chosen(settings.device)]
+        self.forkserver: ForkServer | None = None
+        self.compiler: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Local:
+        self.folder = leftovers.temporary()
+        self.temporary = self.folder.name
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.forkserver:
+            self.forkserver.close()
+        self.folder.cleanup()
+
+    def begin(self, cells: Iterable[Cell]) -> None:
+        """Compile in the background what ranks will share."""
+        self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
+
+    def room(self, job: Job, running: Sequence[Task]) -> bool:
+        """A slot, and a GPU where it calculates on one; for a timed job the whole machine."""
+        if job.exclusive:
+            return not running
+        if any(task.job.exclusive for task in running) or (self.gpus and calculates(job) and not self._idle(running)):
+            return False
+        return len(running) < self.settings.slots
+
+    def _idle(self, running: Sequence[Task]) -> list[str]:
+        """The GPUs that no job has to itself."""
+        taken = {task.gpu for task in running if isinstance(task, LocalTask)}
+        return [gpu for gpu in self.gpus if gpu not in taken]
+
+    def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task] = ()) -> LocalTask:
+        """A process for the job; a timed one waits here for the compiler."""
+        if job.exclusive and self.compiler:
+            self._compiled(self.compiler)
+        path = spec.save(log.with_suffix(".job"))
+        gpu = self._idle(running)[0] if self.gpus and calculates(job) and not job.exclusive else ""
+        reading, writing = os.pipe()
+        process = self._process(job, path, log, writing, gpu)
+        os.close(writing)
+        os.set_blocking(reading, False)
+        return LocalTask(job, process, reading, gpu)
+
+    def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
+        """A process of the job's own, with what it prints in ``log``; ``gpu`` is the only one that it sees."""
+        if job.kind in LIBRARIES and not gpu and children.may_fork():
+            create(log, "ab").close()  # a fork server that dies leaves none
+            if self.forkserver is None or not self.forkserver.alive:
+                self.forkserver = ForkServer(LIBRARIES[job.kind], self._environment(job, gpu))
+            return self.forkserver.start(spec, log, events)
+        with create(log, "wb") as output:
+            return subprocess.Popen(
+                children.command("sparsebench.run.worker", spec, events),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(job, gpu),
+                pass_fds=[events],
+                start_new_session=True,
+            )
+
+    def _environment(self, job: Job, gpu: str) -> dict[str, str]:
+        """The one place where a worker's environment is decided: what it imports, threads, GPUs, quiet libraries, offline.
+
+        Jobs of one kind have the same where there is no GPU. What a killed one leaves of temporary files, a compiler's too, goes
+        with the run's folder.
+        """
+        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
+        quiet = {
+            "OMP_NUM_THREADS": str(share),
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": self.temporary,
+        }
+        if self.settings.offline:
+            quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
+        return {**os.environ, **children.imports(), **quiet, **seen}
+
+    def _compiled(self, compiler: subprocess.Popen[bytes]) -> None:
+        """Wait for what ranks share; the job that needs it compiles again what does not come."""
+        try:
+            compiler.wait(shm.COMPILE_SECONDS + GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _signal_group(compiler, signal.SIGKILL)
+            compiler.wait()
+
+    def end(self, running: Sequence[Task]) -> None:
+        """End every job with its process group."""
+        if self.forkserver and self.forkserver.importing:
+            self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
+        if self.compiler and self.compiler.poll() is None:
+            _signal_group(self.compiler, signal.SIGKILL)
+            self.compiler.wait()
+        processes = [task.process for task in running if isinstance(task, LocalTask)]
+        for send in (signal.SIGTERM, signal.SIGKILL):
+            for process in processes:
+                _signal_group(process, send)
+            deadline = time.monotonic() + GRACE_SECONDS
+            while time.monotonic() < deadline and any(process.poll() is None for process in processes):
+                time.sleep(0.05)
+
+
+def _signal_group(process: Process, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,105 @@
+"""Jobs that wait, for others or for room: which may start next. There may be 100,000: nothing that is done often looks at all."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import count
+
+from sparsebench.plan.cells import Job, Variant
+from sparsebench.plan.jobs import calculates
+
+
+class Queue:
+    """Jobs in order, each startable once all of its ``after`` have ended.
+
+    A job may wait again under its id, with less or more to do, after it was taken. Until ``end`` it needs its variants' folders.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = ()) -> None:
+        self.waiting: dict[str, Job] = {}
+        self.ended: set[str] = set()
+        self._places: dict[str, int] = {}
+        self._open: dict[str, set[str]] = {}
+        self._behind: dict[str, list[str]] = {}
+        self._ready: dict[Hashable, list[tuple[int, str]]] = {}
+        self._needs: dict[str, list[str]] = {}
+        self._users: Counter[str] = Counter()
+        self._next = count()
+        self._before = count(-1, -1)
+        self.add(jobs)
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def __iter__(self) -> Iterator[Job]:
+        """In the order in which they would start."""
+        return iter([self.waiting[name] for name in sorted(self.waiting, key=self._places.__getitem__)])
+
+    def add(self, jobs: Iterable[Job], first: bool = False) -> None:
+        """Have jobs wait, behind all others or, one, before them."""
+        for job in jobs:
+            self.waiting[job.id] = job
+            self._places[job.id] = next(self._before if first else self._next)
+            self._drop(job.id)
+            self._needs[job.id] = [variant.id for variant in variants(job)]
+            self._users.update(self._needs[job.id])
+            self.ended.discard(job.id)
+            self._open[job.id] = {name for name in job.after if name not in self.ended}
+            for name in self._open[job.id]:
+                self._behind.setdefault(name, []).append(job.id)
+            if not self._open[job.id]:
+                self._push(job)
+
+    def take(self, room: Callable[[Job], bool]) -> Job | None:
+        """The first job that may start and has room, which waits no longer; None where there is none.
+
+        Where a job has no room, others of its kind that calculate where it does are taken to have none either.
+        """
+        refused: set[Hashable] = set()
+        while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
+            (place, name), kind = min(heads, key=lambda head: head[0])
+            job = self.waiting.get(name)
+            if job is None or self._places[name] != place:  # it was cleared, or waits elsewhere
+                heapq.heappop(self._ready[kind])
+            elif room(job):
+                heapq.heappop(self._ready[kind])
+                return self.waiting.pop(name)
+            else:
+                refused.add(kind)
+        return None
+
+    def end(self, job: Job) -> None:
+        """A job has ended: what waited for it may start, and it needs no folders any more."""
+        self.ended.add(job.id)
+        self._drop(job.id)
+        for name in self._behind.pop(job.id, ()):
+            if name in self.waiting:
+                self._open[name].discard(job.id)
+                if not self._open[name]:
+                    self._push(self.waiting[name])
+
+    def clear(self) -> None:
+        """Nothing waits any more; what was taken goes on."""
+        for name in self.waiting:
+            self._drop(name)
+        self.waiting.clear()
+        self._ready.clear()
+        self._behind.clear()
+
+    def needs(self, variant: Variant) -> bool:
+        """Whether a job that waits, or has not ended, needs a variant's folder."""
+        return self._users[variant.id] > 0
+
+    def _push(self, job: Job) -> None:
+        kind = (job.kind, job.exclusive, calculates(job))
+        heapq.heappush(self._ready.setdefault(kind, []), (self._places[job.id], job.id))
+
+    def _drop(self, name: str) -> None:
+        self._users.subtract(self._needs.pop(name, ()))
+
+
+def variants(job: Job) -> list[Variant]:
+    """The variants whose folders a job reads or makes."""
+    return [*job.variants, *([job.parent] if job.parent else [])]

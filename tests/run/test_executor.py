@@ -1,0 +1,258 @@
+"""Jobs on Ray's nodes, without Ray: what is asked of it, what comes back, and what is done again where a node is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsebench import records
+from sparsebench.errors import UserError
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.jobs import jobs
+from sparsebench.run import cluster
+from sparsebench.run.cluster import Cluster, Same, connect, done_on_node, places, resources
+from sparsebench.run.display import Display
+from sparsebench.run.executor import Settings
+from sparsebench.run.recorder import Spec
+from sparsebench.run.runner import LOSSES, Runner
+from sparsebench.run.workspace import Workspace
+
+CONTENT = {
+    "version": 1,
+    "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+    "variants": [{"prune": "magnitude", "sparsity": [0.5, 0.9]}],
+    "benchmarks": {"decoder": [{"task": "piqa"}, {"task": "arc_easy"}]},
+    "runtime": {"engines": ["hf"]},
+}
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    cause: Exception | None = None
+
+
+class FakeRay:
+    """Takes ``work`` for what runs on a node, and says that there are two nodes of four CPUs."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, work: Callable[..., Iterator[dict[str, Any]]]) -> None:
+        self.work = work
+        self.asked: list[dict[str, Any]] = []
+
+    def init(self, **_: Any) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "NodeID": name, "Resources": {"CPU": 4.0, "memory": 8e9}} for name in "ab"]
+
+    def remote(self, _: object) -> Any:
+        return self
+
+    def options(self, **asked: Any) -> Any:
+        self.asked.append(asked)
+        return SimpleNamespace(remote=self.work)
+
+    def get(self, one: Any) -> Any:
+        return one
+
+    def cancel(self, stream: Any, force: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
+    return Settings(space, tmp_path / "cache", slots=2, sizes={"m": ModelSize(1000, 4000)})
+
+
+def run(
+    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Iterator[dict[str, Any]]]
+) -> tuple[dict[str, int], Counter[str], FakeRay]:
+    """What a run counts, how often each record reached the ledger, and the Ray that it had."""
+    ray = FakeRay(work)
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    monkeypatch.setattr(Cluster, "_probed", lambda _: [])
+    ingested: Counter[str] = Counter()
+    took = lambda found: ingested.update(record["key"] for record in found if "key" in record)  # noqa: E731
+    display = Display(settings.sizes, stream=io.StringIO())
+    return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
+
+
+def told(cell: Cell, spec: Spec) -> dict[str, Any]:
+    record = records.make(cell, spec.manifest, records.Outcome("done", {}))
+    event = {"event": "cell", "cell": cell.id, "status": "done", "seconds": 1.0, "reason": None}
+    return json.loads(json.dumps({**event, "record": record}))
+
+
+def done(spec: Spec, *_: object) -> Iterator[dict[str, Any]]:
+    """As a node does a job, but for the work."""
+    yield {"event": "used", "used": (1.0, 1.0)}
+    for variant in spec.job.makes:
+        folder = spec.workspace.folder(variant)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+    for cell in spec.job.cells:
+        yield told(cell, spec)
+    yield {"event": "ended", "code": 0, "log": "what it said"}
+
+
+def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
+    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[tuple[str, list[str]]] = []
+
+    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+        again = any(job == spec.job.id for job, _ in starts)
+        starts.append((spec.job.id, [cell.id for cell in spec.job.cells]))
+        for event in done(spec, *more):
+            yield event
+            if not again and event["event"] != "used":
+                raise RayError("the node died")
+
+    counts, ingested, _ = run(plan, settings, monkeypatch, work)
+    assert counts == {"done": len(plan.cells), "failed": 0, "unsupported": 0, "skipped": 0}
+    assert ingested == Counter({records.key(cell): 1 for cell in plan.cells}), "none is lost, none comes twice"
+    asked = Counter(cell for _, cells in starts for cell in cells)
+    begun = dict(reversed(starts))
+    first = [cells[0] for cells in begun.values() if len(cells) > 1]
+    assert first and all(asked[cell] == 1 for cell in first), "what was recorded is not asked for again"
+
+
+def test_a_job_that_is_lost_too_often_fails_and_says_why(
+    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind == "benchmarks":
+            raise RayError("the node died")
+        yield from done(spec, *more)
+
+    counts, ingested, ray = run(plan, settings, monkeypatch, work)
+    scored = [cell for cell in plan.cells if cell.stage == "benchmarks"]
+    assert counts["failed"] == len(scored) and counts["done"] == len(plan.cells) - len(scored)
+    assert set(ingested.values()) == {1}
+    assert sum("benchmarks" in asked["name"] for asked in ray.asked) == 3 * (LOSSES + 1)
+    reason = records.read_cell(settings.workspace.records, records.key(scored[0]), "failed")["reason"]
+    assert "RayError" in reason
+
+
+def test_what_a_node_raises_is_why_the_cells_failed_and_what_it_printed_is_kept(
+    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+        if spec.job.kind == "latency":
+            error = RayTaskError()
+            error.cause = UserError("torch 1.0 instead of 2.0")
+            raise error
+        yield from done(spec, *more)
+
+    counts, _, ray = run(plan, settings, monkeypatch, work)
+    timed = [cell for cell in plan.cells if cell.stage == "latency"]
+    assert counts["failed"] == len(timed)
+    reason = records.read_cell(settings.workspace.records, records.key(timed[0]), "failed")["reason"]
+    assert "torch 1.0" in reason
+    assert {log.read_text() for log in settings.workspace.logs.glob("benchmarks*.log")} == {"what it said"}
+    cpus = {asked["name"].partition("-")[0]: asked["num_cpus"] for asked in ray.asked}
+    assert cpus["latency"] == cpus["memory"] == 4 and cpus["benchmarks"] == 2
+    assert {asked["max_retries"] for asked in ray.asked} == {0}
+
+
+def test_jobs_ask_for_what_they_need_and_no_more_than_a_node_has(plan: Plan, settings: Settings) -> None:
+    nodes = [{"CPU": 8.0, "GPU": 4.0, "memory": 100.0}, {"CPU": 8.0, "memory": 50.0}, {"CPU": 2.0}]
+    every = {job.kind: job for job in jobs(plan, plan.cells, lambda _: False)}
+
+    def asked(kind: str, device: str = "cpu", memory: int = 20) -> dict[str, float]:
+        return resources(every[kind], replace(settings, device=device), nodes, memory)
+
+    assert asked("benchmarks") == {"CPU": 4.0, "GPU": 0.0, "memory": 20.0}
+    assert asked("benchmarks", "cuda", 1000) == {"CPU": 4.0, "GPU": 1.0, "memory": 100.0}
+    assert asked("assess", "cuda")["GPU"] == 0.0, "it reads files"
+    assert asked("latency", "cuda") == {"CPU": 8.0, "GPU": 4.0, "memory": 20.0}, "it has a node to itself"
+    assert places(nodes, asked("benchmarks"), False) == 4
+    assert places(nodes, asked("benchmarks", "cuda"), False) == 2
+    assert places(nodes, asked("latency"), True) == 2
+    assert places([], asked("latency"), True) == 1, "Ray says that it waits for a node"
+
+
+def test_a_node_that_differs_is_told_apart() -> None:
+    mine = Same((("torch", "2.0"), ("numpy", "1.0")), "here", "EPYC")
+    assert mine.differs(mine, True) == ""
+    assert "numpy absent instead of 1.0" in mine.differs(Same((("torch", "2.0"),), "here", "EPYC"), False)
+    other = replace(mine, place="there", machine="Xeon")
+    assert mine.differs(other, False) == "" and "Xeon" in mine.differs(other, True)
+
+
+@pytest.mark.parametrize("problem", ["missing", "shared", "version"])
+def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
+    problem: str, plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = Same.here("cpu")
+    wrong = {
+        "missing": {"missing": "No module named 'sparsebench'"},
+        "shared": {"same": same, "shared": False},
+        "version": {"same": replace(same, versions=()), "shared": True},
+    }
+    monkeypatch.setattr(cluster, "_ray", lambda: FakeRay(done))
+    found = [("good", {"same": same, "shared": True}), ("node-7", wrong[problem])]
+    monkeypatch.setattr(Cluster, "_probed", lambda _: found)
+    with pytest.raises(UserError, match="node-7") as error:
+        Cluster(settings).begin(plan.cells)
+    assert "good" not in error.value.message
+
+
+def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=address):
+            connect(FakeRay(done), address)
+    with pytest.raises(UserError, match="ray://"):
+        connect(FakeRay(done), "ray://head:10001")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError) as error:
+        Cluster(settings)
+    assert "pip install sparsebench[ray]" in str(error.value)
+
+
+def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: Settings) -> None:
+    job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
+    spec = Spec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, True, "packed",
+                plan.calibration)  # fmt: skip
+    first, *rest = done_on_node(spec, settings, 1, Same.here("cpu"))
+    events = [
+        event for event in rest if event["event"] != "used"
+    ]  # now and then, so that silence is not taken for death
+    assert first["event"] == "used"
+    assert [event["event"] for event in events] == ["damaged", "ended"], events
+    assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
+    with pytest.raises(UserError, match="torch"):
+        next(done_on_node(spec, settings, 1, replace(Same.here("cpu"), versions=(("torch", "1.0"),))))
+    for local in cluster._kept.values():
+        local.__exit__()
+    cluster._kept.clear()
