@@ -14,7 +14,7 @@
 -- reference: one = dense
 -- xlabel: parameters that are gone, or zero, % of the dense model's
 -- ylabel: over the dense model's
--- note: A point is a variant; zeros count as gone. Perplexity: lower is better; collapsed models are left out. A task: what is retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
+-- note: A point is a variant; zeros count as gone. Perplexity: lower is better; collapsed models are left out. A task: what is retained, (score - chance) / (dense - chance); models that retain nothing are left out. File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
 -- boundnote: Grey: chosen at random.
 
 WITH kinds AS (
@@ -50,9 +50,10 @@ WITH kinds AS (
     WHERE phase NOT IN ('load', 'generate') AND method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id, phase, engine ORDER BY ranks, workload, started_at DESC) = 1
 )
-SELECT label AS model, concat(label, chr(10), panel) AS panel, 100 * gone AS gone, over_dense, low, high, what || if(random, ', at random', '') AS series, 1.0 AS one, random AS bound,
+SELECT label AS model, concat(label, chr(10), panel) AS panel, 100 * gone AS gone, over_dense, if(low > 0, low, NULL) AS low, high, what || if(random, ', at random', '') AS series, 1.0 AS one, random AS bound,
        CASE what WHEN 'zeros' THEN 0 WHEN 'zeros 2:4' THEN 1 WHEN 'neurons' THEN 2 WHEN 'heads' THEN 3 WHEN 'neurons and heads' THEN 4 WHEN 'blocks' THEN 5 WHEN 'vocabulary' THEN 6 ELSE 7 END AS place
 FROM gone
 JOIN (FROM quality UNION ALL BY NAME FROM bytes UNION ALL BY NAME FROM times) USING (variant_id)
-WHERE over_dense IS NOT NULL
+-- The axis is logarithmic: what retains nothing has no place on it.
+WHERE over_dense > 0
 ORDER BY model, panel, place, gone, over_dense;

@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +87,10 @@ def apply(
             made = out if number == len(steps) else Path(scratch) / str(number)
             context = Context(
                 model.family, seed, model.calculated("auto", there),
-                read=lambda parent=parent: tokens(parent, model.family, text, cache, offline),
+                read=partial(tokens, parent, model.family, text, cache, offline),
                 fetch=lambda source: sources.fetch(sources.parse(source), cache, offline),
                 dense=model.folder,
-                draw=lambda asked, parent=parent: tokens(parent, model.family, asked, cache, offline, training=True),
+                draw=partial(tokens, parent, model.family, cache=cache, offline=offline, training=True),
                 device=there,
             )  # fmt: skip
             _make(step, parent, made, context)
@@ -286,4 +287,4 @@ def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bo
             return found.df()
         # DuckDB 2 has the one name and warns of a copy of the rows; releases before it have the other.
         warnings.simplefilter("ignore", UserWarning)
-        return found.to_arrow_table() if hasattr(found, "to_arrow_table") else found.fetch_arrow_table()
+        return getattr(found, "to_arrow_table" if hasattr(found, "to_arrow_table") else "fetch_arrow_table")()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import bounded
-from sparsebench.errors import QueryError, UserError, foreign
+from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
@@ -49,12 +49,16 @@ def listing(local: Path = LOCAL) -> list[Spec]:
 
     Raises UserError naming the file and line of a header that is wrong.
     """
+    return [parse(path) for path in _files(local).values()]
+
+
+def _files(local: Path) -> dict[str, Path]:
     files = {path.stem: path for folder in (SHIPPED, local) for path in sorted(folder.glob("*.sql"))}
     for path in files.values():
         bounded.refuse_special(path, UserError)
         if not path.resolve().is_relative_to(path.parent.resolve()):
             raise UserError(f"{path}: a link to a file outside of {path.parent}", "copy the file into the folder")
-    return [parse(files[name]) for name in sorted(files)]
+    return dict(sorted(files.items()))
 
 
 def render(
@@ -65,19 +69,41 @@ def render(
     local: Path = LOCAL,
     width: float = style.WIDTH,
 ) -> list[Rendered]:
-    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide.
+    """As ``each``, all of them."""
+    return list(each(ledger, names, out, formats, local, width))
+
+
+def each(
+    ledger: Path,
+    names: Sequence[str],
+    out: Path,
+    formats: Sequence[str] = ("png", "svg"),
+    local: Path = LOCAL,
+    width: float = style.WIDTH,
+) -> Iterator[Rendered]:
+    """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide, one after another.
 
     The same ledger gives the same bytes.
 
-    A figure without rows is left out, with the reason. Raises UserError for an unknown name, a header that is wrong, or
-    a column that the query does not give; QueryError, naming the file, for SQL that fails.
+    A figure without rows is left out, with the reason. Raises UserError for an unknown name; and, when all others are drawn, for
+    a header that is wrong and a column that the query does not give, QueryError, naming the file, for SQL that fails.
     """
-    known = {spec.name: spec for spec in listing(local)}
+    known = _files(local)
     for name in names:
         if name not in known:
             hint = f"{did_you_mean(name, known)} known: {', '.join(known)}".strip()
             raise UserError(f"no figure called {name!r}", hint)
-    return [_render(known[name], ledger, out, formats, width) for name in names or known]
+    failed: list[SparsebenchError] = []
+    for name in names or known:
+        try:
+            yield _render(parse(known[name]), ledger, out, formats, width)
+        except (UserError, QueryError) as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        said = "; ".join(error.message.splitlines()[0] for error in failed)
+        raise UserError(f"{len(failed)} figures cannot be drawn: {said}", "draw one of them alone to see what to do")
 
 
 def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:

@@ -411,3 +411,13 @@ def test_what_a_figure_has_found_is_its_title(ledger: Path, tmp_path: Path) -> N
     (tmp_path / "told.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y")
     with pytest.raises(UserError, match="line 2: `finding` names 'said'"):
         render(ledger, ["told"], tmp_path / "out", ("svg",), tmp_path)
+
+
+def test_one_broken_figure_does_not_stop_the_others(ledger: Path, tmp_path: Path) -> None:
+    header = "-- title: T\n-- kind: bars\n-- x: x\n-- y: y\n"
+    texts = {"a": f"{header}SELECT nothing", "b": "-- wrong: header\n", "z": f"{header}SELECT 'a' AS x, 1 AS y"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.sql").write_text(text)
+    with pytest.raises(UserError, match=r"2 figures cannot be drawn: .*a\.sql.*nothing.*; .*b\.sql, line 1"):
+        render(ledger, ["a", "b", "z"], tmp_path / "out", ("svg",), tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["z.svg"]
