@@ -1,7 +1,7 @@
 -- For each model and each kind of recipe (zeros, bits, smaller, …, and chains of them): the variant with the smallest file of which no loss
 -- was detected on any task, or one shown to be below a point (2% of a perplexity), and the smallest that keeps half of what dense has
--- above chance, at no more than three times its perplexity. Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of the
--- model. Speed is the largest shown, in whatever engine, beside dense in that engine.
+-- above chance, at no more than three times its perplexity. Of files that are alike within a hundredth of dense the better one. Only variants that were scored on as many tasks as any of
+-- their kind. Speed is the largest shown, in whatever engine, beside dense in that engine.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), kinds AS (
@@ -23,7 +23,7 @@ WITH asked AS (
     WHERE v.verdict <> 'invalid'
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
-    SELECT model, weights, variant_id, count(*) AS tasks, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, bool_or(_lost(verdict)) AS small, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
+    SELECT model, weights, variant_id, count(*) AS tasks, string_agg(task, ', ' ORDER BY task) AS judged_on, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, bool_or(_lost(verdict)) AS small, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
            string_agg(task || if(scale = 'perplexity', format(' ×{:.2f}', ratio), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (lost) AS what
     FROM judged
     GROUP BY model, weights, variant_id
@@ -45,7 +45,7 @@ WITH asked AS (
     JOIN plain p ON p.model = e.model
     LEFT JOIN times t USING (variant_id)
     WHERE NOT k.chance AND e.works
-    QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights)
+    QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
 ), chosen AS (
     SELECT 'no loss detected' AS claim, 1 AS place, * FROM whole WHERE NOT lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), worst, recipe) = 1
@@ -53,7 +53,7 @@ WITH asked AS (
     SELECT 'keeps half', 2, * FROM whole WHERE lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point', 'none detected')) AS what, share, speedup, engine, phase
+SELECT model, weights, kind, claim, recipe, tasks, judged_on, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase
 FROM chosen c
 -- What keeps half is told only where it is smaller than what loses nothing.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)

@@ -1,10 +1,10 @@
--- The methods that were applied, with what competed, in which patterns, and how the sparsity was spread.
+-- The methods of pruning that were applied, with what competed, in which patterns, and how the sparsity was spread.
 WITH applied AS (
     SELECT DISTINCT coalesce(allocation, 'uniform') AS spread, granularity, pattern, sparsity,
            if(spread = 'uniform', method, left(method, length(method) - length(spread) - 1)) AS method,
            concat_ws(', ', nullif(spread, 'uniform'), CASE WHEN propagate = 'dense' THEN 'dense inputs' END) AS way
     FROM cells
-    WHERE method <> 'dense' AND status = 'done' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step = 'floor') /* manifests */
+    WHERE method <> 'dense' AND status = 'done' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune') /* manifests */
 ), swept AS (
     SELECT method, granularity, pattern, spread, way, list(DISTINCT sparsity ORDER BY sparsity) AS sparsities
     FROM applied

@@ -16,4 +16,6 @@ SELECT model, family, weights, parameters, prunable, prunable / parameters AS pr
 FROM asked
 JOIN base.variants USING (variant_id)
 LEFT JOIN counted USING (variant_id)
+-- Made with other libraries it is another variant, and still the same model.
+QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, source, revision ORDER BY parameters NULLS LAST, variant_id) = 1
 ORDER BY weights = 'random', model, formats
