@@ -42,7 +42,8 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     model.set_attn_implementation("eager")
     length = min(LENGTH, _positions(model.config) or LENGTH)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # A decoder without a mask would look at positions, any other with one at padding: there are no values.
+    given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
     if family == "encoder-decoder":
         given |= {"decoder_input_ids": ids}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -52,6 +53,6 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
 
 def _positions(config: Any) -> int:
     """How many tokens a sequence may have: some types' first positions stand behind the padding token's number."""
-    most = int(getattr(config, "max_position_embeddings", 0) or 0)
+    most = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 0) or 0)
     behind = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
     return most - behind if most else 0

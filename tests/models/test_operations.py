@@ -28,7 +28,9 @@ def test_every_family_is_counted_but_experts_and_audio(kind: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", sorted(set(CONFIGS) - {*EXPERT_TYPES, "whisper"}))
+@pytest.mark.parametrize(
+    "kind", sorted(set(CONFIGS) - {*EXPERT_TYPES, "whisper", "deberta", "deberta-v2", "megatron-bert"})
+)
 def test_every_architecture_is_counted(kind: str) -> None:
     found = operations_a_token(small(kind), MODEL_TYPES[kind])
     assert found is not None and found > 2 * 2 * 12 * 32 * 32
