@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from pathlib import Path
@@ -39,6 +39,11 @@ BATCH_SIZE = 64
 
 SHARED = 64
 """Tokens that all inputs must begin with before they are read once for all."""
+
+EDITS = ("per", "word_error_rate")
+"""Metrics that count what has to be changed in what was written; all others say how like an answer it is, 0 to 1."""
+LIBRARIES = {"rouge_l": "rouge_score", "chrf": "sacrebleu"}
+"""Who computes a metric, where we do not."""
 
 Symbols = tuple[str, ...]
 
@@ -89,15 +94,14 @@ class Generation:
         lengths: list[float] = []
         if task.form == "squad":
             pairs = [(document, squad.words(" ".join(written))) for document, written in pairs]
-        if task.metric == "exact_match":
-            values = [float(written in document.answers) for document, written in pairs]
-        elif task.metric == "f1":
-            values = [max(squad.f1(written, answer) for answer in document.answers) for document, written in pairs]
-        else:
+        if task.metric in EDITS:
             values = [
                 float(min(distance(written, answer) for answer in document.answers)) for document, written in pairs
             ]
             lengths = [float(len(document.answers[0])) for document in asked]
+        else:
+            alike = likeness(task.metric)
+            values = [max(alike(written, answer) for answer in document.answers) for document, written in pairs]
         return ScoreResult.of(
             task,
             (
@@ -116,6 +120,11 @@ class Generation:
             scored=ratio(values, lengths or [1.0] * len(values)),
             protocol={
                 "harness": f"sparsebench generation, transformers {version('transformers')}",
+                **(
+                    {"metric": f"{LIBRARIES[task.metric]} {version(LIBRARIES[task.metric])}"}
+                    if task.metric in LIBRARIES
+                    else {}
+                ),
                 "task_version": str(task.version),
                 "data": " ".join(task.data),
                 "split": "" if task.form else f"test, seed {cmudict.SEED}",
@@ -245,6 +254,27 @@ def documents(task: Benchmark, cache: sources.Cache) -> list[Document]:
             Document(prompt, tuple(map(squad.words, answers)), passage) for prompt, answers, passage in squad.read(path)
         ]
     return [Document(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
+
+
+def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:
+    """How like an answer (second) what was written (first) is, by a metric that is no count of edits.
+
+    ``f1`` is SQuAD's, after its way of comparing words; ``rouge_l`` the F-measure of rouge_score, without stemming; ``chrf``
+    sacrebleu's chrF2 of one sentence, over 100.
+    """
+    if metric == "f1":
+        return lambda written, answer: squad.f1(squad.words(" ".join(written)), squad.words(" ".join(answer)))
+    if metric == "rouge_l":
+        from rouge_score.rouge_scorer import RougeScorer
+
+        rouge = RougeScorer(["rougeL"])
+        return lambda written, answer: float(rouge.score(" ".join(answer), " ".join(written))["rougeL"].fmeasure)
+    if metric == "chrf":
+        from sacrebleu.metrics import CHRF
+
+        chrf = CHRF()
+        return lambda written, answer: float(chrf.sentence_score(" ".join(written), [" ".join(answer)]).score) / 100
+    return lambda written, answer: float(written == answer)
 
 
 def distance(one: Sequence[str], other: Sequence[str]) -> int:

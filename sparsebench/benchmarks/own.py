@@ -80,8 +80,8 @@ KINDS: Mapping[str, Kind] = {
         columns=("context", "choices", "gold"),
     ),
     "generation": Kind(
-        ("decoder", "encoder-decoder"), "generation", "exact_match", "open", "your questions: the answer, word for word",
-        columns=("input", "target"), takes=("columns", "length", "name"),
+        ("decoder", "encoder-decoder"), "generation", "exact_match", "open", "your questions: the answer as it should be",
+        columns=("input", "target"), takes=("columns", "metric", "length", "name"),
     ),
     "similarity": Kind(
         ("encoder",), "pairs", "spearman", "uncorrelated", "your pairs: Spearman's correlation of cosine similarity and score",
@@ -114,6 +114,7 @@ class Own:
     columns: tuple[tuple[str, str], ...] = ()
     length: int | None = None
     stride: int | None = None
+    metric: str | None = None
     source: str = dataclasses.field(default="", compare=False)
 
     @classmethod
@@ -137,8 +138,11 @@ class Own:
         """The row that stands for it under a name. Its number of documents is not known: 0."""
         kind, named = KINDS[self.kind], dict(self.columns)
         fields = tuple(named.get(part, part) for part in kind.columns) or ((self.field,) if self.field else ())
+        metric = self.metric or kind.metric
+        scale: Scale = "continuous" if metric != kind.metric else kind.scale
+        chance: ChanceRule = "none" if metric == "word_error_rate" else kind.chance
         return Benchmark(
-            name, kind.families, kind.adapter, kind.metric, kind.chance, 0, kind.description, kind.scale,
+            name, kind.families, kind.adapter, metric, chance, 0, kind.description, scale,
             tokens=self.length or kind.length, data=(self.source,), fields=fields, form=kind.form, stride=self.stride,
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ class OwnKind(Protocol):
 
 MOST_SWEPT = 10_000
 """Versions that one step may ask for."""
-OWN_KEYS = ("name", "field", "columns", "length", "stride")
+OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 """What an entry of `benchmarks` may say of data of one's own."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
 _SOURCE: TypeAdapter[Any] = TypeAdapter(Source)

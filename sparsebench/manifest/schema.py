@@ -230,6 +230,8 @@ class Task(Strict):
     """The column that holds the text of your data, where the source has columns; default: `text`."""
     columns: dict[str, str] | None = None
     """The columns of your data, where their names are others: `{context: question, choices: options, gold: answer}`."""
+    metric: Literal["exact_match", "f1", "rouge_l", "chrf", "word_error_rate"] | None = None
+    """How what a model writes is compared with the answers (`generation`); default: `exact_match`."""
     length: Count | None = None
     """Tokens of a window of your text; of `generation`, new tokens at most."""
     stride: Count | None = None

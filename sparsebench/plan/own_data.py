@@ -39,7 +39,7 @@ def located(
         at, key = ("benchmarks", family, index), "name" if task.name else "task"
         try:
             parsed = pinned(sources.parse(source, loaded.folder))
-            name = task.name or named(task.task, parsed)
+            name = task.name or named(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
             text = with_content(parsed.text, content(parsed, cache, offline))
             task = task.model_copy(update={"source": text, "name": name})
             own = own_of(task)

@@ -136,7 +136,14 @@ def own_of(task: Task) -> benchmarks.Own | None:
     text = of_text(str(task.source))
     columns = tuple(sorted((part, name) for part, name in (task.columns or {}).items() if part != name))
     return benchmarks.Own(
-        benchmarks.kind_of(task.task), text.identity, task.field, columns, task.length, task.stride, text.source
+        benchmarks.kind_of(task.task),
+        text.identity,
+        task.field,
+        columns,
+        task.length,
+        task.stride,
+        task.metric,
+        text.source,
     )
 
 

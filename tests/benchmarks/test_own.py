@@ -314,3 +314,37 @@ def test_templates_reach_nothing_of_python_and_metrics_are_lm_evals(tiny_llama: 
     (folder / "capitals.yaml").write_text(TASK.replace("metric: acc", "metric: ./script"))
     with pytest.raises(BenchmarkError, match="'./script' is no metric"):
         scored(tiny_llama, "decoder", "capitals", folder)
+
+
+@pytest.mark.parametrize(
+    ("metric", "written", "target", "wanted"),
+    [
+        ("f1", "The cat sat.", "a cat", 2 * 0.5 * 1 / 1.5),
+        ("rouge_l", "the cat sat", "the dog sat", 2 / 3),
+        ("chrf", "the cat", "the cat", 1.0),
+        ("word_error_rate", "the cat sat down", "the dog sat", 2 / 3),
+    ],
+)
+def test_an_answer_is_compared_as_asked(
+    metric: str,
+    written: str,
+    target: str,
+    wanted: float,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sparsebench.benchmarks.generation import Generation
+
+    monkeypatch.setattr(Generation, "write", lambda _, texts, longest: [tuple(written.split())] * len(texts))
+    path = tmp_path / "facts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"input": f"the {n}", "target": ["or so many words", target]}) + "\n" for n in range(3))
+    )
+    if metric == "word_error_rate":
+        path.write_text(path.read_text().replace("or so many words", target))
+    found = scored(tiny_llama, "decoder", "generation", path, metric=metric)
+    assert found.score == pytest.approx(wanted) and found.metric == metric
+    assert [outcome.value for outcome in found.outcomes] == [
+        pytest.approx(2.0 if metric == "word_error_rate" else wanted)
+    ] * 3

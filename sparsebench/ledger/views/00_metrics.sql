@@ -6,6 +6,8 @@ FROM (VALUES
     ('acc_norm', true, 'share', 0.0, NULL, 'mean'),
     ('exact_match', true, 'share', 0.0, NULL, 'mean'),
     ('f1', true, 'share', 0.0, NULL, 'mean'),
+    ('rouge_l', true, 'share', 0.0, NULL, 'mean'),
+    ('chrf', true, 'share', 0.0, NULL, 'mean'),
     ('ap', true, 'share', 0.0, NULL, 'ranking'),
     ('spearman', true, 'correlation', -1.0, NULL, 'correlation'),
     -- Above 10,000 a table of token frequencies, which reads no context, would predict better.
@@ -18,6 +20,7 @@ FROM (VALUES
     ('loss', false, 'loss', 0.0, NULL, 'mean'),
     ('brier_score', false, 'loss', 0.0, NULL, 'mean'),
     ('per', false, 'error rate', 0.0, NULL, 'per symbol'),
+    ('word_error_rate', false, 'error rate', 0.0, NULL, 'per symbol'),
     ('wer', false, 'error rate', 0.0, NULL, 'mean'),
     ('ter', false, 'error rate', 0.0, NULL, 'mean')
 ) AS known(metric, higher_is_better, scale, smallest, collapsed_above, pooling);
