@@ -17,8 +17,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
+DEATH_SIGNAL, SUBREAPER = 1, 36
+"""PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Where drivers of NVIDIA, AMD and Windows' Linux are reached."""
 
@@ -92,6 +92,12 @@ def die_with_parent(parent: int) -> None:
         sys.exit("the parent was gone before this process began")
 
 
+def adopt() -> None:
+    """On Linux what a child leaves behind, such as a compiler whose driver was killed, becomes a child of this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+
+
 def run(
     command: Sequence[str], seconds: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -116,5 +122,6 @@ def run(
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
+    adopt()
     del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

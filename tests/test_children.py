@@ -99,3 +99,26 @@ def test_what_a_command_started_ends_when_the_parent_or_the_command_is_killed(wh
     assert out == {"parent": "", "command": f"{-signal.SIGKILL}\n", "shell": "1\n"}[whose]
     _, alive = psutil.wait_procs(_alive(sleeper), timeout=60)
     assert not alive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
+def test_what_a_killed_process_leaves_stays_below_the_one_that_began_it(tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(
+        "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'sleep 600 & echo $! $$; wait'])\ninput()"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(Path(children.__file__).parents[1])])
+    with subprocess.Popen(
+        children.command("driver"),
+        env=os.environ | {"PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as begun:
+        assert begun.stdout is not None
+        sleeper, shell = map(int, begun.stdout.readline().split())
+        killed = psutil.Process(shell)
+        killed.kill()
+        psutil.wait_procs([killed], timeout=60)
+        assert psutil.Process(sleeper).ppid() == begun.pid
+        psutil.Process(sleeper).kill()
+        begun.kill()
