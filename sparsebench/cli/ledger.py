@@ -107,7 +107,7 @@ def figures(
             emit_table(columns[:3], [row[:3] for row in rows])
         return
     chosen = tuple(map(str, formats or ("png", "svg")))
-    for result in room.each(ledger_path(ledger), names or [], out, chosen, width=width):
+    for result in room.render(ledger_path(ledger), names or [], out, chosen, width=width):
         if result.skipped:
             note(f"{result.name}: left out: {result.skipped}")
         for path in result.paths:

@@ -68,18 +68,6 @@ def render(
     formats: Sequence[str] = ("png", "svg"),
     local: Path = LOCAL,
     width: float = style.WIDTH,
-) -> list[Rendered]:
-    """As ``each``, all of them."""
-    return list(each(ledger, names, out, formats, local, width))
-
-
-def each(
-    ledger: Path,
-    names: Sequence[str],
-    out: Path,
-    formats: Sequence[str] = ("png", "svg"),
-    local: Path = LOCAL,
-    width: float = style.WIDTH,
 ) -> Iterator[Rendered]:
     """Draw the figures ``names`` (none: all) into ``out`` as ``NAME.FORMAT``, ``width`` inches wide, one after another.
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparsebench import figures
 from sparsebench.errors import QueryError, UserError
-from sparsebench.figures import draw, listing, render, style
+from sparsebench.figures import Rendered, draw, listing, style
 from sparsebench.figures.names import apart
 from sparsebench.figures.spec import SHIPPED, parse
 from sparsebench.ledger import query
@@ -21,6 +22,13 @@ from sparsebench.ledger.statistics import Metric
 from sparsebench.ledger.store import Ledger
 
 NOWHERE = Path("nowhere")
+
+
+def render(*asked: Any, **settings: Any) -> list[Rendered]:
+    """All at once."""
+    return list(figures.render(*asked, **settings))
+
+
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "calibration", "engines", "failures", "kinds", "latency", "magnitudes", "memory", "near_zero", "pareto_bytes",
