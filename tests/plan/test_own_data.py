@@ -73,7 +73,8 @@ def test_the_pages_examples_are_plans(folder: Path) -> None:
     # The tiny models take 256 tokens.
     plans = [planned(folder, text.replace("512", "64").replace("256", "32").replace("2}", "2}")) for text in shown[:2]]
     assert set(ids(plans[0])) == {
-        "perplexity-notes", "choices-quiz", "generation-facts", "generation-facts-chrf", "facts", "similarity-pairs", "probe-tickets",
+        "perplexity-notes", "choices-quiz", "generation-facts", "generation-facts-chrf", "facts", "similarity-pairs",
+        "probe-tickets",
     }  # fmt: skip
     assert set(ids(plans[1])) == {"capitals"}
     assert "windows of 2,048 tokens, where it takes 256" in refused(folder, shown[2])

@@ -205,6 +205,7 @@ def test_one_method_alone_is_not_compared(tmp_path: Path) -> None:
     assert "### smol on perplexity" in text
 
 
+@pytest.mark.long
 def test_few_windows_give_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrated, "WINDOWS", 4)
     text = written(tmp_path, calibrated.sample())
@@ -262,6 +263,7 @@ def test_what_an_ingredient_is_worth(calibrated_ledger: Path, calibrated_report:
     assert shown[1] == f"{words.perplexity(known['before'])} → {words.perplexity(known['after'])}"
 
 
+@pytest.mark.long
 def test_random_weights_stay_a_rehearsal(tmp_path: Path) -> None:
     dream = {"name": "dream", "source": "random", "architecture": {"model_type": "llama"}, "family": "decoder"}
     text = written(tmp_path, calibrated.sample(models=[*CALIBRATED["models"], dream]))

@@ -287,7 +287,7 @@ def test_what_is_not_in_the_ledger_is_not_explained(report: str) -> None:
         assert word not in re.sub(r"```.*?```", "", report, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("installed", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
     write: Write, monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
@@ -303,6 +303,7 @@ def test_a_method_without_a_page_of_its_own_is_named_all_the_same(
     assert "- novel: layer at 50%." in text
 
 
+@pytest.mark.long
 def test_patterns_stand_beside_the_same_share_without_a_pattern(write: Write) -> None:
     both = [{"prune": "magnitude", "sparsity": [0.5]}, {"prune": "magnitude", "pattern": "2:4"}]
     text = write(variants=both)
