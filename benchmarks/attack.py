@@ -375,7 +375,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def undisturbed(folder: Path, ranks: int, manifest: Path | None) -> tuple[Home, float]:
+def undisturbed(folder: Path, ranks: int, manifest: Path | None = None) -> tuple[Home, float]:
     """A run that nobody kills, and its seconds; the one that lies in ``folder`` from before, where there is one.
 
     Raises SystemExit where it does not end well: nothing can be learnt then.
