@@ -140,9 +140,9 @@ class Home:
         return str(read_cell(self.ledger.parent / "records", key, status).get("reason"))
 
     def files(self) -> set[str]:
-        """What is there, but for logs, and for the libraries' own cache of what they were asked last."""
+        """What is there, but for logs, and for caches of libraries, whose names hold this folder's or what was asked last."""
         found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
-        return {name for name in found if not name.startswith(("ledger/logs/", "xdg/"))}
+        return {name for name in found if not name.startswith(("ledger/logs/", "xdg/", "cache/datasets/"))}
 
     def others(self) -> list[psutil.Process]:
         """Processes of this round that no living run has below it."""
