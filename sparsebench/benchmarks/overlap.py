@@ -155,9 +155,8 @@ def _files(spec: TaskSpec, cache: sources.Cache) -> list[Path] | None:
     task = spec.row
     if spec.own:
         return None if task and not task.form else [spec.own.fetch(cache)]
-    if task is None or (
-        task.adapter == "generation" and not task.form
-    ):  # whose file is that of the training words as well
+    # CMUdict's file is that of the training words as well.
+    if task is None or (task.adapter == "generation" and not task.form):
         return None
     if task.adapter != "harness":
         texts = (spec.data,) if spec.data else task.data

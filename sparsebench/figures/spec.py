@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sparsebench import bounded
 from sparsebench.errors import UserError
+from sparsebench.escape import visible
 from sparsebench.manifest.problems import did_you_mean
 
 _LINE = re.compile(r"^--\s*([A-Za-z_]+)\s*:\s*(.*?)\s*$")
@@ -130,9 +131,9 @@ class Spec:
         return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
 
     def found(self, row: Mapping[str, object]) -> Spec:
-        """This figure with what its first row says of it as its title, where that says something."""
+        """This figure with what its first row says of it, escaped, as its title, where that says something."""
         said = row.get(self.get("finding"))
-        return replace(self, values={**self.values, "title": str(said)}) if said else self
+        return replace(self, values={**self.values, "title": visible(str(said))}) if said else self
 
     def check_columns(self, found: tuple[str, ...]) -> None:
         """Raise UserError where the header names a column that the query does not give."""

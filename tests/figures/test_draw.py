@@ -416,6 +416,9 @@ def test_what_a_figure_has_found_is_its_title(ledger: Path, tmp_path: Path) -> N
         (tmp_path / f"{name}.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y, {said} AS said")
     done = render(ledger, ["told", "silent"], tmp_path / "out", ("svg",), tmp_path)
     assert [figure.title for figure in done] == ["One beats two", "Rows"]
+    (tmp_path / "told.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y, 'red' || chr(27) || '[31m $x^' AS said")
+    (hostile,) = render(ledger, ["told"], tmp_path / "out", ("svg",), tmp_path)
+    assert hostile.title.isprintable() and "\x1b" not in hostile.paths[0].read_text()
     (tmp_path / "told.sql").write_text(f"{header}SELECT 'a' AS x, 1 AS y")
     with pytest.raises(UserError, match="line 2: `finding` names 'said'"):
         render(ledger, ["told"], tmp_path / "out", ("svg",), tmp_path)
