@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -90,7 +90,7 @@ writes a commented one;
 
 
 def steps(shapes: dict[str, Any]) -> str:
-    """What may be written of each step: what all of a verb share, then what some have alone."""
+    """What may be written of each step: by verb, and by which of its methods."""
     text = """
 ## `variants`, each step
 
@@ -105,27 +105,19 @@ which keeps the entry to these models.
             fields = {key: value for key, value in shape["properties"].items() if key not in (verb, "models")}
             verbs.setdefault(verb, {})[method] = fields
     for verb, methods in verbs.items():
-        # What all but a few have: masks from a file have settings of another kind.
-        shared = {
-            key: value
-            for key, value in next(iter(methods.values())).items()
-            if sum(key in own for own in methods.values()) > len(methods) / 2
-        }
-        names = ", ".join(f"`{method}`" for method in methods)
-        text += f"\n### `{verb}`: {names}\n\n{_table(shared)}"
+        rows: dict[str, list[str]] = {}
         for method, fields in methods.items():
-            own = {key: value for key, value in fields.items() if key not in shared}
-            less = "" if shared.keys() <= fields.keys() else ", and none of these,"
-            text += f"\n`{verb}: {method}` alone has{less}\n\n{_table(own)}" if own else ""
+            for key, value in fields.items():
+                described = _cell(value.get("description", ""))
+                rows.setdefault(f"| `{key}` | {_value(value)} | {_default(value)} | {described} |", []).append(method)
+        text += f"\n### `{verb}`: {_names(methods)}\n\n| key | value | default | | of |\n|---|---|---|---|---|\n"
+        for row, owners in rows.items():
+            text += f"{row} {'all' if len(owners) == len(methods) else _names(owners)} |\n"
     return text
 
 
-def _table(fields: dict[str, Any]) -> str:
-    rows = [
-        f"| `{key}` | {_value(value)} | {_default(value)} | {_cell(value.get('description', ''))} |"
-        for key, value in fields.items()
-    ]
-    return "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows]) + "\n"
+def _names(methods: Iterable[str]) -> str:
+    return ", ".join(f"`{method}`" for method in methods)
 
 
 ORDER = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.gpus import Driver
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("other", max_examples=1000, deadline=None)
 settings.load_profile("same")
+
+# What starts in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two").split()
 
