@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,10 @@ def score(
     task: Annotated[
         list[str] | None,
         typer.Option(help="A task name; repeatable.", autocompletion=names_of("benchmarks", "all_tasks")),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="An experiment file: its tasks for such a model too, those over your own data among them."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many documents, drawn at random, always the same.")
@@ -61,12 +66,14 @@ def score(
     sparsebench score --list
     sparsebench score path:my-model --task piqa --task arc_easy --limit 200
     sparsebench score pruned/0.50 --against path:my-model --task piqa
+    sparsebench score path:my-model --manifest experiments.yaml
     """
     from sparsebench import benchmarks, devices
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
     from sparsebench.models.topology import refuse_text
     from sparsebench.notebook import results
+    from sparsebench.plan.single import tasks
 
     if list_them:
         heads = ["task", "family", "metric", "what"]
@@ -80,11 +87,14 @@ def score(
             raise UserError(f"--task {name}: no such task", did_you_mean(name, benchmarks.names()) or None)
     labels = tuple(label) if label else None
     specs = [benchmarks.TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or []]
-    if not source or not specs:
+    if not source or not (specs or manifest):
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
     models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
+    if manifest:
+        asked = tasks(manifest, models[-1], offline)
+        specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in asked]
     failures: list[str] = []
     there = devices.resolve(device)
     found = []

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +16,18 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from sparsebench import bounded, environment, sources
+from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
+from sparsebench.manifest.load import load
+from sparsebench.manifest.problems import ManifestError
 from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
 from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
+from sparsebench.plan import own_data
 from sparsebench.plan.expand import expand
+from sparsebench.plan.preflight import Lock, checks
+from sparsebench.plan.stages import own_of
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed, sums
@@ -91,6 +98,36 @@ def single(
     if check:
         check(bounded.read_object(folder / "config.json"))
     return Single(model.name, folder, model.family, dtype)
+
+
+def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
+    """What a manifest would score such a model on, data of one's own among it; what it picks by name or by variant counts too.
+
+    Raises ManifestError with every problem, UserError where it has no task for the family.
+    """
+    loaded, cache = load(manifest, checks()), sources.Cache()
+    pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache, offline=offline)
+    config = bounded.read_object(model.folder / "config.json")
+    found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache, offline)
+    its = Model(name=model.name, source=f"path:{model.folder}", family=model.family)
+    problems += own_data.unfit(loaded, loaded.manifest.model_copy(update={"models": [its]}), found, {its.name: config})
+    if problems:
+        raise ManifestError(problems)
+    specs = [
+        TaskSpec(
+            task.name or task.task,
+            task.limit,
+            task.num_fewshot,
+            batch=None if task.batch == "auto" else task.batch,
+            own=own_of(task),
+        )
+        for task in found.of(model.family)
+    ]
+    if not specs:
+        raise UserError(
+            f"{manifest}: no tasks for {model.family} models", f"list some under `benchmarks: {model.family}:`"
+        )
+    return specs
 
 
 def _packed(folder: Path, family: str | None) -> Single:

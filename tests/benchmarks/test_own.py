@@ -13,13 +13,18 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from typer.testing import CliRunner
 
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import Own, ScoreResult, TaskSpec, kind_of
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
-from sparsebench.errors import BenchmarkError, SourceError
+from sparsebench.cli.app import app
+from sparsebench.errors import BenchmarkError, SourceError, UserError
+from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.load import load_tokenizer
+from sparsebench.plan import single
+from sparsebench.plan.single import Single
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_generation import speller  # noqa: F401
 
@@ -348,3 +353,27 @@ def test_an_answer_is_compared_as_asked(
     assert [outcome.value for outcome in found.outcomes] == [
         pytest.approx(2.0 if metric == "word_error_rate" else wanted)
     ] * 3
+
+
+def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None:
+    written(tmp_path / "notes.jsonl", [{"text": sentence(DRAW, 20, 40)} for _ in range(8)])
+    written(tmp_path / "quiz.jsonl", [{"context": sentence(DRAW), "choices": ["cat", "dog"], "gold": 0}] * 6)
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text(
+        f"version: 1\nmodels: [{{name: m, source: 'path:{tiny_llama}', family: decoder}}]\nbenchmarks:\n  decoder:\n"
+        "  - {task: perplexity, source: path:notes.jsonl, length: 32}\n"
+        "  - {task: choices, source: path:quiz.jsonl, name: quiz, limit: 4}\n"
+    )
+    asked = ["score", str(tiny_llama), "--manifest", str(manifest), "--json"]
+    rows = {row["task"]: row for row in json.loads(CliRunner().invoke(app, asked).stdout)}
+    assert rows["quiz"]["n"] == 4
+    alone = scored(tiny_llama, "decoder", "perplexity", tmp_path / "notes.jsonl", length=32)
+    # Here in the weights' bfloat16, there in float32 where the CPU would emulate that.
+    assert rows["perplexity-notes"]["score"] == pytest.approx(alone.score, rel=0.01)
+    fewer = json.loads(CliRunner().invoke(app, [*asked, "--limit", "2"]).stdout)
+    assert [row["n"] for row in fewer] == [2, 2]
+    manifest.write_text(manifest.read_text().replace("length: 32", "length: 300"))
+    refused = CliRunner().invoke(app, asked)
+    assert isinstance(refused.exception, ManifestError) and "300 tokens" in str(refused.exception)
+    with pytest.raises(UserError, match="encoder"):
+        single.tasks(manifest, Single("m", tiny_llama, "encoder"), True)
