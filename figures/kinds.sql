@@ -18,29 +18,16 @@
 -- ylabel: perplexity (lower is better)
 -- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out.
 
-WITH words AS (
-    SELECT variant_id, position, step,
-           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%')
-                     WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
-                     WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
-                     WHEN 'recover' THEN 'trained' ELSE name END AS word
-    FROM steps
-    GROUP BY variant_id, position, step, name
-), recipes AS (
-    SELECT variant_id, string_agg(word, ', ' ORDER BY position) AS label, string_agg(_kind(step), ' + ' ORDER BY position) AS kind,
-           bool_or(word LIKE 'random%') AS random
-    FROM words
-    GROUP BY variant_id
-), packed AS (
+WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
     SELECT DISTINCT c.panel, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
-           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(label, 'dense') END AS label,
+           CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
     JOIN packed USING (variant_id)
-    LEFT JOIN recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
-    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(random, false) AND (format = 'packed' OR weights = 'dequantized')
+    LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
+    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity.
     SELECT panel, count(DISTINCT kind) AS kinds,
@@ -51,8 +38,7 @@ WITH words AS (
     GROUP BY panel
 )
 SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,
-       CASE kind WHEN 'dense' THEN 100 WHEN 'as fetched' THEN 101 WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3
-                 WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6 ELSE 7 END AS place,
+       _kind_place(kind) AS place,
        CASE WHEN count(DISTINCT panel) OVER () = 1 AND best IS NOT NULL THEN
            format('Within a tenth of the dense perplexity, {} takes {:.0f}% of the bytes', best, 100 * least / whole)
            || CASE WHEN zeros IS NULL THEN '; zeros alone do not get there' WHEN zeros = best THEN '' ELSE format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END

@@ -53,6 +53,10 @@ class Verbs(TyperGroup):
         with _closed_pipe():
             return super().make_context(*words, **settings)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """A query that begins with a comment, as the report's do, is no option."""
+        return super().parse_args(ctx, [f" {word}" if word.startswith(("-- ", "--\n")) else word for word in args])
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb that was asked for."""
         try:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from sparsebench.cli.app import app
 from sparsebench.errors import QueryError
 from sparsebench.ledger import connect, query
 from sparsebench.ledger.store import Ledger
@@ -119,3 +121,9 @@ def test_too_much_memory_is_refused_and_nothing_is_spilled(ledger: Path, monkeyp
     for setting in ("memory_limit = '60GB'", "max_temp_directory_size = '1GB'", "temp_directory = '/tmp'"):
         with pytest.raises(QueryError):
             query.run(ledger, f"SET {setting}")
+
+
+def test_a_query_may_begin_with_a_comment(ledger: Path) -> None:
+    for text in ("-- of the report\nselect 41 + 1 as answer", "--\nselect 42 as answer"):
+        done = CliRunner().invoke(app, ["sql", "--json", text, "--ledger", str(ledger)])
+        assert json.loads(done.stdout) == [{"answer": 42}], done.output

@@ -623,3 +623,24 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
     recipe = making["variant"]["recipe"]
     assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
     assert query.run(path, "SELECT operations FROM variants").rows == ((3e12,),)
+
+
+def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> None:
+    variants = [
+        {"quantize": "int4", "rounding": "gptq"},
+        [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}, {"quantize": "int8"}],
+        [{"prune": "magnitude", "sparsity": 0.3}, {"prune": "random", "sparsity": 0.5}],
+        {"shrink": "l2", "parameters": 0.9},
+    ]
+    path = tmp_path / "recipes.duckdb"
+    Ledger(path).ingest([samples.plan_record(samples.plan(samples.manifest(variants=variants)))])
+    rows = query.run(path, "SELECT DISTINCT kind, words, chance FROM _recipes ORDER BY ALL").rows
+    assert rows == (
+        ("bits", "int4 GPTQ", False),
+        ("smaller shapes", "l2 10%", False),
+        ("zeros", "magnitude 30%", False),
+        ("zeros", "magnitude 30%, random 50%", True),
+        ("zeros", "magnitude 50%", False),
+        ("zeros + recovery", "magnitude 50%, trained", False),
+        ("zeros + recovery + bits", "magnitude 50%, trained, int8", False),
+    )

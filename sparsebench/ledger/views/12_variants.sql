@@ -66,3 +66,24 @@ COMMENT ON COLUMN steps.step IS 'what was done: prune, quantize, …';
 COMMENT ON COLUMN steps.name IS 'by which method';
 COMMENT ON COLUMN steps.field IS 'a setting of the step';
 COMMENT ON COLUMN steps.value IS 'its value';
+
+-- What a recipe is, for figures and tables: its kinds in order (`zeros + bits`), in a few words (`sparsegpt 50%, int8`), and whether
+-- any of it is chance.
+CREATE OR REPLACE VIEW _recipes AS
+WITH words AS (
+    SELECT variant_id, position, step, name,
+           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%')
+                     WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
+                     WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
+                     WHEN 'recover' THEN 'trained' ELSE name END AS word
+    FROM steps
+    GROUP BY variant_id, position, step, name
+), kinds AS (
+    SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind
+    FROM (SELECT variant_id, _kind(step) AS kind, min(position) AS position FROM words GROUP BY ALL)
+    GROUP BY variant_id
+)
+SELECT variant_id, kind, string_agg(word, ', ' ORDER BY position) AS words, bool_or(name LIKE 'random%') AS chance
+FROM words
+JOIN kinds USING (variant_id)
+GROUP BY variant_id, kind;

@@ -4,16 +4,6 @@
 -- their kind. Speed is the largest shown, in whatever engine, beside dense in that engine.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
-), kinds AS (
-    SELECT variant_id, string_agg(kind, ' + ' ORDER BY position) AS kind, bool_or(name = 'random') AS chance
-    FROM (
-        SELECT variant_id, min(position) AS position, any_value(name) AS name,
-               _kind(step) AS kind
-        FROM steps
-        GROUP BY variant_id, step
-    )
-    GROUP BY variant_id
-    HAVING NOT bool_or(kind = 'floor')
 ), judged AS (
     SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, v.verdict, s.collapsed,
            coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
@@ -39,7 +29,7 @@ WITH asked AS (
 ), whole AS (
     SELECT e.*, k.kind, v.recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
     FROM each e
-    JOIN kinds k USING (variant_id)
+    JOIN _recipes k USING (variant_id)
     JOIN variants v USING (variant_id)
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = e.model

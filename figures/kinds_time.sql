@@ -1,0 +1,55 @@
+-- title: Quality against time: zeros, bits, smaller shapes, training
+-- about: what each kind of recipe keeps of the model for the time of a decoded token, in its fastest engine, with the Pareto front
+-- finding: finding
+-- kind: scatter
+-- x: relative
+-- xlow: relative_low
+-- xhigh: relative_high
+-- y: score
+-- low: low
+-- high: high
+-- series: kind
+-- place: place
+-- facet: panel
+-- front: low
+-- text: label
+-- texts: all
+-- reference: dense = dense
+-- yscale: log
+-- xlabel: time of a decoded token / that of the dense model
+-- ylabel: perplexity (lower is better)
+-- note: Each variant stands in the engine in which it gains most, beside the dense model in the same engine and job; one without a difference beyond the noise stands at 1. Solid and joined: no other variant is as good and faster; whiskers: 95% intervals. Models above ten times the dense perplexity are left out.
+
+WITH fastest AS (
+    SELECT model, weights, variant_id, engine, if(verdict IN ('faster', 'slower'), speedup, 1) AS gain, if(gain = 1, NULL, speedup_low) AS gain_low,
+           if(gain = 1, NULL, speedup_high) AS gain_high
+    FROM latency
+    WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND NOT beside_plain AND speedup IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY gain DESC, speedup DESC) = 1
+), points AS (
+    SELECT DISTINCT c.panel, score, low, high, dense, words || ' (' || engine || ')' AS label, kind, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
+    FROM curves c
+    JOIN fastest USING (variant_id)
+    JOIN _recipes r USING (variant_id)
+    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT r.chance
+), told AS (
+    -- The fastest that stays within a tenth of the dense perplexity.
+    SELECT panel, count(DISTINCT kind) AS kinds, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
+           min(relative) AS quickest, arg_min(label, relative) AS quick, arg_min(score, relative) / any_value(dense) AS cost
+    FROM (SELECT *, score <= 1.1 * dense AS close FROM points)
+    GROUP BY panel
+), drawn AS (
+    FROM points
+    UNION ALL BY NAME
+    SELECT panel, whole AS score, whole AS dense, 'dense' AS label, 'dense' AS kind, 1.0 AS relative FROM told
+)
+SELECT panel, label, kind, relative, relative_low, relative_high, score, low, high, dense, _kind_place(kind) AS place,
+       CASE WHEN count(DISTINCT panel) OVER () = 1 THEN
+           CASE WHEN least < 1 THEN format('Within a tenth of the dense perplexity, {} decodes in {:.0f}% of the time', best, 100 * least)
+                WHEN quickest < 1 THEN format('Within a tenth of the dense perplexity nothing decodes faster; {} takes {:.0f}% of the time at {:.1f} times the perplexity', quick, 100 * quickest, cost)
+                ELSE 'Nothing decodes faster than the dense model' END
+       END AS finding
+FROM drawn
+JOIN told USING (panel)
+WHERE kinds > 2
+ORDER BY panel, kind = 'dense', place, relative;
