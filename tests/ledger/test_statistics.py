@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from sparsebench.benchmarks.statistics import spearman
 from sparsebench.ledger import query, statistics
+from sparsebench.ledger.connect import interruptible
 from sparsebench.ledger.statistics import Pairs, proportions, resampling, sensitivity
-from sparsebench.ledger.statistics.contract import ask
 from sparsebench.ledger.statistics.proportions import Table
 
 NO_LABELS = np.full(1, np.nan)
@@ -507,12 +508,13 @@ def test_a_loss_of_the_margin_is_called_less_than_the_margin_one_time_in_twenty(
     assert called > 0
 
 
-def test_ctrl_c_while_the_rules_are_asked_is_ctrl_c() -> None:
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            ask("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE (a.range * b.range) % 7 = 3")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def test_ctrl_c_while_duckdb_answers_is_ctrl_c() -> None:
+    with duckdb.connect() as connection:
+        threading.Timer(0.3, connection.interrupt).start()
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            connection.execute("SELECT count(*) FROM range(1000000) a, range(100000) b WHERE a.range * b.range % 7 = 3")
+    # What a handler's KeyboardInterrupt becomes on its way through DuckDB.
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(RuntimeError, match="another"), interruptible():
+        raise RuntimeError("another")
