@@ -98,6 +98,7 @@ BUILT_IN = (
         skip.settings,
         "sparsebench.steps.skip.step:run",
         reads_text=lambda step: True,
+        shares=skip.shares,
         label=skip.label,
         last=True,
     ),

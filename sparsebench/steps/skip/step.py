@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Share, wrong
@@ -29,6 +29,10 @@ class Skip(Settings):
 class Teal(Skip):
     """TEAL (2408.14690): what every linear layer of the blocks reads is cut at a magnitude of its own."""
 
+    allocation: Literal["uniform", "greedy"] = "uniform"
+    """The same `share` in every layer; or `share` of each block's weights, from the layers where its output suffers least,
+    as published (`greedy`: it runs each block some hundred times)."""
+
 
 class Cats(Skip):
     """CATS (2404.08763): what the activation function of each feed-forward part gives is cut at a magnitude of its own."""
@@ -42,7 +46,16 @@ def settings() -> dict[str, type[Settings]]:
 def label(step: Step) -> str:
     """``teal 40% of inputs``."""
     what = "inputs" if step.name == "teal" else "activations"
-    return f"{step.name} {100 * step.settings['share']:.4g}% of {what}"
+    return f"{step.name} {100 * step.settings['share']:.4g}% of {what}{', greedy' * (_allocation(step) == 'greedy')}"
+
+
+def shares(step: Step) -> object:
+    """Steps of which this is equal are found in one pass."""
+    return step.name, _allocation(step)
+
+
+def _allocation(step: Step) -> str:
+    return str(step.settings.get("allocation", "uniform"))
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

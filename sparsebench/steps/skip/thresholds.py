@@ -24,6 +24,7 @@ from sparsebench.models.skipping import Skip, skips
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
+from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes
 from sparsebench.steps.watching import Watch, activation, paths
 
@@ -44,8 +45,11 @@ class Place:
 @dataclass
 class Seen:
     """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, and how many layers are
-    ``left`` as they are, because they read something else than one row for each token."""
+    ``left`` as they are, because they read something else than one row for each token. ``greedy`` are shares of a block that
+    are to be allocated to its layers, and ``shares`` those of each place for each of them."""
 
+    greedy: tuple[float, ...] = ()
+    shares: dict[float, dict[str, float]] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     weights: int = 0
     left: int = 0
@@ -62,8 +66,15 @@ class Seen:
         if outputs:
             met[function] = _behind_activation({name: parts[name].kind for name in sizes}, sizes)
         self.weights += sum(sizes.values())
-        self.places += [Place(f"{block.path}.{path}", met[path], counts[path]) for path in watch.whole]
-        self.left += len(counts) - len(watch.whole)
+        places = [Place(f"{block.path}.{path}", met[path], counts[path]) for path in watch.whole]
+        for share, each in allocated(block, places, self.greedy).items() if self.greedy else ():
+            self.shares.setdefault(share, {}).update(zip((place.path for place in places), each, strict=True))
+        self.places += places
+        self.left += len(counts) - len(places)
+
+    def threshold(self, place: Place, share: float) -> tuple[float, float]:
+        """The magnitude at which a place is cut for a share of its block, and the share of its own values up to that."""
+        return place.magnitudes.threshold(self.shares.get(share, {}).get(place.path, share))
 
 
 def _behind_activation(kinds: Mapping[str, str], sizes: Mapping[str, int]) -> int:
@@ -83,9 +94,13 @@ def make(
     parts = prunable_parts(checkpoint, context.family)
     if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
         raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
-    text, outputs, seen = read(), next(iter(targets)).name == "cats", Seen()
+    text, outputs = read(), next(iter(targets)).name == "cats"
+    greedy = next(iter(targets)).settings.get("allocation") == "greedy"
+    seen = Seen(tuple(step.settings["share"] for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
-        replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype)
+        # What is tried again and again is tried on one sample.
+        group = 1 if greedy else None
+        replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group)
         for done, block in enumerate(replay.walk(), start=1):
             seen.look(block, parts, outputs)
             if context.progress:
@@ -105,7 +120,7 @@ def make(
 
 def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, dict[str, Any]]:
     """The thresholds for a share, and what is to be told of them."""
-    magnitudes = {place.path: place.magnitudes.threshold(share) for place in seen.places}
+    magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
     unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
     reached = [share for _, share in magnitudes.values()]
     near = [place.magnitudes.near_zero for place in seen.places]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -121,3 +123,29 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     for damaged in ([], {"inputs": {"a": -1.0}, "outputs": {}}, {"inputs": {"a": True}, "outputs": {}}):
         with pytest.raises(ModelError, match=KEY):
             skip_of({KEY: damaged})
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
+def test_a_greedy_allocation_skips_as_much_and_costs_less(kind: str, tmp_path: Path) -> None:
+    parent, family = written(kind, tmp_path / "parent")
+    steps = {
+        (how, share): single("skip", "teal", share=share, allocation=how)
+        for how in ("uniform", "greedy")
+        for share in (0.3, 0.6)
+    }
+    for how in ("uniform", "greedy"):
+        made(parent, family, {step: tmp_path / f"{one}{share}" for (one, share), step in steps.items() if one == how})
+    dense, errors = said(parent, family), {}
+    for how, share in steps:
+        folder = tmp_path / f"{how}{share}"
+        errors[how, share] = float((said(folder, family) - dense).norm() / dense.norm())
+        told = json.loads((folder / "sparsebench.json").read_text())
+        # The zeros that a ReLU gives are skipped whatever was asked for.
+        assert 1 - share - 0.1 < told["read"] < 1 - share + 0.04
+        if how == "greedy":
+            assert len({round(layer["share"], 1) for layer in told["layers"].values()}) > 2
+    # Of a small random T5 nothing is left at 0.6, however it is shared out.
+    assert errors["greedy", 0.3] < errors["uniform", 0.3]
+    assert kind == "t5" or errors["greedy", 0.6] < errors["uniform", 0.6]
+    with pytest.raises(ValidationError, match="allocation"):
+        single("skip", "cats", share=0.3, allocation="greedy")

@@ -1,0 +1,83 @@
+"""TEAL's greedy allocation (2408.14690, algorithm 1): which of a block's layers skip more, so that all together skip a share.
+
+    until Σ share_i size_i / Σ size_i reaches the target: that layer i, whose share grown by STEP · Σ size / size_i leaves
+    the least ‖Y - Ŷ‖, keeps the growth; Y is what the block makes as it is, Ŷ with all masks
+
+A growth is the same number of weights whatever the layer. A layer that would pass `MOST` grows no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench.models.skipping import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sparsebench.models.replay import Block
+    from sparsebench.steps.skip.thresholds import Place
+
+STEP, MOST = 0.02, 0.95
+
+
+def allocated(block: Block, places: Sequence[Place], targets: Sequence[float]) -> dict[float, list[float]]:
+    """For each target the share of each place. The block's first group of samples says what an allocation costs.
+
+    A target that cannot be reached because every layer skips as much as it may gets the largest shares that there are.
+    """
+    whole = sum(place.weights for place in places)
+    growths = [STEP * whole / place.weights for place in places]
+    shares, found = [0.0] * len(places), {}
+    cost = _Cost(block, places)
+    for target in sorted(targets):
+        while sum(share * place.weights for share, place in zip(shares, places, strict=True)) < (target - 1e-9) * whole:
+            tried = [
+                [*shares[:number], shares[number] + growth, *shares[number + 1 :]]
+                for number, growth in enumerate(growths)
+                if shares[number] + growth <= MOST
+            ]
+            if not tried:
+                break
+            shares = min(tried, key=cost)
+        found[target] = list(shares)
+    return found
+
+
+class _Cost:
+    """How far a block is from what it makes as it is, by the shares of its places."""
+
+    def __init__(self, block: Block, places: Sequence[Place]) -> None:
+        self.block, self.places = block, places
+        self.weights, self.kept = block.weights(), block.mask(block.samples[0])
+        self.limits = [0.0] * len(places)
+        self.whole = self._output()
+
+    def __call__(self, shares: Sequence[float]) -> float:
+        self.limits = [place.magnitudes.threshold(share)[0] for place, share in zip(self.places, shares, strict=True)]
+        with self._masks():
+            return float((self._output() - self.whole).norm())
+
+    def _output(self) -> torch.Tensor:
+        """Of the tokens that are no padding, in float32."""
+        with torch.no_grad():
+            return self.block.forward(0, 0, self.weights)[self.kept].float()
+
+    @contextmanager
+    def _masks(self) -> Iterator[None]:
+        def cut(number: int) -> Any:
+            return lambda _, args: (masked(args[0], self.limits[number]), *args[1:])
+
+        modules = [
+            self.block.module.get_submodule(place.path.removeprefix(f"{self.block.path}.")) for place in self.places
+        ]
+        handles = [module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
