@@ -31,7 +31,7 @@ from sparsebench.run.recorder import Spec
 from sparsebench.run.workspace import Leases
 
 INGEST_SECONDS = 5.0
-INGEST_SHARE = 10
+INGEST_SHARE = 100
 """The parent waits so many times as long as the last ingest took before the next."""
 LOSSES = 3
 """So often a job is started again whose machine is gone: a job may be what ends machines."""
