@@ -47,4 +47,4 @@ FROM points
 JOIN told USING (panel)
 -- One kind beside dense is what the other figures show.
 WHERE kinds - (whole IS NOT NULL)::INTEGER > 2
-ORDER BY panel, kind IN ('dense', 'as fetched'), place, megabytes;
+ORDER BY panel, kind IN ('dense', 'as fetched'), place, megabytes, label;

@@ -1,6 +1,7 @@
 """Questions of one's own with choices, for lm-eval: a task file, and the documents that it asks for.
 
-As lm-eval's ``multiple_choice``: the likeliest choice behind the context and a space is the answer.
+As lm-eval's ``multiple_choice``: the likeliest choice behind the context and a space is the answer. Examples in the prompt are
+other records of the file, drawn anew for each.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ def load(task: str, path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
         "dataset_kwargs": {"task": task, "path": str(path), "fields": list(fields)},
         "output_type": "multiple_choice",
         "test_split": "test",
+        # Said, not left to a default: lm-eval then leaves a record out of its own examples.
+        "fewshot_split": "test",
         "doc_to_text": "context",
         "doc_to_choice": "choices",
         "doc_to_target": "gold",
-        "num_fewshot": 0,
         "metric_list": [
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
         ],

@@ -77,7 +77,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "choices": Kind(
         FAMILIES, "harness", "acc", "1/choices", "your questions: which of the choices is likeliest",
-        columns=("context", "choices", "gold"),
+        columns=("context", "choices", "gold"), takes=("columns", "name", "num_fewshot"),
     ),
     "generation": Kind(
         ("decoder", "encoder-decoder"), "generation", "exact_match", "open", "your questions: the answer as it should be",

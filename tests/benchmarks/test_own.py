@@ -27,6 +27,7 @@ from sparsebench.plan import single
 from sparsebench.plan.single import Single
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_generation import speller  # noqa: F401
+from tests.conftest import WORDS
 
 DRAW = random.Random(9)
 
@@ -353,6 +354,30 @@ def test_an_answer_is_compared_as_asked(
     assert [outcome.value for outcome in found.outcomes] == [
         pytest.approx(2.0 if metric == "word_error_rate" else wanted)
     ] * 3
+
+
+def test_examples_of_choices_are_other_records(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    records = [{"context": word, "choices": ["cat", "dog"], "gold": place % 2} for place, word in enumerate(WORDS)]
+    path, shown = written(tmp_path / "quiz.jsonl", records), []
+    made = Instance.__init__
+    monkeypatch.setattr(
+        Instance, "__init__", lambda self, *args, **more: (made(self, *args, **more), shown.append(self.args))[0]
+    )
+    spec = TaskSpec("choices", num_fewshot=3, own=own("choices", path))
+    found: list[Any] = []
+    benchmarks.score(tiny_llama, "decoder", [spec], sources.Cache(), lambda _, result: found.append(result))
+    assert found[0].n == len(records) and found[0].protocol["num_fewshot"] == 3
+    answers = {record["context"]: record["choices"][record["gold"]] for record in records}
+    assert len(shown) == 2 * len(records)
+    for prompt, _ in shown:
+        *examples, asked = prompt.split("\n\n")
+        assert len(examples) == 3 and asked in answers
+        assert all(example.split() == [word, answers[word]] for example in examples for word in [example.split()[0]])
+        assert asked not in {example.split()[0] for example in examples}
 
 
 def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None:

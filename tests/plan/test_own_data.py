@@ -122,7 +122,7 @@ def test_the_estimate_knows_about_how_much_there_is(folder: Path) -> None:
         ("{task: choices}", ["`choices` asks for data of your own"]),
         ("{task: choices, source: path:quiz.jsonl}", ["'context'", "question"]),
         ("{task: choices, source: path:quiz.jsonl, columns: {contxt: question}}", ["no `contxt`", "context"]),
-        ("{task: choices, source: path:quiz.jsonl, num_fewshot: 2}", ["takes no `num_fewshot`"]),
+        ("{task: generation, source: path:facts.csv, num_fewshot: 2}", ["takes no `num_fewshot`"]),
         ("{task: probe, source: path:tickets.jsonl}", ["`probe` is for encoder models"]),
         ("{task: perplexity, source: path:notes.jsonl, name: boolq}", ["a task `boolq` already"]),
         ("{task: capitols, source: path:tasks}", ["no task 'capitols'", "capitals"]),
