@@ -1,5 +1,5 @@
 -- title: Quality against time: zeros, bits, smaller shapes, training
--- about: what each kind of recipe keeps of the model for the time of a decoded token, in its fastest engine, with the Pareto front
+-- about: what each kind of recipe keeps of the model for the time of a token, with the Pareto front
 -- finding: finding
 -- kind: scatter
 -- x: relative

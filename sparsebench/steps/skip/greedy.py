@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sparsebench.models.replay import Block
-    from sparsebench.steps.skip.thresholds import Place
+    from sparsebench.steps.skip.magnitudes import Place
 
 STEP, MOST = 0.02, 0.95
 

@@ -39,5 +39,14 @@ class Magnitudes:
         return float(self.counts[: (int(limit) >> 16) + 1].sum()) / max(1, total)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where values are cut: the module at ``path``, and the number of ``weights`` that meet them."""
+
+    path: str
+    weights: int
+    magnitudes: Magnitudes
+
+
 def _magnitude(place: int) -> float:
     return float(torch.tensor([place << 16], dtype=torch.int32).view(torch.float32))

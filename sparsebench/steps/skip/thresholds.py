@@ -25,21 +25,12 @@ from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.skip.greedy import allocated
-from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes
+from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, Place
 from sparsebench.steps.watching import Watch, activation, paths
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where values are cut: the module at ``path``, and the number of ``weights`` that meet them."""
-
-    path: str
-    weights: int
-    magnitudes: Magnitudes
 
 
 @dataclass
