@@ -33,7 +33,7 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
     # BERT and its kin can be configured as decoders (`is_decoder`), with a causal head.
     if known and not (known == "encoder" and config.get("is_decoder")):
         return known
-    architectures = [str(name) for name in config.get("architectures") or []]
+    architectures = _architectures(config)
     if config.get("is_decoder") or any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return "decoder"
     return "encoder" if any(name.endswith(_ENCODER_HEADS) for name in architectures) else None
@@ -41,15 +41,24 @@ def family_of(config: Mapping[str, Any]) -> Family | None:
 
 def has_classifier(config: Mapping[str, Any]) -> bool:
     """Whether the checkpoint carries a sequence-classification head (an NLI fine-tune, for one)."""
-    return any(str(name).endswith(CLASSIFIER) for name in config.get("architectures") or [])
+    return any(name.endswith(CLASSIFIER) for name in _architectures(config))
 
 
 def has_masked_lm(config: Mapping[str, Any]) -> bool:
     """Whether the checkpoint says that it carries a masked-language-model head (its weights may still lack it)."""
     # What ELECTRA was pretrained as tells replaced tokens from others; its generator has the head.
     pretrained = config.get("model_type") != "electra"
-    names = [str(name) for name in config.get("architectures") or []]
-    return any(name.endswith(_MASKED_LM if pretrained else _MASKED_LM[:1]) for name in names)
+    return any(name.endswith(_MASKED_LM if pretrained else _MASKED_LM[:1]) for name in _architectures(config))
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a config.json names. Raises ModelError where that is no list."""
+    named = config.get("architectures") or []
+    if not isinstance(named, list | tuple):
+        raise ModelError(
+            f"config.json: `architectures` is {str(named)[:40]!r}, not a list of names", "correct it, or fetch it again"
+        )
+    return [str(name) for name in named]
 
 
 def auto_class(family: Family, config: Mapping[str, Any], head: bool = True) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import ModelError
+from sparsebench.models import families
 from sparsebench.models.families import MODEL_TYPES, auto_class, family_of, has_classifier
 from tests.models.model_zoo import small
 
@@ -45,3 +46,10 @@ def test_the_auto_class_fits_family_and_head() -> None:
     assert auto_class("encoder-decoder", {"model_type": "whisper"}).__name__ == "AutoModelForSpeechSeq2Seq"
     with pytest.raises(ModelError, match="no family 'coder'"):
         auto_class("coder", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("named", [7, "BertModel", {"a": 1}, True])
+def test_architectures_that_are_no_list_are_named(named: object) -> None:
+    for ask in (families.family_of, families.has_classifier, families.has_masked_lm):
+        with pytest.raises(ModelError, match="architectures"):
+            ask({"model_type": "unheard-of", "architectures": named})
