@@ -21,11 +21,13 @@
 -- note: Each variant stands in the engine in which it gains most, beside the dense model in the same engine and job, under the sparse engine's own kernel where zeros are skipped; one without a difference beyond the noise stands at 1. Solid and joined: no other variant is as good and faster; whiskers: 95% intervals. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
-    SELECT model, weights, variant_id, engine, if(verdict IN ('faster', 'slower'), coalesce(zeros_speedup, speedup), 1) AS gain,
-           if(gain = 1, NULL, coalesce(zeros_speedup_low, speedup_low)) AS gain_low, if(gain = 1, NULL, coalesce(zeros_speedup_high, speedup_high)) AS gain_high
+    -- What the zeros save, where that is known: their kernel may be faster on a dense model too.
+    SELECT variant_id, engine, coalesce(zeros_speedup_low, speedup_low) AS low_, coalesce(zeros_speedup_high, speedup_high) AS high_,
+           verdict IN ('faster', 'slower') AND 1 NOT BETWEEN low_ AND high_ AS shown,
+           if(shown, coalesce(zeros_speedup, speedup), 1) AS gain, if(shown, low_, NULL) AS gain_low, if(shown, high_, NULL) AS gain_high
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND NOT beside_plain AND speedup IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY gain DESC, speedup DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY gain DESC, engine) = 1
 ), points AS (
     SELECT DISTINCT c.panel, score, low, high, dense, words || ' (' || engine || ')' AS label, kind, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
     FROM curves c

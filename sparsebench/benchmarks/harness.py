@@ -207,6 +207,10 @@ def _set_fewshot(task: Any, spec: TaskSpec) -> None:
     default = task.get_config("num_fewshot")
     if spec.num_fewshot is not None and default == 0 != spec.num_fewshot:
         raise BenchmarkError(f"task {spec.task} takes no examples in its prompt", "remove `num_fewshot`")
+    if spec.own and (spec.num_fewshot or 0) >= (there := len(task.eval_docs)):
+        raise BenchmarkError(
+            f"task {spec.task}: {spec.num_fewshot} examples beside each of {there} records", "a smaller `num_fewshot`"
+        )
     task.set_config(key="num_fewshot", value=(default or 0) if spec.num_fewshot is None else spec.num_fewshot)
     task.set_fewshot_seed(seed=SEEDS["fewshot"])
 

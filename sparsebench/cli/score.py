@@ -26,7 +26,9 @@ def score(
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="An experiment file: its tasks for such a model too, those over your own data among them."),
+        typer.Option(
+            help="An experiment file: its tasks for such a model too, as it asks for them, over your own data as well."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only so many documents, drawn at random, always the same.")
@@ -89,6 +91,8 @@ def score(
     specs = [benchmarks.TaskSpec(name, limit, num_fewshot, labels, data, batch) for name in task or []]
     if not source or not (specs or manifest):
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
+    if manifest and not task and (num_fewshot is not None or batch or data):
+        raise UserError("--num-fewshot, --batch and --data are for a --task", "say it in the manifest")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
     models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]

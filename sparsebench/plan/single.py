@@ -110,7 +110,8 @@ def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
     config = bounded.read_object(model.folder / "config.json")
     found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache, offline)
     its = Model(name=model.name, source=f"path:{model.folder}", family=model.family)
-    problems += own_data.unfit(loaded, loaded.manifest.model_copy(update={"models": [its]}), found, {its.name: config})
+    alone = loaded.manifest.model_copy(update={"models": [its]})
+    problems = problems or [*own_data.unfit(loaded, alone, found, {its.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [

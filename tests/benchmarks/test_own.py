@@ -378,6 +378,9 @@ def test_examples_of_choices_are_other_records(
         assert len(examples) == 3 and asked in answers
         assert all(example.split() == [word, answers[word]] for example in examples for word in [example.split()[0]])
         assert asked not in {example.split()[0] for example in examples}
+    few = TaskSpec("choices", num_fewshot=len(records), own=own("choices", path))
+    benchmarks.score(tiny_llama, "decoder", [few], sources.Cache(), lambda _, result: found.append(result))
+    assert isinstance(found[1], BenchmarkError) and f"each of {len(records)} records" in found[1].message
 
 
 def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None:

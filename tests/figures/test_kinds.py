@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -179,3 +180,36 @@ def test_lines_begin_at_dense(ledger: Path) -> None:
     assert {row["engine"] for row in rows} == {"hf", "sparse", "deepspeed"}
     for row in rows:
         assert row["line"] == "magnitude/layer"  # dense is where the line begins
+
+
+def test_in_time_zeros_stand_by_what_they_save_and_not_by_their_kernel() -> None:
+    variants = [
+        # variant, kind, perplexity, engine, verdict, speed-up with interval, of it the zeros'
+        ("int8", "bits", 10.1, "hf", "faster", (1.4, 1.3, 1.5), (None, None, None)),
+        ("saves", "zeros", 20.0, "sparse", "faster", (2.0, 1.9, 2.1), (1.25, 1.2, 1.3)),
+        ("saves", "zeros", 20.0, "hf", "no difference detected", (1.3, 0.8, 1.9), (None, None, None)),
+        ("kernel", "zeros", 15.0, "sparse", "faster", (1.5, 1.4, 1.6), (1.02, 0.93, 1.13)),
+        ("both", "zeros + bits", 12.0, "hf", "slower", (0.5, 0.4, 0.6), (None, None, None)),
+    ]
+    with duckdb.connect() as connection:
+        connection.execute("""
+            CREATE MACRO _kind_place(kind) AS 0;
+            CREATE TABLE latency (variant_id TEXT, engine TEXT, verdict TEXT,
+                speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE,
+                zeros_speedup DOUBLE, zeros_speedup_low DOUBLE, zeros_speedup_high DOUBLE,
+                phase TEXT, ranks INT, method TEXT, beside_plain BOOL);
+            CREATE TABLE curves (variant_id TEXT, panel TEXT, score DOUBLE, low DOUBLE, high DOUBLE, dense DOUBLE, scale TEXT);
+            CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
+        for name, kind, score, engine, verdict, speedup, zeros in variants:
+            row = [name, engine, verdict, *speedup, *zeros, "decode", 1, "any", False]
+            connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
+            connection.execute("INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity')", [name, score])
+            connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
+        rows = connection.execute(parse(SHIPPED / "kinds_time.sql").sql).df().to_dict("records")
+    found = {row["label"]: row["relative"] for row in rows}
+    assert found == {
+        "int8 (hf)": pytest.approx(1 / 1.4), "saves (sparse)": 0.8, "kernel (sparse)": 1, "both (hf)": 2, "dense": 1,
+    }  # fmt: skip
+    assert {row["finding"] for row in rows} == {
+        "Within a tenth of the dense perplexity, int8 (hf) decodes in 71% of the time"
+    }

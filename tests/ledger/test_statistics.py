@@ -509,10 +509,23 @@ def test_a_loss_of_the_margin_is_called_less_than_the_margin_one_time_in_twenty(
 
 
 def test_ctrl_c_while_duckdb_answers_is_ctrl_c() -> None:
+    done = threading.Event()
+
+    def nag(connection: duckdb.DuckDBPyConnection) -> None:
+        while not done.wait(0.1):  # an interrupt before the query has begun is lost
+            connection.interrupt()
+
     with duckdb.connect() as connection:
-        threading.Timer(0.3, connection.interrupt).start()
-        with pytest.raises(KeyboardInterrupt), interruptible():
-            connection.execute("SELECT count(*) FROM range(1000000) a, range(100000) b WHERE a.range * b.range % 7 = 3")
+        nagging = threading.Thread(target=nag, args=[connection])
+        nagging.start()
+        try:
+            with pytest.raises(KeyboardInterrupt), interruptible():
+                connection.execute(
+                    "SELECT count(*) FROM range(1000000) a, range(100000) b WHERE a.range * b.range % 7 = 3"
+                )
+        finally:
+            done.set()
+            nagging.join()
     # What a handler's KeyboardInterrupt becomes on its way through DuckDB.
     with pytest.raises(KeyboardInterrupt), interruptible():
         raise RuntimeError("Query interrupted")

@@ -46,7 +46,8 @@ def settings() -> dict[str, type[Settings]]:
 def label(step: Step) -> str:
     """``teal 40% of inputs``."""
     what = "inputs" if step.name == "teal" else "activations"
-    return f"{step.name} {100 * step.settings['share']:.4g}% of {what}{', greedy' * (_allocation(step) == 'greedy')}"
+    greedy = ", greedy" if _allocation(step) == "greedy" else ""
+    return f"{step.name} {100 * step.settings['share']:.4g}% of {what}{greedy}"
 
 
 def shares(step: Step) -> object:
