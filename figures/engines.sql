@@ -22,6 +22,8 @@ WITH chosen AS (
            sparsity = min(sparsity) FILTER (verdict = 'faster') OVER (PARTITION BY panel, engine, line) AS first_faster
     FROM speedups
     WHERE ranks = 1
+      -- Zeros alone, or bits alone: a chain's time is no matter of sparsity (kinds_time has it).
+      AND variant_id NOT IN (SELECT variant_id FROM steps GROUP BY variant_id HAVING bool_or(step NOT IN ('prune', 'quantize')) OR max(position) > 1)
     QUALIFY count(DISTINCT engine) OVER (PARTITION BY panel) > 1
 )
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,

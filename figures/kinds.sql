@@ -28,6 +28,8 @@ WITH packed AS (
     JOIN packed USING (variant_id)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
     WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
+      -- What skips keeps every byte: it stands in bytes_read.
+      AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts')
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity.
     SELECT panel, count(DISTINCT kind) AS kinds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ settings.load_profile("same")
 
 # What starts in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where triton is installed, its kernels are computed on the CPU; torch imports it, so that a test would say it too late.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two").split()
 

@@ -29,10 +29,11 @@ DEFAULT_LENGTH = 512
 """Tokens of an input at most, where neither the tokenizer nor a table of positions says."""
 BATCH_SIZE = 16
 """Texts a forward pass; fastest on two cores, in float32 and in bfloat16."""
-_HEADS = {"classification": "classifier", "harness": "masked", "pseudo_perplexity": "masked"}
+_HEADS = {"classification": "classifier", "tagging": "tagger", "harness": "masked", "pseudo_perplexity": "masked"}
 """The head that an adapter needs; all others take the encoder alone."""
 _WORDS = {
     "classifier": "a sequence-classification head",
+    "tagger": "a token-classification head",
     "masked": "a masked-language-model head",
     "none": "a plain encoder, without a head for classes",
 }
@@ -88,6 +89,15 @@ class Encoder:
         return masked
 
     @cached_property
+    def tagger(self) -> PreTrainedModel:
+        """The model with its token-classification head. Raises ModelError where the files do not hold it."""
+        from sparsebench.models.load import load_tagger
+
+        tagger = load_tagger(self.folder, self.dtype, self.device)
+        self.model = tagger.base_model
+        return tagger
+
+    @cached_property
     def _harness(self) -> Harness:
         from sparsebench.benchmarks.harness import Harness
 
@@ -101,7 +111,7 @@ class Encoder:
         distinct = list(dict.fromkeys(texts))
         prepared = [text.lower() for text in distinct] if pooling.lower_case else distinct
         limit = min(pooling.max_length or self.max_length, self.max_length)
-        vectors = self._rows(
+        vectors = self.rows(
             [(text,) for text in prepared],
             limit,
             lambda batch: pooling.apply(self.model(**batch).last_hidden_state, batch["attention_mask"]),
@@ -113,9 +123,9 @@ class Encoder:
         """The head's outputs, float32 (n, classes), for single texts or pairs."""
         import numpy as np
 
-        return np.stack(self._rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float()))
+        return np.stack(self.rows(texts, self.max_length, lambda batch: self.model(**batch).logits.float()))
 
-    def _rows(
+    def rows(
         self, texts: Sequence[tuple[str, ...]], limit: int, of: Callable[[dict[str, torch.Tensor]], torch.Tensor]
     ) -> list[Any]:
         """What ``of`` gives for each text, from padded batches of at most ``limit`` tokens a text, longest first."""
@@ -172,10 +182,13 @@ class Encoder:
 
 def lacking(adapter: str, config: Mapping[str, Any]) -> str:
     """What a task of an adapter needs and an encoder with this config.json has not, in words; empty where it has it."""
-    from sparsebench.models.families import has_classifier, has_masked_lm
+    from sparsebench.models.families import has_classifier, has_masked_lm, has_tagger
 
     needed = _HEADS.get(adapter, "none")
-    heads = ("classifier",) if has_classifier(config) else ("none", "masked") if has_masked_lm(config) else ("none",)
+    if has_classifier(config):
+        heads = ["classifier"]
+    else:
+        heads = ["none", *["masked"] * has_masked_lm(config), *["tagger"] * has_tagger(config)]
     return "" if needed in heads else _WORDS[needed]
 
 

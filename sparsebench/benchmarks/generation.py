@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
@@ -21,7 +20,7 @@ from sparsebench.benchmarks import cmudict, hashes, own, squad
 from sparsebench.benchmarks.batching import Batch, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
-from sparsebench.benchmarks.statistics import mean_stderr
+from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.load import cache_name
 from sparsebench.models.text import longest_input
@@ -285,11 +284,3 @@ def distance(one: Sequence[str], other: Sequence[str]) -> int:
         for j, right in enumerate(other, start=1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
     return row[-1]
-
-
-def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:
-    """Σ values / Σ lengths over all documents, and its standard error by the delta method."""
-    total = math.fsum(lengths)
-    rate = math.fsum(values) / total
-    rest = [value - rate * length for value, length in zip(values, lengths, strict=True)]
-    return rate, mean_stderr(rest) * len(rest) / total

@@ -91,6 +91,10 @@ KINDS: Mapping[str, Kind] = {
         ("encoder",), "probe", "acc", "1/choices", "your classes: a linear probe on sentence vectors", scale="continuous",
         columns=("text", "label"),
     ),
+    "tags": Kind(
+        ("encoder",), "tagging", "entity_f1", "open", "your sentences: F1 over entities, by the head's tags of their words",
+        scale="continuous", columns=("tokens", "tags"),
+    ),
     LM_EVAL: Kind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
 }  # fmt: skip
 """By the name that a manifest's `task` has; any other, with a `source`, is a task of a folder of lm-eval's files."""

@@ -28,6 +28,14 @@ def mean_stderr(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1)) / math.sqrt(n)
 
 
+def ratio(values: Sequence[float], lengths: Sequence[float]) -> tuple[float, float]:
+    """Σ values / Σ lengths over all documents, and its standard error by the delta method."""
+    total = math.fsum(lengths)
+    rate = math.fsum(values) / total
+    rest = [value - rate * length for value, length in zip(values, lengths, strict=True)]
+    return rate, mean_stderr(rest) * len(rest) / total
+
+
 def average_precision(values: Floats, labels: Floats, weights: Floats) -> Floats:
     """Average precision of ``values`` for ``labels`` (n,), 0 or 1, in each row of ``weights`` (r, n): how often each was drawn.
 

@@ -39,9 +39,8 @@ def pairs(connection: duckdb.DuckDBPyConnection, record_id: str, dense_id: str) 
     """The outcomes of two records on the documents that both were shown, word for word."""
     ids = {"record_id": record_id, "dense_id": dense_id}
     data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
-    return statistics.Pairs(
-        _plain(data["variant"]), _plain(data["dense"]), _plain(data["label"]), _clusters(data["cluster"])
-    )
+    variant, dense, label, own = (_plain(data[name]) for name in ("variant", "dense", "label", "variant_label"))
+    return statistics.Pairs(variant, dense, label, _clusters(data["cluster"]), own)
 
 
 def _plain(column: Any) -> npt.NDArray[np.float64]:

@@ -57,10 +57,10 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
         return statistics.none(statistics.UNEXPLAINED)
     other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
     both = [(one, other[key]) for one in variant.outcomes if (key := (one.doc_id, one.doc_hash)) in other]
-    values, _ = _columns([one for one, _ in both])
+    values, owns = _columns([one for one, _ in both])
     others, labels = _columns([one for _, one in both])
     codes = statistics.codes(one.cluster for one, _ in both)
-    return statistics.compare(variant.metric, Pairs(values, others, labels, codes), dense.chance)
+    return statistics.compare(variant.metric, Pairs(values, others, labels, codes, owns), dense.chance)
 
 
 def _explained(result: ScoreResult) -> bool:

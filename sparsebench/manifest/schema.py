@@ -221,7 +221,7 @@ class Task(Strict):
 
     task: str
     """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`, `generation`,
-    `similarity`, `probe`, or a task of the source's, a folder of lm-eval's task files."""
+    `similarity`, `probe`, `tags`, or a task of the source's, a folder of lm-eval's task files."""
     source: Source | None = None
     """Data of your own, in place of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
     name: Name | None = None

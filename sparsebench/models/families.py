@@ -44,6 +44,11 @@ def has_classifier(config: Mapping[str, Any]) -> bool:
     return any(name.endswith(CLASSIFIER) for name in _architectures(config))
 
 
+def has_tagger(config: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint carries a token-classification head, which tags words."""
+    return any(name.endswith("ForTokenClassification") for name in _architectures(config))
+
+
 def has_masked_lm(config: Mapping[str, Any]) -> bool:
     """Whether the checkpoint says that it carries a masked-language-model head (its weights may still lack it)."""
     # What ELECTRA was pretrained as tells replaced tokens from others; its generator has the head.

@@ -48,6 +48,13 @@ def load_masked_lm(folder: Path, dtype: str = "auto", device: str = "cpu") -> Pr
     return _loaded(Path(folder), "encoder", AutoModelForMaskedLM, dtype, device)
 
 
+def load_tagger(folder: Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
+    """An encoder with its token-classification head, as ``load_masked_lm`` loads one with the other."""
+    from transformers import AutoModelForTokenClassification
+
+    return _loaded(Path(folder), "encoder", AutoModelForTokenClassification, dtype, device)
+
+
 def load_expanded(
     folder: Path,
     family: Family,

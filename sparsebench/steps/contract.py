@@ -75,6 +75,7 @@ class Evidence:
     ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
     that it was trained on, every epoch counted, ``operations`` the floating-point operations that this took, by the rule of two
     for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went.
+    ``read_share`` is the share of the prunable weights that one token reads, a router's own included, where it is not all.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
@@ -100,6 +101,7 @@ class Evidence:
     trained_tokens: int = 0
     operations: float = 0.0
     curve: tuple[Point, ...] = ()
+    read_share: float = 1.0
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import TaskSpec, all_tasks, check, cmudict, generation, squad
 from sparsebench.benchmarks.contract import sampled
-from sparsebench.benchmarks.generation import LONGEST, distance, ratio
+from sparsebench.benchmarks.generation import LONGEST, distance
+from sparsebench.benchmarks.statistics import ratio
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.load import load_model, load_tokenizer
 from tests.benchmarks.conftest import Run

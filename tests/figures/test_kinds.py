@@ -213,3 +213,36 @@ def test_in_time_zeros_stand_by_what_they_save_and_not_by_their_kernel() -> None
     assert {row["finding"] for row in rows} == {
         "Within a tenth of the dense perplexity, int8 (hf) decodes in 71% of the time"
     }
+
+
+def test_what_is_skipped_is_not_read() -> None:
+    variants = [
+        # name, kind, perplexity, method, read share, MB in the packed format
+        ("whole", "dense", 10.0, "dense", 1.0, 200),
+        ("int8", "bits", 10.1, "none", 1.0, 100),
+        ("teal", "skipped inputs", 10.9, "none", 0.75, 200),
+        ("cats", "skipped inputs", 13.0, "none", 0.5, 200),
+        ("ruin", "experts", 101.0, "none", 0.1, 200),
+    ]
+    with duckdb.connect() as connection:
+        connection.execute("""
+            CREATE MACRO _kind_place(kind) AS 0;
+            CREATE TABLE sizes (variant_id TEXT, format TEXT, bytes DOUBLE, prunable_bytes DOUBLE);
+            CREATE TABLE variants (variant_id TEXT, read_share DOUBLE);
+            CREATE TABLE curves (variant_id TEXT, panel TEXT, score DOUBLE, low DOUBLE, high DOUBLE, dense DOUBLE, scale TEXT,
+                method TEXT);
+            CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
+        for name, kind, score, method, share, size in variants:
+            connection.execute(
+                "INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity', ?)", [name, score, method]
+            )
+            connection.execute("INSERT INTO sizes VALUES (?, 'packed', ?, ?)", [name, size * 1e6, 0.8 * size * 1e6])
+            connection.execute("INSERT INTO variants VALUES (?, ?)", [name, share])
+            connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
+        rows = connection.execute(parse(SHIPPED / "bytes_read.sql").sql).df().to_dict("records")
+    assert {row["label"]: row["megabytes"] for row in rows} == pytest.approx(
+        {"dense": 200, "int8": 100, "teal": 160, "cats": 120}
+    )
+    assert {row["finding"] for row in rows} == {
+        "Within a tenth of the dense perplexity, teal reads 80% of the bytes; int8 50%"
+    }

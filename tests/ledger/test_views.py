@@ -90,6 +90,18 @@ def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dic
     assert query.run(path, asked).rows == ((2.5e8,),)
 
 
+def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "read.duckdb"
+    old, skipping = (copy.deepcopy(one) for one in of(found, stage="make", model="smol")[:2])
+    old["result"].pop("read_share", None)  # as records from before have it
+    skipping["result"]["read_share"] = 0.6
+    Ledger(path).ingest([old, skipping])
+    shares = dict(query.run(path, "SELECT variant_id, read_share FROM variants").rows)
+    assert [shares[one["variant"]["id"]] for one in (old, skipping)] == [1.0, 0.6]
+
+
 def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
     path = tmp_path / "late.duckdb"
     dense = of(found, method="dense")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
+    Side = tuple[Floats, Floats]
 
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
@@ -28,7 +29,8 @@ class Metric:
     """What the ledger's view ``metrics`` says of one; the defaults are those of a metric that it does not know.
 
     ``pooling`` says what the labels of outcomes are. A ranking's are 1 and 0, a correlation's what its values are correlated
-    with; per token they count the tokens that an outcome's log-likelihood sums up, per symbol those of the right answer.
+    with; per token they count the tokens that an outcome's log-likelihood sums up, per symbol those of the right
+    answer (of an F1 the entities that are there and those that were found).
     """
 
     higher_is_better: bool = True
@@ -59,13 +61,21 @@ class Pairs:
     """The outcomes (n,) of a variant and of what it is held against (``dense``) on the same documents.
 
     ``label`` has the gold labels, NaN where there are none; ``cluster`` the number of each document's cluster, as
-    ``codes`` gives it, None where every document is its own.
+    ``codes`` gives it, None where every document is its own. ``variant_label`` has the variant's labels where they are not the
+    dense model's: what an F1 divides by holds what each has found.
     """
 
     variant: Floats
     dense: Floats
     label: Floats
     cluster: Integers | None = None
+    variant_label: Floats | None = None
+
+    @property
+    def sides(self) -> list[Side]:
+        """The variant's outcomes with their labels, and the dense model's."""
+        own = self.label if self.variant_label is None else self.variant_label
+        return [(self.variant, own), (self.dense, self.label)]
 
 
 @dataclass(frozen=True)

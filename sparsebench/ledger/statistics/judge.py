@@ -41,7 +41,7 @@ def interval(
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
     if many < 2:
         return Interval(None, None, "none: one document does not show how much documents vary")
-    drawn = resampling.resampled(pooling, [values], labels, clusters, seed)[:, 0]
+    drawn = resampling.resampled(pooling, [(values, labels)], clusters, seed)[:, 0]
     return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
 
 
@@ -123,19 +123,18 @@ def _retained_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dic
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """All else, by both sides on the same resamples."""
     n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
-    sides = [pairs.variant, pairs.dense]
-    drawn = resampling.resampled(metric.pooling, sides, pairs.label, pairs.cluster, seed)
+    drawn = resampling.resampled(metric.pooling, pairs.sides, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
     least, worst = resampling.quantiles(shifts, many, 0.95)
-    variant, dense = (resampling.value(metric.pooling, side, pairs.label) for side in sides)
+    variant, dense = (resampling.value(metric.pooling, *side) for side in pairs.sides)
     retained: dict[str, float | None] = {}
     if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, in each resample its own.
             chance = float(pairs.label.mean())
-            base = resampling.resampled("mean", [pairs.label], pairs.label, pairs.cluster, seed)
+            base = resampling.resampled("mean", [(pairs.label, pairs.label)], pairs.cluster, seed)
         above = drawn - base
         ratio_low, ratio_high = resampling.quantiles(above[:, 0] / above[:, 1], many)
         ratio = (variant - chance) / (dense - chance)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sparsebench.benchmarks.statistics import average_precision, spearman
 
 if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers
+    from sparsebench.ledger.statistics.contract import Floats, Integers, Side
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
@@ -36,7 +36,9 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
             mean_nll: Floats = np.minimum(weights @ values / (weights @ labels), LARGEST)
         return np.exp(mean_nll)
     if pooling == "per symbol":
-        rate: Floats = weights @ values / (weights @ labels)
+        whole = weights @ labels
+        # A resample without a symbol has none wrong, and no entity right.
+        rate: Floats = np.divide(weights @ values, whole, out=np.zeros_like(whole), where=whole > 0)
         return rate
     if pooling == "correlation":
         return spearman(values, labels, weights)
@@ -46,11 +48,12 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
     return average_precision(values, labels, weights)
 
 
-def resampled(pooling: str, sides: list[Floats], labels: Floats, clusters: Integers | None, seed: int) -> Floats:
-    """The score of every side on the same resamples: (RESAMPLES, sides); the same ``seed`` and shape draw the same."""
+def resampled(pooling: str, sides: list[Side], clusters: Integers | None, seed: int) -> Floats:
+    """The score of every side, its values with its labels, on the same resamples: (RESAMPLES, sides); the same ``seed`` and
+    shape draw the same."""
     import numpy as np
 
-    n = len(sides[0])
+    n = len(sides[0][0])
     drawn = n if clusters is None else int(clusters.max()) + 1
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // n)
@@ -61,7 +64,7 @@ def resampled(pooling: str, sides: list[Floats], labels: Floats, clusters: Integ
         weights = np.bincount(draws.ravel(), minlength=size * drawn).reshape(size, drawn).astype(np.float64)
         if clusters is not None:
             weights = weights[:, clusters]
-        found.append(np.stack([statistic(pooling, values, labels, weights) for values in sides], axis=1))
+        found.append(np.stack([statistic(pooling, values, labels, weights) for values, labels in sides], axis=1))
     return np.concatenate(found)
 
 

@@ -6,6 +6,7 @@ FROM (VALUES
     ('acc_norm', true, 'share', 0.0, NULL, 'mean'),
     ('exact_match', true, 'share', 0.0, NULL, 'mean'),
     ('f1', true, 'share', 0.0, NULL, 'mean'),
+    ('entity_f1', true, 'share', 0.0, NULL, 'per symbol'),
     ('rouge_l', true, 'share', 0.0, NULL, 'mean'),
     ('chrf', true, 'share', 0.0, NULL, 'mean'),
     ('ap', true, 'share', 0.0, NULL, 'ranking'),

@@ -19,7 +19,8 @@ CREATE OR REPLACE MACRO _kind(step) AS
 -- The colour and the mark of a kind of recipe in figures: always the same, whatever else is drawn.
 CREATE OR REPLACE MACRO _kind_place(kind) AS
     CASE kind WHEN 'dense' THEN 100 WHEN 'as fetched' THEN 101 WHEN 'zeros' THEN 0 WHEN 'bits' THEN 1 WHEN 'zeros + bits' THEN 2 WHEN 'zeros + recovery' THEN 3
-              WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6 ELSE 7 END;
+              WHEN 'zeros + recovery + bits' THEN 4 WHEN 'smaller shapes' THEN 5 WHEN 'smaller shapes + recovery' THEN 6
+              WHEN 'skipped inputs' THEN 7 WHEN 'experts' THEN 8 ELSE 9 END;
 
 -- The share of a normal distribution within so many standard deviations of its mean: erf(t / sqrt 2), by Abramowitz and Stegun's
 -- formula 7.1.26 (good to 1.5e-7) and, where that is not enough, the first terms of the series.

@@ -6,7 +6,7 @@ WITH made AS (
            arg_max(already_zero, started_at) AS already_zero,
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
            arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
-           arg_max(operations, started_at) AS operations, arg_max(note, started_at) AS note
+           arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share, arg_max(note, started_at) AS note
     FROM _latest
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
@@ -31,7 +31,7 @@ WITH made AS (
 SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
        1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
-       nullif(operations, 0) AS operations, note, c.content
+       nullif(operations, 0) AS operations, coalesce(read_share, 1) AS read_share, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN counted USING (variant_id)
@@ -54,6 +54,7 @@ COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average
 COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
 COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
 COMMENT ON COLUMN variants.operations IS 'floating-point operations that training the whole model took, the dense model''s as a teacher included';
+COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included: below 1 where inputs or experts are skipped';
 COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';
 
@@ -75,7 +76,10 @@ WITH words AS (
            CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%')
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
                      WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
-                     WHEN 'recover' THEN 'trained' ELSE name END AS word
+                     WHEN 'recover' THEN 'trained'
+                     WHEN 'skip' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')), '%', max(' ' || value) FILTER (field = 'allocation' AND value <> 'uniform'))
+                     WHEN 'moefy' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')), '% by ', max(value) FILTER (field = 'router'))
+                     ELSE name END AS word
     FROM steps
     GROUP BY variant_id, position, step, name
 ), kinds AS (

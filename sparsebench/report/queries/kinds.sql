@@ -1,11 +1,23 @@
--- What was done to models, by kind of recipe: how many variants, and one of them.
+-- What was done to models, by kind of recipe: how many variants, one of them, and, where perplexity was measured, what one costs:
+-- of those within a quarter of the dense perplexity the one of which a token reads least, else the one that loses least.
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
+), costs AS (
+    SELECT kind, s.model, words, score / dense_score AS perplexity, share AS file, share * (1 - (1 - read_share) * prunable_bytes / bytes) AS read
+    FROM (FROM scores WHERE metric = 'perplexity' /* manifests */) s
+    JOIN vs_dense v USING (manifest, record_id)
+    JOIN sizes z ON z.variant_id = s.variant_id AND z.manifest = s.manifest AND z.format = 'packed'
+    JOIN _recipes r ON r.variant_id = s.variant_id
+    JOIN variants n ON n.variant_id = s.variant_id
+    WHERE NOT chance
+    QUALIFY row_number() OVER (PARTITION BY kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, model) = 1
 )
-SELECT kind, count(*) AS variants, min(recipe) AS example
+SELECT kind, count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(words) AS words, any_value(perplexity) AS perplexity,
+       any_value(file) AS file, any_value(read) AS read
 FROM _recipes
 JOIN done USING (variant_id)
 JOIN variants USING (variant_id)
+LEFT JOIN costs c USING (kind)
 WHERE kind <> 'floor'
 GROUP BY kind
 ORDER BY variants DESC, kind

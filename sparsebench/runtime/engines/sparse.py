@@ -1,9 +1,10 @@
-"""Our own engine: linear layers without their zeros. On a CPU by C++ kernels, on a GPU 2:4 through torch (untested)."""
+"""Our own engine: linear layers without their zeros. On a CPU by C++ kernels, on a GPU by cuSPARSELt and Triton (untested)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
@@ -42,7 +43,7 @@ class Sparse:
 
     def __init__(self) -> None:
         self.kernels: Kernels | Missing = Missing("not started")
-        self.cuda = False
+        self.cuda = self.bitmask = False
         self.choices: Choices | None = None
         self.layers: Counter[tuple[str, str]] = Counter()
         self.kinds: Counter[tuple[Any, ...]] = Counter()
@@ -63,7 +64,9 @@ class Sparse:
 
         self.choices, self.cuda = Choices(), torch.cuda.is_available()
         if self.cuda:
-            return ("on a GPU only 2:4 layers are sparse, through torch; nobody has tried this yet",)
+            self.bitmask = find_spec("triton") is not None
+            other = "others by Triton over a bitmask" if self.bitmask else "others stay dense, for there is no triton"
+            return (f"2:4 layers by cuSPARSELt, {other}; nobody has tried this on a GPU yet",)
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             return (f"no compiled kernels, so torch's CSR in float32, which is slower: {self.kernels.reason}",)
@@ -159,12 +162,12 @@ class Sparse:
 
     def _replace(self, weights: Weights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
-        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, semi_structured, speeds_here
+        from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
 
         def replaced(view: View, module: Any, dtype: Any) -> Any:
             across = type(module).__name__ == "Conv1D" or view.turned
             if self.cuda:
-                return semi_structured(_dense(weights, view, dtype, across))
+                return self._on_gpu(_dense(weights, view, dtype, across))
             if isinstance(self.kernels, Missing):
                 weight = _dense(weights, view, dtype, across)
                 # torch's CSR takes eight bytes a nonzero, the dense matrix in float32 four a weight.
@@ -182,6 +185,19 @@ class Sparse:
                 raise type(error)(f"{view.name}: {error.message}", error.hint) from error
 
         return replaced
+
+    def _on_gpu(self, weight: Any) -> Any:
+        """The layer of a matrix (out, in) on the GPU, None where its zeros do not pay."""
+        from sparsebench.runtime.kernels import semi_structured
+
+        if regular := semi_structured(weight):
+            return regular
+        if not self.bitmask:
+            return None
+        from sparsebench.runtime.kernels.bitmask_gpu import BitmaskLinear
+
+        layer = BitmaskLinear(weight, "cuda")
+        return layer if layer.pays or self.forced else None
 
 
 def _counted(roles: Counter[str]) -> str:

@@ -99,11 +99,11 @@ def make(
     for step, folder in targets.items():
         try:
             told = {"family": context.family, "moefy": step.name, **step.settings, "seed": context.seed}
-            note = _write(
+            note, read_share = _write(
                 parent, folder, step, made, {**told, **(text.told() if text else {})}, _inner(checkpoint, parts)
             )
             result = counted(folder, context.family, seconds, len(targets), note, text.told() if text else None)
-            emit(step, replace(result, already_zero=result.zeros))
+            emit(step, replace(result, already_zero=result.zeros, read_share=read_share))
         except SparsebenchError as error:
             emit(step, error)
 
@@ -191,8 +191,10 @@ def _inner(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> dict[str, int]:
     return found
 
 
-def _write(parent: Path, folder: Path, step: Step, made: Made, told: dict[str, Any], sizes: Mapping[str, int]) -> str:
-    """Write a folder; returns what is to be known of it."""
+def _write(
+    parent: Path, folder: Path, step: Step, made: Made, told: dict[str, Any], sizes: Mapping[str, int]
+) -> tuple[str, float]:
+    """Write a folder; returns what is to be known of it, and the share of the blocks' weights that a token reads."""
     own, stored = step.settings, Checkpoint(parent)
     active = count(own["experts"], own["active"])
     how = Experts(own["router"], own["experts"], active, own["shared"], tuple(made.assignments))
@@ -212,9 +214,10 @@ def _write(parent: Path, folder: Path, step: Step, made: Made, told: dict[str, A
     if own["router"] != "oracle":
         met += sum(sizes.get(kind, 0) for kind in ("gate", "up", "gate_up"))
     tables = sum(table.numel() for table in made.tables[own["router"]].values())
+    read_share = (whole - met * (1 - share) + tables) / whole
     words = [
         f"{active} of {own['experts']} experts are computed for a token",
-        f"{(whole - met * (1 - share) + tables) / whole:.1%} of the blocks' weights are read for it, the router's included",
+        f"{read_share:.1%} of the blocks' weights are read for it, the router's included",
         "stock transformers loads the folder and computes with all experts",
     ]
-    return "; ".join(words)
+    return "; ".join(words), read_share

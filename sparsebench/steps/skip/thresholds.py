@@ -106,7 +106,7 @@ def make(
             {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()},
         )
         told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
-        emit(step, replace(told, already_zero=told.zeros))
+        emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"]))
 
 
 def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, dict[str, Any]]:

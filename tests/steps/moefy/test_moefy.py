@@ -42,6 +42,7 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
     oracle, centroid = (error(folder, dense, family) for folder in some.values())
     assert 0 < oracle < centroid
     assert all("2 of 8 experts" in one.note for one in found.values())
+    assert all(f"{one.read_share:.1%} of the blocks' weights" in one.note for one in found.values())
     stored = Checkpoint(tmp_path / "oracle-2")
     assert all(torch.equal(tensor, stored.load(info.name)) for info, tensor in Checkpoint(parent).items())
     how = experts_of(stored.config)

@@ -35,8 +35,11 @@ def test_a_share_of_0_is_the_model_and_more_is_further_off(kind: str, name: str,
     for one, folder in zip(found.values(), steps.values(), strict=True):
         assert one.parameters == sum(info.numel for info in Checkpoint(parent).tensors.values())
         assert "weights are read for a token" in one.note
+        assert f"{one.read_share:.1%} of the blocks' weights" in one.note
         for info, tensor in Checkpoint(parent).items():
             assert torch.equal(tensor, Checkpoint(folder).load(info.name))
+    shares = [one.read_share for one in found.values()]
+    assert 1 >= shares[0] > shares[1] > shares[2] > 0.1
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])

@@ -1,0 +1,125 @@
+"""Linear layers without their zeros on a GPU: a Triton kernel over a bitmask, for the few tokens of decoding.
+
+Of each row there are its nonzeros in order, one bit a column that says where they are, and for each BLOCK of columns how many
+nonzeros lie before it. A program takes some rows through all blocks; the running sum of a block's bits says where each column's
+value is. At a density d a 16-bit weight takes 16 d + 1 + 32 / BLOCK bits of reading.
+
+It has run in Triton's interpreter on a CPU, where its products are tested, and on no GPU yet: nobody has timed it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+BLOCK = tl.constexpr(256)
+"""Columns between two counts."""
+WORD = tl.constexpr(32)
+FEW = 16
+"""Tokens at most that the kernel multiplies; more are multiplied by a dense matrix that is made for the while."""
+ROWS = {1: 4, FEW: 16}
+"""Rows of a program, by the tokens that it multiplies: a tensor core's product takes sixteen of both."""
+SHARE = 0.75
+"""Of the dense bytes: what a layer may read at most to be worth it, as long as nobody has measured that."""
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _multiply(
+    values: Any, words: Any, starts: Any, x: Any, y: Any, bias: Any, rows: Any, cols: Any, tokens: Any,
+    biased: tl.constexpr, height: tl.constexpr, width: tl.constexpr,
+) -> None:  # fmt: skip
+    """y (tokens, rows) = x (tokens, cols) Wᵀ + bias; ``height`` rows a program, ``width`` tokens (1, or room for all)."""
+    row = tl.program_id(0) * height + tl.arange(0, height)
+    token = tl.arange(0, width)
+    lane = tl.arange(0, BLOCK)
+    inside, asked = row < rows, token < tokens
+    blocks = tl.cdiv(cols, BLOCK)
+    total = tl.zeros((height, width), tl.float32)
+    for block in range(blocks):
+        word = tl.load(
+            words + (row[:, None] * blocks + block) * (BLOCK // WORD) + (lane // WORD)[None, :],
+            mask=inside[:, None], other=0,
+        )  # fmt: skip
+        bit = (word >> (lane % WORD)[None, :]) & 1
+        start = tl.load(starts + row * blocks + block, mask=inside, other=0)
+        weight = tl.load(values + start[:, None] + tl.cumsum(bit, axis=1) - bit, mask=bit == 1, other=0.0)
+        column = block * BLOCK + lane
+        if width == 1:
+            given = tl.load(x + column, mask=column < cols, other=0.0)
+            total += tl.sum(weight.to(tl.float32) * given.to(tl.float32)[None, :], axis=1)[:, None]
+        else:
+            given = tl.load(
+                x + token[:, None] * cols + column[None, :], mask=asked[:, None] & (column < cols)[None, :], other=0.0
+            )
+            total += tl.dot(weight, tl.trans(given), input_precision="ieee")
+    if biased:
+        total += tl.load(bias + row, mask=inside, other=0.0).to(tl.float32)[:, None]
+    tl.store(
+        y + token[None, :] * rows + row[:, None],
+        total.to(y.dtype.element_ty),
+        mask=inside[:, None] & asked[None, :],
+    )
+
+
+class BitmaskLinear(nn.Module):
+    """y = x Wᵀ + b for x (…, in) in the weight's dtype. Sums are kept in float32 and rounded once. No gradients.
+
+    The weight's shape and dtype are told on the meta device: some models ask a layer for them.
+    """
+
+    layout = "bitmask"
+    instructions = "triton"
+    values: torch.Tensor
+    words: torch.Tensor
+    starts: torch.Tensor
+    weight: torch.Tensor
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: torch.Tensor, device: str) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        present = nn.functional.pad(weight.to(device) != 0, (0, -self.in_features % BLOCK.value))
+        bits = present.view(self.out_features, -1, WORD.value).long()
+        words = (bits << torch.arange(WORD.value, device=device)).sum(-1)
+        counts = present.view(-1, BLOCK.value).sum(-1)
+        self.nonzeros = int(counts.sum())
+        self.register_buffer("values", weight.to(device)[weight.to(device) != 0], persistent=False)
+        # The upper half of 32 bits without a sign is the lower half with one.
+        self.register_buffer("words", torch.where(words >= 2**31, words - 2**32, words).int(), persistent=False)
+        self.register_buffer("starts", (counts.cumsum(0) - counts).int(), persistent=False)
+        self.register_parameter("bias", None)
+        self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+
+    @property
+    def bytes(self) -> int:
+        """What one token reads of it."""
+        return sum(part.nbytes for part in (self.values, self.words, self.starts))
+
+    @property
+    def pays(self) -> bool:
+        """Whether that is enough less than the dense matrix."""
+        return self.bytes <= SHARE * self.weight.nbytes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out)."""
+        flat = x.reshape(-1, self.in_features).contiguous()
+        if len(flat) > FEW:
+            return nn.functional.linear(x, self.expanded(), self.bias)
+        width = 1 if len(flat) == 1 else FEW
+        found = torch.empty((len(flat), self.out_features), dtype=x.dtype, device=x.device)
+        _multiply[triton.cdiv(self.out_features, ROWS[width]),](
+            self.values, self.words, self.starts, flat, found, self.values if self.bias is None else self.bias,
+            self.out_features, self.in_features, len(flat), self.bias is not None, ROWS[width], width,
+        )  # fmt: skip
+        return found.reshape(*x.shape[:-1], self.out_features)
+
+    def expanded(self) -> torch.Tensor:
+        """The dense matrix (out, in)."""
+        bits = self.words.view(self.out_features, -1, 1) >> torch.arange(WORD.value, device=self.words.device)
+        present = (bits & 1).bool().view(self.out_features, -1)[:, : self.in_features]
+        dense = torch.zeros(present.shape, dtype=self.values.dtype, device=self.values.device)
+        return dense.masked_scatter_(present, self.values)
