@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 nice -n 5 python examples/g2p/train.py --out examples/g2p/model
 
-About an hour on one core. Interrupted, the same command goes on from its last checkpoint, with the same result.
+About an hour on one core. Interrupted, the same command goes on from its last checkpoint, with the same result. With ``--words
+out/g2p-words.jsonl`` it writes the words that it trains on, for examples/g2p-recovery.yaml, and trains nothing.
 """
 
 from __future__ import annotations
@@ -81,9 +82,14 @@ def network(words: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration(config)
 
 
-def pairs(words: PreTrainedTokenizerFast, part: list[cmudict.Word]) -> list[Pair]:
+def part(name: cmudict.Split) -> list[cmudict.Word]:
+    """The words of one part of CMUdict."""
+    return cmudict.split(cmudict.read(sources.fetch(sources.parse(cmudict.SOURCE), sources.Cache())), name)
+
+
+def pairs(words: PreTrainedTokenizerFast, chosen: list[cmudict.Word]) -> list[Pair]:
     """Token ids of each spelling with each of its pronunciations."""
-    both = [(word.spelling, " ".join(spoken)) for word in part for spoken in word.pronunciations]
+    both = [(word.spelling, " ".join(spoken)) for word in chosen for spoken in word.pronunciations]
     spelt, spoken = (list(side) for side in zip(*both, strict=True))
     given, wanted = words(spelt)["input_ids"], words(spoken, add_special_tokens=False)["input_ids"]
     return [(row, [*target, words.eos_token_id]) for row, target in zip(given, wanted, strict=True)]
@@ -152,8 +158,7 @@ def validation(model: T5ForConditionalGeneration, data: list[Pair]) -> float:
 def train(out: Path, steps: int) -> T5ForConditionalGeneration:
     """The trained model; every EVERY steps all that is needed to go on lies beside ``out``."""
     words = tokenizer()
-    every = cmudict.read(sources.fetch(sources.parse(cmudict.SOURCE), sources.Cache()))
-    data, held = pairs(words, cmudict.split(every, "train")), pairs(words, cmudict.split(every, "valid"))
+    data, held = pairs(words, part("train")), pairs(words, part("valid"))
     model = network(words).train()
     optimizer = torch.optim.AdamW(
         [
@@ -218,10 +223,19 @@ def save(model: T5ForConditionalGeneration, out: Path, dtype: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the model's folder")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--out", type=Path, help="the model's folder")
+    wanted.add_argument("--words", type=Path, help="a file for the training words")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the saved weights")
     arguments = parser.parse_args()
+    if arguments.words:
+        arguments.words.parent.mkdir(parents=True, exist_ok=True)
+        with arguments.words.open("w") as file:
+            for word in part("train"):
+                entry = {"word": word.spelling, "sounds": " ".join(word.pronunciations[0])}
+                file.write(json.dumps(entry) + "\n")
+        return
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(train(arguments.out, arguments.steps), arguments.out, arguments.dtype)

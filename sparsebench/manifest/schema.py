@@ -316,6 +316,15 @@ class Structure(Strict):
     """Thresholds on |w| in units of the tensor's root mean square."""
 
 
+class Outputs(Strict):
+    """How far what each block gives is from the dense model's."""
+
+    samples: Count = 8
+    """Texts, from the calibration's source, drawn with another seed."""
+    length: Count = 256
+    """Tokens of each."""
+
+
 class Storage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
@@ -354,6 +363,8 @@ class Manifest(Strict):
     """Latency and memory; without it they are not measured."""
     structure: Structure | None = Structure()
     """Thresholds for near-zero shares; `null` leaves the stage out."""
+    outputs: Outputs | None = None
+    """How far each block's outputs are from the dense model's; without it that is not measured."""
     storage: Storage | None = Storage()
     """Formats to size; `null` leaves the stage out."""
 

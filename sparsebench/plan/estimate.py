@@ -62,6 +62,12 @@ def assessing(cell: Cell, size: ModelSize) -> float:
     return size.bytes / ASSESS_BYTES
 
 
+def comparing(cell: Cell, size: ModelSize) -> float:
+    """Seconds to run texts through the dense model once and through the variant twice."""
+    flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.parameters
+    return 2 * _load(size) + flops / speed(calculated(cell, size.device), size.device)
+
+
 def scoring(cell: Cell, size: ModelSize) -> float:
     """Seconds for one task."""
     task = benchmarks.row_of(cell.settings)

@@ -65,7 +65,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         base = dense[model.name]
         chains = [chain for entry in manifest.variants if _meant(entry, model) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
-        measured = {line[-1].id: [*_measurements(manifest, model, line[-1], texts)] for line in lines}
+        measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # What one stage alone would measure is not made where nobody asks for that.
         lines = [line for line in lines if measured[line[-1].id] or not _only(line[-1])]
         made = {variant.id: variant for line in lines for variant in line}
@@ -88,10 +88,16 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
     )
 
 
-def _measurements(manifest: Manifest, model: Model, variant: Variant, texts: Texts) -> Iterator[Cell]:
+def _measurements(
+    manifest: Manifest, model: Model, variant: Variant, calibration: Calibration, texts: Texts
+) -> Iterator[Cell]:
     for stage in stages().values():
         if stage.name in (_only(variant) or stages()):
             for settings in stage.settings(manifest, model, variant):
+                if stage.reads_text:
+                    # Another draw: variants are not judged by what they were made from.
+                    own = asdict(calibration) | {"source": texts.calibration, "seed": calibration.seed + 1}
+                    settings = {key: value for key, value in (own | settings).items() if value is not None}
                 documents = texts.documents.get(settings.get("task", ""), 0)
                 yield Cell(cell_id(stage.name, variant.id, settings), stage.name, variant, settings, documents)
 

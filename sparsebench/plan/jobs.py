@@ -71,7 +71,7 @@ def remaking(plan: Plan, variants: Iterable[Variant], present: Callable[[Variant
 
 def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> dict[str, Variant]:
     """The variants whose folders must be made: what cells need and is not there, the making that was never recorded, and
-    what these are made from and beside. What is timed needs the dense model as well."""
+    what these are made from and beside. What is paired needs the dense model as well."""
     found: dict[str, Variant] = {}
 
     def need(variant: Variant, again: bool = False) -> None:
@@ -83,7 +83,7 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
 
     for cell in cells:
         need(cell.variant, cell.stage == "make")
-        if cell.stage == "latency":
+        if (stage := stages().get(cell.stage)) and stage.process.paired:
             need(plan.dense[cell.variant.model])
     return found
 

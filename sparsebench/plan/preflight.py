@@ -202,7 +202,9 @@ def _look_up(
     if calibration.source is not None:
         canonical = sources.parse(calibration.source, loaded.folder).text
         calibration = calibration.model_copy(update={"source": canonical})
-    if any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain):
+    if manifest.outputs or any(
+        _reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain
+    ):
         try:
             read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
             text = sources.fingerprint(read, cache, request.offline)

@@ -19,6 +19,7 @@ from sparsebench.plan.estimate import ModelSize
 from sparsebench.runtime import hosts, memory
 from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import of_text
+from sparsebench.structure import outputs
 
 Settings = Mapping[str, Any]
 """What is asked of a stage and can change its result."""
@@ -30,8 +31,8 @@ class Process:
 
     ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
     with room to work, and ``models_apart`` how many where a pair's sides are timed one by one. ``timed`` jobs have the
-    machine to themselves, and their results are that machine's alone. ``calculates``: on a GPU, where the run has one; what reads
-    and writes files alone stays on the CPU.
+    machine to themselves, and their results are that machine's alone. ``paired`` ones need the dense
+    model beside. ``calculates``: on a GPU, where the run has one; what reads and writes files alone stays on the CPU.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Process:
     models: float = 0.2
     models_apart: float = 0.2
     timed: bool = False
+    paired: bool = False
     calculates: bool = False
 
 
@@ -46,9 +48,10 @@ PREPARE = Process("prepare", 4.0)
 MAKE = Process("make", 2.0, calculates=True)
 ASSESS = Process("assess", 2.0)
 SCORE = Process("benchmarks", 7.0, 1.3, 1.3, calculates=True)
-TIME = Process("latency", 9.0, 2.2, 1.2, timed=True, calculates=True)
+COMPARE = Process("outputs", 5.0, 2.2, 2.2, paired=True, calculates=True)
+TIME = Process("latency", 9.0, 2.2, 1.2, timed=True, paired=True, calculates=True)
 MEMORY = Process("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
-PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, SCORE, TIME, MEMORY)}
+PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """In the order in which a model's jobs follow one another."""
 
 
@@ -58,6 +61,7 @@ class Stage:
 
     ``settings`` gives what a manifest asks of a variant, one mapping a cell; ``seconds`` is the estimate; ``libraries`` and
     ``own`` (versions of a task or an engine) say what else can change a result; cells of equal ``shares`` are done by one job.
+    What ``reads_text`` reads the calibration's, drawn otherwise, which is then part of its settings.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Stage:
     libraries: Callable[[Settings], tuple[str, ...]] = lambda _: ()
     own: Callable[[Settings], list[Any]] = lambda _: []
     shares: Callable[[Cell], object] = lambda _: ""
+    reads_text: bool = False
 
 
 def stages() -> dict[str, Stage]:
@@ -106,6 +111,11 @@ def _selected(wanted: Sequence[Settings] | None, variant: Variant) -> bool:
 def _structure(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.structure:
         yield manifest.structure.model_dump()
+
+
+def _outputs(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+    if manifest.outputs and not variant.is_dense and variant.weights != "random":
+        yield manifest.outputs.model_dump() | precision(model)
 
 
 def _storage(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -211,6 +221,10 @@ def _scoring(settings: Settings) -> tuple[str, ...]:
     return ("torch", "transformers", "tokenizers", "lm-eval")
 
 
+def _running(settings: Settings) -> tuple[str, ...]:
+    return ("torch", "transformers", "tokenizers")
+
+
 def _deepspeed(settings: Settings) -> tuple[str, ...]:
     return ("torch", "transformers", "deepspeed")
 
@@ -222,6 +236,16 @@ def _workload(cell: Cell) -> str:
 _STAGES = (
     Stage("structure", ASSESS, structure, _structure, estimate.assessing),
     Stage("storage", ASSESS, storage, _storage, estimate.assessing, _format_libraries),
+    Stage(
+        "outputs",
+        COMPARE,
+        outputs,
+        _outputs,
+        estimate.comparing,
+        _running,
+        shares=lambda cell: cell.variant.id,
+        reads_text=True,
+    ),
     Stage(
         "benchmarks",
         SCORE,

@@ -14,6 +14,7 @@ from sparsebench.errors import ModelError, SparsebenchError, StorageError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import reads_dense
+from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.recorder import Recorder, Spec
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.contract import Step
@@ -147,6 +148,22 @@ def _as_fetched(spec: Spec) -> Iterator[Any]:
         yield Size("source", found, None, 0.0, None)
 
 
+def outputs(spec: Spec, recorder: Recorder) -> None:
+    """The variant's blocks beside the dense model's."""
+    from sparsebench import sources
+    from sparsebench.steps.calibration import Calibration, tokens
+    from sparsebench.structure.outputs import compare
+
+    dense, family = spec.workspace.folder(spec.dense), spec.model.family
+    dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
+    for cell in spec.job.cells:
+        asked = {key: value for key, value in cell.settings.items() if key != "compute_dtype"}
+        text = Calibration(**{**asked, "source": spec.calibration.source})
+        read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
+        folder = spec.workspace.folder(cell.variant)
+        recorder.done(cell, compare(dense, folder, family, read.batch, dtype, spec.device, recorder.progress))
+
+
 def score(spec: Spec, recorder: Recorder) -> None:
     """All tasks of one variant in one model load."""
     from sparsebench import benchmarks, sources
@@ -252,13 +269,14 @@ def opened(spec: Spec) -> list[Variant]:
     if spec.job.makes:
         beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
         return [*dict.fromkeys([*([spec.job.parent] if spec.job.parent else []), *beside])]
-    return [*([spec.dense] if spec.job.kind == "latency" else []), *spec.job.variants]
+    return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *spec.job.variants]
 
 
 HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
     "prepare": prepare,
     "make": make,
     "assess": assess,
+    "outputs": outputs,
     "benchmarks": score,
     "latency": latency,
     "memory": memory,

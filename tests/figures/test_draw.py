@@ -31,13 +31,15 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
 
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
-    "allocation", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "latency", "magnitudes",
-    "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "retained", "rms", "runtime",
-    "score", "shapes", "size", "structure", "training",
+    "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "latency",
+    "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "retained",
+    "rms", "runtime", "score", "shapes", "size", "structure", "training",
 ]  # fmt: skip
 
 
-SAMPLED = [name for name in NAMES if name not in ("bytes_read", "kinds", "kinds_time", "shapes", "training")]
+SAMPLED = [
+    name for name in NAMES if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "shapes", "training")
+]
 """Figures that the sample has rows for: it has zeros only, and nothing was trained."""
 SAMPLE = ("perplexity", "runtime", "structure")
 """Figures of different kinds; the others are looked at by the long tests."""

@@ -139,7 +139,7 @@ COMMENT ON COLUMN _cells.calibration IS 'text, length and seed of the calibratio
 COMMENT ON COLUMN _cells.allocation IS 'how the sparsity is spread over the transformer blocks: uniform or owl';
 COMMENT ON COLUMN _cells.propagate IS 'whose activations a calibrated method saw: pruned (its own pruned predecessors'') or dense (the dense model''s)';
 COMMENT ON COLUMN _cells.cell_id IS 'fingerprint of the cell: same id, same result';
-COMMENT ON COLUMN _cells.stage IS 'make, structure, storage, benchmarks, latency or memory';
+COMMENT ON COLUMN _cells.stage IS 'make, structure, storage, outputs, benchmarks, latency or memory';
 COMMENT ON COLUMN _cells.label IS 'what the cell measures, in a few words';
 COMMENT ON COLUMN _cells.position IS 'place of the cell in the manifest''s plan';
 COMMENT ON COLUMN _cells.settings IS 'the cell''s settings, resolved (JSON)';

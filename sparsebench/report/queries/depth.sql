@@ -1,6 +1,17 @@
--- How many blocks a signal passes, one after the other.
-SELECT model, weights, count(DISTINCT (side, layer)) AS blocks
+-- How many blocks a signal passes, one after the other; and of pruning at half, how far off a block is alone and behind all others.
+WITH errors AS (
+    SELECT DISTINCT model, words, avg(own) OVER one AS own, arg_max(error, block) OVER one AS error
+    FROM (FROM outputs WHERE (side <> 'encoder' OR family = 'encoder') /* manifests */) o
+    JOIN _recipes USING (variant_id)
+    WHERE kind = 'zeros' AND NOT chance AND round(sparsity, 2) = 0.5
+    WINDOW one AS (PARTITION BY o.variant_id)
+), nearest AS (
+    FROM errors
+    QUALIFY row_number() OVER (PARTITION BY model ORDER BY error, words) = 1
+)
+SELECT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
 FROM tensors
+LEFT JOIN nearest USING (model)
 WHERE method = 'dense' AND layer IS NOT NULL AND weights <> 'random' /* manifests */
 GROUP BY model, weights, variant_id
 ORDER BY model, variant_id

@@ -1,0 +1,40 @@
+-- title: What each block gives, beside the dense model's
+-- about: how errors come together from block to block, by kind of recipe
+-- finding: finding
+-- kind: line
+-- x: block
+-- y: error
+-- series: label
+-- facet: panel
+-- yscale: log
+-- xlabel: transformer block
+-- ylabel: distance / length of the dense output
+-- note: Mean over tokens of ‖h' - h‖ / ‖h‖, h being what a block of the dense model gives and h' what the variant's gives behind its own blocks, on text that no variant was made from. Of each kind of recipe the nearest and the furthest at the last block.
+
+WITH ends AS (
+    SELECT DISTINCT o.variant_id, model, weights, side, kind, words, arg_max(o.error, o.block) OVER one AS last, avg(o.own) OVER one AS own
+    FROM outputs o
+    JOIN _recipes USING (variant_id)
+    WHERE NOT chance
+    WINDOW one AS (PARTITION BY o.manifest, o.variant_id, side)
+), chosen AS (
+    FROM ends
+    QUALIFY row_number() OVER (PARTITION BY model, side, kind ORDER BY last, words) = 1
+         OR row_number() OVER (PARTITION BY model, side, kind ORDER BY last DESC, words) = 1
+), told AS (
+    -- Of zeros alone the nearest: what a block does by itself, and what has come of it.
+    SELECT model, side, arg_min(words, last) AS words, arg_min(own, last) AS own, min(last) AS last
+    FROM chosen
+    WHERE kind = 'zeros'
+    GROUP BY ALL
+)
+SELECT DISTINCT c.model, c.side, model_label(c.model, c.weights) || if(c.side IN ('encoder', 'decoder') AND o.family = 'encoder-decoder', chr(10) || c.side, '') AS panel,
+       c.words AS label, _kind_place(c.kind) AS kind, o.block, o.error,
+       CASE WHEN count(DISTINCT c.model || c.side) OVER () = 1 AND t.words IS NOT NULL THEN
+           format('{}: a block alone is {:.0f}% off, the last behind all others {:.0f}%', t.words, 100 * t.own, 100 * t.last)
+       END AS finding
+FROM chosen c
+JOIN outputs o ON o.variant_id = c.variant_id AND o.side = c.side
+LEFT JOIN told t ON t.model = c.model AND t.side = c.side
+WHERE o.error > 0
+ORDER BY c.model, c.side, kind, label, o.block;

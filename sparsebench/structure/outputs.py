@@ -1,0 +1,220 @@
+"""How far a variant's blocks are from the dense model's, by what they give on the same text.
+
+    error = mean over tokens of ‖h' - h‖ / ‖h‖        h is a block of the dense model's output, h' the variant's
+    own   = the same where the variant's block reads what the dense model's block reads
+
+``error`` is all that has come together behind so many blocks, ``own`` is one block's part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.manifest.schema import Family
+    from sparsebench.models.batch import Batch
+
+VERSION = 1
+"""Bumped by hand when a change here can change a result."""
+GROUP = 1024
+"""Tokens that run at a time, in whole samples: what all blocks give for them is held."""
+
+
+_OUT = "its outputs cannot be compared block by block: leave `outputs` out, or let this one stand as it is"
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """One block: its ``side`` (encoder or decoder), its index on it, and both errors, 0 where nothing differs."""
+
+    side: str
+    block: int
+    own: float
+    error: float
+
+
+@dataclass(frozen=True)
+class OutputsResult:
+    """The errors of all blocks in order, over so many ``tokens`` (padding left out)."""
+
+    tokens: int
+    blocks: tuple[BlockError, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    side: str
+    index: int
+    path: str
+
+
+def compare(
+    dense: Path,
+    variant: Path,
+    family: Family,
+    batch: Batch,
+    dtype: str = "auto",
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> OutputsResult:
+    """Run both models over ``batch``, in ``dtype`` (``auto``: the checkpoint's) on ``device``; both are in memory at once.
+
+    Raises UnsupportedError where their blocks, widths or vocabularies are not the same, or the blocks cannot be found;
+    ModelError where an output is not finite.
+    """
+    import torch
+
+    places = _places(dense, variant, family)
+    models = [_loaded(folder, family, dtype, device) for folder in (dense, variant)]
+    sizes = {tuple(model.get_input_embeddings().weight.shape) for model in models}
+    if len(sizes) > 1:
+        raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", _OUT)
+    sums = torch.zeros(len(places), 2, dtype=torch.float64)
+    samples, tokens = len(batch.input_ids), Counter[str]()
+    step = max(1, GROUP // batch.input_ids.shape[1])
+    for first in range(0, samples, step):
+        inputs = _inputs(batch, slice(first, first + step), device)
+        with torch.no_grad():
+            reads, wanted = _run(models[0], places, inputs)
+            found = [_run(models[1], places, inputs, given)[1] for given in (reads, {})]
+        masks = {place.side: _mask(place.side, inputs) for place in places}
+        tokens.update({side: int(mask.sum()) for side, mask in masks.items()})
+        for row, place in enumerate(places):
+            for column, outputs in enumerate(found):
+                sums[row, column] += _difference(outputs[place.path], wanted[place.path], masks[place.side]).sum()
+            if not bool(sums[row].isfinite().all()):
+                raise ModelError(f"{variant}: what {place.side} block {place.index} gives is not finite", "try float32")
+        if progress:
+            progress(min(samples, first + step), samples)
+    return OutputsResult(
+        tokens.total(),
+        tuple(
+            BlockError(place.side, place.index, *(float(one) / tokens[place.side] for one in row))
+            for place, row in zip(places, sums, strict=True)
+        ),
+    )
+
+
+def _places(dense: Path, variant: Path, family: Family) -> list[_Place]:
+    """The blocks of both."""
+    from sparsebench.models import blocks
+    from sparsebench.models.checkpoint import Checkpoint
+
+    found = [
+        [
+            _Place(stack.side, place.index, place.path)
+            for stack in blocks.survey(Checkpoint(folder).config, family).stacks
+            for place in stack.places
+        ]
+        for folder in (dense, variant)
+    ]
+    if found[0] != found[1]:
+        raise UnsupportedError(
+            f"{variant}: it has {len(found[1])} blocks where the dense model has {len(found[0])}", _OUT
+        )
+    return found[0]
+
+
+def _loaded(folder: Path, family: Family, dtype: str, device: str) -> Any:
+    from sparsebench.models.load import load_model
+
+    return load_model(folder, family, dtype, device)
+
+
+def _inputs(batch: Batch, rows: slice, device: str) -> dict[str, torch.Tensor]:
+    """What the model is called with for some of the samples."""
+    given = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "decoder_input_ids": batch.decoder_input_ids,
+        "decoder_attention_mask": batch.decoder_attention_mask,
+    }
+    return {
+        name: (value[rows].long() if "mask" in name else value[rows]).to(device)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _mask(side: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Which tokens of a side are no padding, bool (samples, length)."""
+    import torch
+
+    if "decoder_input_ids" not in inputs or side == "encoder":
+        return inputs["attention_mask"].bool()
+    mask = inputs.get("decoder_attention_mask")
+    return torch.ones_like(inputs["decoder_input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """‖found - wanted‖ / ‖wanted‖ of each token that counts, in double precision."""
+    import torch
+
+    left, right = (states[mask].double() for states in (found, wanted))
+    return (left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _run(
+    model: Any, places: list[_Place], inputs: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor] = {}
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What every block reads and gives, by its path; a block reads what is ``given`` to it, else what the one before gives."""
+    reads: dict[str, torch.Tensor] = {}
+    gives: dict[str, torch.Tensor] = {}
+    with _hooked(model, places, reads, gives, given):
+        model.base_model(**inputs, use_cache=False) if _caches(model) else model.base_model(**inputs)
+    missing = [place for place in places if place.path not in gives]
+    if missing:
+        raise UnsupportedError(f"{model.config.model_type}: its {missing[0].side} blocks are not run one by one", _OUT)
+    return reads, gives
+
+
+def _caches(model: Any) -> bool:
+    """Whether a model keeps keys and values, which nobody needs here; plain encoders have no such switch."""
+    return bool(getattr(model.config, "use_cache", False))
+
+
+@contextmanager
+def _hooked(
+    model: Any,
+    places: list[_Place],
+    reads: dict[str, torch.Tensor],
+    gives: dict[str, torch.Tensor],
+    given: Mapping[str, torch.Tensor],
+) -> Iterator[None]:
+    def before(path: str) -> Callable[..., Any]:
+        def hook(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            held = args[0] if args else named.get("hidden_states")
+            if held is None:
+                raise UnsupportedError(f"{path}: what it reads is not called `hidden_states`", _OUT)
+            reads[path] = held
+            if path not in given:
+                return None
+            return ((given[path], *args[1:]), named) if args else (args, {**named, "hidden_states": given[path]})
+
+        return hook
+
+    def behind(path: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            gives[path] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    hooks = []
+    for place in places:
+        block = model.get_submodule(place.path)
+        hooks += [block.register_forward_pre_hook(before(place.path), with_kwargs=True)]
+        hooks += [block.register_forward_hook(behind(place.path))]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
