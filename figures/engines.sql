@@ -24,7 +24,8 @@ WITH chosen AS (
     WHERE ranks = 1
       -- Zeros alone, or bits alone: a chain's time is no matter of sparsity (kinds_time has it).
       AND variant_id NOT IN (SELECT variant_id FROM steps GROUP BY variant_id HAVING bool_or(step NOT IN ('prune', 'quantize')) OR max(position) > 1)
-    QUALIFY count(DISTINCT engine) OVER (PARTITION BY panel) > 1
+    -- The dense model begins lines that are there, and stands alone where an engine has none.
+    QUALIFY count(DISTINCT engine) OVER (PARTITION BY panel) > 1 AND (line = 'dense' OR bool_or(method <> 'dense') OVER (PARTITION BY panel, engine, line))
 )
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,
        coalesce(first_faster, false) AS first_faster, 1 AS dense

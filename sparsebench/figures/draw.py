@@ -107,8 +107,9 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = s
         panels = []
         for axes, facet in canvas.panels():
             panel(axes, facet, canvas)
-            scales.dress(axes, facet, canvas)
             panels.append((axes, facet))
+        for axes, facet in panels:  # what panels share has to hold all of them
+            scales.dress(axes, facet, canvas)
         finish(panels, canvas)
         canvas.close()
         for path in paths:

@@ -33,7 +33,7 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         return
     if spec.get("yscale") == "log":
         upward(axes, canvas)
-    elif "ymin" in spec.values or spec.kind == "bars":
+    elif ("ymin" in spec.values or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
         bottom = float(spec.get("ymin", "0"))
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))

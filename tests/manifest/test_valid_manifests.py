@@ -183,9 +183,9 @@ def test_loading_is_quick_and_light() -> None:
     )
     times = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()
         load_text(text, "m.yaml")
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     assert min(times) < 0.1
     code = (
         "import sys; from sparsebench.manifest.load import load_text; from sparsebench.manifest.starter import starter;"

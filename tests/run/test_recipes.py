@@ -28,6 +28,7 @@ variants:
     - {more}
   - {{prune: sparsegpt, sparsity: 0.5, bits: int8, propagate: pruned}}
 structure: null
+outputs: {{samples: 2, length: 16}}
 storage: {{formats: [dense], keep: none}}
 """
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,6 +52,7 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
     assert done.returncode == 1, done.stderr
     assert rows(home, "SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
         ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "make", "failed"),
+        ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "outputs", "skipped"),
         ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "storage", "skipped"),
     ]
     ((why,),) = rows(home, "SELECT reason FROM failures WHERE stage = 'make'")
@@ -63,6 +65,13 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
     assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / _prunable(home), abs=1e-3)
     assert 4 < found["magnitude/layer 50%, then int4 rounding=gptq group=16"][1] < 8
     assert found["sparsegpt/layer 50% bits=int8"][0] >= 0.5
+    # Of the dense model nobody asks how far it is from itself; of each variant both blocks are compared.
+    errors = {row[0]: row[1:] for row in rows(home, "SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")}
+    assert set(errors) == {
+        "magnitude/layer 50%", "magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8", "sparsegpt/layer 50% bits=int8",
+    }  # fmt: skip
+    assert all(count == 2 and own > 0 for count, own, _ in errors.values())
+    assert errors["magnitude/layer 90%, then int8"][2] > errors["magnitude/layer 50%, then int8"][2]
     # The prefix is made once, and only what an entry ends with is measured.
     making = rows(home, "SELECT recipe FROM cells WHERE stage = 'make'")
     assert len(making) == len(set(making)) == 7
