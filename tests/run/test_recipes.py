@@ -66,7 +66,9 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
     assert 4 < found["magnitude/layer 50%, then int4 rounding=gptq group=16"][1] < 8
     assert found["sparsegpt/layer 50% bits=int8"][0] >= 0.5
     # Of the dense model nobody asks how far it is from itself; of each variant both blocks are compared.
-    errors = {row[0]: row[1:] for row in rows(home, "SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")}
+    errors = {
+        row[0]: row[1:] for row in rows(home, "SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
+    }
     assert set(errors) == {
         "magnitude/layer 50%", "magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8", "sparsegpt/layer 50% bits=int8",
     }  # fmt: skip

@@ -27,7 +27,7 @@ WITH asked AS (
     WHERE verdict = 'faster' AND phase IN ('decode', 'forward') AND NOT beside_plain
     GROUP BY variant_id
 ), whole AS (
-    SELECT e.*, k.kind, v.recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
+    SELECT e.*, k.kind, if(contains(k.kind, '+'), k.words, v.recipe) AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
     FROM each e
     JOIN _recipes k USING (variant_id)
     JOIN variants v USING (variant_id)

@@ -3,16 +3,16 @@
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), costs AS (
-    SELECT kind, s.model, words, score / dense_score AS perplexity, share AS file, share * (1 - (1 - read_share) * prunable_bytes / bytes) AS read
+    SELECT r.kind, s.model, r.words, s.score / v.dense_score AS perplexity, share AS file, share * (1 - (1 - read_share) * prunable_bytes / bytes) AS read
     FROM (FROM scores WHERE metric = 'perplexity' /* manifests */) s
     JOIN vs_dense v USING (manifest, record_id)
     JOIN sizes z ON z.variant_id = s.variant_id AND z.manifest = s.manifest AND z.format = 'packed'
     JOIN _recipes r ON r.variant_id = s.variant_id
     JOIN variants n ON n.variant_id = s.variant_id
-    WHERE NOT chance
-    QUALIFY row_number() OVER (PARTITION BY kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, model) = 1
+    WHERE NOT r.chance
+    QUALIFY row_number() OVER (PARTITION BY r.kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, s.model) = 1
 )
-SELECT kind, count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(words) AS words, any_value(perplexity) AS perplexity,
+SELECT kind, count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(c.words) AS words, any_value(perplexity) AS perplexity,
        any_value(file) AS file, any_value(read) AS read
 FROM _recipes
 JOIN done USING (variant_id)
