@@ -9,7 +9,7 @@
 -- yscale: log
 -- xlabel: transformer block
 -- ylabel: distance / length of the dense output
--- note: Mean over tokens of ‖h' - h‖ / ‖h‖, h being what a block of the dense model gives and h' what the variant's gives behind its own blocks, on text that no variant was made from. Of each kind of recipe the nearest and the furthest at the last block.
+-- note: Mean over tokens of ‖h' - h‖ / ‖h‖, h being what a block of the dense model gives and h' what the variant's gives behind its own blocks, on text that no variant was made from. Of zeros and of bits the nearest and the furthest at the last block, of other kinds the nearest; chains with bits are left out.
 
 WITH ends AS (
     SELECT DISTINCT o.variant_id, model, weights, side, kind, words, arg_max(o.error, o.block) OVER one AS last, avg(o.own) OVER one AS own
@@ -19,8 +19,9 @@ WITH ends AS (
     WINDOW one AS (PARTITION BY o.manifest, o.variant_id, side)
 ), chosen AS (
     FROM ends
+    WHERE NOT (contains(kind, '+') AND contains(kind, 'bits'))
     QUALIFY row_number() OVER (PARTITION BY model, side, kind ORDER BY last, words) = 1
-         OR row_number() OVER (PARTITION BY model, side, kind ORDER BY last DESC, words) = 1
+         OR kind IN ('zeros', 'bits') AND row_number() OVER (PARTITION BY model, side, kind ORDER BY last DESC, words) = 1
 ), told AS (
     -- Of zeros alone the nearest: what a block does by itself, and what has come of it.
     SELECT model, side, arg_min(words, last) AS words, arg_min(own, last) AS own, min(last) AS last

@@ -70,7 +70,8 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
         row[0]: row[1:] for row in rows(home, "SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
     }
     assert set(errors) == {
-        "magnitude/layer 50%", "magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8", "sparsegpt/layer 50% bits=int8",
+        "magnitude/layer 50%", "magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8",
+        "sparsegpt/layer 50% bits=int8",
     }  # fmt: skip
     assert all(count == 2 and own > 0 for count, own, _ in errors.values())
     assert errors["magnitude/layer 90%, then int8"][2] > errors["magnitude/layer 50%, then int8"][2]
@@ -89,7 +90,7 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
         "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'",
     )
     assert parents == [("magnitude/layer 90%",)]
-    asked = sparsebench(
+    compared = sparsebench(
         "compare",
         "tiny/magnitude/0.9/int8",
         "tiny/sparsegpt/int8",
@@ -97,8 +98,8 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
         "--ledger",
         home / "ledger" / "test.duckdb",
     )
-    assert asked.returncode == 0, asked.stderr
-    pair = json.loads(asked.stdout)
+    assert compared.returncode == 0, compared.stderr
+    pair = json.loads(compared.stdout)
     assert (pair["a"]["recipe"], pair["b"]["recipe"]) == (
         "magnitude/layer 90%, then int8",
         "sparsegpt/layer 50% bits=int8",
