@@ -39,11 +39,6 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'kinds'
-), skips AS (
-    FROM (VALUES ('teal_25', 'teal 25% of inputs'), ('teal_40', 'teal 40% of inputs'), ('greedy_40', 'teal 40% of inputs, greedy'),
-                 ('cats_50', 'cats 50% of activations'), ('oracle_50', 'coactivation/oracle 16 of 32 experts'),
-                 ('representative_50', 'coactivation/representative 16 of 32 experts'), ('int8_teal_25', 'int8, then teal 25% of inputs')) AS known(key, recipe)
-    JOIN skipping USING (recipe)
 )
 SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
@@ -62,5 +57,17 @@ UNION ALL SELECT 'deepspeed_faster', format('{}', faster) FROM deepspeed
 UNION ALL SELECT 'perplexity_dense', format('{:.1f}', dense) FROM perplexity
 UNION ALL SELECT 'perplexity_magnitude_50', format('{:.0f}', magnitude) FROM perplexity
 UNION ALL SELECT 'perplexity_wanda_50', format('{:.0f}', wanda) FROM perplexity
-UNION ALL SELECT key || '_ratio', format('{:.2f}', ratio) FROM skips
-UNION ALL SELECT key || '_read', format('{:.1f}%', read) FROM skips
+UNION ALL SELECT 'teal_25_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 25% of inputs'
+UNION ALL SELECT 'teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 25% of inputs'
+UNION ALL SELECT 'int8_teal_25_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
+UNION ALL SELECT 'int8_teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
+UNION ALL SELECT 'teal_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs'
+UNION ALL SELECT 'teal_40_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 40% of inputs'
+UNION ALL SELECT 'greedy_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'
+UNION ALL SELECT 'greedy_40_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'
+UNION ALL SELECT 'cats_50_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'cats 50% of activations'
+UNION ALL SELECT 'cats_50_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'cats 50% of activations'
+UNION ALL SELECT 'oracle_50_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'coactivation/oracle 16 of 32 experts'
+UNION ALL SELECT 'oracle_50_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'coactivation/oracle 16 of 32 experts'
+UNION ALL SELECT 'representative_50_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'coactivation/representative 16 of 32 experts'
+UNION ALL SELECT 'representative_50_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'coactivation/representative 16 of 32 experts'

@@ -202,9 +202,8 @@ def _look_up(
     if calibration.source is not None:
         canonical = sources.parse(calibration.source, loaded.folder).text
         calibration = calibration.model_copy(update={"source": canonical})
-    if manifest.outputs or any(
-        _reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain
-    ):
+    calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
+    if calibrated or manifest.outputs:
         try:
             read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
             text = sources.fingerprint(read, cache, request.offline)
@@ -212,6 +211,7 @@ def _look_up(
                 calibration = calibration.model_copy(update={"source": read.text})
         except SourceError as error:
             problems.append(loaded.problem(("calibration", "source"), error.message, "", error.hint or ""))
+    if calibrated:
         problems += _overlaps(loaded, manifest)
         problems += _unreplayed(loaded, manifest, configs)
     variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)

@@ -243,7 +243,6 @@ _STAGES = (
         _outputs,
         estimate.comparing,
         _running,
-        shares=lambda cell: cell.variant.id,
         reads_text=True,
     ),
     Stage(

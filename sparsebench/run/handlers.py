@@ -161,7 +161,12 @@ def outputs(spec: Spec, recorder: Recorder) -> None:
         text = Calibration(**{**asked, "source": spec.calibration.source})
         read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
         folder = spec.workspace.folder(cell.variant)
-        recorder.done(cell, compare(dense, folder, family, read.batch, dtype, spec.device, recorder.progress))
+        try:
+            found = compare(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)
+        except SparsebenchError as error:
+            recorder.failed(cell, error)
+        else:
+            recorder.done(cell, found)
 
 
 def score(spec: Spec, recorder: Recorder) -> None:
@@ -282,5 +287,5 @@ HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
     "memory": memory,
 }
 
-LIBRARIES = {"benchmarks": ("torch", "transformers.modeling_utils", "lm_eval.evaluator")}
+LIBRARIES = dict.fromkeys(("benchmarks", "outputs"), ("torch", "transformers.modeling_utils", "lm_eval.evaluator"))
 """By kind of job, of which there are many in a run, what takes seconds to import: such jobs are forked after that."""

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,12 +75,14 @@ def compare(
     """
     import torch
 
+    from sparsebench.models.load import load_model
+
     places = _places(dense, variant, family)
-    models = [_loaded(folder, family, dtype, device) for folder in (dense, variant)]
+    models: list[Any] = [load_model(folder, family, dtype, device) for folder in (dense, variant)]
     sizes = {tuple(model.get_input_embeddings().weight.shape) for model in models}
     if len(sizes) > 1:
         raise UnsupportedError(f"{variant}: its embeddings are not of the dense model's shape", _OUT)
-    sums = torch.zeros(len(places), 2, dtype=torch.float64)
+    sums = [[0.0, 0.0] for _ in places]
     samples, tokens = len(batch.input_ids), Counter[str]()
     step = max(1, GROUP // batch.input_ids.shape[1])
     for first in range(0, samples, step):
@@ -88,18 +92,18 @@ def compare(
             found = [_run(models[1], places, inputs, given)[1] for given in (reads, {})]
         masks = {place.side: _mask(place.side, inputs) for place in places}
         tokens.update({side: int(mask.sum()) for side, mask in masks.items()})
-        for row, place in enumerate(places):
+        for row, place in zip(sums, places, strict=True):
             for column, outputs in enumerate(found):
-                sums[row, column] += _difference(outputs[place.path], wanted[place.path], masks[place.side]).sum()
-            if not bool(sums[row].isfinite().all()):
+                row[column] += _difference(outputs[place.path], wanted[place.path], masks[place.side])
+            if not all(map(math.isfinite, row)):
                 raise ModelError(f"{variant}: what {place.side} block {place.index} gives is not finite", "try float32")
         if progress:
             progress(min(samples, first + step), samples)
     return OutputsResult(
         tokens.total(),
         tuple(
-            BlockError(place.side, place.index, *(float(one) / tokens[place.side] for one in row))
-            for place, row in zip(places, sums, strict=True)
+            BlockError(place.side, place.index, *(one / tokens[place.side] for one in row))
+            for row, place in zip(sums, places, strict=True)
         ),
     )
 
@@ -122,12 +126,6 @@ def _places(dense: Path, variant: Path, family: Family) -> list[_Place]:
             f"{variant}: it has {len(found[1])} blocks where the dense model has {len(found[0])}", _OUT
         )
     return found[0]
-
-
-def _loaded(folder: Path, family: Family, dtype: str, device: str) -> Any:
-    from sparsebench.models.load import load_model
-
-    return load_model(folder, family, dtype, device)
 
 
 def _inputs(batch: Batch, rows: slice, device: str) -> dict[str, torch.Tensor]:
@@ -155,12 +153,10 @@ def _mask(side: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.ones_like(inputs["decoder_input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """‖found - wanted‖ / ‖wanted‖ of each token that counts, in double precision."""
-    import torch
-
+def _difference(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor) -> float:
+    """The sum over the tokens that count of ‖found - wanted‖ / ‖wanted‖, in double precision."""
     left, right = (states[mask].double() for states in (found, wanted))
-    return (left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
+    return float(((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(sys.float_info.min)).sum())
 
 
 def _run(

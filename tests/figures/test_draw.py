@@ -70,6 +70,7 @@ def test_a_person_s_own_matplotlib_settings_do_not_change_a_figure(ledger: Path,
     assert plain == other
 
 
+@pytest.mark.long
 def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None:
     from tests.ledger import samples
 
@@ -81,6 +82,7 @@ def test_a_figure_without_rows_is_left_out_with_a_reason(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_random_weights_are_left_out_of_scores_and_structure_and_marked_elsewhere(tmp_path: Path) -> None:
     from tests.ledger import samples
 

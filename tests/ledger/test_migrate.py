@@ -34,20 +34,25 @@ def test_from_blank_to_the_exact_schema(tmp_path: Path) -> None:
     assert schema(tmp_path / "blank.duckdb") == (HERE / "schema.txt").read_text()
 
 
-def test_from_each_older_version_to_the_same_schema_with_its_rows(tmp_path: Path) -> None:
-    steps = sqlfiles.folder("migrations")
-    for known in range(1, len(steps)):
-        path = tmp_path / f"from{known}.duckdb"
-        with connect.writer(path, 5) as connection:
-            for number, step in enumerate(steps[:known], 1):
-                connection.execute(sqlfiles.read(step))
-                connection.execute("INSERT INTO base.migrations VALUES (?, ?, now()::TIMESTAMP)", [number, step])
-            connection.execute("INSERT INTO base.plans VALUES ('p', 'm', '', TIMESTAMP '2026-01-01')")
-        assert query.run(path, "SELECT manifest FROM base.plans").rows == (("m",),)
-        assert schema(path) == (HERE / "schema.txt").read_text()
-        backup = path.with_name(f"from{known}.before-{len(steps):04d}.duckdb")
-        with duckdb.connect(str(backup), read_only=True) as connection:
-            assert connection.execute("SELECT max(number) FROM base.migrations").fetchall() == [(known,)]
+STEPS = len(sqlfiles.folder("migrations"))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [one if one in (1, STEPS - 1) else pytest.param(one, marks=pytest.mark.long) for one in range(1, STEPS)],
+)
+def test_from_each_older_version_to_the_same_schema_with_its_rows(known: int, tmp_path: Path) -> None:
+    steps, path = sqlfiles.folder("migrations"), tmp_path / "old.duckdb"
+    with connect.writer(path, 5) as connection:
+        for number, step in enumerate(steps[:known], 1):
+            connection.execute(sqlfiles.read(step))
+            connection.execute("INSERT INTO base.migrations VALUES (?, ?, now()::TIMESTAMP)", [number, step])
+        connection.execute("INSERT INTO base.plans VALUES ('p', 'm', '', TIMESTAMP '2026-01-01')")
+    assert query.run(path, "SELECT manifest FROM base.plans").rows == (("m",),)
+    assert schema(path) == (HERE / "schema.txt").read_text()
+    backup = path.with_name(f"old.before-{len(steps):04d}.duckdb")
+    with duckdb.connect(str(backup), read_only=True) as connection:
+        assert connection.execute("SELECT max(number) FROM base.migrations").fetchall() == [(known,)]
 
 
 def test_threads_move_from_the_environment_to_the_record(tmp_path: Path) -> None:

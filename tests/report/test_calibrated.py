@@ -73,6 +73,7 @@ def test_the_calibration_text_is_stated(calibrated_ledger: Path, calibrated_repo
     ]
 
 
+@pytest.mark.long
 def test_texts_are_told_apart_where_there_are_two(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"variants": [{"prune": "wanda", "sparsity": [0.5]}]}
     both = [
@@ -191,6 +192,7 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
 
 
+@pytest.mark.long
 def test_where_all_have_collapsed_nobody_wins(tmp_path: Path) -> None:
     some = [{"prune": name, "sparsity": [0.9]} for name in ("random", "magnitude")]
     text = written(tmp_path, calibrated.sample(variants=some))
@@ -199,6 +201,7 @@ def test_where_all_have_collapsed_nobody_wins(tmp_path: Path) -> None:
     assert "**collapsed (" not in text
 
 
+@pytest.mark.long
 def test_one_method_alone_is_not_compared(tmp_path: Path) -> None:
     text = written(tmp_path, calibrated.sample(variants=[{"prune": "wanda", "sparsity": [0.5, 0.9]}]))
     assert "### Methods at equal sparsity" not in text

@@ -235,6 +235,7 @@ def test_a_stage_without_rows_is_said_to_be_missing(write: Write, gone: dict[str
     assert not re.search(r"\b(None|nan)\b", text)
 
 
+@pytest.mark.long
 def test_only_dense_models(write: Write) -> None:
     text = write(lambda record: record.get("kind") != "plan" and record["variant"]["method"] == "dense")
     assert "No sparsified variant has been scored" in text
@@ -259,6 +260,7 @@ def test_failures_are_listed_with_their_reasons(write: Write) -> None:
     assert "the ledger does not hold peak memory" in text
 
 
+@pytest.mark.long
 def test_random_weights_are_a_rehearsal_and_share_no_table(write: Write) -> None:
     text = write(models=[*SMALL["models"], DREAM])
     assert "**A rehearsal** has the true shapes of a model, and seeded random weights: dream." in text
@@ -272,6 +274,7 @@ def test_random_weights_are_a_rehearsal_and_share_no_table(write: Write) -> None
     assert "dream" not in text.split("## 5.")[1].split("## 6.")[0]
 
 
+@pytest.mark.long
 def test_dequantized_weights_are_explained(write: Write, report: str) -> None:
     text = write()
     assert "**Dequantized weights**: smol. It comes from" in text

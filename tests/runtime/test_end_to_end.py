@@ -52,7 +52,8 @@ def collected(dense: Path, variants: list[tuple[str, Path]], family: str, how: S
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "ranks"), [("encoder", 1), ("decoder", 2), pytest.param("encoder-decoder", 2, marks=pytest.mark.long)]
+    ("family", "ranks"),
+    [("encoder", 1), *(pytest.param(family, 2, marks=pytest.mark.long) for family in ("decoder", "encoder-decoder"))],
 )
 def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) -> None:
     how = replace(setting(ranks), processes=2)
@@ -135,6 +136,7 @@ def test_a_family_that_autotp_refuses_itself_is_unsupported(tmp_path: Path) -> N
         measure_memory(tmp_path / "xlm", "encoder", setting(2))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_where_a_pair_does_not_fit_each_is_measured_alone(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "footprint", lambda *_: 2**30)

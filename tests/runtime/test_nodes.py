@@ -152,7 +152,7 @@ def test_silence_ends_at_the_timeout(programs: None, monkeypatch: pytest.MonkeyP
     ("actions", "said"),
     [
         (("work", "hang"), r"rank 1 of 2 on .* hangs: .*; rank 1 at runtime/fake_launcher.py:\d+ in <module>"),
-        (("stop", "work"), r"rank 0 of 2 on .* hangs: .*; rank 0 does not answer"),
+        pytest.param(("stop", "work"), r"rank 0 of 2 on .* hangs: .*; rank 0 does not answer", marks=pytest.mark.long),
         (("hang", "hang"), r"ranks? [01, ]+ of 2 on .* hangs?: "),
     ],
 )

@@ -50,7 +50,7 @@ def timed(dense: Path, variants: list[Path], family: str, how: Setting) -> list[
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", [family if family == "decoder" else pytest.param(family, marks=pytest.mark.long) for family in PHASES]
+    "family", [family if family == "encoder" else pytest.param(family, marks=pytest.mark.long) for family in PHASES]
 )
 def test_pairs_under_the_sparse_engine(models: Mapping[str, Path], family: str, tmp_path: Path) -> None:
     dense = models[family]

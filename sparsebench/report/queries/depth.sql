@@ -1,9 +1,12 @@
 -- How many blocks a signal passes, one after the other; and of pruning at half, how far off a block is alone and behind all others.
-WITH errors AS (
+WITH asked AS (
+    SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+), errors AS (
     SELECT DISTINCT model, words, avg(own) OVER one AS own, arg_max(error, block) OVER one AS error
-    FROM (FROM outputs WHERE (side <> 'encoder' OR family = 'encoder') /* manifests */) o
+    FROM outputs o
+    JOIN asked USING (variant_id)
     JOIN _recipes USING (variant_id)
-    WHERE kind = 'zeros' AND NOT chance AND round(sparsity, 2) = 0.5
+    WHERE kind = 'zeros' AND NOT chance AND round(sparsity, 2) = 0.5 AND (side <> 'encoder' OR family = 'encoder')
     WINDOW one AS (PARTITION BY o.variant_id)
 ), nearest AS (
     FROM errors
@@ -11,7 +14,8 @@ WITH errors AS (
 )
 SELECT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
 FROM tensors
+JOIN asked USING (variant_id)
 LEFT JOIN nearest USING (model)
-WHERE method = 'dense' AND layer IS NOT NULL AND weights <> 'random' /* manifests */
+WHERE method = 'dense' AND layer IS NOT NULL
 GROUP BY model, weights, variant_id
 ORDER BY model, variant_id

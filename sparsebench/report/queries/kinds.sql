@@ -4,7 +4,8 @@ WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), costs AS (
     SELECT r.kind, s.model, r.words, s.score / v.dense_score AS perplexity, share AS file, share * (1 - (1 - read_share) * prunable_bytes / bytes) AS read
-    FROM (FROM scores WHERE metric = 'perplexity' /* manifests */) s
+    FROM (FROM scores WHERE metric = 'perplexity') s
+    JOIN done ON done.variant_id = s.variant_id
     JOIN vs_dense v USING (manifest, record_id)
     JOIN sizes z ON z.variant_id = s.variant_id AND z.manifest = s.manifest AND z.format = 'packed'
     JOIN _recipes r ON r.variant_id = s.variant_id
