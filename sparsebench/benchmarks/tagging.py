@@ -73,6 +73,11 @@ def tags_of(
     encoder: Encoder, sentences: Sequence[Sequence[str]], outputs: Sequence[str], task: Benchmark
 ) -> tuple[list[list[str]], dict[str, int]]:
     """The head's tag of every word, and how many words were cut off, and documents without a finite number."""
+    if not encoder.tokenizer.is_fast:
+        raise BenchmarkError(
+            f"task {task.name}: its tokenizer does not say where in a text a token stands",
+            "give the model a tokenizer.json",
+        )
     texts = [" ".join(words) for words in sentences]
     encoded = encoder.tokenizer(texts, truncation=True, max_length=encoder.max_length, return_offsets_mapping=True)
     model: Any = encoder.tagger

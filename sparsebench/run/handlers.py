@@ -156,10 +156,11 @@ def outputs(spec: Spec, recorder: Recorder) -> None:
 
     dense, family = spec.workspace.folder(spec.dense), spec.model.family
     dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
+    # A manifest asks the same of all its variants.
+    asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
+    text = Calibration(**{**asked, "source": spec.calibration.source})
+    read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
     for cell in spec.job.cells:
-        asked = {key: value for key, value in cell.settings.items() if key != "compute_dtype"}
-        text = Calibration(**{**asked, "source": spec.calibration.source})
-        read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
         folder = spec.workspace.folder(cell.variant)
         try:
             found = compare(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,11 @@ def test_padding_does_not_count(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     parent, family = written("llama", tmp_path / "parent")
     batch = text("decoder", 2).batch
-    bert, _ = written("bert", tmp_path / "other")
-    with pytest.raises((UnsupportedError, ModelError)):
-        compare(parent, bert, family, batch)
+    shorter = changed(parent, tmp_path / "shorter", 0)
+    config = json.loads((shorter / "config.json").read_text())
+    (shorter / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(UnsupportedError, match="it has 1 blocks where the dense model has"):
+        compare(parent, shorter, family, batch)
     broken = changed(parent, tmp_path / "broken", 0, float("inf"))
     with pytest.raises(ModelError, match="decoder block 0 gives is not finite"):
         found(parent, broken, family, batch)
