@@ -15,11 +15,13 @@
 -- columns: 2
 -- xlabel: time of a step / that of the dense model in the same engine and job
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros; so is int8, whose rounded weights were not scored.
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Where a kernel gains without any zero, only what zeros save counts. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros; so is int8, whose rounded weights were not scored.
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
-           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, higher_is_better, chance, dense, if(verdict IN ('faster', 'slower'), speedup, 1) AS speedup, speedup_low, speedup_high
+           c.method = 'dense' AS dense_model, c.sparsity, score, low, high, higher_is_better, chance, dense, -- Of what the zeros save and the whole the smaller: a kernel's gain is no merit of zeros, its loss is felt.
+           zeros_speedup < s.speedup AS apart, if(apart, zeros_speedup_low, s.speedup_low) AS speedup_low, if(apart, zeros_speedup_high, s.speedup_high) AS speedup_high,
+           if(verdict IN ('faster', 'slower') AND NOT coalesce(apart AND 1 BETWEEN zeros_speedup_low AND zeros_speedup_high, false), if(apart, zeros_speedup, s.speedup), 1) AS speedup
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
     -- A dense kernel skips no zeros: what differs there is chance, or the processor's clock.

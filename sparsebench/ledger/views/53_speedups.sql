@@ -20,7 +20,7 @@ WITH measured AS (
     WHERE method = 'dense'
 )
 SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, engine, ranks, workload, phase, panel, speedup,
-       speedup_low, speedup_high, verdict, machine, started_at
+       speedup_low, speedup_high, zeros_speedup, zeros_speedup_low, zeros_speedup_high, verdict, machine, started_at
 FROM points
 WHERE speedup IS NOT NULL
 QUALIFY row_number() OVER (PARTITION BY panel, engine, ranks, line, sparsity ORDER BY started_at DESC, manifest) = 1;
@@ -35,4 +35,7 @@ COMMENT ON COLUMN speedups.panel IS 'the panel that the line belongs to: model, 
 COMMENT ON COLUMN speedups.speedup IS 'time of the dense model over the variant''s; of dense itself, the dense model against itself: the noise; under an engine that skips zeros, what its kernel does where there is none';
 COMMENT ON COLUMN speedups.speedup_low IS 'lower end of the 95% interval of speedup';
 COMMENT ON COLUMN speedups.speedup_high IS 'upper end of the 95% interval of speedup';
+COMMENT ON COLUMN speedups.zeros_speedup IS 'as in latency';
+COMMENT ON COLUMN speedups.zeros_speedup_low IS 'as in latency';
+COMMENT ON COLUMN speedups.zeros_speedup_high IS 'as in latency';
 COMMENT ON COLUMN speedups.verdict IS 'as in latency';
