@@ -169,9 +169,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if unknown:
         print(f"{unknown}: tokenizer.json is read without it", file=sys.stderr)
     kind: Any = PreTrainedTokenizerFast if unknown else AutoTokenizer
+    stated = bounded.read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    # transformers looks into config.json for the model's type, and refuses what differs from block to block.
+    typed = stated.get(PER_LAYER) and not unknown
+    told = {"config": transformers_config(stated, str(folder / "config.json"))} if typed else {}
     with foreign(f"{folder}: its tokenizer cannot be loaded", "fetch its files again, or install what it names"):
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            str(folder), local_files_only=True, trust_remote_code=False, **told
         )
     return tokenizer
 

@@ -18,7 +18,7 @@ from typing import Any
 from sparsebench import bounded, devices
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
-from sparsebench.runtime import heartbeat, hosts, latency, machine, memory, nodes, parity, watch
+from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
 from sparsebench.runtime.latency import Loaded, Peers
@@ -139,16 +139,17 @@ class Work:
         gc.collect()
         return asdict(found) if found else None
 
-    def facts(self) -> dict[str, Any]:
-        """What every result says."""
+    def facts(self, variant: str = "", dense: str = "") -> dict[str, Any]:
+        """What every result says; ``variant`` and ``dense`` are how each has decoded, where that is recorded."""
         import torch
 
+        unlike = [f"dense model, {dense}"] if dense and dense != variant else []
         return {
             "threads": torch.get_num_threads(),
-            "kernel": self.engine.kernel,
+            "kernel": "; ".join(filter(None, (self.engine.kernel, variant))),
             "device": self.device.split(":")[0],
             "dtype": self.dtype,
-            "notes": (*self.notes, *self._clocks()),
+            "notes": (*self.notes, *self._clocks(), *unlike),
         }
 
     def _clocks(self) -> tuple[str, ...]:
@@ -191,7 +192,7 @@ class Work:
                         energy=[(*key, joules) for key, joules in spent.items()],
                         energy_source=self.meter.source,
                         parity=parity,
-                        **self.facts(),
+                        **self.facts(**{side: graphs.told(one.phases) for side, one in sides.items()}),
                     )
                 del sides["variant"], models["variant"], model
                 gc.collect()
@@ -242,7 +243,10 @@ class Work:
         self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
         joules = self.meter.joules()
-        made = phases(model, self.family, self.prompt(folder), self.setting.workload.generate)
+        tokens = self.setting.workload.generate
+        made = phases(model, self.family, self.prompt(folder), tokens)
+        if devices.is_gpu(self.device):
+            made = graphs.recorded(made, tokens, self.setting.ranks)
         return model, Loaded(made, sample, joules)
 
     def _phase_done(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,11 @@ def test_a_tokenizer_is_loaded_or_its_absence_named(tiny_llama: Path, tmp_path: 
     folder = write_random(small("llama"), tmp_path / "m", "decoder")
     with pytest.raises(ModelError, match="it has no tokenizer"):
         load_tokenizer(folder)
+
+
+def test_a_tokenizer_beside_widths_that_differ(tiny_llama: Path, tmp_path: Path) -> None:
+    """transformers reads config.json for it, and refuses heads of a block's own."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "per_layer_config": {"0": {"num_attention_heads": 1}}}))
+    assert load_tokenizer(folder)("the cat")["input_ids"] == load_tokenizer(tiny_llama)("the cat")["input_ids"]

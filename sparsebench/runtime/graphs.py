@@ -1,0 +1,164 @@
+"""Decoding on a GPU as one CUDA graph a token, from a cache whose tensors stay where they are.
+
+An eager step launches hundreds of kernels: a small or very sparse model then waits for its launches, and no kernel can
+show a gain. Nobody has run this on a GPU yet; on a CPU the same steps are compared with eager ones, token by token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sparsebench.runtime.parity import out_of_memory
+from sparsebench.runtime.workload import Decode, Phase, Prefill
+
+WARM = 3
+"""Steps on a stream of their own before one is recorded, as torch asks for."""
+GRAPH = "one CUDA graph a token"
+Recorder = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
+"""Takes a step and what undoes it, and gives what repeats the step."""
+
+
+def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+    """The launches of ``step`` as a CUDA graph. Raises RuntimeError where it asks the GPU for a value on its way."""
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARM):
+            step()
+            undo()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Recorder = cuda_graph) -> list[Phase]:
+    """``phases``, of which decoding, at most ``tokens`` behind the prompt, is recorded where the model lets it be."""
+    return [Recorded(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
+
+
+def told(phases: Sequence[Phase]) -> str:
+    """How recorded phases have decoded, as a result's ``kernel`` says it: empty where there is no such phase."""
+    return next((f"decode: {one.how}" for one in phases if isinstance(one, Recorded)), "")
+
+
+def why_eager(module: Any, ranks: int) -> str:
+    """Why decoding ``module`` is not recorded; empty where it can be."""
+    if ranks > 1:
+        return "several ranks"
+    if not getattr(module, "_can_compile_fullgraph", False):
+        return "transformers has no static cache for this architecture"
+    if any(type(layer).__name__ != "StaticLayer" for layer in static_cache(module, 1).layers):
+        return "its cache slides"
+    return ""
+
+
+def static_cache(module: Any, tokens: int) -> Any:
+    """A decoder's empty keys and values for so many ``tokens``."""
+    from transformers import StaticCache
+
+    return StaticCache(config=module.config, max_cache_len=tokens)
+
+
+class Recorded(Decode):
+    """``Decode`` of at most ``tokens`` tokens behind the prompt, each a replay of one recorded step; eager where ``why`` says so.
+
+    The step reads and writes the same tensors each time: the last token and its position, both (batch, 1) int64, the
+    cache, and the logits (batch, 1, vocabulary). A block starts by copying back what they held behind the prompt.
+    """
+
+    def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Recorder = cuda_graph) -> None:
+        super().__init__(prefill, keep_cache=True)
+        self.tokens, self.record = tokens, record
+        self.why = why_eager(prefill.model.module, ranks)
+        self.replay: Callable[[], None] | None = None
+        self.behind: list[tuple[Any, Any]] = []
+
+    @property
+    def how(self) -> str:
+        """How it decodes."""
+        return f"eager ({self.why})" if self.why else GRAPH
+
+    def begin(self) -> None:
+        """Go back to right behind the prompt; the first time records the step. Raises RuntimeError when out of memory."""
+        if not self.replay and not self.why:
+            try:
+                self.replay = self._recorded()
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                self.why = f"not recorded: {str(error).strip().splitlines()[0]}"
+        if self.why:
+            super().begin()
+        else:
+            self._undo()
+
+    def step(self) -> None:
+        (self.replay or super().step)()
+
+    def end(self) -> None:
+        self.replay, self.behind = None, []
+        super().end()
+
+    def _recorded(self) -> Callable[[], None]:
+        import torch
+
+        prefill, prompt = self.prefill, self.prefill.prompt
+        module = prefill.model.module
+        given = dict(prefill.extra)
+        if prefill.encode:
+            from transformers import DynamicCache, EncoderDecoderCache
+
+            prefill.begin()
+            side, ids = "decoder_", prefill.start
+            own = static_cache(module, 1 + self.tokens)
+            given[prefill.cache_name] = EncoderDecoderCache(own, DynamicCache())
+            # No mask of the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
+            given["encoder_outputs"] = prefill.encode.output
+        else:
+            side, ids = "", prompt.ids
+            own = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
+        # Of all places from the start: a mask that grows would be another tensor each time.
+        given[f"{side}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))
+        placed = "position_ids" in inspect.signature(module.forward).parameters
+
+        def said(ids: Any, positions: Any) -> Any:
+            where = {"position_ids": positions} if placed else {}
+            return prefill.model(**{f"{side}input_ids": ids}, **where, **given).logits[:, -1:]
+
+        logits = said(ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids)).clone()
+        token = self.next = logits.argmax(-1)
+        position = torch.full_like(token, ids.shape[1])
+
+        def step() -> None:
+            logits.copy_(said(token, position))
+            token.copy_(logits.argmax(-1))
+            position.add_(1)
+
+        self.behind = [(one, one.clone()) for one in (token, position, *_held(own))]
+        step()
+        eager = logits.clone()
+        self._undo()
+        replay = self.record(step, self._undo)
+        self._undo()
+        logits.zero_()
+        replay()
+        if not torch.equal(eager, logits):
+            raise RuntimeError("the recorded step does not give the logits of the eager one")
+        return replay
+
+    def _undo(self) -> None:
+        for one, kept in self.behind:
+            one.copy_(kept)
+
+
+def _held(cache: Any) -> Iterator[Any]:
+    """The tensors in which a static cache keeps its state."""
+    for layer in cache.layers:
+        yield from (layer.keys, layer.values, layer.cumulative_length)

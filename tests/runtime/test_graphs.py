@@ -1,0 +1,133 @@
+"""Recorded decoding, without a GPU: its steps give the eager ones' tokens, and hold nothing that a CUDA graph cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sparsebench.models.load import load_model
+from sparsebench.runtime.engines.hf import Plain
+from sparsebench.runtime.graphs import GRAPH, Recorded, recorded, told
+from sparsebench.runtime.workload import Decode, Inputs, Phase, phases
+from tests.models.replaying import written
+from tests.models.test_axes import random_everywhere
+
+ASKS = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::is_nonzero",
+    "aten::item",
+    "aten::equal",
+    "aten::lift_fresh",
+}
+"""Operations that wait for a value of the GPU's, or bring it one of the CPU's: neither can be recorded."""
+TOKENS = 5
+
+
+class Asked(TorchDispatchMode):
+    """Notes such operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found |= {func._schema.name} & ASKS
+        return func(*args, **(kwargs or {}))
+
+
+def made(kind: str, folder: Path) -> Callable[[], list[Phase]]:
+    path, family = written(kind, folder)
+    random_everywhere(path)  # else a model of random weights repeats one token
+    model = Plain(load_model(path, family))
+    ids = torch.randint(5, 20, (2, 7), generator=torch.Generator().manual_seed(0))
+    return lambda: list(phases(model, family, Inputs(ids, torch.ones_like(ids)), TOKENS))
+
+
+def decoding(found: list[Phase]) -> Any:
+    return next(one for one in found if isinstance(one, Decode))
+
+
+def tokens(phase: Any) -> list[Any]:
+    """Two blocks of greedy tokens, which start at the same place."""
+    found = []
+    for _ in range(2):
+        phase.begin()
+        for _ in range(TOKENS):
+            phase.step()
+            found.append(phase.next.tolist())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "gpt_neox", "t5", "bart"])
+def test_recorded_steps_give_the_eager_tokens(kind: str, tmp_path: Path) -> None:
+    new, asked, undone = made(kind, tmp_path), Asked(), [0]
+
+    def record(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        for _ in range(2):  # as before a recording
+            step()
+            undo()
+            undone[0] += 1
+
+        def replay() -> None:
+            with asked:
+                step()
+
+        return replay
+
+    with torch.inference_mode():
+        ours = recorded(new(), TOKENS, 1, record)
+        expected = tokens(decoding(new()))
+        assert len({str(row) for row in expected}) > 1, "a model that repeats one token shows nothing"
+        assert tokens(decoding(ours)) == expected
+    assert told(ours) == f"decode: {GRAPH}"
+    assert undone == [2]
+    assert not asked.found
+    assert [one.name for one in ours] == [one.name for one in new()]
+
+
+def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:
+    new = made("llama", tmp_path)
+
+    def refused(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        step()
+        raise RuntimeError("CUDA error: operation not permitted\nmore")
+
+    def other(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    with torch.inference_mode():
+        expected = tokens(decoding(new()))
+        for record, why in ((refused, "CUDA error: operation not permitted"), (other, "does not give the logits")):
+            ours = recorded(new(), TOKENS, 1, record)
+            assert tokens(decoding(ours)) == expected
+            assert told(ours).startswith("decode: eager (not recorded: ")
+            assert why in told(ours)
+
+
+def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) -> None:
+    new = made("llama", tmp_path)
+
+    def full(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
+        decoding(recorded(new(), TOKENS, 1, full)).begin()
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "why"), [("llama", 2, "several ranks"), ("gemma2", 1, "slides"), ("mpt", 1, "no static cache")]
+)
+def test_models_that_are_not_recorded(kind: str, ranks: int, why: str, tmp_path: Path) -> None:
+    phase = decoding(recorded(made(kind, tmp_path)(), TOKENS, ranks))
+    assert isinstance(phase, Recorded)
+    assert why in phase.how
+
+
+def test_an_encoder_decodes_nothing(tmp_path: Path) -> None:
+    assert told(recorded(made("bert", tmp_path)(), TOKENS, 1)) == ""
