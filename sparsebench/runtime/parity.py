@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ParityError, UnsupportedError
+from sparsebench.models.load import cache_name
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Inputs, start_token
 
@@ -150,19 +151,37 @@ def outputs(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
 
 
 def _output(model: Any, family: str, prompt: Inputs, tokens: int = TOKENS) -> torch.Tensor:
-    """The logits, or an encoder's last hidden state, as float32 on the CPU."""
+    """The logits (batch, tokens, vocabulary), the last token's by the cache of the others, as decoding has them; or an
+    encoder's last hidden state. As float32 on the CPU.
+    """
+    import torch
+
     ids, mask = prompt.ids[:, :tokens], prompt.mask[:, :tokens]
-    extra: dict[str, Any] = {}
-    if family == "encoder-decoder":
-        config = getattr(model, "module", model).config
-        first = ids[:, :1] * 0 + start_token(config)
-        extra["decoder_input_ids"] = first if ids.shape[1] == 1 else ids[:, :8].clone()
-        extra["decoder_input_ids"][:, :1] = first
-    if family != "encoder":
-        extra["use_cache"] = False
-    out = model(input_ids=ids, attention_mask=mask, **extra)
-    found: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
-    return found.float().cpu()
+    if family == "encoder":
+        out = model(input_ids=ids, attention_mask=mask)
+        hidden: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
+        return hidden.float().cpu()
+    module = getattr(model, "module", model)
+    both, given = family == "encoder-decoder", ids
+    if both:
+        given = ids[:, :8].clone()
+        given[:, :1] = start_token(module.config)
+
+    def said(start: int, stop: int, **ways: Any) -> Any:
+        """Of the decoder's tokens from ``start`` to ``stop``; its mask is as long as what it has read by then."""
+        read = (
+            {"input_ids": ids, "decoder_input_ids": given[:, start:stop]} if both else {"input_ids": ids[:, start:stop]}
+        )
+        return model(**read, attention_mask=mask if both else mask[:, :stop], **ways)
+
+    length = given.shape[1]
+    if length == 1:
+        alone: torch.Tensor = said(0, 1, use_cache=False).logits
+        return alone.float().cpu()
+    name = cache_name(module)
+    first = said(0, length - 1, use_cache=True)
+    last = said(length - 1, length, use_cache=True, **{name: first[name]})
+    return torch.cat([first.logits, last.logits], 1).float().cpu()
 
 
 def out_of_memory(error: BaseException) -> bool:

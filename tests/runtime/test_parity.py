@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparsebench.errors import ParityError, UnsupportedError
-from sparsebench.models.load import load_model
+from sparsebench.models.load import cache_name, load_model
 from sparsebench.runtime import Workload
 from sparsebench.runtime.parity import compare, shorten
 from sparsebench.runtime.workload import inputs
@@ -68,6 +69,20 @@ def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama:
         judged(_off_by_a_little)
     with pytest.raises(UnsupportedError, match="does not run"):
         judged(_broken)
+
+
+@pytest.mark.parametrize(("fixture", "family"), [("tiny_llama", "decoder"), ("tiny_t5", "encoder-decoder")])
+def test_an_engine_that_forgets_its_cache_is_caught(fixture: str, family: Any, request: pytest.FixtureRequest) -> None:
+    def forgetful(model: Any) -> Any:
+        forward, name = model.forward, cache_name(model)
+        model.forward = lambda **given: forward(**{**given, name: None})
+        model.forward.__signature__ = inspect.signature(forward)
+        return model
+
+    model = load_model(request.getfixturevalue(fixture), family)
+    prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
+    with pytest.raises(ParityError, match="relative L2"):
+        compare(model, forgetful, family, prompt, wraps_only=False)
 
 
 def test_a_model_without_a_stack_of_blocks_is_unsupported(tiny_llama: Path) -> None:
