@@ -1,6 +1,6 @@
 """What the ledger's statistics do when the truth is known: false alarms, losses found, intervals that hold it.
 
-    python benchmarks/power.py [false_alarms | power | scores | retained | windows]
+    python benchmarks/power.py [false_alarms | power | scores | rankings | retained | windows]
 
 Documents are drawn at random, judged by `sparsebench.ledger.statistics` as the ledger's are, and counted. Prints a table;
 exits with 1 where a number misses its target by more than three standard errors of the simulation.
@@ -149,6 +149,22 @@ def _holds(
     return Line(what, float(np.mean(held)), len(samples), 0.93, 1)
 
 
+def rankings() -> Iterator[Line]:
+    """Average precision of few pairs: the interval of a score, and that of a difference whose truth is 0."""
+    n, runs = 50, 1000
+    big = similarities(1_000_000, 0.5)(np.random.default_rng(SEED))
+    truth = resampling.value("ranking", big.variant, big.label)
+    drawn = [similarities(n, 0.5)(np.random.default_rng((SEED, seed))) for seed in range(runs)]
+    held = []
+    for seed, one in enumerate(drawn):
+        score = resampling.value("ranking", one.variant, one.label)
+        around = statistics.interval("ap", score, one.variant, one.label, None, seed)
+        held.append(around.low <= truth <= around.high)
+    yield Line(f"average precision, {n} pairs: holds the truth", float(np.mean(held)), runs, 0.93, 1)
+    made = [statistics.compare("ap", one, None, seed) for seed, one in enumerate(drawn)]
+    yield Line(f"difference of average precision, {n} pairs: holds the truth", _held(made), runs, 0.93, 1)
+
+
 def retained() -> Iterator[Line]:
     for n, drop, chance, size in ((200, 0.05, 0.5, 1), (1838, 0.1, 0.5, 1), (570, 0.2, 0.25, 1), (600, 0.05, 0.25, 3)):
         truth = (0.7 - drop - chance) / (0.7 - chance)
@@ -205,7 +221,7 @@ def _held(made: list[Comparison]) -> float:
 def main() -> int:
     print("| what | share | wanted | samples |\n|---|---|---|---|")
     lines = []
-    parts = {part.__name__: part for part in (false_alarms, power, scores, retained, windows)}
+    parts = {part.__name__: part for part in (false_alarms, power, scores, rankings, retained, windows)}
     for name in sys.argv[1:] or parts:
         for line in parts[name]():
             print(line, flush=True)

@@ -8,7 +8,9 @@
 FOLDER is a decoder, TEXT a raw WikiText file (default: the passages of the task `perplexity`, CoQA's); the calibration text is
 the program's own default. What is in results.jsonl
 already is not run again, so that a benchmark can be stopped and continued. Perplexity is over the first windows of TEXT;
-times are medians of dense and smaller model in alternation, in one process, float32, logits of the last position only.
+times are medians of dense and smaller model in alternation, in one process, float32: a prompt with logits of the last position
+only and of all, and one new token behind it, beside the ratio of the bytes that it reads. With a quarter of the blocks gone
+`time_gone` is to be `time_in_last_blocks`, the share of the dense model's time that was measured in them.
 `memory` is the peak of anonymous memory (libraries included) of cutting FOLDER, such as one that benchmarks/shapes.py makes,
 with random tokens as calibration text.
 """
@@ -114,9 +116,7 @@ def depth(given: argparse.Namespace, out: Any) -> None:
 
 
 def speed(given: argparse.Namespace, out: Any) -> None:
-    """A forward of ``length`` tokens with half of the neurons gone, and with a quarter of the blocks, against the dense one."""
-    import torch
-
+    """Half of the neurons gone, and a quarter of the blocks, against the dense model: a prompt, one new token, and the file."""
     from sparsebench.models.load import load_model
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds, label, single
@@ -131,27 +131,108 @@ def speed(given: argparse.Namespace, out: Any) -> None:
             continue
         scratch = Path(tempfile.mkdtemp(prefix="shrunk-"))
         kinds()["shrink"].load()(given.folder, {step: scratch / "model"}, Context("decoder"), lambda *_: None)
-        models = [load_model(folder, "decoder", "float32") for folder in (given.folder, scratch / "model")]
-        ids = torch.randint(5, 1000, (1, given.length), generator=torch.Generator().manual_seed(0))
-        times: list[list[float]] = [[], []]
-        with torch.inference_mode():
-            for number in range(given.rounds + 2):
-                for side in (0, 1) if number % 2 else (1, 0):
-                    started = time.perf_counter()
-                    models[side](input_ids=ids, use_cache=False, logits_to_keep=1)
-                    if number >= 2:
-                        times[side].append(time.perf_counter() - started)
-        ratios = sorted(dense / small for dense, small in zip(*times, strict=True))
-        size = [sum(one.numel() for one in model.parameters()) for model in models]
+        folders = (given.folder, scratch / "model")
+        models = [load_model(folder, "decoder", "float32") for folder in folders]
+        shares = in_blocks(given.folder, models[0], given)
+        sizes = [sum(one.numel() for one in model.parameters()) for model in models]
+        files = [sum(one.stat().st_size for one in folder.glob("*.safetensors")) for folder in folders]
+        read = [bytes_a_token(model, given.length) for model in models]
         out.add(
             name,
-            dense_ms=round(1000 * statistics.median(times[0]), 1),
-            smaller_ms=round(1000 * statistics.median(times[1]), 1),
-            ratio=round(statistics.median(ratios), 3),
-            quartiles=[round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
-            parameters=round(size[1] / size[0], 3),
+            **timed([lambda model=model: prompt(model, given.length, 1) for model in models], given.rounds),
+            all_positions=timed([lambda model=model: prompt(model, given.length, 0) for model in models], given.rounds),
+            decode=timed([token(model, given.length) for model in models], given.rounds)
+            | {"bytes_bound": round(read[0] / read[1], 3)},
+            parameters=round(sizes[1] / sizes[0], 3),
+            file=round(files[1] / files[0], 3),
+            time_in_blocks=round(sum(shares), 4),
+            time_in_last_blocks=round(sum(shares[depth - round(depth / 4) :]), 4),
         )
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def timed(calls: list[Any], rounds: int) -> dict[str, Any]:
+    """The dense model's call and the smaller one's in alternation: medians, their ratio and what share of the time went."""
+    times: list[list[float]] = [[], []]
+    for number in range(rounds + 2):
+        for side in (0, 1) if number % 2 else (1, 0):
+            started = time.perf_counter()
+            calls[side]()
+            if number >= 2:
+                times[side].append(time.perf_counter() - started)
+    ratios = sorted(dense / small for dense, small in zip(*times, strict=True))
+    return {
+        "dense_ms": round(1000 * statistics.median(times[0]), 1),
+        "smaller_ms": round(1000 * statistics.median(times[1]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "quartiles": [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
+        "time_gone": round(1 - 1 / statistics.median(ratios), 4),
+    }
+
+
+def prompt(model: Any, length: int, logits: int) -> Any:
+    """A forward of ``length`` tokens; ``logits`` of so many last positions, 0 for all."""
+    import torch
+
+    ids = torch.randint(5, 1000, (1, length), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, logits_to_keep=logits)
+
+
+def token(model: Any, length: int) -> Any:
+    """A call that reads one new token behind ``length`` tokens, always the same one."""
+    import torch
+
+    ids = torch.randint(5, 1000, (1, length + 1), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        cache = model(input_ids=ids[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+
+    def call() -> None:
+        with torch.inference_mode():
+            model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+            cache.crop(length)
+
+    return call
+
+
+def bytes_a_token(model: Any, length: int) -> int:
+    """What one new token reads in float32: every weight, but no table beside an output head of its own; and keys and values."""
+    config = model.config
+    table = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * config.num_key_value_heads * size * length
+    return 4 * (sum(one.numel() for one in model.parameters()) - table + cached)
+
+
+def in_blocks(folder: Path, model: Any, given: argparse.Namespace) -> list[float]:
+    """Of each block of the dense model the median share of a forward's time that is measured in it."""
+    from sparsebench.models import blocks
+    from sparsebench.models.checkpoint import Checkpoint
+
+    (stack,) = blocks.survey(Checkpoint(folder).config, "decoder").stacks
+    began, spent = [0.0], [0.0] * len(stack.places)
+
+    def before(*_: Any) -> None:
+        began[0] = time.perf_counter()
+
+    handles = []
+    for number, place in enumerate(stack.places):
+
+        def after(*_: Any, number: int = number) -> None:
+            spent[number] = time.perf_counter() - began[0]
+
+        block = model.get_submodule(place.path)
+        handles += [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+    rounds = []
+    for number in range(given.rounds + 2):
+        started = time.perf_counter()
+        prompt(model, given.length, 1)
+        whole = time.perf_counter() - started
+        if number >= 2:
+            rounds.append([own / whole for own in spent])
+    for handle in handles:
+        handle.remove()
+    return [statistics.median(own) for own in zip(*rounds, strict=True)]
 
 
 def memory(given: argparse.Namespace, out: Any) -> None:

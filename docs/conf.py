@@ -1,5 +1,8 @@
 """How the pages become a site: Sphinx reads the Markdown beside this file. ``make docs`` builds it into out/docs."""
 
+import re
+from typing import Any
+
 from sparsebench import __version__
 
 project = "sparsebench"
@@ -22,3 +25,15 @@ html_copy_source = False
 html_use_index = False
 html_extra_path = ["sparsebench.schema.json"]
 html_theme_options = {"navigation_with_keys": True}
+
+REPORT = re.compile(r"\[([^]]+)\]\(\.\./report\.md\)")
+"""A link to the published report, which lies beside the pages' folder."""
+
+
+def _copied(app: Any, page: str, source: list[str]) -> None:
+    """The report is no page of the site: a link to it becomes one to a copy of the file."""
+    source[0] = REPORT.sub(r"{download}`\1 <../report.md>`", source[0])
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _copied)

@@ -39,8 +39,20 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'kinds'
+), kinds AS (
+    SELECT recipe, any_value(d.score) AS score, any_value(d.dense_score) AS dense, any_value(s.share) AS packed
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    JOIN sizes s USING (manifest, variant_id)
+    WHERE d.manifest = 'kinds' AND s.format = 'packed'
+    GROUP BY ALL
 )
-SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
+SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
+UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
+UNION ALL SELECT 'sparsegpt_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'sparsegpt/layer 30% propagate=dense'
+UNION ALL SELECT 'int8_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8'
+UNION ALL SELECT 'int8_packed_0', format('{:.0f}%', 100 * packed) FROM kinds WHERE recipe = 'int8'
+UNION ALL SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
 UNION ALL SELECT 'wanda_tasks', format('{}', tasks) FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'arc_easy_90', format('{:.2f}', score) FROM easy
@@ -71,3 +83,14 @@ UNION ALL SELECT 'oracle_50_read', format('{:.1f}%', read) FROM skipping WHERE r
 UNION ALL SELECT 'oracle_50_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'coactivation/oracle 16 of 32 experts'
 UNION ALL SELECT 'representative_50_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'coactivation/representative 16 of 32 experts'
 UNION ALL SELECT 'representative_50_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'coactivation/representative 16 of 32 experts'
+UNION ALL SELECT 'kinds_dense', format('{:.2f}', any_value(dense)) FROM kinds
+UNION ALL SELECT 'int8_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'int8'
+UNION ALL SELECT 'int8_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'int8'
+UNION ALL SELECT 'int4_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'int4'
+UNION ALL SELECT 'int4_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'int4'
+UNION ALL SELECT 'int4_gptq_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'int4 rounding=gptq'
+UNION ALL SELECT 'int4_gptq_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'int4 rounding=gptq'
+UNION ALL SELECT 'sparsegpt_50_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'sparsegpt_50_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'sparsegpt_50_int8_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then int8'
+UNION ALL SELECT 'sparsegpt_50_int8_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then int8'

@@ -9,14 +9,14 @@
 -- series: kind
 -- place: place
 -- facet: panel
--- front: low
+-- front: high_wins
 -- text: label
 -- texts: all
 -- reference: dense = dense
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out.
+-- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
@@ -33,16 +33,17 @@ WITH packed AS (
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity.
     SELECT panel, count(DISTINCT kind) AS kinds,
-           min(megabytes) FILTER (kind = 'dense') AS whole,
+           min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
            arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
            arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
     GROUP BY panel
 )
 SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,
-       _kind_place(kind) AS place,
+       _kind_place(kind) AS place, if(kind = 'as fetched', NULL, false) AS high_wins,
        CASE WHEN count(DISTINCT panel) OVER () = 1 AND best IS NOT NULL THEN
-           format('Within a tenth of the dense perplexity, {} takes {:.0f}% of the bytes', best, 100 * least / whole)
+           'Within a tenth of the dense perplexity, ' || coalesce(format('the GGUF as fetched takes {:.0f}% of the bytes and ', 100 * fetched / whole), '')
+           || format('{} {}{:.0f}%{}', best, if(fetched IS NULL, 'takes ', ''), 100 * least / whole, if(fetched IS NULL, ' of the bytes', ''))
            || CASE WHEN zeros IS NULL THEN '; zeros alone do not get there' WHEN zeros = best THEN '' ELSE format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END
        END AS finding
 FROM points

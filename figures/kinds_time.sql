@@ -17,24 +17,25 @@
 -- yscale: log
 -- xlabel: time of a decoded token / that of the dense model
 -- ylabel: perplexity (lower is better)
--- note: Each variant in the engine in which it is shown to gain most, else seems to, beside the dense model in the same engine and job. Where a kernel gains without any zero, only what zeros save counts. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
+-- note: Each variant is shown in the engine where it is fastest, beside the dense model in the same engine and job. Where the kernel was timed on the dense model too, only what the zeros save counts. Whiskers: 95% intervals; where one crosses 1 no difference is shown. Models above ten times the dense perplexity are left out.
 
 WITH fastest AS (
     -- Of what the zeros save and the whole the smaller: a kernel's gain is no merit of zeros, its loss is felt.
     SELECT variant_id, engine, zeros_speedup < speedup AS apart, if(apart, zeros_speedup, speedup) AS gain, if(apart, zeros_speedup_low, speedup_low) AS gain_low,
-           if(apart, zeros_speedup_high, speedup_high) AS gain_high, verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown
+           if(apart, zeros_speedup_high, speedup_high) AS gain_high, verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
+           concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting
     FROM latency
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND NOT beside_plain AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
 ), points AS (
-    SELECT DISTINCT c.panel, score, low, high, dense, words || ' (' || engine || ')' AS label, kind, shown, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
+    SELECT DISTINCT c.panel, score, low, high, dense, words || ' (' || engine || ')' AS label, kind, shown, setting, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
     FROM curves c
     JOIN fastest USING (variant_id)
     JOIN _recipes r USING (variant_id)
     WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT r.chance
 ), told AS (
     -- The fastest that stays within a tenth of the dense perplexity.
-    SELECT panel, count(DISTINCT kind) AS kinds, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
+    SELECT panel, string_agg(DISTINCT setting, '; ' ORDER BY setting) AS settings, count(DISTINCT kind) AS kinds, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,
            min(relative) FILTER (shown) AS quickest, arg_min(label, relative) FILTER (shown) AS quick, arg_min(score, relative) FILTER (shown) / any_value(dense) AS cost
     FROM (SELECT *, score <= 1.1 * dense AND shown AS close FROM points)
     GROUP BY panel
@@ -45,9 +46,10 @@ WITH fastest AS (
 )
 SELECT panel, label, kind, relative, relative_low, relative_high, score, low, high, dense, _kind_place(kind) AS place,
        CASE WHEN count(DISTINCT panel) OVER () = 1 THEN
-           CASE WHEN least < 1 THEN format('Within a tenth of the dense perplexity, {} decodes in {:.0f}% of the time', best, 100 * least)
-                WHEN quickest < 1 THEN format('Within a tenth of the dense perplexity nothing decodes faster; {} takes {:.0f}% of the time at {:.1f} times the perplexity', quick, 100 * quickest, cost)
-                ELSE 'Nothing is shown to decode faster than the dense model' END
+           'On ' || settings || ': ' ||
+           CASE WHEN least < 1 THEN format('within a tenth of the dense perplexity, {} decodes in {:.0f}% of the time', best, 100 * least)
+                WHEN quickest < 1 THEN format('within a tenth of the dense perplexity nothing decodes faster; {} takes {:.0f}% of the time at {:.1f} times the perplexity', quick, 100 * quickest, cost)
+                ELSE 'nothing is shown to decode faster than the dense model' END
        END AS finding
 FROM drawn
 JOIN told USING (panel)

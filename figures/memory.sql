@@ -1,4 +1,5 @@
 -- title: Peak memory per rank
+-- finding: finding
 -- about: what a process needs at its peak, by engine and ranks, against sparsity
 -- kind: line
 -- x: sparsity
@@ -12,12 +13,12 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: peak of the largest rank, MB
--- note: The peak of the phases that compute, above the process's size before the model; loading apart. Whiskers: down to the smallest rank. The point at 0% is the dense model.
+-- note: The peak of the phases that compute, above the process's size before the model; loading apart. Whiskers: down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown, and int8 as an engine.
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak
     FROM memory
-    WHERE phase <> 'load' AND rank IS NOT NULL
+    WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
     GROUP BY ALL
 ), peaks AS (
     SELECT * EXCLUDE (rank, peak), min(peak) AS least, max(peak) AS most FROM ranked GROUP BY ALL
@@ -38,6 +39,11 @@ WITH ranked AS (
     LEFT JOIN (SELECT DISTINCT manifest, facet, engine, ranks, series FROM lines) l USING (manifest, facet, engine, ranks)
     WHERE method = 'dense'
 )
-SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, facet
+SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, facet,
+       (SELECT format('Zeros lower the peak in the sparse engine, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (engine = 'sparse'),
+                      percent_label(arg_min(sparsity, ratio) FILTER (engine = 'sparse')))
+               || coalesce(format('; under dense kernels it stays at {:.0f} to {:.0f}%', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
+                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed'))), '')
+        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -1,4 +1,5 @@
 -- title: Score against size: which variants are worth their bytes
+-- finding: finding
 -- about: the score that a number of packed megabytes buys, with the Pareto front
 -- kind: scatter
 -- x: megabytes
@@ -9,18 +10,35 @@
 -- place: place
 -- facet: panel
 -- bound: bound
--- front: higher_is_better
+-- front: high_wins
 -- text: text
 -- reference: chance = chance; dense = dense
 -- xlabel: weight files in the packed format, MB
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
+-- note: Numbers: sparsity, %. GGUF: the file that the model came as; its weights are the dense model's. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places.
 -- boundnote: Grey: random masks, which know nothing.
 
-SELECT DISTINCT round(z.bytes / 1e6, 2 - floor(log10(z.bytes / 1e6))::INTEGER) AS megabytes, score, low, high, higher_is_better, chance, dense,
-       bound AND method <> 'dense' AS bound, if(method = 'dense', 100, place) AS place, panel,
-       if(method = 'dense', 'dense', line) AS series, if(method = 'dense', 'dense', percent_label(sparsity)) AS text
-FROM curves
-JOIN (SELECT variant_id, any_value(bytes) AS bytes FROM sizes WHERE format = 'packed' GROUP BY ALL) z USING (variant_id)
-WHERE scale <> 'perplexity'
+WITH points AS (
+    SELECT DISTINCT z.bytes / 1e6 AS megabytes, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
+           bound AND method <> 'dense' AS bound, if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel,
+           CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' ELSE line END AS series,
+           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' ELSE percent_label(sparsity) END AS text
+    FROM curves
+    JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
+    WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
+      -- A task on which dense itself is not above chance tells no variant from another.
+      AND panel NOT IN (SELECT panel FROM curves WHERE method = 'dense' AND if(higher_is_better, low <= chance, high >= chance))
+), kept AS (
+    -- The smallest file of each panel whose score is no worse than the bad end of dense's own interval.
+    SELECT min(p.megabytes / d.megabytes) AS share, any_value(g.megabytes / d.megabytes) AS fetched
+    FROM points d
+    JOIN points p ON p.panel = d.panel AND NOT p.bound AND if(d.high_wins, p.score >= d.low, p.score <= d.high) AND p.series <> 'as fetched'
+    LEFT JOIN points g ON g.panel = d.panel AND g.series = 'as fetched'
+    WHERE d.series = 'dense'
+    GROUP BY d.panel
+)
+SELECT * REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
+       (SELECT format('A score within dense''s own 95% interval takes {:.0f} to {:.0f}% of the packed bytes', 100 * min(share), 100 * max(share))
+               || coalesce(format('; the GGUF {:.0f}%', 100 * min(fetched)), '') FROM kept) AS finding
+FROM points
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -9,13 +9,13 @@
 -- place: place
 -- facet: panel
 -- bound: bound
--- front: low
+-- front: high_wins
 -- text: text
 -- reference: dense = dense
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant is as good and smaller (to three digits). The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
+-- note: Numbers: sparsity, %. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. The front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Collapsed models, above 10,000, are left out.
 -- boundnote: Grey: random masks, which know nothing.
 
 WITH packed AS (
@@ -28,7 +28,7 @@ WITH packed AS (
     WHERE scale = 'perplexity' AND NOT collapsed AND (format = 'packed' OR weights = 'dequantized')
 )
 SELECT DISTINCT round(bytes / 1e6, 2 - floor(log10(bytes / 1e6))::INTEGER) AS megabytes, score, low, high, dense, bound AND method <> 'dense' AS bound,
-       if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel, series,
+       if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel, series, if(format = 'source', NULL, false) AS high_wins,
        CASE WHEN format = 'source' THEN 'GGUF' WHEN sparsity = 0 THEN method ELSE percent_label(sparsity) END AS text
 FROM sized
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -1,4 +1,5 @@
 -- title: Perplexity against sparsity
+-- finding: finding
 -- about: where language modelling breaks, method by method
 -- kind: line
 -- x: sparsity
@@ -9,6 +10,7 @@
 -- place: place
 -- facet: panel
 -- bound: bound
+-- apart: apart
 -- reference: dense = dense; collapsed = collapsed
 -- columns: 2
 -- yscale: log
@@ -16,7 +18,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: perplexity (lower is better)
--- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model.
+-- note: Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model. N:M patterns are points. Only pruned models are shown.
 -- boundnote: Grey: random masks, which know nothing.
 -- note: Above 10,000 a model has collapsed, and the order of methods means nothing: that part of the axis is packed together.
 
@@ -25,12 +27,20 @@ WITH shown AS (
     SELECT panel, c.line
     FROM curves c
     JOIN ways USING (variant_id)
-    WHERE NOT resized AND method <> 'dense'
+    WHERE NOT resized AND method <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
     GROUP BY panel, c.line, method, granularity, pattern LIKE '%:%'
     QUALIFY rank() OVER (PARTITION BY panel, method, granularity, pattern LIKE '%:%' ORDER BY min(text_number), min(inputs)) = 1
+), best AS (
+    SELECT panel, sparsity, min(score / dense) AS ratio
+    FROM curves
+    WHERE scale = 'perplexity' AND pattern = 'unstructured' AND NOT bound AND (panel, line) IN (FROM shown)
+    GROUP BY ALL
 )
-SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel
+SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, line, bound, place, panel, bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
+       (SELECT format('At 50% zeros the best method has {:.1f} to {:.1f} times the dense perplexity, at 90% at least {:,.0f} times',
+                      min(ratio) FILTER (sparsity = 0.5), max(ratio) FILTER (sparsity = 0.5), min(ratio) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
 JOIN metrics USING (metric)
 WHERE NOT resized AND curves.scale = 'perplexity' AND (panel, line) IN (FROM shown)
+QUALIFY sparsity > 0 OR NOT apart
 ORDER BY panel, bound, line, sparsity;

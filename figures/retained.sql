@@ -1,4 +1,5 @@
 -- title: Retained: what is left of the dense model's skill
+-- finding: finding
 -- about: the same as score, with chance at 0 and the dense model at 100%, so that benchmarks compare
 -- kind: line
 -- x: sparsity
@@ -9,16 +10,28 @@
 -- place: place
 -- facet: panel
 -- bound: bound
+-- apart: apart
 -- reference: zero = chance; one = dense
 -- columns: 2
 -- xscale: sparsity
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: retained, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out.
+-- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown.
 -- boundnote: Grey: random masks, which know nothing: where they retain much, the benchmark does not see the damage.
 
-SELECT sparsity, retained, retained_low, retained_high, 0 AS zero, 1 AS one, line, bound, place, panel
+WITH best AS (
+    SELECT panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
+    FROM curves
+    WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    GROUP BY ALL
+)
+SELECT sparsity, retained, retained_low, retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
+       bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
+       (SELECT format('At 50% zeros the best method keeps {:.0f} to {:.0f}% of dense''s score above chance; at 90% it is at chance on {} of {} tasks',
+                      100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5),
+                      count(*) FILTER (sparsity = 0.9 AND low <= 0), count(*) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
-WHERE NOT resized AND retained IS NOT NULL
+WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+QUALIFY sparsity > 0 OR NOT apart
 ORDER BY panel, bound, line, sparsity;

@@ -8,7 +8,7 @@
 -- facet: facet
 -- xlabel: layer
 -- ylabel: root mean square, over the model's
--- note: One threshold for the whole model removes most where this is small; one for each matrix does not see it. Over the model's: that of all its prunable weights. Of matrices of one kind in a block, all weights together.
+-- note: The root mean square of one kind of module in one block, divided by that of all prunable weights of the model. One threshold for the whole model removes most weights where this is small; a threshold for each matrix ignores it.
 
 WITH each AS (
     SELECT model, weights, family, side, kind, layer,

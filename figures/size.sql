@@ -1,4 +1,5 @@
 -- title: Size on disk by format, beside what bounds it and what it came from
+-- finding: finding
 -- about: megabytes in each storage format beside the information bound
 -- kind: bars
 -- x: sparsity
@@ -12,15 +13,25 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: weight files, MB
--- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range; quantized models and smaller shapes are left out. Bounds are of the pruned tensors; the entropy's stands on the smallest pale part.
+-- note: Pale: tensors that are not pruned (embeddings, norms, biases). Bars are means over the methods at a sparsity, whiskers their range; only pruned models are shown. Bounds are of the pruned tensors; the entropy's stands on the smallest pale part.
 
+WITH drawn AS (
 SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
        max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
-       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, min(own) / 1e6 AS own, model_label(model, weights) AS facet
+       min(least_rest + entropy_bound) / 1e6 AS entropy_bound, min(own) / 1e6 AS own, model_label(model, weights) AS facet, bool_or(weights = 'random') AS rehearsal
 FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
              max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes)
--- A mean over zeros, fewer bits and smaller shapes would be of nothing.
-JOIN (SELECT variant_id FROM variants WHERE bits IS NULL AND coalesce(parameters_removed, 0) <= 0) USING (variant_id)
-WHERE pattern = 'unstructured' AND format <> 'source'
+-- A mean over zeros, fewer bits, smaller shapes and skipped inputs would be of nothing.
+WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
 GROUP BY facet, sparsity, format
-ORDER BY bool_or(weights = 'random'), facet, sparsity, format = 'archive', format;
+), packed AS (
+    SELECT p.sparsity, p.megabytes / d.megabytes AS share
+    FROM drawn p
+    JOIN drawn d ON d.facet = p.facet AND d.sparsity = 0 AND d.format = 'dense' AND p.format = 'packed' AND NOT p.rehearsal
+)
+SELECT * EXCLUDE (rehearsal),
+       (SELECT format('Packed, 50% zeros leave {:.0f} to {:.0f}% of the dense file, 90% zeros {:.0f} to {:.0f}%',
+                      100 * min(share) FILTER (sparsity = 0.5), 100 * max(share) FILTER (sparsity = 0.5),
+                      100 * min(share) FILTER (sparsity = 0.9), 100 * max(share) FILTER (sparsity = 0.9)) FROM packed) AS finding
+FROM drawn
+ORDER BY rehearsal, facet, sparsity, format = 'archive', format;

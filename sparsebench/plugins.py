@@ -23,9 +23,10 @@ Entry = TypeVar("Entry", bound=Named)
 def table(built_in: Iterable[Entry], kind: type[Entry], group: str) -> dict[str, Entry]:
     """Rows by name: the built-in ones, then those that the entry points of ``group`` name, which must be of ``kind``.
 
-    Raises UserError for an entry point that cannot be imported or names something else.
+    Raises UserError for an entry point that cannot be imported, names something else, or has a name that is taken.
     """
     found = {row.name: row for row in built_in}
+    owners = dict.fromkeys(found, "sparsebench itself")
     for entry in metadata.entry_points(group=group):
         try:
             row = entry.load()
@@ -38,10 +39,18 @@ def table(built_in: Iterable[Entry], kind: type[Entry], group: str) -> dict[str,
                 f"the entry point {entry.name!r} in {group} names a {type(row).__name__}, not a {kind.__name__}",
                 _whose(entry),
             )
-        found[row.name] = row
+        if row.name in found:
+            raise UserError(
+                f"{row.name!r} in {group} is there twice: {owners[row.name]} has it, and so has {_package(entry)}",
+                f"rename it in {_package(entry)} ({entry.value}), or uninstall that package",
+            )
+        found[row.name], owners[row.name] = row, _package(entry)
     return found
 
 
 def _whose(entry: metadata.EntryPoint) -> str:
-    package = entry.dist.name if entry.dist else "its package"
-    return f"mend or uninstall {package}, which says {entry.value}"
+    return f"mend or uninstall {_package(entry)}, which says {entry.value}"
+
+
+def _package(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist else f"the package of entry point {entry.name!r}"

@@ -1,4 +1,4 @@
-"""No tensor is made on whatever device happens to be the default where models are calibrated, pruned, scored and measured."""
+"""No tensor is made on whatever device is the default where models are calibrated, pruned, trained, scored and measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
-ROOMS = ("models", "steps/prune", "steps/quantize", "benchmarks", "runtime")
+ROOMS = ("models", "steps/prune", "steps/quantize", "steps/recover", "benchmarks", "runtime")
 MAKERS = (
     "arange empty empty_strided eye full linspace logspace ones rand randint randn randperm tensor zeros as_tensor asarray"
 ).split()

@@ -1,4 +1,4 @@
-"""Replay, pruning and scoring on a device that is not the default one: they stay on it, and give what the CPU gives."""
+"""Replay, pruning, training and scoring on a device that is not the default one: they stay on it, and give what the CPU gives."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from sparsebench import devices
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.steps.calibration import Calibrated
-from sparsebench.steps.contract import Context, Step
-from sparsebench.steps.registry import combinations, kinds
+from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.registry import combinations, kinds, single
 from tests.elsewhere import DEVICE, There, elsewhere
+from tests.steps.recover import test_whole as whole_model
 
 
 def calibrated(family: str) -> Calibrated:
@@ -129,3 +131,57 @@ def test_an_encoder_embeds_on_the_device(tiny_bert: Path) -> None:
     with elsewhere() as device:
         there = Encoder(tiny_bert, None, None, device=device).embed(texts)
     assert abs(here - there).max() < 1e-5
+
+
+class Accelerator:
+    """accelerate's, as far as a training asks for it, with the device in place of a GPU."""
+
+    def __init__(self, cpu: bool) -> None:
+        assert not cpu
+        self.device = torch.device(DEVICE)
+
+    def prepare(self, optimizer: Any) -> Any:
+        return optimizer
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, leaves: list[torch.Tensor], most: float) -> None:
+        torch.nn.utils.clip_grad_norm_(leaves, most)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        ("llama", {"recover": "distill", "train": "low_rank", "rank": 4, "top_k": 8, "rate": 1e-2}),
+        ("llama", {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"}),
+        ("bert", {"recover": "distill"}),
+        ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
+        ("llama", {"prune": "elsa", "sparsity": 0.6, "interval": 2}),
+    ],
+)
+def test_a_whole_model_is_trained_on_the_device_and_is_the_same(
+    kind: str, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, parent, family = whole_model.pruned(kind, tmp_path)
+    verb, name = next(iter(asked.items()))
+    usual = {"tokens": 1000, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 2}
+    step = single(verb, name, **{**usual, **{key: value for key, value in asked.items() if key != verb}})
+
+    def trained(device: str) -> tuple[Checkpoint, list[float]]:
+        found = whole_model.made(parent, family, tmp_path / device, step, dense, device=device)
+        assert isinstance(found, Evidence), found
+        return Checkpoint(tmp_path / device), [point.held_out for point in found.curve]
+
+    here, curve = trained("cpu")
+    monkeypatch.setattr("accelerate.Accelerator", Accelerator)
+    monkeypatch.setattr(devices, "is_gpu", lambda device: device == DEVICE)
+    with elsewhere() as device:
+        there, also = trained(device)
+    assert also == pytest.approx(curve, rel=1e-3)
+    old, changed = Checkpoint(parent), 0
+    for tensor in here.tensors:
+        one, other = here.load(tensor), there.load(tensor)
+        assert float(((one == 0) == (other == 0)).double().mean()) >= 0.995, tensor
+        changed += int((one != old.load(tensor)).sum())
+    assert changed

@@ -36,6 +36,17 @@ def test_a_plugin_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch, value
     assert value in (caught.value.hint or "")
 
 
+def test_a_plugin_does_not_take_the_place_of_a_row_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugged(monkeypatch, f"{__name__}:THEIRS")
+    with pytest.raises(UserError, match="'theirs' in sparsebench.formats is there twice") as caught:
+        table((replace(THEIRS, libraries=()),), Format, "sparsebench.formats")
+    assert "sparsebench itself" in caught.value.message and f"{__name__}:THEIRS" in (caught.value.hint or "")
+    twice = [EntryPoint(name, f"{__name__}:THEIRS", "sparsebench.formats") for name in ("one", "other")]
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: twice)
+    with pytest.raises(UserError, match="'one'.*'other'"):
+        table((), Format, "sparsebench.formats")
+
+
 THEIRS = replace(formats()["packed"], name="theirs", libraries=("numpy",))
 
 

@@ -1,5 +1,6 @@
 """Scores per document: through lm-eval's harness, and by adapters of our own for what it cannot ask."""
 
+from sparsebench.benchmarks import heuristics
 from sparsebench.benchmarks.catalog import Benchmark, all_tasks, data_sources, families
 from sparsebench.benchmarks.contract import Outcome, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.index import known, names
@@ -20,6 +21,7 @@ __all__ = [
     "check",
     "data_sources",
     "families",
+    "heuristics",
     "kind_of",
     "known",
     "names",

@@ -45,7 +45,8 @@ class Benchmark:
     fixed, ``scale`` what an outcome's value is, ``data`` its sources (lm-eval's tasks name theirs in ``tasks/NAME.yaml``:
     ask ``data_sources``), ``classes`` the data's labels in order, ``examples`` the split that examples in the prompt come
     from, where the data hold it, ``parts`` the number of subtasks of a group, to each of which a ``limit`` applies,
-    ``version`` counts the changes of how a task is scored, ``stride`` is in text tokens, where windows overlap.
+    ``version`` counts the changes of how a task is scored, ``stride`` is in text tokens, where windows overlap, ``prompt`` is
+    how many tokens a document's prompt has of its own, on average: for the estimate, and 0 where a usual number will do.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Benchmark:
     version: int = 1
     form: Form = ""
     stride: int | None = None
+    prompt: int = 0
 
 
 def validation(path: str) -> tuple[str, ...]:
@@ -85,8 +87,11 @@ def _lm_eval(
     chance: ChanceRule = "1/choices",
     examples: str = "",
     parts: int = 1,
+    prompt: int = 0,
 ) -> Benchmark:
-    return Benchmark(name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts)
+    return Benchmark(
+        name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts, prompt=prompt
+    )
 
 
 LM_EVAL_TASKS = (
@@ -107,6 +112,7 @@ LM_EVAL_TASKS = (
         "57 subjects, 4 answers; test split; a limit is one of each subject",
         examples="dev",
         parts=57,
+        prompt=110,
     ),
     _lm_eval("boolq", "acc", 3270, "yes or no about a passage; validation split", "majority"),
     _lm_eval("copa", "acc", 100, "cause or effect, 2 answers; validation split"),
@@ -247,9 +253,11 @@ def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
     description = (
         f"SQuAD 1.1, 1,000 questions about a passage, five answered before: the answer written freely, {measure}"
     )
+    # 1,195 tokens, of which all prompts begin with the same 996, which are read once.
     return Benchmark(
-        name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad"
-    )
+        name, ("decoder",), "generation", metric, "open", 1000, description, scale, tokens=24, data=data, form="squad",
+        prompt=200,
+    )  # fmt: skip
 
 
 BUILT_IN = (

@@ -66,11 +66,9 @@ class Encoder:
         """Score one task. Raises BenchmarkError when this encoder is not made for it."""
         adapter = spec.adapter
         if missing := lacking(adapter, self.config):
-            fit = (name for name, other in all_tasks().items() if "encoder" in other.families)
-            fitting = (name for name in fit if not lacking(all_tasks()[name].adapter, self.config))
             raise BenchmarkError(
                 f"task {spec.task} needs {missing}; {self.folder.name} is {self.config.get('architectures')}",
-                f"for this model: {', '.join(fitting)}",
+                f"for this model: {', '.join(fitting(self.config))}",
             )
         if adapter == "harness":
             return self._harness.score(spec, cache)
@@ -190,6 +188,12 @@ def lacking(adapter: str, config: Mapping[str, Any]) -> str:
     else:
         heads = ["none", *["masked"] * has_masked_lm(config), *["tagger"] * has_tagger(config)]
     return "" if needed in heads else _WORDS[needed]
+
+
+def fitting(config: Mapping[str, Any]) -> list[str]:
+    """The tasks with offline data or a row of their own that an encoder with this config.json can do."""
+    rows = all_tasks().values()
+    return [row.name for row in rows if "encoder" in row.families and not lacking(row.adapter, config)]
 
 
 def documents(

@@ -95,8 +95,7 @@ def score(
             except SparsebenchError as error:
                 emit(spec, error)
             else:
-                theirs = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
-                emit(spec, _noted(result, copies | machine | theirs))
+                emit(spec, noted(result, spec, copies | machine))
         del scorers  # before the next batch size's model is loaded
 
 
@@ -116,11 +115,12 @@ def _copies(spec: TaskSpec, cache: sources.Cache, fitted: Fitted | None) -> dict
     return {"calibration_copies": len(found)}
 
 
-def _noted(result: ScoreResult, more: Mapping[str, str | int]) -> ScoreResult:
-    """The result with ``more``, and one hash of all that the model was shown, the documents' ids and their order."""
+def noted(result: ScoreResult, spec: TaskSpec, more: Mapping[str, str | int] | None = None) -> ScoreResult:
+    """The result with ``more``, where data of one's own lie, and one hash of all that was shown, its ids and its order."""
+    theirs = {"data": spec.own.label, "data_content": spec.own.content} if spec.own else {}
     shown = "\n".join(f"{outcome.doc_id} {outcome.doc_hash}" for outcome in result.outcomes)
     prompts = {"prompts_sha256": hashlib.sha256(shown.encode()).hexdigest()}
-    return replace(result, protocol={**result.protocol, **more, **prompts})
+    return replace(result, protocol={**result.protocol, **(more or {}), **theirs, **prompts})
 
 
 def _load(

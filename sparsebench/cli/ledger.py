@@ -227,7 +227,9 @@ def compare(
     its 95% interval. The verdict is on B, at 5% after a correction for the
     number of tasks (Holm). `detectable` is the smallest true difference that
     such a sample shows in four cases of five: where no difference was
-    detected, a smaller one may well be there.
+    detected, a smaller one may well be there. `loss at most` is the largest
+    loss that the documents leave possible (one-sided 95%). Of a perplexity
+    both are percentages of A's.
 
     \b
     sparsebench compare smollm2-135m/dense smollm2-135m/wanda/0.5
@@ -260,7 +262,7 @@ def _show_pair(found: SideBySide) -> None:
     for side, one in (("A", found.a), ("B", found.b)):
         print(visible(f"{side}  {one.name}  ({one.details})"))
     for heads, rows in (
-        (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable"], scores),
+        (["task", "A", "B", "B - A [95%]", "verdict on B", "detectable", "loss at most"], scores),
         (["bytes as", "A", "B", "B / A"], sizes),
         (["time, ms", "phase", "A", "B", "speed-up [95%]", "verdict on B"], times),
         (["peak memory", "workload", "A", "B", "B / A"], memory),
@@ -272,6 +274,8 @@ def _show_pair(found: SideBySide) -> None:
 
 def _score(one: Scored, tests: int) -> list[Any]:
     """A task's line; what is odd about it stands below its name, and below the verdict what the correction for ``tests`` did."""
+    from sparsebench.ledger.statistics import Metric
+
     pair = one.paired
     ends = f"[{figure(pair.low, '+')}, {figure(pair.high, '+')}]"
     shift = f"{figure(pair.difference, '+')} {ends}" if pair.p is not None else ""
@@ -280,7 +284,15 @@ def _score(one: Scored, tests: int) -> list[Any]:
     verdict = one.verdict or ""
     if pair.p is not None and one.p_holm is not None and pair.p < 0.05 <= one.p_holm:
         verdict += f"\n(p {pair.p:.2g}; {one.p_holm:.2g} as one of {tests} tests)"
-    return [name, figure(one.a), figure(one.b), shift, verdict, figure(pair.detectable)]
+    whole = one.a if Metric.named(one.metric).scale == "perplexity" else None
+    sizes = (None, None) if one.stood.collapsed else (pair.detectable, pair.loss_at_most)
+    shown = [_share(number, whole) for number in sizes]
+    return [name, figure(one.a), figure(one.b), shift, verdict, *shown]
+
+
+def _share(number: float | None, whole: float | None) -> str:
+    """A difference: of a perplexity ``whole`` in percent, among shares as it is."""
+    return figure(number) if number is None or whole is None else f"{number / whole:.2%}"
 
 
 def _engine(row: dict[str, Any]) -> str:

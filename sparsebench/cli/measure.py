@@ -33,7 +33,10 @@ def measure(
     ] = "deepspeed",
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share the model.")] = 1,
     hostfile: Annotated[
-        Path | None, typer.Option(help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh.")
+        Path | None,
+        typer.Option(
+            help="Start ranks on the nodes of this file (`NAME slots=N` lines), by ssh; in a SLURM job by srun."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With a hostfile: show the nodes and the launcher's command, and stop.")
@@ -72,6 +75,7 @@ def measure(
     from sparsebench.runtime.engines import engines
 
     check_name("engine", engine, engines())
+    hosts.refuse_copies()
     placed = hosts.share(hosts.read(hostfile), ranks) if hostfile else ()
     if dry_run:
         _show_launch(placed)

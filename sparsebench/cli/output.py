@@ -60,6 +60,15 @@ def emit_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def emit_json_list(values: Iterable[Any]) -> None:
+    """What ``emit_json`` writes of a list, each value as it comes: a million of them are never in memory together."""
+    before = "["
+    for value in values:
+        sys.stdout.write(before + "\n  " + json.dumps(value, indent=2, default=str).replace("\n", "\n  "))
+        before = ","
+    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+
+
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """Data for people: a rich table on a terminal, tab-separated lines in a pipe."""
     if not sys.stdout.isatty():

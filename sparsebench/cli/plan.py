@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from sparsebench import devices, environment
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
-from sparsebench.cli.output import emit_json, emit_table, note, size
+from sparsebench.cli.output import emit_json_list, emit_table, note, size
 from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
     from sparsebench.plan.cells import Cell
     from sparsebench.plan.preflight import Prepared
+    from sparsebench.plan.resources import Share
 
 
 WORTH_SEEING = 0.02
@@ -69,7 +70,7 @@ def show(ready: Prepared, as_json: bool) -> None:
 
     space = Workspace.of(ready.ledger, ready.work)
     found = decisions(ready, space.records, retry_failed=False)
-    rows = [
+    rows = (
         {
             "cell": d.cell.id,
             "model": d.cell.variant.model,
@@ -81,17 +82,16 @@ def show(ready: Prepared, as_json: bool) -> None:
             "detectable": detectable(count) if (count := _documents(d.cell)) else None,
         }
         for d in found
-    ]
+    )
     if as_json:
-        emit_json(rows)
+        emit_json_list(rows)
     else:
         columns = ["model", "variant", "what", "runs", "why"]
-        shown = [row for row in rows if row["why"] != LEFT_OUT]
+        shown = (row for row in rows if row["why"] != LEFT_OUT)
         emit_table(
-            columns, [[("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in shown]
+            columns, ([("yes" if row[c] else "no") if c == "runs" else row[c] for c in columns] for row in shown)
         )
-        if len(shown) < len(rows):
-            hidden = len(rows) - len(shown)
+        if hidden := sum(d.why == LEFT_OUT for d in found):
             note(f"not listed: {hidden} cell{'s' * (hidden > 1)} {LEFT_OUT}")
     announce(ready, [d.cell for d in found if d.runs])
 
@@ -99,7 +99,8 @@ def show(ready: Prepared, as_json: bool) -> None:
 def announce(ready: Prepared, cells: list[Cell]) -> None:
     """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
     from sparsebench.plan.jobs import jobs
-    from sparsebench.plan.resources import crowded, needs, slots, total_seconds
+    from sparsebench.plan.resources import crowded, needs, shares, slots, total_seconds
+    from sparsebench.plan.stages import MAKE
     from sparsebench.run.display import duration
     from sparsebench.run.workspace import Workspace
 
@@ -107,23 +108,27 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     work = jobs(ready.plan, cells, space.present)
     stages = Counter(cell.stage for cell in cells)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
+    unable = Counter((f"{one.path}:{one.line}", one.message) for one in ready.refused.values())
+    for (place, why), count in unable.items():
+        note(f"  {place}: {why}: {count} cell{'s' * (count > 1)} cannot run here", "yellow")
     if not cells:
         return
     pace, told = _learned(ready)
-    times = total_seconds(work, ready.sizes, slots(ready), pace)
+    gpus = len(devices.chosen(ready.device))
+    by_place = shares(work, ready.sizes, slots(ready), pace, gpus)
+    times = total_seconds(by_place)
     note("  cells: " + ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     note(f"  about {duration(sum(times.values()))}: " + ", ".join(f"{k} {duration(v)}" for k, v in times.items()))
     if told:
         note(f"  {told}")
-    shares = {name: known.prunable for name, known in ready.sizes.items() if known.prunable is not None}
-    if shares and any(cell.stage == "sparsify" for cell in cells):
-        told = ", ".join(f"{share:.0%} of {name}" for name, share in shares.items())
+    prunable = {name: known.prunable for name, known in ready.sizes.items() if known.prunable is not None}
+    if prunable and any(cell.stage == MAKE.name for cell in cells):
+        told = ", ".join(f"{share:.0%} of {name}" for name, share in prunable.items())
         note(f"  sparsities are shares of what is prunable: {told}")
-    if devices.is_gpu(ready.device):
-        found = devices.chosen(ready.device)
-        note(
-            f"  on {len(found)} GPU{'s' * (len(found) > 1)} ({environment.where(ready.device)['device']}), a guess of its speed"
-        )
+    if gpus:
+        note(f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), a guess of its speed")
+        for line in _places(by_place):
+            note(f"  {line}")
     for text in () if devices.is_gpu(ready.device) else _emulated(ready, cells):
         note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
@@ -140,6 +145,22 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+
+
+def _places(by_place: list[Share]) -> Iterator[str]:
+    """Which jobs have a GPU each, which the machine, and which stay on the CPU, with the hours of each."""
+    from sparsebench.run.display import duration
+
+    for calculates, alone, many, one in (
+        (True, False, "one a GPU, up to {} side by side", "one after another, on a GPU"),
+        (True, True, "", "alone on the machine, one after another"),
+        (False, False, "on the CPU, up to {} side by side", "on the CPU, one after another"),
+    ):
+        found = [share for share in by_place if (share.calculates, share.alone) == (calculates, alone)]
+        if found:
+            words = many.format(found[0].at_once) if found[0].at_once > 1 else one
+            jobs = ", ".join(f"{own.count} {own.kind} {duration(own.wall)}" for own in found)
+            yield f"{words}: {jobs}"
 
 
 def _learned(ready: Prepared) -> tuple[dict[str, float], str]:

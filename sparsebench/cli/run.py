@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparsebench import devices
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE, check_name
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
@@ -79,7 +80,9 @@ def run(
     from sparsebench.run.runner import Runner
     from sparsebench.run.select import decisions
     from sparsebench.run.workspace import Leases, Workspace, exclusive
+    from sparsebench.runtime import hosts
 
+    hosts.refuse_copies()
     ready = prepared(manifest, ledger, offline, rehearse, full, only, device)
     if dry_run:
         show(ready, as_json=False)
@@ -114,7 +117,7 @@ def run(
             settings,
             chosen,
             Ledger(space.ledger).ingest,
-            display(ready.sizes, side_by_side, stderr()),
+            display(ready.sizes, side_by_side, stderr(), len(devices.chosen(ready.device))),
         ).run(cells)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")

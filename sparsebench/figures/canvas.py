@@ -45,6 +45,7 @@ class Canvas:
         places = ((self.series(row), row[spec.get("place")]) for row in rows if "place" in spec.values)
         wanted = {name: int(place) for name, place in places if place is not None}
         self.looks = style.looks(list(dict.fromkeys(self.series(row) for row in rows)), bounds, wanted)
+        self.apart = {self.series(row) for row in rows if "apart" in spec.values and row[spec.get("apart")]}
         self.knee = float(spec.get("knee", "inf"))
         self.facets = list(dict.fromkeys(self.facet(row) for row in rows))
         self.categories = self.categories_of(rows)
@@ -180,7 +181,7 @@ class Canvas:
                     "markeredgecolor": "white",
                     "markeredgewidth": 0.3,
                 }
-                dashes: Any = look.dashes if joined else "none"
+                dashes: Any = look.dashes if joined and name not in self.apart else "none"
                 handles.append(Line2D([], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, **shape))
             else:
                 edge: Any = {"edgecolor": "white", "linewidth": 0.3}

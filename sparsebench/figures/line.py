@@ -29,9 +29,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         look = canvas.looks[name]
         mine = [row for row in rows if canvas.series(row) == name and row[spec.get("y")] is not None]
         mine.sort(key=lambda row: row[spec.get("x")])
+        dashes: Any = "none" if name in canvas.apart else look.dashes
         axes.plot(
             [canvas.across(row[spec.get("x")]) for row in mine], [row[spec.get("y")] for row in mine], color=look.colour,
-            marker="" if spread else look.marker, linestyle=look.dashes, linewidth=0.8 if crowded else 1.2,
+            marker="" if spread else look.marker, linestyle=dashes, linewidth=0.8 if crowded else 1.2,
             markersize=2.5 if crowded else 3.8, markeredgecolor="white",
             markeredgewidth=0.3, zorder=(2.5 if look.colour == style.BOUND else 3) + place / 100,
         )  # fmt: skip

@@ -28,7 +28,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.1, y=0.1)
     for row in rows:
         look = canvas.looks[canvas.series(row)]
-        solid = row in best or "front" not in canvas.spec.values
+        solid = row in best or "front" not in canvas.spec.values or _beside(row, canvas)
         behind = look.colour == style.BOUND
         axes.plot(
             [row[x]], [row[y]], marker=look.marker, markersize=4.6 if solid else 3.6, linestyle="none",
@@ -58,12 +58,19 @@ def finish(panels: Panels, canvas: Canvas) -> None:
 def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:
     """The rows of a panel that no other is as good as and cheaper, or better and as cheap; cheapest first."""
     x, y, better = (canvas.spec.get(key) for key in ("x", "y", "front"))
+    rows = [row for row in rows if not _beside(row, canvas)]
     sign = ENDS.get(better) or (better and rows and (1 if rows[0][better] else -1))
     found: list[Mapping[str, Any]] = []
     for row in sorted(rows, key=lambda row: (row[x], -sign * row[y])) if sign else ():
         if not found or sign * row[y] > sign * found[-1][y]:
             found.append(row)
     return found
+
+
+def _beside(row: Mapping[str, Any], canvas: Canvas) -> bool:
+    """Whether a point stands beside the front, whose column is NULL there: what it shows was not made by a variant."""
+    better = canvas.spec.get("front")
+    return bool(better) and better not in ENDS and row[better] is None
 
 
 def _interval(axes: Axes, row: Mapping[str, Any], canvas: Canvas, colour: str, solid: bool) -> None:
@@ -90,7 +97,7 @@ def _texts(axes: Axes, rows: Rows, canvas: Canvas) -> bool:
     best = front(rows, canvas) if canvas.spec.get("texts", "front") == "front" else []
     whole = True
     for row in sorted(rows, key=lambda row: (row[x], row[y])):
-        if not row[column] or (best and row not in best):
+        if not row[column] or (best and row not in best and not _beside(row, canvas)):
             continue
         text = axes.annotate(
             str(row[column]), (row[x], row[y]), xytext=(0, 0), textcoords="offset points", ha="center", va="center",

@@ -27,8 +27,8 @@ KEYS: Mapping[str, str] = {
     "xlow": "scatter, forest: lower end of an interval around x",
     "xhigh": "scatter, forest: upper end of an interval around x",
     "mark": "line: column that is true for points that get a ring",
-    "front": "scatter: the better end of y, high or low, or a column that is true where it is high (of x, less is better): "
-    "points that no other beats are joined",
+    "front": "scatter: the better end of y, high or low, or a column that is true where it is high and NULL at points that "
+    "take no part (of x, less is better): points that no other beats are joined",
     "text": "column written at a point (scatter) or in a cell (heatmap), where it is not empty",
     "texts": "scatter: all points get theirs; front (default): with a front, those on it",
     "remark": "heatmap: column of longer words about a cell; they get a letter in the cell and stand below the figure",
@@ -38,6 +38,7 @@ KEYS: Mapping[str, str] = {
     "place": "column of numbers from 0: series with the same one look alike in all figures, where their colour is free",
     "facet": "column that gives each of its values a panel",
     "row": "column whose values each begin a new row of panels",
+    "apart": "line: column that is true for series whose points are not joined",
     "bound": "column that is true for series that know nothing; they are drawn in grey, behind the others",
     "reference": "columns drawn as a level across the panel (bars: across their own bar), `COLUMN = label; …`",
     "xscale": "linear, log, category, or sparsity (a share that is drawn in percent, 90 to 99 spread out)",
@@ -86,7 +87,7 @@ NAMED_ROWS = ("heatmap", "strip", "forest")
 """Kinds whose vertical axis is a list of names."""
 COLUMNS = (
     "finding", "x", "y", "value", "low", "high", "xlow", "xhigh", "mark", "text", "remark", "base", "series", "place", "facet",
-    "row", "bound",
+    "row", "bound", "apart",
 )  # fmt: skip
 
 

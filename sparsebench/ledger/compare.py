@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
 from sparsebench.ledger.naming import Named, known, resolve
-from sparsebench.ledger.statistics import Comparison
+from sparsebench.ledger.statistics import Comparison, Standing
 
 if TYPE_CHECKING:
     import duckdb
@@ -20,7 +20,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """How both did on one task: ``a`` and ``b`` are over all documents of each, ``paired`` is B minus A over shared ones."""
+    """How both did on one task: ``a`` and ``b`` are over all documents of each, ``paired`` is B minus A over shared ones.
+
+    ``stood`` says of B what decides the verdict before any test; a task that is invalid for either model is.
+    """
 
     task: str
     metric: str
@@ -31,6 +34,7 @@ class Scored:
     limited: bool
     chance: float | None
     paired: Comparison
+    stood: Standing
     p_holm: float | None = None
     verdict: str | None = None
     note: str = ""
@@ -111,13 +115,15 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[R
         notes.append(paired.method.removeprefix("none: "))
     return Scored(
         x["task"], x["metric"], x["score"], y["score"], x["n"], y["n"], x["limited"] or y["limited"], x["chance"], paired,
+        Standing(False not in (x["separable"], y["separable"]), y["collapsed"] and not x["collapsed"], y["at_chance"]),
         note="; ".join(notes),
     )  # fmt: skip
 
 
 def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
     """Correct the p values for the number of tasks, and judge by them."""
-    for one, (p, verdict) in zip(scored, statistics.judged([one.paired for one in scored]), strict=True):
+    verdicts = statistics.judged([one.paired for one in scored], [one.stood for one in scored])
+    for one, (p, verdict) in zip(scored, verdicts, strict=True):
         yield replace(one, p_holm=p, verdict=verdict)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.ledger import statistics
-from sparsebench.ledger.statistics import Comparison, Interval, Pairs
+from sparsebench.ledger.statistics import Comparison, Interval, Metric, Pairs, Standing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,8 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
         return found
     missing = statistics.none("the other model has no score")
     pairs = [compare(result, against[task]) if task in against else missing for task, result in results.items()]
-    for row, shown, (p, verdict) in zip(found, pairs, statistics.judged(pairs), strict=True):
+    stood = [_standing(row, against.get(row["task"])) for row in found]
+    for row, shown, (p, verdict) in zip(found, pairs, statistics.judged(pairs, stood), strict=True):
         row["other"] = against[row["task"]].score if shown is not missing else None
         row |= {
             "difference": shown.difference,
@@ -40,8 +41,21 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
             "p_holm": p,
             "verdict": verdict,
             "detectable": shown.detectable,
+            "loss_at_most": shown.loss_at_most,
         }
     return found
+
+
+def _standing(row: Mapping[str, Any], dense: ScoreResult | None) -> Standing:
+    """What decides the verdict before any test. Floors are a ledger's: without one no task is called invalid."""
+    if dense is None:
+        return Standing()
+    metric, chance = Metric.named(row["metric"]), row["chance"]
+    limit = metric.collapsed_above
+    reached = row["low"] is not None and chance is not None and (
+        row["low"] <= chance if metric.higher_is_better else row["high"] >= chance
+    )  # fmt: skip
+    return Standing(collapsed=limit is not None and row["score"] > limit >= dense.score, at_chance=bool(reached))
 
 
 def interval(result: ScoreResult) -> Interval:

@@ -77,7 +77,8 @@ class Checks:
     with it). ``engine_names`` and its like list what exists, ``parse_source`` raises SourceError for a notation that it
     cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
     as a task where that is more than the listed names; ``task_families`` tells whom a known task is for, ``own_kinds`` what
-    can be asked of data of one's own; ``last_steps`` are the verbs that no step may follow.
+    can be asked of data of one's own; ``last_steps`` are the verbs that no step may follow, but those of the verb and name that
+    stand with it.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -91,7 +92,7 @@ class Checks:
     family_of: FamilyOf
     task_families: Callable[[str], Collection[str]] | None = None
     own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
-    last_steps: Callable[[], Collection[str]] = tuple
+    last_steps: Callable[[], Mapping[str, Collection[tuple[str, str]]]] = dict
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -249,10 +250,15 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) ->
             at: At = ("variants", place, number) if chain else ("variants", place)
             if isinstance(step, dict) and step:  # the schema tells what is wrong with any other
                 yield from _step(at, step, positions, checks, names, made)
-                last = next((verb for verb in checks.last_steps() if verb in step), None)
-                if chain and number + 1 < len(entry) and last:
-                    words = f"`{last}` belongs to the weights that it was made with"
-                    yield positions.problem((*at, last), words, "the last step of its recipe", on_key=True)
+                behind = entry[number + 1 :] if chain else []
+                for last, may in checks.last_steps().items() if behind else ():
+                    fits = [
+                        any(isinstance(one, dict) and one.get(verb) == name for verb, name in may) for one in behind
+                    ]
+                    if last in step and not all(fits):
+                        words = f"`{last}` belongs to the weights that it was made with"
+                        but = "".join(f", or before {{{verb}: {name}}} alone" for verb, name in may)
+                        yield positions.problem((*at, last), words, f"the last step of its recipe{but}", on_key=True)
 
 
 def _step(

@@ -303,8 +303,8 @@ class Runtime(Strict):
     models: Swept[str] | None = None
     """Only for these models; default: all."""
     hostfile: str | None = None
-    """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by DeepSpeed's launcher and ssh; default: on
-    this machine."""
+    """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by srun within a SLURM job, else by
+    DeepSpeed's launcher and ssh; default: on this machine."""
 
 
 class Structure(Strict):

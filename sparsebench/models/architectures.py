@@ -6,7 +6,7 @@ A type that is not listed has shapes that nobody checked here, and is refused by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
@@ -74,6 +74,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": _grouped("o", "down", whole=True),
     **dict.fromkeys(("gemma2", "gemma3_text"), _grouped("o", whole=True)),
     **dict.fromkeys(("olmo2", "stablelm"), _plain()),
+    "falcon": _plain("ffn_hidden_size"),
+    "gpt_neo": _plain(layers="num_layers"),
     "gpt_neox": _plain(heads=Heads(groups="", size="", mixed=True)),
     "phi": _plain(heads=Heads(size="")),
     **dict.fromkeys(("codegen", "gpt_bigcode"), _plain("n_inner", "n_layer")),
@@ -87,9 +89,12 @@ ARCHITECTURES: dict[str, Architecture] = {
          "xlm-roberta-xl"), _plain(heads=Heads(groups="", size="")),
     ),
     "mpnet": _plain(),
+    "nomic_bert": _plain(heads=Heads(groups="")),
     "distilbert": _plain("hidden_dim", "n_layers", heads=Heads("n_heads", "", "")),
     "modernbert": _plain(pinned=1, heads=Heads(groups="", size="")),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
+    # Its attention over summaries of the text has a table of positions of its own.
+    "longt5": replace(_T5, heads=None),
     **dict.fromkeys(("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus"), _BART),
 }  # fmt: skip
 """By model type."""

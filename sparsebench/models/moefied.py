@@ -65,15 +65,18 @@ class Chooser(nn.Module):
         """Take note of what the part reads, (…, in)."""
         self.seen, self.chosen = x, None
 
+    def experts(self, x: torch.Tensor, h: torch.Tensor | None = None) -> torch.Tensor:
+        """Which experts are computed for ``x``, what the part reads: bool (…, experts); the oracle must know ``h``."""
+        scores = self.scores(x, h)
+        scores[..., : self.how.shared] = torch.inf
+        chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        return chosen.scatter_(-1, scores.topk(self.how.active, -1).indices, True)
+
     def choice(self, h: torch.Tensor | None = None) -> torch.Tensor:
         """Which neurons are computed for what was read, bool (…, neurons); the oracle must know ``h``."""
         if self.chosen is None:
             assert self.seen is not None, "a part's last layer runs before its first"
-            scores = self.scores(self.seen, h)
-            scores[..., : self.how.shared] = torch.inf
-            chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-            chosen.scatter_(-1, scores.topk(self.how.active, -1).indices, True)
-            self.chosen, self.seen = chosen[..., self.assignment], None
+            self.chosen, self.seen = self.experts(self.seen, h)[..., self.assignment], None
         return self.chosen
 
 

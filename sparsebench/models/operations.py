@@ -21,9 +21,9 @@ def operations_a_token(config: Mapping[str, Any], family: Family) -> float | Non
     """Floating-point operations of one forward pass over ``LENGTH`` tokens, or as many as there are positions, over their number.
 
     A multiplication and an addition are two (torch's FlopCounterMode). Counted is the arithmetic of dense matrices, attention
-    over all pairs of tokens and the output head at every position among them: zeros, integers and skipped inputs change
-    nothing, shapes do. Of an encoder-decoder, all is divided by the decoder's tokens. None where a pass needs the weights'
-    values, as to choose experts, and for a type that is not known here.
+    over all pairs of tokens and the output head at every position among them: zeros and integers change nothing, shapes do.
+    Skipped weights count here; the ledger's view ``variants`` takes them off. Of an encoder-decoder, all is divided by the
+    decoder's tokens. None where a pass needs the weights' values, as to choose experts, and for a type that is not known here.
     """
     kind = config.get("model_type")
     if kind not in MODEL_TYPES or kind in NO_TEXT or dimensions(config).experts > 1:
@@ -40,7 +40,7 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
 
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
-    length = min(LENGTH, _positions(model.config) or LENGTH)
+    length = tokens_counted(model.config)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
     # A decoder without a mask would look at positions, any other with one at padding: there are no values.
     given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
@@ -49,6 +49,11 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(**given)
     return counter.get_total_flops() / length
+
+
+def tokens_counted(config: Any) -> int:
+    """The tokens of the sequence that is counted in a model of transformers' ``config``."""
+    return min(LENGTH, _positions(config) or LENGTH)
 
 
 def _positions(config: Any) -> int:

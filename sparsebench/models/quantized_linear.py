@@ -81,6 +81,7 @@ class Int8Linear(QuantizedLinear):
     kernel = f"int8 torch _weight_int8pack_mm in bfloat16, expanded above {FEW} tokens"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, out) in bfloat16, or in x's dtype for more than FEW tokens."""
         if len(x) > FEW:
             return F.linear(x, self.values.to(x.dtype)).mul_(self.scale)
         return torch._weight_int8pack_mm(x.bfloat16(), self.values, self.scale.bfloat16())
@@ -92,6 +93,7 @@ class Int8DynamicLinear(QuantizedLinear):
     kernel = "int8 dynamic torch _int_mm"
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, out) in float32."""
         values, step = activations(x)
         return torch._int_mm(values.to(torch.int8), self.values.T).mul(step.float()).mul_(self.scale.float())
 
@@ -103,10 +105,12 @@ class Int4Linear(QuantizedLinear):
 
     @staticmethod
     def fits(codes: Codes) -> bool:
+        """Whole groups of columns, and a multiple of INT4_ROWS rows."""
         rows, columns = codes.values.shape
         return columns % (codes.group or columns) == 0 and rows % INT4_ROWS == 0
 
     def laid_out(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values as torch packs them, and (groups, out, 2) in bfloat16: each group's scale, and what its zero point adds."""
         self.group = codes.group or self.in_features
         offset = torch.zeros_like(codes.scale) if codes.zeros is None else -codes.zeros * codes.scale.float()
         packed = torch._convert_weight_to_int4pack_for_cpu(codes.values.int() + 8, 1)

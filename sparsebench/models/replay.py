@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models import blocks, filling
+from sparsebench.models import blocks, filling, moefied
 
 if TYPE_CHECKING:
     import torch
@@ -203,6 +203,8 @@ class Replay:
         self._skeleton = blocks.survey(_stated(checkpoint, dtype), family)
         _check_batch(batch, self._skeleton)
         filling.fill(self._skeleton, checkpoint, family)
+        # Where neurons are grouped, those that are chosen for a token count, as in the model itself.
+        moefied.install(self._skeleton.model, checkpoint)
         filling.move(self._skeleton.model, device)
         length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
         model = self._skeleton.model

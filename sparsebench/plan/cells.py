@@ -9,6 +9,7 @@ from typing import Any
 from sparsebench.manifest.schema import is_nm
 from sparsebench.steps import registry
 from sparsebench.steps.contract import Step
+from sparsebench.steps.floor import HEURISTIC
 
 NOT_PRUNED: dict[str, Any] = {
     "granularity": "",
@@ -43,7 +44,7 @@ class Variant:
     def read(cls, found: Mapping[str, Any]) -> Variant:
         """A variant from a record's mapping, which has more keys than it needs."""
         own = {one.name: found[one.name] for one in fields(cls) if one.name in found}
-        steps = tuple(Step(**step) for step in own.get("steps", ()))
+        steps = tuple(Step(step["verb"], step["name"], step["settings"]) for step in own.get("steps", ()))
         return cls(**{**own, "steps": steps, "parents": tuple(own.get("parents", ()))})
 
     def record(self) -> dict[str, Any]:
@@ -72,6 +73,11 @@ class Variant:
         """What it is called in tables: the method of its last pruning step, else of its last step, else ``dense``."""
         last = self._pruning or (self.steps[-1] if self.steps else None)
         return last.name if last else "dense"
+
+    @property
+    def heuristic(self) -> bool:
+        """Whether its scores come of a rule that reads no model."""
+        return bool(self.steps) and (self.steps[-1].verb, self.steps[-1].name) == ("floor", HEURISTIC)
 
     @property
     def sparsity(self) -> float | None:

@@ -22,11 +22,15 @@ FLOPS = {"bfloat16": 200e9, "float16": 50e9, "float32": 80e9, "auto": 80e9}
 WIDTH = {"bfloat16": 2, "float16": 2, "float32": 4, "auto": 4}
 EMULATED_FLOPS = 10e9
 GPU_FLOPS = {"bfloat16": 150e12, "float32": 20e12}
+GPU_READ_BYTES = 1e12
 """Bytes a second through a sweep, through structure and storage, and into an engine; floating-point operations a second, bytes
-a weight. The GPU's are a guess for an H100 at small batches, measured on none."""
+a weight. The GPU's operations, and the bytes that it reads a second for a new token, are a guess for an H100 at small batches,
+measured on none."""
 
 DOCUMENT_TOKENS = {"decoder": 40, "encoder": 50, "encoder-decoder": 120}
 """Tokens that a document costs on average over all its requests; what they begin with alike counts once."""
+READINGS = 3
+"""How often an encoder-decoder reads a document's prompt: once for each of its answers."""
 DEFAULT_DOCUMENTS = 2000
 MASKED_TOKENS = 12
 """Tokens of a document's answers, each masked once."""
@@ -44,12 +48,13 @@ ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 @dataclass(frozen=True)
 class ModelSize:
     """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known;
-    ``device`` is where the model will run."""
+    ``device`` is where the model will run, ``blocks`` how many it has in all its stacks."""
 
     parameters: int
     bytes: int
     prunable: float | None = None
     device: str = "cpu"
+    blocks: int = 12
 
 
 def making(cell: Cell, size: ModelSize) -> float:
@@ -70,9 +75,9 @@ def comparing(cell: Cell, size: ModelSize) -> float:
 
 def scoring(cell: Cell, size: ModelSize) -> float:
     """Seconds for one task."""
-    task = benchmarks.row_of(cell.settings)
-    length = (task and task.tokens) or DOCUMENT_TOKENS[cell.variant.family]
-    flops = _documents(cell) * length * 2 * size.parameters * _passes(cell)
+    if cell.variant.heuristic:
+        return 1.0
+    flops = _documents(cell) * _tokens(cell) * 2 * size.parameters * _passes(cell)
     return flops / speed(calculated(cell, size.device), size.device)
 
 
@@ -104,7 +109,7 @@ def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
     load, dtype = cell.settings["workload"], calculated(cell, size.device)
     forward = 2 * size.parameters * load["batch"] / speed(dtype, size.device)
     prompt = forward * load["prompt"]
-    token = forward + size.parameters * WIDTH[dtype] / READ_BYTES
+    token = forward + size.parameters * WIDTH[dtype] / (GPU_READ_BYTES if devices.is_gpu(size.device) else READ_BYTES)
     if cell.variant.family == "encoder":
         return (prompt,)
     if cell.variant.family == "decoder":
@@ -135,6 +140,22 @@ def _documents(cell: Cell) -> int:
     return min(size, (cell.settings.get("limit") or size) * (task.parts if task else 1))
 
 
+def _tokens(cell: Cell) -> int:
+    """Tokens that a document costs: its own, those of the examples before it, and those of an answer that is written."""
+    task, family = benchmarks.row_of(cell.settings), cell.variant.family
+    usual = DOCUMENT_TOKENS[family]
+    if task and task.adapter == "generation":
+        return (task.prompt or usual) + (task.tokens or 0)
+    if task and task.tokens:
+        return task.tokens
+    one = (task.prompt if task else 0) * (READINGS if family == "encoder-decoder" else 1) or usual
+    examples = one * (cell.settings.get("num_fewshot") or 0)
+    if family == "decoder" and task and task.examples:
+        # All documents begin with the same ones. A batch has twice its longest input's tokens: examples cost less than it adds.
+        examples = min(examples, one)
+    return one + examples
+
+
 def _passes(cell: Cell) -> int:
     """How often a token is read: a masked language model reads a text once for each token that it scores."""
     if cell.variant.family != "encoder":
@@ -146,9 +167,16 @@ def _passes(cell: Cell) -> int:
 
 
 def training(job: Job, size: ModelSize) -> float:
-    """Text of their own through the whole model, by the steps that train it."""
-    tokens = sum(kinds()[step.verb].trains(step) for cell in job.cells for step in cell.variant.steps[-1:])
-    return 2 * size.parameters * tokens / speed("float32")
+    """Text of their own through the whole model, by the steps that train it, each where it is done and in its precision."""
+    return sum(_trained(step, cell, size) for cell in job.cells for step in cell.variant.steps[-1:])
+
+
+def _trained(step: Step, cell: Cell, size: ModelSize) -> float:
+    kind, asked = kinds()[step.verb], step.settings.get("precision", "auto")
+    device = size.device if kind.on_device(step) else "cpu"
+    stored = cell.variant.dtype if asked == "auto" else asked
+    dtype = "bfloat16" if devices.is_gpu(device) and stored == "bfloat16" else "float32"
+    return 2 * size.parameters * kind.trains(step) / speed(dtype, device)
 
 
 def held(steps: Iterable[Step], size: ModelSize) -> int:
@@ -164,7 +192,8 @@ def calibrating(job: Job, size: ModelSize) -> float:
     setting = read[0].settings
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
-    trained = sum(kinds()[step.verb].passes(step) for cell in read for step in cell.variant.steps[-1:]) - len(read)
+    last = [step for cell in read for step in cell.variant.steps[-1:]]
+    trained = sum(kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)
     step = read[0].variant.steps[-1]
     device = size.device if kinds()[step.verb].on_device(step) else "cpu"
     forward = 2 * size.parameters * tokens / speed(calculated(read[0], device), device)

@@ -15,8 +15,8 @@ from sparsebench.plan.stages import stages
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
-READING = ("transformers", "tokenizers")
-"""What turns text into a model's activations, for steps that read it."""
+READING = ("transformers", "tokenizers", "scipy")
+"""What turns text into a model's activations and sums of them (models/gather.py), for steps that read it."""
 DEQUANTIZING = ("transformers", "gguf")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sparsebench.plan import own_data
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
 from sparsebench.plan.fingerprint import digest
+from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
 from sparsebench.runtime.engines import engines
@@ -64,6 +65,8 @@ class Prepared:
     cache: sources.Cache
     sizes: dict[str, ModelSize]
     device: str = "cpu"
+    refused: Mapping[str, Problem] = field(default_factory=dict)
+    """The cells that the device cannot do, by id, each with the manifest's line that asks for it."""
 
     def has(self, model: str) -> bool:
         """Whether the model lies prepared in the work folder."""
@@ -90,7 +93,8 @@ def prepare(request: Request) -> Prepared:
         folder = work / "models" / plan.dense[model.name].id
         sizes[model.name] = replace(model_size(model, configs.get(model.name), folder), device=device)
     ledger = ledger_path(request.ledger, manifest.ledger)
-    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device)
+    unable = refused(loaded, manifest, plan, device)
+    return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable)
 
 
 def _limited(loaded: Loaded, manifest: Manifest) -> None:
@@ -120,7 +124,7 @@ def checks() -> Checks:
         family_of=family_of,
         task_families=benchmarks.families,
         own_kinds=lambda: benchmarks.KINDS,
-        last_steps=lambda: [verb for verb, kind in kinds().items() if kind.last],
+        last_steps=lambda: {verb: kind.but for verb, kind in kinds().items() if kind.last},
     )
 
 

@@ -10,8 +10,10 @@ from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, making, training
+from sparsebench.plan.jobs import calculates
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
+from sparsebench.steps.registry import kinds
 
 PROCESS_BYTES = 700_000_000
 """A worker with torch, transformers and DeepSpeed imported."""
@@ -55,15 +57,57 @@ def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[s
     return {kind: median(found) for kind, found in ratios.items()}
 
 
-def total_seconds(
-    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, pace: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """Wall seconds by kind of job; what is not timed runs ``slots`` at once. ``pace`` is what was ``learned``."""
-    totals: dict[str, float] = {}
+def at_once(job: Job, slots: int, gpus: int = 0) -> int:
+    """How many jobs like this one run at once, as ``run/local`` has room: a timed one alone, those that calculate one a GPU
+    where the run has ``gpus``, others in ``slots``."""
+    if job.exclusive:
+        return 1
+    return min(slots, gpus) if gpus and calculates(job) else slots
+
+
+@dataclass
+class Share:
+    """The jobs of one kind that run so many ``at_once``: how many, ``seconds`` of work together and of the longest.
+
+    ``calculates``: on a GPU; ``alone``: with the machine to itself.
+    """
+
+    kind: str
+    calculates: bool
+    alone: bool
+    at_once: int
+    count: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+
+    @property
+    def wall(self) -> float:
+        """Seconds from the first's start to the last's end, if nothing else is in the way."""
+        return max(self.seconds / self.at_once, self.longest)
+
+
+def shares(
+    jobs: Iterable[Job],
+    sizes: dict[str, ModelSize],
+    slots: int,
+    pace: Mapping[str, float] | None = None,
+    gpus: int = 0,
+) -> list[Share]:
+    """The jobs by kind and place. ``pace`` is what was ``learned``."""
+    found: dict[tuple[str, bool], Share] = {}
     for job in jobs:
-        share = 1 if job.exclusive else slots
+        key = job.kind, bool(gpus) and calculates(job)
+        own = found.setdefault(key, Share(*key, job.exclusive, at_once(job, slots, gpus)))
         expected = job_seconds(job, sizes) * (pace or {}).get(job.kind, 1.0)
-        totals[job.kind] = totals.get(job.kind, 0.0) + expected / share
+        own.count, own.seconds, own.longest = own.count + 1, own.seconds + expected, max(own.longest, expected)
+    return list(found.values())
+
+
+def total_seconds(found: Iterable[Share]) -> dict[str, float]:
+    """Wall seconds by kind of job."""
+    totals: dict[str, float] = {}
+    for share in found:
+        totals[share.kind] = totals.get(share.kind, 0.0) + share.wall
     return totals
 
 
@@ -84,7 +128,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     timed = {variant.id for job in jobs if job.exclusive for variant in job.variants}
     waiting = widest = kept = memory = 0
-    free = environment.memory()[1]
+    free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
@@ -94,7 +138,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
             widest = max(widest, size.bytes * (len(job.makes) - stay) + resumed)
             if ready.manifest.storage and ready.manifest.storage.keep != "none":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
-        memory = max(memory, _held(job, size, free) * (1 if job.exclusive else slots(ready)))
+        memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
     return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
@@ -130,7 +174,17 @@ def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
     models = process.models_apart if apart else process.models
     ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
     own = held([variant.steps[-1] for variant in job.makes if variant.steps], size)
+    own += _whole(job, size)
     return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks + own
+
+
+def _whole(job: Job, size: ModelSize) -> int:
+    """The model in the precision that it is read in, where a step has all of it in memory."""
+    last = [variant.steps[-1] for variant in job.makes if variant.steps]
+    if not any(kinds()[step.verb].whole(step) for step in last):
+        return 0
+    wide = any(calculated(cell) == "float32" for cell in job.cells if "samples" in cell.settings)
+    return max(size.bytes, 4 * size.parameters * wide)
 
 
 def _held(job: Job, size: ModelSize, free: int) -> int:

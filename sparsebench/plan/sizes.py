@@ -31,16 +31,23 @@ def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> 
         checkpoint = Checkpoint(folder)
         tensors = checkpoint.tensors.values()
         share = prunable_share(checkpoint, model.family)
-        return ModelSize(sum(t.numel for t in tensors), sum(t.nbytes for t in tensors), share)
+        count, size = sum(t.numel for t in tensors), sum(t.nbytes for t in tensors)
+        return ModelSize(count, size, share, blocks=_blocks(checkpoint.config))
     except ModelError:
         pass
     count = parameters(config) if config else _guess(str(model.source))
     if not 0 < count <= MOST or (config and not 0 <= _tables(config) <= count):
         wrong = f"{model.name}: by its config.json it has {count:,} parameters"
         raise ModelError(wrong, "correct its sizes (hidden_size, num_hidden_layers, vocab_size …), or fetch it again")
-    stored = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
-    dtype = model.dtype if model.dtype != "auto" else str(stored)
-    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), 1 - _tables(config) / count if config else None)
+    written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
+    dtype = model.dtype if model.dtype != "auto" else str(written)
+    prunable = 1 - _tables(config) / count if config else None
+    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), prunable, blocks=_blocks(config or {}))
+
+
+def _blocks(config: Mapping[str, Any]) -> int:
+    size = dimensions(config)
+    return size.layers + size.decoder_layers
 
 
 def _guess(source: str) -> int:

@@ -126,7 +126,9 @@ def _storage(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dic
 def _scores(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
-            yield _task(task, model)
+            settings = _task(task, model)
+            if not variant.heuristic or benchmarks.heuristics.fits(benchmarks.row_of(settings)):
+                yield settings
 
 
 def _task(task: Task, model: Model) -> dict[str, Any]:

@@ -33,8 +33,8 @@ FILTER = "/* manifests */"
 class Pictures:
     """The rendered figures of a folder, each placed once, in the paper or among the results, with their titles and queries."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises UserError for a picture that is a link to a file outside."""
+    def __init__(self, folder: Path, run: Callable[[str], query.Table]) -> None:
+        """``run`` asks the ledger. Raises UserError for a picture that is a link to a file outside."""
         for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"{path}: a link to a file outside of {folder}", "copy the picture into the folder")
@@ -43,9 +43,18 @@ class Pictures:
         self.files: dict[str, Path] = {}
         drawn = [spec for spec in listing() if spec.name in self.left]
         self.queries = {spec.name: spec.query for spec in drawn}
-        self.titles: dict[str, words.Text | str] = {name: words.Text(name) for name in self.left}
-        # Only our own titles may mean what Markdown makes of them.
-        self.titles |= {spec.name: spec.title if spec.shipped else words.Text(spec.title) for spec in drawn}
+        self.specs = {spec.name: spec for spec in drawn}
+        self.run = run
+
+    def title(self, name: str) -> words.Text | str:
+        """What stands above the figure: what it finds in the ledger, else its title."""
+        if name not in self.specs:
+            return words.Text(name)
+        spec = self.specs[name]
+        rows = self.run(spec.query).dicts() if "finding" in spec.values else []
+        found = spec.found(rows[0]) if rows else spec
+        # Only our own titles may mean what Markdown makes of them; a finding holds names of the ledger.
+        return found.title if spec.shipped and found is spec else words.Text(found.title)
 
     def place(self, name: str) -> str | None:
         """The link to a figure from the folder ``beside``; it is then no longer left. None where there is no such picture."""
@@ -100,7 +109,7 @@ def build(
 
         def rendered(templates: Mapping[str, Path], place: str) -> tuple[list[str], Pictures]:
             """Each template's text, for the folder that it will lie in."""
-            pictures, queries, texts = Pictures(figures), Queries(), []
+            pictures, queries, texts = Pictures(figures, run), Queries(), []
             if brief:
                 pictures.queries = {}  # there is nothing to cite them from
             environment = _environment(ask, pictures, queries)
@@ -170,6 +179,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
-    more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw")}
+    more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw", "processor")}
     environment.filters |= {**words.CELLS.special, **more, "metric": lambda name: Metric.named(words.raw(name))}
     return environment

@@ -120,6 +120,11 @@ def times(ratio: float) -> str:
     return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
 
 
+def processor(machine: object) -> Text:
+    """A machine's processor, without how many there are and its memory."""
+    return Text(raw(machine).partition("×")[0].strip())
+
+
 def points(share: float) -> str:
     """A difference between two shares in percentage points, to two significant digits."""
     shown = f"{100 * share:.2g}" if share >= 1e-5 or share == 0 else "less than 0.001"

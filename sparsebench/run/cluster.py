@@ -103,7 +103,7 @@ class Cluster:
             )
         if any("hosts" in cell.settings for cell in todo):
             raise UserError(
-                "runtime: hostfile: ranks on several nodes are started by ssh, and here Ray chooses the nodes",
+                "runtime: hostfile: a hostfile names nodes, and here Ray chooses them",
                 "leave hostfile out, or run these cells with --executor local",
             )
         if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):

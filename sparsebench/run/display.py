@@ -20,7 +20,7 @@ from rich.table import Table
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.resources import job_seconds
+from sparsebench.plan.resources import at_once, job_seconds
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
@@ -31,11 +31,11 @@ COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skip
 
 
 class Clock:
-    """Expected seconds still to go. ``sizes`` by model name; timed jobs run alone, the others ``slots`` at once."""
+    """Expected seconds still to go. ``sizes`` by model name; so many jobs run ``at_once`` on ``slots`` and ``gpus``."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], slots: int) -> None:
+    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, gpus: int = 0) -> None:
         self.sizes = dict(sizes)
-        self.slots = slots
+        self.slots, self.gpus = slots, gpus
         self.expected: dict[str, float] = {}
         self.by_kind: dict[str, float] = defaultdict(float)
         self.jobs: dict[str, Job] = {}
@@ -89,14 +89,16 @@ class Clock:
         return (spent + DAMPING_SECONDS) / (foreseen + DAMPING_SECONDS)
 
     def _side_by_side(self, job: Job) -> int:
-        return 1 if job.exclusive else self.slots
+        return at_once(job, self.slots, self.gpus)
 
 
 class Display:
     """The plain face: one line per finished cell. Also the base of the live one."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], slots: int = 1, stream: IO[str] | None = None) -> None:
-        self.clock = Clock(sizes, slots)
+    def __init__(
+        self, sizes: Mapping[str, ModelSize], slots: int = 1, stream: IO[str] | None = None, gpus: int = 0
+    ) -> None:
+        self.clock = Clock(sizes, slots, gpus)
         self.stream = stream or sys.stderr
         self.total = 0
         self.count = 0
@@ -165,8 +167,8 @@ class Display:
 class LiveDisplay(Display):
     """The face for terminals: finished cells scroll by above a bar with the jobs that run."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, console: Console) -> None:
-        super().__init__(sizes, slots)
+    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, console: Console, gpus: int = 0) -> None:
+        super().__init__(sizes, slots, gpus=gpus)
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.jobs: dict[str, tuple[Job, str]] = {}
@@ -222,9 +224,11 @@ class LiveDisplay(Display):
         return grid
 
 
-def display(sizes: Mapping[str, ModelSize], slots: int, console: Console) -> Display:
+def display(sizes: Mapping[str, ModelSize], slots: int, console: Console, gpus: int = 0) -> Display:
     """The face that fits where the console writes."""
-    return LiveDisplay(sizes, slots, console) if console.is_terminal else Display(sizes, slots, console.file)
+    if console.is_terminal:
+        return LiveDisplay(sizes, slots, console, gpus)
+    return Display(sizes, slots, console.file, gpus)
 
 
 def duration(seconds: float) -> str:

@@ -187,6 +187,9 @@ def score(spec: Spec, recorder: Recorder) -> None:
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
+    if variant.heuristic:
+        benchmarks.heuristics.score(list(tasks), cache, emit)
+        return
     read = [drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)] if variant.calibration else []
     read += [_trained_on(step, cache, spec.offline) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None

@@ -1,4 +1,4 @@
-"""What ranks share is compiled, once per machine, while the first jobs run: a timed job, alone, could only wait for it."""
+"""Compiles what several ranks share, once per machine, beside the first jobs: a timed job would have to wait for it."""
 
 from __future__ import annotations
 

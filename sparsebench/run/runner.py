@@ -32,9 +32,9 @@ from sparsebench.run.workspace import Leases
 
 INGEST_SECONDS = 5.0
 INGEST_SHARE = 100
-"""The parent waits so many times as long as the last ingest took before the next."""
+"""Before the next ingest the parent waits this many times as long as the last one took."""
 LOSSES = 3
-"""So often a job is started again whose machine is gone: a job may be what ends machines."""
+"""A job whose machine is lost is started again at most so often: the job itself may be what kills machines."""
 LOOKS = 10
 """How often a silent job is looked at before it is given up."""
 IDLE_SHARE = 3e-5

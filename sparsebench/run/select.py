@@ -1,12 +1,16 @@
 """Which cells run and why.
 
 ``new``, ``done``, ``not reached yet``, ``skipped before``, ``failed before`` (runs with --retry-failed), ``unsupported`` (with
-these versions), ``changed`` (its settings, source or versions: the fingerprint is another), ``left out by --only``.
+these versions, or by this machine's GPUs), ``changed`` (the last plan asked the same, and the source, a file or a version was
+another), ``left out by --only``.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,9 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     """A decision for every cell of the plan. ``records`` is the folder of records."""
     known = statuses(records)
     before = _previous(records / f"plan-{ready.plan.manifest}.json")
+    planned = {cell.id for cell in ready.plan.cells}
+    # A cell that is asked for still, by its id, has not become another.
+    asked = {question for cell_id, question in before.items() if cell_id not in planned}
     found = []
     for cell in ready.plan.cells:
         status = known.get(key(cell, ready.device))
@@ -49,10 +56,12 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
             found.append(Decision(cell, retry_failed, "failed before"))
         elif status == "unsupported":
             found.append(Decision(cell, False, "unsupported"))
+        elif cell.id in ready.refused:
+            found.append(Decision(cell, False, f"unsupported: {ready.refused[cell.id].message}"))
         elif status == "skipped":
             found.append(Decision(cell, True, "skipped before"))
         else:
-            found.append(Decision(cell, True, _why_open(cell, before)))
+            found.append(Decision(cell, True, _why_open(cell, before, asked)))
     return found
 
 
@@ -121,16 +130,38 @@ def _same(own: Any, value: str) -> bool:
     return str(own) == value or bool(planned and path.name == value)
 
 
-def _why_open(cell: Cell, before: dict[str, tuple[str, str]]) -> str:
-    """A cell without a record: planned before and not reached, or the same words with another fingerprint, or new."""
+def _why_open(cell: Cell, before: Mapping[str, str], asked: set[str]) -> str:
+    """A cell without a record: planned before and not reached, or asked before under another id, or new."""
     if cell.id in before:
         return "not reached yet"
-    return "changed" if (cell.variant.label, cell.label) in before.values() else "new"
+    return "changed" if asked and _question(cell.variant, cell.stage, cell.settings) in asked else "new"
 
 
-def _previous(path: Path) -> dict[str, tuple[str, str]]:
-    """Variant and cell labels of the manifest's last plan, by cell id."""
+_CONTENT = re.compile(r"#(?:sha256|content)=[^\"]*")
+
+
+def _question(variant: Variant, stage: str, settings: Mapping[str, Any]) -> str:
+    """What a cell asks, in one line: all that its id covers but the content of sources and files, and versions."""
+    own = {key: value for key, value in settings.items() if key != "source"}
+    if "own" in own:
+        own["own"] = {key: value for key, value in own["own"].items() if key != "content"}
+    steps = [[step.verb, step.name, step.settings] for step in variant.steps]
+    asked = (variant.model, variant.family, variant.dtype, variant.seed, variant.calibration, steps, stage, own)
+    return _CONTENT.sub("", json.dumps(asked, sort_keys=True))
+
+
+def _previous(path: Path) -> dict[str, str]:
+    """What the cells of the manifest's last plan asked, by cell id. Raises LedgerError for what is no plan."""
     if not path.is_file():
         return {}
-    cells = bounded.read_object(path, LedgerError, "remove the file: the next run writes it again")["cells"]
-    return {cell["cell_id"]: (Variant.read(cell["variant"]).label, cell["label"]) for cell in cells}
+    again = "remove the file: the next run writes it again"
+    plan = bounded.read_object(path, LedgerError, again)
+    try:
+        return dict(_questions(plan["cells"]))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"{path}: not a plan as sparsebench writes it ({error!r})", again) from error
+
+
+def _questions(cells: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for cell in cells:
+        yield str(cell["cell_id"]), _question(Variant.read(cell["variant"]), cell["stage"], cell["settings"])

@@ -1,7 +1,7 @@
 """Latency and memory of a model under an engine: one process per rank, phases apart, dense and variant side by side."""
 
 from sparsebench.runtime.footprint import footprint
-from sparsebench.runtime.measure import check_supported, measure_latency, measure_memory, measure_pair
+from sparsebench.runtime.measure import check_device, check_supported, measure_latency, measure_memory, measure_pair
 from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Workload
 
 VERSION = 2
@@ -12,6 +12,7 @@ __all__ = [
     "MemoryResult",
     "Setting",
     "Workload",
+    "check_device",
     "check_supported",
     "footprint",
     "measure_latency",

@@ -111,18 +111,18 @@ class Recorded(Decode):
 
         prefill, prompt = self.prefill, self.prefill.prompt
         module = prefill.model.module
-        given = dict(prefill.extra)
+        given, side = dict(prefill.extra), ""
+        ids: Any = prompt.ids
         if prefill.encode:
             from transformers import DynamicCache, EncoderDecoderCache
 
             prefill.begin()
-            side, ids = "decoder_", prefill.start
+            ids, side = prefill.start, "decoder_"
             own = static_cache(module, 1 + self.tokens)
             given[prefill.cache_name] = EncoderDecoderCache(own, DynamicCache())
             # No mask of the prompt, which has no padding: transformers would ask the GPU whether it is all ones.
             given["encoder_outputs"] = prefill.encode.output
         else:
-            side, ids = "", prompt.ids
             own = given[prefill.cache_name] = static_cache(module, ids.shape[1] + self.tokens)
         # Of all places from the start: a mask that grows would be another tensor each time.
         given[f"{side}attention_mask"] = ids.new_ones((ids.shape[0], ids.shape[1] + self.tokens))

@@ -11,7 +11,7 @@ from typing import Any
 from sparsebench import children, devices, environment
 from sparsebench.errors import MeasureError, ParityError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import Scheme, scheme_of
+from sparsebench.models.quantized import FLOAT, Scheme, scheme_of
 from sparsebench.models.skipping import skips
 from sparsebench.models.topology import refuse_text
 from sparsebench.runtime import intervals
@@ -47,14 +47,8 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
             f"measure it at one rank, or use {' or '.join(row.name for row in engines().values() if row.shards)}",
         )
     refuse_text(config)
-    if setting.on_gpu and not setting.hosts:
-        there = len(devices.chosen(setting.device))
-        if setting.ranks > there:
-            raise UnsupportedError(
-                f"{setting.ranks} ranks need as many GPUs; device {setting.device} is {there}",
-                "measure fewer ranks, or on a machine with more GPUs",
-            )
     scheme = scheme_of(config)
+    check_device(setting, scheme.encoding if scheme else FLOAT)
     if scheme:
         _check_quantized(scheme, setting)
     if skips(config):
@@ -63,16 +57,28 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
     check_positions(config, family, setting.workload)
 
 
+def check_device(setting: Setting, encoding: str = FLOAT) -> None:
+    """Raise UnsupportedError where no GPU runs weights of an ``encoding`` so, or there are fewer GPUs than ranks."""
+    if not setting.on_gpu:
+        return
+    there = len(devices.chosen(setting.device))
+    if setting.ranks > there and not setting.hosts:
+        raise UnsupportedError(
+            f"{setting.ranks} ranks need as many GPUs; device {setting.device} is {there}",
+            "measure fewer ranks, or on a machine with more GPUs",
+        )
+    if encoding != FLOAT:
+        raise UnsupportedError(
+            f"{encoding} weights are run on a CPU only: torch's kernels for them are a CPU's",
+            "say `device: cpu`, or --device cpu",
+        )
+
+
 def _check_quantized(scheme: Scheme, setting: Setting) -> None:
     able = [row.name for row in engines().values() if scheme.encoding in row.encodings]
     if setting.engine not in able:
         raise UnsupportedError(
             f"the {setting.engine} engine does not run {scheme.encoding} weights", f"use {' or '.join(able)}"
-        )
-    if setting.on_gpu:
-        raise UnsupportedError(
-            f"{scheme.encoding} weights are run on a CPU only: torch's kernels for them are a CPU's",
-            "say `device: cpu`, or --device cpu",
         )
     if setting.ranks > 1:
         raise UnsupportedError(f"{scheme.encoding} weights are not run at {setting.ranks} ranks", "measure at one rank")

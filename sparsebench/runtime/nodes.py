@@ -1,8 +1,7 @@
-"""Ranks on several nodes: DeepSpeed's launcher starts them by ssh, and each calls its parent back over TCP.
+"""Ranks on several nodes: srun or DeepSpeed's launcher, by ssh, starts them; each calls its parent back over TCP.
 
-What one node knows of another is a connection and what comes over it: a rank that ends says so, and one whose connection
-closes without a word is dead. A rank whose parent hangs up, or is gone, ends. A machine that
-vanishes is missed by TCP's keepalive.
+Nodes learn of each other only through TCP connections. A rank that ends says so; one whose connection closes without a
+message is dead. A rank ends when its parent closes the connection or is gone. TCP's keepalive notices a machine that vanishes.
 """
 
 from __future__ import annotations
@@ -36,9 +35,13 @@ END_SECONDS = 10.0
 """So long the launcher may take to see that its ranks have ended: it looks once a second."""
 SILENT_SECONDS, PROBES = 15, 3
 """A connection without a sign of life is probed after so long, and as often, before it counts as closed."""
-NEEDED = ("pdsh", "ssh")
+NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",)}
+CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
+"""Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""
 SIGNALLED = re.compile(r"exits with return code = (-\d+)")
 """What DeepSpeed's launcher says of a rank that a signal ended; it looks once a second."""
+STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(core dumped\))?$", re.MULTILINE)
+"""What srun says: which ranks, and the signal in the system's words."""
 
 
 class NodeGroup(RankGroup):
@@ -59,11 +62,13 @@ class NodeGroup(RankGroup):
         self.gone: int | None = None
 
     def __enter__(self) -> NodeGroup:
-        missing = [name for name in NEEDED if not shutil.which(name)]
+        needed = NEEDED[hosts.launcher()]
+        missing = [name for name in needed if not shutil.which(name)]
         if missing:
             raise UnsupportedError(
-                f"DeepSpeed's launcher starts ranks on other nodes with {' and '.join(NEEDED)}; not here: {', '.join(missing)}",
-                "install them, and let this account reach the hosts by ssh without a password",
+                f"ranks are started on other nodes with {' and '.join(needed)}; not here: {', '.join(missing)}",
+                "within an allocation of SLURM's (SLURM_JOB_ID) it is srun; "
+                "else install pdsh and ssh, and let this account reach the hosts without a password",
             )
         self.folder = leftovers.temporary()
         self.port, self.kills, self.token = free_port(), oom_kills(), secrets.token_hex(16)
@@ -94,11 +99,19 @@ class NodeGroup(RankGroup):
 
     def _launch(self, callback: int) -> None:
         hostfile = Path(self.folder.name) / "hostfile"
-        hostfile.write_text("".join(f"{name} slots={slots}\n" for name, slots in self.where))
+        hostfile.write_text(hosts.text(self.where))
         call = [_address(name for name, _ in self.where), str(callback), self.token]
         command = hosts.command(hostfile, self.where, int(self.port), call)
         # The launcher lets ranks import from its current folder.
-        self._spawn(command, self._log(0), os.environ | children.imports(), cwd="/")
+        self._spawn(command, self._log(0), os.environ | children.imports() | self._carried(), cwd="/")
+
+    def _carried(self) -> dict[str, str]:
+        """What has DeepSpeed's launcher take variables along: a file of them, a person's own such file after them."""
+        own = Path.home() / os.environ.get("DS_ENV_FILE", ".deepspeed_env")
+        ours = [f"{name}={value}\n" for name, value in os.environ.items() if name.startswith(CARRIED)]
+        file = Path(self.folder.name) / "variables"
+        file.write_text("".join(ours) + (own.read_text() if own.is_file() else ""))
+        return {"DS_ENV_FILE": str(file)}
 
     def _gather(self, server: socket.socket) -> None:
         """Wait until all ranks have called, and tell each what to do."""
@@ -114,7 +127,7 @@ class NodeGroup(RankGroup):
             code = self.processes[0].poll()
             if code is not None:
                 raise MeasureError(
-                    f"{absent} before DeepSpeed's launcher ended with exit code {code}\n{self._tails([])}"
+                    f"{absent} before what starts them ({hosts.launcher()}) ended with exit code {code}\n{self._tails([])}"
                 )
             if time.monotonic() > deadline:
                 raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
@@ -174,8 +187,8 @@ class NodeGroup(RankGroup):
         deadline = time.monotonic() + seconds
         while rank not in self.codes:
             ended = self.processes[0].poll() is not None or time.monotonic() >= deadline
-            if rank == self.gone and (found := SIGNALLED.search(self._said_of(rank))):
-                return int(found[1])
+            if rank == self.gone and (found := _signal(self._said_of(rank), rank)):
+                return -found
             if ended:
                 break
             time.sleep(0.05)
@@ -205,8 +218,22 @@ class NodeGroup(RankGroup):
         return "\n".join(f"    launcher: {line}" for line in lines[-TAIL_LINES * self.ranks :])
 
 
+def _signal(said: str, rank: int) -> int | None:
+    """The signal that ended a rank, by what the launcher has said; None where it has not."""
+    if found := SIGNALLED.search(said):
+        return -int(found[1])
+    words = {signal.strsignal(one): one for one in signal.valid_signals()}
+    for tasks, what in STEP_SIGNALLED.findall(said):
+        ends = [part.partition("-") for part in tasks.split(",")]
+        if what in words and any(int(first) <= rank <= int(last or first) for first, _, last in ends):
+            return int(words[what])
+    return None
+
+
 def call(address: str, port: int, token: str) -> tuple[int, dict[str, Any], int]:
     """In a rank: call the parent; the connection's descriptor, what to do, and this rank's number."""
+    if "RANK" not in os.environ:  # srun numbers ranks by names of its own
+        os.environ.update(RANK=os.environ["SLURM_PROCID"], LOCAL_RANK=os.environ["SLURM_LOCALID"])
     rank = int(os.environ["RANK"])
     line = socket.create_connection((address, port), timeout=60)
     line.settimeout(None)

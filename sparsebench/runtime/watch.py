@@ -1,4 +1,4 @@
-"""Ranks that are silent: do they work? Told by what they, and all that they started, use of processor and input.
+"""Detects hung ranks from the CPU time and I/O of their process trees.
 
 The parent looks only when a group was silent for a while, and asks a rank for its stack only when it used nothing.
 """

@@ -81,7 +81,7 @@ KNOWN = {
         ),
         Known("g2p-t5", "path:examples/g2p/model", "encoder-decoder", 2_376_704, 0, "Apache-2.0", "the checkout"),
         Known(
-            "qwen2.5-coder-1.5b", _coder(), "decoder", 1_777_088_000, 1_117_320_768, "Apache-2.0",
+            "qwen2.5-coder-1.5b", _coder(), "decoder", 1_543_714_304, 1_117_320_768, "Apache-2.0",
             "22 packages, 4-bit GGUF",
         ),
         Known("opt-1.3b", "hf:facebook/opt-1.3b@main", "decoder", 1_315_758_080, None, "OPT-175B licence", "the hub"),

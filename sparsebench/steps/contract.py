@@ -66,6 +66,25 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Activity:
+    """What a text showed of one ``module`` (its path) where values are skipped or neurons grouped, read by the unchanged model.
+
+    ``near_zero`` is the share of its values within 1% of their root mean square. Of a skip: ``threshold``, and ``skipped``, the
+    share of the values up to it. Of experts: ``uses``, the share of the tokens for which each is computed, those that all tokens
+    share left out; ``together`` is how often two neurons of one expert are active for the same token, over how often any two are.
+    """
+
+    side: str
+    layer: int
+    module: str
+    near_zero: float
+    threshold: float | None = None
+    skipped: float | None = None
+    uses: tuple[float, ...] | None = None
+    together: float | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What a step achieved, counted in the written files.
 
@@ -75,7 +94,8 @@ class Evidence:
     ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
     that it was trained on, every epoch counted, ``operations`` the floating-point operations that this took, by the rule of two
     for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went.
-    ``read_share`` is the share of the prunable weights that one token reads, a router's own included, where it is not all.
+    ``read_share`` is the share of the prunable weights that one token reads, a router's own included, where it is not all;
+    ``activity`` says what text showed of the modules concerned.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
     ``peak_rss_bytes`` is the process's. ``note`` says what a reader must know. ``calibration_tokens`` (padding left out) and
     ``calibration_sha256`` (of the token ids) tell what was read, if anything.
@@ -102,6 +122,7 @@ class Evidence:
     operations: float = 0.0
     curve: tuple[Point, ...] = ()
     read_share: float = 1.0
+    activity: tuple[Activity, ...] = ()
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
@@ -153,13 +174,15 @@ class StepKind:
     _: KW_ONLY
     reads_text: Callable[[Step], bool] = lambda step: False
     """Whether the step looks at calibration text."""
-    passes: Callable[[Step], float] = lambda step: 1.0
-    """How often that text goes through the model, in forwards: for the plan's estimate."""
+    passes: Callable[[Step, int], float] = lambda step, blocks: 1.0
+    """How often that text goes through a model of so many blocks, in forwards: for the plan's estimate."""
     trains: Callable[[Step], float] = lambda step: 0.0
     """How many tokens of a text of its own go through the whole model, every forward pass counted (a backward pass is two): for
     the plan's estimate."""
     holds: Callable[[Step], float] = lambda step: 0.0
     """Bytes a parameter that it holds in memory, and that resuming it takes on the disk: for the plan's estimate."""
+    whole: Callable[[Step], bool] = lambda step: False
+    """Whether it has the whole model in memory: for the plan's estimate."""
     on_device: Callable[[Step], bool] = lambda step: False
     """Whether it calculates on the context's device; other steps stay on the CPU."""
     reads_dense: Callable[[Step], bool] = lambda step: False
@@ -185,6 +208,8 @@ class StepKind:
     """Those of ``texts`` to which weights are fitted: a benchmark whose documents stand there is refused."""
     last: bool = False
     """Whether no step may follow: what it writes belongs to these weights alone."""
+    but: tuple[tuple[str, str], ...] = ()
+    """The verb and name of steps that may follow nonetheless."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

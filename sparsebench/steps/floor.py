@@ -1,4 +1,4 @@
-"""``floor`` as a step: weights without skill in the model's own architecture, to measure what a task gives for nothing."""
+"""``floor`` as a step: what a task gives for nothing, by weights without skill in the model's architecture, or by no model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 from sparsebench import bounded
 from sparsebench.steps.contract import Context, Emit, Settings, Step
+
+HEURISTIC = "heuristic"
+"""The floor without a model. Its folder is that of zero weights, which nothing reads."""
 
 
 class Zeros(Settings):
@@ -21,9 +24,16 @@ class Random(Settings):
     """What the weights are drawn from. Of several, the best score is the floor."""
 
 
+class Heuristic(Settings):
+    """No model: pairs and passages are ranked by shared words; of choices the shortest, or the longest, is the answer.
+
+    Other tasks have no heuristic and are left out.
+    """
+
+
 def settings() -> dict[str, type[Settings]]:
     """Each floor's settings, by its name."""
-    return {"random-weights": Random, "zero-weights": Zeros}
+    return {"random-weights": Random, "zero-weights": Zeros, HEURISTIC: Heuristic}
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

@@ -157,6 +157,7 @@ class PackedCheckpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
+        """The model's config.json, as it is."""
         return bounded.read_object(self.folder / "config.json")
 
     @cached_property

@@ -114,6 +114,22 @@ def test_a_cache_that_cannot_be_written_is_blamed(
     assert code == 2 and "SPARSEBENCH_CACHE" in said and f"the cache {tmp_path / 'file' / 'cache'}" in said
 
 
+def test_plan_needs_no_folder_that_can_be_written(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tiny.yaml").write_text(MANIFEST)
+    (tmp_path / "below.yaml").write_text(f"{MANIFEST}ledger: file/below/l.duckdb\nwork_dir: file/below/work\n")
+    assert run("plan", "below.yaml")[0] == 0
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "file" / "cache"))
+    code, said = run("plan", "tiny.yaml")
+    assert code == 0 or (code == 2 and "SPARSEBENCH_CACHE" in said), said
+    (tmp_path / "hub.yaml").write_text(MANIFEST.replace("path:model", "hf:nobody/nothing"))
+    code, said = run("plan", "hub.yaml", "--offline")
+    assert code == 2 and said.startswith("sparsebench: "), said
+
+
 # ---- models
 
 
@@ -237,6 +253,22 @@ def test_a_cut_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
         (tmp_path / "records" / "plan-m.json").write_text(text)
         code, said = run("status", "--ledger", "l.duckdb")
         assert code == 1 and "plan-m.json" in said
+
+
+def test_a_plan_of_other_steps_is_read_and_what_is_no_plan_is_named(run: Callable[..., Any], tmp_path: Path) -> None:
+    benign.model(tmp_path / "model")
+    (tmp_path / "tiny.yaml").write_text(f"{MANIFEST}ledger: l.duckdb\n")
+    cell = {"cell_id": "c", "key": "c", "stage": "storage", "settings": {}, "label": "storage"}
+    variant = {"id": "v", "model": "m", "family": "decoder", "source": "", "revision": "", "weights": "", "dtype": ""}
+    step = {"verb": "prune", "name": "wanda", "settings": {}, "of_tomorrow": 1}
+    plan = tmp_path / "records" / "plan-tiny.json"
+    plan.parent.mkdir()
+    plan.write_text(json.dumps({"cells": [{**cell, "variant": {**variant, "steps": [step]}}]}))
+    assert run("plan", "tiny.yaml")[0] == 0
+    for cells in ([{**cell, "variant": {**variant, "steps": [{"verb": "prune"}]}}], ["c"], 5):
+        plan.write_text(json.dumps({"cells": cells}))
+        code, said = run("plan", "tiny.yaml")
+        assert code == 1 and "plan-tiny.json: not a plan" in said, said
 
 
 # ---- interrupts

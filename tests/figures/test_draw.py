@@ -32,13 +32,15 @@ def render(*asked: Any, **settings: Any) -> list[Rendered]:
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "latency",
-    "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "retained",
-    "rms", "runtime", "score", "shapes", "size", "structure", "training",
+    "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "recovered",
+    "retained", "rms", "runtime", "score", "shapes", "size", "structure", "training",
 ]  # fmt: skip
 
 
 SAMPLED = [
-    name for name in NAMES if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "shapes", "training")
+    name
+    for name in NAMES
+    if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "recovered", "shapes", "training")
 ]
 """Figures that the sample has rows for: it has zeros only, and nothing was trained."""
 SAMPLE = ("perplexity", "runtime", "structure")
@@ -222,7 +224,7 @@ def exploding(series: int, facets: int, dense: float = 25.0, worst: float = 1e9)
                         "sparsity": sparsity, "score": score if known else None, "low": score / 1.1 if place % 2 else None,
                         "high": min(score * 1.1, 1.79e308) if place % 2 else None, "dense": dense,
                         "collapsed": 1e4 if worst > 1e4 else None, "line": f"method+owl/{name}", "bound": name == 1,
-                        "place": name, "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows",
+                        "place": name, "panel": f"a-model-{facet} (dequantized)\nperplexity, 172 windows", "apart": False,
                     }
                 )  # fmt: skip
     return found
@@ -263,6 +265,16 @@ def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: 
     figure = draw(parse(SHIPPED / "perplexity.sql"), table, [])
     assert labels(figure.axes[0]) == shown
     assert overlaps(figure) == []
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
+    rows = [row | {"apart": row["line"] == "method+owl/0" and apart} for row in exploding(3, 1)]
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    (axes,) = draw(parse(SHIPPED / "perplexity.sql"), table, []).axes
+    # A level has two points.
+    joined = [line for line in axes.lines if len(line.get_xdata()) > 2 and line.get_linestyle() != "None"]
+    assert len(joined) == 3 - apart
 
 
 def test_the_axis_is_packed_together_from_where_models_have_collapsed() -> None:
@@ -313,7 +325,9 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     from tests.report import calibrated
 
     path = tmp_path / "texts.duckdb"
-    Ledger(path).ingest(calibrated.sample())
+    # So many documents that the dense model is above chance: else the task has no panel.
+    enough = {"benchmarks": {"decoder": [{"task": "perplexity"}, {"task": "piqa", "limit": 200}]}}
+    Ledger(path).ingest(calibrated.sample(**enough))
     sql = {name: parse(SHIPPED / f"{name}.sql").sql for name in ("perplexity", "score", "calibration")}
     series = [{row["line"] for row in query.run(path, sql[name]).dicts()} for name in ("perplexity", "score")]
     lines = "alps/layer magnitude/layer random/layer ria/layer sparsegpt/layer wanda+owl/row wanda/row".split()
@@ -323,7 +337,9 @@ def test_blocks_patterns_inputs_and_texts_have_lines_of_their_own(tmp_path: Path
     assert shown == {("wanda/row", "text 1"), ("wanda/row", "text 1, dense inputs")}
     # Another text: told apart from the usual one. Two patterns of one sparsity: each by its name.
     patterns = [{"prune": "wanda", "pattern": ["2:4", "4:8", "1:10"]}]
-    Ledger(path).ingest(calibrated.sample("other", variants=patterns, calibration={"samples": 4, "length": 64}))
+    Ledger(path).ingest(
+        calibrated.sample("other", variants=patterns, calibration={"samples": 4, "length": 64}, **enough)
+    )
     rows = query.run(path, sql["score"]).dicts()
     assert {row["line"] for row in rows if row["line"].startswith("wanda") and "/" not in row["line"]} == {
         "wanda 2:4, text 2", "wanda 4:8, text 2", "wanda N:M", "wanda N:M, text 2",

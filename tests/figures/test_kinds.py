@@ -32,7 +32,7 @@ def costs(series: int, facets: int = 2) -> list[dict[str, Any]]:
     return [
         {
             "megabytes": round(50 + 200 * (1 - sparsity), 0), "score": score, "low": score - 0.02, "high": score + 0.02,
-            "chance": 0.5, "higher_is_better": True,
+            "chance": 0.5, "high_wins": True, "finding": None,
             "dense": 0.7, "bound": number == 1, "place": number, "panel": f"a-model-{facet} (dequantized)\ntask (acc)",
             "series": f"method-{number}/row",
             "text": f"{100 * sparsity:g}",
@@ -53,9 +53,10 @@ def test_points_and_their_texts_clip_and_overlap_nothing(series: int, width: flo
 
 def test_the_front_is_what_no_other_point_beats() -> None:
     points = ((3, 0.5), (1, 0.2), (1, 0.1), (2, 0.2), (4, 0.5), (2.5, 0.45))
-    rows = [{"megabytes": x, "score": y, "more": True, "less": False} for x, y in points]
+    rows: list[dict[str, Any]] = [{"megabytes": x, "score": y, "more": True, "less": False} for x, y in points]
+    rows.insert(0, {"megabytes": 0.5, "score": 0.9, "more": None, "less": None})  # stands beside the front
     up, down = [(1, 0.2), (2.5, 0.45), (3, 0.5)], [(1, 0.1)]
-    for better, expected in (("high", up), ("more", up), ("low", down), ("less", down), ("", [])):
+    for better, expected in (("more", up), ("less", down), ("high", [(0.5, 0.9)]), ("", [])):
         spec = parse(SHIPPED / "pareto_bytes.sql")
         values = {key: spec.values[key] for key in ("title", "kind", "x", "y")} | {"front": better}
         canvas = Canvas(type(spec)(spec.name, spec.path, values, {}, ""), rows)
@@ -197,11 +198,12 @@ def test_in_time_zeros_stand_by_what_they_save_and_not_by_their_kernel() -> None
             CREATE TABLE latency (variant_id TEXT, engine TEXT, verdict TEXT,
                 speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE,
                 zeros_speedup DOUBLE, zeros_speedup_low DOUBLE, zeros_speedup_high DOUBLE,
-                phase TEXT, ranks INT, method TEXT, beside_plain BOOL);
+                phase TEXT, ranks INT, method TEXT, beside_plain BOOL, machine TEXT, dtype TEXT, workload TEXT);
             CREATE TABLE curves (variant_id TEXT, panel TEXT, score DOUBLE, low DOUBLE, high DOUBLE, dense DOUBLE, scale TEXT);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
         for name, kind, score, engine, verdict, speedup, zeros in variants:
-            row = [name, engine, verdict, *speedup, *zeros, "decode", 1, "any", False]
+            where = ["CPU (AVX) ×2, 9 GiB", "float32", "b1 p16 g8"]
+            row = [name, engine, verdict, *speedup, *zeros, "decode", 1, "any", False, *where]
             connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
             connection.execute("INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity')", [name, score])
             connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
@@ -212,7 +214,8 @@ def test_in_time_zeros_stand_by_what_they_save_and_not_by_their_kernel() -> None
         "both (hf)": 2, "dense": 1,
     }  # fmt: skip
     assert {row["finding"] for row in rows} == {
-        "Within a tenth of the dense perplexity, int8 (hf) decodes in 71% of the time"
+        "On CPU (AVX), float32, prompt of 16 tokens: "
+        "within a tenth of the dense perplexity, int8 (hf) decodes in 71% of the time"
     }
 
 

@@ -14,7 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query
 from sparsebench.ledger.compare import side_by_side
 from sparsebench.ledger.store import Ledger
-from tests.ledger.test_views import of, outcomes
+from tests.ledger.test_views import of, outcomes, windows, without_skill
 
 WORN = "smol/magnitude/layer/90%"
 
@@ -30,6 +30,30 @@ def test_against_dense_it_says_what_the_view_says(ledger: Path) -> None:
             assert getattr(one.paired, name) == pytest.approx(row[name]), name
         assert (one.p_holm, one.verdict) == (pytest.approx(row["p_holm"]), row["verdict"])
         assert (one.a, one.b, one.n_a, one.limited) == (row["dense_score"], row["score"], row["pairs"], True)
+
+
+@pytest.mark.parametrize(
+    ("dense", "variant", "floor", "verdict"),
+    [
+        (windows([300.0] * 1), windows([1200.0] * 1), None, "collapsed"),
+        (outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50), outcomes([0] * 5 + [1] * 90 + [0] * 5), "invalid"),
+        (outcomes([1] * 26 + [0] * 4), outcomes([0] * 4 + [1] * 22 + [0] * 4), outcomes([0] * 7 + [1] * 19 + [0] * 4),
+         "at chance"),
+    ],
+)  # fmt: skip
+def test_what_overrides_a_test_in_the_view_does_so_here(
+    found: list[dict[str, Any]], tmp_path: Path, dense: Any, variant: Any, floor: Any, verdict: str
+) -> None:
+    base, made = (
+        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method)[0])
+        for method in ("dense", "magnitude")
+    )
+    base["result"], made["result"] = dense, variant
+    path = tmp_path / "o.duckdb"
+    Ledger(path).ingest([base, made, *([without_skill(made, "zero-weights", floor)] if floor else [])])
+    (one,) = side_by_side(path, base["variant"]["id"], made["variant"]["id"]).scores
+    assert query.run(path, "SELECT verdict FROM vs_dense").rows == ((verdict,),)
+    assert one.verdict == verdict
 
 
 def test_the_other_way_round_everything_is_mirrored(ledger: Path) -> None:
@@ -204,7 +228,8 @@ def test_documents_of_one_cluster_count_once(two_models: tuple[Path, Any], tmp_p
         document["cluster"] = f"c{at // 20}"
     Ledger(tmp_path / "clustered.duckdb").ingest([first, second])
     one = side_by_side(tmp_path / "clustered.duckdb", "smol/dense", "other/dense").scores[0]
-    assert (one.paired.clusters, one.paired.p, one.verdict) == (2, 1.0, "no difference detected")
+    assert (one.paired.clusters, one.paired.p) == (2, 1.0)
+    assert one.verdict == "at chance", "half of B's answers of two are right"
     rows = query.run(tmp_path / "clustered.duckdb", "SELECT interval FROM scores ORDER BY interval").rows
     assert rows == (("Wilson",), ("Wilson over 3 clusters",))
 
@@ -223,7 +248,7 @@ def test_on_the_command_line(ledger: Path, capsys: pytest.CaptureFixture[str]) -
     words = ["compare", "smol/dense", WORN, "--ledger", str(ledger)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    assert f"B  {WORN}" in shown.stdout and "detectable" in shown.stdout
+    assert f"B  {WORN}" in shown.stdout and "detectable" in shown.stdout and "loss at" in shown.stdout
     asked = CliRunner().invoke(app, [*words, "--json"])
     loaded = json.loads(asked.stdout)
     assert loaded["b"]["name"] == WORN

@@ -31,9 +31,13 @@ RESULTS = [
         "retained_low",
         "retained_high",
         "verdict",
+        "tests",
+        "q",
+        "q_tests",
         "detectable",
         "loss_at_most",
         "loses_less",
+        "documents_to_clear",
         "floor",
         "bits_per_byte",
     ),
@@ -41,6 +45,7 @@ RESULTS = [
     *("engine", "ranks", "workload", "prefill_ms", "decode_ms", "peak_bytes"),
 ]
 VIEWS = [
+    "activity",
     "cells",
     "curves",
     "failures",
@@ -76,7 +81,7 @@ def test_every_view_answers(ledger: Path, view: str) -> None:
     rows = query.run(ledger, f"FROM {view}")
     assert len(rows.columns) >= 5
     assert bool(rows.rows) == (
-        view not in ("failures", "floors", "outputs", "recovered", "training_curves")
+        view not in ("activity", "failures", "floors", "outputs", "recovered", "training_curves")
     )  # of which the sample has none
 
 

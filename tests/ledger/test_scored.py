@@ -67,3 +67,20 @@ def test_outcomes_are_lines_with_both_sides(tmp_path: Path) -> None:
                         "cluster": None, "against": 1.0}  # fmt: skip
     scored.write_outcomes(tmp_path / "o.jsonl", {"t": WORN})
     assert "against" not in json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
+
+
+def test_a_collapse_and_a_score_at_chance_override_the_test_as_in_the_ledger() -> None:
+    def windows(losses: list[float]) -> ScoreResult:
+        outcomes = tuple(Outcome(str(at), f"h{at}", value, 100.0) for at, value in enumerate(losses))
+        score = float(np.exp(sum(losses) / (100 * len(losses))))
+        return ScoreResult("t", "perplexity", score, 0.0, len(losses), False, None, outcomes, {})
+
+    # One window gives no test, and a perplexity of exp(12) needs none.
+    (row,) = scored.rows({"t": windows([1200.0])}, {"t": windows([300.0])})
+    assert (row["p_holm"], row["verdict"]) == (None, "collapsed")
+    (row,) = scored.rows({"t": windows([330.0, 331.0, 334.0])}, {"t": windows([300.0, 302.0, 303.0])})
+    assert row["verdict"] == "worse" and row["loss_at_most"] > row["difference"] > 0
+    few = result([0.0] * 4 + [1.0] * 15 + [0.0] * 6)
+    (row,) = scored.rows({"t": few}, {"t": result([1.0] * 19 + [0.0] * 6)})
+    assert row["p_holm"] > 0.05
+    assert row["verdict"] == "at chance"

@@ -100,6 +100,24 @@ def test_a_bootstrap_interval_agrees_with_the_slow_way_and_repeats() -> None:
     assert first.method.startswith("bootstrap")
 
 
+def test_the_interval_of_an_average_precision_is_a_t_of_its_logit_with_a_jackknife_s_error() -> None:
+    from scipy import stats
+    from scipy.special import expit, logit
+    from sklearn.metrics import average_precision_score
+
+    generator = np.random.default_rng(4)
+    labels = (generator.random(40) < 0.6).astype(float)
+    values = labels + generator.normal(size=40)
+    score = float(average_precision_score(labels, values))
+    left = [average_precision_score(np.delete(labels, at), np.delete(values, at)) for at in range(40)]
+    error = math.sqrt(39 / 40 * float(((left - np.mean(left)) ** 2).sum())) / (score * (1 - score))
+    wanted = expit(logit(score) + np.array([-1, 1]) * stats.t.ppf(0.975, 39) * error)
+    found = statistics.interval("ap", score, values, labels)
+    assert (found.low, found.high) == pytest.approx(tuple(wanted))
+    perfect = statistics.interval("ap", 1.0, labels, labels)
+    assert (perfect.low, perfect.high) == (1.0, 1.0)
+
+
 def test_an_interval_needs_outcomes_that_make_the_score() -> None:
     values = np.array([0.0, 1.0, 1.0, 1.0])
     assert statistics.interval("acc", 0.75, values, NO_LABELS).method == "Wilson"

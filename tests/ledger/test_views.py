@@ -90,6 +90,18 @@ def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dic
     assert query.run(path, asked).rows == ((2.5e8,),)
 
 
+def test_weights_that_a_token_leaves_out_are_no_operations(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    making = copy.deepcopy(next(one for one in of(found, stage="make", model="smol")))
+    its = [one for one in of(found, stage="structure", model="smol") if one["variant"] == making["variant"]]
+    structure = copy.deepcopy(its[0])
+    making["result"] |= {"read_share": 0.75, "prunable": 1000}
+    structure["result"]["operations_token"] = 5000.0
+    path = tmp_path / "skipping.duckdb"
+    Ledger(path).ingest([making, structure])
+    # A quarter of the 1,000 weights is neither multiplied nor added.
+    assert query.run(path, "SELECT operations_token FROM variants").rows == ((4500.0,),)
+
+
 def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
     found: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -132,7 +144,7 @@ def test_a_new_dense_record_is_compared_again(scored: list[dict[str, Any]], tmp_
         ([1] * 80 + [0] * 20, [0] * 20 + [1] * 60 + [0] * 20, "worse", 1 / 3),
         ([1] * 70 + [0] * 30, [1] * 90 + [0] * 10, "better", 2.0),
         ([1] * 80 + [0] * 20, [0, 1] * 10 + [1] * 60 + [0] * 20, "worse", 2 / 3),
-        ([1, 0] * 50, [1, 0] * 50, "no difference detected", None),  # a dense model at chance has nothing to retain
+        ([1, 0] * 50, [1, 0] * 50, "at chance", None),  # a dense model at chance has nothing to retain
     ],
 )
 def test_verdict_and_what_is_retained(
@@ -153,9 +165,10 @@ def test_verdict_and_what_is_retained(
     assert (row["gained"], row["lost"]) == (changes.count(1), changes.count(-1))
 
 
-def without_skill(record: dict[str, Any], name: str, values: list[int]) -> dict[str, Any]:
+def without_skill(record: dict[str, Any], name: str, values: list[int] | dict[str, Any]) -> dict[str, Any]:
     """The record of a floor in place of that of a variant."""
-    made = copy.deepcopy(record) | {"cell_id": name, "key": name, "result": outcomes(values)}
+    result = values if isinstance(values, dict) else outcomes(values)
+    made = copy.deepcopy(record) | {"cell_id": name, "key": name, "result": result}
     step = {"verb": "floor", "name": name, "settings": {}}
     made["variant"] |= {"id": name, "method": name, "recipe": name, "sparsity": 0.0, "granularity": "", "steps": [step]}
     return made
@@ -192,6 +205,87 @@ def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
     (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
     assert (row["verdict"], row["retained"]) == ("invalid", None)
     assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
+
+
+def errors(wrong: list[float]) -> dict[str, Any]:
+    """A phoneme error rate's result over words of 10 phonemes each, of which so many are ``wrong``."""
+    documents = [
+        {"doc_id": str(at), "doc_hash": f"h{at}", "value": value, "label": 10.0} for at, value in enumerate(wrong)
+    ]
+    fixed = {"metric": "per", "stderr": 0.0, "limited": False, "chance": None, "protocol": {}, "task": "g2p_per"}
+    return fixed | {"score": sum(wrong) / (10 * len(wrong)), "n": len(wrong), "outcomes": documents}
+
+
+def test_the_floor_of_an_error_rate_is_used_in_its_own_direction(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([4.0, 3.0] * 40)
+    floors = [
+        without_skill(variant, "zero-weights", errors([10.0] * 80)),
+        without_skill(variant, "random-weights", errors([9.0, 7.0] * 40)),
+    ]
+    path = tmp_path / "e.duckdb"
+    Ledger(path).ingest([*scored, *floors])
+    (row,) = query.run(path, "FROM vs_dense").dicts()
+    assert (row["chance"], row["floor"], row["verdict"]) == (pytest.approx(0.8), pytest.approx(0.8), "worse")
+    assert row["retained"] == pytest.approx((0.8 - 0.35) / (0.8 - 0.05))
+    assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
+    assert query.run(path, "SELECT bool_or(at_chance) FROM scores").rows == ((False,),)
+
+
+def test_what_is_retained_of_a_perplexity_is_counted_in_logarithms(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    own = [300.0 + 7 * at for at in range(12)]
+    dense["result"], variant["result"] = windows(own), windows([value + 100 + at % 3 for at, value in enumerate(own)])
+    floor = without_skill(variant, "zero-weights", windows([1000.0] * 12))
+    Ledger(tmp_path / "r.duckdb").ingest([*scored, floor])
+    (row,) = query.run(tmp_path / "r.duckdb", "FROM vs_dense").dicts()
+    assert row["chance"] == pytest.approx(math.exp(10))
+    dense_loss = sum(own) / 1200
+    assert row["retained"] == pytest.approx((10 - dense_loss - 1.01) / (10 - dense_loss))
+    assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
+
+
+def test_a_variant_at_the_floor_is_not_credited_with_no_difference(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Thirty documents show no loss of four, but neither do they show that the variant is above the floor."""
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 26 + [0] * 4), outcomes([0] * 4 + [1] * 22 + [0] * 4)
+    floor = without_skill(variant, "zero-weights", [0] * 7 + [1] * 19 + [0] * 4)
+    Ledger(tmp_path / "c.duckdb").ingest([*scored, floor])
+    (row,) = query.run(tmp_path / "c.duckdb", "SELECT p_holm, verdict, documents_to_clear FROM vs_dense").dicts()
+    assert row["p_holm"] > 0.05
+    assert (row["verdict"], row["documents_to_clear"]) == ("at chance", None)
+    Ledger(tmp_path / "d.duckdb").ingest(scored)
+    (alone,) = query.run(tmp_path / "d.duckdb", "SELECT p_holm, verdict FROM vs_dense").dicts()
+    assert (alone["p_holm"], alone["verdict"]) == (row["p_holm"], "no difference detected")
+
+
+def test_the_documents_that_would_rule_a_loss_out_do(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    """On as many documents of the same kind the one-sided limit lies below the margin; where it does already, none is named."""
+    dense, variant = scored
+    found = {}
+    for times in (1, 8):
+        kinds = [(1, 1)] * 320 + [(1, 0)] * 20 + [(0, 1)] * 20 + [(0, 0)] * 40
+        dense["result"], variant["result"] = (outcomes([kind[side] for kind in kinds] * times) for side in (0, 1))
+        path = tmp_path / f"{times}.duckdb"
+        Ledger(path).ingest(copy.deepcopy(scored))
+        (found[times],) = query.run(path, "SELECT pairs, loses_less, documents_to_clear FROM vs_dense").dicts()
+    assert found[1]["loses_less"] is False and found[8]["loses_less"] is True
+    assert found[8]["documents_to_clear"] is None
+    (asked,) = query.run(tmp_path / "1.duckdb", "SELECT documents_to_clear(0.01, 0.1)").rows
+    # Newcombe's interval is a little wider than the normal one behind the macro.
+    assert asked[0] < found[1]["documents_to_clear"] < 1.06 * asked[0]
+
+
+def test_results_say_how_many_tests_a_verdict_is_one_of(ledger: Path) -> None:
+    asked = "SELECT {} FROM {} WHERE verdict IS NOT NULL ORDER BY ALL"
+    columns = "variant_id, task, verdict, tests, q, q_tests, documents_to_clear"
+    rows = query.run(ledger, asked.format(columns, "results")).rows
+    assert rows == query.run(ledger, asked.format(columns, "vs_dense")).rows
+    assert {row[5] for row in rows} == {len(rows)}
 
 
 def test_many_tests_are_corrected_for_the_whole_manifest_too(scored: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -635,6 +729,30 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
     recipe = making["variant"]["recipe"]
     assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
     assert query.run(path, "SELECT operations FROM variants").rows == ((3e12,),)
+
+
+def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    making = copy.deepcopy(next(one for one in of(found, stage="make")))
+    skip = {"threshold": 0.25, "skipped": 0.4, "uses": None, "together": None}
+    experts = {"threshold": None, "skipped": None, "together": 1.5}
+    making["result"]["activity"] = [
+        {"side": "decoder", "layer": 0, "module": "a", "near_zero": 0.1, **skip},
+        {"side": "decoder", "layer": 1, "module": "b", "near_zero": 0.2, "uses": [0.5, 0.5, 0.5, 0.5], **experts},
+        {"side": "decoder", "layer": 2, "module": "c", "near_zero": 0.3, "uses": [1.0, 0.0], **experts},
+        {"side": "decoder", "layer": 3, "module": "d", "near_zero": 0.3, "uses": [0.75, 0.25], **experts},
+        # Those that all tokens share are all that is active.
+        {"side": "decoder", "layer": 4, "module": "e", "near_zero": 0.3, "uses": [0.0, 0.0], **experts},
+    ]
+    path = tmp_path / "activity.duckdb"
+    Ledger(path).ingest([making])
+    asked = "module, near_zero, threshold, skipped, experts, idlest, busiest, busiest_to_mean, evenness, together"
+    rows = query.run(path, f"SELECT {asked} FROM activity ORDER BY layer").rows
+    assert rows[0] == ("a", 0.1, 0.25, 0.4, None, None, None, None, None, None)
+    assert rows[1] == ("b", 0.2, None, None, 4, 0.5, 0.5, 1.0, pytest.approx(1), 1.5)
+    assert rows[2] == ("c", 0.3, None, None, 2, 0.0, 1.0, 2.0, 0.0, 1.5)
+    # -(3/4 log2(3/4) + 1/4 log2(1/4)) bits of one.
+    assert rows[3] == ("d", 0.3, None, None, 2, 0.25, 0.75, 1.5, pytest.approx(0.8112781), 1.5)
+    assert rows[4] == ("e", 0.3, None, None, 2, 0.0, 0.0, None, None, 1.5)
 
 
 def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> None:

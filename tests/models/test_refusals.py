@@ -36,6 +36,14 @@ def test_who_cannot_be_sharded_is_told_so_at_two_ranks_only(kind: str) -> None:
     check_supported({"model_type": kind}, "decoder", Setting("deepspeed", 1, Workload(1, 4, 2)))
 
 
+def test_a_t5_with_fewer_heads_than_ranks_is_not_sharded() -> None:
+    check_supported({"model_type": "t5", "num_heads": 3}, "encoder-decoder", Setting("deepspeed", 2, Workload(1, 4, 2)))
+    with pytest.raises(UnsupportedError, match="whole heads"):
+        check_supported(
+            {"model_type": "t5", "num_heads": 1}, "encoder-decoder", Setting("deepspeed", 2, Workload(1, 4, 2))
+        )
+
+
 @pytest.mark.parametrize("kind", STATE_SPACE)
 def test_the_sparse_engine_refuses_weights_that_are_read_past_their_layers(kind: str) -> None:
     with pytest.raises(UnsupportedError, match=kind):

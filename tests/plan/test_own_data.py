@@ -150,6 +150,11 @@ def test_an_encoder_without_the_head_that_a_task_needs_is_refused(folder: Path) 
     columns = "columns: {context: question, choices: options, gold: answer}"
     said = refused(folder, f"  encoder:\n    - {{task: choices, source: path:quiz.jsonl, {columns}}}\n")
     assert "bert: it needs a masked-language-model head" in said and "mine.yaml:10:" in said
+    # So are lm-eval's tasks, with a row of ours or without; what the model can do is named.
+    both = refused(folder, "  encoder:\n    - {task: piqa}\n    - {task: boolq}\n    - {task: sst2_probe}\n")
+    assert [line in both for line in ("mine.yaml:10:", "mine.yaml:11:", "mine.yaml:12:")] == [True, True, False]
+    assert "sciq_retrieval" in both and "glue_rte" not in both
+    planned(folder, "  encoder: [{task: sst2_probe}]\n")
 
 
 def test_wikitext_asks_whether_the_hub_can_be_reached_before_anything_is_fetched(

@@ -508,7 +508,7 @@ def test_labels_do_not_round() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers"])
+@pytest.mark.parametrize("library", ["torch", "transformers", "tokenizers", "scipy"])
 def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = planned(variants=CALIBRATED, runtime=None)
     true = environment.major_minor

@@ -1,12 +1,14 @@
-"""For how long a job may be silent."""
+"""What jobs take: seconds, side by side as the scheduler has room, and for how long one may be silent."""
 
 from __future__ import annotations
 
 import pytest
 
+from sparsebench import environment
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.resources import job_seconds, learned, silence_seconds, total_seconds
+from sparsebench.plan.resources import job_bytes, job_seconds, learned, shares, silence_seconds, total_seconds
+from sparsebench.steps.registry import kinds, single
 
 
 def test_a_job_may_be_silent_for_an_hour_or_for_ten_times_its_estimate() -> None:
@@ -25,5 +27,28 @@ def test_what_finished_jobs_took_of_their_estimates_is_learned_by_kind() -> None
     pace = learned(found, sizes, {"a": 3 * expected, "b": 2 * expected, "c": 100 * expected})
     assert pace == {"benchmarks": pytest.approx(3)}, "the median: one that was disturbed says nothing"
     other = Job("d", "assess", (Cell("d", "structure", model, {}),))
-    before, after = (total_seconds([*found, other], sizes, 1, known) for known in (None, pace))
+    before, after = (total_seconds(shares([*found, other], sizes, 1, known)) for known in (None, pace))
     assert after == {"benchmarks": pytest.approx(3 * before["benchmarks"]), "assess": before["assess"]}
+
+
+def test_what_reads_the_whole_model_takes_its_memory_and_a_pass_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLEB tries each block that is left in every round; Taylor goes there and back; others look at the text once."""
+    passes = kinds()["shrink"].passes
+    steps = {
+        single("shrink", "sleb", blocks=8): 212,
+        single("shrink", "influence", blocks=8): 1,
+        single("shrink", "taylor", keep=0.5, iterations=4): 8,
+        single("shrink", "activation", keep=0.5, compensation="least_squares"): 2,
+    }
+    assert {step: passes(step, 30) for step in steps} == steps
+    monkeypatch.setattr(environment, "arithmetic", lambda *given: "float32")
+    size = ModelSize(10**8, 2 * 10**8, blocks=30)
+    read = {"samples": 16, "length": 512}
+    jobs = []
+    for step in steps:
+        made = Variant("v", "m", "decoder", "path:m", "r", "real", "bfloat16", steps=(step,))
+        jobs.append(Job("a", "make", (Cell("a", "make", made, read),), (made,)))
+    sleb, influence, taylor, activation = (job_seconds(job, {"m": size}) for job in jobs)
+    assert sleb > 20 * influence and taylor > influence and activation > influence
+    needed = [job_bytes(job, size) for job in jobs]
+    assert needed[0] == needed[1] == needed[2] == needed[3] + 4 * 10**8

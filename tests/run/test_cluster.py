@@ -36,10 +36,12 @@ def test_a_node_that_is_killed_costs_nothing_but_time(tmp_path: Path, monkeypatc
     wanted, seconds = undisturbed(tmp_path, 1)
     for name, value in PATIENT.items():
         monkeypatch.setenv(name, value)
+    home = begin(tmp_path / "ray", wanted.manifest, wanted)
+    # As where nodes start: what they compile lies in the same cache then.
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(home.folder / "cache"))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         second = nodes.add_node(num_cpus=2)
-        home = begin(tmp_path / "ray", wanted.manifest, wanted)
         process = home.start("--executor", "ray", "--address", nodes.address)
         until = time.monotonic() + 20 * seconds + 300
         while not at_work(second) and process.poll() is None and time.monotonic() < until:

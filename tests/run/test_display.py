@@ -52,6 +52,12 @@ def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest
     assert clock.left() == 0
 
 
+def test_jobs_that_calculate_wait_for_the_only_gpu() -> None:
+    clock, jobs = Clock(SIZES, slots=4, gpus=1), [scored("a"), scored("b"), timed("c")]
+    clock.begin(jobs)
+    assert clock.left() == pytest.approx(2 * job_seconds(jobs[0], SIZES) + job_seconds(jobs[2], SIZES))
+
+
 def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now, stream = 0.0, io.StringIO()
     monkeypatch.setattr("time.monotonic", lambda: now)

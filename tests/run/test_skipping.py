@@ -49,6 +49,22 @@ def test_nothing_may_follow(last: str, tiny_llama: Path, tmp_path: Path) -> None
     assert last.partition(":")[0][1:] in str(caught.value)
 
 
+def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(tiny_llama: Path, tmp_path: Path) -> None:
+    def planned(steps: str) -> set[str]:
+        path = written(tmp_path, tiny_llama, "    - {skip: cats, share: 0.5}", steps)
+        return {cell.variant.recipe for cell in prepare(Request(path, offline=True)).plan.cells}
+
+    moefied = "    - {moefy: kmeans, active: 0.5}\n    - {recover: reconstruct}"
+    assert any(recipe.endswith(", then reconstruct") for recipe in planned(moefied))
+    for others in (
+        moefied + "\n    - {quantize: int8}",
+        moefied.replace("reconstruct", "distill"),
+        moefied.replace("moefy: kmeans, active", "skip: cats, share"),
+    ):
+        with pytest.raises(ManifestError, match=r"last step of its recipe"):
+            planned(others)
+
+
 @pytest.mark.long
 def test_from_manifest_to_ledger(
     tiny_llama: Path, tmp_path: Path, sparsebench: Callable[..., subprocess.CompletedProcess[str]]

@@ -18,6 +18,8 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.runtime import LatencyResult, Setting, Workload, measure, measure_latency, measure_memory, shm
 from sparsebench.runtime.launch import try_ranks
 from tests.gpus import H100, Driver
+from tests.models.replaying import written
+from tests.steps.shrink.making import shrunk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 SHORT = Workload(batch=1, prompt=12, generate=4)
@@ -74,6 +76,26 @@ def test_latency_of_a_pair(models: Mapping[str, Path], family: str, ranks: int) 
         assert result.parity.relative_l2 < 1e-5
         assert any("plain gloo" in note for note in result.notes) == (ranks == 2)
         json.dumps(asdict(result), allow_nan=False)
+
+
+SHRUNK: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "one group of heads": ("llama", {}, {"heads": 2}),
+    "one head": ("llama", {"num_key_value_heads": 4}, {"heads": 1}),
+    "three heads": ("t5", {}, {"heads": 3}),
+    "odd neurons": ("llama", {}, {"neurons": 25}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("case", SHRUNK)
+def test_a_shrunk_model_whose_heads_two_ranks_cannot_halve_says_the_same(case: str, tmp_path: Path) -> None:
+    kind, changes, settings = SHRUNK[case]
+    folder, family = written(kind, tmp_path / "model", **changes)
+    smaller, _ = shrunk(folder, family, tmp_path / "smaller", "l2", **settings)
+    result = collected(smaller, [("same", smaller)], family, setting(2))["same"]
+    assert result.parity is not None and not result.parity.wraps_only
+    assert result.parity.relative_l2 < 1e-5
 
 
 @pytest.mark.slow

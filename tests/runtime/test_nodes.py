@@ -1,4 +1,4 @@
-"""Ranks on several nodes: the hostfile, what a launcher starts and how it ends; ssh and pdsh are imitated on this machine."""
+"""Ranks on several nodes: the hostfile, what a launcher starts and how it ends; srun, ssh and pdsh are imitated here."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from sparsebench import runtime
+from sparsebench.cli.app import app
 from sparsebench.errors import MeasureError, UnsupportedError, UserError
 from sparsebench.runtime import heartbeat, hosts, nodes
 from sparsebench.runtime.heartbeat import GONE_SECONDS, Heartbeat, stuck
@@ -42,6 +44,19 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of SLURM's, with an srun that reaches this machine only; its own tasks are numbered."""
+    folder = tmp_path / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "srun").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{LAUNCHER.with_name("fake_srun.py")}" "$@"\n')
+    (folder / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "RANK": "0", "NCCL_DEBUG": "INFO"}.items():
+        monkeypatch.setenv(name, value)
 
 
 def group(
@@ -264,7 +279,88 @@ def test_ranks_elsewhere_are_not_told_to_call_themselves(monkeypatch: pytest.Mon
     assert nodes._address(["here"]) == "127.0.1.1"
 
 
+def started_by_srun(monkeypatch: pytest.MonkeyPatch, *actions: str) -> NodeGroup:
+    monkeypatch.setenv("FAKE_RANK", str(LAUNCHER))
+    return NodeGroup({"actions": actions, "heartbeat": 0.2}, TWO, {"OMP_NUM_THREADS": "1"}, 30)
+
+
+def test_in_a_slurm_job_srun_starts_the_ranks(slurm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started_by_srun(monkeypatch, "nothing", "nothing") as ranks:
+        messages = {message["rank"]: message for message in ranks.messages()}
+    assert sorted(messages) == [0, 1], "each has the number that srun gave it, not its parent's"
+    assert_nobody_left(ranks)
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_dead_rank_that_srun_started_is_named_within_ten_seconds(
+    dying: int, slurm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = ["hang", "hang"]
+    actions[dying] = "sigkill"
+    said = f"rank {dying} of 2 on {socket.gethostname()} died of SIGKILL"
+    with started_by_srun(monkeypatch, *actions) as ranks:
+        started = time.monotonic()
+        with pytest.raises(MeasureError, match=said):
+            list(ranks.messages())
+    assert time.monotonic() - started < 10
+    assert_nobody_left(ranks)
+
+
+def test_srun_s_words_for_several_ranks_are_read() -> None:
+    said = "srun: error: n1: tasks 0-1,3: Segmentation fault (core dumped)\nsrun: error: n2: task 4: Exited with exit code 1"
+    assert [nodes._signal(said, rank) for rank in range(5)] == [11, 11, None, 11, None]
+
+
+def test_srun_is_told_the_order_of_ranks_and_where_they_meet(slurm: None) -> None:
+    where = (("b", 2), ("a", 2))
+    assert hosts.text(where) == "b\nb\na\na\n"
+    command = hosts.command(Path("h"), where, 29500, ["x"])
+    assert {"SLURM_HOSTFILE=h", "MASTER_ADDR=b", "WORLD_SIZE=4", "--ntasks-per-node=2"} <= set(command)
+
+
+def test_what_nccl_and_the_loader_read_goes_along_by_ssh(
+    programs: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """DeepSpeed's own launcher and an imitated pdsh: what a rank's shell has in its environment."""
+    (tmp_path / "own").write_text("NCCL_DEBUG=WARN\n")
+    for name, value in {
+        "NCCL_IB_HCA": "mlx5_0",
+        "LD_LIBRARY_PATH": "/opt/a:/opt/b",
+        "DS_ENV_FILE": str(tmp_path / "own"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "seen"
+    (tmp_path / "bin/pdsh").write_text(f'#!/bin/sh\necho "$*" > {seen}\nexit 1\n')
+    with pytest.raises(MeasureError, match="pdsh"), NodeGroup({}, TWO, {}, 30):
+        pass
+    for one in ("export NCCL_IB_HCA=mlx5_0;", "export LD_LIBRARY_PATH=/opt/a:/opt/b;", "export NCCL_DEBUG=WARN;"):
+        assert one in seen.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("srun", {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}),
+        ("torchrun", {"RANK": "1", "WORLD_SIZE": "2"}),
+        ("mpirun", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "measure"])
+def test_several_copies_of_the_program_are_refused_by_name(
+    name: str, variables: dict[str, str], verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+    ended = CliRunner().invoke(app, [verb, str(tmp_path / "nothing")])
+    assert isinstance(ended.exception, UserError) and name in ended.exception.message
+    for key in variables:
+        monkeypatch.setenv(key, "0")
+    ended = CliRunner().invoke(app, [verb, str(tmp_path / "nothing")])
+    assert "copy" not in str(ended.exception), "the first goes on"
+
+
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="not here: pdsh, ssh"), group(monkeypatch, "nothing", "nothing"):
         pass
@@ -272,9 +368,11 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_deepspeed_s_launcher_starts_ranks_that_agree_with_the_plain_model(
-    programs: None, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("launcher", ["programs", "slurm"])
+def test_a_launcher_starts_ranks_that_agree_with_the_plain_model(
+    launcher: str, request: pytest.FixtureRequest, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    request.getfixturevalue(launcher)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     setting = runtime.Setting(
         "deepspeed", 2, runtime.Workload(1, 8, 2), "float32", 4, hosts=TWO, phase_seconds=0.2, processes=1

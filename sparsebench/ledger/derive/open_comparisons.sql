@@ -9,7 +9,7 @@ WITH scored AS (
     JOIN base.variants v USING (variant_id)
 ), paired AS (
     SELECT s.record_id, d.record_id AS dense_record_id, s.metric, s.explained AND d.explained AS explained,
-           if(coalesce(m.higher_is_better, true), greatest(s.chance, f.floor), s.chance) AS chance
+           _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance
     FROM scored s
     JOIN scored d ON d.method = 'dense' AND s.method <> 'dense' AND s.task = d.task AND s.metric = d.metric
                  AND s.settings = d.settings AND s.source = d.source AND s.revision = d.revision AND s.family = d.family

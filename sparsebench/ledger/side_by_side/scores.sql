@@ -1,5 +1,5 @@
 -- The scores of one variant, each record once.
-SELECT DISTINCT record_id, task, metric, score, low, high, interval, n, limited, chance, num_fewshot, protocol ->> '$.dtype' AS dtype,
+SELECT DISTINCT record_id, task, metric, score, low, high, interval, n, limited, chance, separable, collapsed, at_chance, num_fewshot, protocol ->> '$.dtype' AS dtype,
        _same(settings) AS settings, started_at
 FROM scores
 WHERE variant_id = $id

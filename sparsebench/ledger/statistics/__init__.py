@@ -12,6 +12,7 @@ from sparsebench.ledger.statistics.contract import (
     Interval,
     Metric,
     Pairs,
+    Standing,
     codes,
     none,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Interval",
     "Metric",
     "Pairs",
+    "Standing",
     "codes",
     "compare",
     "detectable",

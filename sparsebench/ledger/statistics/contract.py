@@ -105,6 +105,18 @@ class Comparison:
     retained_high: float | None = None
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What overrides the test of a comparison: ``separable`` is False where the task does not tell the model from one without
+    skill, ``collapsed`` is True where the variant has and what it is held against has not, ``at_chance`` where the interval of
+    the variant's score reaches chance.
+    """
+
+    separable: bool | None = None
+    collapsed: bool = False
+    at_chance: bool = False
+
+
 def ask(query: str, **values: object) -> list[tuple[Any, ...]]:
     """Rows of a query of what the ledger's views say of metrics and verdicts: rules that SQL and Python both need stand there."""
     import duckdb

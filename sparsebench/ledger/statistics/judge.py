@@ -14,6 +14,7 @@ from sparsebench.ledger.statistics.contract import (
     Interval,
     Metric,
     Pairs,
+    Standing,
     ask,
     none,
 )
@@ -41,17 +42,22 @@ def interval(
         return Interval(*proportions.wilson(values.sum() / effect, n / effect), f"Wilson{_in(many, n)}")
     if many < 2:
         return Interval(None, None, "none: one document does not show how much documents vary")
+    if pooling == "ranking":
+        return Interval(*resampling.jackknife((values, labels), clusters), f"jackknife of the logit{_in(many, n)}")
     drawn = resampling.resampled(pooling, [(values, labels)], clusters, seed)[:, 0]
     return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
 
 
 def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 0) -> Comparison:
-    """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is)."""
+    """Compare two variants by outcomes that ``metric`` is made of (``explains`` says whether it is).
+
+    ``chance`` is the score of no skill, as good as it was measured to be: what is retained is counted from there.
+    """
     n, known = len(pairs.variant), Metric.named(metric)
     if not n:
         return none("no document in common", known.higher_is_better)
     if known.pooling == "per token":
-        return windows.compare(pairs)
+        return windows.compare(pairs, chance)
     if known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense):
         return _counted(known, pairs, chance)
     if _many(n, pairs.cluster) < 2:
@@ -59,12 +65,17 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
     return _bootstrapped(known, pairs, chance, seed)
 
 
-def judged(found: Sequence[Comparison]) -> list[tuple[float | None, str | None]]:
-    """Of each comparison the p value after Holm's correction for all of them, and the verdict at it; None without a p value.
+def judged(
+    found: Sequence[Comparison], stood: Sequence[Standing] | None = None
+) -> list[tuple[float | None, str | None]]:
+    """Of each comparison the p value after Holm's correction for all of them, and the verdict at it, as ``vs_dense`` has it.
 
-    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05.
+    The verdict is ``better``, ``worse`` or ``no difference detected`` at 0.05, None without a p value; or, by where the scores
+    ``stood``, ``invalid``, ``collapsed`` or ``at chance``.
     """
     columns = {name: [getattr(one, name) for one in found] for name in ("p", "difference", "higher_is_better")}
+    places = stood or [Standing()] * len(found)
+    columns |= {name: [getattr(one, name) for one in places] for name in ("separable", "collapsed", "at_chance")}
     return [(p, verdict) for p, verdict in ask(sqlfiles.read("statistics/judged"), **columns)]
 
 
@@ -103,13 +114,16 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
-        **_retained_of_counts(table, pairs, chance),
+        **_retained_of_counts(metric, table, pairs, chance),
     )
 
 
-def _retained_of_counts(table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+def _retained_of_counts(metric: Metric, table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     if chance is None:
         return {}
+    if not metric.higher_is_better:
+        # Of errors, what is not one counts: the ratio is the same.
+        table, chance = Table(table.neither, table.lost, table.gained, table.both), 1 - chance
     n, right = table.n, table.both + table.lost
     alone = design_effect(pairs.dense, pairs.cluster)
     if proportions.wilson(right / alone, n / alone)[0] <= chance:
@@ -129,7 +143,11 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
     least, worst = resampling.quantiles(shifts, many, 0.95)
     variant, dense = (resampling.value(metric.pooling, *side) for side in pairs.sides)
     retained: dict[str, float | None] = {}
-    if chance is not None and resampling.quantiles(drawn[:, 1], many)[0] > chance:
+    if metric.pooling == "ranking":
+        dense_low, dense_high = resampling.jackknife(pairs.sides[1], pairs.cluster)
+    else:
+        dense_low, dense_high = resampling.quantiles(drawn[:, 1], many)
+    if chance is not None and (dense_low > chance if metric.higher_is_better else dense_high < chance):
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, in each resample its own.

@@ -82,6 +82,30 @@ def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, floa
     return float(low), float(high)
 
 
+def jackknife(side: Side, clusters: Integers | None) -> tuple[float, float]:
+    """The 95% interval of an average precision: Student's t of its logit, whose error is the jackknife's over documents or
+    clusters (in RESAMPLES groups where they are more).
+
+    A share's bootstrap is skewed near 1: its percentiles hold the truth in 91% of samples of 50 pairs, and this in 93%
+    (benchmarks/power.py).
+    """
+    import numpy as np
+    from scipy.special import expit, logit, stdtrit
+
+    n, score = len(side[0]), value("ranking", *side)
+    group = (np.arange(n) if clusters is None else clusters) % RESAMPLES
+    groups, rows = int(group.max()) + 1, max(1, CHUNK // n)
+    left = np.concatenate([
+        statistic("ranking", *side, (group != np.arange(start, min(start + rows, groups))[:, None]).astype(np.float64))
+        for start in range(0, groups, rows)
+    ])  # fmt: skip
+    error = math.sqrt((groups - 1) / groups * float(np.nansum((left - np.nanmean(left)) ** 2)))
+    if not error or not 0 < score < 1:
+        return score, score
+    away = float(stdtrit(groups - 1, 0.975)) * error / (score * (1 - score))
+    return float(expit(logit(score) - away)), float(expit(logit(score) + away))
+
+
 def p_value(shifts: Floats, n: int) -> float:
     """Two-sided: twice the smaller share of resampled differences on one side of 0, expanded as ``quantiles`` is.
 

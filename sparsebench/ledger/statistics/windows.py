@@ -79,10 +79,11 @@ def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Inter
     return Interval(_exp(low), _exp(high), f"t of log-losses, {_windows(many)}")
 
 
-def compare(pairs: Pairs) -> Comparison:
+def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     """Two perplexities on the same windows: the ratio's interval, as a difference from the dense model's perplexity.
 
-    ``detectable`` is in the same unit; divided by the dense perplexity it is a share.
+    ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity without skill;
+    what is retained is counted in logarithms.
     """
     many = _many(pairs.variant, pairs.cluster)
     if many < LEAST:
@@ -103,7 +104,39 @@ def compare(pairs: Pairs) -> Comparison:
         clusters=many,
         detectable=_exp(math.log(dense) + found.detectable) - dense,
         loss_at_most=_exp(math.log(dense) + found.value + _quantile(0.95, many) * found.error) - dense,
+        **_retained(pairs, chance),
     )
+
+
+def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+    """The share of dense's log-loss below ``chance``'s that is left, by Fieller's interval of a ratio of two means.
+
+    It holds each ratio r for which the mean of variant - r dense, both from chance, may be 0 by Student's t (Fieller, J. of the
+    Royal Statistical Society B 16, 175-185, 1954). None where dense cannot be told from chance: the interval has no ends then.
+    """
+    if chance is None or chance <= 0:
+        return {}
+    tokens, clusters = pairs.label, pairs.cluster
+    floor = math.log(chance) * tokens
+    kept, skill, both = (
+        mean(one, tokens, clusters)
+        for one in (floor - pairs.variant, floor - pairs.dense, 2 * floor - pairs.variant - pairs.dense)
+    )
+    if skill.interval[0] <= 0:
+        return {}
+    squared = _quantile(0.975, kept.n) ** 2
+    shared = (both.error**2 - kept.error**2 - skill.error**2) / 2
+    top, middle, base = (
+        kept.value**2 - squared * kept.error**2,
+        kept.value * skill.value - squared * shared,
+        skill.value**2 - squared * skill.error**2,
+    )
+    root = math.sqrt(max(0.0, middle**2 - top * base))
+    return {
+        "retained": kept.value / skill.value,
+        "retained_low": (middle - root) / base,
+        "retained_high": (middle + root) / base,
+    }
 
 
 def _many(losses: Floats, clusters: Integers | None) -> int:

@@ -14,11 +14,22 @@ CREATE OR REPLACE MACRO _verdict(difference, p, higher_is_better) AS
          WHEN (difference > 0) = higher_is_better THEN 'better'
          ELSE 'worse' END;
 
+-- What overrides a test. A task that does not tell dense from no skill says nothing; a collapsed model has lost, whatever the test could show;
+-- and where no loss was detected, but no skill either, nothing was kept.
+CREATE OR REPLACE MACRO _overridden(verdict, separable, collapsed, at_chance) AS
+    CASE WHEN separable IS false THEN 'invalid' WHEN collapsed THEN 'collapsed' WHEN at_chance AND verdict <> 'worse' THEN 'at chance' ELSE verdict END;
+
 -- The one criterion of a loss, for every table, figure and headline.
-CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed');
+CREATE OR REPLACE MACRO _lost(verdict) AS verdict IN ('worse', 'collapsed', 'at chance');
 
 -- The test of non-inferiority: `loss_at_most` is a one-sided 95% limit.
 CREATE OR REPLACE MACRO _loses_less(loss_at_most, margin) AS loss_at_most < margin;
+
+-- Documents on which a loss below `margin` would be shown with a power of 80%, from `n` documents on which it was not, if the loss is
+-- the one observed there. NULL where that reaches the margin. The limit's t quantile is Cornish and Fisher's.
+CREATE OR REPLACE MACRO _documents_to_clear(n, freedom, loss, loss_at_most, margin) AS
+    CASE WHEN loss_at_most >= margin AND loss < margin THEN
+        ceil(n * ((1.6448536269514722 + 0.8416212335729143) * (loss_at_most - loss) / (1.6449 + 1.524 / freedom + 1.42 / freedom ** 2) / (margin - greatest(loss, 0))) ** 2)::BIGINT END;
 
 -- Documents on which a variant that loses nothing is shown to lose less than `margin`, with a power of 80% at 5%, one-sided.
 CREATE OR REPLACE MACRO documents_to_clear(margin, discordance) AS

@@ -11,6 +11,9 @@ CREATE OR REPLACE MACRO _same(settings) AS list_sort(map_entries(from_json(setti
 -- A score, or a difference between two, turned so that more is better.
 CREATE OR REPLACE MACRO _goodness(score, higher_is_better) AS if(higher_is_better, score, -score);
 
+-- The better of two scores, such as chance and a measured floor. One that is NULL does not count.
+CREATE OR REPLACE MACRO _better(score, other, higher_is_better) AS if(higher_is_better, greatest(score, other), least(score, other));
+
 -- What a step does to a model, in a word.
 CREATE OR REPLACE MACRO _kind(step) AS
     CASE step WHEN 'prune' THEN 'zeros' WHEN 'quantize' THEN 'bits' WHEN 'shrink' THEN 'smaller shapes' WHEN 'trim' THEN 'vocabulary'

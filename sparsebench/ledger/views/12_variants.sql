@@ -29,7 +29,9 @@ WITH made AS (
     GROUP BY variant_id
 )
 SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
-       1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed, operations_token, zeros, already_zero, total_zeros,
+       1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed,
+       -- A weight is multiplied and added once for a token: two operations less for one that meets nothing.
+       operations_token - 2 * (1 - coalesce(read_share, 1)) * coalesce(prunable, 0) AS operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
        nullif(operations, 0) AS operations, coalesce(read_share, 1) AS read_share, note, c.content
 FROM base.variants v
@@ -45,7 +47,7 @@ COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
 COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that it no longer has, 0 to 1, below 0 where it has more (biases); NULL where no structure of the dense model was measured';
-COMMENT ON COLUMN variants.operations_token IS 'floating-point operations of one token by its shapes alone, in a forward pass over 512 tokens; zeros count; NULL where no structure was measured, and for experts';
+COMMENT ON COLUMN variants.operations_token IS 'floating-point operations of one token by its shapes, in a forward pass over 512 tokens; zeros count, weights that skip or moefy leave out do not (read_share); NULL where no structure was measured, and for mixtures of experts';
 COMMENT ON COLUMN variants.zeros IS 'prunable weights that are exactly zero';
 COMMENT ON COLUMN variants.already_zero IS 'of these zeros, those that the last step was given as zeros; the others it made';
 COMMENT ON COLUMN variants.total_zeros IS 'parameters that are exactly zero';
@@ -53,7 +55,7 @@ COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and
 COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
 COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
 COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
-COMMENT ON COLUMN variants.operations IS 'floating-point operations that training the whole model took, the dense model''s as a teacher included';
+COMMENT ON COLUMN variants.operations IS 'floating-point operations that training it took, in blocks or as a whole, the dense model''s included';
 COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included: below 1 where inputs or experts are skipped';
 COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';

@@ -3,7 +3,8 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
        coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
        CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
-       if(coalesce(m.higher_is_better, true), greatest(s.chance, f.floor), s.chance) AS chance, f.floor, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
+       _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
+       coalesce(if(coalesce(m.higher_is_better, true), i.low <= greatest(s.chance, f.floor), i.high >= least(s.chance, f.floor)), false) AS at_chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
        (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
        c.record_id
 FROM _cells c
@@ -30,6 +31,8 @@ COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n d
 COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or the first, as in records from before there was a draw';
 COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, or the measured floor where that is better';
 COMMENT ON COLUMN scores.floor IS 'best score of this model without its weights (see floors); NULL where none was measured';
+COMMENT ON COLUMN scores.separable IS 'whether the task tells the dense model from each floor (see floors); NULL where none was measured';
+COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance, or lies beyond it: no skill is shown';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN scores.repeats IS 'what came of computing one batch of the model''s twice: to the bit, or by how much it differs; NULL in records before this was asked';
 COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text in bits a byte of UTF-8, which no tokenizer changes; NULL for other tasks, and where a tokenizer does not say where its tokens stand';

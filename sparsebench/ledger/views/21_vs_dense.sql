@@ -2,14 +2,11 @@ CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
     SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
-           c.method AS test, c.loss_at_most, f.separable
+           c.method AS test, c.loss_at_most, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
     FROM scores s
     JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
-    LEFT JOIN base.variants v ON v.variant_id = s.variant_id
-    LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
-                         = (v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(s.settings))
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
     SELECT *, p * count(p) OVER (PARTITION BY manifest) / count(p) OVER (PARTITION BY manifest ORDER BY p) AS discovery
@@ -18,11 +15,12 @@ WITH paired AS (
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
        metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
        p, count(p) OVER (PARTITION BY manifest, variant_id) AS tests, _holm(p, list(p) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
-       least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) AS q,
+       least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) AS q, count(p) OVER (PARTITION BY manifest) AS q_tests,
        if(separable IS false, NULL, retained) AS retained, if(separable IS false, NULL, retained_low) AS retained_low,
        if(separable IS false, NULL, retained_high) AS retained_high,
-       CASE WHEN separable IS false THEN 'invalid' WHEN fallen THEN 'collapsed' ELSE _verdict(difference, p_holm, higher_is_better) END AS verdict,
-       detectable, loss_at_most, _loses_less(loss_at_most, if(scale = 'perplexity', 0.02 * dense_score, 0.01)) AS loses_less,
+       _overridden(_verdict(difference, p_holm, higher_is_better), separable, fallen, at_chance) AS verdict,
+       detectable, loss_at_most, _loses_less(loss_at_most, margin) AS loses_less, CASE WHEN verdict NOT IN ('invalid', 'worse', 'collapsed', 'at chance')
+           THEN _documents_to_clear(pairs, clusters - 1, loss, loss_at_most, margin) END AS documents_to_clear,
        if(scale = 'perplexity', 1 + difference / dense_score, NULL) AS ratio, if(scale = 'perplexity', 1 + difference_low / dense_score, NULL) AS ratio_low,
        if(scale = 'perplexity', 1 + difference_high / dense_score, NULL) AS ratio_high,
        floor, test, limited, record_id
@@ -46,12 +44,14 @@ COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the task
 COMMENT ON COLUMN vs_dense.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN vs_dense.retained_low IS 'lower end of the 95% interval of retained (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; else paired bootstrap); NULL where it has no end';
 COMMENT ON COLUMN vs_dense.retained_high IS 'upper end of the 95% interval of retained';
-COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; collapsed where the score is beyond metrics.collapsed_above and the dense model''s is not, whatever the test says; invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
+COMMENT ON COLUMN vs_dense.verdict IS 'better, worse or no difference detected, at p_holm < 0.05; collapsed where the score is beyond metrics.collapsed_above and the dense model''s is not, whatever the test says; at chance where no loss is detected, but no skill either (scores.at_chance); invalid where the dense model is not shown to be better than one without skill; NULL where nothing could be compared';
 COMMENT ON COLUMN vs_dense.detectable IS 'smallest true difference, in the metric''s unit, that such a sample shows with a power of 80% at p < 0.05 before Holm''s correction; NULL where none is large enough';
 COMMENT ON COLUMN vs_dense.tests IS 'tasks of this variant that were tested: the family that p_holm is corrected for';
 COMMENT ON COLUMN vs_dense.q IS 'p after Benjamini and Hochberg''s correction across all tests of the manifest: of what is called different at q < 0.05, one in twenty is expected to be luck';
+COMMENT ON COLUMN vs_dense.q_tests IS 'tests of the manifest: the family that q is corrected for';
 COMMENT ON COLUMN vs_dense.loss_at_most IS 'largest loss that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN vs_dense.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity (one-sided 5%); false is not a loss, but none ruled out';
+COMMENT ON COLUMN vs_dense.documents_to_clear IS 'documents on which a loss below that margin would be shown in four cases of five, if the loss is the one observed; NULL where it is shown already, and where the observed loss reaches the margin or a loss is shown';
 COMMENT ON COLUMN vs_dense.ratio IS 'perplexity over the dense model''s; NULL for other metrics';
 COMMENT ON COLUMN vs_dense.ratio_low IS 'lower end of the 95% interval of ratio';
 COMMENT ON COLUMN vs_dense.ratio_high IS 'upper end of the 95% interval of ratio';

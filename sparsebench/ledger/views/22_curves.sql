@@ -32,7 +32,7 @@ WITH scored AS (
     FROM lines
     UNION ALL BY NAME
     -- Every line of sparsities begins at the dense model.
-    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN low > chance THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
+    SELECT d.* EXCLUDE (resized) REPLACE (CASE WHEN chance IS NOT NULL AND low IS NOT NULL AND NOT at_chance AND separable IS DISTINCT FROM false THEN 1.0 END AS retained), d.score AS dense, coalesce(l.line, 'dense') AS line,
            coalesce(l.bound, false) AS bound, coalesce(l.resized, false) AS resized
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound, resized FROM lines WHERE sparsity > 0) l USING (manifest, panel)

@@ -46,7 +46,7 @@ SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.metho
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
        coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
-       c.verdict, c.detectable, c.loss_at_most, c.loses_less, s.floor,
+       c.verdict, c.tests, c.q, c.q_tests, c.detectable, c.loss_at_most, c.loses_less, c.documents_to_clear, s.floor,
        s.bits_per_byte,
        z.bytes_dense, z.bytes_packed, z.bytes_archive, r.engine, r.ranks, r.workload, r.prefill_ms, r.decode_ms, r.peak_bytes
 FROM variants v
@@ -74,10 +74,14 @@ COMMENT ON COLUMN results.dense_score IS 'the dense model''s score, same task an
 COMMENT ON COLUMN results.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN results.retained_low IS 'lower end of the 95% interval of retained';
 COMMENT ON COLUMN results.retained_high IS 'upper end of the 95% interval of retained';
-COMMENT ON COLUMN results.verdict IS 'better, worse, no difference detected, collapsed or invalid, as in vs_dense';
+COMMENT ON COLUMN results.verdict IS 'better, worse, no difference detected, at chance, collapsed or invalid, as in vs_dense';
+COMMENT ON COLUMN results.tests IS 'tasks of this variant that were tested: the family that the verdict is corrected for (Holm)';
+COMMENT ON COLUMN results.q IS 'p of the difference from dense after Benjamini and Hochberg''s correction across all tests of the manifest';
+COMMENT ON COLUMN results.q_tests IS 'tests of the manifest: the family that q is corrected for';
 COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense that such a sample shows with a power of 80% at p < 0.05, in the metric''s unit';
 COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';
+COMMENT ON COLUMN results.documents_to_clear IS 'documents on which loses_less would be true in four cases of five, where these are too few, as in vs_dense';
 COMMENT ON COLUMN results.floor IS 'best score of this model without its weights; NULL where none was measured';
 COMMENT ON COLUMN results.bits_per_byte IS 'a perplexity''s mean negative log-likelihood in bits a byte of text, as in scores';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';

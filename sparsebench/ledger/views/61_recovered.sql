@@ -31,7 +31,7 @@ COMMENT ON COLUMN recovered.after IS 'its own score';
 COMMENT ON COLUMN recovered.dense_score IS 'the untouched model''s score';
 COMMENT ON COLUMN recovered.regained IS 'share of what the parent had lost that came back: 1 is all of it, below 0 more was lost; of a perplexity, in logarithms';
 COMMENT ON COLUMN recovered.trained_tokens IS 'tokens that the recovery was trained on, every epoch counted';
-COMMENT ON COLUMN recovered.operations IS 'floating-point operations that it took, where the whole model was trained';
+COMMENT ON COLUMN recovered.operations IS 'floating-point operations that it took, the dense model''s included';
 COMMENT ON COLUMN recovered.hours IS 'hours that it took on the machine that made it';
 COMMENT ON COLUMN recovered.regained_per_hour IS 'regained over hours';
 COMMENT ON COLUMN recovered.machine IS 'class of hardware, as in results';

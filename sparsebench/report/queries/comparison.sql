@@ -28,7 +28,7 @@ WITH scored AS (
     FROM sums
 )
 SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,
-       if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
+       if(collapsed, NULL, score / dense_score) AS ratio, verdict, if(collapsed, NULL, detectable) AS detectable, if(collapsed, NULL, detectable / dense_score) AS detectable_share, place = 1 AS best, coalesce(shift - half <= 0, false) AS tied,
        exp(shift) AS times, exp(shift - half) AS times_low, exp(shift + half) AS times_high,
        n >= 10 AS ranked, CASE WHEN collapsed OR n < 10 THEN '' WHEN place = 1 THEN '**' ELSE '' END AS bold, CASE WHEN tied AND NOT collapsed THEN ' ≈' ELSE '' END AS mark,
        avg(place) OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot, pattern = 'unstructured', label) AS standing

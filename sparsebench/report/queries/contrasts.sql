@@ -2,7 +2,7 @@
 -- several that differ in their granularity or seed only, the better one.
 WITH scored AS (
     SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
-           text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, low <= chance AS at_chance
+           text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, at_chance
     FROM scores
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score FROM vs_dense) v USING (manifest, record_id)

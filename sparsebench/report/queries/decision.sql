@@ -6,7 +6,7 @@ WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
     SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, v.verdict, s.collapsed,
-           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
+           s.at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR s.at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
@@ -43,8 +43,13 @@ WITH asked AS (
     SELECT 'keeps half', 2, * FROM whole WHERE lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, claim, recipe, tasks, judged_on, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase
+SELECT model, weights, kind, claim, recipe, tasks, judged_on, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase, place
 FROM chosen c
 -- What keeps half is told only where it is smaller than what loses nothing.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
+UNION ALL
+-- The file that a model was dequantized from holds dense's weights in fewer bytes, without a step of ours.
+SELECT DISTINCT model, weights, 'as fetched', 'dense was made from it', 'GGUF', 0, '–', 'nothing', share, NULL, NULL, NULL, 0
+FROM sizes
+WHERE format = 'source' AND weights = 'dequantized' AND model IN (SELECT model FROM chosen)
 ORDER BY model, kind, place

@@ -3,13 +3,13 @@
 -- detected, the one from which on no score was above chance, and the one from which on the model has collapsed.
 WITH compared AS (
     SELECT s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, s.sparsity,
-           s.chance, s.low <= s.chance AS at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
+           s.chance, s.at_chance, s.scale = 'perplexity' AS perplexity, s.higher_is_better, v.verdict, v.dense_score,
            (v.high - v.low) / 2 AS half_width, method_label(s.method, s.granularity, 'unstructured') || way AS label,
-           s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict)) OVER sweep AS lost_at,
-           min(s.sparsity) FILTER (_lost(v.verdict) OR s.low <= s.chance) OVER sweep AS ends_at,
+           s.collapsed, min(s.sparsity) FILTER (_lost(v.verdict) AND v.verdict <> 'at chance') OVER sweep AS lost_at,
+           min(s.sparsity) FILTER (_lost(v.verdict) OR s.at_chance) OVER sweep AS ends_at,
            min(s.sparsity) FILTER (v.loses_less IS NOT true) OVER sweep AS unclear_at, s.subset,
            v.detectable, -_goodness(v.difference, s.higher_is_better) AS loss,
-           coalesce(max(s.sparsity) FILTER (s.low > s.chance) OVER sweep, -1) AS above_chance_to,
+           coalesce(max(s.sparsity) FILTER (NOT s.at_chance) OVER sweep, -1) AS above_chance_to,
            coalesce(max(s.sparsity) FILTER (NOT s.collapsed) OVER sweep, -1) AS sound_to
     FROM scores s
     JOIN ways USING (variant_id)
@@ -20,7 +20,7 @@ WITH compared AS (
     WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (
-    SELECT model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
+    SELECT NOT regexp_matches(method, '^random(\+|$)') AS knows, model, weights, dtype, task, metric, n, any_value(subset) AS subset, num_fewshot, method, label, any_value(chance) AS chance,
            any_value(lost_at) AS lost_at, any_value(ends_at) AS ends_at, max(sparsity) FILTER (sparsity < coalesce(unclear_at, 2)) AS cleared_to, min(sparsity) AS smallest, max(sparsity) AS largest,
            max(sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS kept_to,
            arg_max(loss, sparsity) FILTER (sparsity < coalesce(ends_at, 2)) AS loss,
@@ -33,11 +33,13 @@ WITH compared AS (
     FROM compared
     GROUP BY model, weights, dtype, task, metric, n, num_fewshot, method, label
 )
-SELECT *, ends_at IS NULL AND largest >= 0.9 AS blind,
+SELECT *, if(perplexity, detectable / dense_score, NULL) AS detectable_share, if(perplexity, half_width / dense_score, NULL) AS half_width_share,
+       ends_at IS NULL AND largest >= 0.9 AS blind,
        row_number() OVER (PARTITION BY model, weights, dtype, task, n, num_fewshot
-                             ORDER BY cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
-       count(*) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) OVER one_task AS fallen,
-       min(coalesce(chance_from, collapsed_from)) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) OVER one_task AS last_fall
+                             ORDER BY knows DESC, cleared_to DESC NULLS LAST, kept_to DESC NULLS LAST, lost_at DESC, loss, label) = 1 AS best,
+       -- Random masks know nothing: where they fall is no method's fall.
+       count(*) FILTER (knows) OVER one_task AS ways, max(largest) OVER one_task AS furthest, count(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS fallen,
+       min(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS first_fall, max(coalesce(chance_from, collapsed_from)) FILTER (knows) OVER one_task AS last_fall
 FROM found
 WINDOW one_task AS (PARTITION BY model, weights, dtype, task, n, num_fewshot)
 ORDER BY model, dtype, task, n, num_fewshot, method, label

@@ -1,14 +1,20 @@
 -- Each model as it came: its size, and the share of its parameters that pruning may touch.
+-- A GGUF may store a tied output head a second time, rounded otherwise; it counts once.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE method = 'dense' /* manifests */
+), twice AS (
+    SELECT h.variant_id, h.name
+    FROM tensors h
+    JOIN tensors e USING (variant_id, count)
+    WHERE h.method = 'dense' AND h.weights = 'dequantized' AND h.name = 'lm_head.weight' AND e.name LIKE '%embed_tokens.weight' AND abs(h.rms / e.rms - 1) < 0.001
 ), counted AS (
     SELECT variant_id, sum(count)::BIGINT AS parameters, sum(count) FILTER (prunable)::BIGINT AS prunable,
-           string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS formats
-    FROM (SELECT DISTINCT variant_id, name, count, prunable, dtype FROM tensors WHERE method = 'dense')
+           string_agg(DISTINCT dtype, ', ' ORDER BY dtype) AS formats, variant_id IN (SELECT variant_id FROM twice) AS stored_twice
+    FROM (SELECT DISTINCT variant_id, name, count, prunable, dtype FROM tensors WHERE method = 'dense' AND (variant_id, name) NOT IN (SELECT (variant_id, name) FROM twice))
     GROUP BY variant_id
 )
 SELECT model, family, weights, parameters, prunable, prunable / parameters AS prunable_share,
-       1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit,
+       1 - prunable_share AS kept_share, 1 / nullif(kept_share, 0) AS limit, coalesce(stored_twice, false) AS stored_twice,
        coalesce(formats, dtype) AS formats,
        -- Of a file in many parts the first, and how many there are.
        regexp_replace(regexp_replace(source, '(#sha256=[0-9a-f]{8})[0-9a-f]+', '\1…', 'g'), '^(\S+) \+ .* \+ \S+( as \S+)?$',

@@ -1,5 +1,6 @@
 -- What was asked of each dense model, and how well it did.
-SELECT task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
+-- Blind: a model without skill is not shown to be worse.
+SELECT at_chance OR separable IS false AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
 FROM scores
 WHERE method = 'dense' AND weights <> 'random' /* manifests */

@@ -1,6 +1,6 @@
 -- What one gets for what one loses: at each sparsity the unstructured variant with the fewest losses on its model's tasks, what it
 -- loses there, and the bytes and the time of one more token at that sparsity. Tasks that are invalid for the model do not count. A score
--- that is not above chance earns nothing, even where the test did not detect the loss. Random masks are no choice, and left out.
+-- that is not above chance earns nothing, whatever the test says. Random masks are no choice, and left out.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
     -- Zeros alone: fewer bits and smaller shapes are no sparsity.
@@ -8,7 +8,7 @@ WITH asked AS (
 ), judged AS (
     SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,
            s.task, s.metric, s.score / v.dense_score AS ratio, s.scale, s.collapsed, _goodness(v.difference, s.higher_is_better) AS gain, v.difference,
-           coalesce(s.low <= s.chance, false) AS at_chance, _lost(v.verdict) OR at_chance AS lost, v.loss_at_most, v.loses_less, v.dense_score
+           s.at_chance, _lost(v.verdict) OR s.at_chance AS lost, v.loss_at_most, v.loses_less, v.dense_score
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN ways USING (variant_id)

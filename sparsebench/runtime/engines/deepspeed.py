@@ -34,6 +34,9 @@ NOT_SHARDED = {
     "phi3": "AutoTP cuts Phi-3's output projection but not its fused query, key and value",
 }
 """Model types that AutoTP cannot shard, and why."""
+BY_HEADS = ("mt5", "t5", "umt5")
+"""Types of whose every layer AutoTP gives a rank as much as it has whole heads; of others it halves at least the feed-forward
+part."""
 
 
 class DeepSpeed(Wrapping):
@@ -53,6 +56,9 @@ class DeepSpeed(Wrapping):
             return
         settings = text_config(config)
         reason = NOT_SHARDED.get(settings.get("model_type", ""))
+        heads = settings.get("num_heads", ranks)
+        if settings.get("model_type") in BY_HEADS and heads < ranks:
+            reason = f"AutoTP shares T5 out by whole heads, and {heads} are fewer than ranks"
         if config.get(PER_LAYER):
             reason = f"AutoTP counts the same heads in every block, and `{PER_LAYER}` gives blocks their own"
         if reason:

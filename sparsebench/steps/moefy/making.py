@@ -15,14 +15,17 @@ from sparsebench.models import blocks, filling
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
 from sparsebench.models.grouped import COUNTED, Experts, FeedForward, count
+from sparsebench.models.moefied import Chooser
 from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.models.replay import Replay
 from sparsebench.models.skipping import skips
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
+from sparsebench.steps.moefy.share import read_share
+from sparsebench.steps.moefy.use import activity
 from sparsebench.steps.watching import Watch, activation
 
 if TYPE_CHECKING:
@@ -39,7 +42,13 @@ class Place:
 
     paths: FeedForward
     matrices: Mapping[str, str]
-    where: str
+    side: str
+    layer: int
+
+    @property
+    def where(self) -> str:
+        """Its block, for messages."""
+        return f"{self.side} block {self.layer}"
 
     def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.Weights:
         """Its matrices in float32, given by ``matrix`` as (out, in), with the ``bias`` of the first."""
@@ -55,11 +64,13 @@ class Place:
 
 @dataclass
 class Made:
-    """What is written beside the weights: each part's assignment, and by router its tables."""
+    """What is written beside the weights: each part's assignment, and by router its tables; and what the text shows of each."""
 
     assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
     tables: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     """By router, tensors by their names in the checkpoint."""
+    activity: dict[Step, list[Activity]] = field(default_factory=dict)
+    """By step, a row a part; none where no text is read."""
 
 
 def make(
@@ -93,17 +104,28 @@ def make(
                 tables = routers.tables(router, weights, found, experts, seen, context.seed)
                 dtype = matrix(place.matrices["down"]).dtype
                 made.tables[router] |= {place.paths.name(name): table.to(dtype) for name, table in tables.items()}
+                for step in [one for one in targets if one.settings["router"] == router] if seen else []:
+                    assert seen
+                    how = _how(step, (place.paths,))
+                    chooser = Chooser(how, found.assignment, tables or {"norms": weights.norms}, seen.function)
+                    row = activity(chooser, seen, place.side, place.layer, place.paths.down)
+                    made.activity.setdefault(step, []).append(row)
             if context.progress:
                 context.progress(done, len(places))
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         try:
             told = {"family": context.family, "moefy": step.name, **step.settings, "seed": context.seed}
-            note, read_share = _write(
-                parent, folder, step, made, {**told, **(text.told() if text else {})}, _inner(checkpoint, parts)
+            how = _how(step, tuple(made.assignments))
+            _write(parent, folder, how, made, {**told, **(text.told() if text else {})})
+            share = read_share(Checkpoint(folder), context.family)
+            note = (
+                f"{how.active} of {how.experts} experts are computed for a token; {share:.1%} of the blocks' weights are read "
+                "for it, the router's included; stock transformers loads the folder and computes with all experts"
             )
             result = counted(folder, context.family, seconds, len(targets), note, text.told() if text else None)
-            emit(step, replace(result, already_zero=result.zeros, read_share=read_share))
+            shown = tuple(made.activity.get(step, ()))
+            emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=shown))
         except SparsebenchError as error:
             emit(step, error)
 
@@ -113,17 +135,22 @@ def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], expe
     skeleton = blocks.survey(checkpoint.config, family)
     filling.fill(skeleton, checkpoint, family)
     return {
-        block.path: _place(
-            block.path, f"{block.side} block {block.index}", block.module, block.prunable, parts, experts
-        )
+        block.path: _place(block.path, block.side, block.index, block.module, block.prunable, parts, experts)
         for stack in skeleton.stacks
         for block in stack.places
     }
 
 
 def _place(
-    path: str, where: str, module: nn.Module, readers: Mapping[str, Reader], parts: Mapping[str, Part], experts: int
+    path: str,
+    side: str,
+    layer: int,
+    module: nn.Module,
+    readers: Mapping[str, Reader],
+    parts: Mapping[str, Part],
+    experts: int,
 ) -> Place:
+    where = f"{side} block {layer}"
     kinds = {parts[name].kind: name for name in readers if parts[name].kind in ("gate", "up", "gate_up", "down")}
     if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
         raise UnsupportedError(f"{where}: no feed-forward part is known in it", "choose another model")
@@ -143,7 +170,7 @@ def _place(
     at = {kind: f"{path}.{known[id(readers[name].module)]}" for kind, name in kinds.items()}
     first = at.get("gate_up") or at.get("gate") or at["up"]
     paths = FeedForward(first, at["up"] if "gate" in at else "", at["down"], f"{path}.{function_path}")
-    return Place(paths, kinds, where)
+    return Place(paths, kinds, side, layer)
 
 
 def _visited(
@@ -163,8 +190,8 @@ def _visited(
 
 def _seen(block: Block, place: Place) -> routers.Seen:
     """What the part reads and what its neurons give, as the text goes through the block."""
-    seen = routers.Seen()
     inside = len(block.path) + 1
+    seen = routers.Seen(block.module.get_submodule(place.paths.activation[inside:]))
     takes = {place.paths.first[inside:]: seen.read, place.paths.down[inside:]: seen.gave}
     watch = Watch(block, takes)
     watch.advance()
@@ -182,24 +209,17 @@ def _bias(checkpoint: Checkpoint, place: Place) -> torch.Tensor | None:
     return checkpoint.load(bias) if bias in checkpoint.tensors else None
 
 
-def _inner(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> dict[str, int]:
-    """How many weights the blocks have, by kind of matrix."""
-    found: dict[str, int] = {}
-    for name, part in parts.items():
-        if part.prunable:
-            found[part.kind] = found.get(part.kind, 0) + checkpoint.tensors[name].numel
-    return found
+def _how(step: Step, parts: tuple[FeedForward, ...]) -> Experts:
+    """What config.json is to say of some parts."""
+    own = step.settings
+    return Experts(own["router"], own["experts"], count(own["experts"], own["active"]), own["shared"], parts)
 
 
-def _write(
-    parent: Path, folder: Path, step: Step, made: Made, told: dict[str, Any], sizes: Mapping[str, int]
-) -> tuple[str, float]:
-    """Write a folder; returns what is to be known of it, and the share of the blocks' weights that a token reads."""
-    own, stored = step.settings, Checkpoint(parent)
-    active = count(own["experts"], own["active"])
-    how = Experts(own["router"], own["experts"], active, own["shared"], tuple(made.assignments))
+def _write(parent: Path, folder: Path, how: Experts, made: Made, told: dict[str, Any]) -> None:
+    """Write a folder: the parent's weights, the assignments, and the router's tables."""
+    stored = Checkpoint(parent)
     added = {part.name("assignment"): given.to(torch.int32) for part, given in made.assignments.items()}
-    added |= made.tables[own["router"]]
+    added |= made.tables[how.router]
     infos = [(info.name, info.dtype, info.shape) for info in stored.tensors.values()]
     infos += [(name, safetensors_dtype(tensor.dtype, name), tuple(tensor.shape)) for name, tensor in added.items()]
     with CheckpointWriter(folder, lay_out(infos), parent, how.config()) as writer:
@@ -208,16 +228,3 @@ def _write(
         for name, tensor in added.items():
             writer.write(name, tensor)
         writer.close(told)
-    share = active / own["experts"]
-    whole = sum(sizes.values())
-    met = sizes.get("down", 0)
-    if own["router"] != "oracle":
-        met += sum(sizes.get(kind, 0) for kind in ("gate", "up", "gate_up"))
-    tables = sum(table.numel() for table in made.tables[own["router"]].values())
-    read_share = (whole - met * (1 - share) + tables) / whole
-    words = [
-        f"{active} of {own['experts']} experts are computed for a token",
-        f"{read_share:.1%} of the blocks' weights are read for it, the router's included",
-        "stock transformers loads the folder and computes with all experts",
-    ]
-    return "; ".join(words), read_share

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from sparsebench.steps.moefy.grouping import LARGEST, Grouping
+from sparsebench.steps.skip.magnitudes import Magnitudes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,9 +42,12 @@ class Weights:
 @dataclass
 class Seen:
     """What a text shows of a part: ``counts`` (neurons, neurons) says how often two are active together, of the first
-    ``SAMPLES`` tokens ``inputs`` and ``neurons`` keep what was read and given."""
+    ``SAMPLES`` tokens ``inputs`` and ``neurons`` keep what was read and given, and ``magnitudes`` how large the latter are of
+    all; ``function`` is the part's own between its layers."""
 
+    function: torch.nn.Module
     counts: torch.Tensor | None = None
+    magnitudes: Magnitudes = field(default_factory=Magnitudes)
     inputs: list[torch.Tensor] = field(default_factory=list)
     neurons: list[torch.Tensor] = field(default_factory=list)
 
@@ -54,6 +58,7 @@ class Seen:
     def gave(self, rows: torch.Tensor) -> None:
         """What the neurons make of them, (tokens, neurons)."""
         self._keep(self.neurons, rows)
+        self.magnitudes.add(rows)
         sizes = rows.float().abs()
         largest = sizes.topk(max(1, int(LARGEST * sizes.shape[1])), 1)
         active = torch.zeros_like(sizes).scatter_(1, largest.indices, (largest.values > 0).float())

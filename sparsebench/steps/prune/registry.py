@@ -15,7 +15,8 @@ from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
-from sparsebench.steps.recover.step import Gradual, unusual
+from sparsebench.steps.prune.trained import Elsa, Gradual
+from sparsebench.steps.recover.step import unusual
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Method:
     """What calibration must gather: nothing, ``squares`` (Σ x_j²) or ``gram`` (Σ x xᵀ as well)."""
     granularities: tuple[str, ...] = ("layer",)
     """What weights may compete with; the first is the default, as published."""
+    trains: bool = False
+    """Whether ``run`` trains the whole model, as ``recover`` does."""
     consumes: bool = False
     """Whether ``solve`` overwrites the gram, so that it must come last."""
     version: int = 1
@@ -134,10 +137,21 @@ BUILT_IN = (
         "gradual",
         run="sparsebench.steps.prune.methods.gradual:run",
         granularities=(),
+        trains=True,
         settings=Gradual,
         libraries=("transformers", "tokenizers", "accelerate"),
         summary="removes the weights of smallest absolute value, more and more of them while the whole model is trained",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
+    ),
+    Method(
+        "elsa",
+        run="sparsebench.steps.prune.methods.elsa:run",
+        granularities=(),
+        trains=True,
+        settings=Elsa,
+        libraries=("transformers", "tokenizers", "accelerate"),
+        summary="trains the whole model on its own loss, and pulls it towards weights that are sparse, by ADMM",
+        paper="Lee et al. 2025, The Unseen Frontier: Pushing the Limits of LLM Sparsity, arXiv:2510.01650",
     ),
 )
 
@@ -169,6 +183,11 @@ def reads_text(step: Step) -> bool:
     return needs_calibration(step.name, step.settings.get("allocation", "uniform"))
 
 
+def trained(step: Step) -> bool:
+    """Whether a pruning step trains the whole model."""
+    return methods()[step.name].trains
+
+
 def shares(step: Step) -> tuple[str, ...]:
     """What one pass has in common. The dense model's activations serve any method."""
     if step.settings.get("propagate") == "dense":
@@ -179,9 +198,12 @@ def shares(step: Step) -> tuple[str, ...]:
 def label(step: Step) -> str:
     """``wanda+owl/row 2:4 50%``, with what differs from the defaults behind it; what a record does not tell is left out.
     Masks are called after their file: ``mask masks.safetensors``; of a training it is told as of a recovery."""
-    if step.name == "gradual":
-        others = {key: value for key, value in step.settings.items() if key != "sparsity"}
-        return " ".join([step.name, percent(step.settings["sparsity"]), *unusual(others, Gradual)])
+    if trained(step):
+        own, others = step.settings, {key: step.settings[key] for key in step.settings if key not in TARGET}
+        words = [step.name, own.get("pattern", "unstructured").replace("unstructured", ""), percent(own["sparsity"])]
+        # What ADMM gets to says nothing without its budget.
+        budget = [f"tokens={others.pop('tokens')}"] if step.name == "elsa" else []
+        return " ".join(filter(None, [*words, *budget, *unusual(others, methods()[step.name].settings)]))
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
     setting: dict[str, Any] = {

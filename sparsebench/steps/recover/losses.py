@@ -35,7 +35,7 @@ def likeliest(logits: torch.Tensor, count: int | None, temperature: float) -> tu
     """
     spread = torch.log_softmax(logits.float() / temperature, -1)
     if count is None or count >= spread.shape[-1]:
-        return torch.arange(spread.shape[-1]).expand(spread.shape), spread
+        return torch.arange(spread.shape[-1], device=spread.device).expand(spread.shape), spread
     top = spread.topk(count, -1)
     return top.indices, top.values
 

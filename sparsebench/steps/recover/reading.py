@@ -104,13 +104,13 @@ class Words:
     def masked(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The ids (rows, length) with words masked by the draw ``seed``, and the labels, NONE where none is asked for."""
         draw = torch.Generator().manual_seed(seed)
-        special = torch.isin(ids, torch.tensor(sorted(self.special)))
+        special = torch.isin(ids, torch.tensor(sorted(self.special), device=ids.device))
         allowed = mask.bool() & ~special
-        asked = allowed & (torch.rand(ids.shape, generator=draw) < MASKED)
+        asked = allowed & (torch.rand(ids.shape, generator=draw, device="cpu") < MASKED)
         if not asked.any():  # a loss over nothing is no number
             asked.view(-1)[int(allowed.view(-1).int().argmax())] = True
-        way = torch.rand(ids.shape, generator=draw)
-        others = torch.randint(self.vocabulary, ids.shape, generator=draw)
+        way = torch.rand(ids.shape, generator=draw, device="cpu")
+        others = torch.randint(self.vocabulary, ids.shape, generator=draw, device="cpu")
         seen = torch.where(asked & (way < HIDDEN), self.hidden, ids)
         seen = torch.where(asked & (way >= 1 - REPLACED), others, seen)
         return seen, ids.masked_fill(~asked, NONE)
@@ -154,7 +154,8 @@ def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[l
     steps: list[list[int]] = []
     read = epoch = 0
     while True:
-        order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        drawn = torch.Generator().manual_seed(seed + epoch)
+        order = torch.randperm(len(counts), generator=drawn, device="cpu").tolist()
         for start in range(0, len(order), size):
             if read >= tokens:
                 return steps

@@ -4,6 +4,8 @@ Both models read the same text. The block in training reads what the recovered b
 for what they could not; its target is what the dense block gives from the dense model's own states. After "A Free Lunch in LLM
 Compression: Revisiting Retraining after Pruning" (2510.14444), which trains attention and MLP apart; with ``norms``, after PERP
 (2312.15230). No more than one block of either model is in memory, with its gradients and Adam's two moments, in float32.
+The published run reads 128 samples of 512 tokens, at most ten times; a run on a smaller text says what share of it that is.
+Where neurons are grouped (``moefy``), the block in training computes those that its router chooses; the router stays as it is.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
+from sparsebench.steps.moefy.share import read_share
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
 
 TINY = torch.finfo(torch.float32).tiny
+PUBLISHED = 128 * 512
+"""Tokens of text that the paper named above trains on."""
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
 
@@ -40,7 +45,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Fit:
-    """What training one block achieved in ``epochs`` over ``tokens``.
+    """What training one block achieved in ``epochs`` over ``tokens``, by how many floating-point ``operations``.
 
     ``before`` and ``after`` are, on the text held out, a token's squared difference from the dense block's output over that
     output's square, on average.
@@ -50,6 +55,7 @@ class Fit:
     block: int
     tokens: int
     epochs: int
+    operations: float
     before: float
     after: float
 
@@ -103,9 +109,13 @@ class Reconstruction:
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
         seconds = time.perf_counter() - started
         first, last = fits[0], fits[-1]
+        read = sum(one.tokens for one in fits) // len(fits)
         words = [
             f"what outputs differ by on text held out, over the dense block's: {first.before:.2g}, then {first.after:.2g}"
             f" in the first block, {last.before:.2g}, then {last.after:.2g} in the last",
+            f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
+            if read < PUBLISHED * (1 - self.step.settings["held_out"])
+            else "",
             told(writer.left_out),
         ]
         note = "; ".join(filter(None, words))
@@ -114,7 +124,9 @@ class Reconstruction:
         except ModelError:
             shutil.rmtree(folder)  # what has its name would pass for whole
             raise
-        return replace(result, trained_tokens=sum(one.tokens * one.epochs for one in fits) // len(fits))
+        tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
+        share = read_share(Checkpoint(folder), family)
+        return replace(result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share)
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""
@@ -146,7 +158,7 @@ class Reconstruction:
         first = best = told()
         kept, done, worse = _copied(weights()), 0, 0
         while done < epochs and worse < PATIENCE:
-            for place in torch.randperm(len(seen), generator=order).tolist():
+            for place in torch.randperm(len(seen), generator=order, device="cpu").tolist():
                 optimizer.zero_grad()
                 error(seen[place]).backward()
                 optimizer.step()
@@ -156,8 +168,13 @@ class Reconstruction:
             if now < best:
                 best, kept = now, _copied(weights())
             done += 1
-        tokens = sum(int(block.mask(block.samples[number]).sum()) for number in seen)
-        return Fit(block.side, block.index, tokens, done, first, best), kept
+        tokens, looked = (
+            sum(int(block.mask(block.samples[number]).sum()) for number in some) for some in (seen, unseen)
+        )
+        own, theirs = (sum(one.numel() for one in each.tensors.values()) for each in (block, dense))
+        # Two for each parameter and token of a forward pass, four of a backward one; both blocks once to give what the next read.
+        operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)
+        return Fit(block.side, block.index, tokens, done, operations, first, best), kept
 
     def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], Weights]]:
         """What is trained, and the block's parameters as a function of it. An entry of a matrix that is zero stays so."""
@@ -176,8 +193,11 @@ class Reconstruction:
         factors: dict[str, Any] = {}
         for name in sorted(matrices):
             *_, out, inner = stored[name].shape
-            start = torch.randn(rank, inner, generator=seed) / inner**0.5
-            factors[name] = (torch.zeros(out, rank).requires_grad_(), start.requires_grad_(), stored[name] != 0)
+            device = stored[name].device
+            # Drawn on the CPU, so that every device begins with the same numbers.
+            right = (torch.randn(rank, inner, generator=seed, device="cpu") / inner**0.5).to(device).requires_grad_()
+            left = torch.zeros(out, rank, device=device).requires_grad_()
+            factors[name] = (left, right, stored[name] != 0)
 
         def weights() -> Weights:
             added = {name: stored[name] + live * (left @ right) for name, (left, right, live) in factors.items()}

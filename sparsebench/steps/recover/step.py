@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.manifest.schema import Count, wrong
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
+from sparsebench.steps.recover import OWN
 
 Named = Annotated[str, Field(min_length=1)]
 
@@ -126,37 +127,6 @@ class Distill(Whole):
         return {key: value for key, value in found.items() if key not in idle}
 
 
-class Gradual(Distill):
-    """What `distill` may say, and how the sparsity grows while it trains."""
-
-    sparsity: Share | None = None
-    """Share of each prunable matrix to remove in the end, between 0 and 1."""
-    initial: Share = 0.0
-    """The share that goes first; what is zero already stays so besides."""
-    schedule: Literal["cubic", "constant"] = "cubic"
-    """How it grows: `cubic`, ever slower, as TensorFlow's `PolynomialDecay`; or all at once, at `start` (`constant`)."""
-    start: Share = 0.0
-    """The share of the steps before it begins to grow."""
-    end: Share = 0.75
-    """The share of the steps after which it grows no more; the rest trains what is left."""
-    frequency: Count = 10
-    """Steps between two choices of what goes."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """Without what is not looked at."""
-        if self.sparsity is None:
-            raise wrong("`sparsity` is missing", "the share of the weights to remove, such as 0.8", at="sparsity")
-        if self.train != "weights":
-            raise wrong(f"`train: {self.train}` while weights go", "`train: weights`", at="train")
-        if self.initial > self.sparsity:
-            raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {self.sparsity:g}", at="initial")
-        if self.start > self.end:
-            raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
-        found = super().complete(name)
-        idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
-        return {key: value for key, value in found.items() if key not in idle}
-
-
 def _between(own: Settings, key: str, low: float, high: float, example: str) -> None:
     value = getattr(own, key)
     if not low < value < high:
@@ -186,7 +156,7 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
 
 
-def passes(step: Step) -> float:
+def passes(step: Step, blocks: int) -> float:
     """A forward and a backward pass, of about twice the work, an epoch; the dense block's, and those before and behind."""
     return float(3 * step.settings["epochs"] + 3) if step.name == "reconstruct" else 0.0
 
@@ -196,23 +166,29 @@ def trains(step: Step) -> float:
     if step.name == "reconstruct":
         return 0.0
     own = step.settings
-    return float(own["tokens"] * (3 + (step.name != "finetune") + own["held_out"] * (own["evaluations"] + 1)))
+    return float(own["tokens"] * (3 + (step.name not in OWN) + own["held_out"] * (own["evaluations"] + 1)))
 
 
 def holds(step: Step) -> float:
-    """Weights, gradients and two moments in float32, the best weights, and the dense model."""
-    return 0.0 if step.name == "reconstruct" else 20.0 + 4.0 * (step.name != "finetune")
+    """Weights, gradients and two moments in float32, the best weights, and the dense model; of ADMM a sparse copy, multipliers,
+    and once more the weights."""
+    if step.name == "reconstruct":
+        return 0.0
+    return 20.0 + 4.0 * (step.name not in OWN) + 12.0 * (step.name == "elsa")
 
 
 def run(
-    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, course: Callable[..., Any] | None = None
+    parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit, pruner: Callable[..., Any] | None = None
 ) -> None:
-    """Every recovered model of one pass, each into its folder; by a ``course`` weights go on the way (``prune: gradual``).
+    """Every recovered model of one pass, each into its folder; by a ``pruner`` weights go on the way (``prune: gradual``).
 
-    Raises ModelError for a quantized parent, UnsupportedError where its blocks or its tokens are not the dense model's.
+    Raises ModelError for a quantized parent, and for one that leaves weights out but by ``reconstruct`` of grouped neurons;
+    UnsupportedError where its blocks or its tokens are not the dense model's, or an oracle chooses its neurons.
     """
     from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.grouped import experts_of
     from sparsebench.models.quantized import FLOAT, encoding_of
+    from sparsebench.models.skipping import skips
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction
 
@@ -222,13 +198,21 @@ def run(
     checkpoint, dense = Checkpoint(parent), Checkpoint(context.dense)
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "recover first, then quantize")
-    if name != "finetune" and _vocabulary(checkpoint) != _vocabulary(dense):
+    if skips(checkpoint.config):
+        grouped = experts_of(checkpoint.config)
+        if name != "reconstruct" or grouped is None:
+            raise ModelError(f"{parent}: it leaves weights out already", "recover first, then leave weights out")
+        if grouped.router == "oracle":
+            raise UnsupportedError(
+                f"{parent}: its oracle chooses by weights that would be trained", "another `router` in `moefy`"
+            )
+    if name not in OWN and _vocabulary(checkpoint) != _vocabulary(dense):
         raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")
     text = context.read() if context.read and name == "reconstruct" else None
     for number, (step, folder) in enumerate(targets.items()):
         try:
             if text is None:
-                emit(step, whole.run(checkpoint, dense, step, context, folder, course))
+                emit(step, whole.run(checkpoint, dense, step, context, folder, pruner))
             else:
                 job = Reconstruction(dense, checkpoint, text, step, context, (number, len(targets)))
                 emit(step, job.run(folder))

@@ -155,7 +155,7 @@ class Distillation:
                 continue
             layer = nn.Linear(width, wanted)
             with torch.no_grad():
-                layer.weight.copy_(torch.randn(wanted, width, generator=draw) / width**0.5)
+                layer.weight.copy_(torch.randn(wanted, width, generator=draw, device="cpu") / width**0.5)
                 layer.bias.zero_()
             self.projections.append(layer.to(self.device))
 
@@ -202,7 +202,8 @@ class Distillation:
             assert theirs is not None
             same = said.states[-1].shape[-1] == theirs.states[-1].shape[-1]
             # Where widths differ, the match with its projections is all there is.
-            total = losses.relative(said.states[-1], theirs.states[-1], mask) if same else torch.zeros(())
+            nothing = torch.zeros((), device=self.device)
+            total = losses.relative(said.states[-1], theirs.states[-1], mask) if same else nothing
         else:
             assert said.logits is not None
             total = own["alpha"] * self._divergence(said.logits, theirs, rows, mask)

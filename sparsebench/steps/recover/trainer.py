@@ -11,10 +11,11 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -41,18 +42,30 @@ Loss = Callable[[Sequence[int], int], torch.Tensor]
 """From the samples that run together and the number of the step (-1: none of training) to their mean loss."""
 
 
-class Course(Protocol):
-    """How a sparsity grows over optimizer steps."""
+class Pruning:
+    """What makes zeros while weights are trained: here nothing does. Steps are counted from 0."""
 
-    @property
-    def end(self) -> int:
-        """The last step before which masks are chosen."""
+    def before(self, step: int) -> None:
+        """Called before the gradients of a step are."""
 
-    def due(self, step: int) -> bool:
-        """Whether masks are chosen before this step."""
+    def pull(self, step: int) -> None:
+        """Called when gradients are clipped, before the optimizer takes its step."""
 
-    def share(self, step: int) -> float:
-        """The share of each prunable matrix that is to be zero then."""
+    def after(self, step: int) -> None:
+        """Called when it has taken it."""
+
+    @contextmanager
+    def sparse(self, step: int) -> Iterator[bool]:
+        """While the model is looked at after so many steps: whether it is as sparse as it is to be."""
+        yield True
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What it must have again to go on."""
+        return []
+
+
+Pruner = Callable[["Weights", Any, int], Pruning]
+"""From the weights, their optimizer and the number of steps to what makes zeros on the way."""
 
 
 class LowRank(nn.Module):
@@ -66,8 +79,10 @@ class LowRank(nn.Module):
     def __init__(self, stored: torch.Tensor, rank: int, draw: torch.Generator) -> None:
         super().__init__()
         out, inner = stored.shape
-        self.left = nn.Parameter(torch.zeros(out, rank))
-        self.right = nn.Parameter(torch.randn(rank, inner, generator=draw) / inner**0.5)
+        self.left = nn.Parameter(torch.zeros(out, rank, device=stored.device))
+        # Drawn on the CPU, so that every device begins with the same numbers.
+        drawn = torch.randn(rank, inner, generator=draw, device="cpu") / inner**0.5
+        self.right = nn.Parameter(drawn.to(stored.device))
         self.register_buffer("live", stored != 0)
 
     def forward(self, stored: torch.Tensor) -> torch.Tensor:
@@ -88,6 +103,20 @@ class Weight:
         """As the model runs it."""
         found: torch.Tensor = getattr(self.module, self.attribute)
         return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """A prunable parameter, whose entries stay zero where ``gone`` is true; ``turned`` where it lies (in, out)."""
+
+    name: str
+    parameter: nn.Parameter
+    gone: torch.Tensor
+    turned: bool
+
+    def matrices(self, like: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Views of what has the parameter's shape, (out, in) each: one, or one for each expert."""
+        return (one.T if self.turned else one for one in (like if like.ndim == 3 else like[None]))
 
 
 class Weights:
@@ -111,19 +140,20 @@ class Weights:
         model.requires_grad_(False)
         self.trained: list[Weight] = []
         self.leaves: list[nn.Parameter] = []
-        self.gone: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self.held: list[Held] = []
         draw = torch.Generator().manual_seed(seed)
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
                 continue
             path, _, attribute = name.rpartition(".")
             weight = Weight(model.get_submodule(path), attribute, views[name])
-            prunable = places[weight.view.tensor].prunable
+            place, prunable = places[weight.view.tensor], places[weight.view.tensor].prunable
             if train == "weights" or parameter.ndim < 2:
                 parameter.requires_grad_(True)
                 self.leaves.append(parameter)
                 if prunable:
-                    self.gone.append((parameter, parameter.detach() == 0))
+                    turned = place.rows_last != weight.view.turned
+                    self.held.append(Held(weight.view.name, parameter, parameter.detach() == 0, turned))
             elif train == "low_rank" and prunable:
                 added = LowRank(parameter.detach(), rank, draw)
                 parametrize.register_parametrization(weight.module, attribute, added)
@@ -132,24 +162,11 @@ class Weights:
                 continue
             self.trained.append(weight)
 
-    def remove(self, share: float, optimizer: Any) -> None:
-        """Let the smallest weights of each matrix go until so many are zero, and what the optimizer knows of them."""
-        for parameter, gone in self.gone:
-            count = round(share * parameter.numel())
-            going = parameter.detach().abs().flatten().topk(count, largest=False, sorted=False).indices
-            gone.view(-1)[going.to(gone.device)] = True
-            with torch.no_grad():
-                parameter.masked_fill_(gone, 0)
-            # Without a gradient a moment would still move it.
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in optimizer.state[parameter]:
-                    optimizer.state[parameter][name].masked_fill_(gone, 0)
-
     def hold(self) -> None:
         """Set gradients to zero where a mask is: without one, AdamW's step of a zero is exactly zero."""
-        for parameter, gone in self.gone:
-            if parameter.grad is not None:
-                parameter.grad.masked_fill_(gone, 0)
+        for held in self.held:
+            if held.parameter.grad is not None:
+                held.parameter.grad.masked_fill_(held.gone, 0)
 
     def stored(self) -> dict[str, torch.Tensor]:
         """The trained tensors under the names, and in the shapes and precisions, of the checkpoint."""
@@ -212,8 +229,8 @@ class Trainer:
     arithmetic: str
     extra: list[nn.Parameter] = field(default_factory=list)
     place: Path | None = None
-    course: Callable[[int], Course] | None = None
-    """From the number of steps to how the sparsity grows, if it does."""
+    pruner: Pruner | None = None
+    """What makes zeros on the way, if anything does."""
 
     def run(self) -> Trained:
         """Train. Raises ModelError where the loss is no number any more."""
@@ -229,9 +246,9 @@ class Trainer:
         warm = round(own["warm_up"] * len(plan))
         scheduler = get_scheduler(name, optimizer, num_warmup_steps=warm, num_training_steps=len(plan))
         optimizer = self.accelerator.prepare(optimizer)
-        course = self.course(len(plan)) if self.course else None
+        pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
         points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
-        state = self._restored(leaves, optimizer, scheduler) or State()
+        state = self._restored(leaves, optimizer, scheduler, pruning) or State()
         began = time.perf_counter() - state.seconds
         saved = time.perf_counter()
         read = [0]
@@ -239,24 +256,31 @@ class Trainer:
             read.append(read[-1] + sum(counts[place] for place in rows))
         while True:
             if state.number in points and (not state.curve or state.curve[-1].step != state.number):
-                self._look(state, read[state.number], course is None or state.number > course.end)
+                with pruning.sparse(state.number) as whole:
+                    self._look(state, read[state.number], whole)
             if state.number == len(plan):
                 break
-            if course and course.due(state.number):
-                self.weights.remove(course.share(state.number), optimizer)
-            self._step(state, plan[state.number], counts, leaves, optimizer)
+            pruning.before(state.number)
+            self._step(state, plan[state.number], counts, leaves, optimizer, pruning)
+            pruning.after(state.number)
             scheduler.step()
             state.number += 1
             state.seconds = time.perf_counter() - began
             self._tell(state, len(plan))
             if self.place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                self._save(state, leaves, optimizer, scheduler)
+                self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
         epochs = sum(map(len, plan)) / len(seen)
         return Trained(state.weights, tuple(state.curve), read[-1], epochs, time.perf_counter() - began, state.best)
 
     def _step(
-        self, state: State, rows: list[int], counts: list[int], leaves: list[nn.Parameter], optimizer: Any
+        self,
+        state: State,
+        rows: list[int],
+        counts: list[int],
+        leaves: list[nn.Parameter],
+        optimizer: Any,
+        pruning: Pruning,
     ) -> None:
         """One optimizer step over a batch, some samples at a time."""
         optimizer.zero_grad()
@@ -274,6 +298,7 @@ class Trainer:
             )
         self.weights.hold()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
+        pruning.pull(state.number)
         optimizer.step()
         state.losses.append(whole)
 
@@ -296,7 +321,8 @@ class Trainer:
         state.losses = []
         state.curve.append(Point(state.number, tokens, mean, found))
         if whole and found < state.best:
-            state.best, state.weights = found, self.weights.stored() if state.number else {}
+            unchanged = state.number == 0 and self.pruner is None
+            state.best, state.weights = found, {} if unchanged else self.weights.stored()
 
     def _tell(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
@@ -315,7 +341,7 @@ class Trainer:
                 total = zlib.crc32(tensor.detach().cpu().contiguous().numpy().data, total)
         return f"{total:08x}"
 
-    def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any) -> None:
+    def _save(self, state: State, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> None:
         """Leave the state behind, whole or not at all."""
         assert self.place is not None
         partial = self.place / f"{STATE}.{os.getpid()}"
@@ -324,14 +350,14 @@ class Trainer:
             "leaves": [leaf.detach() for leaf in leaves],
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "gone": [gone for _, gone in self.weights.gone] if self.course else [],
+            "gone": pruning.tensors(),
             **vars(state),
             "curve": [astuple(point) for point in state.curve],
         }
         torch.save(whole, partial)
         partial.replace(self.place / STATE)
 
-    def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any) -> State | None:
+    def _restored(self, leaves: list[nn.Parameter], optimizer: Any, scheduler: Any, pruning: Pruning) -> State | None:
         """What a killed process has left of the same training, put in place; None where there is nothing."""
         self.identity = self._identity if self.place else ""
         if self.place is None or not (self.place / STATE).is_file():
@@ -344,6 +370,6 @@ class Trainer:
                 leaf.copy_(kept)
         optimizer.load_state_dict(found.pop("optimizer"))
         scheduler.load_state_dict(found.pop("scheduler"))
-        for (_, gone), kept in zip(self.weights.gone, found.pop("gone"), strict=False):
-            gone.copy_(kept)
+        for tensor, kept in zip(pruning.tensors(), found.pop("gone"), strict=True):
+            tensor.copy_(kept)
         return State(**{**found, "curve": [Point(*point) for point in found["curve"]]})

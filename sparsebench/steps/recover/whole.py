@@ -26,15 +26,16 @@ from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
+from sparsebench.steps.recover import OWN
 from sparsebench.steps.recover.reading import Text, Words, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Trainer, Weights
+from sparsebench.steps.recover.trainer import Pruning, Trainer, Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PUBLISHED = {"finetune": 50_000_000_000, "distill": 94_000_000_000}
-"""Tokens that the papers named above train on."""
+PUBLISHED = {"finetune": 50_000_000_000, "distill": 94_000_000_000, "elsa": 4096 * 8 * 2048}
+"""Tokens that these papers train on, and that of ``prune: elsa``."""
 FEW = 0.01
 
 
@@ -70,8 +71,8 @@ class Training:
     parent: Checkpoint
     step: Step
     context: Context
-    course: Callable[..., Any] | None = None
-    """From the step's settings and the number of optimizer steps to how a sparsity grows, if it does."""
+    pruner: Callable[..., Pruning] | None = None
+    """From the step's settings and what a ``Pruner`` takes to what makes zeros on the way, if anything does."""
 
     def run(self, folder: Path, kept: Callable[[Checkpoint, str], int]) -> Evidence:
         """Train, write and count; ``kept`` counts the zeros of the parent that a written checkpoint has as well.
@@ -87,7 +88,7 @@ class Training:
             trained = trainer.run()
         sizes = [sum(info.numel for info in one.tensors.values()) for one in (self.parent, self.dense)]
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        asked = (loss.asked or trained.tokens + looks) if self.step.name != "finetune" else 0
+        asked = 0 if self.step.name in OWN else loss.asked or trained.tokens + looks
         operations = sizes[0] * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * sizes[1] * asked
         budget = PUBLISHED.get(self.step.name, 0)
         last = next(point for point in trained.curve if point.held_out == trained.best)
@@ -121,7 +122,7 @@ class Training:
     def _student(self) -> PreTrainedModel:
         """The model to be trained, in float32 and without dropout. Raises UnsupportedError where it has no loss of its own."""
         config = self.parent.config
-        if self.step.name != "finetune" or self.context.family != "encoder":
+        if self.step.name not in OWN or self.context.family != "encoder":
             return load_model(self.parent.folder, self.context.family, "float32")
         if not has_masked_lm(config):
             raise UnsupportedError(
@@ -141,7 +142,7 @@ class Training:
         model.to(device)
         extra: list[torch.nn.Parameter] = []
         loss: Any
-        if self.step.name == "finetune":
+        if self.step.name in OWN:
             words = Words.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
@@ -157,7 +158,7 @@ class Training:
         weights = Weights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(
             weights, loss, text, held, self.step, self.context, accelerator, arithmetic, extra,
-            place if self.context.resume else None, partial(self.course, own) if self.course else None,
+            place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,
         ), loss  # fmt: skip
 
     def _asking(self, done: int, total: int) -> None:
@@ -191,9 +192,9 @@ def run(
     step: Step,
     context: Context,
     folder: Path,
-    course: Callable[..., Any] | None,
+    pruner: Callable[..., Pruning] | None,
 ) -> Evidence:
     """Train the model of ``checkpoint`` by one step, into ``folder``. Raises as ``Training.run``."""
     if context.draw is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
-    return Training(dense, checkpoint, step, context, course).run(folder, partial(kept_zeros, checkpoint))
+    return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
 from sparsebench.models.axes import Axis, Kind, Shape, sizes
-from sparsebench.models.types import PER_LAYER
+from sparsebench.models.operations import tokens_counted
+from sparsebench.models.types import PER_LAYER, transformers_config
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +22,15 @@ Of = Literal["neurons", "heads", "both"]
 
 @dataclass(frozen=True)
 class Cutting:
-    """What one step asks for: the share of the blocks' ``parameters`` that stays, or the share to ``keep`` of each axis."""
+    """What one step asks for: the share of the blocks' ``parameters`` or ``operations`` that stays, the share to ``keep`` of each
+    axis, or how many ``neurons`` of each block and ``heads`` of each attention stay."""
 
     of: Of
     parameters: float | None = None
+    operations: float | None = None
     keep: float | None = None
+    neurons: int | None = None
+    heads: int | None = None
     multiple_of: int = 1
     uneven: bool = False
 
@@ -39,34 +44,77 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
     """How many elements of every axis stay: the same share of all, heads in whole groups, at least one.
 
     Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where so many parameters
-    cannot go that way, or an axis cannot be cut at all.
+    or operations cannot go that way, where there are not so many elements, or an axis cannot be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(wanted.of)}
-    tensors, total = shape.checkpoint.tensors, shape.block_parameters
-    worth = {kind: sum(axis.units * axis.cost(tensors) for axis in axes[kind]) for kind in axes}
-    target = None if wanted.parameters is None else (1 - wanted.parameters) * total
+    if wanted.neurons or wanted.heads:
+        counts = {"neurons": wanted.neurons, "heads": wanted.heads}
+        return {axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven) for kind in axes for axis in axes[kind]}
+    key, left = ("parameters", wanted.parameters) if wanted.operations is None else ("operations", wanted.operations)
+    cost, total = _costs(shape, key)
+    worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
+    target = None if left is None else (1 - left) * total
     share = wanted.keep if target is None else 1 - target / sum(worth.values())
     assert share is not None
     if target is not None and share <= 0:
         most = sum(worth.values()) / total
         raise UnsupportedError(
-            f"parameters: {wanted.parameters:g}: {' and '.join(axes)} are {most:.0%} of the blocks' parameters",
+            f"{key}: {left:g}: {' and '.join(axes)} are {most:.0%} of the blocks' {key}",
             f"a share above {1 - most:.2f}, or `of: both`",
         )
     found: dict[Axis, int] = {}
     if "heads" in axes:
         found |= {axis: _groups(shape, axis, share, wanted.uneven) for axis in axes["heads"]}
-        gone = sum((axis.units - found[axis]) * axis.cost(tensors) for axis in axes["heads"])
+        gone = sum((axis.units - found[axis]) * cost[axis] for axis in axes["heads"])
         if target is not None and "neurons" in axes:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
             if share <= 0:
-                raise UnsupportedError(f"parameters: {wanted.parameters:g}: not even without any neuron", "keep more")
+                raise UnsupportedError(f"{key}: {left:g}: not even without any neuron", "keep more")
     for axis in axes.get("neurons", ()):
         step = wanted.multiple_of
         # At least one step, and no more than there are.
         count = max(1, round(share * axis.units / step)) * step
         found[axis] = min(count, axis.units)
     return found
+
+
+def _costs(shape: Shape, key: str) -> tuple[dict[Axis, int], int]:
+    """What an element of each axis costs, and what all blocks do: in parameters, or in floating-point operations a token.
+
+    A matrix takes two of these for each weight, attention four for each value that o reads and token that is looked at.
+    """
+    tensors = shape.checkpoint.tensors
+    if key == "parameters":
+        return {axis: axis.cost(tensors) for axis in shape.axes}, shape.block_parameters
+    looked_at = 4 * tokens_counted(transformers_config(shape.checkpoint.config))
+    matrices = {name for name, part in shape.places.items() if part.prunable}
+    found = {
+        axis: sum(2 * cut.size * tensors[cut.tensor].numel // tensors[cut.tensor].shape[cut.dim]
+                  for cut in axis.cuts if cut.tensor in matrices)
+        + (looked_at * sum(cut.size for cut in axis.outputs) if axis.kind == "heads" else 0)
+        for axis in shape.axes
+    }  # fmt: skip
+    pairs = sum(
+        tensors[name].shape[0 if part.rows_last else 1]
+        for name, part in shape.places.items()
+        if part.prunable and part.kind in ("o", "cross_o")
+    )
+    return found, 2 * sum(tensors[name].numel for name in matrices) + looked_at * pairs
+
+
+def _counted(shape: Shape, axis: Axis, count: int, uneven: bool) -> int:
+    """So many neurons, or so many heads in groups, of an axis."""
+    if axis.kind == "neurons":
+        fitting = [*range(1, axis.units + 1)]
+        said = f"at most {axis.units}"
+    else:
+        heads, groups, _ = _heads_of(shape)
+        each = heads // groups
+        fitting = [one * each for one in _fitting(shape, axis, uneven)]
+        said = f"{'one' if len(fitting) > 1 else 'that is'} of {', '.join(map(str, fitting))}"
+    if count not in fitting:
+        raise UnsupportedError(f"{axis.kind}: {count}: a block has {fitting[-1]}, and not every number can stay", said)
+    return count if axis.kind == "neurons" else count // each
 
 
 def _groups(shape: Shape, axis: Axis, share: float, uneven: bool) -> int:

@@ -6,8 +6,10 @@ With W the matrix that reads the elements (down, o) and x what it reads:
     activation  √Σ_j ‖x_j‖²·‖W_:j‖²  over the element's columns j, as Wanda weighs single weights
     flap        Var(x_j)·‖W_:j‖², brought to mean 0 and deviation 1 in every matrix, averaged over the element's columns
                 (FLAP, An et al. 2024)
-    taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as TextPruner has it (Yang et al. 2022);
-                the sum equals Σ x_j·∂L/∂x_j over the batch's tokens, so that no gradient of a weight is ever held
+    taylor      |Σ W_:j·∂L/∂W_:j| over the element's columns, summed over batches, as TextPruner has it (Yang et al. 2022).
+                Where widths stay even it adds, of a neuron, |Σ V_j:·∂L/∂V_j: + b_j·∂L/∂b_j| over the rows V that make it (of a
+                gated part, gate and up together). These sums equal Σ x_j·∂L/∂x_j and Σ z_j·∂L/∂z_j over the batch's tokens,
+                with z what the rows give, so that no gradient of a weight is ever held
     random      drawn
 
 TextPruner's loss for Taylor is the task's own. Here it is that of the text's next tokens (``labels: text``), or that of
@@ -18,6 +20,7 @@ normal deviation. At the unpruned model the gradient of a cross-entropy to its o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
@@ -118,39 +121,37 @@ def taylor(
     seed: int,
     progress: Progress | None = None,
     answers: Answers | None = None,
+    even: bool = True,
 ) -> Scores:
-    """TextPruner's score of every element. Raises ModelError for gradients that are not finite.
+    """TextPruner's score of every element, ``even`` that of widths that stay even.
 
-    ``answers`` are those that an earlier model drew (``labels: own``), kept there when they are drawn first.
+    ``answers`` are those that an earlier model drew (``labels: own``), kept there when they are drawn first. Raises ModelError
+    for gradients that are not finite.
     """
     import torch
 
     answers = {} if answers is None else answers
 
     found: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
-    # Sums of one batch, by output matrix: x_j · ∂L/∂x_j.
+    # Sums of one batch, by matrix: value times gradient of what it reads, or of what it gives.
     sums: dict[str, torch.Tensor] = {}
 
-    def look(name: str) -> Any:
-        def before(module: Any, args: Any) -> None:
-            values = args[0]
+    def watch(name: str, values: torch.Tensor) -> None:
+        def back(gradient: torch.Tensor) -> None:
+            products = gradient.detach().double() * values.detach().double()
+            sums[name] = sums.get(name, 0) + products.reshape(-1, products.shape[-1]).sum(0)
 
-            def back(gradient: torch.Tensor) -> None:
-                flat, own = (
-                    gradient.detach().reshape(-1, gradient.shape[-1]),
-                    values.detach().reshape(-1, values.shape[-1]),
-                )
-                sums[name] = sums.get(name, 0) + (flat.double() * own.double()).sum(0)
+        values.register_hook(back)
 
-            values.register_hook(back)
-
-        return before
-
-    handles = [
-        module_of(model.model, cut.tensor).register_forward_pre_hook(look(cut.tensor))
-        for axis in axes
-        for cut in axis.outputs
-    ]
+    rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
+    handles = []
+    for axis in axes:
+        for cut in axis.outputs:
+            read = partial(lambda name, module, args: watch(name, args[0]), cut.tensor)
+            handles.append(module_of(model.model, cut.tensor).register_forward_pre_hook(read))
+    for name in dict.fromkeys(cut.tensor for cuts in rows_of.values() for cut in cuts):
+        gave = partial(lambda name, module, args, returned: watch(name, returned), name)
+        handles.append(module_of(model.model, name).register_forward_hook(gave))
     handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
     generator = torch.Generator().manual_seed(seed)
     groups = model.groups(TOKENS)
@@ -160,6 +161,8 @@ def taylor(
             for axis in axes:
                 for cut in axis.outputs:
                     found[axis] += per_element(sums[cut.tensor], cut, axis.units).abs()
+                made = [per_element(sums[cut.tensor], cut, axis.units) for cut in rows_of[axis]]
+                found[axis] += sum(made, torch.zeros_like(found[axis])).abs()
             sums.clear()
             if progress:
                 progress(done, len(groups))
@@ -172,6 +175,13 @@ def taylor(
                 f"{axis.outputs[0].tensor}: its gradients are NaN or infinite", "use `compute_dtype: float32`"
             )
     return found
+
+
+def _rows_of(axis: Axis) -> list[Cut]:
+    """Of neurons, where the matrices lie that make them (gate, up)."""
+    if axis.kind != "neurons":
+        return []
+    return [cut for cut in axis.cuts if cut not in axis.outputs and cut.tensor.endswith("weight")]
 
 
 def _loss(

@@ -44,12 +44,19 @@ class Width(Settings):
     compensates: ClassVar[str] = "none"
 
     parameters: _PART | None = None
-    """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Or say `keep`."""
+    """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Or say one of
+    `operations`, `keep`, `neurons` and `heads`."""
+    operations: _PART | None = None
+    """The share of the blocks' floating-point operations a token that stays, counted over 512 tokens, attention included."""
     keep: _PART | None = None
-    """The share of the neurons, or of the heads, that stays, in place of `parameters`."""
+    """The share of the neurons, or of the heads, that stays."""
+    neurons: Count | None = None
+    """How many neurons stay of each block, such as 512; with `heads` beside it, both are cut."""
+    heads: Count | None = None
+    """How many heads stay of each attention, as config.json counts them: whole groups that share keys and values."""
     of: Literal["neurons", "heads", "both"] = "both"
-    """What goes. Heads go in whole groups that share keys and values; with `both` the same share of either goes, and neurons make
-    up for what whole groups leave over."""
+    """What goes; it follows from `neurons` and `heads` where these are said. Heads go in whole groups that share keys and values;
+    with `both` the same share of either goes, and neurons make up for what whole groups leave over."""
     uneven: bool = False
     """Whether the elements with the lowest scores of all blocks go, more from some blocks than from others, and not as many from
     each. Such a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
@@ -69,22 +76,36 @@ class Width(Settings):
 
     def complete(self, name: str) -> dict[str, Any]:
         """With the published compensation filled in, without what nothing looks at."""
-        if (self.parameters is None) == (self.keep is None):
-            what = "neither `parameters` nor `keep`" if self.keep is None else "`parameters` beside `keep`"
-            raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
+        given = self.targets()
+        counts = [key for key in ("heads", "neurons") if key in given]
+        if len(given) - len(counts) + bool(counts) != 1:
+            what = " beside ".join(f"`{key}`" for key in given) or "neither a share nor a number of what stays"
+            raise wrong(what, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
+        of = "both" if len(counts) == 2 else counts[0] if counts else self.of
+        if "of" in self.model_fields_set and self.of != of:
+            raise wrong(
+                f"`of: {self.of}` beside {' and '.join(f'`{key}`' for key in counts)}", "leave `of` out", at="of"
+            )
+        if counts and self.multiple_of > 1:
+            raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
         if self.compensation == "bias" and name != "flap":
             raise wrong(
                 "`compensation: bias` without the means that flap sees", "`least_squares` or `none`", at="compensation"
             )
         if self.uneven and self.multiple_of > 1:
             raise wrong("`multiple_of` beside `uneven`", "one of them", at="multiple_of")
-        found = {key: value for key, value in self.model_dump().items() if value is not None}
+        found = {key: value for key, value in self.model_dump().items() if value is not None} | {"of": of}
         found["compensation"] = self.compensation or self.compensates
         if found["compensation"] != "least_squares":
             del found["damping"]
-        if self.of == "heads":
+        if of == "heads":
             del found["multiple_of"]
         return found
+
+    def targets(self) -> list[str]:
+        """The settings that say how much stays."""
+        named = ("parameters", "operations", "keep", "heads", "neurons")
+        return [key for key in named if getattr(self, key) is not None]
 
 
 class Flap(Width):
@@ -126,7 +147,7 @@ class Random(Width):
     """The settings of what goes at random: blocks, or neurons and heads."""
 
     blocks: Count | None = None
-    """How many blocks go, in place of `parameters` or `keep`."""
+    """How many blocks go, in place of what says how many neurons and heads stay."""
     stacks: Literal["both", "encoder", "decoder"] = "both"
     """With `blocks`, of an encoder-decoder: the stacks that lose blocks."""
 
@@ -135,8 +156,8 @@ class Random(Width):
         if self.blocks is None:
             found = super().complete(name)
             return {key: value for key, value in found.items() if key != "stacks"}
-        if self.parameters is not None or self.keep is not None:
-            raise wrong("`blocks` beside `parameters` or `keep`", "one of them", at="blocks")
+        if given := self.targets():
+            raise wrong(f"`blocks` beside `{given[0]}`", "one of them", at="blocks")
         if self.file is not None:
             raise wrong("`file` beside `blocks`", "it names neurons and heads", at="file")
         return {"blocks": self.blocks, "stacks": self.stacks}
@@ -158,6 +179,11 @@ def draws(step: Step) -> bool:
     return step.name == "random" or (step.name == "taylor" and step.settings["labels"] == "own")
 
 
+def version(step: Step) -> int:
+    """Taylor's score of even widths has since 2 what the rows that make a neuron say of it."""
+    return 2 if step.name == "taylor" and not step.settings["uneven"] else 1
+
+
 def label(step: Step) -> str:
     """``sleb -4 blocks``, ``flap/both to 80%``: what goes, or to what share of the blocks' parameters."""
     own = step.settings
@@ -167,7 +193,10 @@ def label(step: Step) -> str:
     if step.name == NAMED:
         ways = [own["compensation"].replace("_", " ")] if own["compensation"] != "none" else []
         return ", ".join([f"shrink {of_file(own['file'])[0].name}", *ways, *_unusual(own)])
-    share = f"to {own['parameters']:.4g} of parameters" if "parameters" in own else f"to {own['keep']:.4g}"
+    numbers = [f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in ("heads", "neurons") if key in own]
+    counts = " and ".join(numbers)
+    shares = [f"{own[key]:.4g} of {key}" for key in ("parameters", "operations") if key in own]
+    share = f"to {counts or ''.join(shares) or format(own.get('keep', 1), '.4g')}"
     usual = "bias" if step.name == "flap" else "none"
     ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
     ways += [of_file(own["file"])[0].name] if "file" in own else []
@@ -182,14 +211,26 @@ def _unusual(own: Mapping[str, Any]) -> list[str]:
     return [f"{key}={own[key]}" for key, plain in _PLAIN.items() if own.get(key, plain) != plain]
 
 
-def passes(step: Step) -> float:
-    """How often the text goes through the model."""
-    return float(step.settings.get("iterations", 1))
+def passes(step: Step, blocks: int) -> float:
+    """How often the text goes through the model: of sleb once for each block that is tried; of Taylor there and back, where the
+    way back costs one forward, because no weight has a gradient."""
+    own = step.settings
+    if step.name == "sleb":
+        return float(sum(max(1, blocks - gone) for gone in range(own["blocks"])))
+    once = (step.name in READ_TEXT) + (step.name == "taylor") + (own.get("compensation") == "least_squares")
+    return float(once * own.get("iterations", 1))
+
+
+def whole(step: Step) -> bool:
+    """Whether the model is run as it stands, and not block by block."""
+    return step.name in ("sleb", "influence", "angular", "taylor")
 
 
 def size(step: Step) -> float:
     """Blocks are most of a model."""
-    return float(step.settings.get("parameters") or step.settings.get("keep") or 0.9)
+    return float(
+        next((step.settings[key] for key in ("parameters", "operations", "keep") if key in step.settings), 0.9)
+    )
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

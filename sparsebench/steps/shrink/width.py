@@ -135,16 +135,20 @@ def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | No
 def cutting(step: Step) -> Cutting:
     """What a step asks for."""
     own = step.settings
-    return Cutting(own["of"], own.get("parameters"), own.get("keep"), own.get("multiple_of", 1), own["uneven"])
+    targets = {key: own.get(key) for key in ("parameters", "operations", "keep", "neurons", "heads")}
+    return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
 
 
 def _cuts(step: Step) -> int:
     return int(step.settings.get("iterations", 1))
 
 
-def _labels(step: Step) -> str:
-    """What two steps of one criterion must share to share its scores."""
-    return str(step.settings.get("labels", ""))
+Scored = tuple[str, bool]
+"""What two steps of one criterion must share to share its scores: Taylor's labels, and whether its widths stay even."""
+
+
+def _scored(step: Step) -> Scored:
+    return (step.settings["labels"], not step.settings["uneven"]) if step.name == "taylor" else ("", True)
 
 
 @dataclass
@@ -181,7 +185,7 @@ class _Work:
         try:
             for step, (plan, folder) in wanted.items():
                 try:
-                    making.append(self.open(plan, found.get(_labels(step), {}), folder))
+                    making.append(self.open(plan, found.get(_scored(step), {}), folder))
                 except SparsebenchError as error:
                     emit(step, error)
             self.compensate(making)
@@ -200,8 +204,8 @@ class _Work:
             raise
         return {one.step: one for one in making if not one.error}
 
-    def score(self, steps: list[Step]) -> dict[str, scores.Scores]:
-        """Every axis that a step may cut, by the labels that a step asks for."""
+    def score(self, steps: list[Step]) -> dict[Scored, scores.Scores]:
+        """Every axis that a step may cut, by how a step asks to have it scored."""
         name = steps[0].name
         if name == "list":
             return {}
@@ -209,19 +213,19 @@ class _Work:
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name in ("l1", "l2"):
-            return {"": scores.norms(self.shape, axes, int(name[1]), progress)}
+            return {_scored(steps[0]): scores.norms(self.shape, axes, int(name[1]), progress)}
         if name == "random":
-            return {"": scores.drawn(axes, seed)}
+            return {_scored(steps[0]): scores.drawn(axes, seed)}
         if name == "taylor":
             model = Whole.load(self.folder, self.context.family, self.batch, self.context.dtype)
             return {
-                labels: scores.taylor(model, axes, labels, seed, progress, self.answers)
-                for labels in dict.fromkeys(_labels(step) for step in steps)
+                (labels, even): scores.taylor(model, axes, labels, seed, progress, self.answers, even)
+                for labels, even in dict.fromkeys(map(_scored, steps))
             }
         reading = scores.Reading(name, axes)
         self.replay(1).run(reading.visit, progress)
         self.means = reading.means
-        return {"": reading.result()}
+        return {_scored(steps[0]): reading.result()}
 
     def replay(self, streams: int) -> Replay:
         """The text through the model block by block."""

@@ -131,6 +131,9 @@ def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> di
             differs = any(one != value[0] for one in value)
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in stay]
+    if "attention_layers" in changed and "attention_types" in transformers_config(config).to_dict():
+        # GPT-Neo reads the list of kinds in this form alone.
+        changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
     if own := widths(config):
         changed[PER_LAYER] = {str(place): own[layer] for place, layer in enumerate(stay) if layer in own} or None
     if isinstance(config.get("max_window_layers"), int):

@@ -41,11 +41,14 @@ class Magnitudes:
 
 @dataclass(frozen=True)
 class Place:
-    """Where values are cut: the module at ``path``, and the number of ``weights`` that meet them."""
+    """Where values are cut: the module at ``path`` in block ``layer`` of a ``side``, and the number of ``weights`` that meet
+    them."""
 
     path: str
     weights: int
     magnitudes: Magnitudes
+    side: str
+    layer: int
 
 
 def _magnitude(place: int) -> float:

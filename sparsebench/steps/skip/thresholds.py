@@ -22,7 +22,7 @@ from sparsebench.models.quantized import opened
 from sparsebench.models.replay import Replay
 from sparsebench.models.skipping import Skip, skips
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, Place
@@ -57,7 +57,9 @@ class Seen:
         if outputs:
             met[function] = _behind_activation({name: parts[name].kind for name in sizes}, sizes)
         self.weights += sum(sizes.values())
-        places = [Place(f"{block.path}.{path}", met[path], counts[path]) for path in watch.whole]
+        places = [
+            Place(f"{block.path}.{path}", met[path], counts[path], block.side, block.index) for path in watch.whole
+        ]
         for share, each in allocated(block, places, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((place.path for place in places), each, strict=True))
         self.places += places
@@ -98,7 +100,7 @@ def make(
                 context.progress(done, len(replay))
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
-        found, notes = _chosen(seen, step.settings["share"], outputs)
+        found, activity, notes = _chosen(seen, step.settings["share"], outputs)
         _copy(
             parent,
             folder,
@@ -106,15 +108,19 @@ def make(
             {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()},
         )
         told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
-        emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"]))
+        emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
 
 
-def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, dict[str, Any]]:
-    """The thresholds for a share, and what is to be told of them."""
+def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activity, ...], dict[str, Any]]:
+    """The thresholds for a share, what they do at each place, and what is to be told of them."""
     magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
     unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
     reached = [share for _, share in magnitudes.values()]
-    near = [place.magnitudes.near_zero for place in seen.places]
+    activity = tuple(
+        Activity(place.side, place.layer, place.path, place.magnitudes.near_zero, *magnitudes[place.path])
+        for place in seen.places
+    )
+    near = [one.near_zero for one in activity]
     what = "activation functions give" if outputs else "layers read"
     words = [
         f"on the calibration text {min(reached):.1%} to {max(reached):.1%} of what {len(reached)} {what} counts as zero, so that "
@@ -124,12 +130,12 @@ def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, dict[str, An
         "stock transformers loads the folder and skips nothing",
     ]
     layers = {
-        path: {"threshold": limit, "share": got, "near_zero": close}
-        for (path, (limit, got)), close in zip(magnitudes.items(), near, strict=True)
+        one.module: {"threshold": one.threshold, "share": one.skipped, "near_zero": one.near_zero} for one in activity
     }
     limits = {path: limit for path, (limit, _) in magnitudes.items()}
     skip = Skip({}, limits) if outputs else Skip(limits, {})
-    return skip, {"note": "; ".join(filter(None, words)), "read": 1 - unread / seen.weights, "layers": layers}
+    note = "; ".join(filter(None, words))
+    return skip, activity, {"note": note, "read": 1 - unread / seen.weights, "layers": layers}
 
 
 def _copy(parent: Path, folder: Path, skip: Skip, made: dict[str, Any]) -> None:

@@ -10,18 +10,28 @@ import torch
 from pydantic_core import PydanticCustomError
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.grouped import KEY, ROUTERS, experts_of
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.grouped import COUNTED, KEY, ROUTERS, experts_of
+from sparsebench.models.load import load_model
+from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
+from sparsebench.steps.moefy.use import together
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
-from tests.steps.skip.making import made, said
+from tests.steps.shrink import making
+from tests.steps.skip.making import answer, made, said
 
 KINDS = ["llama", "bert", "t5", "phi3"]
 
 
 def error(folder: Path, dense: torch.Tensor, family: Any) -> float:
     return float((said(folder, family) - dense).norm() / dense.norm())
+
+
+def prunable_matrices(folder: Path, family: Any) -> list[tuple[TensorInfo, Part]]:
+    checkpoint = Checkpoint(folder)
+    found = prunable_parts(checkpoint, family)
+    return [(checkpoint.tensors[name], part) for name, part in found.items() if part.prunable]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,6 +54,15 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
     assert all("2 of 8 experts" in one.note for one in found.values())
     assert all(f"{one.read_share:.1%} of the blocks' weights" in one.note for one in found.values())
     stored = Checkpoint(tmp_path / "oracle-2")
+    matrices = [(part.kind, info.numel) for info, part in prunable_matrices(parent, family)]
+    whole_size = sum(size for _, size in matrices)
+    skipped = 0.75 * sum(size for name, size in matrices if name in ("gate", "up", "gate_up", "down"))
+    # The centroid's tables are rows of as many inputs as the first layer has, one for each expert.
+    tables = sum(
+        info.numel for info in Checkpoint(tmp_path / "centroid-2").tensors.values() if ".moe.router" in info.name
+    )
+    assert tables
+    assert list(found.values())[1].read_share == pytest.approx(1 - (skipped - tables) / whole_size)
     assert all(torch.equal(tensor, stored.load(info.name)) for info, tensor in Checkpoint(parent).items())
     how = experts_of(stored.config)
     assert how and how.active == 2
@@ -51,6 +70,55 @@ def test_all_experts_are_the_model_and_the_oracle_is_nearer_than_chance(kind: st
         assert set(stored.load(part.name("assignment")).bincount().tolist()) == {
             len(stored.load(part.name("assignment"))) // 8
         }
+
+
+@pytest.mark.parametrize("way", ["coactivation", "cmoe", "kmeans"])
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
+def test_with_text_all_experts_are_the_model_and_each_is_always_used(kind: str, way: str, tmp_path: Path) -> None:
+    """What a text is read for; kmeans reads it for the learned router alone."""
+    parent, family = written(kind, tmp_path / "parent")
+    dense = said(parent, family)
+    routers = ROUTERS if way in COUNTED else ("learned",)
+    whole = {single("moefy", way, experts=8, active=1.0, router=one): tmp_path / one for one in routers}
+    found = made(parent, family, whole)
+    assert max(error(folder, dense, family) for folder in whole.values()) <= 1e-6
+    blocks = len(experts_of(Checkpoint(tmp_path / "learned").config).parts)  # type: ignore[union-attr]
+    for one in found.values():
+        assert [row.uses for row in one.activity] == [(1.0,) * (7 if way == "cmoe" else 8)] * blocks
+
+
+def test_how_evenly_experts_are_used_is_what_the_written_model_chooses(tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    steps = {
+        single("moefy", "cmoe", experts=8, active=0.5, router=router): tmp_path / router
+        for router in ("oracle", "representative", "learned")
+    }
+    found = made(parent, family, steps)
+    for step, folder in steps.items():
+        rows = found[step].activity
+        assert [row.layer for row in rows] == list(range(len(rows))) and {row.side for row in rows} == {"decoder"}
+        assert all(0 < row.near_zero < 0.5 and row.together is not None for row in rows)
+        # Three more beside the one that all tokens share, of seven.
+        assert all(row.uses and len(row.uses) == 7 and abs(sum(row.uses) - 3) < 1e-5 for row in rows)
+        model: Any = load_model(folder, family)
+        answer(model, family)
+        # Blocks behind the first read other states: what the masked blocks before them give.
+        chosen = model.get_submodule(rows[0].module).moe.chosen
+        neurons = chosen[making.text(family, 8).batch.attention_mask].float().mean(0)
+        assignment = Checkpoint(folder).load(f"{rows[0].module}.moe.assignment").long()
+        shares = [float(neurons[assignment == expert].mean()) for expert in range(1, 8)]
+        assert rows[0].uses == pytest.approx(shares, abs=1e-6)
+    assert not made(parent, family, {single("moefy", "random", active=0.5, experts=8): tmp_path / "r"})[
+        single("moefy", "random", active=0.5, experts=8)
+    ].activity
+
+
+def test_neurons_of_an_expert_go_together() -> None:
+    # Two pairs that are always active with their partner, and never with the others.
+    counts = torch.tensor([[5.0, 5, 0, 0], [5, 5, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
+    assert together(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
+    assert together(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert together(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
 
 
 @pytest.mark.parametrize("way", ["coactivation", "cmoe", "random"])

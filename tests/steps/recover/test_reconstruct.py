@@ -84,7 +84,15 @@ def test_outputs_come_nearer_to_the_dense_models_and_zeros_stay(kind: str, tmp_p
     assert changed > found.prunable / 4
     assert found.already_zero == found.zeros >= found.prunable // 2
     assert found.trained_tokens > 0 and "in the first block" in found.note
+    assert f"of the published run's {128 * 512:,}" in found.note
     notes = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    if family != "encoder-decoder":  # of which each side has tokens of its own
+        wanted, total = 0, text(family, 24).tokens
+        for one in notes["fits"]:
+            inside = [name for name, part in parts(old, family).items() if part.layer == one["block"]]
+            size, unseen = sum(old.tensors[name].numel for name in inside), total - one["tokens"]
+            wanted += size * (6 * one["tokens"] * one["epochs"] + 2 * unseen * (one["epochs"] + 1) + 4 * total)
+        assert found.operations == wanted > 0
     assert notes["recover"] == "reconstruct" and notes["epochs"] == 4
     assert all(one["after"] < one["before"] for one in notes["fits"])
 
@@ -127,6 +135,41 @@ def test_smaller_blocks_are_trained_too(tmp_path: Path) -> None:
     assert isinstance(made(tmp_path / "cut", family, tmp_path / "out", RECONSTRUCT, dense), Evidence)
     wanted, before, after = (outputs(tmp_path / name, family) for name in ("dense", "cut", "out"))
     assert (after - wanted).square().sum() < 0.95 * (before - wanted).square().sum()
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
+def test_grouped_neurons_are_trained_behind_their_router(kind: str, tmp_path: Path) -> None:
+    dense, family = written(kind, tmp_path / "dense")
+    groups = single("moefy", "kmeans", experts=8, active=0.5, router="centroid")
+    grouped = made(dense, family, tmp_path / "grouped", groups, dense)
+    step = single("recover", "reconstruct", rate=0.003, batch=2)
+    found = made(tmp_path / "grouped", family, tmp_path / "out", step, dense)
+    assert found.read_share == grouped.read_share < 1
+    read = slice(0, 24)
+    target = outputs(dense, family, rows=read)
+    before, after = (
+        float((outputs(tmp_path / name, family, rows=read) - target).norm()) for name in ("grouped", "out")
+    )
+    assert after < before
+    old, new = Checkpoint(tmp_path / "grouped"), Checkpoint(tmp_path / "out")
+    assert old.config == new.config and list(old.tensors) == list(new.tensors)
+    fixed = [name for name in old.tensors if ".moe." in name]
+    assert fixed and all(torch.equal(old.load(name), new.load(name)) for name in fixed)
+    told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    assert told["recover"] == "reconstruct" and any(fit["after"] < fit["before"] for fit in told["fits"])
+
+
+def test_what_leaves_weights_out_is_recovered_by_blocks_and_without_an_oracle_alone(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    blocks, whole = single("recover", "reconstruct"), single("recover", "distill", tokens=100)
+    for name, groups, step, words in (
+        ("a", single("moefy", "kmeans", experts=8, active=0.5, router="oracle"), blocks, "its oracle chooses"),
+        ("b", single("moefy", "kmeans", experts=8, active=0.5), whole, "leaves weights out already"),
+        ("c", single("skip", "teal", share=0.5), blocks, "leaves weights out already"),
+    ):
+        made(dense, family, tmp_path / name, groups, dense)
+        with pytest.raises(SparsebenchError, match=words):
+            made(tmp_path / name, family, tmp_path / "out", step, dense)
 
 
 def test_what_cannot_be_recovered_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ EXACT = {
     "t5": {},
     "umt5": {},
     "bart": {},
+    "falcon": {},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 4},
+    "longt5": {},
+    "nomic_bert": {},
 }
 
 

@@ -14,8 +14,9 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
+from sparsebench.models.operations import operations_a_token
 from sparsebench.steps.contract import Context, Evidence
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import combinations, kinds, label, single
 from sparsebench.steps.shrink import compensation, scores
 from sparsebench.steps.shrink.whole import Whole
 from tests.models.replaying import Stock, written
@@ -51,14 +52,16 @@ def test_the_highest_scores_stay_by_a_slow_reference(name: str, tmp_path: Path) 
     assert json.loads((out / "config.json").read_text())["intermediate_size"] == 24
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert", "roberta", "t5"])
-def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("kind", ["llama", "bert", "roberta", "t5", "gpt2", "phi3"])
+def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: bool, tmp_path: Path) -> None:
+    """Of a batch |Σ W·∂L| of the columns that read an element; where widths stay even, |Σ V·∂L + b·∂b| of a neuron's rows too."""
     folder, family = written(kind, tmp_path / "model")
     labels = "own" if family == "encoder" else "text"
     found = shape(Checkpoint(folder), family)
     axes = list(found.axes)
     model = Whole.load(folder, family, text(family).batch, "auto")
-    told = scores.taylor(model, axes, labels, 0)
+    told = scores.taylor(model, axes, labels, 0, even=even)
     slow = Whole.load(folder, family, text(family).batch, "auto")
     slow.model.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
@@ -69,12 +72,38 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, tmp_pat
         for axis in axes:
             for cut in axis.outputs:
                 weight = scores.module_of(slow.model, cut.tensor).weight
-                both = (weight * weight.grad).double().detach()
+                both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
                 expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
+            if even and axis.kind == "neurons":
+                own = torch.zeros(axis.units, dtype=torch.float64)
+                for cut in set(axis.cuts) - set(axis.outputs):
+                    module, kept = cut.tensor.rpartition(".")[::2]
+                    values = getattr(scores.module_of(slow.model, module), kept)
+                    both = (values * values.grad).double().detach().movedim(cut.dim, 0)
+                    own += both.reshape(len(both), -1).sum(1)[cut.offset : cut.offset + axis.units]
+                expected[axis] += own.abs()
     for axis in axes:
         assert torch.allclose(told[axis], expected[axis], rtol=1e-3, atol=1e-6)
         assert told[axis].argsort().tolist() == expected[axis].argsort().tolist()
     assert {axis.kind for axis in axes} == {"neurons", "heads"}
+
+
+def test_taylor_knows_whether_widths_stay_even(tmp_path: Path) -> None:
+    """Both in one pass; the even one has another version, so that older results are not taken for its."""
+    folder, family = written("llama", tmp_path / "model", intermediate_size=200)
+    kind, context = kinds()["shrink"], Context(family, 0, "auto", lambda: text(family))
+    steps = [
+        single("shrink", "taylor", keep=0.5, of="neurons", labels="text", uneven=uneven) for uneven in (False, True)
+    ]
+    apart = [
+        shrunk(folder, family, tmp_path / f"{step.settings['uneven']}", "taylor", **step.settings)[0] for step in steps
+    ]
+    together = {step: tmp_path / f"both{number}" for number, step in enumerate(steps)}
+    kind.load()(folder, together, context, lambda step, result: None)
+    for alone, step in zip(apart, steps, strict=True):
+        name = "model.layers.0.mlp.down_proj.weight"
+        assert torch.equal(Checkpoint(alone).load(name), Checkpoint(together[step]).load(name))
+    assert [kind.version(step) for step in steps] == [2, 1] and kind.version(single("shrink", "l2", keep=0.5)) == 1
 
 
 def test_flap_adds_the_mean_of_what_went_as_a_bias(tmp_path: Path) -> None:
@@ -162,6 +191,40 @@ def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
     assert json.loads((alone / "config.json").read_text())["intermediate_size"] == 1
 
 
+def test_heads_and_neurons_stay_by_number(tmp_path: Path) -> None:
+    """A sweep of numbers is a sweep like any other; heads are config.json's, in whole groups."""
+    folder, family = written("llama", tmp_path / "model")
+    swept = combinations("shrink", "l2", {"neurons": [12, 30], "heads": [2, 4]})
+    assert {label(step) for step in swept} == {
+        f"l2/both to {heads} heads and {neurons} neurons" for neurons in (12, 30) for heads in (2, 4)
+    }
+    out, result = shrunk(folder, family, tmp_path / "out", "l2", neurons=30, heads=2)
+    config = json.loads((out / "config.json").read_text())
+    assert isinstance(result, Evidence) and load_model(out, family)
+    assert [config[key] for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads")] == [30, 2, 1]
+    for settings, what in (({"neurons": 49}, "neurons: 49"), ({"heads": 3}, "heads: 3")):
+        _, wrong = shrunk(folder, family, tmp_path / "wrong", "l2", **settings)
+        assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint
+    t5, family = written("t5", tmp_path / "t5")
+    out, result = shrunk(t5, family, tmp_path / "t5-out", "l1", heads=3)
+    assert isinstance(result, Evidence), result
+    assert json.loads((out / "config.json").read_text())["num_heads"] == 3 and load_model(out, family)
+
+
+@pytest.mark.parametrize(("kind", "of"), [("llama", "both"), ("gpt2", "neurons"), ("t5", "both"), ("olmo2", "neurons")])
+def test_the_share_of_the_blocks_operations_is_met(kind: str, of: str, tmp_path: Path) -> None:
+    """Judged by torch's count of a forward pass, the head and rotary embeddings left out."""
+    wide = {"n_inner": 200} if kind == "gpt2" else {"d_ff": 200} if kind == "t5" else {"intermediate_size": 200}
+    folder, family = written(kind, tmp_path / "model", **wide)
+    out, result = shrunk(folder, family, tmp_path / "out", "l1", operations=0.7, of=of)
+    assert isinstance(result, Evidence), result
+    counts = [operations_a_token(Checkpoint(one).config, family) for one in (folder, out)]
+    counts = [count - 2 * 96 * 32 for count in counts if count]
+    assert counts[1] / counts[0] == pytest.approx(0.7, abs=0.005)
+    _, wrong = shrunk(folder, family, tmp_path / "wrong", "l1", operations=0.01, of="neurons")
+    assert isinstance(wrong, UnsupportedError) and "of the blocks' operations" in wrong.message
+
+
 def test_heads_whose_number_transformers_would_refuse_are_not_left(tmp_path: Path) -> None:
     # 48 is a multiple of 4 and of 6 heads, not of 5.
     folder, family = written("llama", tmp_path / "model", hidden_size=48, num_attention_heads=6, num_key_value_heads=6)
@@ -216,6 +279,11 @@ def test_what_cannot_be_is_refused_by_name(
         ("sleb", {}, "blocks"),
         ("random", {"blocks": 1, "keep": 0.5}, "blocks"),
         ("random", {}, "parameters"),
+        ("l2", {"neurons": 24, "keep": 0.5}, "parameters"),
+        ("l2", {"operations": 0.5, "parameters": 0.5}, "parameters"),
+        ("l2", {"neurons": 24, "of": "both"}, "of"),
+        ("l2", {"neurons": 24, "multiple_of": 8}, "multiple_of"),
+        ("random", {"blocks": 1, "heads": 2}, "blocks"),
     ],
 )
 def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:

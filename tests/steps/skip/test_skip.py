@@ -45,9 +45,16 @@ def test_a_share_of_0_is_the_model_and_more_is_further_off(kind: str, name: str,
 @pytest.mark.parametrize("kind", ["llama", "t5", "bert"])
 def test_thresholds_cut_the_share_of_what_layers_read(kind: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")
-    made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"})
+    (found,) = made(parent, family, {single("skip", "teal", share=0.4): tmp_path / "out"}).values()
     skip = skip_of(Checkpoint(tmp_path / "out").config)
     assert skip and not skip.outputs
+    assert {row.module: row.threshold for row in found.activity} == skip.inputs
+    assert {(row.side, row.layer) for row in found.activity} == {(row.side, row.layer) for row in found.tensors}
+    # What T5's ReLU gives is zero for about half of the neurons by itself.
+    behind = [row for row in found.activity if row.module.endswith(".wo")]
+    assert all(row.near_zero > 0.3 and (row.skipped or 0) >= 0.39 for row in behind) and (kind != "t5" or behind)
+    usual = [row for row in found.activity if row not in behind]
+    assert all(0 <= row.near_zero < 0.2 and row.skipped == pytest.approx(0.4, abs=0.02) for row in usual)
     model: Any = load_model(parent, family)
     given = text(family, 8).batch
     shares: dict[str, float] = {}

@@ -136,11 +136,12 @@ def test_a_list_of_tokens_decides(tmp_path: Path) -> None:
 CHAINS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "trim and prune": [("trim", "corpus", {}), ("prune", "magnitude", {"sparsity": 0.5})],
     "trim and quantize": [("trim", "corpus", {}), ("quantize", "int8", {})],
+    "trim and shrink": [("trim", "corpus", {}), ("shrink", "l2", {"keep": 0.5, "of": "neurons"})],
 }
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("kind", MODELS)
 def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Path) -> None:
     """In either order the same model: what a chain ends in says of a text what its reverse says."""
     import torch
@@ -159,8 +160,10 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
                 step_of(verb, way, last, folder, family, **given)
             last = folder
         model: Any = load_model(last, family)  # type: ignore[arg-type]
+        given = load_tokenizer(last)(TEXT[1], return_tensors="pt")
+        extra = {"decoder_input_ids": given["input_ids"]} if kind == "unigram" else {}
         with torch.inference_mode():
-            outputs.append(model(**load_tokenizer(last)(TEXT[1], return_tensors="pt"))[0])
+            outputs.append(model(**given, **extra)[0])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-6)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from pydantic_core import PydanticCustomError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.methods.gradual import Course
+from sparsebench.steps.prune.methods.gradual import Course, Growing
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.registry import label, single
+from sparsebench.steps.recover.trainer import Held
+from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import Killed, killer, made
 
@@ -88,6 +90,48 @@ def test_the_smallest_weights_go_and_training_is_resumed_to_the_same_ones(
             assert float((one.load(name) == 0).float().mean()) == pytest.approx(0.6, abs=2e-3), name
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, family = written(kind, tmp_path / "dense")
+    step = single("prune", "gradual", **{**SETTINGS, "sparsity": None, "pattern": "2:4"})
+    shares, full = list[float](), list[bool]()
+    plain = Growing.before
+
+    def watched(self: Growing, number: int) -> None:
+        plain(self, number)
+        gone = [(one, (one == 0).sum(1)) for held in self.held for one in held.matrices(held.parameter.detach())]
+        shares.append(sum(int(zeros.sum()) for _, zeros in gone) / sum(one.numel() for one, _ in gone))
+        # No group ever has more zeros than the pattern gives it.
+        full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
+
+    monkeypatch.setattr(Growing, "before", watched)
+    found = made(dense, family, tmp_path / "out", step, dense)
+    assert isinstance(found, Evidence), found
+    assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
+    new = Checkpoint(tmp_path / "out")
+    for name, part in parts(new, family).items():
+        for view in part.views:
+            groups = view.shaped(new.load(name)).reshape(-1, 4)
+            assert ((groups == 0).sum(1) == 2).all(), name
+
+
+def test_of_a_pattern_the_smallest_go_first() -> None:
+    """Half way to 1:4, those go that the pattern removes as the weights are now, the smallest of them first."""
+    weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
+    held = Held("w", weights, torch.zeros(1, 8, dtype=torch.bool), False)
+    asked = {
+        "sparsity": 0.75, "pattern": "1:4", "schedule": "cubic", "initial": 0.25, "start": 0.0, "end": 0.5, "frequency": 1,
+    }  # fmt: skip
+    some: Any = SimpleNamespace(held=[held])
+    growing = Growing(asked, some, torch.optim.AdamW([weights]), 4)
+    growing.before(0)
+    assert weights.tolist() == [[0, 0, 3, 9, 10, 20, 30, 40]]
+    weights.data[0, 7] = 1.0  # what the pattern removes is asked of the weights of now
+    growing.before(2)
+    assert weights.tolist() == [[0, 0, 0, 9, 0, 0, 30, 0]]
+    assert held.gone.tolist() == [[True, True, True, False, True, True, False, True]]
+
+
 def test_settings() -> None:
     assert label(single("prune", "gradual", sparsity=0.8)) == "gradual 80%"
     assert (
@@ -95,6 +139,11 @@ def test_settings() -> None:
         == "gradual 80% a.txt tokens=7"
     )
     assert "frequency" not in single("prune", "gradual", sparsity=0.8, schedule="constant").settings
-    for wrong in ({}, {"initial": 0.9}, {"start": 0.9}, {"train": "norms"}):
+    assert label(single("prune", "gradual", pattern="2:4", tokens=7)) == "gradual 2:4 50% tokens=7"
+    swept = combinations("prune", "gradual", {"pattern": ["2:4", "unstructured"], "sparsity": [0.5, 0.8]})
+    assert sorted(map(label, swept)) == ["gradual 2:4 50%", "gradual 50%", "gradual 80%"]
+    with pytest.raises(PydanticCustomError, match="fixes the sparsity"):
+        single("prune", "gradual", pattern="2:4", sparsity=0.8)
+    for wrong in ({}, {"initial": 0.9}, {"start": 0.9}, {"train": "norms"}, {"pattern": "rows"}):
         with pytest.raises(PydanticCustomError):
             single("prune", "gradual", **({"sparsity": 0.8} if wrong else {}), **wrong)

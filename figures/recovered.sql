@@ -1,0 +1,43 @@
+-- title: Perplexity against sparsity, one-shot and trained
+-- about: what training during or after pruning brings back of a language model, and what it takes
+-- kind: line
+-- x: sparsity
+-- y: score
+-- low: low
+-- high: high
+-- series: line
+-- place: place
+-- facet: panel
+-- apart: alone
+-- reference: dense = dense; collapsed = collapsed
+-- columns: 2
+-- yscale: log
+-- knee: 10000
+-- xscale: sparsity
+-- xlabel: sparsity of the prunable weights, %
+-- ylabel: perplexity (lower is better)
+-- note: Of what was trained, the tokens that the last step read and the hours that it took on its machine. Beside it what it was made from, and magnitude, in one shot. Whiskers: 95% intervals, by Student's t over windows. The point at 0% is the dense model.
+
+WITH trained AS (
+    SELECT variant_id, parent, trained_tokens, seconds / 3600 AS hours FROM variants WHERE trained_tokens IS NOT NULL
+), points AS (
+    SELECT c.*, trained_tokens, hours, c.variant_id IN (SELECT parent FROM trained) OR method = 'magnitude' AND granularity = 'layer' AS beside,
+           max(trained_tokens) OVER (PARTITION BY panel, line) AS most, min(trained_tokens) OVER (PARTITION BY panel, line) AS least,
+           min(hours) OVER (PARTITION BY panel, line) AS shortest, max(hours) OVER (PARTITION BY panel, line) AS longest
+    FROM curves c
+    LEFT JOIN trained USING (variant_id)
+    WHERE NOT resized AND NOT bound AND scale = 'perplexity'
+), shown AS (
+    SELECT panel, line FROM points
+    WHERE method <> 'dense' AND panel IN (SELECT panel FROM points WHERE trained_tokens IS NOT NULL)
+    GROUP BY ALL
+    HAVING bool_or(trained_tokens IS NOT NULL OR beside)
+)
+SELECT sparsity, score, low, high, dense, CASE WHEN max(score) OVER (PARTITION BY panel) > collapsed_above / 2 THEN collapsed_above END AS collapsed, place, panel,
+       count(*) FILTER (sparsity > 0) OVER (PARTITION BY panel, line) = 1 AS alone,
+       line || coalesce(format(' ({}k{} tokens, {:.2g}{} h)', round(least / 1000)::BIGINT, if(most > least, format('–{}k', round(most / 1000)::BIGINT), ''), shortest,
+                               if(longest > shortest, format('–{:.2g}', longest), '')), '') AS line
+FROM points
+JOIN metrics USING (metric)
+WHERE (panel, line) IN (FROM shown)
+ORDER BY panel, line, sparsity;

@@ -1,0 +1,88 @@
+"""Scores of a rule that reads no model: what words in common, or the length of an answer, get for nothing.
+
+Pairs and passages are ranked by the cosine of the sets of their words; of choices the shortest, or the longest, is the answer.
+Prompts, documents and metrics are those that a model is scored on, so that the two pair document by document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import sources
+from sparsebench.benchmarks import hashes
+from sparsebench.benchmarks.catalog import Benchmark
+from sparsebench.benchmarks.contract import Emit, ScoreResult, TaskSpec
+from sparsebench.errors import SparsebenchError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_LARGEST = 1 << 28
+"""Numbers in a table of words at most: where there are more words, some share a column."""
+_RANKED = ("pairs", "retrieval")
+_SAME_FOR_ALL = ("open", "majority")
+"""Rules of chance of tasks without choices, and of those whose choices are the same for every document."""
+
+
+def fits(row: Benchmark | None) -> bool:
+    """Whether there is a heuristic for a task; of those that lm-eval alone knows (None) its documents tell."""
+    return row is None or row.adapter in _RANKED or (row.adapter == "harness" and row.chance not in _SAME_FOR_ALL)
+
+
+def score(tasks: Sequence[TaskSpec], cache: sources.Cache, emit: Emit) -> None:
+    """Score the heuristic of every task; ``emit`` gets each result or error as it comes, UnsupportedError where there is none."""
+    from sparsebench.benchmarks.scoring import noted
+
+    for spec in tasks:
+        try:
+            emit(spec, noted(_score(spec, cache), spec))
+        except SparsebenchError as error:
+            emit(spec, error)
+
+
+def _score(spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
+    if not fits(spec.row):
+        raise UnsupportedError(f"task {spec.task}: no heuristic is known for it", "leave it out by `select`")
+    if spec.adapter in _RANKED:
+        module: Any = import_module(f"sparsebench.benchmarks.{spec.adapter}")
+        found: ScoreResult = module.score(_Words(), spec.known, spec, cache)
+        return found
+    from sparsebench.benchmarks.lengths import Lengths
+
+    both = [Lengths(sign).score(spec, cache) for sign in (-1, 1)]
+    return max(both, key=lambda one: one.score)
+
+
+class _Words:
+    """Stands in for an encoder: a text's vector says which words it has."""
+
+    pooling = SimpleNamespace(mode="words")
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """One row per text, float32 (n, words), 1 where the text has the word, case aside."""
+        import numpy as np
+
+        bags = [set(re.findall(r"\w+", text.lower())) for text in texts]
+        column = {word: place for place, word in enumerate(sorted(set().union(*bags)))}
+        width = max(1, min(len(column), _LARGEST // max(1, len(texts))))
+        found = np.zeros((len(texts), width), dtype=np.float32)
+        for row, bag in zip(found, bags, strict=True):
+            row[[column[word] % width for word in bag]] = 1
+        return found
+
+    def protocol(
+        self, task: Benchmark, rows: Sequence[Mapping[str, Any]] | None, data: str | None = None
+    ) -> dict[str, str | int | float]:
+        """As an encoder's, without what a model adds."""
+        return {
+            "harness": "sparsebench heuristics",
+            "heuristic": "words in common",
+            "task_version": str(task.version),
+            "data": data or " ".join(task.data) or "hub " + "/".join(task.hub or ()),
+            "chance_rule": task.chance,
+            "documents_sha256": hashes.of_documents(rows or ()),
+        }

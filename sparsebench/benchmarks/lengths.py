@@ -1,0 +1,46 @@
+"""A model for lm-eval that answers by length alone. Imported only to score: lm-eval is heavy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from lm_eval.api.model import LM
+
+from sparsebench.benchmarks.harness import Harness
+from sparsebench.errors import UnsupportedError
+
+
+class _ByLength(LM):  # type: ignore[misc]
+    """The likelier answer is the longer one, or with ``sign`` -1 the shorter one."""
+
+    progress: Any = None
+    share = exact = False
+    sharing = "off: no model"
+
+    def __init__(self, sign: int) -> None:
+        super().__init__()
+        self.sign = sign
+        self.notes = {"heuristic": "the longest answer" if sign > 0 else "the shortest answer"}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """The square of an answer's length: its order stays where lm-eval divides by the length (acc_norm)."""
+        return [(self.sign * float(len(request.args[1])) ** 2, False) for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """There are no answers to choose from."""
+        raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """There are no answers to choose from."""
+        raise UnsupportedError("the task has no choices, and no heuristic", "leave it out by `select`")
+
+
+class Lengths(Harness):
+    """lm-eval's tasks with choices, answered by length."""
+
+    def __init__(self, sign: int) -> None:
+        """``sign`` is 1 for the longest answer, -1 for the shortest."""
+        self.batch_size, self.exact = 1, False
+        self.model: Any = SimpleNamespace(dtype="none")
+        self.lm: Any = _ByLength(sign)

@@ -1,0 +1,54 @@
+"""What a run's GPUs cannot do, said before anything is made, by the function that refuses it when it is measured."""
+
+from __future__ import annotations
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.problems import Problem
+from sparsebench.manifest.schema import Manifest
+from sparsebench.models.quantized import FLOAT
+from sparsebench.plan.cells import Cell
+from sparsebench.plan.expand import Plan
+from sparsebench.runtime import Setting, Workload, check_device
+
+
+def refused(loaded: Loaded, manifest: Manifest, plan: Plan, device: str) -> dict[str, Problem]:
+    """The cells that ``device`` would end as unsupported, by id: why, at the line of the manifest that asks for them."""
+    known: dict[object, UnsupportedError | None] = {}  # the driver's tool is asked once a question, not once a cell
+    found: dict[str, Problem] = {}
+    for cell in plan.cells:
+        if "engine" not in cell.settings or "hosts" in cell.settings:
+            continue  # what other nodes have, their ranks find
+        asked = cell.settings["engine"], cell.settings["ranks"], (cell.variant.values("quantize") or [FLOAT])[-1]
+        if asked not in known:
+            known[asked] = _why(*asked, device)
+        if why := known[asked]:
+            found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.message, "", why.hint or "")
+    return found
+
+
+def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedError | None:
+    try:
+        check_device(Setting(engine, ranks, Workload(), device=device), encoding)
+    except UnsupportedError as error:
+        return error
+    return None
+
+
+def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
+    """Where the first block stands that asks for a cell: its ``ranks``, or the block where it has none."""
+    settings = cell.settings
+    number = next(
+        (
+            number
+            for number, block in enumerate(manifest.runtime or [])
+            if settings["engine"] in block.engines
+            and settings["ranks"] in block.ranks
+            and any(settings["workload"] == workload.model_dump() for workload in block.workloads)
+            and (block.models is None or cell.variant.model in block.models)
+        ),
+        0,
+    )
+    place: tuple[str | int, ...] = ("runtime", number)
+    place = place if place in loaded.positions.values else ("runtime",)
+    return (*place, "ranks") if settings["ranks"] > 1 else place

@@ -1,0 +1,6 @@
+-- Steps other than pruning that variants were made by.
+SELECT DISTINCT step, name
+FROM steps
+JOIN cells USING (variant_id)
+WHERE step NOT IN ('prune', 'floor') AND status = 'done' /* manifests */
+ORDER BY step, name

@@ -1,0 +1,26 @@
+"""The share of a model's weights that a token reads where its neurons are grouped, counted in the written files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.grouped import experts_of
+from sparsebench.models.topology import prunable_parts
+
+
+def read_share(checkpoint: Checkpoint, family: Any) -> float:
+    """Weights that a token reads, the router's tables included, over the blocks' prunable weights; 1 without groups."""
+    how = experts_of(checkpoint.config)
+    if how is None:
+        return 1.0
+    sizes: dict[str, int] = {}
+    for name, part in prunable_parts(checkpoint, family).items():
+        if part.prunable:
+            sizes[part.kind] = sizes.get(part.kind, 0) + checkpoint.tensors[name].numel
+    # An oracle must know what all neurons give.
+    chosen = ("down",) if how.router == "oracle" else ("gate", "up", "gate_up", "down")
+    unread = sum(sizes.get(kind, 0) for kind in chosen) * (1 - how.active / how.experts)
+    tables = sum(info.numel for info in checkpoint.tensors.values() if ".moe.router." in info.name)
+    whole = sum(sizes.values())
+    return (whole - unread + tables) / whole

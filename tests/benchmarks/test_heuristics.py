@@ -1,0 +1,98 @@
+"""What a rule without a model gets: against a plain count, on the very documents that a model is shown."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import benchmarks, sources
+from sparsebench.benchmarks import ScoreResult, TaskSpec, heuristics
+from sparsebench.benchmarks.statistics import average_precision
+from sparsebench.errors import UnsupportedError
+from tests.benchmarks.conftest import Run
+from tests.ledger import samples
+
+Documents = dict[str, list[dict[str, Any]]]
+
+
+def scored(task: str) -> ScoreResult:
+    found: list[Any] = []
+    heuristics.score([TaskSpec(task)], sources.Cache(), lambda _, result: found.append(result))
+    if isinstance(found[0], Exception):
+        raise found[0]
+    assert isinstance(found[0], ScoreResult)
+    return found[0]
+
+
+def shown(result: ScoreResult) -> list[tuple[str, str]]:
+    return [(one.doc_id, one.doc_hash) for one in result.outcomes]
+
+
+def test_of_choices_the_shorter_or_the_longer_is_the_answer(tiny_llama: Path, documents: Documents, run: Run) -> None:
+    found = scored("piqa")
+    right = {}
+    for name, choose in (("the shortest answer", min), ("the longest answer", max)):
+        lengths = [[len(row["sol1"]), len(row["sol2"])] for row in documents["piqa"]]
+        right[name] = [
+            float(pair.index(choose(pair)) == row["label"])
+            for pair, row in zip(lengths, documents["piqa"], strict=True)
+        ]
+    best = max(right, key=lambda name: sum(right[name]))
+    assert [one.value for one in found.outcomes] == right[best]
+    assert found.protocol["heuristic"] == best
+    assert shown(found) == shown(run(tiny_llama, "decoder", "piqa"))
+
+
+def test_a_longer_answer_stays_longer_where_lm_eval_divides_by_the_length(documents: Documents) -> None:
+    found = scored("arc_easy")
+    assert found.metric == "acc_norm"
+    right = []
+    for choose in (min, max):
+        lengths = [[len(text) for text in row["choices"]["text"]] for row in documents["ARC-Easy"]]
+        letters = [row["choices"]["label"].index(row["answerKey"]) for row in documents["ARC-Easy"]]
+        right.append(sum(one.index(choose(one)) == place for one, place in zip(lengths, letters, strict=True)))
+    assert found.score == pytest.approx(max(right) / len(documents["ARC-Easy"]))
+
+
+def test_pairs_and_passages_are_ranked_by_the_words_that_they_share(
+    tiny_bert: Path, documents: Documents, run: Run
+) -> None:
+    import numpy as np
+
+    def cosine(one: str, other: str) -> float:
+        first, second = set(one.split()), set(other.split())
+        return len(first & second) / math.sqrt(len(first) * len(second))
+
+    found = scored("mrpc_pair")
+    wanted = [cosine(row["sentence1"], row["sentence2"]) for row in documents["mrpc"]]
+    assert [one.value for one in found.outcomes] == pytest.approx(wanted, abs=1e-6)
+    labels = np.array([row["label"] for row in documents["mrpc"]], dtype=float)
+    values = np.array([one.value for one in found.outcomes])
+    assert found.score == pytest.approx(float(average_precision(values, labels, np.ones((1, len(labels))))[0]))
+    assert shown(found) == shown(run(tiny_bert, "encoder", "mrpc_pair"))
+    asked = scored("sciq_retrieval")
+    passages = {row["support"] for row in documents["sciq"] if row["support"]}
+    for one in asked.outcomes:
+        row = documents["sciq"][int(one.doc_id)]
+        own = cosine(row["question"], row["support"])
+        others = [cosine(row["question"], passage) for passage in passages - {row["support"]}]
+        if min(abs(own - other) for other in others) > 1e-6:
+            assert one.value == float(own > max(others))
+
+
+def test_what_has_no_heuristic_is_refused_and_not_planned() -> None:
+    with pytest.raises(UnsupportedError, match="task perplexity: no heuristic"):
+        scored("perplexity")
+    experiment = samples.manifest(
+        variants=[{"floor": "heuristic"}],
+        benchmarks={"decoder": [{"task": "piqa"}, {"task": "perplexity"}], "encoder": [{"task": "sst2_probe"}]},
+    )
+    cells = [cell for cell in samples.plan(experiment).cells if not cell.variant.is_dense]
+    assert [(cell.stage, cell.settings.get("task"), cell.variant.model) for cell in cells] == [
+        ("make", None, "smol"),
+        ("benchmarks", "piqa", "smol"),
+    ]
+    assert all(heuristics.fits(benchmarks.all_tasks()[name]) for name in ("hellaswag", "stsb_sts", "sciq_retrieval"))

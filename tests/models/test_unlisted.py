@@ -1,0 +1,68 @@
+"""Architectures that no table lists and that work all the same: the same numbers as stock transformers, and zeros where asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.models.random_weights import write_random
+from sparsebench.models.replay import Block, Replay
+from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.registry import kinds, single
+from tests.models.model_zoo import GROUPED, ROUTED
+from tests.models.replaying import batch
+from tests.steps.shrink.making import text
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mamba2": {
+        "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8,
+        "expand": 2, "n_groups": 1, "chunk_size": 8, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    },
+    # Three blocks of linear attention, and one of the usual kind.
+    "qwen3_next": {
+        **ROUTED, "num_hidden_layers": 4, "shared_expert_intermediate_size": 24, "num_experts": 4,
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "t5gemma": {
+        "vocab_size": 96, "is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+        "encoder": {**GROUPED, "model_type": "t5_gemma_module"}, "decoder": {**GROUPED, "model_type": "t5_gemma_module"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_it_is_replayed_and_pruned_with_calibration(kind: str, tmp_path: Path) -> None:
+    family: Any = "encoder-decoder" if kind == "t5gemma" else "decoder"
+    config = {"model_type": kind, "initializer_range": 0.2, **CONFIGS[kind]}
+    folder = write_random(config, tmp_path / "model", family, "float32", 0)
+    given = batch(family, padded=False)
+    model = load_model(folder, family)
+    words: dict[str, Any] = {"input_ids": given.input_ids}
+    if given.decoder_input_ids is not None:
+        words |= {"decoder_input_ids": given.decoder_input_ids}
+    with torch.no_grad():
+        final = (model if family == "encoder-decoder" else model.base_model)(**words, output_hidden_states=True)
+    stock = final.decoder_hidden_states[-1] if family == "encoder-decoder" else final[0]
+
+    def visit(block: Block) -> None:
+        block.observe(0, gram=True)
+
+    replay = Replay(Checkpoint(folder), family, given)
+    replay.run(visit)
+    found = replay.outputs(0)
+    assert torch.allclose(found, stock, rtol=1e-4, atol=2e-5 * float(stock.abs().max())), float(
+        (found - stock).abs().max()
+    )
+    for name in ("magnitude", "wanda", "sparsegpt"):
+        told: list[Any] = []
+        step, context = single("prune", name, sparsity=0.5), Context(family, 0, "auto", lambda: text(family))
+        kinds()["prune"].load()(
+            folder, {step: tmp_path / name}, context, lambda _, result, told=told: told.append(result)
+        )
+        assert isinstance(told[0], Evidence) and told[0].achieved == pytest.approx(0.5, abs=0.01), told
+        load_model(tmp_path / name, family)

@@ -1,0 +1,182 @@
+"""What a plan says where there are GPUs: which jobs have one each, for how long, and what cannot run on them.
+
+The GPUs are those of a driver's tool that lists what is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsebench import devices, environment, sources
+from sparsebench.cli.plan import announce, show
+from sparsebench.manifest.load import load
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.jobs import calculates, jobs
+from sparsebench.plan.preflight import Request, checks, prepare
+from sparsebench.plan.resources import at_once, cell_seconds, job_seconds
+from sparsebench.run.select import decisions
+from tests.gpus import H100, Driver
+
+LAB = Path(__file__).parent.parent.parent / "experiments.yaml"
+SEVEN = ModelSize(6_740_000_000, 13_480_000_000, device="cuda")
+
+
+@pytest.fixture
+def eight(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """Eight GPUs that torch is taken to see, in a machine with cores and memory for as many jobs."""
+    driver.lists([(f"GPU-{number}", H100, "80000") for number in range(8)])
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    monkeypatch.setattr(environment, "cores", lambda: 64)
+    monkeypatch.setattr(environment, "memory", lambda: (2**40, 2**40))
+    return driver
+
+
+def planned(**changes: Any) -> Plan:
+    content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder", "dtype": "bfloat16"}]}
+    return expand(Manifest.model_validate(content | changes), "test", {"m": "r"})
+
+
+def hours(text: str) -> float:
+    """``2h05m``, ``3m`` or ``45s`` in hours."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    assert found and text
+    whole, minutes, seconds = (int(one or 0) for one in found.groups())
+    return whole + minutes / 60 + seconds / 3600
+
+
+def test_the_labs_plan_says_what_has_a_gpu_each_and_for_how_long(
+    eight: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = {model.name: model.architecture for model in load(LAB, checks()).manifest.models}
+    monkeypatch.setattr(sources, "fingerprint", lambda source, *_: f"of {source.text}")
+    monkeypatch.setattr(sources, "size", lambda *_: 10**9)
+    monkeypatch.setattr(
+        sources, "read_config", lambda source, *_: next(one for name, one in stated.items() if name in source.text)
+    )
+    monkeypatch.setattr("sparsebench.plan.preflight.Lock.pinned", lambda lock, source, *_, **__: source)
+    ready = prepare(Request(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
+    announce(ready, list(ready.plan.cells))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "on 8 GPUs" in told and H100 in told
+    # What the lines say: so many jobs of each kind, and the hours from the first's start to the last's end.
+    lines = dict(
+        re.findall(
+            r"(one a GPU, up to 8|alone on the machine|on the CPU, up to 8)[a-z ,]*: ((?:\d+ \w+ \w+(?:, )?)+)", told
+        )
+    )
+    said = {
+        (place.split()[0], kind): (int(count), hours(time))
+        for place, line in lines.items()
+        for count, kind, time in re.findall(r"(\d+) (\w+) (\w+)", line)
+    }
+    wanted: dict[tuple[str, str], list[float]] = {}
+    for job in jobs(ready.plan, ready.plan.cells, lambda _: False):
+        place = "alone" if job.exclusive else "one" if calculates(job) else "on"
+        wanted.setdefault((place, job.kind), []).append(job_seconds(job, ready.sizes) / 3600)
+    assert said.keys() == wanted.keys() >= {("one", "benchmarks"), ("alone", "latency"), ("on", "make")}
+    for key, times in wanted.items():
+        expected = sum(times) if key[0] == "alone" else max(sum(times) / 8, max(times))
+        assert said[key] == (len(times), pytest.approx(expected, abs=0.01, rel=0.02)), key
+    assert re.search(r"shares of what is prunable: \d\d% of deberta-v2-xxlarge-mnli, 92% of opt-1.3b", told)
+
+
+MIXED = """\
+version: 1
+models:
+  - name: m
+    source: random
+    family: decoder
+    architecture: {model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}
+variants:
+  - {quantize: int8}
+runtime:
+  engines: [hf, deepspeed]
+  ranks: [1, 2]
+"""
+
+
+def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    driver.lists([("GPU-a", H100, "80000")])
+    path = tmp_path / "m.yaml"
+    path.write_text(MIXED)
+    ready = prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    show(ready, as_json=False)
+    out, err = capsys.readouterr()
+    assert re.search(
+        r"m\.yaml:11: 2 ranks need as many GPUs; device cuda is 1: \d+ cells cannot run", " ".join(err.split())
+    )
+    assert re.search(r"m\.yaml:10: int8 weights are run on a CPU only", " ".join(err.split()))
+    assert "no\tunsupported: 2 ranks need" in out
+    runs = {one.cell.id: one.runs for one in decisions(ready, tmp_path / "records", False)}
+    for cell in ready.plan.cells:
+        on_gpu = "engine" in cell.settings
+        able = not on_gpu or (cell.settings["ranks"] == 1 and cell.variant.is_dense)
+        assert runs[cell.id] == able, cell.label
+    driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
+    refused = prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cuda")).refused
+    assert {cell.variant.is_dense for cell in ready.plan.cells if cell.id in refused} == {False}
+    assert not prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cpu")).refused
+
+
+def test_seven_billion_parameters_take_sparsegpt_about_ten_minutes_on_an_h100() -> None:
+    plan = planned(variants=[{"prune": "sparsegpt", "sparsity": 0.5}], calibration={"samples": 128, "length": 2048})
+    (job,) = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "make"]
+    assert 5 * 60 < job_seconds(job, {"m": SEVEN}) < 20 * 60
+    on_cpu = ModelSize(SEVEN.parameters, SEVEN.bytes)
+    assert job_seconds(job, {"m": on_cpu}) > 20 * job_seconds(job, {"m": SEVEN})
+
+
+def test_training_is_priced_where_it_is_done() -> None:
+    def seconds(device: str, **more: Any) -> float:
+        plan = planned(variants=[{"recover": "finetune", "tokens": 10_000_000, **more}])
+        (job,) = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "make"]
+        return job_seconds(job, {"m": ModelSize(SEVEN.parameters, SEVEN.bytes, device=device)})
+
+    assert seconds("cpu") > 100 * seconds("cuda", precision="float32") > 200 * seconds("cuda")
+
+
+def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
+    plan = planned(
+        variants=[{"prune": "magnitude", "sparsity": 0.5}, {"prune": "wanda", "sparsity": 0.5}],
+        benchmarks={"decoder": [{"task": "piqa"}]}, runtime={"engines": ["hf"]},
+    )  # fmt: skip
+    found = jobs(plan, plan.cells, lambda _: False)
+    on_one = {(job.kind, calculates(job)): at_once(job, slots=4, gpus=1) for job in found}
+    assert on_one == {
+        ("prepare", False): 4, ("make", False): 4, ("make", True): 1, ("assess", False): 4, ("benchmarks", True): 1,
+        ("latency", True): 1, ("memory", True): 1,
+    }  # fmt: skip
+    assert {at_once(job, slots=4) for job in found if not job.exclusive} == {4}
+    assert {at_once(job, slots=16, gpus=8) for job in found if job.kind == "benchmarks"} == {8}
+
+
+def test_examples_and_prompts_cost_what_they_are_long() -> None:
+    size = ModelSize(10**9, 2 * 10**9)
+
+    def seconds(family: str, **task: Any) -> float:
+        plan = planned(
+            models=[{"name": "m", "source": "path:m", "family": family, "dtype": "bfloat16"}],
+            benchmarks={family: [task]},
+        )
+        return next(cell_seconds(cell, size) for cell in plan.cells if cell.stage == "benchmarks")
+
+    plain, shots = (seconds("encoder-decoder", task="mmlu", num_fewshot=count) for count in (0, 5))
+    assert shots == pytest.approx(6 * plain)
+    # Four answers' prompts of 512 tokens, the most that a T5 reads.
+    assert shots == pytest.approx(14042 * 4 * 512 * 2 * size.parameters / 200e9, rel=0.1)
+    plain, shots = (seconds("decoder", task="mmlu", num_fewshot=count) for count in (0, 5))
+    assert plain < shots <= 2 * plain, "a decoder reads once what all prompts begin with"
+    assert seconds("decoder", task="lambada_openai", num_fewshot=3) == pytest.approx(
+        4 * seconds("decoder", task="lambada_openai")
+    )
+    # A passage and a question of 200 tokens, an answer of 24 at most.
+    assert seconds("decoder", task="squad") == pytest.approx(1000 * 224 * 2 * size.parameters / 200e9)
