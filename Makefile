@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/sparsebench run quickstart.yaml
 	$(BIN)/sparsebench figures --out out/figures
+	$(BIN)/sparsebench report --brief --out out/brief.md --figures out/figures
 	$(BIN)/sparsebench report --out out/report.md --figures out/figures
 	@echo
-	@echo "Open out/report.html (or out/report.md) and the pictures in out/figures. Then try:"
+	@echo "Open out/brief.md (one page), out/report.html (all of it) and the pictures in out/figures. Then try:"
 	@echo "  $(BIN)/sparsebench sql \"select model, method, sparsity, task, score, dense_score, verdict, detectable from results order by all\""
 	@echo "  $(BIN)/sparsebench sql \"select model, sparsity, bytes_packed / bytes_dense as packed from results where task is null or task in ('piqa', 'sciq_retrieval') order by all\""
 	@echo "  $(BIN)/sparsebench sql \"select model, kind, sum(count) as weights from tensors where method = 'dense' group by all order by all\""

@@ -54,7 +54,7 @@ def reported(home: Path, variants: str, sparsebench: Call) -> tuple[dict[str, tu
     return found, "\n".join(pages)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path, sparsebench: Call) -> None:
     found, report = reported(tmp_path, SHAPES, sparsebench)
     dense = found.pop("dense")
