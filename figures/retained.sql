@@ -17,7 +17,7 @@
 -- yscale: percent
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: retained, %
--- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown.
+-- note: (score - chance) / (dense score - chance). Whiskers: 95% intervals of that ratio, paired by document. Tasks on which the dense model itself is not above chance are left out. N:M patterns are points. Only pruned models are shown. How far below chance a model is means little: what is below -50% is drawn there.
 -- boundnote: Grey: random masks, which know nothing: where they retain much, the benchmark does not see the damage.
 
 WITH best AS (
@@ -26,7 +26,7 @@ WITH best AS (
     WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
     GROUP BY ALL
 )
-SELECT sparsity, retained, retained_low, retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
+SELECT sparsity, greatest(retained, -0.5) AS retained, greatest(retained_low, -0.5) AS retained_low, greatest(retained_high, -0.5) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
        bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
        (SELECT format('At 50% zeros the best method keeps {:.0f} to {:.0f}% of dense''s score above chance; at 90% it is at chance on {} of {} tasks',
                       100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5),
