@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 from sparsebench.children import apart
 from sparsebench.models.load import load_model
@@ -95,6 +96,13 @@ def called(found: PhaseDifference, noise: float) -> bool:
     return (found.high < 1 or found.low > 1) and abs(math.log(found.ratio)) > noise
 
 
+def noise_bound(found: PhaseDifference) -> float:
+    """The ledger's macro of this name, of a model's comparison with itself."""
+    n = found.processes if found.processes > 1 else max(found.pairs, 2)
+    k = stats.nct.ppf(0.95, n - 1, stats.norm.ppf(0.95))
+    return float(abs(math.log(found.ratio)) + k * math.log(found.high / found.low) / 2 / stats.t.ppf(0.975, n - 1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -108,7 +116,7 @@ def main() -> None:
     counts: dict[str, Counter[str]] = {}
     for trial in range(asked.trials):
         floor, equal, slow = (compared(asked.folder, asked.family, setting, share) for share in (0, 0, asked.slowdown))
-        noise = max(abs(math.log(end)) for found in floor.values() for end in (found.low, found.high))
+        noise = max(map(noise_bound, floor.values()))
         for name in floor:
             count = counts.setdefault(name, Counter())
             count["trials"] += 1

@@ -8,7 +8,9 @@ do not exist, jobs take their estimates on a simulated clock, and records hold i
 Seconds are of CPU, of all threads, so that a busy machine tells the same as an idle one.
 
     plan     expand the manifest, gather all cells into jobs (none done), and none of them (all done)
-    file     write the plan's record, as a run does first
+    none     what `sparsebench plan --json` prints, cell by cell, and its estimate, where nothing is recorded yet
+    all      the same where all cells are done: an empty file stands for each record, whose name alone is read
+    file     write the plan's record, as a run does first, and read it as the next one does
     schedule start and end every job: the real queue and the real rules for room, for one machine and for a cluster
     ingest   bring records into a ledger, in transactions as `sparsebench ingest` does
     results  count and average the view `results`, once to warm up and once timed
@@ -18,24 +20,30 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import io
 import json
-import multiprocessing
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sparsebench import records
+from sparsebench import bounded, records, sources
+from sparsebench.cli.plan import show
+from sparsebench.manifest.load import load
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
+from sparsebench.plan.preflight import Prepared, Request, checks
 from sparsebench.plan.resources import job_bytes, job_seconds
 from sparsebench.run.cluster import places, resources
 from sparsebench.run.display import Clock
@@ -69,17 +77,27 @@ class Asked:
     records: int
 
 
-def planned(asked: Asked) -> Plan:
-    """A plan of ``models`` × ``variants`` × (making, structure, storage and ``tasks``) cells, dense ones beside."""
+def written(asked: Asked, folder: Path) -> Manifest:
+    """A manifest of ``models`` × ``variants`` × (making, structure, storage and ``tasks``) cells, dense ones beside; as loaded
+    from its file."""
     names = [f"m{number}" for number in range(asked.models)]
     shares = [round((number + 1) / (asked.variants // 2 + 1), 4) for number in range(asked.variants // 2)]
     content = {
         "version": 1,
-        "models": [{"name": name, "source": f"path:{name}", "family": "decoder"} for name in names],
+        "models": [{"name": name, "source": f"hf:lab/{name}@{40 * '0'}", "family": "decoder"} for name in names],
         "variants": [{"prune": "magnitude", "granularity": ["layer", "row"], "sparsity": shares}],
         "benchmarks": {"decoder": [{"task": task} for task in TASKS[: asked.tasks]]},
     }
-    return expand(Manifest.model_validate(content), "scale", {name: f"revision of {name}" for name in names})
+    path = folder / "scale.yaml"
+    path.write_text(json.dumps(content))  # JSON is YAML
+    return load(path, checks()).manifest
+
+
+def planned(asked: Asked) -> Plan:
+    """The cells of that manifest."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = written(asked, Path(folder))
+    return expand(manifest, "scale", {model.name: f"revision of {model.name}" for model in manifest.models})
 
 
 def plan(asked: Asked) -> dict[str, Any]:
@@ -99,18 +117,65 @@ def plan(asked: Asked) -> dict[str, Any]:
     }
 
 
+class Counted(io.TextIOBase):
+    """Where text goes to be counted."""
+
+    characters = 0
+
+    def write(self, text: str) -> int:
+        """Forget the text."""
+        self.characters += len(text)
+        return len(text)
+
+
+def shown(asked: Asked, done: bool) -> dict[str, Any]:
+    """Seconds of `plan --json` from the manifest's file to the last line, and the characters that it prints.
+
+    Of a real one is left out what looks at sources: they do not exist, so that each has an invented size and revision.
+    """
+    sources.size = lambda *_: 2_000_000_000  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if done:
+            (folder / "records").mkdir()
+            for cell in planned(asked).cells:
+                (folder / "records" / f"{records.key(cell)}.done.json").touch()
+        started = time.process_time()
+        manifest = written(asked, folder)
+        found = expand(manifest, "scale", {model.name: f"revision of {model.name}" for model in manifest.models})
+        sizes = {model.name: ModelSize(1_000_000_000, 2_000_000_000) for model in found.models}
+        ready = Prepared(
+            Request(folder / "scale.yaml"), manifest, found, folder / "l.duckdb", folder, sources.Cache(), sizes
+        )
+        out = Counted()
+        with redirect_stdout(out), redirect_stderr(Counted()):
+            show(ready, as_json=True)
+        return {"cells": len(found.cells), "plan_s": time.process_time() - started, "characters": out.characters}
+
+
+def none_done(asked: Asked) -> dict[str, Any]:
+    """The plan of a manifest that is new."""
+    return shown(asked, False)
+
+
+def all_done(asked: Asked) -> dict[str, Any]:
+    """The plan of a manifest of which every cell has its record."""
+    return shown(asked, True)
+
+
 def file(asked: Asked) -> dict[str, Any]:
-    """Seconds to write the plan's record, and its bytes."""
+    """Seconds to write the plan's record, its bytes, and seconds to read it; none where it is longer than may be read."""
     found = planned(asked)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         records.write_plan(Path(folder), found.manifest, found.cells)
         seconds = time.process_time() - started
-        return {
-            "cells": len(found.cells),
-            "write_s": seconds,
-            "bytes": (Path(folder) / "plan-scale.json").stat().st_size,
-        }
+        size = (Path(folder) / "plan-scale.json").stat().st_size
+        started = time.process_time()
+        if readable := size <= bounded.PLAN:
+            records.planned(Path(folder))
+        read = time.process_time() - started if readable else None
+        return {"cells": len(found.cells), "write_s": seconds, "bytes": size, "read_s": read}
 
 
 def schedule(asked: Asked) -> dict[str, Any]:
@@ -208,12 +273,11 @@ def ingest(asked: Asked) -> dict[str, Any]:
         }  # fmt: skip
 
 
-PARTS = {"plan": plan, "file": file, "schedule": schedule, "ingest": ingest}
+PARTS = {"plan": plan, "none": none_done, "all": all_done, "file": file, "schedule": schedule, "ingest": ingest}
 
 
-def _part(name: str, asked: Asked, out: Any) -> None:
-    found = PARTS[name](asked)
-    out.put(found | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6})
+def _part(name: str, asked: Asked) -> dict[str, Any]:
+    return PARTS[name](asked) | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
 def main() -> None:
@@ -233,13 +297,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     words = vars(parser.parse_args())
     asked = Asked(**{name: value for name, value in words.items() if name != "only"})
-    context = multiprocessing.get_context("spawn")
     for name in words["only"]:
-        out = context.Queue()
-        process = context.Process(target=_part, args=(name, asked, out))
-        process.start()
-        found = out.get()
-        process.join()
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found = process.submit(_part, name, asked).result()
         rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in found.items()}
         print(json.dumps({"part": name, **rounded}), flush=True)
 

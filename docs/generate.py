@@ -125,6 +125,7 @@ ORDER = {
     "Model": ("`models`, each", 1),
     "Parts": ("`source`, in parts", 2),
     "Calibration": ("`calibration`", 4),
+    "Student": ("`student` of `recover: distill`", 4),
     "Benchmarks": ("`benchmarks`", 5),
     "Task": ("`benchmarks`, each task", 6),
     "Runtime": ("`runtime`", 7),

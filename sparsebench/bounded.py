@@ -24,10 +24,12 @@ NODES = 10_000
 """Keys and values of a manifest, those that aliases repeat counted each time."""
 KEY = 200
 """Characters of a manifest's key."""
-CELLS = 200_000
-"""Cells of a manifest."""
+CELLS, CELLS_A_MODEL = 200_000, 2_000
+"""Cells of a manifest, or so many for each of its models if that is more; a run does no more than CELLS."""
 JSON = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
+PLAN = 5 * JSON
+"""Bytes of a plan's record that is not compressed: one of CELLS cells has up to 150 MB."""
 HEADER = 100 * MB
 """Bytes of a safetensors header: as many as the safetensors library reads."""
 VALUES = 2_000_000
@@ -86,27 +88,30 @@ def refuse_long(value: Any, where: Path | str, wrong: type[SparsebenchError], hi
             raise wrong(f"{where}: a text of more than {TEXT:,} characters: {one[:20]}…", hint)
 
 
-def read_json(path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again") -> Any:
+def read_json(
+    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
+) -> Any:
     """The value in a JSON file."""
-    return parse(read(path, wrong), path, wrong, hint)
+    return parse(read(path, wrong, limit), path, wrong, hint, limit)
 
 
 def read_object(
-    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again"
+    path: Path, wrong: type[SparsebenchError] = ModelError, hint: str = "fetch the file again", limit: int = JSON
 ) -> dict[str, Any]:
     """The object in a JSON file."""
-    found = read_json(path, wrong, hint)
+    found = read_json(path, wrong, hint, limit)
     if not isinstance(found, dict):
         raise wrong(f"{path}: it holds no object but a {type(found).__name__}", hint)
     return found
 
 
-def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str) -> Any:
-    """The value of a JSON text that stands at ``where``."""
+def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], hint: str, limit: int = JSON) -> Any:
+    """The value of a JSON text that stands at ``where``; one that may be longer than others (``limit``) may hold more values."""
+    most = VALUES * limit // JSON
     try:
         text = data if isinstance(data, str) else data.decode()
-        if len(text) > VALUES and sum(map(text.count, ",[{")) > VALUES:
-            raise wrong(f"{where}: more than {VALUES:,} values, the limit for JSON", hint)
+        if len(text) > most and sum(map(text.count, ",[{")) > most:
+            raise wrong(f"{where}: more than {most:,} values, the limit for JSON", hint)
         value = json.loads(text)
         _measure(value)
     except RecursionError:
@@ -127,12 +132,12 @@ def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:
             yield line
 
 
-def whole(path: Path, wrong: type[SparsebenchError]) -> str:
+def whole(path: Path, wrong: type[SparsebenchError], limit: int = JSON) -> str:
     """The whole of a UTF-8 text as short as JSON must be, unpacked where its name ends in .gz or .zst."""
     with _opened(path, wrong) as file:
-        found = file.read(JSON + 1)
-    if len(found) > JSON:
-        raise wrong(f"{path}: more than {JSON / MB:g} million characters", "as JSON Lines it may be longer")
+        found = file.read(limit + 1)
+    if len(found) > limit:
+        raise wrong(f"{path}: more than {limit / MB:g} million characters", "as JSON Lines it may be longer")
     return found
 
 

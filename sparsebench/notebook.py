@@ -110,7 +110,7 @@ def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calib
             raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
         given = {key: value for key, value in written.items() if key != verb}
         for key, columns in kinds()[verb].texts.items():
-            if key in known[name].model_fields and key not in given:
+            if key in known[name].model_fields and key not in given and name not in kinds()[verb].only_named:
                 usual = dict(zip(columns, (text.field, text.target), strict=False))
                 given |= {key: text.source} | {column: its for column, its in usual.items() if its}
         steps = [*combinations(verb, name, given)]

@@ -181,7 +181,7 @@ def located(
                     text = next(texts, None)
                     if text is None:
                         break
-                    yield where, _parse(text, where)
+                    yield where, _parse(text, where, _longest(path))
                 except RecordError as error:
                     if wrong is None:
                         raise
@@ -202,7 +202,13 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     try:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
             for record in _chosen(folder, manifests):
-                packed.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+                line = json.dumps(record, separators=(",", ":")).encode()
+                if len(line) > bounded.JSON:
+                    raise LedgerError(
+                        f"{folder}: a record of {len(line) / bounded.MB:.0f} MB is too long for a bundle",
+                        "copy the folder as it is: a plan of so many cells is read from a file of its own",
+                    )
+                packed.write(line + b"\n")
                 count += 1
         partial.replace(out)
     finally:
@@ -242,7 +248,9 @@ def _texts(path: Path) -> Iterator[str]:
 
     try:
         yield from (
-            bounded.lines(path, RecordError) if path.name.endswith(".zst") else [bounded.whole(path, RecordError)]
+            bounded.lines(path, RecordError)
+            if path.name.endswith(".zst")
+            else [bounded.whole(path, RecordError, _longest(path))]
         )
     except zstandard.ZstdError as error:
         raise RecordError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
@@ -252,8 +260,13 @@ def _texts(path: Path) -> Iterator[str]:
         raise RecordError(f"{path}: {error.strerror or error}", "copy the file again") from error
 
 
-def _parse(text: str, where: Path | str) -> dict[str, Any]:
-    record = bounded.parse(text, where, RecordError, "remove the file, or copy it again")
+def _longest(path: Path) -> int:
+    """How long a record may be: a plan has all cells of a manifest. What is compressed was short, and may not grow so much."""
+    return bounded.PLAN if path.name.startswith("plan-") and path.suffix == ".json" else bounded.JSON
+
+
+def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[str, Any]:
+    record = bounded.parse(text, where, RecordError, "remove the file, or copy it again", longest)
     if not isinstance(record, dict) or not isinstance(record.get("format"), int):
         raise RecordError(f"{where}: not a record (no `format`)", "name a folder that holds records only")
     if record["format"] != FORMAT:

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import records, sources
+from sparsebench import bounded, records, sources
 from sparsebench.benchmarks import cmudict
 from sparsebench.benchmarks.pooling import read_pooling
-from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError
+from sparsebench.cli.run import run
+from sparsebench.errors import ModelError, SourceError, SparsebenchError, StorageError, UserError
 from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.checkpoint import Checkpoint, read_header, shards
 from sparsebench.models.prepare import prepare
+from sparsebench.models.random_weights import write_random
+from sparsebench.plan.expand import expand
 from sparsebench.plan.preflight import Lock, Request, checks
 from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.records import planned
@@ -36,6 +39,10 @@ from tests.sources.servers import wheel
 
 # Of CPU, some of it imports; what is refused here would take minutes. A loaded machine is two or three times as slow.
 SECONDS, BYTES = 5.0, 500_000_000
+LLAMA = {
+    "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64,
+    "intermediate_size": 32,
+}  # fmt: skip
 HEAD = "version: 1\nmodels:\n  - {name: m, source: hf:a/m, family: decoder}\n"
 
 
@@ -121,6 +128,28 @@ def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: P
     )
     with refused(path, "variants", "cells", kind=ManifestError):
         preflight(Request(path))
+
+
+def test_a_plan_may_be_longer_than_other_records_and_a_run_no_longer_than_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder = tmp_path / "m.yaml", tmp_path / "records"
+    path.write_text(HEAD.replace("hf:a/m", "path:m") + "variants: [{prune: magnitude, sparsity: [0.5, 0.6, 0.7]}]\n")
+    (tmp_path / "m").mkdir()
+    found = expand(load(path, checks()).manifest, "m", {"m": "r"})
+    monkeypatch.setattr(bounded, "JSON", 5_000)
+    records.write_plan(folder, found.manifest, found.cells)
+    (plan,) = folder.iterdir()
+    assert bounded.JSON < plan.stat().st_size < bounded.PLAN
+    assert len(planned(folder)["m"]) == len(found.cells) == len(next(iter(records.read([folder])))["cells"])
+    with refused(folder, "too long for a bundle"):
+        records.bundle(folder, tmp_path / "b.jsonl.zst")
+    with refused("other.json"):
+        list(records.read([plan.rename(folder / "other.json")]))
+    write_random(LLAMA, tmp_path / "m", "decoder", "float32")
+    monkeypatch.setattr(bounded, "CELLS", 5)
+    with refused("11 cells", "at most 5", kind=UserError):
+        run(path, ledger=tmp_path / "l.duckdb", device="cpu")
 
 
 def deep(bracket: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import combinations, kinds, single
+from sparsebench.structure.outputs import compare
 from tests.elsewhere import DEVICE, There, elsewhere
 from tests.steps.recover import test_whole as whole_model
 
@@ -28,8 +30,10 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(both if family == "encoder-decoder" else Batch(ids, mask), "ids", "text", int(mask.sum()), ())
 
 
-def made(folder: Path, family: Any, steps: list[Step], out: Path, device: str) -> dict[Step, Path]:
-    context = Context(family, dtype="float32", read=lambda: calibrated(family), device=device)
+def made(
+    folder: Path, family: Any, steps: list[Step], out: Path, device: str, dense: Path | None = None
+) -> dict[Step, Path]:
+    context = Context(family, dtype="float32", read=lambda: calibrated(family), device=device, dense=dense)
     folders = {step: out / device / str(number) for number, step in enumerate(steps)}
     failed: list[Any] = []
     verb = steps[0].verb
@@ -133,6 +137,20 @@ def test_an_encoder_embeds_on_the_device(tiny_bert: Path) -> None:
     assert abs(here - there).max() < 1e-5
 
 
+def test_blocks_are_compared_on_the_device(tiny_llama: Path, tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
+    step = single("prune", "magnitude", sparsity=0.5)
+    families: list[tuple[Any, Path]] = [("decoder", tiny_llama), ("encoder", tiny_bert), ("encoder-decoder", tiny_t5)]
+    for family, folder in families:
+        variant = made(folder, family, [step], tmp_path / family, "cpu")[step]
+        asked = (folder, variant, family, calibrated(family).batch, "float32")
+        here = compare(*asked)
+        with elsewhere() as device:
+            there = compare(*asked, device=device)
+        assert here.tokens == there.tokens and len(here.blocks) >= 2
+        for one, other in zip(here.blocks, there.blocks, strict=True):
+            assert astuple(other)[2:] == pytest.approx(astuple(one)[2:], rel=1e-4) and min(astuple(one)[2:]) > 0
+
+
 class Accelerator:
     """accelerate's, as far as a training asks for it, with the device in place of a GPU."""
 
@@ -157,7 +175,10 @@ class Accelerator:
         ("llama", {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"}),
         ("bert", {"recover": "distill"}),
         ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
+        ("llama", {"prune": "gradual", "by": "movement", "sparsity": 0.6, "frequency": 2}),
+        ("llama", {"prune": "gradual", "by": "rigl", "sparsity": 0.6, "frequency": 2}),
         ("llama", {"prune": "elsa", "sparsity": 0.6, "interval": 2}),
+        ("llama", {"shrink": "gates", "keep": 0.5}),
     ],
 )
 def test_a_whole_model_is_trained_on_the_device_and_is_the_same(
@@ -183,5 +204,6 @@ def test_a_whole_model_is_trained_on_the_device_and_is_the_same(
     for tensor in here.tensors:
         one, other = here.load(tensor), there.load(tensor)
         assert float(((one == 0) == (other == 0)).double().mean()) >= 0.995, tensor
-        changed += int((one != old.load(tensor)).sum())
+        before = old.load(tensor)
+        changed += one.shape != before.shape or int((one != before).sum())
     assert changed

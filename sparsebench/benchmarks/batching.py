@@ -16,7 +16,7 @@ SHARE = 0.5
 MOST = 1 << 15
 """Tokens beyond which a GPU is no faster."""
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
@@ -46,8 +46,8 @@ class Batch:
     asked: bool = False
 
     def parts(
-        self, rows: Sequence[Row], run: Callable[[Sequence[Row]], Found]
-    ) -> Iterator[tuple[Sequence[Row], Found]]:
+        self, rows: Sequence[Item], run: Callable[[Sequence[Item]], Found]
+    ) -> Iterator[tuple[Sequence[Item], Found]]:
         """Every row in turn, so many at a time, with what ``run`` makes of them.
 
         Raises BenchmarkError where memory is too small for one row, or for as many as were asked for.

@@ -31,6 +31,9 @@ def doctor(
     ranks: Annotated[
         int | None, typer.Option(min=1, help="With --gpu: ranks at most. Default: a GPU each; two on a CPU.")
     ] = None,
+    hostfile: Annotated[
+        Path | None, typer.Option(help="With --gpu: check ranks on these nodes too, of `NAME slots=N` lines.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="With --gpu: write the checks' JSON to this file as well.")] = None,
     as_json: JSON = False,
     offline: OFFLINE = False,
@@ -47,10 +50,10 @@ def doctor(
     sparsebench doctor --gpu --device cpu
     """
     if gpu:
-        _accept(device, ranks, out, as_json)
+        _accept(device, ranks, hostfile, out, as_json)
         return
-    if out or ranks or device != "auto":
-        raise UserError("--device, --ranks and --out are for the checks of GPUs", "add --gpu")
+    if out or ranks or hostfile or device != "auto":
+        raise UserError("--device, --ranks, --hostfile and --out are for the checks of GPUs", "add --gpu")
     from sparsebench.run.doctor import examine
 
     findings = []
@@ -64,7 +67,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> None:
+def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | None, as_json: bool) -> None:
     """The checks of ``doctor --gpu``, each as it ends; Exit where one says no."""
     from sparsebench import devices
     from sparsebench.run.acceptance import examine, report
@@ -75,7 +78,7 @@ def _accept(asked: str, ranks: int | None, out: Path | None, as_json: bool) -> N
             "there is no GPU here", "see what can be checked without one: sparsebench doctor --gpu --device cpu"
         )
     checks = []
-    for check in examine(device, ranks or len(devices.chosen(device)) or 2):
+    for check in examine(device, ranks or len(devices.chosen(device)) or 2, hostfile):
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)

@@ -158,7 +158,8 @@ def _places(by_place: list[Share]) -> Iterator[str]:
     ):
         found = [share for share in by_place if (share.calculates, share.alone) == (calculates, alone)]
         if found:
-            words = many.format(found[0].at_once) if found[0].at_once > 1 else one
+            most = max(share.at_once for share in found)
+            words = many.format(most) if most > 1 else one
             jobs = ", ".join(f"{own.count} {own.kind} {duration(own.wall)}" for own in found)
             yield f"{words}: {jobs}"
 

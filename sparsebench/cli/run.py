@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparsebench import devices
+from sparsebench import bounded, devices
 from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE, check_name
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
@@ -32,7 +32,7 @@ def run(
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once; timed ones always run alone. Default: as fits.")
+        int | None, typer.Option(min=1, help="Jobs at once; timed ones run alone. Default: as fits.")
     ] = None,
     silence: Annotated[
         float | None,
@@ -87,9 +87,15 @@ def run(
     if dry_run:
         show(ready, as_json=False)
         return
+    if (many := len(ready.plan.cells)) > bounded.CELLS:
+        raise UserError(
+            f"{manifest}: {many:,} cells, and a run's plan holds at most {bounded.CELLS:,}",
+            "split it by models: several manifests may share a ledger, one run after another",
+        )
     space = Workspace.of(ready.ledger, ready.work)
     found = decisions(ready, space.records, retry_failed)
     cells = [decision.cell for decision in found if decision.runs]
+    refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
     announce(ready, cells)
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
@@ -98,7 +104,7 @@ def run(
     )
     chosen = _executor(executor, address, settings)
     refuse_other(space.ledger)
-    if cells:
+    if cells or refused:
         space.work.mkdir(parents=True, exist_ok=True)
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
@@ -106,7 +112,7 @@ def run(
             note(f"{space.ledger} is gone: made anew from {made} records")
         elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
-        if not cells:
+        if not cells and not refused:
             if keep != "dense" and os.access(space.work, os.W_OK):
                 with Leases(space, ready.plan.variants.values()) as leases:
                     leases.tidy(ready.plan.variants.values())
@@ -118,7 +124,7 @@ def run(
             chosen,
             Ledger(space.ledger).ingest,
             display(ready.sizes, side_by_side, stderr(), len(devices.chosen(ready.device))),
-        ).run(cells)
+        ).run(cells, refused)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
     before = _failed_before(found)

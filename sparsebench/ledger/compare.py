@@ -15,7 +15,7 @@ from sparsebench.ledger.statistics import Comparison, Standing
 if TYPE_CHECKING:
     import duckdb
 
-Row = dict[str, Any]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class SideBySide:
     a: Named
     b: Named
     scores: tuple[Scored, ...]
-    sizes: tuple[Row, ...]
-    latency: tuple[Row, ...]
-    memory: tuple[Row, ...]
+    sizes: tuple[Values, ...]
+    latency: tuple[Values, ...]
+    memory: tuple[Values, ...]
     notes: tuple[str, ...]
 
 
@@ -77,11 +77,11 @@ def side_by_side(ledger: Path, a: str, b: str, tasks: Collection[str] = ()) -> S
     return SideBySide(first, second, tuple(_judged(scored)), **tables, notes=tuple(_notes(first, second, left, tables)))
 
 
-def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Row]:
+def _rows(ledger: Path, name: str, parameters: dict[str, Any]) -> list[Values]:
     return query.run(ledger, sqlfiles.read(f"side_by_side/{name}"), parameters).dicts()
 
 
-def _task(row: Row) -> tuple[str, str]:
+def _task(row: Values) -> tuple[str, str]:
     return row["task"], row["metric"]
 
 
@@ -95,7 +95,7 @@ def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Named, 
             raise UserError(f"{a.name} and {b.name} do not share a task {task!r}", did_you_mean(task, names) or both)
 
 
-def _paired(connection: duckdb.DuckDBPyConnection, own: list[Row], other: list[Row]) -> Scored:
+def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: list[Values]) -> Scored:
     """Compare the two records of one task that are most alike: same settings, else most documents, each the newest."""
     choices = [(x, y) for x in own for y in other]
     same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
@@ -127,7 +127,7 @@ def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
         yield replace(one, p_holm=p, verdict=verdict)
 
 
-def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Row, ...]]) -> Iterator[str]:
+def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Values, ...]]) -> Iterator[str]:
     """Say what a reader must know before they believe a line."""
     if a.id == b.id:
         yield "A and B are the same variant"

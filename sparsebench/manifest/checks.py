@@ -78,7 +78,7 @@ class Checks:
     cannot read, ``family_of`` tells the family of a config.json, or None where it cannot. ``task_known`` settles what counts
     as a task where that is more than the listed names; ``task_families`` tells whom a known task is for, ``own_kinds`` what
     can be asked of data of one's own; ``last_steps`` are the verbs that no step may follow, but those of the verb and name that
-    stand with it.
+    stand with it; ``ends`` gives the key of the setting by which a step of whatever verb lets none follow, or nothing.
     """
 
     step_files: Callable[[], Mapping[str, Collection[str]]]
@@ -93,6 +93,7 @@ class Checks:
     task_families: Callable[[str], Collection[str]] | None = None
     own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
     last_steps: Callable[[], Mapping[str, Collection[tuple[str, str]]]] = dict
+    ends: Callable[[Made], str] = lambda step: ""
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -249,9 +250,14 @@ def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) ->
         for number, step in enumerate(entry if chain else [entry]):
             at: At = ("variants", place, number) if chain else ("variants", place)
             if isinstance(step, dict) and step:  # the schema tells what is wrong with any other
+                before = len(made)
                 yield from _step(at, step, positions, checks, names, made)
                 behind = entry[number + 1 :] if chain else []
-                for last, may in checks.last_steps().items() if behind else ():
+                ending = {key: one for one in made[before:] if behind and (key := checks.ends(one))}
+                for key, one in ending.items():
+                    words = f"`{one.settings.get(key, one.name)}` lets no step follow"
+                    yield positions.problem((*at, key), words, "another, or the last step of its recipe")
+                for last, may in checks.last_steps().items() if behind and not ending else ():
                     fits = [
                         any(isinstance(one, dict) and one.get(verb) == name for verb, name in may) for one in behind
                     ]
@@ -307,7 +313,9 @@ def _selections(data: Any, positions: Positions, made: Sequence[Made]) -> Iterat
             where: At = (*at, "select", place) if listed else (*at, "select")
             for key in one if isinstance(one, dict) else ():
                 own = [step.name for step in made if step.verb == key]
-                own += [step.settings[key] for step in made if key in step.settings]
+                # A mapping or a list is no value that can be selected.
+                said = [step.settings[key] for step in made if key in step.settings]
+                own += [value for value in said if not isinstance(value, dict | list)]
                 if not own:
                     hint = did_you_mean(key, fields)
                     message = f"no step of `variants` has `{key}`"

@@ -302,6 +302,9 @@ class Runtime(Strict):
     than 2%. With one, the interval does not say by how much the next process would differ."""
     models: Swept[str] | None = None
     """Only for these models; default: all."""
+    alone: Literal["machine", "device"] = "machine"
+    """What a timed job has to itself: the `machine`, or its GPUs (`device`), while other jobs run on other GPUs. That is
+    quicker and noisier, and named in every result. On a CPU, or with a hostfile, cells that ask for `device` are unsupported."""
     hostfile: str | None = None
     """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by srun within a SLURM job, else by
     DeepSpeed's launcher and ssh; default: on this machine."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.topology import NO_TEXT
 from sparsebench.models.types import MODEL_TYPES, PER_LAYER, transformers_config
 
 _BIASES = {"o": "attention_bias", "down": "mlp_bias"}
@@ -21,13 +22,34 @@ class Heads:
 
     Without a key for its size a head is the hidden size over the number of heads: fewer heads can then only be said block by
     block (``per_layer``). ``whole`` says that transformers wants the hidden size to be a multiple of the number of heads all the
-    same; ``mixed`` that a fused matrix has each head's query, key and value side by side.
+    same; ``mixed`` that a fused matrix has each head's query, key and value side by side. ``beside`` names other tensors, by a
+    part of their path, whose rows belong to heads.
     """
 
     count: str = "num_attention_heads"
     groups: str = "num_key_value_heads"
     size: str = "head_dim"
     whole: bool = False
+    mixed: bool = False
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The keys of a mixture of experts: how wide each expert is, how many there are, and how many a token takes.
+
+    ``shared`` is the key of the width of the expert that all tokens take, where it has one; else that is ``times`` (a key)
+    as wide as the others. ``groups`` and ``taken`` are the keys of how many equal groups of experts there are, and of how many of
+    them a token's experts come from; ``mixed`` says that a fused matrix has each neuron's gate and up side by side.
+    """
+
+    neurons: str = "intermediate_size"
+    count: str = "num_local_experts"
+    chosen: str = "num_experts_per_tok"
+    shared: str = ""
+    times: str = ""
+    groups: str = ""
+    taken: str = ""
     mixed: bool = False
 
 
@@ -37,7 +59,9 @@ class Architecture:
 
     ``layers`` and ``neurons`` give a side's key (``""``: of a model with one side), ``heads`` is None where no head can go;
     ``biases`` names the switches that give an output projection (``o``, ``down``) a bias where it has none; the first
-    ``pinned`` blocks of a stack differ from the others and stay.
+    ``pinned`` blocks of a stack differ from the others and stay; of a ``mixture``, ``neurons`` are those of blocks without
+    experts. ``why`` says of ``heads``, ``neurons``, ``experts`` or ``blocks`` why none can go. No block can where ``layers`` is
+    empty.
     """
 
     layers: Mapping[str, str]
@@ -45,10 +69,35 @@ class Architecture:
     heads: Heads | None = None
     biases: Mapping[str, str] = field(default_factory=dict)
     pinned: int = 0
+    mixture: Mixture | None = None
+    why: Mapping[str, str] = field(default_factory=dict)
+
+    def cannot(self, kind: str) -> str:
+        """Why no ``neurons``, ``heads``, ``experts`` or ``blocks`` can go; empty where they can."""
+        has = {"neurons": self.neurons, "heads": self.heads, "experts": self.mixture, "blocks": self.layers}
+        return "" if has[kind] else self.why.get(kind, _CANNOT[kind])
 
     def key(self, keys: Mapping[str, str], side: str) -> str:
         """The key for a side."""
         return keys.get(side) or keys.get("", "")
+
+
+_HEADS = Heads()
+
+
+_CANNOT = {
+    "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
+    "heads": "its heads share norms, tables or slopes, or no key says of two stacks that they have fewer, so that no head can go",
+    "experts": "it is no mixture of experts that is declared here",
+    "blocks": "which kind a block is follows from its number, so that no block can go",
+}
+INSTEAD = {
+    "neurons": "remove whole blocks: `shrink: sleb, blocks: 2`",
+    "heads": "`of: neurons`",
+    "experts": "`of: neurons`",
+    "blocks": "`of: neurons`",
+}
+"""What can be asked for where nothing of a kind can go."""
 
 
 def _plain(neurons: str = "intermediate_size", layers: str = "num_hidden_layers", **more: Any) -> Architecture:
@@ -59,6 +108,16 @@ def _grouped(*biases: str, whole: bool = False) -> Architecture:
     return _plain(heads=Heads(whole=whole), biases={kind: _BIASES[kind] for kind in biases})
 
 
+def _experts(
+    mixture: Mixture, *biases: str, neurons: str = "intermediate_size", heads: Heads | None = _HEADS
+) -> Architecture:
+    return _plain(neurons, heads=heads, biases={kind: _BIASES[kind] for kind in biases}, mixture=mixture)
+
+
+_QWEN_MOE = Mixture("moe_intermediate_size", "num_experts")
+_DEEPSEEK = Mixture(
+    "moe_intermediate_size", "n_routed_experts", times="n_shared_experts", groups="n_group", taken="topk_group"
+)
 _BART = Architecture(
     {"encoder": "encoder_layers", "decoder": "decoder_layers"},
     {"encoder": "encoder_ffn_dim", "decoder": "decoder_ffn_dim"},
@@ -92,21 +151,66 @@ ARCHITECTURES: dict[str, Architecture] = {
     "nomic_bert": _plain(heads=Heads(groups="")),
     "distilbert": _plain("hidden_dim", "n_layers", heads=Heads("n_heads", "", "")),
     "modernbert": _plain(pinned=1, heads=Heads(groups="", size="")),
+    "deberta": _plain(heads=Heads(groups="", size="", mixed=True, beside=("q_bias", "v_bias", "pos_proj", "pos_q_proj"))),
+    # A convolution stands behind its first block.
+    "deberta-v2": _plain(pinned=1, heads=Heads(groups="", size="", beside=("pos_key_proj", "pos_query_proj"))),
+    **dict.fromkeys(("mixtral", "phimoe"), _experts(Mixture())),
+    "granitemoe": _experts(Mixture(), "o"),
+    # Its norms of queries and keys span all heads.
+    "olmoe": _experts(Mixture(count="num_experts"), heads=None),
+    "qwen2_moe": _experts(replace(_QWEN_MOE, shared="shared_expert_intermediate_size")),
+    "qwen3_moe": _experts(_QWEN_MOE, "o"),
+    "deepseek_v3": replace(
+        _experts(_DEEPSEEK, heads=None), why={"heads": "its heads are read out of one compressed state, so that no head can go"}
+    ),
+    "glm4_moe": _experts(_DEEPSEEK),
+    "qwen3_next": replace(
+        _experts(replace(_QWEN_MOE, shared="shared_expert_intermediate_size"), heads=None),
+        why={"heads": "three of four blocks have linear attention in place of heads, so that no head can go"},
+    ),
+    "jamba": Architecture(
+        {}, {"": "intermediate_size"}, mixture=Mixture(count="num_experts"),
+        why={"heads": "most of its blocks have a state-space layer in place of heads, so that no head can go"},
+    ),
+    "gpt_oss": _experts(Mixture(mixed=True), heads=Heads(beside=("sinks",))),
+    "llama4_text": _experts(Mixture(shared="intermediate_size"), "o", neurons="intermediate_size_mlp"),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
     # Its attention over summaries of the text has a table of positions of its own.
     "longt5": replace(_T5, heads=None),
+    "switch_transformers": replace(
+        _T5, layers={}, why={"experts": "each of its experts takes a share of the tokens that changes with their number"}
+    ),
+    "cohere": _plain(heads=Heads(beside=("q_norm", "k_norm")), biases={"o": "attention_bias"}),
+    "eurobert": _grouped("o", "down"),
     **dict.fromkeys(("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus"), _BART),
 }  # fmt: skip
 """By model type."""
 
 
+_STATES = "its blocks are state-space layers, whose channels run through convolutions and states that no key counts"
+_WINDOWS = (
+    "its local attention has a window of its own in each block, and a second set of projections for global attention"
+)
+_UNDECLARED = {
+    "albert": "all of its blocks are one, so that what goes from one goes from all",
+    "whisper": NO_TEXT["whisper"],
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "rwkv"), _STATES),
+    **dict.fromkeys(("led", "longformer"), _WINDOWS),
+    "lfm2": "its feed-forward width follows from its hidden size by a rule of its own, and most of its blocks are convolutions",
+    "t5gemma": "its config.json has a configuration in it for each stack",
+}
+"""Why a type of the field is not declared."""
+
+
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    """How the model of a config.json writes its shape. Raises UnsupportedError for a type that is not declared."""
+    """How the model of a config.json writes its shape. Raises UnsupportedError for a type that is not declared, saying why."""
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
-        known = ", ".join(sorted(name for name in ARCHITECTURES if MODEL_TYPES.get(name) == MODEL_TYPES.get(kind)))
+        family = MODEL_TYPES.get(kind)
+        known = ", ".join(sorted(name for name in ARCHITECTURES if family and MODEL_TYPES.get(name) == family))
+        why = _UNDECLARED.get(kind, "which of its rows and columns belong together is not declared")
         raise UnsupportedError(
-            f"{kind}: which of its rows and columns belong together is not declared, so nothing can be cut out of it",
+            f"{kind}: nothing can be cut out of it: {why}",
             f"prune it instead, or choose one of {known or ', '.join(sorted(ARCHITECTURES))}",
         )
     return ARCHITECTURES[kind]

@@ -1,26 +1,28 @@
 """Coupled axes: the rows and columns of a model's tensors that can only go together.
 
 A neuron of a feed-forward part is a row of gate and up (with its bias) and a column of down; an attention head goes with
-its whole group of queries that share keys and values: rows of q, k and v (with their biases) and columns of o. T5's heads
+its whole group of queries that share keys and values: rows of q, k and v (with their biases) and columns of o. Each expert of a
+mixture has neurons of its own; an expert goes with its row of the router. T5's heads
 read a table of position biases that the first block holds for its whole stack, so that a head there is the same head in
 every block of the stack. Where the weights of an element are zero, removing it leaves the outputs as they are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import Architecture, architecture, stated, widths
+from sparsebench.models.architectures import INSTEAD, Architecture, Mixture, architecture, stated, widths
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.topology import Part, parts
+from sparsebench.models.topology import Part, View, parts
 
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["neurons", "heads"]
+Kind = Literal["neurons", "heads", "experts", "hidden"]
 POSITIONS = "relative_attention_bias.weight"
 """T5's table of position biases, (buckets, heads)."""
 
@@ -28,12 +30,22 @@ POSITIONS = "relative_attention_bias.weight"
 @dataclass(frozen=True)
 class Cut:
     """Where one axis meets one tensor: along ``dim``, from ``offset`` on, element u has the ``size`` entries from
-    ``offset + u * size`` on."""
+    ``offset + u * size`` on. In a fused tensor of experts (their number first) only those of one ``expert`` are meant."""
 
     tensor: str
     dim: int
     offset: int
     size: int
+    expert: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The matrix's, as ``topology.View`` calls it."""
+        return View(self.tensor, self.expert).name
+
+    def of(self, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The part of the whole ``tensor`` that is meant, a view of it, and the dimension along which elements lie there."""
+        return (tensor, self.dim) if self.expert is None else (tensor[self.expert], self.dim - 1)
 
     def marks(self, going: torch.Tensor, length: int) -> torch.Tensor:
         """Which of the ``length`` entries along ``dim`` belong to the elements that are ``going`` (units,) bool."""
@@ -49,7 +61,9 @@ class Axis:
     """``units`` elements that can go one by one, and where they lie.
 
     ``outputs`` are the tensors of the matrices that read them (o, down), one for each of ``layers`` and kind of attention;
-    ``cross`` says that it is cross-attention's.
+    ``cross`` says that it is cross-attention's. ``within`` names the expert whose neurons they are (``experts.3``, ``shared``),
+    which has ``times`` as many as config.json says. Of experts, ``apart`` are the tensors that go whole with each one where they
+    are stored so.
     """
 
     kind: Kind
@@ -59,11 +73,18 @@ class Axis:
     cuts: tuple[Cut, ...]
     outputs: tuple[Cut, ...]
     cross: bool = False
+    within: str = ""
+    times: int = 1
+    apart: tuple[tuple[str, ...], ...] = ()
 
     def cost(self, tensors: Mapping[str, TensorInfo]) -> int:
         """Parameters of one element."""
         infos = ((cut, tensors[cut.tensor]) for cut in self.cuts)
-        return sum(cut.size * info.numel // info.shape[cut.dim] for cut, info in infos)
+        whole = sum(tensors[name].numel for name in self.apart[0]) if self.apart else 0
+        return whole + sum(
+            cut.size * info.numel // (info.shape[cut.dim] * (1 if cut.expert is None else info.shape[0]))
+            for cut, info in infos
+        )
 
 
 @dataclass(frozen=True)
@@ -82,19 +103,30 @@ class Shape:
         tensors = self.checkpoint.tensors
         return sum(info.numel for name, info in tensors.items() if self.places[name].layer is not None)
 
+    def key(self, axis: Axis) -> str:
+        """The key of config.json that says how many elements of an axis there are, ``times`` that number."""
+        how = self.how
+        if axis.kind == "heads":
+            return how.heads.count if how.heads else ""
+        if axis.kind == "neurons" and not (how.mixture and axis.within):
+            return how.key(how.neurons, axis.side)
+        assert how.mixture is not None
+        if axis.kind == "experts":
+            return how.mixture.count
+        return (axis.within == "shared" and how.mixture.shared) or how.mixture.neurons
+
     def of(self, kind: Kind) -> list[Axis]:
         """The axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
         found = [axis for axis in self.axes if axis.kind == kind]
         if not found:
-            raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {_NONE[kind]}", _INSTEAD[kind])
+            why = self.how.cannot(kind) or f"no block of it has {kind}"
+            raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {why}", INSTEAD[kind])
         return found
 
 
-_NONE = {
-    "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
-    "heads": "its heads share norms, tables or slopes, or no key says of two stacks that they have fewer, so that no head can go",
-}
-_INSTEAD = {"neurons": "remove whole blocks: `shrink: sleb, blocks: 2`", "heads": "`of: neurons`"}
+_EXPERT = re.compile(r"(?:^|\.)experts\.(?:expert_)?(\d+)\.")
+_SHARED = re.compile(r"(?:^|\.)shared_experts?\.")
+_ROUTING = re.compile(r"(?:^|\.)(?:gate|router)\.(?:layer\.)?(?:weight|bias|e_score_correction_bias)$")
 
 
 def shape(checkpoint: Checkpoint, family: str) -> Shape:
@@ -113,29 +145,80 @@ def shape(checkpoint: Checkpoint, family: str) -> Shape:
     for side, count in blocks.items():
         for layer in range(count):
             here = {name: part for name, part in places.items() if (part.side, part.layer) == (side, layer)}
-            axes += _neurons(checkpoint, here) if how.neurons else ()
+            axes += _neurons(checkpoint, how, here) if how.neurons else ()
+            axes += _experts(checkpoint, how.mixture, here) if how.mixture else ()
         axes += _heads(checkpoint, how, places, side, count) if how.heads else ()
     return Shape(checkpoint, places, how, tuple(axes), blocks)
 
 
-def _neurons(checkpoint: Checkpoint, here: Mapping[str, Part]) -> Iterable[Axis]:
+def _neurons(checkpoint: Checkpoint, how: Architecture, here: Mapping[str, Part]) -> Iterable[Axis]:
+    """The neurons of a block's feed-forward part, or of each of its experts."""
     tensors = checkpoint.tensors
+    shared = how.mixture.times if how.mixture else ""
+    making: dict[str, list[tuple[str, Part]]] = {}
+    for name, part in here.items():
+        if part.kind in ("gate", "up", "gate_up"):
+            making.setdefault(_within(name), []).append((name, part))
     for name, part in here.items():
         if part.kind != "down" or part.layer is None:
             continue
         inward = _inward(part)
         units = tensors[name].shape[inward]
-        cuts = []
-        for other, above in here.items():
-            if above.kind not in ("gate", "up", "gate_up"):
-                continue
-            times = 2 if above.kind == "gate_up" else 1
-            if tensors[other].shape[1 - _inward(above)] != times * units:
-                raise ModelError(f"{other}: {tensors[other].shape} where {name} reads {units} neurons")
-            for half in range(times):
-                cuts += _rows(checkpoint, other, above, half * units, 1)
-        output = Cut(name, inward, 0, 1)
-        yield Axis("neurons", part.side, (part.layer,), units, (*cuts, output), (output,))
+        within = _within(name)
+        times = int(stated(checkpoint.config, shared)) if shared and within == "shared" else 1
+        for expert in range(part.experts) if part.experts else (None,):
+            cuts: list[Cut] = []
+            for other, above in making.get(within, ()):
+                both = 2 if above.kind == "gate_up" else 1
+                if tensors[other].shape[_outward(above)] != both * units:
+                    raise ModelError(f"{other}: {tensors[other].shape} where {name} reads {units} neurons")
+                if both == 2 and how.mixture and how.mixture.mixed:
+                    cuts += _rows(checkpoint, other, above, 0, 2, expert)
+                    continue
+                for half in range(both):
+                    cuts += _rows(checkpoint, other, above, half * units, 1, expert)
+            output = Cut(name, inward, 0, 1, expert)
+            own = within if expert is None else f"experts.{expert}"
+            yield Axis("neurons", part.side, (part.layer,), units, (*cuts, output), (output,), False, own, times)
+
+
+def _within(name: str) -> str:
+    """Which of a block's feed-forward parts a tensor belongs to: an expert's (``experts.3``), the ``shared`` one's, or that of
+    all, fused experts among them."""
+    if found := _EXPERT.search(name):
+        return f"experts.{found[1]}"
+    return "shared" if _SHARED.search(name) else ""
+
+
+def renumbered(name: str, number: int) -> str:
+    """The name that a tensor of an expert's own has as that of another expert."""
+    found = _EXPERT.search(name)
+    assert found is not None, name
+    return f"{name[: found.start(1)]}{number}{name[found.end(1) :]}"
+
+
+def _experts(checkpoint: Checkpoint, mixture: Mixture, here: Mapping[str, Part]) -> Iterable[Axis]:
+    """A block's experts: slices of fused tensors or tensors of their own, and rows of the router."""
+    units = int(stated(checkpoint.config, mixture.count))
+    cuts: list[Cut] = []
+    apart: dict[int, list[str]] = {}
+    for name, part in here.items():
+        info = checkpoint.tensors[name]
+        if found := _EXPERT.search(name):
+            apart.setdefault(int(found[1]), []).append(name)
+        elif part.experts or name.endswith("proj_bias") or _ROUTING.search(name):
+            if info.shape[0] != units:
+                raise ModelError(f"{name}: {info.shape} where config.json says {units} experts", "correct config.json")
+            cuts.append(Cut(name, 0, 0, 1))
+    if apart and (sorted(apart) != list(range(len(apart))) or len(apart) != units):
+        raise ModelError(
+            f"{min(apart.values())[0]}: one of {len(apart)} experts where config.json says {units}", "fetch it again"
+        )
+    if cuts:
+        (side, layer) = next((part.side, part.layer) for part in here.values())
+        assert layer is not None
+        whole = tuple(tuple(apart[unit]) for unit in range(len(apart)))
+        yield Axis("experts", side, (layer,), units, tuple(cuts), (), apart=whole)
 
 
 def _heads(
@@ -185,13 +268,16 @@ def _attention(
             offset += length
             if not fused:
                 _check_rows(checkpoint, name, places[name], length)
+    for name, part in places.items():
+        if (part.side, part.layer) == (side, layer) and {*name.split(".")} & {*how.heads.beside}:
+            cuts.append(Cut(name, 0, 0, checkpoint.tensors[name].shape[0] // groups))
     output = Cut(here[prefix + "o"], _inward(places[here[prefix + "o"]]), 0, heads // groups * size)
     return Axis("heads", side, (layer,), groups, (*cuts, output), (output,), cross)
 
 
 def _check_rows(checkpoint: Checkpoint, name: str, part: Part, rows: int) -> None:
     stored = checkpoint.tensors[name].shape
-    if stored[1 - _inward(part)] != rows:
+    if stored[_outward(part)] != rows:
         raise ModelError(f"{name}: {stored} where config.json says {rows} rows", "correct config.json")
 
 
@@ -207,12 +293,19 @@ def sizes(config: Mapping[str, Any], how: Architecture, layer: int | None = None
 
 
 def _inward(part: Part) -> int:
-    """The dimension along which a matrix reads."""
-    return 0 if part.rows_last else 1
+    """The dimension along which a matrix reads; experts' come behind their number."""
+    return (0 if part.rows_last else 1) + (part.experts > 0)
 
 
-def _rows(checkpoint: Checkpoint, name: str, part: Part, offset: int, size: int) -> list[Cut]:
-    """Rows of a matrix and entries of its bias."""
-    bias = name.removesuffix("weight") + "bias"
-    found = [Cut(name, 1 - _inward(part), offset, size)]
-    return [*found, Cut(bias, 0, offset, size)] if bias in checkpoint.tensors else found
+def _outward(part: Part) -> int:
+    """The dimension of its rows."""
+    return (1 if part.rows_last else 0) + (part.experts > 0)
+
+
+def _rows(
+    checkpoint: Checkpoint, name: str, part: Part, offset: int, size: int, expert: int | None = None
+) -> list[Cut]:
+    """Rows of a matrix, of one ``expert``'s in a fused one, and entries of its bias."""
+    bias = f"{name}_bias" if part.experts else name.removesuffix("weight") + "bias"
+    found = [Cut(name, _outward(part), offset, size, expert)]
+    return [*found, Cut(bias, int(expert is not None), offset, size, expert)] if bias in checkpoint.tensors else found

@@ -6,7 +6,7 @@ through the experts that the model's own router chose for it, one expert after a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +59,31 @@ class Experts(nn.ModuleList):
         for name in list(fused._parameters):
             fused._parameters[name] = None
 
+    def hold(self, weights: Mapping[str, Any]) -> None:
+        """Give the layers the fused parameters ``weights`` as views of them."""
+        for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
+            for number, expert in enumerate(self):
+                matrix = weights[attribute][number]
+                parts = (matrix.T if self.__dict__["turned"] else matrix).chunk(len(names))
+                bias = weights.get(f"{attribute}_bias")
+                biases = () if bias is None else bias[number].chunk(len(names))
+                for place, name in enumerate(names):
+                    layer = getattr(expert, name)
+                    layer.weight = nn.Parameter(parts[place], requires_grad=False)
+                    if biases:
+                        layer.bias = nn.Parameter(biases[place], requires_grad=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an expert calls its layers before the last."""
+        found: tuple[str, ...] = self[0].__dict__["names"]
+        return found
+
+    @property
+    def first(self) -> str:
+        """What the fused module calls them."""
+        return GATE_UP if len(self.names) == 2 else self.names[0]
+
     def forward(self, hidden: torch.Tensor, chosen: Any = None, weights: Any = None) -> torch.Tensor:
         """(tokens, width) to the same: what the ``chosen`` experts (tokens, k) give, times ``weights`` of that shape."""
         if chosen is None:
@@ -82,8 +107,8 @@ class Experts(nn.ModuleList):
 
     def refused(self) -> Any:
         """The fused module with the weights that the experts hold; nothing is left here."""
-        fused, first = self.__dict__["fused"], self[0].__dict__["names"]
-        for attribute, names in ((GATE_UP if len(first) == 2 else first[0], first), (DOWN, (DOWN,))):
+        fused = self.__dict__["fused"]
+        for attribute, names in ((self.first, self.names), (DOWN, (DOWN,))):
             for kind, suffix in (("weight", ""), ("bias", "_bias")):
                 if getattr(self[0].down_proj, kind) is None:
                     continue
@@ -135,6 +160,15 @@ def take_apart(model: PreTrainedModel, stored: Collection[str]) -> None:
     for path, module in list(model.named_modules()):
         if is_fused(module):
             model.set_submodule(path, Experts(module, stored_apart(stored)))
+
+
+def show_layers(model: PreTrainedModel, stored: Collection[str]) -> bool:
+    """As ``take_apart`` of a model with weights, which its experts' layers then share; whether it has any experts."""
+    fused = {path: dict(module._parameters) for path, module in model.named_modules() if is_fused(module)}
+    take_apart(model, stored)
+    for path, weights in fused.items():
+        model.get_submodule(path).hold(weights)  # type: ignore[operator]
+    return bool(fused)
 
 
 def put_together(model: PreTrainedModel) -> None:

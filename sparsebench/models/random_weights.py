@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
@@ -39,20 +40,43 @@ def write_random(
     (``seed`` and name), so that they do not depend on order; norms, biases and buffers are what transformers itself
     makes of them. Tied tensors are stored once. Memory: one tensor in ``dtype`` and 16 MiB. Raises ModelError.
     """
+    return write_model(meta_model(family, architecture), architecture, out, dtype, seed, beside)
+
+
+def write_model(
+    model: PreTrainedModel,
+    architecture: Mapping[str, Any],
+    out: Path,
+    dtype: str = "auto",
+    seed: int = 0,
+    beside: Path | None = None,
+    given: Mapping[str, Callable[[], torch.Tensor] | None] = MappingProxyType({}),
+) -> Path:
+    """As ``write_random``, of an empty model: what is ``given`` under a tensor's name is not drawn, and None leaves it out."""
     name = precision.resolve(dtype, architecture)
-    model = meta_model(family, architecture)
     small = _initialised(model)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    repeats = _repeats(model, architecture)
+    repeats = _repeats(model, architecture) | {key for key, value in given.items() if value is None}
     layout = lay_out([(key, precision.NAMES[name], shape) for key, shape in shapes.items() if key not in repeats])
     std = float(getattr(model.config, "initializer_range", None) or 0.02)
     with CheckpointWriter(out, layout, beside) as writer:
         for info in layout:
-            made = small[info.name].to(torch_dtype(info.dtype)) if info.name in small else _normal(info, std, seed)
-            writer.write(info.name, made)
+            writer.write(info.name, _made(info, given.get(info.name), small, std, seed))
         config = {**precision.stated(architecture, name), "architectures": [type(model).__name__]}
         (writer.partial / "config.json").write_text(json.dumps(config, indent=2))
         return writer.close()
+
+
+def _made(
+    info: TensorInfo,
+    given: Callable[[], torch.Tensor] | None,
+    small: Mapping[str, torch.Tensor],
+    std: float,
+    seed: int,
+) -> torch.Tensor:
+    if given is None and info.name not in small:
+        return _normal(info, std, seed)
+    return (given() if given else small[info.name]).to(torch_dtype(info.dtype))
 
 
 def _repeats(model: PreTrainedModel, architecture: Mapping[str, Any]) -> set[str]:

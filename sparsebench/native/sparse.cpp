@@ -2,7 +2,7 @@
 //
 // A matrix is one block of bytes that begins with a Head; every section lies on a 64-byte line, and the last one ends with
 // room for a vector load too far. Values of 16 bits (bfloat16) or 32 (float32) are kept bit for bit, in one of three layouts:
-// sparse/bitmask.h, sparse/csr16.h and sparse/runs.h. Dense matrices that are read in part are in sparse/skip.h.
+// sparse/bitmask.h, sparse/csr16.h and sparse/runs.h. Matrices that are read in part are in sparse/skip.h.
 
 #include <cmath>
 #include <thread>
@@ -174,20 +174,84 @@ void expand_part(void* data, i64 part, i64 parts) {
 
 struct Skipped {
     Skipping job;
-    Skipper act;
-    bool by_columns;
+    Skipper act;      // columns: ranges of outputs, or of panels; rows: ranges of those that are read
+    i64 all, each;    // what there is to share out, in units that threads write apart
+    Multiplying bits; // rows of a bitmask: what multiplies each
 };
 
 void skip_part(void* data, i64 part, i64 parts) {
     auto& work = *static_cast<Skipped*>(data);
-    // Outputs in whole lines of sums for columns, so that threads write apart.
-    const i64 each = work.by_columns ? 32 : 1, all = work.by_columns ? work.job.outs : work.job.count;
-    const i64 units = (all + each - 1) / each;
-    work.act(work.job, std::min(all, units * part / parts * each), std::min(all, units * (part + 1) / parts * each));
+    const i64 units = (work.all + work.each - 1) / work.each;
+    const i64 first = std::min(work.all, units * part / parts * work.each);
+    const i64 last = std::min(work.all, units * (part + 1) / parts * work.each);
+    if (work.act) return work.act(work.job, first, last);
+    for (i64 one = first; one < last; ++one) work.bits.kernel(work.bits.job, work.job.read[one], work.job.read[one] + 1);
 }
 
-float element(const void* values, int type, i64 at) {
-    return type == FLOAT ? static_cast<const float*>(values)[at] : widen(static_cast<const u16*>(values)[at]);
+// Which of `all` inputs or outputs some vector needs, in order: those where a `decides` (tokens, all) is over `limit`, or
+// where it is null all. `needs` (count, tokens) says which vectors; `x` (count, tokens) are their inputs, where it is wanted.
+template <class E>
+i64 needed(const E* given, const E* decides, float limit, i64 all, i64 tokens, int* read, u8* needs, float* x) {
+    i64 count = 0;
+    for (i64 at = 0; at < all; ++at) {
+        bool any = false;
+        for (i64 token = 0; token < tokens; ++token) {
+            const bool need = !decides || !(std::abs(widen(decides[token * all + at])) <= limit);
+            needs[count * tokens + token] = need;
+            if (x) x[count * tokens + token] = need ? widen(given[token * all + at]) : 0.f;
+            any |= need;
+        }
+        read[count] = int(at);
+        count += any;
+    }
+    return count;
+}
+
+template <class E>
+i64 skip(const void* weights, int item, bool by_columns, const E* x, const E* decides, float limit, i64 ins, i64 outs,
+         i64 tokens, const E* bias, E* y, int threads, i64* values, E (*narrow)(float)) {
+    thread_local std::vector<float> floats;
+    thread_local std::vector<int> read;
+    thread_local std::vector<u8> needs;
+    const Head* bits = item ? nullptr : static_cast<const Head*>(weights);
+    const i64 deciding = by_columns ? ins : outs, panels = bits && by_columns ? panels_of(*bits, ins) : 1;
+    const i64 apart = bits && by_columns ? panels * words_of(bits->cols) * 32 : outs, stride = words_of(ins + 1) * 32;
+    floats.resize(2 * LINE + tokens * (stride + apart));
+    read.resize(deciding + 1);
+    needs.resize((deciding + 1) * tokens);
+    // A line is left free before x: see `loose`.
+    float* inputs = floats.data() + LINE;
+    float* sums = inputs + (tokens * stride + LINE - 1) / LINE * LINE;
+    const i64 count = needed(x, decides, limit, deciding, tokens, read.data(), needs.data(), by_columns ? inputs : nullptr);
+    Skipped work{{weights, inputs, read.data(), needs.data(), count, ins, outs, tokens, sums, apart}, nullptr, count, 1, {}};
+    if (by_columns) {
+        work.act = bits ? (bits->item == 2 ? columns_of_bits<u16> : columns_of_bits<float>)
+                        : item == 2 ? skipper<u16>(true) : skipper<float>(true);
+        work.all = bits ? panels : outs, work.each = bits ? 1 : 32;
+    } else {
+        std::fill(sums, sums + tokens * apart, 0.f);
+        const int type = sizeof(E) == 2 ? BFLOAT : FLOAT;
+        const Choice choice = bits ? choose(*bits, type) : Choice{nullptr, PLAIN, PORTABLE};
+        prepare(x, type, ins, tokens, bits ? stride : ins, choice.form, inputs);
+        if (bits) work.bits = {{bits, inputs, sums, tokens, stride}, choice.kernel};
+        else work.act = item == 2 ? skipper<u16>(false) : skipper<float>(false);
+    }
+    *values = count * (by_columns ? outs : ins);
+    if (bits) {
+        const u32* starts = section<u32>(*bits, bits->starts);
+        *values = 0;
+        for (i64 one = 0; one < count; ++one) *values += starts[(read[one] + 1) * panels] - starts[read[one] * panels];
+    }
+    on_threads(skip_part, &work, *values * (bits ? bits->item : item) < 65536 ? 1 : threads);
+    if (!by_columns)
+        for (i64 one = 0; one < count; ++one)
+            for (i64 token = 0; token < tokens; ++token) {
+                float& sum = sums[token * apart + read[one]];
+                sum = !needs[one * tokens + token] ? 0.f : bias ? sum + widen(bias[read[one]]) : sum;
+            }
+    for (i64 token = 0; token < tokens; ++token)
+        finish<E>(sums + token * apart, by_columns ? bias : nullptr, outs, 1, y + token * outs, narrow);
+    return count;
 }
 
 // ---- encoding --------------------------------------------------------------------------------------------------------
@@ -269,39 +333,18 @@ void sparse_expand(const void* matrix, i64 first, i64 last, void* out, int threa
     on_threads(expand_part, &work, threads);
 }
 
-// y (outs) = W x + bias (or null) for one x (ins); of `type`, as `decides` and bias are. Returns what was read.
-// by_columns: `weights` is (ins, outs), and the inputs j with |decides_j| > limit are read. Else it is (outs, ins), and
-// the outputs i with |decides_i| > limit are; the others are 0, without bias. `item` is the bytes of a weight.
+// y (tokens, outs) = W x + bias (or null) for a few x (tokens, ins); of `type`, as `decides` and bias are. Returns how many
+// inputs (or outputs) were read for all of them, and the `values` in these. by_columns: `weights` is (ins, outs), an input j
+// of a vector counts where |decides_j| > limit, and is read where it counts for any. Else it is (outs, ins), and so with the
+// outputs; where one does not count it is 0, without bias. Without `decides` all count. `item` is the bytes of a weight, or
+// 0 for a bitmask, by columns as `sparse/skip.h` has it.
 i64 sparse_skip(const void* weights, int item, int by_columns, const void* x, const void* decides, float limit, int type,
-                i64 ins, i64 outs, const void* bias, void* y, int threads) {
-    thread_local std::vector<float> values;
-    thread_local std::vector<int> read;
-    const i64 deciding = by_columns ? ins : outs;
-    values.resize(ins + outs + LINE);
-    read.resize(deciding + 1);
-    i64 count = 0;
-    for (i64 at = 0; at < deciding; ++at) {
-        const float size = element(decides, type, at);
-        read[count] = int(at);
-        if (by_columns) values[count] = element(x, type, at);
-        count += !(std::abs(size) <= limit);
-    }
-    if (!by_columns)
-        for (i64 at = 0; at < ins; ++at) values[at] = element(x, type, at);
-    float* sums = values.data() + (ins + LINE - 1) / LINE * LINE;
-    if (!by_columns) std::fill(sums, sums + outs, 0.f);
-    Skipped work{{weights, values.data(), read.data(), count, ins, outs, sums},
-                 item == 2 ? skipper<u16>(by_columns) : skipper<float>(by_columns), by_columns != 0};
-    on_threads(skip_part, &work, count * (by_columns ? outs : ins) * item < 65536 ? 1 : threads);
-    if (by_columns) {
-        if (type == BFLOAT) finish<u16>(sums, bias, outs, 1, y, rounded);
-        else finish<float>(sums, bias, outs, 1, y, same);
-        return count;
-    }
-    if (bias)
-        for (i64 one = 0; one < count; ++one) sums[read[one]] += element(bias, type, read[one]);
-    if (type == BFLOAT) finish<u16>(sums, nullptr, outs, 1, y, rounded);
-    else finish<float>(sums, nullptr, outs, 1, y, same);
-    return count;
+                i64 ins, i64 outs, i64 tokens, const void* bias, void* y, int threads, i64* values) {
+    auto act = [&](auto kind, auto narrow) {
+        using E = decltype(kind);
+        return skip<E>(weights, item, by_columns != 0, static_cast<const E*>(x), static_cast<const E*>(decides), limit, ins,
+                       outs, tokens, static_cast<const E*>(bias), static_cast<E*>(y), threads, values, narrow);
+    };
+    return type == BFLOAT ? act(u16(), rounded) : act(float(), same);
 }
 }

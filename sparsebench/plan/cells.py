@@ -148,7 +148,8 @@ class Cell:
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
             nodes = len(setting.get("hosts", ()))
             where = f" on {nodes} node{'s' * (nodes > 1)}" if nodes else ""
-            return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}"
+            beside = " beside other jobs" if setting.get("alone") == "device" else ""
+            return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{beside}"
         return self.stage
 
 
@@ -158,7 +159,7 @@ class Job:
 
     ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the
     variants whose folders the job leaves behind, ``parent`` the one that they are made from, ``after`` the jobs that must
-    have ended before it starts, ``exclusive`` means alone on the machine.
+    have ended before it starts, ``exclusive`` that it is timed: alone on the machine, but for what ``jobs.alone`` says.
     """
 
     id: str

@@ -71,7 +71,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
         made = {variant.id: variant for line in lines for variant in line}
         variants |= made
         for variant in made.values():
-            if not variant.is_dense:
+            if not (variant.is_dense or variant.heuristic):
                 read = {"samples": calibration.samples, "length": calibration.length, **precision(model)}
                 settings = read if kinds()[variant.steps[-1].verb].reads_text(variant.steps[-1]) else {}
                 cells.append(Cell(cell_id("make", variant.id, settings), "make", variant, settings))
@@ -178,8 +178,9 @@ def _line(
         kind = kinds()[step.verb]
         reads = kind.reads_text(step)
         text = asdict(calibration) | {"source": texts.calibration} | precision(model) if reads else {}
-        files = {key: of_file(step.settings[key])[1] for key in kind.files if step.settings.get(key)}
+        files: dict[str, Any] = {key: of_file(step.settings[key])[1] for key in kind.files if step.settings.get(key)}
         files |= {key: of_text(step.settings[key]).identity for key in kind.texts if step.settings.get(key)}
+        files |= {key: _identities(step.settings[key]) for key in kind.teachers if key in kind.unusual(step)}
         last = replace(
             last,
             id=step_id(last.id, step, manifest.seed, text, files),
@@ -190,3 +191,8 @@ def _line(
         )
         line.append(last)
     return line
+
+
+def _identities(named: str | Sequence[str]) -> str | list[str]:
+    """What stands in an id for one teacher, or for several."""
+    return of_text(named).identity if isinstance(named, str) else [of_text(one).identity for one in named]

@@ -31,7 +31,7 @@ def dense_id(identity: Mapping[str, Any], weights: str) -> str:
     return digest([dict(identity), _libraries(DEQUANTIZING if weights == "dequantized" else ())])
 
 
-def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: Mapping[str, str]) -> str:
+def step_id(parent: str, step: Step, seed: int, read: Mapping[str, Any], files: Mapping[str, Any]) -> str:
     """The id of what ``step`` makes of the variant ``parent``.
 
     ``read`` says what text it looks at and how, ``files`` gives the hashes of the files that its settings name. Settings

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, PROCESSES, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, stages
 from sparsebench.steps.registry import kinds
 
 
@@ -75,7 +75,7 @@ def _missing(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], boo
     found: dict[str, Variant] = {}
 
     def need(variant: Variant, again: bool = False) -> None:
-        if variant.id in found or (present(variant) and not again):
+        if variant.heuristic or variant.id in found or (present(variant) and not again):
             return
         found[variant.id] = variant
         for other in (*variant.parents[-1:], *_beside(variant)):
@@ -93,6 +93,19 @@ def calculates(job: Job) -> bool:
     if job.kind == MAKE.name:
         return any(kinds()[one.steps[-1].verb].on_device(one.steps[-1]) for one in job.makes if one.steps)
     return PROCESSES[job.kind].calculates
+
+
+def alone(job: Job, on_gpu: bool) -> bool:
+    """Whether a job has the machine to itself where jobs calculate on GPUs or do not: timed ones do. On GPUs those that measure
+    memory, and those whose manifest says ``alone: device``, have only as many GPUs to themselves as they need."""
+    if not on_gpu or any("hosts" in cell.settings for cell in job.cells):
+        return job.exclusive
+    return job.exclusive and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
+
+
+def gpus_of(job: Job) -> int:
+    """How many GPUs a job needs that calculates on them and is not ``alone``: one, or one a rank."""
+    return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
 
 
 def reads_dense(variant: Variant) -> bool:

@@ -30,6 +30,8 @@ from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.plan.sizes import model_size
+from sparsebench.plan.teachers import Teachers
+from sparsebench.plan.unfit import unfit
 from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
@@ -99,14 +101,11 @@ def prepare(request: Request) -> Prepared:
 
 def _limited(loaded: Loaded, manifest: Manifest) -> None:
     """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
-    if (cells := count(manifest)) > bounded.CELLS:
+    most = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
+    if (cells := count(manifest)) > most:
         message = f"the lists of `variants`, `benchmarks` and `runtime` multiply to {cells:,} cells"
         raise ManifestError(
-            [
-                loaded.problem(
-                    ("variants",), message, f"at most {bounded.CELLS:,}", "shorten them, or split the manifest"
-                )
-            ]
+            [loaded.problem(("variants",), message, f"at most {most:,}", "shorten them, or split the manifest")]
         )
 
 
@@ -125,6 +124,7 @@ def checks() -> Checks:
         task_families=benchmarks.families,
         own_kinds=lambda: benchmarks.KINDS,
         last_steps=lambda: {verb: kind.but for verb, kind in kinds().items() if kind.last},
+        ends=lambda step: kinds()[step.verb].ends(Step(step.verb, step.name, dict(step.settings))),
     )
 
 
@@ -218,12 +218,14 @@ def _look_up(
     if calibrated:
         problems += _overlaps(loaded, manifest)
         problems += _unreplayed(loaded, manifest, configs)
+    problems += _refused_by_steps(loaded, manifest, configs)
     variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
     problems += wrong
-    tasks, documents, wrong = own_data.located(
-        loaded, manifest, functools.partial(lock.pinned, cache=cache, offline=request.offline), cache, request.offline
-    )
-    problems += wrong or own_data.unfit(loaded, manifest, tasks, configs)
+    pinned = functools.partial(lock.pinned, cache=cache, offline=request.offline)
+    variants, wrong = Teachers(loaded, models, configs, pinned, cache, request.offline).located(variants)
+    problems += wrong
+    tasks, documents, wrong = own_data.located(loaded, manifest, pinned, cache, request.offline)
+    problems += wrong or unfit(loaded, manifest, tasks, configs)
     if problems:
         raise ManifestError(problems)
     hashed = functools.partial(_hashed, loaded.folder, cache)
@@ -295,6 +297,8 @@ def _with_texts(
         for key, columns in kinds()[verb].texts.items():
             if key not in kinds()[verb].settings()[name].model_fields:
                 continue
+            if key not in made and name in kinds()[verb].only_named:
+                continue
             if key not in made:
                 default = manifest.calibration.source is None
                 usual = (
@@ -351,6 +355,23 @@ def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str,
                     ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
                     f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
                 )  # fmt: skip
+
+
+def _refused_by_steps(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+    """Steps that a model's config.json rules out."""
+    for index, entry in enumerate(manifest.variants):
+        told: set[tuple[str | int, ...]] = set()
+        chains = list(recipes(entry))
+        for name in models_of(entry) or configs:
+            for chain in chains:
+                for number, step in enumerate(chain):
+                    words, hint = kinds()[step.verb].refuses(step, configs[name]) if name in configs else ("", "")
+                    at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
+                    if words and (*at, name, words) not in told:
+                        told.add((*at, name, words))
+                        yield loaded.problem(
+                            at, f"{name}: {words}", "", f"{hint}; or keep this entry to other `models:`"
+                        )
 
 
 def _reads_text(step: Step) -> bool:

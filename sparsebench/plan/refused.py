@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparsebench import devices
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.load import Loaded
 from sparsebench.manifest.problems import Problem
@@ -17,14 +18,23 @@ def refused(loaded: Loaded, manifest: Manifest, plan: Plan, device: str) -> dict
     known: dict[object, UnsupportedError | None] = {}  # the driver's tool is asked once a question, not once a cell
     found: dict[str, Problem] = {}
     for cell in plan.cells:
-        if "engine" not in cell.settings or "hosts" in cell.settings:
-            continue  # what other nodes have, their ranks find
+        if "engine" not in cell.settings:
+            continue
         asked = cell.settings["engine"], cell.settings["ranks"], (cell.variant.values("quantize") or [FLOAT])[-1]
-        if asked not in known:
-            known[asked] = _why(*asked, device)
-        if why := known[asked]:
+        ways = "hosts" in cell.settings, "alone" in cell.settings
+        if (asked, ways) not in known:
+            known[asked, ways] = _beside(*ways, device) or (None if ways[0] else _why(*asked, device))
+        if why := known[asked, ways]:
             found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.message, "", why.hint or "")
     return found
+
+
+def _beside(elsewhere: bool, asked: bool, device: str) -> UnsupportedError | None:
+    """Why jobs that ask for no more than GPUs of their own cannot have that, if they do."""
+    if not asked or (devices.is_gpu(device) and not elsewhere):
+        return None
+    why = "of the hostfile's nodes no other job knows" if elsewhere else "on a CPU jobs share its cores and memory"
+    return UnsupportedError(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 
 def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedError | None:
@@ -36,7 +46,7 @@ def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedErro
 
 
 def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
-    """Where the first block stands that asks for a cell: its ``ranks``, or the block where it has none."""
+    """Where the first block stands that asks for a cell: its ``alone`` or ``ranks``, or the block where it has neither."""
     settings = cell.settings
     number = next(
         (
@@ -44,6 +54,7 @@ def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, .
             for number, block in enumerate(manifest.runtime or [])
             if settings["engine"] in block.engines
             and settings["ranks"] in block.ranks
+            and settings.get("alone", "machine") == block.alone
             and any(settings["workload"] == workload.model_dump() for workload in block.workloads)
             and (block.models is None or cell.variant.model in block.models)
         ),
@@ -51,4 +62,6 @@ def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, .
     )
     place: tuple[str | int, ...] = ("runtime", number)
     place = place if place in loaded.positions.values else ("runtime",)
+    if "alone" in settings:
+        return (*place, "alone")
     return (*place, "ranks") if settings["ranks"] > 1 else place

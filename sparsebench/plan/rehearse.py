@@ -49,8 +49,10 @@ def _without_text(entry: Any) -> list[list[dict[str, Any]]]:
 
 
 def _reads(step: Step) -> bool:
-    """Whether a step needs a tokenizer: for calibration text, or a text of its own."""
-    return kinds()[step.verb].reads_text(step) or bool(kinds()[step.verb].texts)
+    """Whether a step needs a tokenizer: for calibration text, a text of its own, or to cut it (``trim``)."""
+    kind = kinds()[step.verb]
+    own = kind.settings()[step.name].model_fields
+    return kind.reads_text(step) or step.verb == "trim" or any(key in own for key in kind.texts)
 
 
 def _random(model: Model) -> Model:

@@ -10,7 +10,7 @@ from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, making, training
-from sparsebench.plan.jobs import calculates
+from sparsebench.plan.jobs import alone, calculates, gpus_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
 from sparsebench.steps.registry import kinds
@@ -59,15 +59,16 @@ def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[s
 
 def at_once(job: Job, slots: int, gpus: int = 0) -> int:
     """How many jobs like this one run at once, as ``run/local`` has room: a timed one alone, those that calculate one a GPU
-    where the run has ``gpus``, others in ``slots``."""
-    if job.exclusive:
+    (or so many GPUs as they have ranks) where the run has ``gpus``, others in ``slots``."""
+    if alone(job, bool(gpus)):
         return 1
-    return min(slots, gpus) if gpus and calculates(job) else slots
+    return max(1, min(slots, gpus // gpus_of(job))) if gpus and calculates(job) else slots
 
 
 @dataclass
 class Share:
-    """The jobs of one kind that run so many ``at_once``: how many, ``seconds`` of work together and of the longest.
+    """The jobs of one kind: how many, at most how many ``at_once``, the ``seconds`` of their work, side by side, and of
+    the longest.
 
     ``calculates``: on a GPU; ``alone``: with the machine to itself.
     """
@@ -75,7 +76,7 @@ class Share:
     kind: str
     calculates: bool
     alone: bool
-    at_once: int
+    at_once: int = 1
     count: int = 0
     seconds: float = 0.0
     longest: float = 0.0
@@ -83,7 +84,7 @@ class Share:
     @property
     def wall(self) -> float:
         """Seconds from the first's start to the last's end, if nothing else is in the way."""
-        return max(self.seconds / self.at_once, self.longest)
+        return max(self.seconds, self.longest)
 
 
 def shares(
@@ -94,12 +95,13 @@ def shares(
     gpus: int = 0,
 ) -> list[Share]:
     """The jobs by kind and place. ``pace`` is what was ``learned``."""
-    found: dict[tuple[str, bool], Share] = {}
+    found: dict[tuple[str, bool, bool], Share] = {}
     for job in jobs:
-        key = job.kind, bool(gpus) and calculates(job)
-        own = found.setdefault(key, Share(*key, job.exclusive, at_once(job, slots, gpus)))
+        key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
+        own, many = found.setdefault(key, Share(*key)), at_once(job, slots, gpus)
         expected = job_seconds(job, sizes) * (pace or {}).get(job.kind, 1.0)
-        own.count, own.seconds, own.longest = own.count + 1, own.seconds + expected, max(own.longest, expected)
+        own.count, own.at_once = own.count + 1, max(own.at_once, many)
+        own.seconds, own.longest = own.seconds + expected / many, max(own.longest, expected)
     return list(found.values())
 
 
@@ -126,9 +128,9 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     else runs, the widest sweep's, the packed copies kept; in memory two models when timed, unless only one fits into what is
     free now, else one for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
-    timed = {variant.id for job in jobs if job.exclusive for variant in job.variants}
-    waiting = widest = kept = memory = 0
     free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
+    timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
+    waiting = widest = kept = memory = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
@@ -231,7 +233,7 @@ def slots(ready: Prepared) -> int:
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
-    beside = [cell for cell in ready.plan.cells if not timed(cell.stage)]
+    beside = [cell for cell in ready.plan.cells if not timed(cell.stage) or devices.is_gpu(ready.device)]
     cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)

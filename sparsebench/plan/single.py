@@ -28,6 +28,7 @@ from sparsebench.plan import own_data
 from sparsebench.plan.expand import expand
 from sparsebench.plan.preflight import Lock, checks
 from sparsebench.plan.stages import own_of
+from sparsebench.plan.unfit import unfit
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import combinations
 from sparsebench.storage import is_packed, sums
@@ -111,7 +112,7 @@ def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
     found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache, offline)
     its = Model(name=model.name, source=f"path:{model.folder}", family=model.family)
     alone = loaded.manifest.model_copy(update={"models": [its]})
-    problems = problems or [*own_data.unfit(loaded, alone, found, {its.name: config})]
+    problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
     if problems:
         raise ManifestError(problems)
     specs = [

@@ -31,8 +31,9 @@ class Process:
 
     ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
     with room to work, and ``models_apart`` how many where a pair's sides are timed one by one. ``timed`` jobs have the
-    machine to themselves, and their results are that machine's alone. ``paired`` ones need the dense
-    model beside. ``calculates``: on a GPU, where the run has one; what reads and writes files alone stays on the CPU.
+    machine to themselves (but for what ``jobs.alone`` says), and their results are that machine's alone. ``paired`` ones
+    need the dense model beside. ``calculates``: on a GPU, where the run has one; what reads and writes files alone stays
+    on the CPU.
     """
 
     name: str
@@ -186,7 +187,8 @@ def _inference(manifest: Manifest, model: Model, variant: Variant) -> Iterator[t
             for ranks in _ranks(engine, block.ranks):
                 for workload in block.workloads:
                     shared = {"engine": engine, "ranks": ranks, "workload": workload.model_dump()}
-                    yield block, shared | _placed(block, ranks) | {"dtype": block.dtype}
+                    noisy = {"alone": block.alone} if block.alone != "machine" else {}
+                    yield block, shared | _placed(block, ranks) | noisy | {"dtype": block.dtype}
 
 
 def _ranks(engine: str, asked: list[int]) -> list[int]:

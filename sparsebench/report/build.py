@@ -176,7 +176,6 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "pictures": pictures,
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
-        "normal_share": words.normal_share,
         "normal_change": words.normal_change,
     }
     more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw", "processor")}

@@ -182,11 +182,6 @@ def cell(pattern: str, row: Mapping[str, Any]) -> str:
     return DASH
 
 
-def normal_share(threshold: float) -> float:
-    """The share of a normal distribution within ``threshold`` standard deviations of its mean."""
-    return math.erf(threshold / math.sqrt(2))
-
-
 def normal_change(share: float) -> float:
     """The relative change in norm, ‖w − ŵ‖ / ‖w‖, when the smallest ``share`` of normally distributed weights becomes zero."""
     if share >= 1:

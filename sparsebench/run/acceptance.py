@@ -7,6 +7,7 @@ is no GPU.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -22,9 +23,12 @@ from sparsebench import devices, environment
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError
 from sparsebench.run.accepted_models import TINY, TRUE, tokenizer
 from sparsebench.runtime import MemoryResult, Setting, Workload, measure_memory, measure_pair
+from sparsebench.runtime import hosts as hostfiles
+from sparsebench.runtime.footprint import working_bytes
 from sparsebench.runtime.graphs import GRAPH
 from sparsebench.runtime.latency import Peers
 from sparsebench.runtime.launch import RankGroup, variables
+from sparsebench.runtime.nodes import NodeGroup
 from sparsebench.runtime.results import LatencyResult
 
 if TYPE_CHECKING:
@@ -60,10 +64,11 @@ Seen = tuple[bool | None, str, dict[str, Any]]
 """Whether it passes (None: nothing to judge by), what was seen, and the numbers."""
 
 
-def examine(device: str, ranks: int) -> Iterator[Check]:
-    """Every check in turn on a resolved ``device`` with at most so many ranks; one that fails with an error says no."""
+def examine(device: str, ranks: int, hostfile: Path | None = None) -> Iterator[Check]:
+    """Every check in turn on a resolved ``device`` with at most so many ranks, the last one on the nodes of a ``hostfile``; one
+    that fails with an error says no."""
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
-        bench = Bench(device, ranks, Path(folder))
+        bench = Bench(device, ranks, Path(folder), hostfile)
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
@@ -94,11 +99,12 @@ def report(device: str, checks: list[Check]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the checks share: the device, how many ranks there may be, and a folder for models."""
+    """What the checks share: the device, how many ranks there may be, a folder for models, and which nodes there are."""
 
     device: str
     ranks: int
     folder: Path
+    hostfile: Path | None = None
 
     @property
     def gpu(self) -> bool:
@@ -141,6 +147,14 @@ class Bench:
         folder, family = self.model(name)
         return measure_pair(folder, variant, family, self.setting(engine, **more))
 
+    def added_up(self, ranks: int, hosts: hostfiles.Hosts = ()) -> list[dict[str, Any]]:
+        """What each rank says that has added up numbers with the others: ``host``, ``gpu`` (its UUID) and ``bytes_s``."""
+        setting = self.setting("deepspeed", ranks, hosts=hosts)
+        spec = {"job": "try", "family": "encoder", "setting": asdict(setting)}
+        told, limit = variables(setting), setting.timeout_seconds
+        with NodeGroup(spec, hosts, told, limit) if hosts else RankGroup(spec, ranks, told, limit) as group:
+            return [message for message in group.messages() if message["kind"] == "result"]
+
     def pruned(self, name: str, pattern: str, sparsity: float) -> Path:
         """The model after magnitude pruning."""
         from sparsebench.steps.contract import Context
@@ -180,8 +194,26 @@ def visible(bench: Bench) -> Seen:
         "listed": listed, "seen": seen, "cuda": devices.cuda_version(), "cusparselt": torch.backends.cusparselt.is_available(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())), "nvcc": shutil.which("nvcc") or "", "shm_bytes": shm,
         "capability": ".".join(map(str, torch.cuda.get_device_capability())), "names": list(devices.names()),
+        **_driver(),
     }  # fmt: skip
     return listed == seen > 0, f"the driver lists {listed}, torch sees {seen}", numbers
+
+
+def _driver() -> dict[str, Any]:
+    """The driver's version and whether the GPU is parted (MIG), by NVML; why not where it does not say."""
+    from sparsebench.energy import Unavailable, gpu, nvml
+
+    found: dict[str, Any] = {}
+    for key, ask in (
+        ("driver", lambda library: library.nvmlSystemGetDriverVersion()),
+        ("mig", lambda library: bool(library.nvmlDeviceGetMigMode(gpu(library, 0))[0])),
+    ):
+        try:
+            with nvml() as library:
+                found[key] = ask(library)
+        except Unavailable as error:
+            found[key] = str(error)
+    return found
 
 
 def throughput(bench: Bench) -> Seen:
@@ -250,6 +282,8 @@ def peaks(bench: Bench) -> Seen:
     from sparsebench.runtime.memory import Meter
 
     size = GIB if bench.gpu else 2**28
+    # What libraries hold on the GPU by now, such as cuBLAS, is not of the phase.
+    before = torch.cuda.memory_allocated() if bench.gpu else 0
     meter = Meter(0, bench.device)
     with meter.phase("taken"):
         block = torch.ones(size, dtype=torch.uint8, device=bench.device)
@@ -259,10 +293,11 @@ def peaks(bench: Bench) -> Seen:
     taken, nothing = (
         row.cuda_reserved_bytes if bench.gpu and row.phase == "nothing" else row.peak_bytes for row in meter.rows
     )
+    taken, nothing = (taken or 0) - before, (nothing or 0) - before
     numbers = {"taken_bytes": taken, "nothing_bytes": nothing}
     room = 2 * 2**20 if bench.gpu else size // 16
-    right = abs((taken or 0) - size) <= room and (nothing or 0) < size // 2
-    return right, f"{(taken or 0) / 2**20:.1f} MiB of {size / 2**20:.0f}, then {(nothing or 0) / 2**20:.1f}", numbers
+    right = abs(taken - size) <= room and nothing < size // 2
+    return right, f"{taken / 2**20:.1f} MiB of {size / 2**20:.0f}, then {nothing / 2**20:.1f}", numbers
 
 
 def one_rank(bench: Bench) -> Seen:
@@ -274,24 +309,49 @@ def one_rank(bench: Bench) -> Seen:
     }
     off = {name: one.parity.relative_l2 for name, one in found.items() if one.parity}
     kinds = {one.device for one in found.values()}
-    right = all(value <= 1e-4 for value in off.values()) and kinds == {bench.device.partition(":")[0]}
+    right = (
+        len(off) == len(found)
+        and all(value <= 1e-4 for value in off.values())
+        and kinds == {bench.device.partition(":")[0]}
+    )
     return right, f"{len(found)} ran on {', '.join(kinds)}, at most {max(off.values()):.1e} off", off
 
 
 def tensor_parallel(bench: Bench) -> Seen:
-    """DeepSpeed at several ranks: the same output, each rank with about its share of the blocks."""
-    off: dict[str, Any] = {}
-    shared = True
+    """DeepSpeed at several ranks: the same output, each rank with its share of the blocks' matrices, and a GPU of its own."""
+    numbers: dict[str, Any] = {}
+    apart = alike = shared = True
+    for ranks in _several(bench):
+        gpus = {told["gpu"] for told in bench.added_up(ranks)}
+        apart = apart and (not bench.gpu or len(gpus) == ranks)
     for name in ("opt", "t5", "deberta"):
-        whole = max(row.tensor_bytes for row in bench.memory(name, "deepspeed").per_rank)
+        whole = bench.memory(name, "deepspeed")
         for ranks in _several(bench):
             found = bench.memory(name, "deepspeed", ranks)
-            largest = max(row.tensor_bytes for row in found.per_rank)
-            off[f"{name} x{ranks}"] = found.parity.relative_l2 if found.parity else None
-            off[f"{name} x{ranks} share"] = largest / whole
-            shared = shared and largest < whole
-    worst = max(value for key, value in off.items() if not key.endswith("share") and value is not None)
-    return worst <= 1e-4 and shared, f"at most {worst:.1e} off", off
+            off = found.parity.relative_l2 if found.parity else math.inf
+            share = _share(bench, name, whole, found)
+            numbers |= {f"{name} x{ranks}": off, f"{name} x{ranks} share": share}
+            alike, shared = alike and off <= 1e-4, shared and abs(share * ranks - 1) <= 0.1
+    worst = max(value for key, value in numbers.items() if not key.endswith("share"))
+    detail = f"at most {worst:.1e} off, {'' if shared else 'not '}a share of the blocks each"
+    return alike and shared and apart, detail + ("" if apart else "; two ranks on one GPU"), numbers
+
+
+def _share(bench: Bench, name: str, whole: MemoryResult, found: MemoryResult) -> float:
+    """The share of the blocks' matrices that the fullest rank holds: all that it holds, less what every rank has whole."""
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.topology import parts
+
+    folder, family = bench.model(name)
+    checkpoint = Checkpoint(folder)
+    sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
+    cut = sum(sizes[one.name] for one in parts(checkpoint, family).values() if one.prunable)
+    # Where several ranks share a model whose head is tied to the embedding, that gets a matrix of its own.
+    tied = family != "encoder" and "lm_head.weight" not in sizes
+    rows = checkpoint.config["vocab_size"]
+    head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
+    one, several = (max(row.tensor_bytes for row in result.per_rank) for result in (whole, found))
+    return 1 - (one + head - several) / cut
 
 
 def zero3(bench: Bench) -> Seen:
@@ -314,7 +374,7 @@ def zero3(bench: Bench) -> Seen:
 def sparse(bench: Bench) -> Seen:
     """The sparse engine really uses a sparse kernel, and is right: 2:4 on a GPU, most weights zero on a CPU."""
     variant = bench.pruned("opt", "2:4" if bench.gpu else "unstructured", 0.9)
-    found = bench.latency(variant, "opt", "sparse")
+    found = bench.latency(variant, "opt", "sparse", workload=Workload(1, 128, 4))
     ratios = {one.phase: one.ratio for one in found.differences}
     used = ("2:4" in found.kernel) if bench.gpu else not found.kernel.startswith("dense")
     right = used and bool(found.parity and found.parity.relative_l2 <= found.parity.tolerance)
@@ -335,7 +395,7 @@ def quantized(bench: Bench) -> Seen:
     try:
         ran = bench.memory("llama", "hf", folder=out)
     except UnsupportedError as error:
-        return True, f"refused: {error.message}", {}
+        return "int8" in error.message, f"refused: {error.message}", {}
     return "int8" in ran.kernel, f"runs: {ran.kernel}", {}
 
 
@@ -374,19 +434,38 @@ def killed(bench: Bench) -> Seen:
         took = time.monotonic() - sent
         after = devices.free_memory(bench.device)
         named = f"rank 1 of {ranks} died of SIGKILL" in error.message
-        freed = before is None or after is None or after > before - GIB
+        freed = before is None or after is None or after > before - GIB // 4  # a process that is left holds more
         return named and took <= 10 and freed, f"{error.message.splitlines()[0]}, after {took:.1f} s", {"seconds": took}
     return False, "nobody noticed", {}
 
 
 def too_large(bench: Bench) -> Seen:
-    """What cannot fit is refused before it starts, with a way out."""
+    """What cannot fit is refused before it starts, with a way out: on a GPU, more ranks. A pair that cannot is timed apart."""
     folder, family = bench.model("opt")
-    huge = bench.setting("hf", workload=Workload(10**8, 32, 4))
+    if not bench.gpu:
+        return _refused(folder, family, bench.setting("hf", workload=Workload(10**8, 32, 4)), "ranks")
+    import torch
+
+    torch.cuda.empty_cache()
+    free, need = devices.free_memory(bench.device), working_bytes(folder, bench.setting("hf"))
+    if free is None:
+        raise Skip("the driver does not say what is free")
+    taken = torch.empty(int(free - 0.5 * need), dtype=torch.uint8, device="cuda")
+    passed, detail, _ = _refused(folder, family, bench.setting("hf"), "more ranks")
+    del taken
+    torch.cuda.empty_cache()
+    taken = torch.empty(int(free - 1.9 * need), dtype=torch.uint8, device="cuda")
+    baseline = bench.latency(folder, "opt", "hf").baseline
+    del taken
+    torch.cuda.empty_cache()
+    return bool(passed) and baseline == "unpaired", f"{detail}; a pair that does not fit is {baseline}", {}
+
+
+def _refused(folder: Path, family: Any, setting: Setting, words: str) -> Seen:
     try:
-        measure_memory(folder, family, huge)
+        measure_memory(folder, family, setting)
     except MeasureError as error:
-        return bool(error.hint), f"{error.message}; {error.hint}", {}
+        return words in (error.hint or ""), f"{error.message}; {error.hint}", {}
     return False, "it was measured", {}
 
 
@@ -467,7 +546,7 @@ def energy(bench: Bench) -> Seen:
         raise Skip("a CPU is examined, whose counter few may read")
     import torch
 
-    from sparsebench.runtime.machine import Nothing, Unavailable, gpu, meter, nvml
+    from sparsebench.energy import Nothing, Unavailable, gpu, meter, nvml
 
     counter = meter("cuda:0")
     if isinstance(counter, Nothing):
@@ -493,8 +572,17 @@ def energy(bench: Bench) -> Seen:
 
 
 def several_nodes(bench: Bench) -> Seen:
-    """Ranks on several nodes."""
-    raise Skip("one machine is examined: sparsebench measure --hostfile measures on several")
+    """One rank a slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
+    if bench.hostfile is None:
+        raise Skip("one machine is examined: name others with --hostfile")
+    nodes = hostfiles.read(bench.hostfile)
+    ranks = sum(slots for _, slots in nodes)
+    found = bench.added_up(ranks, hostfiles.share(nodes, ranks))
+    places = [(told["host"], told["gpu"]) for told in found]
+    numbers = {"bytes_s": min(told["bytes_s"] for told in found), "places": places}
+    apart = not bench.gpu or len({gpu for _, gpu in places}) == ranks
+    told = ", ".join(f"{host} {gpu}".rstrip() for host, gpu in places)
+    return len(found) == ranks and apart, f"{numbers['bytes_s'] / 1e9:.2f} GB/s on {told}", numbers
 
 
 CHECKS: dict[str, Callable[[Bench], Seen]] = {

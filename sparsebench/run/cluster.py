@@ -29,7 +29,7 @@ from sparsebench import __version__, devices, environment, leftovers, records
 from sparsebench.errors import UserError, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import calculates
+from sparsebench.plan.jobs import alone, calculates, gpus_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
 from sparsebench.run.executor import Settings, Task
@@ -166,8 +166,9 @@ class Cluster:
         if time.monotonic() - self.seen > REFRESH_SECONDS:
             self.nodes = [node["Resources"] for node in self._alive()] or self.nodes
             self.seen = time.monotonic()
-        beside = sum(task.job.exclusive == job.exclusive for task in running)
-        return beside < places(self.nodes, self._resources(job), job.exclusive)
+        gpu = devices.is_gpu(self.settings.device)
+        beside = sum(alone(task.job, gpu) == alone(job, gpu) for task in running)
+        return beside < places(self.nodes, self._resources(job), alone(job, gpu))
 
     def _resources(self, job: Job) -> dict[str, float]:
         size = self.settings.sizes.get(job.variants[0].model)
@@ -255,14 +256,16 @@ class RayTask:
 def resources(job: Job, settings: Settings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
     """What a job asks of Ray: CPUs, GPUs, and bytes of memory, all of which the largest node has.
 
-    A timed job asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share.
+    A job that is alone asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share, and
+    as many GPUs as it needs.
     """
     gpu = devices.is_gpu(settings.device) and calculates(job)
+    whole = alone(job, devices.is_gpu(settings.device))
     most = max(nodes, key=lambda one: [one.get(name, 0.0) for name in ("GPU" * gpu, "CPU", "memory")], default={})
     cpus = most.get("CPU", 0.0)
     return {
-        "CPU": max(1.0, cpus if job.exclusive else cpus // settings.slots),
-        "GPU": float(gpu and (most.get("GPU", 0.0) if job.exclusive else 1)),
+        "CPU": max(1.0, cpus if whole else cpus // settings.slots),
+        "GPU": float(gpu and (most.get("GPU", 0.0) if whole else min(gpus_of(job), most.get("GPU", 1.0)))),
         "memory": min(float(memory), most.get("memory", 0.0)),
     }
 

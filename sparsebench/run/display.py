@@ -20,6 +20,7 @@ from rich.table import Table
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.jobs import alone
 from sparsebench.plan.resources import at_once, job_seconds
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
@@ -187,7 +188,7 @@ class LiveDisplay(Display):
     def progress(self, job: Job, done: int, total: int, told: str = "") -> None:
         """How far a job is; not redrawn while one is being timed."""
         self.jobs[job.id] = (job, f"{done}/{total} {told}".rstrip())
-        if not job.exclusive:
+        if not self._quiet(job):
             self.tick()
 
     def ended(self, job: Job, seconds: float, trouble: str | None) -> None:
@@ -212,6 +213,9 @@ class LiveDisplay(Display):
         """One line above the bar."""
         self.live.console.print(text, style=style, highlight=False, markup=False)
 
+    def _quiet(self, job: Job) -> bool:
+        return alone(job, bool(self.clock.gpus))
+
     def _bar(self) -> Table:
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(1, self.total), completed=self.count, width=24)
@@ -219,7 +223,7 @@ class LiveDisplay(Display):
         left = duration(self.clock.left())
         grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
         for job, detail in self.jobs.values():
-            quiet = " (quiet: being timed)" if job.exclusive else ""
+            quiet = " (quiet: being timed)" if self._quiet(job) else ""
             grid.add_row("", f"{job.label} {detail}{quiet}")
         return grid
 

@@ -3,6 +3,10 @@
 Importing torch, transformers and lm-eval takes a processor five to ten seconds, and a variant is often scored in less than
 half a minute. Every job still has a process of its own, with its session, its log and its share of the cores. Only where
 forking is safe: on Linux, and without a GPU, whose driver does not survive it; elsewhere a process starts from nothing.
+
+The standard library's fork server (``multiprocessing``) cannot stand in for it. Its ``Process.start`` returns only when the
+server has imported everything, while a run goes on to start and watch other jobs. A process has one such server, in its own
+environment, where each of ours has its own number of threads; and when it dies, its jobs live on and their exit codes are lost.
 """
 
 from __future__ import annotations

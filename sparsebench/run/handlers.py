@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sparsebench import environment
+from sparsebench import devices, environment
 from sparsebench.errors import ModelError, SparsebenchError, StorageError
-from sparsebench.plan.cells import Cell, Variant
+from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
-from sparsebench.plan.jobs import reads_dense
+from sparsebench.plan.jobs import alone, gpus_of, reads_dense
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.recorder import Recorder, Spec
 from sparsebench.sources.text import read_texts
@@ -218,7 +219,7 @@ def latency(spec: Spec, recorder: Recorder) -> None:
         else:
             recorder.done(cells[key], found)
 
-    setting = _runtime_setting(spec.job.cells[0], spec.device)
+    setting = _runtime_setting(spec.job.cells[0], spec)
     runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, emit)
 
 
@@ -228,19 +229,19 @@ def memory(spec: Spec, recorder: Recorder) -> None:
 
     for cell in spec.job.cells:
         folder = spec.workspace.folder(cell.variant)
-        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec.device)))
+        recorder.done(cell, runtime.measure_memory(folder, spec.model.family, _runtime_setting(cell, spec)))
 
 
 PROMPT_SEED = 0
 """Every variant answers the same prompts."""
 
 
-def _runtime_setting(cell: Cell, device: str) -> Any:
+def _runtime_setting(cell: Cell, spec: Spec) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
     # What other nodes have, their ranks find.
-    device = "auto" if "hosts" in wanted else device
+    device = "auto" if "hosts" in wanted else spec.device
     return runtime.Setting(
         engine=wanted["engine"],
         ranks=wanted["ranks"],
@@ -250,10 +251,17 @@ def _runtime_setting(cell: Cell, device: str) -> Any:
         processes=wanted.get("processes", 1),
         forced=wanted.get("forced", False),
         seed=PROMPT_SEED,
-        threads=None,
+        threads=_threads(spec.job, spec.device),
         hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),
         device=device,
     )
+
+
+def _threads(job: Job, device: str) -> int | None:
+    """A rank's threads where its job runs beside others: of the share of the cores that the executor gave the job."""
+    if not devices.is_gpu(device) or alone(job, True):
+        return None
+    return max(1, int(os.environ["OMP_NUM_THREADS"]) // gpus_of(job))
 
 
 def _listed(settings: dict[str, Any]) -> dict[str, Any]:
@@ -278,7 +286,8 @@ def opened(spec: Spec) -> list[Variant]:
     if spec.job.makes:
         beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
         return [*dict.fromkeys([*([spec.job.parent] if spec.job.parent else []), *beside])]
-    return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *spec.job.variants]
+    folders = [variant for variant in spec.job.variants if not variant.heuristic]
+    return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *folders]
 
 
 HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {

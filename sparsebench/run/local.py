@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine: timed ones have it to themselves, the others run side by side in ``slots``."""
+"""Jobs in processes of this machine: those that must be alone have it to themselves, the others run side by side in ``slots``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from sparsebench import children, devices, environment, leftovers
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import calculates
+from sparsebench.plan.jobs import alone, calculates, gpus_of
 from sparsebench.run import precompile
 from sparsebench.run.executor import GRACE_SECONDS, Settings, Task
 from sparsebench.run.forkserver import ForkServer, Process, at_work
@@ -25,7 +25,8 @@ from sparsebench.runtime import shm, watch
 
 @dataclass(frozen=True, eq=False)
 class LocalTask:
-    """A job's process, its event pipe and the GPU that is its own (if one is). It is not lost: this machine is the run's."""
+    """A job's process, its event pipe and the GPUs that are its own (if any are), as CUDA_VISIBLE_DEVICES has them. It is not
+    lost: this machine is the run's."""
 
     job: Job
     process: Process
@@ -71,16 +72,21 @@ class Local:
         self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
 
     def room(self, job: Job, running: Sequence[Task]) -> bool:
-        """A slot, and a GPU where it calculates on one; for a timed job the whole machine."""
-        if job.exclusive:
+        """A slot, and GPUs where it calculates on them; for a job that is alone the whole machine."""
+        if self._alone(job):
             return not running
-        if any(task.job.exclusive for task in running) or (self.gpus and calculates(job) and not self._idle(running)):
+        if any(self._alone(task.job) for task in running):
+            return False
+        if self.gpus and calculates(job) and len(self._idle(running)) < gpus_of(job):
             return False
         return len(running) < self.settings.slots
 
+    def _alone(self, job: Job) -> bool:
+        return alone(job, bool(self.gpus))
+
     def _idle(self, running: Sequence[Task]) -> list[str]:
         """The GPUs that no job has to itself."""
-        taken = {task.gpu for task in running if isinstance(task, LocalTask)}
+        taken = {gpu for task in running if isinstance(task, LocalTask) for gpu in task.gpu.split(",")}
         return [gpu for gpu in self.gpus if gpu not in taken]
 
     def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task] = ()) -> LocalTask:
@@ -88,7 +94,8 @@ class Local:
         if job.exclusive and self.compiler:
             self._compiled(self.compiler)
         path = spec.save(log.with_suffix(".job"))
-        gpu = self._idle(running)[0] if self.gpus and calculates(job) and not job.exclusive else ""
+        own = self._idle(running)[: gpus_of(job)] if calculates(job) and not self._alone(job) else []
+        gpu = ",".join(own)
         reading, writing = os.pipe()
         process = self._process(job, path, log, writing, gpu)
         os.close(writing)
@@ -96,7 +103,7 @@ class Local:
         return LocalTask(job, process, reading, gpu)
 
     def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
-        """A process of the job's own, with what it prints in ``log``; ``gpu`` is the only one that it sees."""
+        """A process of the job's own, with what it prints in ``log``; it sees no ``gpu`` but these."""
         if job.kind in LIBRARIES and not gpu and children.may_fork():
             create(log, "ab").close()  # a fork server that dies leaves none
             if self.forkserver is None or not self.forkserver.alive:
@@ -119,7 +126,7 @@ class Local:
         Jobs of one kind have the same where there is no GPU. What a killed one leaves of temporary files, a compiler's too, goes
         with the run's folder.
         """
-        share = environment.cores() if job.exclusive else max(1, environment.cores() // self.settings.slots)
+        share = environment.cores() if self._alone(job) else max(1, environment.cores() // self.settings.slots)
         quiet = {
             "OMP_NUM_THREADS": str(share),
             "TOKENIZERS_PARALLELISM": "false",

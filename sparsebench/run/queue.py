@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 
 from sparsebench.plan.cells import Job, Variant
-from sparsebench.plan.jobs import calculates
+from sparsebench.plan.jobs import alone, calculates, gpus_of
 
 
 class Queue:
@@ -55,7 +55,7 @@ class Queue:
     def take(self, room: Callable[[Job], bool]) -> Job | None:
         """The first job that may start and has room, which waits no longer; None where there is none.
 
-        Where a job has no room, others of its kind that calculate where it does are taken to have none either.
+        Where a job has no room, others of its kind that ask for the same are taken to have none either.
         """
         refused: set[Hashable] = set()
         while heads := [(heap[0], kind) for kind, heap in self._ready.items() if heap and kind not in refused]:
@@ -93,7 +93,7 @@ class Queue:
         return self._users[variant.id] > 0
 
     def _push(self, job: Job) -> None:
-        kind = (job.kind, job.exclusive, calculates(job))
+        kind = (job.kind, job.exclusive, alone(job, True), calculates(job), gpus_of(job))
         heapq.heappush(self._ready.setdefault(kind, []), (self._places[job.id], job.id))
 
     def _drop(self, name: str) -> None:

@@ -21,7 +21,7 @@ from sparsebench.errors import Interrupted, LedgerError
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.jobs import calculates, jobs, remaking
+from sparsebench.plan.jobs import alone, calculates, jobs, remaking
 from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run.display import Display
@@ -108,15 +108,15 @@ class Runner:
         self.took = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
-    def run(self, cells: Iterable[Cell]) -> dict[str, int]:
-        """Do ``cells``; how many ended in each status.
+    def run(self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = ()) -> dict[str, int]:
+        """Do ``cells``, and record why others are ``refused``; how many ended in each status.
 
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run(list(cells))
+            return self._run(list(cells), list(refused))
 
-    def _run(self, todo: list[Cell]) -> dict[str, int]:
+    def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
         self.waiting = Queue(jobs(self.plan, todo, self.space.present))
         self.space.sweep()
@@ -124,7 +124,9 @@ class Runner:
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.executor.begin(todo)
-            self.display.begin(todo, list(self.waiting))
+            self.display.begin([*todo, *(cell for cell, _ in refused)], list(self.waiting))
+            for cell, why in refused:
+                self._record(cell, "unsupported", why)
             while self.waiting or self.children:
                 self._start_ready()
                 self._listen()
@@ -200,7 +202,7 @@ class Runner:
         """Wait for events. While a timed job runs, only its own events wake the parent, or that a log must get a line."""
         if not self.children:
             return
-        timed = any(child.job.exclusive for child in self.children)
+        timed = any(alone(child.job, devices.is_gpu(self.settings.device)) for child in self.children)
         due = min(child.silence.next for child in self.children) - time.monotonic()
         due = min(due, self.display.due())
         for key, _ in self.selector.select(max(0.0, due if timed else min(due, 1.0))):

@@ -1,8 +1,8 @@
 """Which cells run and why.
 
 ``new``, ``done``, ``not reached yet``, ``skipped before``, ``failed before`` (runs with --retry-failed), ``unsupported`` (with
-these versions, or by this machine's GPUs), ``changed`` (the last plan asked the same, and the source, a file or a version was
-another), ``left out by --only``.
+these versions, or by this machine's GPUs), ``unsupported with other GPUs``, which runs, ``changed`` (the last plan asked the
+same, and the source, a file or a version was another), ``left out by --only``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded
-from sparsebench.errors import LedgerError, UserError
+from sparsebench import bounded, devices
+from sparsebench.errors import LedgerError, UnsupportedError, UserError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
-from sparsebench.plan.stages import names
-from sparsebench.records import key, statuses
+from sparsebench.plan.stages import names, timed
+from sparsebench.records import key, read_cell, statuses
 from sparsebench.steps.contract import of_file
 from sparsebench.steps.registry import kinds
 
@@ -31,11 +31,13 @@ VARIANT_KEYS = ("model", "method", "recipe")
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a cell runs, and why."""
+    """Whether a cell runs, and why. ``refused`` is the reason to record for one that this machine cannot do, where no record
+    says so yet."""
 
     cell: Cell
     runs: bool
     why: str
+    refused: str = ""
 
 
 def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decision]:
@@ -52,17 +54,29 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
             found.append(Decision(cell, False, LEFT_OUT))
         elif status == "done":
             found.append(Decision(cell, False, "done"))
+        elif problem := ready.refused.get(cell.id):
+            reason = str(UnsupportedError(problem.message, problem.hint)) if status != "unsupported" else ""
+            found.append(Decision(cell, False, f"unsupported: {problem.message}", reason))
         elif status == "failed":
             found.append(Decision(cell, retry_failed, "failed before"))
+        elif status == "unsupported" and _other_gpus(cell, ready.device, records):
+            found.append(Decision(cell, True, "unsupported with other GPUs"))
         elif status == "unsupported":
             found.append(Decision(cell, False, "unsupported"))
-        elif cell.id in ready.refused:
-            found.append(Decision(cell, False, f"unsupported: {ready.refused[cell.id].message}"))
         elif status == "skipped":
             found.append(Decision(cell, True, "skipped before"))
         else:
             found.append(Decision(cell, True, _why_open(cell, before, asked)))
     return found
+
+
+def _other_gpus(cell: Cell, device: str, records: Path) -> bool:
+    """Whether a timed cell was found unsupported where a run had other GPUs, or more or fewer: a place is the same with one and
+    with eight."""
+    if not devices.is_gpu(device) or not timed(cell.stage):
+        return False
+    then = read_cell(records, key(cell, device), "unsupported").get("environment") or {}
+    return list(then.get("gpus") or ()) != list(devices.names())
 
 
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:
@@ -155,7 +169,7 @@ def _previous(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     again = "remove the file: the next run writes it again"
-    plan = bounded.read_object(path, LedgerError, again)
+    plan = bounded.read_object(path, LedgerError, again, bounded.PLAN)
     try:
         return dict(_questions(plan["cells"]))
     except (LookupError, TypeError, ValueError, AttributeError) as error:

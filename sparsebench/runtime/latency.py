@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+from sparsebench.energy import EnergyMeter
 from sparsebench.runtime.intervals import steady
-from sparsebench.runtime.machine import EnergyMeter
 from sparsebench.runtime.results import Sample, Setting, Side
 from sparsebench.runtime.workload import Phase
 

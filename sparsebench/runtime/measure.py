@@ -49,10 +49,10 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
     refuse_text(config)
     scheme = scheme_of(config)
     check_device(setting, scheme.encoding if scheme else FLOAT)
-    if scheme:
-        _check_quantized(scheme, setting)
     if skips(config):
         _check_skipping(bool(scheme), setting)
+    if scheme:
+        _check_quantized(scheme, setting)
     engine(setting.engine).check(config, setting.ranks)
     check_positions(config, family, setting.workload)
 
@@ -86,14 +86,14 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
 
 
 def _check_skipping(quantized: bool, setting: Setting) -> None:
+    if quantized:
+        raise UnsupportedError("no engine skips weights that are integers", "it can be scored")
     able = [row.name for row in engines().values() if row.skipping]
     if setting.engine not in able:
         raise UnsupportedError(
             f"the {setting.engine} engine would compute with the weights that are to be skipped",
             f"use {' or '.join(able)}",
         )
-    if quantized:
-        raise UnsupportedError("no engine skips weights that are integers", "it can be scored")
 
 
 def measure_latency(

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import socket
 import sys
 import threading
 import traceback
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, devices
+from sparsebench import bounded, devices, energy
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
@@ -91,8 +92,8 @@ class Work:
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
-        nothing = machine.Nothing("" if self.rank else NO_METER)
-        self.meter = machine.meter(self.device, self.setting.ranks) if reads else nothing
+        nothing = energy.Nothing("" if self.rank else NO_METER)
+        self.meter = energy.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
         gc.collect()
         gc.freeze()  # the libraries' objects are here to stay: collections between phases need not visit them
@@ -225,7 +226,7 @@ class Work:
         self.channel.send("result", True, rows=rows, parity=parity, source=meter.source, **facts)
 
     def add_up(self) -> None:
-        """Join the group and add up one number per rank."""
+        """Join the group and add up one number per rank; say how fast, on which host, and on which GPU."""
         import torch
         from deepspeed import comm
 
@@ -236,7 +237,11 @@ class Work:
         expected = sum(range(1, self.setting.ranks + 1))
         if not bool((total == expected).all()):
             raise MeasureError(f"{self.setting.ranks} ranks add up to {float(total[0])} where {expected} is right")
-        self.channel.send("result", notes=notes)
+        block = torch.ones(2**26 if devices.is_gpu(self.device) else 2**18, device=self.device)
+        peers = Peers(self.setting.ranks, devices.is_gpu(self.device))
+        seconds = min(peers.timed(lambda: comm.inference_all_reduce(block))[1][0] for _ in range(3))
+        gpu = str(torch.cuda.get_device_properties(self.device).uuid) if devices.is_gpu(self.device) else ""
+        self.channel.send("result", notes=notes, bytes_s=4 * len(block) / seconds, host=socket.gethostname(), gpu=gpu)
 
     def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, Loaded]:
         """The model, and what is timed of it."""

@@ -60,6 +60,35 @@ def read_texts(path: Path, *fields: str) -> Texts:
     return Texts(tuple(rows), empty, seen - empty - len(rows))
 
 
+def read_labelled(path: Path, field: str | None, label: str) -> Texts:
+    """Pairs of a record's text and its label, which may be a number; rows are left out as ``read_texts`` does.
+
+    Raises SourceError as that does, and for a record whose label is neither a text nor a whole number, or that has several texts.
+    """
+    rows: dict[tuple[str, ...], None] = {}
+    seen = empty = 0
+    for number, record in enumerate(read_records(path, field or DEFAULT_FIELD, label), start=1):
+        where = f"{path}: record {number}"
+        if isinstance(record, str):
+            raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
+        if label not in record:
+            _missing(where, label, list(map(str, record)))
+        found, name = _texts(record, field or DEFAULT_FIELD, field or DEFAULT_FIELD, where), record[label]
+        if len(found) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
+            what = f"{len(found)} texts" if len(found) != 1 else f"a {type(name).__name__} as its {label!r}"
+            raise SourceError(f"{where}: {what}", "one text and one label a record")
+        _check(found[0], where)
+        seen += 1
+        row = (found[0], "" if name is None else str(name))
+        if all(text.strip() for text in row):
+            rows.setdefault(row)
+        else:
+            empty += 1
+    if not rows:
+        raise SourceError(f"{path}: it holds no text with a label", "name a file with both")
+    return Texts(tuple(rows), empty, seen - empty - len(rows))
+
+
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:
     """As ``read_texts``, with every row, empty ones and repeated ones too, one after another."""
     for number, record in enumerate(read_records(path, *(fields or (DEFAULT_FIELD,))), start=1):

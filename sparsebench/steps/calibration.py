@@ -7,7 +7,7 @@ read one text a sample; encoder-decoders a pair, or a text cut in two, so that b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def tokens(
     config = Checkpoint(folder).config
     if not training:
         blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
-    reader = replace(_reader(folder, family, calibration, config), training=training)
+    reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
     rows, notes = _ordered(calibration, paired, cache, offline)
     try:
@@ -161,7 +161,8 @@ def fingerprint(batch: Batch) -> str:
     return whole.hexdigest()
 
 
-def _reader(folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]) -> samples.Reader:
+def reader_of(folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]) -> samples.Reader:
+    """The model's tokenizer, and what is wanted of it. Raises UserError where nothing would be left of a sample."""
     length, tokenizer = resolve_length(calibration, config), load_tokenizer(folder)
     before, after = special_tokens(tokenizer)
     framing = len(before) + (len(after) if family != "decoder" else 0)
@@ -177,22 +178,27 @@ def _reader(folder: Path, family: Family, calibration: Calibration, config: Mapp
 
 def _ordered(
     calibration: Calibration, paired: bool, cache: sources.Cache, offline: bool
-) -> tuple[list[samples.Row], list[str]]:
+) -> tuple[list[samples.Fields], list[str]]:
     """The source's texts in the order of the seed, and what was left out."""
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
     found = read_texts(sources.fetch(sources.parse(calibration.source), cache, offline), *fields)
-
-    def place(row: samples.Row) -> bytes:
-        # By hash: the same on every platform and in every version, in whatever order the file holds the texts.
-        return hashlib.sha256("\x1f".join((str(calibration.seed), *row)).encode()).digest()
-
     counts = {"empty": found.empty, "repeated": found.repeated}
     notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
     if calibration.target is not None and not paired:
         notes.append(f"field {calibration.target!r} not read: only an encoder-decoder has a target")
-    return sorted(found.rows, key=place), notes
+    return in_order(found.rows, calibration.seed), notes
+
+
+def in_order(rows: Iterable[samples.Fields], seed: int) -> list[samples.Fields]:
+    """Texts in the order of a seed."""
+
+    def place(row: samples.Fields) -> bytes:
+        # By hash: the same on every platform and in every version, in whatever order the file holds the texts.
+        return hashlib.sha256("\x1f".join((str(seed), *row)).encode()).digest()
+
+    return sorted(rows, key=place)
 
 
 def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:

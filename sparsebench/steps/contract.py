@@ -93,7 +93,8 @@ class Evidence:
     ‖W - Ŵ‖ / ‖W‖ over these; ``rounded_to_zero`` are the zeros that a quantizer made of kept weights.
     ``already_zero`` are those of ``zeros`` that the step was given as zeros: it made the others. ``trained_tokens`` are those
     that it was trained on, every epoch counted, ``operations`` the floating-point operations that this took, by the rule of two
-    for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went.
+    for each parameter and token of a forward pass and four of a backward pass; ``curve`` is how the loss went; ``joules`` is what
+    the counters of ``energy_source`` counted meanwhile, None where that says why there is none.
     ``read_share`` is the share of the prunable weights that one token reads, a router's own included, where it is not all;
     ``activity`` says what text showed of the modules concerned.
     ``seconds`` is the pass's, shared by the ``sweep_size`` variants that it made;
@@ -123,6 +124,8 @@ class Evidence:
     curve: tuple[Point, ...] = ()
     read_share: float = 1.0
     activity: tuple[Activity, ...] = ()
+    joules: float | None = None
+    energy_source: str = ""
 
 
 Emit = Callable[[Step, "Evidence | SparsebenchError"], None]
@@ -204,12 +207,21 @@ class StepKind:
     """The settings that name a source of text, each with those that name its columns. A plan fills in the calibration text, its
     field and its target where none is named, makes each canonical and adds the hash of its content (``with_content``), which
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
+    refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
+    """Why a model of a config.json cannot be given the step, and the way out, as far as that tells; empty where it can."""
+    only_named: tuple[str, ...] = ()
+    """The names of steps that read one of ``texts`` only where it is named."""
+    teachers: tuple[str, ...] = ()
+    """The settings that name models which teach, one or a list: ``dense``, or a source. A plan makes each canonical and adds the
+    hash of its content, as of ``texts``, and refuses one with another tokenizer."""
     fits: tuple[str, ...] = ()
     """Those of ``texts`` to which weights are fitted: a benchmark whose documents stand there is refused."""
     last: bool = False
     """Whether no step may follow: what it writes belongs to these weights alone."""
     but: tuple[tuple[str, str], ...] = ()
     """The verb and name of steps that may follow nonetheless."""
+    ends: Callable[[Step], str] = lambda step: ""
+    """The key of the setting that lets no step follow, those of ``but`` included; empty where there is none."""
     stages: tuple[str, ...] = ()
     """The only stages that measure its results, where not all of them do."""
     size: Callable[[Step], float] = lambda step: 1.0

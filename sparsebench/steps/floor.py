@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sparsebench import bounded
+from sparsebench.errors import UnsupportedError
 from sparsebench.steps.contract import Context, Emit, Settings, Step
 
 HEURISTIC = "heuristic"
-"""The floor without a model. Its folder is that of zero weights, which nothing reads."""
+"""The floor without a model: nothing is made, and its scores read the tasks alone."""
 
 
 class Zeros(Settings):
@@ -36,8 +37,16 @@ def settings() -> dict[str, type[Settings]]:
     return {"random-weights": Random, "zero-weights": Zeros, HEURISTIC: Heuristic}
 
 
+def ends(step: Step) -> str:
+    """Its name, where there are no weights that a step could change."""
+    return "floor" if step.name == HEURISTIC else ""
+
+
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Write each floor of the model in ``parent`` into its folder, in the parent's precision."""
+    """Write each floor of the model in ``parent`` into its folder, in the parent's precision.
+
+    Raises UnsupportedError for the one without a model.
+    """
     import torch
 
     from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, torch_dtype
@@ -46,6 +55,8 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     for step, folder in targets.items():
         started = time.perf_counter()
+        if step.name == HEURISTIC:
+            raise UnsupportedError("floor: heuristic has no weights to write", "score it in a manifest")
         if step.name == "random-weights":
             config = bounded.read_object(parent / "config.json")
             write_random(config, folder, context.family, "auto", step.settings["seed"], beside=parent)

@@ -20,6 +20,7 @@ from sparsebench.steps.contract import Settings, Step, StepKind, Text, of_file, 
 from sparsebench.steps.moefy import step as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
+from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import step as shrink
 from sparsebench.steps.skip import step as skip
@@ -45,6 +46,7 @@ BUILT_IN = (
         files=("file",),
         texts={"source": ("field", "target")},
         fits=("source",),
+        teachers=("teacher",),
     ),
     StepKind(
         "quantize",
@@ -60,13 +62,22 @@ BUILT_IN = (
         shrink.settings,
         "sparsebench.steps.shrink.step:run",
         reads_text=shrink.reads_text,
+        on_device=shrink.trains,
         passes=shrink.passes,
+        trains=lambda step: recover.trains(step) if shrink.trains(step) else shrink.own_tokens(step),
+        holds=lambda step: recover.holds(step) if shrink.trains(step) else 0.0,
         whole=shrink.whole,
+        reads_dense=shrink.trains,
         draws=shrink.draws,
         label=shrink.label,
         version=shrink.version,
-        extra_libraries=lambda step: ("transformers",),
+        extra_libraries=lambda step: LIBRARIES if shrink.trains(step) else ("transformers",),
         files=("file",),
+        texts={"source": ("field", "target")},
+        only_named=("taylor",),
+        refuses=shrink.refuses,
+        fits=("source",),
+        teachers=("teacher",),
         size=shrink.size,
     ),
     StepKind(
@@ -91,9 +102,10 @@ BUILT_IN = (
         reads_dense=lambda step: True,
         draws=lambda step: True,
         label=recover.label,
-        extra_libraries=lambda step: () if step.name == "reconstruct" else ("transformers", "tokenizers", "accelerate"),
+        extra_libraries=lambda step: () if step.name == "reconstruct" else LIBRARIES,
         texts={"source": ("field", "target")},
         fits=("source",),
+        teachers=("teacher",),
     ),
     StepKind(
         "skip",
@@ -115,8 +127,9 @@ BUILT_IN = (
         extra_libraries=lambda step: ("scipy",),
         last=True,
         but=(("recover", "reconstruct"),),
+        ends=moefy.ends,
     ),
-    StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",)),
+    StepKind("floor", floor.settings, "sparsebench.steps.floor:run", stages=("benchmarks",), ends=floor.ends),
 )
 
 
@@ -153,12 +166,20 @@ def known(step: Step) -> bool:
 def details(step: Step) -> list[str]:
     """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
     unusual = kinds()[step.verb].unusual(step) if known(step) else step.settings
-    files, texts = (kinds()[step.verb].files, kinds()[step.verb].texts) if known(step) else ((), {})
-    return [
-        of_file(value)[0].name if key in files else of_text(value).name if key in texts else f"{key}={value}"
-        for key, value in unusual.items()
-        if key not in COLUMNS
-    ]
+    kind = kinds()[step.verb] if known(step) else None
+
+    def said(key: str, value: Any) -> str:
+        if kind and key in kind.files:
+            return of_file(value)[0].name
+        if kind and key in kind.texts:
+            return of_text(value).name
+        if kind and key in kind.teachers:
+            return (
+                f"taught by {' and '.join(of_text(one).name for one in ([value] if isinstance(value, str) else value))}"
+            )
+        return f"{key}={value}"
+
+    return [said(key, value) for key, value in unusual.items() if key not in COLUMNS]
 
 
 @cache

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CHARACTERS = 6
 """Characters first tokenised for each token wanted; more when they turn out to be too few."""
 
-Row = tuple[str, ...]
+Fields = tuple[str, ...]
 Sample = tuple[list[int], ...]
 """Token ids of the encoder and, for an encoder-decoder, of the decoder."""
 
@@ -38,7 +38,7 @@ class Reader:
     training: bool = False
 
 
-def windows(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
+def windows(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """For decoders: windows (samples, length) out of the joined texts, one after another, and the texts tokenised.
 
     Each begins with what the tokenizer puts before a text, so that every window looks like a prompt. Raises SourceError
@@ -67,20 +67,20 @@ def windows(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
 
 
-def passages(reader: Reader, rows: Sequence[Row]) -> tuple[Batch, list[Row]]:
+def passages(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """For encoders: one text a sample with special tokens around it, cut at the length; and the texts used.
 
     Raises SourceError when there are fewer texts than samples.
     """
 
-    def cut(part: Sequence[Row]) -> list[Sample | None]:
+    def cut(part: Sequence[Fields]) -> list[Sample | None]:
         return [(_framed(reader, ids),) if ids else None for ids in _bare(reader, part)]
 
     found, used = _sampled(reader, rows, cut)
     return Batch(*_padded(reader, [ids for (ids,) in found])), used
 
 
-def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[Row]]:
+def pairs(reader: Reader, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
     """For encoder-decoders: two texts a row, or one that is cut in the middle; and the rows used.
 
     The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training; what is
@@ -88,7 +88,7 @@ def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[
     Raises SourceError when there are fewer rows than samples.
     """
 
-    def cut(part: Sequence[Row]) -> list[Sample | None]:
+    def cut(part: Sequence[Fields]) -> list[Sample | None]:
         sources = _bare(reader, part)
         if len(part[0]) == 1:
             halves = [(ids[: len(ids) // 2], ids[len(ids) // 2 :]) for ids in sources]
@@ -107,9 +107,9 @@ def pairs(reader: Reader, rows: Sequence[Row], start: int) -> tuple[Batch, list[
     return Batch(*_padded(reader, encoder), *_padded(reader, decoder)), used
 
 
-def _up_to(rows: Sequence[Row], characters: int) -> list[Row]:
+def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
     """The first rows that hold so many characters together; all where they hold fewer."""
-    used: list[Row] = []
+    used: list[Fields] = []
     for row in rows:
         if characters <= 0:
             break
@@ -119,10 +119,10 @@ def _up_to(rows: Sequence[Row], characters: int) -> list[Row]:
 
 
 def _sampled(
-    reader: Reader, rows: Sequence[Row], cut: Callable[[Sequence[Row]], list[Sample | None]]
-) -> tuple[list[Sample], list[Row]]:
+    reader: Reader, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
+) -> tuple[list[Sample], list[Fields]]:
     """The first ``samples`` rows that ``cut`` makes something of; the rest is never tokenised."""
-    found: list[tuple[Row, Sample]] = []
+    found: list[tuple[Fields, Sample]] = []
     for begin in range(0, len(rows), reader.samples):
         part = rows[begin : begin + reader.samples]
         found += [(row, sample) for row, sample in zip(part, cut(part), strict=True) if sample is not None]
@@ -139,7 +139,7 @@ def _sampled(
     return [sample for _, sample in kept], [row for row, _ in kept]
 
 
-def _bare(reader: Reader, part: Sequence[Row]) -> list[list[int]]:
+def _bare(reader: Reader, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
     found: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return found

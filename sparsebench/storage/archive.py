@@ -17,7 +17,7 @@ import numpy as np
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import TensorInfo
 from sparsebench.storage import kernels
-from sparsebench.storage.coding import BITS, Coding, Grid, Near, Section, encodings, grid, item_size, quantized
+from sparsebench.storage.coding import BITS, CodeLayout, Coding, Near, Section, encodings, grid, item_size, quantized
 from sparsebench.storage.kernels import Scan
 from sparsebench.storage.words import WORDS, Bytes, Scratch, Words, halves
 
@@ -48,7 +48,7 @@ def _encode(bits: Bytes, info: TensorInfo, near: Near, scratch: Scratch) -> tupl
     return choice, (_part(index), *_planes(values, info))
 
 
-def _encode_codes(layout: Grid, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
+def _encode_codes(layout: CodeLayout, bits: Bytes, scratch: Scratch) -> tuple[str, tuple[Section, ...]]:
     """What is smaller: all codes, or those that are not zero beside an index."""
     codes = layout.split(bits, scratch)
     scan = kernels.chosen().scan(codes, scratch)
@@ -88,7 +88,7 @@ def _decode(encoding: str, parts: Sequence[Bytes], info: TensorInfo, near: Near,
     return _placed(encoding, parts[0], values, n, scratch).view(np.uint8)
 
 
-def _decode_codes(kind: str, parts: Sequence[Bytes], layout: Grid, scratch: Scratch) -> Bytes:
+def _decode_codes(kind: str, parts: Sequence[Bytes], layout: CodeLayout, scratch: Scratch) -> Bytes:
     n = layout.rows * layout.columns
     size = n * layout.bits // 8
     stored = _decompressed(parts[1], size if kind == "planes" else 0, size)

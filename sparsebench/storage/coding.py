@@ -77,7 +77,7 @@ def item_size(info: TensorInfo) -> int:
 
 
 @dataclass(frozen=True)
-class Grid:
+class CodeLayout:
     """How a weight (rows, columns) lies in its bytes; the columns are those of whole words.
 
     ``zeros`` (rows, groups) are the codes of zero, uint8; None: all the middle of the range.
@@ -132,7 +132,7 @@ def encodings(info: TensorInfo, indices: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{code}-{index}" for code in BITS for index in indices if packed or (plain and code == "int8"))
 
 
-def quantized(info: TensorInfo, near: Near) -> Grid | None:
+def quantized(info: TensorInfo, near: Near) -> CodeLayout | None:
     """The grid of a quantized weight; None for another tensor, and for one whose bytes are its codes already."""
     packed, plain = _kind(info)
     if plain and near(_sibling(info, "zero_point")) is not None:
@@ -148,14 +148,14 @@ def quantized(info: TensorInfo, near: Near) -> Grid | None:
         return None
 
 
-def grid(info: TensorInfo, bits: int, near: Near) -> Grid:
+def grid(info: TensorInfo, bits: int, near: Near) -> CodeLayout:
     """The grid of a weight stored in codes of so many bits. Raises StorageError where its zero points do not fit."""
     packed, _ = _kind(info)
     rows, each = info.shape[0], 32 // bits if packed else 1
     columns = info.shape[1] * each
     data = near(_sibling(info, "zero_point"))
     if data is None:
-        return Grid(bits, rows, columns, None)
+        return CodeLayout(bits, rows, columns, None)
     high = math.ceil(rows / each) * each  # zero points are packed along the rows
     groups, rest = divmod(data.size * 8, high * bits)
     if rest or not 0 < groups <= columns:
@@ -165,7 +165,7 @@ def grid(info: TensorInfo, bits: int, near: Near) -> Grid:
         zeros = (halves(words) if bits == 4 else words).reshape(groups, high).T[:rows]
     else:
         zeros = data.reshape(rows, groups)
-    return Grid(bits, rows, columns, zeros)
+    return CodeLayout(bits, rows, columns, zeros)
 
 
 def _kind(info: TensorInfo) -> tuple[bool, bool]:

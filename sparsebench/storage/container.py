@@ -25,7 +25,7 @@ from sparsebench.storage.words import Bytes, Scratch
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """One tensor of a stored file: its place in the source file, how it is kept, and where.
 
     ``parts`` are the begin and end of its index (of no length where it has none) and of its other parts in the file.
@@ -48,10 +48,10 @@ class StoredFile:
 
     path: Path
     prefix: bytes
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredTensor, ...]
     coding: Coding
 
-    def load(self, entry: Entry, scratch: Scratch | None = None) -> Bytes:
+    def load(self, entry: StoredTensor, scratch: Scratch | None = None) -> Bytes:
         """The original bytes of one tensor; with ``scratch`` they lie there, until the next tensor is loaded.
 
         Raises StorageError naming file and tensor when they are damaged.
@@ -227,7 +227,7 @@ def _believe(path: Path, what: str, stored: int, promised: int, least: int) -> N
 
 def _entry(
     path: Path, coding: Coding, info: TensorInfo, kept: dict[str, str], header: dict[str, Any], start: int
-) -> Entry:
+) -> StoredTensor:
     encoding = kept["encoding"]
     if encoding not in coding.encodings(info):
         raise StorageError(f"{path}: {info.name}: unknown encoding {encoding!r}", "upgrade sparsebench")
@@ -237,4 +237,4 @@ def _entry(
         if not 0 <= begin <= end:
             raise ValueError(f"{info.name}#{name} begins at {begin} and ends at {end}")
         parts.append((start + begin, start + end))
-    return Entry(info, encoding, int(kept["crc32"], 16), tuple(parts))
+    return StoredTensor(info, encoding, int(kept["crc32"], 16), tuple(parts))

@@ -20,7 +20,7 @@ from sparsebench.models.checkpoint import ITEM_SIZE, TensorInfo, torch_dtype
 from sparsebench.paths import check
 from sparsebench.storage import folders, kernels
 from sparsebench.storage.coding import BITS, Coding, Near, Section, encodings, grid, item_size, quantized
-from sparsebench.storage.container import Entry, StoredFile, again, read, read_bytes
+from sparsebench.storage.container import StoredFile, StoredTensor, again, read, read_bytes
 from sparsebench.storage.words import ESCAPE, WORDS, Bytes, Scratch, Words
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class PackedCheckpoint:
         return bounded.read_object(self.folder / "config.json")
 
     @cached_property
-    def places(self) -> dict[str, tuple[StoredFile, Entry]]:
+    def places(self) -> dict[str, tuple[StoredFile, StoredTensor]]:
         """Every tensor's file and entry by name. Raises StorageError where a file is damaged."""
         files = [read(path, CODING) for path in sorted(self.folder.glob(f"*.safetensors{CODING.suffix}"))]
         return {entry.info.name: (file, entry) for file in files for entry in file.entries}

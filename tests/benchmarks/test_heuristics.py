@@ -92,7 +92,6 @@ def test_what_has_no_heuristic_is_refused_and_not_planned() -> None:
     )
     cells = [cell for cell in samples.plan(experiment).cells if not cell.variant.is_dense]
     assert [(cell.stage, cell.settings.get("task"), cell.variant.model) for cell in cells] == [
-        ("make", None, "smol"),
         ("benchmarks", "piqa", "smol"),
     ]
     assert all(heuristics.fits(benchmarks.all_tasks()[name]) for name in ("hellaswag", "stsb_sts", "sciq_retrieval"))

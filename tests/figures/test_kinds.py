@@ -16,7 +16,9 @@ from sparsebench.figures.draw import SHIPPED
 from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
 from tests.figures.test_draw import overlaps
+from tests.ledger import samples
 
 SERIES = pytest.mark.parametrize("series", [3, 10, 40])
 WIDTHS = pytest.mark.parametrize("width", [style.WIDTH, style.COLUMN])
@@ -260,3 +262,20 @@ def test_what_panels_share_holds_all_of_them() -> None:
     ]  # fmt: skip
     figure = draw(parse(SHIPPED / "engines.sql"), table(rows), [])
     assert all(axes.get_ylim()[1] > 5 for axes in figure.axes)
+
+
+def test_what_is_far_below_chance_is_drawn_at_minus_half(tmp_path: Path) -> None:
+    records = [one for one in samples.sample(samples.small()) if one.get("settings", {}).get("task") == "piqa"]
+    for record in records:
+        if record["variant"]["sparsity"] == 0.9:
+            wrong = [document | {"value": 0.0} for document in record["result"]["outcomes"]]
+            record["result"] |= {"score": 0.0, "outcomes": wrong}
+    Ledger(tmp_path / "l.duckdb").ingest(records)
+    asked = "SELECT sparsity, retained, retained_low, retained_high FROM {} WHERE line <> 'dense' ORDER BY ALL"
+    true = query.run(tmp_path / "l.duckdb", asked.format("curves")).rows
+    shipped = (SHIPPED / "retained.sql").read_text().rstrip().rstrip(";")
+    drawn = query.run(tmp_path / "l.duckdb", asked.format(f"({shipped})")).rows
+    # Where curves begin, at the dense model, there is no interval.
+    assert drawn == tuple(tuple(value and max(value, -0.5) for value in row) for row in true)
+    assert {row[0]: row[3] is None for row in drawn} == {0.0: True, 0.5: False, 0.9: False}
+    assert any(row[3] and row[3] < -0.5 for row in true) and any(row[2] and row[2] > -0.5 for row in true)

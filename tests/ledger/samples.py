@@ -252,7 +252,8 @@ def timed(cell: Cell) -> runtime.LatencyResult:
             ]
         gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.last("sparsity") else 1.0
         ratio = gain * float(np.exp(0.01 * generator.normal()))
-        differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4))
+        several = (4, 0.02, 0.01) if ranks == 1 else (1, None, None)
+        differences.append(runtime.PhaseDifference(phase, ratio, ratio * 0.97, ratio * 1.03, 4, *several))
     parity = runtime.Parity(1e-6, 1e-4, "float32", 0, ranks == 1)
     state = runtime.Machine(0.5, 2, 2, 2 // ranks, "")
     return runtime.LatencyResult(

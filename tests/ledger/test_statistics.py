@@ -18,7 +18,7 @@ from sparsebench.benchmarks.statistics import spearman
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.connect import interruptible
 from sparsebench.ledger.statistics import Pairs, proportions, resampling, sensitivity
-from sparsebench.ledger.statistics.proportions import Table
+from sparsebench.ledger.statistics.proportions import PairedCounts
 
 NO_LABELS = np.full(1, np.nan)
 
@@ -51,13 +51,13 @@ def test_wilson_is_scipy_s(counts: tuple[int, int]) -> None:
 
 
 def test_newcombe_s_published_example() -> None:
-    assert proportions.newcombe(Table(36, 12, 2, 0)) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    assert proportions.newcombe(PairedCounts(36, 12, 2, 0)) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.1, 0.2, 0.2), (0.6, 0.02, 0.08, 0.3), (0.1, 0.2, 0.2, 0.5)])
 def test_newcombe_s_interval_covers_the_truth_in_95_of_100(shares: tuple[float, float, float, float]) -> None:
     tables = np.random.default_rng(5).multinomial(100, shares, size=1500)
-    intervals = [proportions.newcombe(Table(*map(int, table))) for table in tables]
+    intervals = [proportions.newcombe(PairedCounts(*map(int, table))) for table in tables]
     covered = np.mean([low <= shares[1] - shares[2] <= high for low, high in intervals])
     assert 0.935 <= covered <= 0.985
 
@@ -67,11 +67,11 @@ def test_newcombe_holds_the_difference_and_mirrors(outcomes: list[tuple[bool, bo
     both, gained, lost, neither = (
         sum(pair == wanted for pair in outcomes) for wanted in ((1, 1), (1, 0), (0, 1), (0, 0))
     )
-    low, high = proportions.newcombe(Table(both, gained, lost, neither))
+    low, high = proportions.newcombe(PairedCounts(both, gained, lost, neither))
     shift = (gained - lost) / len(outcomes)
     assert -1 - 1e-9 <= low <= shift + 1e-9
     assert shift - 1e-9 <= high <= 1 + 1e-9
-    assert proportions.newcombe(Table(both, lost, gained, neither)) == pytest.approx((-high, -low), abs=1e-12)
+    assert proportions.newcombe(PairedCounts(both, lost, gained, neither)) == pytest.approx((-high, -low), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=60)
@@ -469,7 +469,7 @@ def test_retained_s_interval_holds_1_when_the_difference_s_holds_0(
 def test_retained_s_interval_covers_the_truth_in_95_of_100(chance: float, shares: tuple[float, ...]) -> None:
     truth = (shares[0] + shares[1] - chance) / (shares[0] + shares[2] - chance)
     tables = np.random.default_rng(6).multinomial(200, shares, size=4000)
-    ends = [proportions.retained(Table(*map(int, table)), chance) for table in tables]
+    ends = [proportions.retained(PairedCounts(*map(int, table)), chance) for table in tables]
     covered = np.mean([(low is None or low <= truth) and (high is None or truth <= high) for low, high in ends])
     assert 0.935 <= covered <= 0.965
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sparsebench.ledger import query, statistics
 from sparsebench.ledger.statistics import Pairs
@@ -495,6 +496,18 @@ def test_a_variant_without_scores_has_one_row(found: list[dict[str, Any]], tmp_p
     assert rows == ((None, 8, 8),)
 
 
+def test_times_that_were_taken_beside_other_jobs_say_so(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "noisy.duckdb"
+    noisy = {"alone": "device"}
+    records = [
+        one | ({"settings": one["settings"] | noisy} if "engine" in one.get("settings", {}) else {})
+        for one in found[1:]
+    ]
+    Ledger(path).ingest(records)
+    for view in ("latency", "memory", "results WHERE engine IS NOT NULL"):
+        assert query.run(path, f"SELECT DISTINCT workload FROM {view}").rows == (("b1 p32 g8 beside other jobs",),)
+
+
 def test_results_show_the_first_runtime(ledger: Path) -> None:
     rows = query.run(ledger, "SELECT DISTINCT engine, ranks, workload FROM results WHERE engine IS NOT NULL").rows
     assert rows == (("deepspeed", 1, "b1 p32 g8"),)
@@ -511,6 +524,45 @@ def test_results_show_the_first_runtime(ledger: Path) -> None:
     assert sorted(query.run(ledger, shown).rows) == sorted(query.run(ledger, phases).rows)
 
 
+def tolerance_factor(n: int, size: float) -> float:
+    """k of the bound m + k s under which 95% of a normal distribution lie, with 95% confidence: m is a mean of ``size`` values,
+    s the standard deviation of ``n``."""
+    return float(stats.nct.ppf(0.95, n - 1, stats.norm.ppf(0.95) * size**0.5)) / size**0.5
+
+
+def noise_bound(half: float, n: int) -> float:
+    """The noise floor, in logarithms, of an A/A run over ``n`` processes with a ratio of 1; ``half`` of its interval."""
+    return tolerance_factor(n, 1) * half / float(stats.t.ppf(0.975, n - 1))
+
+
+# Published one-sided factors for 95% of the distribution with 95% confidence.
+@pytest.mark.parametrize(("n", "k"), [(2, 26.260), (3, 7.656), (5, 4.203), (10, 2.911), (20, 2.396), (30, 2.220)])
+def test_the_noise_floor_is_a_tolerance_bound(ledger: Path, n: int, k: float) -> None:
+    assert tolerance_factor(n, n) == pytest.approx(k, abs=1e-3)
+    asked = f"SELECT noise_bound(exp(-0.3), exp(-0.5), exp(-0.1), {n}), noise_bound(1, exp(-0.2), exp(0.2), 2 * {n})"
+    ((bound, more),) = query.run(ledger, asked).rows
+    assert bound == pytest.approx(0.3 + noise_bound(0.2, n), rel=1e-4)
+    # Beyond 30 the factor of 30 stands, which is a little larger.
+    assert noise_bound(0.2, 2 * n) * (1 - 1e-4) < more < 1.01 * noise_bound(0.2, 2 * n)
+
+
+@pytest.mark.parametrize("n", [2, 4, 5, 12])
+@pytest.mark.parametrize("bias", [0.0, 1.0, 5.0])
+def test_noise_floors_hold_95_of_100_further_comparisons_with_95_percent_confidence(
+    ledger: Path, n: int, bias: float
+) -> None:
+    """Whether or not one of the two copies is slower as a rule; ``bias`` is in standard errors."""
+    drawn = np.random.default_rng(n).normal(bias * n**-0.5, 1, size=(20_000, n))
+    ((per_half,),) = query.run(ledger, f"SELECT noise_bound(1, exp(-1), exp(1), {n})").rows
+    half = stats.t.ppf(0.975, n - 1) * drawn.std(axis=1, ddof=1) / n**0.5
+    floors = (np.abs(drawn.mean(axis=1)) + per_half * half) * n**0.5
+    held = stats.norm.cdf(floors - bias) - stats.norm.cdf(-floors - bias)
+    confidence = (held >= 0.95).mean()
+    assert confidence > 0.945
+    if bias == 5:
+        assert confidence < 0.955, "no wider than it says"
+
+
 def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str, Any]], tmp_path: Path) -> None:
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [record for record in timed if record["settings"]["ranks"] == 1]
@@ -520,11 +572,18 @@ def test_latency_verdicts_follow_the_interval_and_the_noise(found: list[dict[str
         record["result"]["differences"] = [{"phase": "forward", "ratio": ratio, "low": low, "high": high, "pairs": 4}]
     Ledger(tmp_path / "l.duckdb").ingest(timed)
     asked = "SELECT sparsity, speedup, verdict, noise, resolution FROM latency ORDER BY 1"
+    runs = "SELECT DISTINCT noise_runs FROM latency"
     rows = query.run(tmp_path / "l.duckdb", asked).rows
     assert [row[2] for row in rows] == [None, "no difference detected", "faster"]
     assert rows[2][1] == pytest.approx(2.0)
-    assert rows[0][3] == pytest.approx(1 / 0.95 - 1)
-    assert [row[4] for row in rows] == pytest.approx([1 / 0.95 - 1, 1 / 0.95 - 1, 1.5**0.5 - 1])
+    noise = math.exp(noise_bound(math.log(1.05 / 0.95) / 2, 4)) - 1
+    assert rows[0][3] == pytest.approx(noise, rel=1e-4)
+    assert [row[4] for row in rows] == pytest.approx([noise, noise, 1.5**0.5 - 1], rel=1e-4)
+    assert query.run(tmp_path / "l.duckdb", runs).rows == ((4,),), "of one process, its pairs of blocks"
+    for record in timed:
+        record["result"]["differences"][0] |= {"processes": 6, "pairs": 12}
+    Ledger(tmp_path / "p.duckdb").ingest(timed)
+    assert query.run(tmp_path / "p.duckdb", runs).rows == ((6,),)
     Ledger(tmp_path / "m.duckdb").ingest([one for one in timed if one["variant"]["sparsity"] == 0.9])
     alone = query.run(tmp_path / "m.duckdb", asked).rows
     assert [row[2:] for row in alone] == [("no noise floor", None, None)], "nothing tells chance by"
@@ -548,7 +607,8 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
     dense_row, pruned = query.run(tmp_path / "l.duckdb", asked).rows
     assert dense_row[1:3] == pytest.approx((1.0, 1.25)) and dense_row[3] is None
     assert pruned[1:4] == pytest.approx((2.5, 1.25, 2.0))
-    assert pruned[4] == pytest.approx(1 / 0.99 - 1), "the kernel's own gain is no noise"
+    noise = math.exp(noise_bound(math.log(1.01 / 0.99) / 2, 4)) - 1
+    assert pruned[4] == pytest.approx(noise, rel=1e-4), "the kernel's own gain is no noise"
     drawn = query.run(tmp_path / "l.duckdb", "SELECT speedup FROM speedups WHERE sparsity = 0").rows
     assert drawn == ((pytest.approx(1.25),),), "a line of such an engine begins at what its kernel does"
 
@@ -685,16 +745,17 @@ def recovered(record: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("results", "share"),
+    ("results", "share", "gained"),
     [
-        ([outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50), outcomes([1] * 80 + [0] * 20)], 0.75),
-        ([windows([300.0] * 9), windows([400.0] * 9), windows([350.0] * 9)], 0.5),
-        ([windows([300.0] * 9), windows([400.0] * 9), windows([450.0] * 9)], -0.5),
+        ([outcomes([1] * 90 + [0] * 10), outcomes([1] * 50 + [0] * 50), outcomes([1] * 80 + [0] * 20)], 0.75, 0.3),
+        ([windows([300.0] * 9), windows([400.0] * 9), windows([350.0] * 9)], 0.5, None),
+        ([windows([300.0] * 9), windows([400.0] * 9), windows([450.0] * 9)], -0.5, None),
     ],
 )
 def test_what_a_recovery_gave_back(
     results: list[dict[str, Any]],
     share: float,
+    gained: float | None,
     found: list[dict[str, Any]],
     scored: list[dict[str, Any]],
     tmp_path: Path,
@@ -706,13 +767,16 @@ def test_what_a_recovery_gave_back(
     after = recovered(pruned)
     after["result"] = results[2]
     making = recovered(next(one for one in of(found, stage="make") if one["variant"]["id"] == pruned["variant"]["id"]))
-    making["result"] |= {"seconds": 1800.0, "trained_tokens": 65_536}
+    making["result"] |= {"seconds": 1800.0, "trained_tokens": 65_536, "joules": 5e4, "energy_source": "RAPL package-0"}
     path = tmp_path / "recovered.duckdb"
     Ledger(path).ingest([dense, pruned, after, making])
     (row,) = query.run(path, "FROM recovered").dicts()
     assert row["recipe"].endswith(", then reconstruct")
     assert (row["before"], row["after"], row["dense_score"]) == tuple(results[place]["score"] for place in (1, 2, 0))
-    assert row["regained"] == pytest.approx(share) and row["regained_per_hour"] == pytest.approx(2 * share)
+    assert row["regained"] == pytest.approx(share)
+    more = math.log(row["before"] / row["after"]) if gained is None else gained
+    assert row["gained"] == pytest.approx(more) and row["recovered_per_hour"] == pytest.approx(2 * more)
+    assert (row["joules"], row["energy_source"]) == (5e4, "RAPL package-0")
     assert (row["trained_tokens"], row["hours"]) == (65_536, 0.5)
 
 
@@ -728,7 +792,11 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
     rows = query.run(path, "SELECT recipe, step, tokens, loss, held_out FROM training_curves").rows
     recipe = making["variant"]["recipe"]
     assert rows == ((recipe, 0, 0, None, 4.0), (recipe, 10, 80, 3.5, 3.25))
-    assert query.run(path, "SELECT operations FROM variants").rows == ((3e12,),)
+    assert query.run(path, "SELECT operations, joules, energy_source FROM variants").rows == ((3e12, None, None),)
+    making["result"] |= {"joules": None, "energy_source": "none: no RAPL counters"}
+    Ledger(tmp_path / "counted.duckdb").ingest([making])
+    said = query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows
+    assert said == ((None, "none: no RAPL counters"),)
 
 
 def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {name: {} for name in MODEL_TYPES if name no
     # The projections of small models' style.
     "opt:post-norm": {"word_embed_proj_dim": 16, "do_layer_norm_before": False},
     "t5:gated": {"feed_forward_proj": "gated-gelu"},
+    "deberta:relative": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "deberta-v2:unshared": {"share_att_key": False, "conv_kernel_size": 0},
     "gpt_neox:sequential": {"use_parallel_residual": False},
     "bloom:post-norm": {"apply_residual_connection_post_layernorm": True},

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.architectures import architecture
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.replay import Block, Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
-from tests.models.model_zoo import GROUPED, ROUTED
+from tests.models.model_zoo import GROUPED, ROUTED, T5
 from tests.models.replaying import batch
+from tests.models.test_axes import what_is_zero_can_go
 from tests.steps.shrink.making import text
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -33,6 +36,36 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "encoder": {**GROUPED, "model_type": "t5_gemma_module"}, "decoder": {**GROUPED, "model_type": "t5_gemma_module"},
     },
 }  # fmt: skip
+
+
+SHRUNK: dict[str, dict[str, Any]] = {
+    "cohere": {**GROUPED, "use_qk_norm": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "eurobert": {**GROUPED, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "jamba": {
+        **GROUPED, "num_hidden_layers": 4, "num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False, "pad_token_id": 0,
+    },
+    "qwen3_next": CONFIGS["qwen3_next"],
+    "switch_transformers": {**T5, "num_experts": 4, "expert_capacity": 64, "num_sparse_encoder_layers": 1,
+                            "num_sparse_decoder_layers": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHRUNK)
+def test_what_is_zero_can_go(kind: str, tmp_path: Path) -> None:
+    family: Any = {"eurobert": "encoder", "switch_transformers": "encoder-decoder"}.get(kind, "decoder")
+    config = {"model_type": kind, "initializer_range": 0.2, **SHRUNK[kind]}
+    what_is_zero_can_go(kind, write_random(config, tmp_path / "model", family, "float32", 0), family)
+
+
+REASONED = ("albert", "falcon_mamba", "led", "lfm2", "longformer", "mamba", "mamba2", "rwkv", "t5gemma", "whisper")
+
+
+@pytest.mark.parametrize("kind", [*REASONED, "opus"])
+def test_what_nothing_can_be_cut_out_of_is_refused_by_name(kind: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{kind}: nothing can be cut") as told:
+        architecture({"model_type": kind})
+    assert ("is not declared" in told.value.message) == (kind == "opus") and "prune it" in (told.value.hint or "")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

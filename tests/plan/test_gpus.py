@@ -17,7 +17,7 @@ from sparsebench.manifest.load import load
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
-from sparsebench.plan.jobs import calculates, jobs
+from sparsebench.plan.jobs import alone, calculates, jobs
 from sparsebench.plan.preflight import Request, checks, prepare
 from sparsebench.plan.resources import at_once, cell_seconds, job_seconds
 from sparsebench.run.select import decisions
@@ -75,13 +75,15 @@ def test_the_labs_plan_says_what_has_a_gpu_each_and_for_how_long(
         for place, line in lines.items()
         for count, kind, time in re.findall(r"(\d+) (\w+) (\w+)", line)
     }
-    wanted: dict[tuple[str, str], list[float]] = {}
+    wanted: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for job in jobs(ready.plan, ready.plan.cells, lambda _: False):
-        place = "alone" if job.exclusive else "one" if calculates(job) else "on"
-        wanted.setdefault((place, job.kind), []).append(job_seconds(job, ready.sizes) / 3600)
-    assert said.keys() == wanted.keys() >= {("one", "benchmarks"), ("alone", "latency"), ("on", "make")}
+        place = "alone" if alone(job, True) else "one" if calculates(job) else "on"
+        many = at_once(job, slots=8, gpus=8)
+        wanted.setdefault((place, job.kind), []).append((job_seconds(job, ready.sizes) / 3600, many))
+    kinds = {("one", "benchmarks"), ("one", "memory"), ("alone", "latency"), ("on", "make")}
+    assert said.keys() == wanted.keys() >= kinds
     for key, times in wanted.items():
-        expected = sum(times) if key[0] == "alone" else max(sum(times) / 8, max(times))
+        expected = max(sum(time / many for time, many in times), max(times)[0])
         assert said[key] == (len(times), pytest.approx(expected, abs=0.01, rel=0.02)), key
     assert re.search(r"shares of what is prunable: \d\d% of deberta-v2-xxlarge-mnli, 92% of opt-1.3b", told)
 
@@ -156,7 +158,28 @@ def test_jobs_run_side_by_side_as_the_scheduler_has_room() -> None:
         ("latency", True): 1, ("memory", True): 1,
     }  # fmt: skip
     assert {at_once(job, slots=4) for job in found if not job.exclusive} == {4}
-    assert {at_once(job, slots=16, gpus=8) for job in found if job.kind == "benchmarks"} == {8}
+    assert {at_once(job, slots=16, gpus=8) for job in found if job.kind in ("benchmarks", "memory")} == {8}
+    noisy = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "device"})
+    found = [job for job in jobs(noisy, noisy.cells, lambda _: False) if job.kind == "latency"]
+    assert [at_once(job, slots=16, gpus=8) for job in found] == [8, 2]
+    assert {at_once(job, slots=4) for job in found} == {1}, "on a CPU there is nothing beside which to run"
+    usual = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4]})
+    assert not {cell.id for cell in usual.cells if "engine" in cell.settings} & {cell.id for cell in noisy.cells}
+    spelled = planned(runtime={"engines": ["deepspeed"], "ranks": [1, 4], "alone": "machine"})
+    assert [cell.id for cell in spelled.cells] == [cell.id for cell in usual.cells]
+
+
+def test_timing_beside_other_jobs_is_refused_on_a_cpu(driver: Driver, tmp_path: Path) -> None:
+    driver.lists([])
+    path = tmp_path / "m.yaml"
+    path.write_text(MIXED + "  alone: device\n")
+    ready = prepare(Request(path, ledger=tmp_path / "l.duckdb"))
+    timed = {cell.id for cell in ready.plan.cells if "engine" in cell.settings}
+    assert timed == ready.refused.keys()
+    assert {cell.label.partition("b1 ")[2] for cell in ready.plan.cells if cell.id in timed} == {
+        "p128 g16 beside other jobs"
+    }
+    assert {(one.line, one.message.partition(":")[0]) for one in ready.refused.values()} == {(12, "alone")}
 
 
 def test_examples_and_prompts_cost_what_they_are_long() -> None:

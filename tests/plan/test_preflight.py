@@ -50,6 +50,61 @@ def test_an_architecture_that_cannot_be_calibrated_is_refused_with_its_line(
     assert "plain:" not in said
 
 
+CUT = """
+version: 1
+models:
+  - name: shared
+    source: random
+    family: encoder
+    architecture: {{model_type: albert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
+  - name: plain
+    source: random
+    family: encoder
+    architecture: {{model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64{head}}}
+calibration: {{source: "path:text.txt"}}
+benchmarks: {{encoder: [{{task: probe, source: "path:scored.jsonl"}}]}}
+variants:
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{{step}, models: [{model}]}}
+"""
+HEAD = ", architectures: [BertForSequenceClassification]"
+TASK = "shrink: taylor, labels: task, keep: 0.5, source: path:{}.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("step", "model", "head", "said"),
+    [
+        (
+            "shrink: l2, keep: 0.5",
+            "shared",
+            "",
+            "shared: albert: nothing can be cut out of it: all of its blocks are one",
+        ),
+        ("shrink: l2, keep: 0.5, of: experts", "plain", "", "plain: bert: it is no mixture of experts"),
+        (TASK.format("train"), "plain", "", "plain: `labels: task` needs a sequence-classification head"),
+        (TASK.format("scored"), "plain", HEAD, "its text is part of `probe`"),
+        (TASK.format("train"), "plain", HEAD, ""),
+        ("shrink: taylor, keep: 0.5", "plain", "", ""),
+    ],
+)
+def test_what_cannot_be_cut_so_is_refused_with_its_line(
+    step: str, model: str, head: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("some words\n")
+    for name in ("train", "scored"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "some words", "label": 1}\n' * 3)
+    path = tmp_path / "mine.yaml"
+    path.write_text(CUT.format(step=step, model=model, head=head))
+    if not said:
+        plan = prepare(Request(path)).plan
+        (made,) = (one for one in plan.variants.values() if one.steps and one.steps[-1].verb == "shrink")
+        assert ("source" in made.steps[-1].settings) == ("task" in step)
+        return
+    with pytest.raises(ManifestError) as caught:
+        prepare(Request(path))
+    assert said in str(caught.value) and "mine.yaml:16" in str(caught.value)
+
+
 MASKED = """
 version: 1
 models:
@@ -133,6 +188,20 @@ def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path:
     assert "missing.txt" in str(caught.value) and "m.yaml:13" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("by: rigl, pattern: '2:4'", "pattern 2:4 beside `by: rigl`"),
+        ("by: rigl, sparsity: 0.8, schedule: cubic", "`schedule` beside `by: rigl`"),
+        ("by: moves, sparsity: 0.8", "one of `magnitude`, `movement`, `rigl`"),
+    ],
+)
+def test_what_cannot_be_pruned_while_training_is_told_with_its_line(said: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as caught:
+        trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, f"  - {{prune: gradual, {said}}}\n")
+    assert words in str(caught.value) and "m.yaml:13" in str(caught.value)
+
+
 def test_a_vocabulary_is_not_chosen_by_a_benchmark_s_own_text(tmp_path: Path) -> None:
     more = "benchmarks:\n  encoder: [{task: sst2_probe}]\n"
     from sparsebench.benchmarks import all_tasks
@@ -181,3 +250,15 @@ def test_a_calibration_s_columns_come_with_its_text(tmp_path: Path) -> None:
     plan = prepare(Request(path)).plan
     own, named, _ = [variant.steps[0].settings for variant in plan.variants.values() if variant.steps]
     assert (own["field"], own["target"], named["field"], named["target"]) == ("word", "sounds", None, None)
+
+
+def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = MANIFEST.format(method="magnitude", more="")
+    entry = "- {shrink: l2, keep: [0.5, 0.75], of: hidden, models: plain}"
+    path.write_text(text.replace("- {prune: magnitude, sparsity: 0.5}", entry))
+    with pytest.raises(ManifestError) as caught:
+        prepare(Request(path))
+    assert str(caught.value).count("plain: bert: its hidden size") == 1 and "mine.yaml:14" in str(caught.value)
+    path.write_text(path.read_text().replace("model_type: bert", "model_type: nomic_bert"))
+    assert prepare(Request(path)).plan.cells

@@ -9,14 +9,26 @@ from pathlib import Path
 
 import pytest
 
-MANIFEST = """\
+from sparsebench.ledger import query
+
+HEAD = """\
 version: 1
 ledger: {home}/ledger/test.duckdb
 work_dir: {home}/work
 models:
   - {{name: tiny, source: "path:{model}", family: decoder}}
+"""
+VARIANTS = """\
 variants:
-  - {{prune: magnitude, sparsity: [0.5, 0.9]}}
+  - {prune: magnitude, sparsity: [0.5, 0.9]}
+"""
+CALIBRATION = """\
+calibration: {source: path:text.txt, samples: 4, length: 16}
+"""
+OWN = """\
+benchmarks:
+  decoder:
+    - {task: perplexity, name: own, source: path:own.txt, length: 32}
 """
 
 
@@ -24,8 +36,36 @@ variants:
 def manifest(tiny_llama: Path, tmp_path: Path) -> Path:
     """Dense and two sparsities of a tiny model: structure and storage."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(MANIFEST.format(home=tmp_path, model=tiny_llama))
+    path.write_text(HEAD.format(home=tmp_path, model=tiny_llama) + VARIANTS)
     return path
+
+
+class Experiment:
+    """A folder for manifests on a tiny decoder: ``text.txt`` to calibrate on and ``own.txt`` to be scored on lie in it."""
+
+    def __init__(self, home: Path, model: Path, text: str, own: str) -> None:
+        self.home, self.model, self.ledger = home, model, home / "ledger" / "test.duckdb"
+        (home / "text.txt").write_text(text)
+        (home / "own.txt").write_text(own)
+
+    def write(self, rest: str) -> Path:
+        """A manifest of the model and ``rest``."""
+        path = self.home / "experiment.yaml"
+        path.write_text(HEAD.format(home=self.home, model=self.model) + rest)
+        return path
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        """What the ledger answers."""
+        return list(query.run(self.ledger, sql).rows)
+
+
+@pytest.fixture
+def experiment(tiny_llama: Path, tmp_path: Path) -> Experiment:
+    """Manifests on the tiny Llama, in words that it knows."""
+    text = "\n\n".join(f"the cat sat on the mat {n} times" for n in range(200))
+    return Experiment(
+        tmp_path, tiny_llama, text, "\n\n".join(f"a big dog ran to one red tree {n} times" for n in range(200))
+    )
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sparsebench.cli.app import app
 from sparsebench.run import acceptance
 from tests.gpus import H100, Driver
+from tests.runtime.test_nodes import slurm as slurm  # a fixture
 
 DOCTOR = ["doctor", "--gpu", "--device", "cpu"]
 
@@ -47,6 +48,17 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
     assert H100 in str(shown.exception)
     shown = CliRunner().invoke(app, ["doctor", "--ranks", "2"])
     assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="a rank ends with its parent on Linux only")
+def test_ranks_on_other_nodes_add_up(slurm: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    monkeypatch.setattr(acceptance, "CHECKS", {"several nodes": acceptance.CHECKS["several nodes"]})
+    shown = CliRunner().invoke(app, [*DOCTOR, "--hostfile", str(tmp_path / "hosts"), "--json"])
+    (check,) = json.loads(shown.stdout)["checks"]
+    assert check["verdict"] == "yes", check["detail"]
+    assert check["numbers"]["bytes_s"] > 0 and len(check["numbers"]["places"]) == 2
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -9,18 +10,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sparsebench import devices
+from sparsebench.cli.app import app
+from sparsebench.ledger import query
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import expand
 from sparsebench.plan.jobs import jobs
+from sparsebench.plan.preflight import Request, prepare
 from sparsebench.plan.resources import at_once
 from sparsebench.run.executor import Settings
 from sparsebench.run.local import Local
 from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
+from sparsebench.run.select import LEFT_OUT, decisions
 from sparsebench.run.workspace import Workspace
 from tests.gpus import H100, Driver
 
@@ -77,8 +83,81 @@ def test_a_timed_job_has_the_machine_with_all_its_gpus(runner: Any) -> None:
     assert runner.started == [("latency", "", None, "cuda")]
 
 
+def test_times_that_accept_noise_are_taken_on_different_gpus_at_once(runner: Any) -> None:
+    def runtime(**more: Any) -> list[Job]:
+        content = CONTENT | {"runtime": {"engines": ["deepspeed"], **more}}
+        plan = expand(Manifest.model_validate(content), "test", {"m": "r"})
+        timed = [job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "latency"]
+        return [replace(job, after=()) for job in timed]
+
+    runner.waiting = Queue([*runtime(ranks=[1], alone="device"), *runtime(ranks=[2], alone="device")])
+    runner._start_ready()
+    assert runner.started == [("latency", gpu, gpu, "cuda") for gpu in ("GPU-a", "GPU-b")]
+    runner.children = runner.children[:1]
+    runner._start_ready()
+    assert len(runner.started) == 2, "two ranks wait for two GPUs"
+    runner.children = []
+    runner._start_ready()
+    assert runner.started[-1] == ("latency", "GPU-a,GPU-b", "GPU-a,GPU-b", "cuda"), "one GPU a rank"
+    assert not runner.executor.room(runtime()[0], [child.task for child in runner.children]), "the usual ones are alone"
+
+
+def test_memory_is_measured_on_a_gpu_of_its_own(runner: Any) -> None:
+    wanted(runner, "memory", "benchmarks")
+    assert [one[:3] for one in runner.started] == [("benchmarks", "GPU-a", "GPU-a"), ("memory", "GPU-b", "GPU-b")]
+
+
 def test_on_a_cpu_no_job_sees_a_gpu(runner: Any) -> None:
     runner.settings = runner.executor.settings = replace(runner.settings, device="cpu")
     runner.executor.gpus = []
     wanted(runner, "benchmarks")
     assert {one[1:] for one in runner.started} == {("", "", "cpu")} and len(runner.started) == 3
+
+
+REFUSED = """\
+version: 1
+ledger: {home}/l.duckdb
+work_dir: {home}/work
+models:
+  - name: m
+    source: random
+    family: decoder
+    architecture: {{model_type: llama, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, vocab_size: 64}}
+runtime: {{engines: [deepspeed], ranks: [1, 2]}}
+"""
+
+
+def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    path = tmp_path / "m.yaml"
+    path.write_text(REFUSED.format(home=tmp_path))
+
+    def called(verb: str, *words: str) -> Any:
+        done = CliRunner().invoke(app, [verb, str(path), "--device", "cuda", *words])
+        assert done.exit_code == 0, done.output
+        return done
+
+    driver.lists([("GPU-a", H100, "80000")])
+    assert "2 unsupported" in called("run", "--only", "ranks=2").stderr
+    states = {
+        row["stage"]: (row["unsupported"], row["left"])
+        for row in json.loads(called("status", "--json").stdout)["stages"]
+    }
+    assert states["latency"] == states["memory"] == (1, 1)
+    assert "2 ranks need as many GPUs" in called("status").stderr
+    assert "nothing to do" in called("run", "--only", "ranks=2").stderr
+    rows = query.run(
+        tmp_path / "l.duckdb", "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
+    ).rows
+    assert list(rows) == [("unsupported", True)]
+
+    def runs() -> set[tuple[bool, str]]:
+        ready = prepare(Request(path, device="cuda", only=(("ranks", "2"),)))
+        found = decisions(ready, Workspace.of(ready.ledger, ready.work).records, False)
+        return {(one.runs, one.why) for one in found if one.why != LEFT_OUT}
+
+    assert runs() == {(False, "unsupported: 2 ranks need as many GPUs; device cuda is 1")}
+    driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
+    assert runs() == {(True, "unsupported with other GPUs")}

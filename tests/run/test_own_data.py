@@ -14,6 +14,7 @@ import pytest
 Call = Callable[..., subprocess.CompletedProcess[str]]
 MORE = """\
   - {floor: zero-weights}
+  - {floor: heuristic}
 structure: null
 storage: null
 benchmarks:
@@ -44,6 +45,10 @@ def test_a_text_and_questions_of_ones_own(manifest: Path, tmp_path: Path, sparse
         for share in ("0.0", "0.5", "0.9")
     }
     assert {row["floor"] for row in rows} == {"True"}
+    # The heuristic reads no model: nothing is made for it.
+    asked = "select stage, label, status from cells where recipe = 'heuristic'"
+    told = sparsebench("sql", "--ledger", tmp_path / "ledger" / "test.duckdb", "--format", "csv", asked)
+    assert [*csv.reader(io.StringIO(told.stdout))][1:] == [["benchmarks", "choices-quiz", "done"]]
     assert {row["n"] for row in rows if row["task"] == "choices-quiz"} == {"12"}
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, records[:-1])))
     again = json.loads(sparsebench("plan", manifest, "--json").stdout)

@@ -6,68 +6,47 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from sparsebench.ledger import query
+from tests.run.conftest import CALIBRATION, Experiment
 
-MANIFEST = """\
-version: 1
-ledger: {home}/ledger/test.duckdb
-work_dir: {home}/work
-models:
-  - {{name: tiny, source: "path:{model}", family: decoder}}
-calibration: {{source: "path:{home}/text.txt", samples: 4, length: 16}}
+REST = """\
 variants:
-  - {{prune: magnitude, sparsity: 0.5}}
-  - - {{prune: magnitude, sparsity: [0.5, 0.9]}}
-    - {{quantize: int8}}
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{quantize: int4, group: 16, rounding: gptq}}
-    - {more}
-  - {{prune: sparsegpt, sparsity: 0.5, bits: int8, propagate: pruned}}
+  - {prune: magnitude, sparsity: 0.5}
+  - - {prune: magnitude, sparsity: [0.5, 0.9]}
+    - {quantize: int8}
+  - - {prune: magnitude, sparsity: 0.5}
+    - {quantize: int4, group: 16, rounding: gptq}
+    - {quantize: int8}
+  - {prune: sparsegpt, sparsity: 0.5, bits: int8, propagate: pruned}
 structure: null
-outputs: {{samples: 2, length: 16}}
-storage: {{formats: [dense], keep: none}}
+outputs: {samples: 2, length: 16}
+storage: {formats: [dense], keep: none}
 """
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def home(tiny_llama: Path, tmp_path: Path) -> Path:
-    (tmp_path / "text.txt").write_text("\n\n".join(f"some words {n} of a text" for n in range(200)))
-    text = MANIFEST.format(home=tmp_path, model=tiny_llama, more="{quantize: int8}")
-    (tmp_path / "chain.yaml").write_text(text)
-    return tmp_path
-
-
-def rows(home: Path, sql: str) -> list[tuple[object, ...]]:
-    return list(query.run(home / "ledger" / "test.duckdb", sql).rows)
-
-
-def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None:
-    done = sparsebench("run", home / "chain.yaml")
+def test_a_recipe_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
+    done, rows = sparsebench("run", experiment.write(CALIBRATION + REST)), experiment.rows
     # Quantizing what is quantized already fails, alone, and says so.
     assert done.returncode == 1, done.stderr
-    assert rows(home, "SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
+    assert rows("SELECT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL") == [
         ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "make", "failed"),
         ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "outputs", "skipped"),
         ("magnitude/layer 50%, then int4 rounding=gptq group=16, then int8", "storage", "skipped"),
     ]
-    ((why,),) = rows(home, "SELECT reason FROM failures WHERE stage = 'make'")
+    ((why,),) = rows("SELECT reason FROM failures WHERE stage = 'make'")
     assert "quantized already (int4)" in str(why)
-    found = {
-        row[0]: row[1:] for row in rows(home, "SELECT recipe, zeros / prunable, bits, rounded_to_zero FROM variants")
-    }
+    found = {row[0]: row[1:] for row in rows("SELECT recipe, zeros / prunable, bits, rounded_to_zero FROM variants")}
     assert found["magnitude/layer 50%"][:2] == (pytest.approx(0.5), None)
     zeros, bits, rounded = found["magnitude/layer 90%, then int8"]
-    assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / _prunable(home), abs=1e-3)
+    assert zeros >= 0.9 and 8 < bits < 10 and zeros == pytest.approx(0.9 + rounded / _prunable(experiment), abs=1e-3)
     assert 4 < found["magnitude/layer 50%, then int4 rounding=gptq group=16"][1] < 8
     assert found["sparsegpt/layer 50% bits=int8"][0] >= 0.5
     # Of the dense model nobody asks how far it is from itself; of each variant both blocks are compared.
     errors = {
-        row[0]: row[1:] for row in rows(home, "SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
+        row[0]: row[1:] for row in rows("SELECT recipe, count(*), min(own), max(error) FROM outputs GROUP BY ALL")
     }
     assert set(errors) == {
         "magnitude/layer 50%", "magnitude/layer 50%, then int8", "magnitude/layer 90%, then int8",
@@ -76,17 +55,16 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
     assert all(count == 2 and own > 0 for count, own, _ in errors.values())
     assert errors["magnitude/layer 90%, then int8"][2] > errors["magnitude/layer 50%, then int8"][2]
     # The prefix is made once, and only what an entry ends with is measured.
-    making = rows(home, "SELECT recipe FROM cells WHERE stage = 'make'")
+    making = rows("SELECT recipe FROM cells WHERE stage = 'make'")
     assert len(making) == len(set(making)) == 7
-    assert {name for (name,) in rows(home, "SELECT DISTINCT recipe FROM results")} >= {
+    assert {name for (name,) in rows("SELECT DISTINCT recipe FROM results")} >= {
         "dense",
         "magnitude/layer 50%, then int8",
     }
-    assert {(step, field) for step, field in rows(home, "SELECT step, field FROM steps") if step == "quantize"} >= {
+    assert {(step, field) for step, field in rows("SELECT step, field FROM steps") if step == "quantize"} >= {
         ("quantize", "rounding"), ("quantize", "group"),
     }  # fmt: skip
     parents = rows(
-        home,
         "SELECT p.recipe FROM variants v JOIN variants p ON p.variant_id = v.parent WHERE v.recipe LIKE '%90%, then int8'",
     )
     assert parents == [("magnitude/layer 90%",)]
@@ -96,7 +74,7 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
         "tiny/sparsegpt/int8",
         "--json",
         "--ledger",
-        home / "ledger" / "test.duckdb",
+        experiment.ledger,
     )
     assert compared.returncode == 0, compared.stderr
     pair = json.loads(compared.stdout)
@@ -107,17 +85,18 @@ def test_a_recipe_from_manifest_to_ledger(home: Path, sparsebench: Call) -> None
     assert [row["format"] for row in pair["sizes"]] == ["dense"]
 
 
-def _prunable(home: Path) -> int:
-    ((found,),) = rows(home, "SELECT max(prunable) FROM variants")
+def _prunable(experiment: Experiment) -> int:
+    ((found,),) = experiment.rows("SELECT max(prunable) FROM variants")
     assert isinstance(found, int)
     return found
 
 
 @pytest.mark.long
-def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) -> None:
+def test_variants_of_another_making_do_not_mix(experiment: Experiment, sparsebench: Call) -> None:
     """A record of other weights under the same id stands in the ledger, and in no view."""
-    assert sparsebench("run", home / "chain.yaml").returncode == 1
-    before = rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL")
+    assert sparsebench("run", experiment.write(CALIBRATION + REST)).returncode == 1
+    home, rows = experiment.home, experiment.rows
+    before = rows("SELECT variant_id, format, bytes FROM sizes ORDER BY ALL")
     record = next(
         json.loads(path.read_text())
         for path in (home / "ledger" / "records").glob("*.done.json")
@@ -131,12 +110,24 @@ def test_variants_of_another_making_do_not_mix(home: Path, sparsebench: Call) ->
     folder = home / "theirs"
     folder.mkdir()
     (folder / "a.json").write_text(json.dumps(other))
-    assert sparsebench("ingest", folder, "--ledger", home / "ledger" / "test.duckdb").returncode == 0
-    assert rows(home, "SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
+    assert sparsebench("ingest", folder, "--ledger", experiment.ledger).returncode == 0
+    assert rows("SELECT variant_id, format, bytes FROM sizes ORDER BY ALL") == before
+
+
+MASKS = """\
+variants:
+  - - {prune: mask, file: quarter.safetensors}
+    - {prune: magnitude, sparsity: 0.5, keep_zeros: true}
+  - {prune: mask, file: quarter.safetensors}
+  - - {prune: magnitude, sparsity: 0.5}
+    - {prune: magnitude, sparsity: 0.5, keep_zeros: true}
+structure: null
+storage: {formats: [dense], keep: none}
+"""
 
 
 @pytest.mark.long
-def test_masks_and_zeros_that_stay_from_manifest_to_ledger(tiny_llama: Path, tmp_path: Path, sparsebench: Call) -> None:
+def test_masks_and_zeros_that_stay_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
     """The share of zeros of masks is the one that they gave; zeros that were there are told from those that a step made."""
     import torch
     from safetensors.torch import save_file
@@ -144,26 +135,13 @@ def test_masks_and_zeros_that_stay_from_manifest_to_ledger(tiny_llama: Path, tmp
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.topology import parts
 
-    dense = Checkpoint(tiny_llama)
+    dense, rows = Checkpoint(experiment.model), experiment.rows
     names = [name for name, part in parts(dense, "decoder").items() if part.prunable]
     save_file({name: torch.arange(dense.load(name).numel()).view(dense.load(name).shape) % 4 > 0 for name in names},
-              tmp_path / "quarter.safetensors")  # fmt: skip
-    head, _, rest = MANIFEST.format(home=tmp_path, model=tiny_llama, more="").partition("calibration:")
-    text = f"""{head}variants:
-  - - {{prune: mask, file: quarter.safetensors}}
-    - {{prune: magnitude, sparsity: 0.5, keep_zeros: true}}
-  - {{prune: mask, file: quarter.safetensors}}
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{prune: magnitude, sparsity: 0.5, keep_zeros: true}}
-structure: null
-{rest[rest.index("storage:") :]}"""
-    (tmp_path / "masks.yaml").write_text(text)
-    (tmp_path / "else").mkdir()
-    done = sparsebench("run", tmp_path / "masks.yaml")
+              experiment.home / "quarter.safetensors")  # fmt: skip
+    done = sparsebench("run", experiment.write(MASKS))
     assert done.returncode == 0, done.stderr
-    found = rows(
-        tmp_path, "SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL"
-    )
+    found = rows("SELECT recipe, sparsity, achieved_sparsity FROM results WHERE method <> 'dense' ORDER BY ALL")
     assert [
         (recipe, pytest.approx(share, abs=1e-3), pytest.approx(given, abs=1e-3)) for recipe, share, given in found
     ] == [
@@ -172,42 +150,81 @@ structure: null
         ("mask quarter.safetensors", 0.25, 0.25),
         ("mask quarter.safetensors, then magnitude/layer 50% of what is left", 0.625, 0.625),
     ]
-    shares = rows(
-        tmp_path, "SELECT recipe, already_zero / prunable FROM variants WHERE parent IS NOT NULL ORDER BY ALL"
-    )
+    shares = rows("SELECT recipe, already_zero / prunable FROM variants WHERE parent IS NOT NULL ORDER BY ALL")
     assert [share for _, share in shares] == [pytest.approx(share, abs=1e-3) for share in (0, 0.5, 0, 0.25)]
 
 
 RECOVER = """\
-version: 1
-ledger: {home}/ledger/test.duckdb
-work_dir: {home}/work
-models:
-  - {{name: tiny, source: "path:{model}", family: decoder}}
-calibration: {{source: "path:{home}/text.txt", samples: 8, length: 16}}
+calibration: {source: path:text.txt, samples: 8, length: 16}
 variants:
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{recover: reconstruct, epochs: 2, batch: 2, rate: 1e-3}}
-    - {{quantize: int8}}
-structure: {structure}
-storage: {{formats: [dense], keep: none}}
+  - - {prune: magnitude, sparsity: 0.5}
+    - {recover: reconstruct, epochs: 2, batch: 2, rate: 1e-3}
+    - {quantize: int8}
+structure: null
+storage: {formats: [dense], keep: none}
 """
 
 
 @pytest.mark.long
-def test_recovery_reads_the_dense_model_beside_its_parent(home: Path, tiny_llama: Path, sparsebench: Call) -> None:
-    manifest = home / "recover.yaml"
-    manifest.write_text(RECOVER.format(home=home, model=tiny_llama, structure="null"))
-    done = sparsebench("run", manifest)
+def test_recovery_reads_the_dense_model_beside_its_parent(experiment: Experiment, sparsebench: Call) -> None:
+    done, rows = sparsebench("run", experiment.write(RECOVER)), experiment.rows
     assert done.returncode == 0, done.stderr
     recipe = "magnitude/layer 50%, then reconstruct epochs=2 batch=2 rate=0.001"
-    ((zeros, note),) = rows(home, f"SELECT zeros / prunable, note FROM variants WHERE recipe = '{recipe}'")
+    ((zeros, note),) = rows(f"SELECT zeros / prunable, note FROM variants WHERE recipe = '{recipe}'")
     assert zeros == pytest.approx(0.5) and "in the first block" in str(note)
     # What it is made from and beside is made again where it is gone.
-    shutil.rmtree(home / "work" / "models")
-    manifest.write_text(RECOVER.format(home=home, model=tiny_llama, structure="{}"))
-    done = sparsebench("run", manifest)
+    shutil.rmtree(experiment.home / "work" / "models")
+    done = sparsebench("run", experiment.write(RECOVER.replace("structure: null", "structure: {}")))
     assert done.returncode == 0, done.stderr
-    assert rows(home, f"SELECT status FROM cells WHERE stage = 'structure' AND recipe = '{recipe}, then int8'") == [
-        ("done",)
-    ]
+    assert rows(f"SELECT status FROM cells WHERE stage = 'structure' AND recipe = '{recipe}, then int8'") == [("done",)]
+
+
+TAUGHT = """\
+calibration: {source: path:text.txt, samples: 8, length: 16}
+variants:
+  - - {prune: magnitude, sparsity: 0.5}
+    - {recover: distill, teacher: [dense, path:other], tokens: 500, length: 16}
+  - {recover: distill, student: {layers: 1, hidden: 32, heads: 2}, match: hidden_mse, tokens: 500, length: 16}
+structure: null
+storage: {formats: [dense], keep: none}
+"""
+
+
+@pytest.mark.long
+def test_other_teachers_and_smaller_students_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
+    shutil.copytree(experiment.model, experiment.home / "other")
+    done = sparsebench("run", experiment.write(TAUGHT))
+    assert done.returncode == 0, done.stderr
+    asked = (
+        "SELECT recipe, trained_tokens >= 500, joules IS NULL = starts_with(energy_source, 'none'), note FROM variants"
+    )
+    found = {row[0]: row[1:] for row in experiment.rows(f"{asked} WHERE trained_tokens IS NOT NULL")}
+    taught, into = sorted(found, key=lambda recipe: "into" in recipe)
+    assert "taught by dense and other" in taught and "into layers=1 hidden=32 heads=2" in into
+    assert all(row[:2] == (True, True) for row in found.values())
+    assert "a student of" in found[into][2]
+    assert experiment.rows("SELECT value FROM steps WHERE field = 'student' AND value IS NOT NULL")
+
+
+CHOSEN = """\
+calibration: {source: path:text.txt, samples: 8, length: 16}
+variants:
+  - {prune: gradual, by: [magnitude, movement, rigl], sparsity: 0.6, frequency: 2, batch: 2, tokens: 500, length: 16}
+structure: null
+storage: {formats: [dense], keep: none}
+"""
+
+
+@pytest.mark.long
+def test_choices_of_what_goes_while_training_from_manifest_to_ledger(experiment: Experiment, sparsebench: Call) -> None:
+    done = sparsebench("run", experiment.write(CHOSEN))
+    assert done.returncode == 0, done.stderr
+    made = experiment.rows("SELECT recipe, trained_tokens >= 500, operations > 0, note FROM variants WHERE zeros > 0")
+    chosen = [str(recipe).partition("by=")[2].partition(" ")[0] for recipe, *_ in made]
+    assert sorted(chosen) == ["", "movement", "rigl"] and all(row[1:3] == (True, True) for row in made)
+    notes = dict(zip(chosen, (str(row[3]) for row in made), strict=True))
+    assert "the published run" not in notes[""] and "read 339,932,160" in notes["movement"]
+    assert "masks of the published run changed for 25,000" in notes["rigl"]
+    curves = experiment.rows("SELECT recipe, count(*) FROM training_curves GROUP BY recipe")
+    assert len(curves) == 3 and all(int(str(points)) > 3 for _, points in curves)
+    assert experiment.rows("SELECT value FROM steps WHERE field = 'drop_fraction' AND value IS NOT NULL")

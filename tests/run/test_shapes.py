@@ -10,21 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.ledger import query
+from tests.run.conftest import CALIBRATION, OWN, Experiment
 from tests.steps.plugin_page import block, install
 from tests.steps.trim.tiny import LEARNED, TEXT, llama
 
-HEAD = """\
-version: 1
-ledger: {home}/ledger/test.duckdb
-work_dir: {home}/work
-models:
-  - {{name: tiny, source: "path:{home}/model", family: decoder}}
-calibration: {{source: "path:{home}/text.txt", samples: 4, length: 16}}
-storage: {{formats: [dense], keep: none}}
-benchmarks:
-  decoder:
-    - {{task: perplexity, name: own, source: "path:{home}/own.txt", length: 32}}
+STORAGE = """\
+storage: {formats: [dense], keep: none}
 """
 SHAPES = """\
 variants:
@@ -39,16 +30,13 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 def reported(home: Path, variants: str, sparsebench: Call) -> tuple[dict[str, tuple[float, int]], str]:
     """After a run: by recipe the share of the parameters that went and the bytes of the file; and the report."""
-    llama(home / "model")
-    (home / "text.txt").write_text("\n\n".join(TEXT * 20))
-    (home / "own.txt").write_text("\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED))
-    (home / "shapes.yaml").write_text(HEAD.format(home=home) + variants)
-    done = sparsebench("run", home / "shapes.yaml")
+    own = "\n\n".join(f"{text} {number}" for number in range(20) for text in LEARNED)
+    experiment = Experiment(home, llama(home / "model"), "\n\n".join(TEXT * 20), own)
+    done = sparsebench("run", experiment.write(CALIBRATION + OWN + STORAGE + variants))
     assert done.returncode == 0, done.stderr
-    ledger = home / "ledger" / "test.duckdb"
     sql = "SELECT recipe, parameters_removed, bytes FROM variants JOIN sizes USING (variant_id) WHERE format = 'dense'"
-    found = {str(recipe): (removed, size) for recipe, removed, size in query.run(ledger, sql).rows}
-    written = sparsebench("report", "--ledger", ledger, "--out", home / "report.md")
+    found = {str(recipe): (removed, size) for recipe, removed, size in experiment.rows(sql)}
+    written = sparsebench("report", "--ledger", experiment.ledger, "--out", home / "report.md")
     assert written.returncode == 0, written.stderr
     pages = [(home / name).read_text(encoding="utf-8") for name in ("report.md", "report-results.md")]
     return found, "\n".join(pages)

@@ -8,50 +8,37 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.ledger import query
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.preflight import Request, prepare
+from tests.run.conftest import CALIBRATION, OWN, Experiment
 
-MANIFEST = """\
-version: 1
-ledger: {home}/ledger/test.duckdb
-work_dir: {home}/work
-models:
-  - {{name: tiny, source: "path:{model}", family: decoder}}
-calibration: {{source: "path:{home}/text.txt", samples: 4, length: 16}}
+REST = """\
 variants:
-  - {{skip: teal, share: [0.3, 0.6]}}
-  - {{moefy: cmoe, experts: 8, active: 0.5, router: learned}}
-  - - {{prune: magnitude, sparsity: 0.5}}
-    - {{skip: cats, share: 0.5}}
-benchmarks:
-  decoder:
-    - {{task: perplexity, name: own, source: "path:{home}/own.txt", length: 32}}
+  - {skip: teal, share: [0.3, 0.6]}
+  - {moefy: cmoe, experts: 8, active: 0.5, router: learned}
+  - - {prune: magnitude, sparsity: 0.5}
+    - {skip: cats, share: 0.5}
 structure: null
-storage: {{formats: [dense, packed], keep: packed}}
-runtime: {{engines: [skip, sparse], workloads: {{prompt: 8, generate: 4}}, samples: 4, select: {{skip: teal}}}}
+storage: {formats: [dense, packed], keep: packed}
+runtime: {engines: [skip, sparse], workloads: {prompt: 8, generate: 4}, samples: 4, select: {skip: teal}}
 """
 
 
-def written(home: Path, model: Path, old: str = "", new: str = "") -> Path:
-    (home / "text.txt").write_text("\n\n".join(f"the cat sat on the mat {n} times" for n in range(200)))
-    (home / "own.txt").write_text("\n\n".join(f"a big dog ran to one red tree {n} times" for n in range(200)))
-    path = home / "skip.yaml"
-    path.write_text(MANIFEST.format(home=home, model=model).replace(old, new))
-    return path
+def written(experiment: Experiment, old: str = "", new: str = "") -> Path:
+    return experiment.write(CALIBRATION + OWN + REST.replace(old, new))
 
 
 @pytest.mark.parametrize("last", ["{skip: cats, share: 0.5}", "{moefy: kmeans, active: 0.5}"])
-def test_nothing_may_follow(last: str, tiny_llama: Path, tmp_path: Path) -> None:
-    path = written(tmp_path, tiny_llama, "    - {skip: cats, share: 0.5}", f"    - {last}\n    - {{quantize: int8}}")
+def test_nothing_may_follow(last: str, experiment: Experiment) -> None:
+    path = written(experiment, "    - {skip: cats, share: 0.5}", f"    - {last}\n    - {{quantize: int8}}")
     with pytest.raises(ManifestError, match=r"last step of its recipe") as caught:
         prepare(Request(path, offline=True))
     assert last.partition(":")[0][1:] in str(caught.value)
 
 
-def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(tiny_llama: Path, tmp_path: Path) -> None:
+def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(experiment: Experiment) -> None:
     def planned(steps: str) -> set[str]:
-        path = written(tmp_path, tiny_llama, "    - {skip: cats, share: 0.5}", steps)
+        path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
         return {cell.variant.recipe for cell in prepare(Request(path, offline=True)).plan.cells}
 
     moefied = "    - {moefy: kmeans, active: 0.5}\n    - {recover: reconstruct}"
@@ -65,15 +52,27 @@ def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(tin
             planned(others)
 
 
+@pytest.mark.parametrize(
+    ("first", "key"),
+    [("moefy: kmeans, active: 0.5, router: [centroid, oracle]", "router"), ("floor: heuristic", "floor")],
+)
+def test_what_an_oracle_chose_is_not_recovered_and_no_model_is_not_changed(
+    first: str, key: str, experiment: Experiment
+) -> None:
+    steps = f"    - {{{first}}}\n    - {{recover: reconstruct}}"
+    path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
+    with pytest.raises(ManifestError) as caught:
+        prepare(Request(path, offline=True))
+    (problem,) = caught.value.problems
+    assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] and "no step follow" in problem.message
+
+
 @pytest.mark.long
 def test_from_manifest_to_ledger(
-    tiny_llama: Path, tmp_path: Path, sparsebench: Callable[..., subprocess.CompletedProcess[str]]
+    experiment: Experiment, sparsebench: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = sparsebench("run", written(tmp_path, tiny_llama))
-
-    def rows(sql: str) -> list[tuple[object, ...]]:
-        return list(query.run(tmp_path / "ledger" / "test.duckdb", sql).rows)
-
+    done = sparsebench("run", written(experiment))
+    rows = experiment.rows
     # The sparse engine would read everything, and says so; all else is done.
     left = rows("SELECT DISTINCT recipe, stage, status FROM cells WHERE status <> 'done' ORDER BY ALL")
     assert left == [

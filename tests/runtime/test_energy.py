@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparsebench import energy
 from sparsebench.runtime import machine
 
 LIMIT = 1_000_000
@@ -30,7 +32,7 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
     second = zone(tmp_path, "intel-rapl:1", "package-1", 200)
     inside = zone(tmp_path, "intel-rapl:0:0", "core", 50)
     around = zone(tmp_path, "intel-rapl:2", "psys", 500)
-    found = machine.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu", powercap=tmp_path)
     assert found.source == "RAPL package-0, package-1"
     for file in (first, second, inside, around):
         file.write_text(str(int(file.read_text()) + 250_000))
@@ -40,18 +42,45 @@ def test_packages_are_summed_and_what_lies_inside_or_around_them_is_not(tmp_path
 
 def test_a_counter_that_wrapped_around_goes_on_from_its_limit(tmp_path: Path) -> None:
     file = zone(tmp_path, "intel-rapl:0", "package-0", LIMIT - 99)
-    found = machine.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu", powercap=tmp_path)
     file.write_text("400")
     assert found.joules() == pytest.approx(500e-6)
 
 
+def test_a_counter_that_wraps_around_again_and_again_is_read_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "SECONDS", 0.005)
+    read, plain = [0], energy.Rapl.joules
+
+    def counted(self: energy.Rapl) -> float:
+        found = plain(self)
+        read[0] += 1
+        return found
+
+    monkeypatch.setattr(energy.Rapl, "joules", counted)
+    with energy.spending("cpu") as spent:
+        for value in (900_000, 800_000, 700_000):  # each of the last two after a whole round but a tenth
+            before = read[0]
+            file.write_text(str(value))
+            while read[0] < before + 2:
+                time.sleep(0.001)
+    assert spent.joules() == pytest.approx((900_000 + 2 * (LIMIT + 1 - 100_000)) / 1e6)
+    assert spent.source == "RAPL package-0"
+    counts = read[0]
+    time.sleep(0.05)
+    assert read[0] == counts, "nobody reads when it is over"
+
+
 def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
-    found = machine.meter("cpu", powercap=tmp_path / "absent")
+    found = energy.meter("cpu", powercap=tmp_path / "absent")
     assert found.joules() is None
     assert found.source == f"none: no RAPL counters in {tmp_path / 'absent'}"
     broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     broken.write_text("nonsense")
-    assert "cannot be read" in machine.meter("cpu", powercap=tmp_path).source
+    assert "cannot be read" in energy.meter("cpu", powercap=tmp_path).source
 
 
 def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +96,7 @@ def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Path, "read_text", refused)
     else:
         file.chmod(0)
-    found = machine.meter("cpu", powercap=tmp_path)
+    found = energy.meter("cpu", powercap=tmp_path)
     assert found.source == f"none: only root may read {file}"
     assert found.joules() is None
 
@@ -83,7 +112,7 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         NVMLError=RuntimeError,
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
-    found = machine.meter("cuda:0", ranks=2)
+    found = energy.meter("cuda:0", ranks=2)
     counters |= {"GPU-b": 6500, "GPU-c": 7500, "GPU-a": 9000}
     assert (found.source, found.joules(), found.joules()) == ("NVML, 2 GPUs", 2.0, 0.0)
 
@@ -91,9 +120,9 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    assert machine.meter("cuda:0").source == "none: NVML says: no driver"
+    assert energy.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert "pip install nvidia-ml-py" in machine.meter("cuda:0").source
+    assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source
 
 
 def test_what_a_process_holds_on_its_gpu_is_what_nvml_says_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from sparsebench.energy import Nothing
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.intervals import differences, summaries, waiting
 from sparsebench.runtime.latency import GPU_SECONDS, MIN_PAIRS, WARM_SECONDS, WARM_STEPS, Loaded, Peers, run
-from sparsebench.runtime.machine import Nothing
 from sparsebench.runtime.workload import Phase
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsebench.errors import SparsebenchError
+from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.steps.contract import Context, Evidence, Step
@@ -48,5 +48,7 @@ def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
     one, other, true = (Checkpoint(folder) for folder in (first, second, parent))
     name = max(true.tensors, key=lambda name: true.tensors[name].numel)
     assert not torch.equal(one.load(name), other.load(name)) and not torch.equal(one.load(name), true.load(name))
+    with pytest.raises(UnsupportedError, match="no weights"):
+        made(parent, family, tmp_path / "none", single("floor", "heuristic"))
     again = made(parent, family, tmp_path / "again", steps[1])[0][0]
     assert torch.equal(Checkpoint(again).load(name), one.load(name))

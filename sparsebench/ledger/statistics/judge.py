@@ -18,7 +18,7 @@ from sparsebench.ledger.statistics.contract import (
     ask,
     none,
 )
-from sparsebench.ledger.statistics.proportions import Table
+from sparsebench.ledger.statistics.proportions import PairedCounts
 from sparsebench.ledger.statistics.resampling import RESAMPLES, design_effect
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     many = _many(n, pairs.cluster)
     gained, lost = int((net > 0).sum()), int((net < 0).sum())
     both = int((pairs.variant * pairs.dense).sum())
-    table = Table(both, gained, lost, n - both - gained - lost)
+    table = PairedCounts(both, gained, lost, n - both - gained - lost)
     effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
     independent = table.scaled(1 / effect)
     low, high = proportions.newcombe(independent)
@@ -118,12 +118,14 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     )
 
 
-def _retained_of_counts(metric: Metric, table: Table, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
+def _retained_of_counts(
+    metric: Metric, table: PairedCounts, pairs: Pairs, chance: float | None
+) -> dict[str, float | None]:
     if chance is None:
         return {}
     if not metric.higher_is_better:
         # Of errors, what is not one counts: the ratio is the same.
-        table, chance = Table(table.neither, table.lost, table.gained, table.both), 1 - chance
+        table, chance = PairedCounts(table.neither, table.lost, table.gained, table.both), 1 - chance
     n, right = table.n, table.both + table.lost
     alone = design_effect(pairs.dense, pairs.cluster)
     if proportions.wilson(right / alone, n / alone)[0] <= chance:

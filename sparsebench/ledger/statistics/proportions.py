@@ -18,7 +18,7 @@ _FAR = 1e6
 
 
 @dataclass(frozen=True)
-class Table:
+class PairedCounts:
     """Documents by who is right; of clustered documents, as many as independent ones would have to be."""
 
     both: float
@@ -31,9 +31,9 @@ class Table:
         """All documents."""
         return self.both + self.gained + self.lost + self.neither
 
-    def scaled(self, factor: float) -> Table:
+    def scaled(self, factor: float) -> PairedCounts:
         """The same shares of ``factor`` times the documents."""
-        return Table(self.both * factor, self.gained * factor, self.lost * factor, self.neither * factor)
+        return PairedCounts(self.both * factor, self.gained * factor, self.lost * factor, self.neither * factor)
 
     def correlation(self) -> float:
         """Newcombe's φ of the pairs, with his continuity correction, which applies to positive correlation only."""
@@ -89,7 +89,7 @@ def binomial(k: Integers, n: int, share: float) -> Floats:
     return found
 
 
-def newcombe(table: Table, z: float = Z95) -> tuple[float, float]:
+def newcombe(table: PairedCounts, z: float = Z95) -> tuple[float, float]:
     """Newcombe's interval (95% by default) of the difference of paired proportions, (both + gained) / n - (both + lost) / n.
 
     Method 10 of Statistics in Medicine 17, 2635-2650 (1998): square-and-add with the correlation of the pairs.
@@ -103,7 +103,7 @@ def newcombe(table: Table, z: float = Z95) -> tuple[float, float]:
     )
 
 
-def retained(table: Table, chance: float) -> tuple[float | None, float | None]:
+def retained(table: PairedCounts, chance: float) -> tuple[float | None, float | None]:
     """The 95% interval of (variant - chance) / (dense - chance): the ratios r for which variant - r dense, both above chance,
     may be 0 by ``newcombe``'s square-and-add (MOVER: Zou & Donner, Statistics in Medicine 27, 1693-1702, 2008).
 
@@ -141,7 +141,7 @@ def _end(excess: Callable[[float, bool], float], start: float, upper: bool) -> f
     return far
 
 
-def _sides(table: Table, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _sides(table: PairedCounts, z: float = Z95) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Each side's share with Wilson's interval: the variant's, the dense model's."""
     n, right = table.n, (table.both + table.gained, table.both + table.lost)
     first, second = ((count / n, *wilson(count, n, z)) for count in right)

@@ -6,7 +6,8 @@ WITH made AS (
            arg_max(already_zero, started_at) AS already_zero,
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
            arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
-           arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share, arg_max(note, started_at) AS note
+           arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share,
+           arg_max(joules, started_at) AS joules, arg_max(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
     FROM _latest
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
@@ -33,7 +34,7 @@ SELECT variant_id, model, family, weights, source, revision, dtype, recipe, pare
        -- A weight is multiplied and added once for a token: two operations less for one that meets nothing.
        operations_token - 2 * (1 - coalesce(read_share, 1)) * coalesce(prunable, 0) AS operations_token, zeros, already_zero, total_zeros,
        rounded_to_zero, nullif(bits, 0) AS bits, seconds, nullif(trained_tokens, 0) AS trained_tokens,
-       nullif(operations, 0) AS operations, coalesce(read_share, 1) AS read_share, note, c.content
+       nullif(operations, 0) AS operations, joules, nullif(energy_source, '') AS energy_source, coalesce(read_share, 1) AS read_share, note, c.content
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN counted USING (variant_id)
@@ -56,6 +57,8 @@ COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average
 COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
 COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
 COMMENT ON COLUMN variants.operations IS 'floating-point operations that training it took, in blocks or as a whole, the dense model''s included';
+COMMENT ON COLUMN variants.joules IS 'joules that training it took, of everything that energy_source counts: all that ran on the processors or GPUs meanwhile; NULL without a counter, and where nothing was trained';
+COMMENT ON COLUMN variants.energy_source IS 'the counters behind joules (RAPL packages, NVML), or why there is none; NULL where nothing was trained';
 COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included: below 1 where inputs or experts are skipped';
 COMMENT ON COLUMN variants.note IS 'what else a reader must know of its making';
 COMMENT ON COLUMN variants.content IS 'checksum of the weights whose measurements count';

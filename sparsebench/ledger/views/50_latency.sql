@@ -15,6 +15,17 @@ LEFT JOIN base.latency_differences r ON r.record_id = c.record_id AND r.phase = 
 CREATE OR REPLACE VIEW _unforced AS
 SELECT * EXCLUDE (forced) FROM _latency_phases WHERE NOT forced;
 
+-- How far from 1, in logarithms, comparisons of a model with itself lie: an upper tolerance bound for 95% of them, with 95% confidence.
+-- Of one such comparison (an A/A run) over n processes the mean m and its standard error e are known; the mean of another over as many is
+-- normal about the same place. The bound is |m| + k e, where k is the quantile 0.95 of the noncentral t with n - 1 degrees of freedom
+-- and noncentrality z(0.95): the one-sided bound of NIST's handbook, 7.2.6.3, for a single value whose error n others tell. The ratio's interval
+-- reaches t(0.975) e to each side, so that the list holds k / t for n from 2 to 30, by scipy; it falls, so that its last stands for more.
+CREATE OR REPLACE MACRO noise_bound(ratio, low, high, n) AS
+    abs(ln(ratio)) + ln(high / low) / 2 * list_extract(
+          [2.0892, 1.9472, 1.8717, 1.8285, 1.8008, 1.7817, 1.7677, 1.7571, 1.7487, 1.7419,
+           1.7364, 1.7317, 1.7277, 1.7243, 1.7213, 1.7187, 1.7164, 1.7143, 1.7125, 1.7108,
+           1.7093, 1.7079, 1.7066, 1.7055, 1.7044, 1.7034, 1.7025, 1.7017, 1.7009], least(greatest(n, 2), 30) - 1);
+
 CREATE OR REPLACE VIEW latency AS
 WITH kernels AS (
     -- What an engine that skips zeros does where no weight is zero: the kernel's own part of a speed-up.
@@ -23,27 +34,29 @@ WITH kernels AS (
     FROM _latency_phases
     WHERE forced
     GROUP BY ALL
-), noise AS (
-    -- The dense model against itself: what an interval can be off by without any difference. Two copies of a model lie in memory
-    -- differently, and one such run is one draw of that: the worst phase stands for all.
-    SELECT manifest, model, engine, ranks, workload, asked, machine,
-           max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
+), itself AS (
+    -- The dense model against itself. One process alone has its pairs of blocks for runs, which say nothing of another process.
+    SELECT manifest, model, engine, ranks, workload, asked, machine, if(coalesce(processes, 1) > 1, processes, pairs) AS runs,
+           noise_bound(ratio, ratio_low, ratio_high, runs) AS bound
     FROM _unforced
     WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'
+), noise AS (
+    -- Two copies of a model lie in memory differently, for better or worse: the worst phase stands for all.
+    SELECT manifest, model, engine, ranks, workload, asked, machine, max(bound) AS noise, arg_max(runs, bound) AS noise_runs
+    FROM itself
     GROUP BY ALL
     UNION ALL BY NAME
     -- An engine such as int8 stands beside the plain model even when nothing is pruned: plain transformers tell its noise.
-    SELECT manifest, model, other.engine, ranks, workload, asked, machine,
-           max(greatest(abs(ln(ratio_low)), abs(ln(ratio_high)))) AS noise
-    FROM _unforced
+    SELECT manifest, model, other.engine, ranks, workload, asked, machine, max(bound) AS noise, arg_max(runs, bound) AS noise_runs
+    FROM itself
     JOIN (SELECT DISTINCT manifest, engine FROM _unforced WHERE beside_plain) other USING (manifest)
-    WHERE method = 'dense' AND _unforced.engine = 'hf' AND phase <> 'load'
+    WHERE itself.engine = 'hf'
     GROUP BY ALL
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
        1000 * p90_s AS p90_ms, 1000 * cpu_s AS cpu_ms, energy_j, dense_energy_j, 1000 * dense_s AS dense_ms,
-       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, processes, within_sd, between_sd, exp(noise) - 1 AS noise,
+       1 / ratio AS speedup, 1 / ratio_high AS speedup_low, 1 / ratio_low AS speedup_high, pairs, processes, within_sd, between_sd, exp(noise) - 1 AS noise, noise_runs,
        exp(-own) AS kernel_speedup, exp(zeros) AS zeros_speedup,
        exp(zeros - sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_low,
        exp(zeros + sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_high,
@@ -84,7 +97,8 @@ COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dens
 COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in records from before there were several';
 COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share';
 COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share';
-COMMENT ON COLUMN latency.noise IS 'largest relative difference within the intervals of the dense model against itself (A/A run), over the phases of the setting; where beside_plain, those of plain transformers';
+COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run), of the worst phase of the setting; where beside_plain, of plain transformers';
+COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; of one process alone, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
 COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup';
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from those of both';

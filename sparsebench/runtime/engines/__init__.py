@@ -59,7 +59,7 @@ BUILT_IN = (
     ),
     Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED),
     Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
-    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread"),
+    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", version=1),
     Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 

@@ -1,4 +1,4 @@
-"""Our engine for models that skip weights: for one token it reads, on a CPU, only the weights that meet something."""
+"""Our engine for models that skip weights: for a few tokens it reads, on a CPU, only the weights that meet something."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class SkipEngine:
         # Facts, not the model: the next one is loaded when this one is gone.
         self.tallies: list[Tally] = []
         self.dense = 0
+        self.item = 4
 
     def check(self, config: Mapping[str, Any], ranks: int) -> None:
         """Any model: what a layer's kernel cannot do is known when it is loaded."""
@@ -92,18 +93,20 @@ class SkipEngine:
 
     @property
     def kernel(self) -> str:
-        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; several
-        tokens: dense``."""
+        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; more than 8
+        tokens: dense``; of layers without zeros also what is multiplied, and the bytes over those of all weights."""
         if not self.tallies or isinstance(self.kernels, Missing):
             return DENSE
-        from sparsebench.runtime.kernels.skipping import instructions
+        from sparsebench.runtime.kernels.skipping import TOKENS, instructions
 
         parts = []
-        for way in sorted({tally.way for tally in self.tallies}):
-            own = [tally for tally in self.tallies if tally.way == way]
-            read = sum(tally.share * tally.weights for tally in own) / sum(tally.weights for tally in own)
-            parts.append(f"skipping {instructions(self.kernels)} ×{len(own)} ({way}: {read:.0%} of the weights read)")
-        return ", ".join([*parts, f"{DENSE} ×{self.dense}"]) + "; several tokens: dense"
+        for packed, way in sorted({(tally.packed, tally.way) for tally in self.tallies}):
+            own = [tally for tally in self.tallies if (tally.packed, tally.way) == (packed, way)]
+            counts = sorted({tokens for tally in own for tokens in tally.products}) or [1]
+            said = [f"{tokens} tokens at once: " * (tokens > 1) + _read(own, tokens, self.item) for tokens in counts]
+            layout = " bitmask" if packed else ""
+            parts.append(f"skipping {instructions(self.kernels)}{layout} ×{len(own)} ({way}: {'; '.join(said)})")
+        return ", ".join([*parts, f"{DENSE} ×{self.dense}"]) + f"; more than {TOKENS} tokens: dense"
 
     def _replace(self, model: Any, source: SavedModel) -> None:
         """Put skipping layers into the model, in place. Raises UnsupportedError for a dtype that no kernel takes."""
@@ -124,8 +127,20 @@ class SkipEngine:
         for one in experts.parts if experts else ():
             if place_of(model, one.down):
                 put.experts(one)
-        self.tallies = put.tallies
+        self.tallies, self.item = put.tallies, model.dtype.itemsize
         self.dense = sum(type(module).__name__ in LINEAR_TYPES for module in model.modules())
+
+
+def _read(layers: list[Tally], tokens: int, item: int) -> str:
+    """What layers of one kind read for so many tokens at once, ``item`` being the bytes of a weight."""
+    met, multiplied, read = (sum(each) for each in zip(*(one.product(tokens) for one in layers), strict=True))
+    weights = sum(one.weights for one in layers)
+    if not layers[0].packed:
+        return f"{met / weights:.0%} of the weights read"
+    return (
+        f"{met / weights:.0%} of the weights met, {multiplied / weights:.0%} not zero, "
+        f"{read / (item * weights):.0%} of the dense bytes read"
+    )
 
 
 def _beside(model: Any, path: str, config: Mapping[str, Any], family: str) -> dict[str, str]:

@@ -1,19 +1,32 @@
-"""Linear layers that for one token read only the weights that meet values above a threshold; several are multiplied densely."""
+"""Linear layers that for a few tokens read only the weights that meet values above a threshold; more are multiplied densely.
+
+Of several tokens each has values of its own; a row of weights is read once, if any token needs it, and counts for those alone
+that do. That is never more bytes than each token's rows by itself, or than all. With a share s skipped independently, n tokens
+together still leave out a share of sⁿ: at 50% a sixteenth for four, nothing to speak of beyond eight.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from sparsebench.models.skipping import masked
 from sparsebench.runtime.kernels.linear import CODES
-from sparsebench.runtime.kernels.matrix import LEVELS, Kernels
+from sparsebench.runtime.kernels.matrix import LEVELS, Kernels, SparseMatrix, from_dense
+from sparsebench.runtime.kernels.speeds import DENSE_ABOVE
 
 WIDEST = LEVELS.index("avx512")
 """The highest instruction set that these kernels have a form for."""
+TOKENS = 8
+"""Tokens at most that are multiplied by what any of them needs."""
+PANEL = 256
+"""Outputs, about, between two places at which a thread can begin in a bitmask that is stored by inputs."""
 
 
 def instructions(kernels: Kernels) -> str:
@@ -23,55 +36,113 @@ def instructions(kernels: Kernels) -> str:
 
 @dataclass
 class Tally:
-    """What one layer has read for single tokens: ``read`` of the ``weights`` for each of ``tokens``, in all."""
+    """What one layer of ``weights`` has read, by the number of tokens that were multiplied at once.
+
+    ``met`` are the weights of rows that were read, zeros too, ``multiplied`` those of them that are stored, ``bytes`` what was
+    read for them, each summed over ``products``. ``whole`` is (multiplied, bytes) of one product that skips nothing.
+    """
 
     way: str
     weights: int
-    read: int = 0
-    tokens: int = 0
+    whole: tuple[int, int]
+    packed: bool = False
+    products: Counter[int] = field(default_factory=Counter)
+    met: Counter[int] = field(default_factory=Counter)
+    multiplied: Counter[int] = field(default_factory=Counter)
+    bytes: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def share(self) -> float:
-        """The share of the weights that was read for a token, so far; 1 before any."""
-        return self.read / (self.tokens * self.weights) if self.tokens else 1.0
+    def product(self, tokens: int) -> tuple[float, float, float]:
+        """``met``, ``multiplied`` and ``bytes`` of a product of so many tokens, on average; all there is before any."""
+        if count := self.products[tokens]:
+            return self.met[tokens] / count, self.multiplied[tokens] / count, self.bytes[tokens] / count
+        return self.weights, *self.whole
 
 
 class Skipping(nn.Module):
-    """What both kinds share: for one token some rows of the stored matrix are read. No gradients.
+    """What both kinds share: for a few tokens some rows of the stored matrix are read. No gradients.
 
-    ``matrix`` is bfloat16 or float32 on a CPU, contiguous, so that what is read for one of them lies side by side.
+    The matrix is bfloat16 or float32 on a CPU, so that what is read for an input (or output) lies side by side: dense, or
+    without zeros as a bitmask where that saves time. Set ``reads_all`` to have the same kernel read everything and compare
+    nothing, to measure what comparing costs.
     """
 
     way: str
     by_columns: bool
     matrix: torch.Tensor
     bias: nn.Parameter | None
+    packed: tuple[int, int] | None
+    """Rows and columns of the bitmask that ``matrix`` is, uint8; None of a dense one."""
+    reads_all = False
 
     def __init__(
         self, kernels: Kernels, matrix: torch.Tensor, shape: tuple[int, int], bias: nn.Parameter | None
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
-        self.register_buffer("matrix", matrix, persistent=False)
+        self.kernels, self.item = kernels, matrix.element_size()
+        self.rows, self.width = matrix.shape
+        self.panels = -(-self.width // PANEL) if self.by_columns else 1
+        packed = _without_zeros(kernels, matrix, self.panels)
+        self.packed = (packed.rows, packed.cols) if packed else None
+        self.register_buffer("matrix", packed.data if packed else matrix, persistent=False)
         self.register_parameter("bias", bias)
         # Some models ask a layer for the shape and dtype of its weight.
         self.weight = torch.empty(shape, dtype=matrix.dtype, device="meta")
         self.multiply = kernels.library.sparse_skip
-        self.tally = Tally(self.way, matrix.numel())
+        stored = packed.nonzeros if packed else matrix.numel()
+        whole = stored, stored * self.item + self.rows * self.index_bytes
+        self.tally = Tally(self.way, matrix.numel(), whole, packed is not None)
 
-    def one(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
-        """The product with a single token, reading what ``decides`` (of x's dtype) says, where it is above ``limit``."""
+    @property
+    def index_bytes(self) -> int:
+        """What is read of a bitmask beside a row's nonzeros: a bit for each weight, and where its panels begin."""
+        return (-(-self.packed[1] // 32) * 4 + 4) * self.panels if self.packed else 0
+
+    def few(self, x: torch.Tensor) -> bool:
+        """Whether so few tokens read only what they need."""
+        return 0 < x.numel() <= TOKENS * self.in_features
+
+    def some(self, x: torch.Tensor, decides: torch.Tensor, limit: float) -> torch.Tensor:
+        """The product with a few tokens, reading what ``decides`` (of x's dtype) says, where it is above ``limit`` for any."""
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=x.dtype, device="cpu")
         x, decides = x.contiguous(), decides.contiguous()
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        tokens, stored = x.numel() // self.in_features, ctypes.c_int64()
         read = self.multiply(
-            self.matrix.data_ptr(), self.matrix.element_size(), self.by_columns, x.data_ptr(), decides.data_ptr(), limit,
-            CODES[x.dtype], self.in_features, self.out_features, None if bias is None else bias.data_ptr(), y.data_ptr(),
-            torch.get_num_threads(),
+            self.matrix.data_ptr(), 0 if self.packed else self.item, self.by_columns, x.data_ptr(),
+            None if self.reads_all else decides.data_ptr(), limit, CODES[x.dtype], self.in_features, self.out_features, tokens,
+            None if bias is None else bias.data_ptr(), y.data_ptr(), torch.get_num_threads(), ctypes.byref(stored),
         )  # fmt: skip
-        self.tally.tokens += 1
-        self.tally.read += read * self.matrix.shape[1]
+        self.tally.products[tokens] += 1
+        self.tally.met[tokens] += read * self.width
+        self.tally.multiplied[tokens] += stored.value
+        self.tally.bytes[tokens] += stored.value * self.item + read * self.index_bytes
         return y
+
+    def whole(self) -> torch.Tensor:
+        """The dense matrix as it was given, (rows, width)."""
+        if not self.packed:
+            return self.matrix
+        found = torch.empty(self.packed, dtype=self.weight.dtype, device="cpu")
+        self.kernels.library.sparse_expand(
+            self.matrix.data_ptr(), 0, self.packed[0], found.data_ptr(), torch.get_num_threads()
+        )
+        return found.reshape(self.rows, -1)[:, : self.width]
+
+
+def _without_zeros(kernels: Kernels, matrix: torch.Tensor, panels: int) -> SparseMatrix | None:
+    """A bitmask of a (rows, width) matrix, each row cut into ``panels`` of whole words.
+
+    None where zeros are too few to save, and below AVX-512: there to place the nonzeros takes longer than to read the zeros.
+    """
+    rows, width = matrix.shape
+    few = int(matrix.count_nonzero()) > DENSE_ABOVE * matrix.numel()
+    if few or not matrix.numel() or kernels.library.sparse_level() < WIDEST:
+        return None
+    if panels > 1:
+        each = 32 * math.ceil(width / panels / 32)
+        matrix = nn.functional.pad(matrix, (0, panels * each - width)).reshape(rows * panels, each)
+    return from_dense(kernels, matrix).laid_out(kernels, "bitmask")
 
 
 class SkipColumns(Skipping):
@@ -85,9 +156,9 @@ class SkipColumns(Skipping):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out)."""
-        if x.numel() == self.in_features:
-            return self.one(x, x, self.limit)
-        turned = self.matrix.T
+        if self.few(x):
+            return self.some(x, x, self.limit)
+        turned = self.whole().T
         if (
             x.dtype == torch.bfloat16
         ):  # by columns torch is eight times as slow where the processor has no such instructions
@@ -96,7 +167,7 @@ class SkipColumns(Skipping):
 
 
 class Deciding(nn.Module):
-    """An activation function whose values up to ``limit`` become zero; of one token they are kept for ``SkipRows``."""
+    """An activation function whose values up to ``limit`` become zero; of a few tokens they are kept for ``SkipRows``."""
 
     def __init__(self, function: nn.Module, limit: float) -> None:
         super().__init__()
@@ -106,18 +177,18 @@ class Deciding(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the function, masked."""
         made = masked(self.function(x), self.limit)
-        self.values = made if made.numel() == made.shape[-1] else None
+        self.values = made if made.numel() <= TOKENS * made.shape[-1] else None
         return made
 
     def taken(self) -> torch.Tensor | None:
-        """What was kept, once: it says nothing of the next token."""
+        """What was kept, once: it says nothing of the next tokens."""
         found, self.values = self.values, None
         return found
 
 
 class SkipRows(Skipping):
-    """y = W x + b where ``decide`` gives, for one token, something other than 0, and 0 elsewhere: those rows of W (out, in) are
-    not read. Where it gives None all are."""
+    """y = W x + b where ``decide`` gives, for a few tokens, something other than 0, and 0 elsewhere: rows of W (out, in) that are
+    0 for all of them are not read. Where it gives None all are."""
 
     way, by_columns = "outputs that are used", False
 
@@ -133,7 +204,9 @@ class SkipRows(Skipping):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out)."""
-        values = self.decide() if x.numel() == self.in_features else None
+        values = None
+        if self.few(x):
+            values = x if self.reads_all else self.decide()
         if values is None:
-            return nn.functional.linear(x, self.matrix, self.bias)
-        return self.one(x, values.to(x.dtype), 0.0)
+            return nn.functional.linear(x, self.whole(), self.bias)
+        return self.some(x, values.to(x.dtype), 0.0)

@@ -58,6 +58,11 @@ def draws(step: Step) -> bool:
     return True
 
 
+def ends(step: Step) -> str:
+    """Its router, where that looks at the weights: what trains these would change which are computed."""
+    return "router" if step.settings["router"] == "oracle" else ""
+
+
 def label(step: Step) -> str:
     """``cmoe/representative 8 of 32 experts``."""
     own = step.settings

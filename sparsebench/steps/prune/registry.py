@@ -16,6 +16,7 @@ from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
+from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover.step import unusual
 
 
@@ -139,8 +140,8 @@ BUILT_IN = (
         granularities=(),
         trains=True,
         settings=Gradual,
-        libraries=("transformers", "tokenizers", "accelerate"),
-        summary="removes the weights of smallest absolute value, more and more of them while the whole model is trained",
+        libraries=LIBRARIES,
+        summary="removes weights while the whole model is trained: more and more of the smallest, or by movement, or as RigL",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(
@@ -149,7 +150,7 @@ BUILT_IN = (
         granularities=(),
         trains=True,
         settings=Elsa,
-        libraries=("transformers", "tokenizers", "accelerate"),
+        libraries=LIBRARIES,
         summary="trains the whole model on its own loss, and pulls it towards weights that are sparse, by ADMM",
         paper="Lee et al. 2025, The Unseen Frontier: Pushing the Limits of LLM Sparsity, arXiv:2510.01650",
     ),

@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.prune.settings import Prune
-from sparsebench.steps.recover.step import Distill, Whole
+from sparsebench.steps.recover.step import Distill, Whole, together
 
 
 class Gradual(Distill):
     """What `distill` may say, and how the sparsity grows while it trains."""
 
+    by: Literal["magnitude", "movement", "rigl"] = "magnitude"
+    """Which weights go: the smallest (`magnitude`); those that the training moves towards zero the most, of which some may come
+    back (`movement`); or the sparsity is there from the beginning, and now and then the smallest that stay make room for zeros
+    with the largest gradients (`rigl`)."""
     sparsity: Share | None = None
     """Share of each prunable matrix to remove in the end, between 0 and 1; an N:M pattern fixes its own."""
     pattern: Pattern = "unstructured"
@@ -28,9 +32,17 @@ class Gradual(Distill):
     """The share of the steps after which it grows no more; the rest trains what is left."""
     frequency: Count = 10
     """Steps between two choices of what goes."""
+    drop_fraction: Share = 0.3
+    """With `rigl`: the share of the weights that stay which make room at first; along half a cosine it falls to 0 at `end`."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at, with an N:M pattern's sparsity filled in."""
+        for key in ("initial", "schedule", "start") if self.by == "rigl" else ():
+            if key in self.model_fields_set:
+                raise wrong(f"`{key}` beside `by: rigl`", "none: the sparsity is there from the beginning", at=key)
+        if self.by == "rigl" and self.pattern != "unstructured":
+            free = "`unstructured`: what comes back is chosen from the whole matrix"
+            raise wrong(f"pattern {self.pattern} beside `by: rigl`", free, at="pattern")
         sparsity = _aim(self.sparsity, self.pattern, self.train)
         if self.initial > sparsity:
             raise wrong(f"initial is {self.initial:g}", f"at most `sparsity`, {sparsity:g}", at="initial")
@@ -38,12 +50,14 @@ class Gradual(Distill):
             raise wrong(f"start is {self.start:g}", f"at most `end`, {self.end:g}", at="start")
         found = super().complete(name) | {"sparsity": sparsity}
         idle = ("initial", "end", "frequency") if self.schedule == "constant" else ()
+        idle = ("initial", "schedule", "start") if self.by == "rigl" else ("drop_fraction", *idle)
         return {key: value for key, value in found.items() if key not in idle}
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
         """As of other methods."""
-        return Prune.alternatives(given)
+        given = together(given)
+        return Prune.alternatives(given) or [given]
 
 
 class Elsa(Whole):

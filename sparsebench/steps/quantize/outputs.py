@@ -26,7 +26,7 @@ STOCK = "stock transformers loads this folder with the package compressed-tensor
 
 
 @dataclass(frozen=True)
-class Evidence:
+class QuantizeEvidence:
     """What was done to the prunable weights, counted in the written files.
 
     ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides;
@@ -120,9 +120,9 @@ class QuantizedOutputs(Outputs):
 
     def close(
         self, family: str, made: dict[str, Any], tokens: int
-    ) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
+    ) -> dict[QuantizeTarget, QuantizeEvidence | SparsebenchError]:
         """Give each folder its name, count what lies in it, and say what became of each version; one that fails is dropped."""
-        found: dict[QuantizeTarget, Evidence | SparsebenchError] = {}
+        found: dict[QuantizeTarget, QuantizeEvidence | SparsebenchError] = {}
         for target in self.folders:
             try:
                 found[target] = self._closed(target, family, made, tokens)
@@ -131,7 +131,7 @@ class QuantizedOutputs(Outputs):
                 found[target] = error
         return found
 
-    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any], tokens: int) -> Evidence:
+    def _closed(self, target: QuantizeTarget, family: str, made: dict[str, Any], tokens: int) -> QuantizeEvidence:
         writer, tally = self.writers[target], self.tallies[target]
         settings = {"family": family, "step": "quantize", **asdict(target.quantize), **made}
         folder = self.unverified[target] = writer.close(settings)
@@ -144,7 +144,7 @@ class QuantizedOutputs(Outputs):
         prunable = sum(info.numel for info in self.prunable.values())
         ties = self.checkpoint.ties
         refused = self._unreadable(target)
-        evidence = Evidence(
+        evidence = QuantizeEvidence(
             prunable=prunable,
             zeros=tally.removed,
             rounded_to_zero=zeros - tally.removed,

@@ -62,7 +62,7 @@ def quantized(parent: Path, wanted: Mapping[Quantize, tuple[Step, Path]], contex
     """Make what is ``wanted`` and tell of each by its step; the text is read where one of them needs it."""
     from sparsebench.steps.quantize import outputs, sweep
 
-    def tell(own: Quantize, found: outputs.Evidence | SparsebenchError) -> None:
+    def tell(own: Quantize, found: outputs.QuantizeEvidence | SparsebenchError) -> None:
         emit(wanted[own][0], found if isinstance(found, SparsebenchError) else evidence(found, len(wanted), tokens))
 
     tokens = context.read() if context.read and any(own.rounding == "gptq" for own in wanted) else None

@@ -17,7 +17,7 @@ from sparsebench.steps.prune.factor import check_weights
 from sparsebench.steps.prune.outputs import Outputs, Progress
 from sparsebench.steps.prune.zeroing import zeros_in
 from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import Evidence, QuantizedOutputs, QuantizeTarget
+from sparsebench.steps.quantize.outputs import QuantizedOutputs, QuantizeEvidence, QuantizeTarget
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.calibration import Calibrated
 
-Emit = Callable[[Quantize, "Evidence | SparsebenchError"], None]
+Emit = Callable[[Quantize, "QuantizeEvidence | SparsebenchError"], None]
 
 
 def run(
@@ -96,7 +96,7 @@ class _Work:
         for target, result in found.items():
             emit(target.quantize, result)
 
-    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, Evidence | SparsebenchError]:
+    def _make(self, folders: dict[QuantizeTarget, Path]) -> dict[QuantizeTarget, QuantizeEvidence | SparsebenchError]:
         calibrated = next(iter(folders)).quantize.rounding == "gptq"
         if calibrated and self.tokens is None:
             raise ModelError(

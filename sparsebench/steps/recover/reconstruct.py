@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sparsebench import energy
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
@@ -74,11 +76,12 @@ class Reconstruction:
     def run(self, folder: Path) -> Evidence:
         """Train, write and count.
 
-        Raises UnsupportedError where the models' blocks differ in number, ModelError where a pruned weight came back or too
-        little text is there.
+        Raises UnsupportedError where the models' blocks differ in number or width, ModelError where a pruned weight came back or
+        too little text is there.
         """
         started, fits = time.perf_counter(), list[Fit]()
         with (
+            energy.spending("cpu") as spent,
             temporary(folder.parent / ".activations") as spill,
             CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer,
         ):
@@ -91,6 +94,12 @@ class Reconstruction:
                 raise UnsupportedError(
                     f"{len(own)} blocks are left of {len(dense)}: which of them is to give what, is not known",
                     "recover models of which no block was removed",
+                )
+            theirs_wide, ours_wide = (dimensions(one.config).hidden for one in (self.dense, self.parent))
+            if theirs_wide != ours_wide:
+                raise UnsupportedError(
+                    f"its states are {ours_wide} wide where the dense model's are {theirs_wide}: blocks cannot be compared",
+                    "`recover: distill`, or `train` the whole model",
                 )
             number, turns = self.turn
             for theirs, ours in zip(dense.walk(), own.walk(), strict=True):
@@ -107,7 +116,7 @@ class Reconstruction:
                 writer.write(name, self.parent.load(name))
             made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
-        seconds = time.perf_counter() - started
+        seconds, joules = time.perf_counter() - started, spent.joules()
         first, last = fits[0], fits[-1]
         read = sum(one.tokens for one in fits) // len(fits)
         words = [
@@ -126,7 +135,10 @@ class Reconstruction:
             raise
         tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
-        return replace(result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share)
+        return replace(
+            result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share,
+            joules=joules, energy_source=spent.source,
+        )  # fmt: skip
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, wrong
+from sparsebench.manifest.schema import Count, Strict, wrong
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
-from sparsebench.steps.recover import OWN
+from sparsebench.steps.recover import DENSE, OWN, teachers
 
 Named = Annotated[str, Field(min_length=1)]
 
@@ -102,6 +102,9 @@ class Finetune(Whole):
 class Distill(Whole):
     """The whole model, to say what the dense model says. Zeros stay zeros; any shape may have been cut but the vocabulary."""
 
+    teacher: Named | Annotated[list[Named], Field(min_length=1)] = DENSE
+    """Who teaches: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A list is
+    several at once, whose probabilities are averaged; a list of lists is swept. A result is known by the content."""
     alpha: float = 1.0
     """The share of the loss that is the divergence from the dense model; the rest is the model's own loss (`finetune`'s)."""
     temperature: float = 1.0
@@ -122,9 +125,69 @@ class Distill(Whole):
             raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
         _between(self, "temperature", 0, 1000, "2.0")
         _between(self, "match_weight", 0, 1e6, "1.0")
+        if len(teachers(self.model_dump())) > 1 and self.match != "none":
+            raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
         found = super().complete(name)
         idle = ("match_weight", "layers") if self.match == "none" else ()
         return {key: value for key, value in found.items() if key not in idle}
+
+    @classmethod
+    def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
+        """A plain list of teachers is one setting; lists in a list are swept."""
+        return [together(given)]
+
+
+class Student(Strict):
+    """A smaller model by its numbers; what is not said is as in the model that it is made from."""
+
+    layers: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """How many blocks, which begin as every so manyeth of the teacher's; or which of the teacher's they begin as, such as
+    `[0, 4, 8, 12]`. Of an encoder-decoder the same in both stacks."""
+    hidden: Count | None = None
+    """Numbers that a token is between blocks."""
+    neurons: Count | None = None
+    """Neurons of each feed-forward part."""
+    heads: Count | None = None
+    """Heads of each attention."""
+    key_heads: Count | None = None
+    """How many of them have keys and values of their own; default: in the teacher's proportion."""
+    head_size: Count | None = None
+    """Numbers of each head, where config.json says so."""
+    narrow: Literal["sliced", "random"] = "sliced"
+    """How a tensor begins that is smaller than the teacher's: as every so manyeth of its rows and columns, or drawn at random."""
+
+    def checked(self) -> None:
+        """Raises PydanticCustomError where nothing is described, or numbers do not go together."""
+        if not self.model_dump(exclude_none=True, exclude={"narrow"}):
+            raise wrong("a student like its teacher", "what is smaller, such as `layers: 6`", at="student")
+        if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
+            raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
+        if self.heads and self.key_heads and self.heads % self.key_heads:
+            raise wrong(f"{self.heads} heads beside {self.key_heads} key_heads", "a divisor of `heads`", at="student")
+
+
+class DistillInto(Distill):
+    """The whole model, or a smaller `student` of it, to say what the dense model says. Zeros stay zeros; any shape may have been
+    cut but the vocabulary."""
+
+    student: Student | None = None
+    """A smaller model that is trained in its place, and begins with what it can take of its weights, such as
+    `{layers: 6, hidden: 384}`. A criterion that chooses what goes is `shrink`'s, as a step before."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        found = super().complete(name)
+        if self.student is None:
+            return {key: value for key, value in found.items() if key != "student"}
+        self.student.checked()
+        return found | {"student": self.student.model_dump(exclude_none=True)}
+
+
+def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """The values of a sweep, with a plain list of teachers as one of them."""
+    named = given.get("teacher", ())
+    several = len(named) > 1 and all(isinstance(one, str) for one in named)
+    return {**given, "teacher": [list(named)]} if several else given
 
 
 def _between(own: Settings, key: str, low: float, high: float, example: str) -> None:
@@ -135,7 +198,7 @@ def _between(own: Settings, key: str, low: float, high: float, example: str) -> 
 
 def settings() -> dict[str, type[Settings]]:
     """Each way's settings, by its name."""
-    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": Distill}
+    return {"reconstruct": Reconstruct, "finetune": Finetune, "distill": DistillInto}
 
 
 def label(step: Step) -> str:
@@ -152,8 +215,18 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     named = said.pop("source", None)
     text = of_text(named) if named else None
     first = [text.name] if text and text.source != DEFAULT.source else []
-    rest = {key: value for key, value in said.items() if key not in ("field", "target")}
+    if "teacher" in said:
+        first.append("taught by " + " and ".join(of_text(one).name for one in teachers(own)))
+    if student := said.pop("student", None):
+        first.append(
+            "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
+        )
+    rest = {key: value for key, value in said.items() if key not in ("field", "target", "teacher")}
     return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def passes(step: Step, blocks: int) -> float:
@@ -162,19 +235,26 @@ def passes(step: Step, blocks: int) -> float:
 
 
 def trains(step: Step) -> float:
-    """Tokens in forward passes: three for each that is trained on, what is held out, and the dense model's."""
+    """Tokens in forward passes: three for each that is trained on, what is held out, and the teachers', as if each model were as
+    large as the dense one."""
     if step.name == "reconstruct":
         return 0.0
     own = step.settings
-    return float(own["tokens"] * (3 + (step.name not in OWN) + own["held_out"] * (own["evaluations"] + 1)))
+    return float(own["tokens"] * (3 + _asked(step) + own["held_out"] * (own["evaluations"] + 1)))
+
+
+def _asked(step: Step) -> int:
+    """How many teachers there are."""
+    return 0 if step.name in OWN else len(teachers(step.settings))
 
 
 def holds(step: Step) -> float:
     """Weights, gradients and two moments in float32, the best weights, and the dense model; of ADMM a sparse copy, multipliers,
-    and once more the weights."""
+    and once more the weights; of movement scores, and the weights with those that are gone."""
     if step.name == "reconstruct":
         return 0.0
-    return 20.0 + 4.0 * (step.name not in OWN) + 12.0 * (step.name == "elsa")
+    more = 12.0 * (step.name == "elsa") + 8.0 * (step.settings.get("by") == "movement")
+    return 20.0 + 4.0 * (min(1, _asked(step)) if step.settings.get("top_k") else _asked(step)) + more
 
 
 def run(

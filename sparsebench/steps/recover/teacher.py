@@ -1,4 +1,9 @@
-"""The dense model as a teacher: what it says of the samples, at once or kept on the disk, and the loss that follows from it."""
+"""What teachers say of the samples, at once or kept on the disk, and the loss that follows from it.
+
+Of several, the probabilities are averaged. The divergence from their mean differs from the mean of the divergences from each by
+what does not depend on the student, so that its gradient is the same, and of each teacher the likeliest tokens are kept by
+themselves. (TextBrewer's MultiTeacherDistiller averages logits, which is another mean of the same probabilities.)
+"""
 
 from __future__ import annotations
 
@@ -97,22 +102,24 @@ def mapped(student: int, teacher: int, layers: str) -> list[tuple[int, int]]:
 
 @dataclass
 class Distillation:
-    """The loss of a student: what its logits (an encoder's last states) differ from the teacher's, its own loss, and a match.
+    """The loss of a student: what its logits (an encoder's last states) differ from the teachers', its own loss, and a match.
 
-    ``teacher`` is None once all that is needed of it is ``kept``.
+    Without ``teachers`` all that is needed of them is ``kept``, each one's apart.
     """
 
     model: PreTrainedModel
-    teacher: PreTrainedModel | None
+    teachers: list[PreTrainedModel]
     family: Family
     text: Text
     settings: dict[str, Any]
     device: torch.device
-    kept: Kept | None = None
+    kept: list[Kept] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
+    parameters: int = 0
+    """Of all teachers together."""
     asked: int = 0
-    """Tokens that the teacher was asked about, where what it says is kept."""
+    """Tokens that each teacher was asked about, where what it says is kept."""
 
     def prepare(self, seed: int) -> None:
         """Find which layers are matched, with a linear projection each where widths differ.
@@ -122,18 +129,18 @@ class Distillation:
         match = self.settings["match"]
         if self.family == "encoder" and self.settings["alpha"] < 1:
             raise UnsupportedError("an encoder is distilled by its states, which are no predictions", "alpha: 1")
+        if self.family == "encoder" and len(self.teachers) > 1:
+            raise UnsupportedError("the states of several encoders have no mean", "one `teacher`")
         if match == "none":
             if self.family == "encoder":
                 self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")
             return
-        assert self.teacher is not None
+        (teacher,) = self.teachers
         if match in ATTENTION:
-            for model in (self.model, self.teacher):
+            for model in (self.model, teacher):
                 model.set_attn_implementation("eager")
         with torch.no_grad():
-            own, theirs = (
-                ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, self.teacher)
-            )
+            own, theirs = (ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, teacher))
         if match in ATTENTION:
             self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings["layers"])
             heads = [said.attentions[0].shape[1] for said in (own, theirs)]
@@ -160,34 +167,34 @@ class Distillation:
             self.projections.append(layer.to(self.device))
 
     def _same_widths(self, why: str, way: str) -> None:
-        assert self.teacher is not None
-        sizes = [getattr(one.config, "hidden_size", None) for one in (self.model, self.teacher)]
+        sizes = [getattr(one.config, "hidden_size", None) for one in (self.model, *self.teachers)]
         if sizes[0] != sizes[1]:
             raise UnsupportedError(f"{why}, and they have {sizes[0]} and {sizes[1]} numbers", way)
 
-    def keep(self, folder: Path, rows: Sequence[int], tell: Callable[[int, int], None]) -> None:
-        """Ask the teacher for its likeliest tokens in all samples, and let go of it."""
-        assert self.teacher is not None
+    def keep(
+        self, teacher: PreTrainedModel, folder: Path, rows: Sequence[int], tell: Callable[[int, int], None]
+    ) -> None:
+        """Ask a teacher for its likeliest tokens in all samples; afterwards it is not needed any more."""
         length = self.text.mask(range(self.text.samples)).shape[1]
-        count = min(self.settings["top_k"], self.teacher.config.get_text_config().vocab_size)
-        self.kept = Kept(folder, self.text.samples, length, count)
+        count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
+        folder.mkdir(exist_ok=True)
+        kept = Kept(folder, self.text.samples, length, count)
+        self.kept.append(kept)
         counts = self.text.counts()
         self.asked = sum(counts[row] for row in rows)
-        todo = [row for row in rows if not self.kept.done[row]]
+        todo = [row for row in rows if not kept.done[row]]
         done = 0
         for group in self.text.groups(todo):
-            said = self._teach(self._given(group))
+            said = self._teach(teacher, self._given(group))
             assert said.logits is not None
             ids, logs = losses.likeliest(said.logits, count, self.settings["temperature"])
-            self.kept.put(group, ids.cpu(), logs.cpu())
+            kept.put(group, ids.cpu(), logs.cpu())
             done += len(group)
             tell(done, len(todo))
-        self.teacher = None
 
-    def _teach(self, given: dict[str, torch.Tensor]) -> Said:
-        assert self.teacher is not None
+    def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> Said:
         with torch.no_grad():
-            return ask(self.teacher, self.family, given, self.settings["match"] in ATTENTION)
+            return ask(teacher, self.family, given, self.settings["match"] in ATTENTION)
 
     def _given(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device) for name, tensor in self.text.given(rows).items()}
@@ -197,13 +204,12 @@ class Distillation:
         own, match = self.settings, self.settings["match"]
         given, mask = self._given(rows), self.text.mask(rows).to(self.device)
         said = ask(self.model, self.family, given, match in ATTENTION)
-        theirs = self._teach(given) if self.teacher is not None else None
+        theirs = [self._teach(one, given) for one in self.teachers]
         if self.family == "encoder":
-            assert theirs is not None
-            same = said.states[-1].shape[-1] == theirs.states[-1].shape[-1]
+            same = said.states[-1].shape[-1] == theirs[0].states[-1].shape[-1]
             # Where widths differ, the match with its projections is all there is.
             nothing = torch.zeros((), device=self.device)
-            total = losses.relative(said.states[-1], theirs.states[-1], mask) if same else nothing
+            total = losses.relative(said.states[-1], theirs[0].states[-1], mask) if same else nothing
         else:
             assert said.logits is not None
             total = own["alpha"] * self._divergence(said.logits, theirs, rows, mask)
@@ -211,21 +217,23 @@ class Distillation:
                 wanted = self.text.next_tokens(rows).to(self.device)
                 total = total + (1 - own["alpha"]) * cross_entropy(said.logits, wanted)
         if match != "none":
-            assert theirs is not None
-            total = total + own["match_weight"] * self._matched(said, theirs, mask)
+            total = total + own["match_weight"] * self._matched(said, theirs[0], mask)
         return total
 
     def _divergence(
-        self, logits: torch.Tensor, theirs: Said | None, rows: Sequence[int], mask: torch.Tensor
+        self, logits: torch.Tensor, theirs: Sequence[Said], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
-        own = self.settings
-        if theirs is not None:
-            assert theirs.logits is not None
-            ids, logs = losses.likeliest(theirs.logits, own["top_k"] or None, own["temperature"])
-        else:
-            assert self.kept is not None
-            ids, logs = (one.to(self.device) for one in self.kept.get(rows, mask.shape[1]))
-        return losses.kl(logits[mask], ids.to(mask.device)[mask], logs[mask], own["temperature"])
+        """The mean of the divergences from each teacher."""
+        own, told = self.settings, []
+        for said in theirs:
+            assert said.logits is not None
+            told.append(losses.likeliest(said.logits, own["top_k"] or None, own["temperature"]))
+        told += [kept.get(rows, mask.shape[1]) for kept in self.kept]
+        each = [
+            losses.kl(logits[mask], ids.to(self.device)[mask], logs.to(self.device)[mask], own["temperature"])
+            for ids, logs in told
+        ]
+        return torch.stack(each).mean()
 
     def _matched(self, said: Said, theirs: Said, mask: torch.Tensor) -> torch.Tensor:
         """The mean of the match over the layers, or over pairs of layers that follow one another."""

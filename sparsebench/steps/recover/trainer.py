@@ -48,6 +48,9 @@ class Pruning:
     def before(self, step: int) -> None:
         """Called before the gradients of a step are."""
 
+    def gradients(self, step: int) -> None:
+        """Called when they are there, those of zeros too."""
+
     def pull(self, step: int) -> None:
         """Called when gradients are clipped, before the optimizer takes its step."""
 
@@ -126,7 +129,7 @@ class Weights:
         self, model: PreTrainedModel, parent: Checkpoint, family: Family, train: str, rank: int, seed: int
     ) -> None:
         """Raises UnsupportedError for a prunable tensor that the model keeps in another form."""
-        self.parent = parent
+        self.model, self.parent = model, parent
         places = parts(parent, family)
         views = stored_views(model, parent.tensors)
         claimed = {view.tensor for view in views.values()}
@@ -188,7 +191,8 @@ class Weights:
 
 @dataclass
 class State:
-    """How far a training is: steps done, seconds spent, the curve, the mean loss since its last point, the best weights."""
+    """How far a training is: steps done, seconds spent, the curve, the mean loss since its last point, the best weights, the
+    seconds before its first step, and all joules."""
 
     number: int = 0
     seconds: float = 0.0
@@ -196,6 +200,8 @@ class State:
     curve: list[Point] = field(default_factory=list)
     best: float = float("inf")
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    prepared: float = 0.0
+    joules: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,7 @@ class Trained:
     epochs: float
     seconds: float
     best: float
+    joules: float | None = None
 
 
 @dataclass
@@ -231,6 +238,10 @@ class Trainer:
     place: Path | None = None
     pruner: Pruner | None = None
     """What makes zeros on the way, if anything does."""
+    prepared: float = 0.0
+    """Seconds that were spent before: what the teachers said of the samples."""
+    joules: Callable[[], float | None] = lambda: None
+    """Joules since that began, where there is a counter."""
 
     def run(self) -> Trained:
         """Train. Raises ModelError where the loss is no number any more."""
@@ -249,7 +260,8 @@ class Trainer:
         pruning = self.pruner(self.weights, optimizer, len(plan)) if self.pruner else Pruning()
         points = {round(len(plan) * one / own["evaluations"]) for one in range(own["evaluations"] + 1)}
         state = self._restored(leaves, optimizer, scheduler, pruning) or State()
-        began = time.perf_counter() - state.seconds
+        began, earlier = time.perf_counter() - state.seconds, state.joules
+        state.prepared += self.prepared
         saved = time.perf_counter()
         read = [0]
         for rows in plan:
@@ -268,10 +280,13 @@ class Trainer:
             state.seconds = time.perf_counter() - began
             self._tell(state, len(plan))
             if self.place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+                state.joules = earlier + (self.joules() or 0.0)
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
         epochs = sum(map(len, plan)) / len(seen)
-        return Trained(state.weights, tuple(state.curve), read[-1], epochs, time.perf_counter() - began, state.best)
+        seconds, joules = time.perf_counter() - began + state.prepared, self.joules()
+        joules = None if joules is None else earlier + joules
+        return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)
 
     def _step(
         self,
@@ -296,6 +311,7 @@ class Trainer:
                 f"{self.step.verb}: {self.step.name}: the loss is {whole} at step {state.number}",
                 "a lower `rate`, such as 5e-5",
             )
+        pruning.gradients(state.number)
         self.weights.hold()
         self.accelerator.clip_grad_norm_(leaves, self.step.settings["clip"])
         pruning.pull(state.number)

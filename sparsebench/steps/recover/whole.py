@@ -7,7 +7,8 @@ for 50 billion tokens, Minitron (2407.14679) distils into its own for 94 billion
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,26 +17,37 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsebench import devices, environment
+from sparsebench import devices, energy, environment
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import has_masked_lm
 from sparsebench.models.load import load_masked_lm, load_model
+from sparsebench.models.prepare import prepare
 from sparsebench.models.safety import told
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.models.tokenizers import same_tokenizer
+from sparsebench.steps.contract import Context, Evidence, Step, of_text
 from sparsebench.steps.evidence import counted, kept_zeros
-from sparsebench.steps.recover import OWN
+from sparsebench.steps.recover import DENSE, OWN, student, teachers
 from sparsebench.steps.recover.reading import Text, Words, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trainer, Weights
+from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer, Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PUBLISHED = {"finetune": 50_000_000_000, "distill": 94_000_000_000, "elsa": 4096 * 8 * 2048}
-"""Tokens that these papers train on, and that of ``prune: elsa``."""
+PUBLISHED = {
+    "finetune": 50_000_000_000,
+    "distill": 94_000_000_000,
+    "elsa": 4096 * 8 * 2048,
+    "movement": 10 * 88_524 * 384,
+    "gates": 3200 * 32 * 4096,
+}
+"""Tokens that these papers train on, and those of what prunes on the way."""
+CHANGING = {"rigl": 25_000}
+"""Steps in which masks of a published run change that reads no tokens."""
 FEW = 0.01
 
 
@@ -74,7 +86,7 @@ class Training:
     pruner: Callable[..., Pruning] | None = None
     """From the step's settings and what a ``Pruner`` takes to what makes zeros on the way, if anything does."""
 
-    def run(self, folder: Path, kept: Callable[[Checkpoint, str], int]) -> Evidence:
+    def run(self, folder: Path, kept: Callable[[Checkpoint, str], int] | None = None) -> Evidence:
         """Train, write and count; ``kept`` counts the zeros of the parent that a written checkpoint has as well.
 
         Raises UnsupportedError for a model that has no such loss, ModelError where the loss is no number any more, or a pruned
@@ -83,33 +95,26 @@ class Training:
         own, family = self.step.settings, self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
-        with self._place(folder) as place:
+        began = time.perf_counter()
+        with self._place(folder) as place, energy.spending(self.context.device) as spent:
             trainer, loss = self._trainer(model, Text(family, text.batch), held, place)
+            trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
             trained = trainer.run()
-        sizes = [sum(info.numel for info in one.tensors.values()) for one in (self.parent, self.dense)]
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
         asked = 0 if self.step.name in OWN else loss.asked or trained.tokens + looks
-        operations = sizes[0] * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * sizes[1] * asked
-        budget = PUBLISHED.get(self.step.name, 0)
+        size = sum(info.numel for info in self.parent.tensors.values())
+        operations = size * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * getattr(loss, "parameters", 0) * asked
         last = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
             f"{trainer.text.samples - held:,} samples read {trained.epochs:.2g} times" if trained.epochs > 1 else "",
             f"calculated in {self._arithmetic()}",
-            f"{trained.tokens:,} tokens, where the published run read {budget:,}"
-            if trained.tokens < FEW * budget
-            else "",
+            self._budget(trained),
         ]
-        with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
-            for name in list(writer.missing):
-                changed = trained.weights.get(name)
-                writer.write(name, self.parent.load(name) if changed is None else changed)
-            curve = [asdict(point) for point in trained.curve]
-            made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed}
-            writer.close(
-                {**made, **text.told(), "arithmetic": self._arithmetic(), "operations": operations, "curve": curve}
-            )
-        note = "; ".join(filter(None, [*words, told(writer.left_out)]))
+        made = {"family": family, self.step.verb: self.step.name, **own, "seed": self.context.seed, **text.told()}
+        made |= {"arithmetic": self._arithmetic(), "operations": operations}
+        made |= {"curve": [asdict(point) for point in trained.curve]}
+        note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, made)]))
         try:
             found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
         except ModelError:
@@ -117,7 +122,28 @@ class Training:
             raise
         if self.context.resume:
             shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
-        return replace(found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve)
+        return replace(
+            found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
+            energy_source=spent.source,
+        )  # fmt: skip
+
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+        """Write the trained tensors, and the others as they are; gives what else a reader must know."""
+        with CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer:
+            for name in list(writer.missing):
+                changed = weights.get(name)
+                writer.write(name, self.parent.load(name) if changed is None else changed)
+            writer.close(dict(made))
+        return [told(writer.left_out)]
+
+    def _budget(self, trained: Trained) -> str:
+        """What the published run had, where this one had less than a hundredth of it."""
+        what, steps = self.step.settings.get("by", self.step.name), trained.curve[-1].step
+        if trained.tokens < FEW * PUBLISHED.get(what, 0):
+            return f"{trained.tokens:,} tokens, where the published run read {PUBLISHED[what]:,}"
+        if steps < FEW * CHANGING.get(what, 0):
+            return f"{steps:,} steps, where masks of the published run changed for {CHANGING[what]:,}"
+        return ""
 
     def _student(self) -> PreTrainedModel:
         """The model to be trained, in float32 and without dropout. Raises UnsupportedError where it has no loss of its own."""
@@ -146,14 +172,17 @@ class Training:
             words = Words.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
-            teacher = load_model(self.dense.folder, family, arithmetic).requires_grad_(False).to(device)
-            loss = Distillation(model, teacher, family, text, own, device)
+            loss = Distillation(model, [], family, text, own, device)
+            plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
+            read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
+            for number, one in enumerate(self._taught_by(place)):
+                teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
+                loss.parameters += sum(info.numel for info in Checkpoint(one).tensors.values())
+                if own["top_k"] and own["match"] == "none" and family != "encoder":
+                    loss.keep(teacher, place / f"said-{number}", read, self._asking)
+                else:
+                    loss.teachers.append(teacher)
             loss.prepare(seed)
-            if own["top_k"] and own["match"] == "none" and family != "encoder":
-                counts = text.counts()[:-held]
-                plan = schedule(counts, own["tokens"], own["batch"], seed)
-                read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-                loss.keep(place, read, self._asking)
             extra = list(loss.projections.parameters())
         weights = Weights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(
@@ -161,9 +190,31 @@ class Training:
             place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,
         ), loss  # fmt: skip
 
+    def _taught_by(self, place: Path) -> Iterator[Path]:
+        """The folder of each teacher, made from its source in ``place`` where it is not the dense model.
+
+        Raises UnsupportedError for one that does not read text as the same tokens.
+        """
+        for number, named in enumerate(teachers(self.step.settings)):
+            if named == DENSE:
+                yield self.dense.folder
+                continue
+            source = of_text(named)
+            if self.context.fetch is None:
+                raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
+            fetched = self.context.fetch(source.source)
+            folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=True)
+            rows = [dimensions(one.config).vocabulary for one in (Checkpoint(folder), self.parent)]
+            if rows[0] != rows[1] or not same_tokenizer(folder, self.parent.folder):
+                raise UnsupportedError(
+                    f"teacher {source.name}: its tokenizer is not the model's ({rows[0]:,} and {rows[1]:,} tokens)",
+                    "a teacher with the same tokenizer",
+                )
+            yield folder
+
     def _asking(self, done: int, total: int) -> None:
         if self.context.progress is not None:
-            self.context.progress(done, total, "samples shown to the dense model")
+            self.context.progress(done, total, "samples shown to a teacher")
 
     def _arithmetic(self) -> str:
         """The precision of matrix products: bfloat16 for such a checkpoint where the machine has instructions for it."""
@@ -194,7 +245,16 @@ def run(
     folder: Path,
     pruner: Callable[..., Pruning] | None,
 ) -> Evidence:
-    """Train the model of ``checkpoint`` by one step, into ``folder``. Raises as ``Training.run``."""
+    """Train the model of ``checkpoint``, or the student that its settings describe, by one step, into ``folder``.
+
+    Raises as ``Training.run`` and ``student.write``.
+    """
     if context.draw is None:
         raise ModelError(f"{step.verb}: {step.name} needs a source of text", "use it in a manifest")
-    return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))
+    if not (described := step.settings.get("student")):
+        return Training(dense, checkpoint, step, context, pruner).run(folder, partial(kept_zeros, checkpoint))
+    with temporary(folder.parent / ".student") as place:
+        told = student.write(checkpoint, context.family, described, context.seed, place / "model")
+        begun = Checkpoint(place / "model")
+        found = Training(dense, begun, step, context, pruner).run(folder, partial(kept_zeros, begun))
+    return replace(found, note=f"{told}; {found.note}")

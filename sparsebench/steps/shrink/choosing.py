@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
@@ -16,14 +17,22 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.models.checkpoint import TensorInfo
+    from sparsebench.steps.contract import Step
 
-Of = Literal["neurons", "heads", "both"]
+Of = Literal["neurons", "heads", "both", "experts"]
+ROUTED = ("frequency", "reap")
+"""Criteria of whole experts: how often, and how strongly, text is routed to them."""
+DOCUMENTS, LENGTH = 128, 512
+"""Labelled documents that are read where nothing says how many, and tokens at which each is cut."""
+ALIGNED = 8
+"""An expert's neurons are a multiple of this: transformers hands fused experts to torch's `grouped_mm`, which wants rows of whole
+16 bytes, also of two-byte weights."""
 
 
 @dataclass(frozen=True)
 class Cutting:
     """What one step asks for: the share of the blocks' ``parameters`` or ``operations`` that stays, the share to ``keep`` of each
-    axis, or how many ``neurons`` of each block and ``heads`` of each attention stay."""
+    axis, or how many ``neurons`` of each block or expert, ``heads`` of each attention and ``experts`` of each block stay."""
 
     of: Of
     parameters: float | None = None
@@ -31,8 +40,14 @@ class Cutting:
     keep: float | None = None
     neurons: int | None = None
     heads: int | None = None
+    experts: int | None = None
     multiple_of: int = 1
     uneven: bool = False
+
+
+def by_labels(step: Step) -> bool:
+    """Whether a step looks at labelled documents."""
+    return bool(step.settings.get("labels") == "task")
 
 
 def kinds_of(of: Of) -> tuple[Kind, ...]:
@@ -47,11 +62,25 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
     or operations cannot go that way, where there are not so many elements, or an axis cannot be cut at all.
     """
     axes = {kind: shape.of(kind) for kind in kinds_of(wanted.of)}
-    if wanted.neurons or wanted.heads:
-        counts = {"neurons": wanted.neurons, "heads": wanted.heads}
-        return {axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven) for kind in axes for axis in axes[kind]}
+    if wanted.neurons or wanted.heads or wanted.experts:
+        counts = {"neurons": wanted.neurons, "heads": wanted.heads, "experts": wanted.experts}
+        widths = sorted({axis.units // axis.times for axis in axes.get("neurons", ())})
+        if shape.how.mixture and len(widths) > 1:
+            raise UnsupportedError(
+                f"neurons: {wanted.neurons}: its experts and blocks are {' and '.join(map(str, widths))} wide",
+                "`keep: 0.5`",
+            )
+        step = alignment(axes.get("neurons", ()))
+        return {
+            axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven, step) for kind in axes for axis in axes[kind]
+        }
+    if shape.how.mixture and wanted.operations is not None:
+        raise UnsupportedError(
+            f"operations: {wanted.operations:g}: which experts a token takes, and how often, its shapes do not tell",
+            "`parameters` or `keep`",
+        )
     key, left = ("parameters", wanted.parameters) if wanted.operations is None else ("operations", wanted.operations)
-    cost, total = _costs(shape, key)
+    cost, total = costs(shape, key, shape.axes)
     worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
     target = None if left is None else (1 - left) * total
     share = wanted.keep if target is None else 1 - target / sum(worth.values())
@@ -71,28 +100,55 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
             if share <= 0:
                 raise UnsupportedError(f"{key}: {left:g}: not even without any neuron", "keep more")
     for axis in axes.get("neurons", ()):
-        step = wanted.multiple_of
+        step, width = lcm(wanted.multiple_of, alignment(axes["neurons"])), axis.units // axis.times
         # At least one step, and no more than there are.
-        count = max(1, round(share * axis.units / step)) * step
-        found[axis] = min(count, axis.units)
+        count = max(1, round(share * width / step)) * step
+        found[axis] = min(count, width) * axis.times
+    for axis in axes.get("experts", ()):
+        found[axis] = min(fitting_experts(shape, axis), key=lambda count: (abs(count - share * axis.units), -count))
     return found
 
 
-def _costs(shape: Shape, key: str) -> tuple[dict[Axis, int], int]:
+def alignment(axes: Iterable[Axis]) -> int:
+    """What the number of neurons that stay is a multiple of."""
+    return ALIGNED if any(axis.within for axis in axes) else 1
+
+
+def fitting_experts(shape: Shape, axis: Axis) -> list[int]:
+    """The numbers of experts that can stay: as many in each group that the router knows, and enough for a token's choice.
+
+    Raises UnsupportedError for an axis of which none can go.
+    """
+    groups, mixture = expert_groups(shape), shape.how.mixture
+    assert mixture is not None
+    chosen = int(stated(shape.checkpoint.config, mixture.chosen))
+    taken = int(stated(shape.checkpoint.config, mixture.taken)) if mixture.taken else 1
+    # Routers that know groups compare the sums of their two best.
+    least = max(2, -(-chosen // taken)) if mixture.groups else chosen
+    return list(range(groups * least, axis.units + 1, groups))
+
+
+def expert_groups(shape: Shape) -> int:
+    """In how many groups a router chooses its experts."""
+    mixture = shape.how.mixture
+    return int(stated(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
+
+
+def costs(shape: Shape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int], int]:
     """What an element of each axis costs, and what all blocks do: in parameters, or in floating-point operations a token.
 
     A matrix takes two of these for each weight, attention four for each value that o reads and token that is looked at.
     """
     tensors = shape.checkpoint.tensors
     if key == "parameters":
-        return {axis: axis.cost(tensors) for axis in shape.axes}, shape.block_parameters
+        return {axis: axis.cost(tensors) for axis in axes}, shape.block_parameters
     looked_at = 4 * tokens_counted(transformers_config(shape.checkpoint.config))
     matrices = {name for name, part in shape.places.items() if part.prunable}
     found = {
         axis: sum(2 * cut.size * tensors[cut.tensor].numel // tensors[cut.tensor].shape[cut.dim]
                   for cut in axis.cuts if cut.tensor in matrices)
         + (looked_at * sum(cut.size for cut in axis.outputs) if axis.kind == "heads" else 0)
-        for axis in shape.axes
+        for axis in axes
     }  # fmt: skip
     pairs = sum(
         tensors[name].shape[0 if part.rows_last else 1]
@@ -102,11 +158,14 @@ def _costs(shape: Shape, key: str) -> tuple[dict[Axis, int], int]:
     return found, 2 * sum(tensors[name].numel for name in matrices) + looked_at * pairs
 
 
-def _counted(shape: Shape, axis: Axis, count: int, uneven: bool) -> int:
-    """So many neurons, or so many heads in groups, of an axis."""
+def _counted(shape: Shape, axis: Axis, count: int, uneven: bool, step: int) -> int:
+    """So many neurons (in multiples of ``step``) or experts, or so many heads in groups, of an axis."""
     if axis.kind == "neurons":
-        fitting = [*range(1, axis.units + 1)]
-        said = f"at most {axis.units}"
+        fitting = [*range(step, axis.units // axis.times + 1, step)]
+        said = f"at most {fitting[-1]}" if step == 1 else f"multiples of {step} up to {fitting[-1]}"
+    elif axis.kind == "experts":
+        fitting = fitting_experts(shape, axis)
+        said = f"one of {', '.join(map(str, fitting))}: a token takes as many as before, out of as many groups"
     else:
         heads, groups, _ = _heads_of(shape)
         each = heads // groups
@@ -114,7 +173,7 @@ def _counted(shape: Shape, axis: Axis, count: int, uneven: bool) -> int:
         said = f"{'one' if len(fitting) > 1 else 'that is'} of {', '.join(map(str, fitting))}"
     if count not in fitting:
         raise UnsupportedError(f"{axis.kind}: {count}: a block has {fitting[-1]}, and not every number can stay", said)
-    return count if axis.kind == "neurons" else count // each
+    return count // each if axis.kind == "heads" else count * axis.times
 
 
 def _groups(shape: Shape, axis: Axis, share: float, uneven: bool) -> int:
@@ -135,7 +194,8 @@ def part_way(shape: Shape, numbers: Mapping[Axis, int], cut: int, cuts: int, une
     """How many elements stay after ``cut`` of ``cuts`` equal cuts, heads as config.json can say."""
     found: dict[Axis, int] = {}
     for axis, last in numbers.items():
-        count = axis.units - round((axis.units - last) * cut / cuts)
+        step = axis.times * (alignment(numbers) if axis.kind == "neurons" else 1)
+        count = axis.units - round((axis.units - last) * cut / cuts / step) * step
         if axis.kind == "heads":
             fitting = [one for one in _fitting(shape, axis, uneven) if one >= last]
             count = min(fitting, key=lambda one: (abs(one - count), -one))
@@ -170,37 +230,49 @@ def spread(
     return {axis: kept[axis] for axis in numbers}
 
 
-def best(scores: torch.Tensor, count: int) -> list[int]:
-    """The ``count`` elements with the highest scores (units,), in order; of equal ones the first stay."""
+def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
+    """The ``count`` elements with the highest scores (units,), in order, as many of each group; of equal ones the first stay."""
     import torch
 
-    order = torch.argsort(scores.double(), descending=True, stable=True)
-    return sorted(int(unit) for unit in order[:count])
+    order = torch.argsort(scores.double().reshape(groups, -1), dim=1, descending=True, stable=True)
+    size = len(scores) // groups
+    return sorted(group * size + int(unit) for group in range(groups) for unit in order[group, : count // groups])
 
 
 def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
     """What config.json says of a model with these elements: where stock transformers can say it, one number for all blocks, else
     each block's own in ``per_layer_config``.
 
-    Raises UnsupportedError for widths that differ in an encoder-decoder, whose blocks that key cannot tell apart.
+    Raises UnsupportedError for widths that differ in an encoder-decoder, whose blocks that key cannot tell apart, and in a
+    mixture of experts.
     """
     how, config = shape.how, shape.checkpoint.config
     changed: dict[str, Any] = {}
     by_key: dict[str, dict[Axis, int]] = {}
     for axis in shape.axes:
-        heads = how.heads.count if how.heads else ""
-        key = how.key(how.neurons, axis.side) if axis.kind == "neurons" else heads
-        by_key.setdefault(key, {})[axis] = len(kept[axis]) if axis in kept else axis.units
+        by_key.setdefault(shape.key(axis), {})[axis] = len(kept[axis]) if axis in kept else axis.units
     blocks: dict[int, dict[str, int]] = {}
     for key, left in by_key.items():
         kind = next(iter(left)).kind
-        whole = stated(config, key) if kind == "neurons" else _heads_of(shape)[1]
-        numbers = set(left.values())
+        whole = _heads_of(shape)[1] if kind == "heads" else stated(config, key)
+        numbers = {count / axis.times for axis, count in left.items()}
         if numbers == {whole}:
             continue
-        if len(numbers) == 1 and (kind == "neurons" or (how.heads and how.heads.size)):
-            changed |= _words(shape, kind, key, numbers.pop())
+        if len(numbers) == 1 and kind == "neurons" and max(numbers) % alignment(left):
+            raise UnsupportedError(
+                f"{config.get('model_type')}: {max(numbers):g} neurons in every expert, which torch's `grouped_mm` refuses",
+                f"keep a multiple of {ALIGNED}",
+            )
+        if kind == "experts":
+            _check_experts(shape, kept)
+        if len(numbers) == 1 and (kind != "heads" or (how.heads and how.heads.size)):
+            changed |= _words(shape, kind, key, int(numbers.pop()))
             continue
+        if how.mixture:
+            raise UnsupportedError(
+                f"{config.get('model_type')}: as many {kind} in every block and expert: no key says of one that it has fewer",
+                "let the same number go everywhere",
+            )
         if len(shape.blocks) > 1:
             raise UnsupportedError(
                 f"{config.get('model_type')}: as many {kind} in every block: `{PER_LAYER}` numbers the blocks of one stack",
@@ -214,6 +286,21 @@ def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any
     return changed
 
 
+def _check_experts(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> None:
+    """Raises UnsupportedError where a router could not choose among the experts that stay."""
+    groups = expert_groups(shape)
+    for axis, stay in kept.items():
+        if axis.kind != "experts":
+            continue
+        fitting = fitting_experts(shape, axis)
+        each = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
+        if len(stay) not in fitting or len(each) > 1:
+            raise UnsupportedError(
+                f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts: a token takes as many as before",
+                f"one of {', '.join(map(str, fitting))}, as many of each of {groups} groups",
+            )
+
+
 def _heads_of(shape: Shape) -> tuple[int, int, int]:
     """Heads, groups and a head's size as config.json has them for all blocks."""
     return sizes(shape.checkpoint.config, shape.how)
@@ -221,7 +308,7 @@ def _heads_of(shape: Shape) -> tuple[int, int, int]:
 
 def _words(shape: Shape, kind: Kind, key: str, count: int) -> dict[str, int]:
     """So many elements in config.json's words."""
-    if kind == "neurons":
+    if kind != "heads":
         return {key: count}
     how = shape.how.heads
     assert how is not None
@@ -233,7 +320,7 @@ def _words(shape: Shape, kind: Kind, key: str, count: int) -> dict[str, int]:
 def told(shape: Shape, left: Mapping[Axis, int]) -> str:
     """What stays, in words: ``of each block 1229 of 1536 neurons and 6 of 9 heads stay, 20.0% of the blocks' parameters go``."""
     words = []
-    for kind in ("neurons", "heads"):
+    for kind in ("neurons", "heads", "experts"):
         heads, groups, _ = _heads_of(shape) if kind == "heads" and shape.how.heads else (1, 1, 1)
         own = [
             (count * heads // groups, axis.units * heads // groups) for axis, count in left.items() if axis.kind == kind

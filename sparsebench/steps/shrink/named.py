@@ -137,7 +137,8 @@ def _kind(axis: Axis) -> str:
 
 
 def _block(shape: Shape, axis: Axis) -> str:
-    return f"{axis.side}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
+    block = f"{axis.side}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
+    return f"{block}.{axis.within}" if axis.within else block
 
 
 def _where(path: Path, shape: Shape, axis: Axis) -> str:

@@ -12,7 +12,8 @@ With W the matrix that reads the elements (down, o) and x what it reads:
                 with z what the rows give, so that no gradient of a weight is ever held
     random      drawn
 
-TextPruner's loss for Taylor is the task's own. Here it is that of the text's next tokens (``labels: text``), or that of
+TextPruner's loss for Taylor is the task's own: the cross-entropy of a classification head on labelled documents (``labels:
+task``). It can also be that of the text's next tokens (``text``), or that of
 answers drawn from what the model itself says (``own``): tokens from its softmax, and around an encoder's hidden states a
 normal deviation. At the unpruned model the gradient of a cross-entropy to its own soft output would be zero everywhere.
 """
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.steps.shrink.whole import module_of as module_of
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +57,21 @@ def norms(shape: Shape, axes: Iterable[Axis], power: int, progress: Progress | N
     for axis in axes:
         found[axis] = torch.zeros(axis.units, dtype=torch.float64)
         for cut in axis.cuts:
-            if len(shape.checkpoint.tensors[cut.tensor].shape) == 2:
+            if len(shape.checkpoint.tensors[cut.tensor].shape) - (cut.expert is not None) > 1:
                 meant.setdefault(cut.tensor, []).append((axis, cut))
     for done, (name, cuts) in enumerate(meant.items(), start=1):
         tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
         for axis, cut in cuts:
-            found[axis] += per_element(tensor.sum(1 - cut.dim, dtype=torch.float64), cut, axis.units)
+            matrix, dim = cut.of(tensor)
+            others = [one for one in range(matrix.ndim) if one != dim]
+            found[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
         if progress:
             progress(done, len(meant))
+    for axis in found:
+        for unit, names in enumerate(axis.apart):
+            for name in names:
+                tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
+                found[axis][unit] += float(tensor.sum(dtype=torch.float64)) if tensor.ndim > 1 else 0
     return {axis: scores.sqrt() for axis, scores in found.items()} if power == 2 else found
 
 
@@ -83,13 +92,18 @@ class Reading:
         self.name = name
         self.scores: Scores = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
         self.means: dict[str, torch.Tensor] = {}
+        self.unseen: list[Axis] = []
 
     def visit(self, block: Any) -> None:
         """Look at one block of the replay."""
         found = block.observe(0, gram=False, names=_outputs(self.scores, block), sums=True)
         for axis, cut in outputs_in(self.scores, block):
-            inputs, weights = found[cut.tensor], block.matrix(cut.tensor)
+            inputs, weights = found[cut.name], block.matrix(cut.name)
             columns = weights.double().square().sum(0)
+            if not inputs.tokens:  # no token took this expert
+                self.unseen.append(axis)
+                self.scores[axis] += per_element(columns, cut, axis.units)
+                continue
             squares = inputs.squares.double() / inputs.tokens
             mean = inputs.sums / inputs.tokens
             self.means[cut.tensor] = mean
@@ -105,13 +119,68 @@ class Reading:
         return {axis: own.sqrt() for axis, own in self.scores.items()} if self.name == "activation" else self.scores
 
 
+class Routing:
+    """How often (``frequency``) the text takes each expert, or how strongly, seen block by block.
+
+    ``reap`` is the mean over an expert's tokens of g·‖f(x)‖, with g the router's weight and f(x) what the expert gives (Lasby et
+    al. 2510.13999). Where the model weights what an expert reads and not what it gives (Llama 4), ‖f(gx)‖.
+    """
+
+    def __init__(self, name: str, axes: Iterable[Axis]) -> None:
+        import torch
+
+        self.name = name
+        self.places = {(axis.side, axis.layers[0]): axis for axis in axes}
+        self.sums = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
+        self.tokens = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in self.places.values()}
+
+    def visit(self, block: Any) -> None:
+        """Look at one block of the replay."""
+        from sparsebench.models.experts import Experts
+
+        axis = self.places.get((block.side, block.index))
+        holders = [module for module in block.module.modules() if isinstance(module, Experts)]
+        given: list[tuple[Any, ...]] = []
+
+        def enter(module: Any, args: tuple[Any, ...]) -> None:
+            given.append(args)
+
+        def leave(holder: Any, number: int, module: Any, args: Any, returned: torch.Tensor) -> None:
+            assert axis is not None
+            inside = block.mask(block.samples[len(given) - 1]).reshape(-1)[holder.tokens]
+            sizes = returned.double().norm(dim=-1)
+            if len(given[-1]) > 2:
+                chosen, weights = (one[holder.tokens] for one in given[-1][1:3])
+                sizes = sizes * weights.masked_fill(chosen != number, 0).double().sum(-1)
+            self.sums[axis][number] += float(sizes[inside].sum())
+            self.tokens[axis][number] += int(inside.sum())
+
+        handles = []
+        for holder in holders if axis else []:
+            handles.append(holder.register_forward_pre_hook(enter))
+            for number, expert in enumerate(holder):
+                handles.append(expert.register_forward_hook(partial(leave, holder, number)))
+        try:
+            block.advance(0, {})
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def result(self) -> Scores:
+        """The scores, after the last block."""
+        return {
+            axis: counts if self.name == "frequency" else self.sums[axis] / counts.clamp(min=1)
+            for axis, counts in self.tokens.items()
+        }
+
+
 def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
     """The matrices of a block that read elements of the axes."""
     return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
 
 
 def _outputs(axes: Iterable[Axis], block: Any) -> list[str]:
-    return [cut.tensor for _, cut in outputs_in(axes, block)]
+    return [cut.name for _, cut in outputs_in(axes, block)]
 
 
 def taylor(
@@ -143,15 +212,20 @@ def taylor(
 
         values.register_hook(back)
 
+    def read(name: str, module: Any, args: Any) -> Any:
+        # A view of its own: others may read the same, and their gradients are not this matrix's.
+        own = args[0].view_as(args[0])
+        watch(name, own)
+        return (own, *args[1:])
+
     rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
     handles = []
     for axis in axes:
         for cut in axis.outputs:
-            read = partial(lambda name, module, args: watch(name, args[0]), cut.tensor)
-            handles.append(module_of(model.model, cut.tensor).register_forward_pre_hook(read))
-    for name in dict.fromkeys(cut.tensor for cuts in rows_of.values() for cut in cuts):
+            handles.append(model.module(cut.name).register_forward_pre_hook(partial(read, cut.name)))
+    for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
         gave = partial(lambda name, module, args, returned: watch(name, returned), name)
-        handles.append(module_of(model.model, name).register_forward_hook(gave))
+        handles.append(model.module(name).register_forward_hook(gave))
     handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
     generator = torch.Generator().manual_seed(seed)
     groups = model.groups(TOKENS)
@@ -160,8 +234,10 @@ def taylor(
             _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
                 for cut in axis.outputs:
-                    found[axis] += per_element(sums[cut.tensor], cut, axis.units).abs()
-                made = [per_element(sums[cut.tensor], cut, axis.units) for cut in rows_of[axis]]
+                    # An expert that no token of the batch takes reads nothing.
+                    if cut.name in sums:
+                        found[axis] += per_element(sums[cut.name], cut, axis.units).abs()
+                made = [per_element(sums[cut.name], cut, axis.units) for cut in rows_of[axis] if cut.name in sums]
                 found[axis] += sum(made, torch.zeros_like(found[axis])).abs()
             sums.clear()
             if progress:
@@ -181,7 +257,7 @@ def _rows_of(axis: Axis) -> list[Cut]:
     """Of neurons, where the matrices lie that make them (gate, up)."""
     if axis.kind != "neurons":
         return []
-    return [cut for cut in axis.cuts if cut not in axis.outputs and cut.tensor.endswith("weight")]
+    return [cut for cut in axis.cuts if cut not in axis.outputs and not cut.tensor.endswith("bias")]
 
 
 def _loss(
@@ -196,6 +272,8 @@ def _loss(
         inside = model.mask(rows, model.last)[..., None]
         deviation = torch.randn(said.shape, generator=generator)
         return (said * deviation * inside).sum() / inside.sum()
+    if model.classes is not None:
+        return cross_entropy(said, model.classes[rows])
     if labels == "text":
         wanted = model.next_tokens(rows)
         return cross_entropy(said[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
@@ -217,16 +295,6 @@ def _tables(model: Any) -> list[Any]:
     """The modules that look tokens up, each once."""
     sides = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]
     return list({id(table): table for table in (side.get_input_embeddings() for side in sides)}.values())
-
-
-def module_of(model: Any, tensor: str) -> Any:
-    """The module whose weight a checkpoint's tensor is; an encoder's file may leave the model's prefix out, or have it."""
-    modules, path = dict(model.named_modules()), tensor.removesuffix(".weight")
-    prefix = f"{model.base_model_prefix}."
-    for name in (path, prefix + path, path.removeprefix(prefix)):
-        if name in modules:
-            return modules[name]
-    raise ModelError(f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again")
 
 
 def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:

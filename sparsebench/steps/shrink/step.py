@@ -11,13 +11,16 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file, of_text
+from sparsebench.steps.shrink import gated
+from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, ROUTED, by_labels
+from sparsebench.steps.shrink.gated import GATES, OF_MIXTURES, Gates
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l1", "l2")
 NAMED = "list"
 """The criterion that is a file: it names what goes."""
-READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation")
+READ_TEXT = ("sleb", "influence", "angular", "flap", "taylor", "activation", *ROUTED)
 """Criteria that look at text."""
 _BLOCKS = "how many blocks go, such as 4"
 _PART = Annotated[Share, Field(gt=0, le=1)]
@@ -39,33 +42,38 @@ class Depth(Settings):
 
 
 class Width(Settings):
-    """Neurons of the feed-forward parts and heads go, as many in every block or where they matter least."""
+    """Neurons of the feed-forward parts and heads go, as many in every block or where they matter least; or hidden channels,
+    the same ones everywhere; or whole experts, as many in every block."""
 
     compensates: ClassVar[str] = "none"
 
     parameters: _PART | None = None
     """The share of the blocks' parameters that stays, above 0 and at most 1: 0.8 removes a fifth of them. Or say one of
-    `operations`, `keep`, `neurons` and `heads`."""
+    `operations`, `keep`, `neurons`, `heads` and `experts`."""
     operations: _PART | None = None
     """The share of the blocks' floating-point operations a token that stays, counted over 512 tokens, attention included."""
     keep: _PART | None = None
-    """The share of the neurons, or of the heads, that stays."""
+    """The share of the neurons, of the heads, of the hidden channels or of the experts that stays."""
     neurons: Count | None = None
-    """How many neurons stay of each block, such as 512; with `heads` beside it, both are cut."""
+    """How many neurons stay of each block, or of each expert, such as 512; with `heads` beside it, both are cut."""
     heads: Count | None = None
     """How many heads stay of each attention, as config.json counts them: whole groups that share keys and values."""
-    of: Literal["neurons", "heads", "both"] = "both"
-    """What goes; it follows from `neurons` and `heads` where these are said. Heads go in whole groups that share keys and values;
-    with `both` the same share of either goes, and neurons make up for what whole groups leave over."""
+    experts: Count | None = None
+    """How many experts stay of each block of a mixture, at least as many as a token takes."""
+    of: Literal["neurons", "heads", "both", "hidden", "experts"] = "both"
+    """What goes; it follows from `neurons`, `heads` and `experts` where these are said. Heads go in whole groups that share keys
+    and values; with `both` the same share of either goes, and neurons make up for what whole groups leave over. `hidden` are the
+    channels of a token's states, cut alone: out of all that reads or writes them, embeddings and output head too. `experts` go
+    with their rows of the router."""
     uneven: bool = False
     """Whether the elements with the lowest scores of all blocks go, more from some blocks than from others, and not as many from
     each. Such a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
     multiple_of: Count = 1
-    """The number of neurons that stay is a multiple of this."""
-    compensation: Literal["none", "bias", "least_squares"] | None = None
+    """The number of neurons, or of hidden channels, that stay is a multiple of this."""
+    compensation: Literal["none", "bias", "least_squares", "rescale"] | None = None
     """What makes up for what went: nothing; a `bias` with its mean output, where the model has such a bias (FLAP, which alone
-    sees the means); or `least_squares`, the columns that stay refitted to the calibration text. Default: as published, `bias`
-    for flap and `none` for the others."""
+    sees the means); `least_squares`, the columns that stay refitted to the calibration text; or, of hidden channels, `rescale`:
+    a factor for each norm, which divides by another width. Default: as published, `bias` for flap and `none` for the others."""
     damping: Annotated[float, Field(gt=0)] = 0.01
     """With `least_squares`: the share of the Gram matrix's mean diagonal that is added to it."""
     iterations: Count = 1
@@ -77,7 +85,9 @@ class Width(Settings):
     def complete(self, name: str) -> dict[str, Any]:
         """With the published compensation filled in, without what nothing looks at."""
         given = self.targets()
-        counts = [key for key in ("heads", "neurons") if key in given]
+        counts = [key for key in ("heads", "neurons", "experts") if key in given]
+        if "experts" in counts and len(counts) > 1:
+            raise wrong(f"`experts` beside `{counts[0]}`", "one after the other: a list of two steps", at="experts")
         if len(given) - len(counts) + bool(counts) != 1:
             what = " beside ".join(f"`{key}`" for key in given) or "neither a share nor a number of what stays"
             raise wrong(what, "one of them, such as `parameters: 0.8` or `neurons: 512`", at="parameters")
@@ -86,6 +96,9 @@ class Width(Settings):
             raise wrong(
                 f"`of: {self.of}` beside {' and '.join(f'`{key}`' for key in counts)}", "leave `of` out", at="of"
             )
+        self._check_hidden(name)
+        if of == "experts":
+            self._check_experts(name)
         if counts and self.multiple_of > 1:
             raise wrong("`multiple_of` beside a number", "one of them", at="multiple_of")
         if self.compensation == "bias" and name != "flap":
@@ -98,13 +111,48 @@ class Width(Settings):
         found["compensation"] = self.compensation or self.compensates
         if found["compensation"] != "least_squares":
             del found["damping"]
-        if of == "heads":
+        if of in ("heads", "experts"):
             del found["multiple_of"]
         return found
 
+    def _check_experts(self, name: str) -> None:
+        """Raise for what makes no sense of whole experts."""
+        if name in ("flap", "taylor", "activation"):
+            others = f"one of l1, l2, random, {', '.join(ROUTED)}"
+            raise wrong(f"experts by {name}: it looks at what single elements give", others, at="of")
+        for key, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1), ("operations", None)):
+            if getattr(self, key) != plain:
+                raise wrong(f"`{key}` beside experts", "leave it out", at=key)
+        if self.compensation not in (None, "none"):
+            raise wrong(f"`compensation: {self.compensation}` beside experts", "`none`", at="compensation")
+
+    def _check_hidden(self, name: str) -> None:
+        """Raise for what makes no sense of hidden channels, or only of them."""
+        if self.of != "hidden":
+            if self.compensation == "rescale":
+                raise wrong(
+                    "`compensation: rescale` without `of: hidden`", "`least_squares` or `none`", at="compensation"
+                )
+            return
+        if name == "flap":
+            raise wrong(
+                "`of: hidden` by flap: it looks at what the columns of one matrix read, and every block reads hidden channels",
+                "another criterion, such as `activation`",
+                at="of",
+            )
+        if self.compensation not in (None, "none", "rescale"):
+            raise wrong(
+                f"`compensation: {self.compensation}` beside `of: hidden`: what went was written by all blocks before",
+                "`rescale` or `none`",
+                at="compensation",
+            )
+        if self.uneven or self.file is not None:
+            key = "uneven" if self.uneven else "file"
+            raise wrong(f"`{key}` beside `of: hidden`", "the same channels go in all blocks: leave it out", at=key)
+
     def targets(self) -> list[str]:
         """The settings that say how much stays."""
-        named = ("parameters", "operations", "keep", "heads", "neurons")
+        named = ("parameters", "operations", "keep", "heads", "neurons", "experts")
         return [key for key in named if getattr(self, key) is not None]
 
 
@@ -117,9 +165,40 @@ class Flap(Width):
 class Taylor(Width):
     """The settings of Taylor's criterion."""
 
-    labels: Literal["own", "text"] = "own"
-    """Whose loss it is: that of answers drawn from what the model itself says (`own`), or of the text's next tokens (`text`; not
-    for encoders)."""
+    labels: Literal["own", "text", "task"] = "own"
+    """Whose loss it is: that of answers drawn from what the model itself says (`own`), of the text's next tokens (`text`; not
+    for encoders), or of a classification head on labelled documents (`task`, as TextPruner has it)."""
+    source: Annotated[str, Field(min_length=1)] | None = None
+    """With `labels: task`: the documents, in any notation that `calibration` takes, such as `path:train.jsonl`. A result is known
+    by the content."""
+    field: Annotated[str, Field(min_length=1)] | None = None
+    """The column that holds their text; default: `text`."""
+    label: Annotated[str, Field(min_length=1)] = "label"
+    """The column that holds their labels, as config.json's `id2label` names them or as numbers from 0."""
+    documents: Count = DOCUMENTS
+    """How many of them are read; all where there are fewer."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """With what labelled documents need filled in, and without it where there are none."""
+        own = ("source", "field", "label", "documents")
+        given = [key for key in own if key in self.model_fields_set]
+        if self.labels != "task" and given:
+            raise wrong(f"`{given[0]}` without `labels: task`", "leave it out, or say `labels: task`", at=given[0])
+        found = super().complete(name)
+        if self.labels != "task":
+            return {key: value for key, value in found.items() if key not in own}
+        if self.source is None:
+            raise wrong("`labels: task` without `source`", "labelled documents, such as path:train.jsonl", at="labels")
+        if self.of == "hidden":
+            raise wrong("`labels: task` beside `of: hidden`", "`labels: own`", at="labels")
+        return found
+
+
+class Routed(Width):
+    """Whole experts go, those that calibration text takes least."""
+
+    of: Literal["experts"] = "experts"  # type: ignore[assignment]
+    """What goes."""
 
 
 class Listed(Settings):
@@ -165,18 +244,23 @@ class Random(Width):
 
 def settings() -> dict[str, type[Settings]]:
     """Each criterion's settings, by its name."""
-    own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": Random, NAMED: Listed}
-    return {name: own.get(name, Depth if name in DEPTH else Width) for name in (*DEPTH, *WIDTH, "random", NAMED)}
+    own: dict[str, type[Settings]] = {"flap": Flap, "taylor": Taylor, "random": Random, NAMED: Listed, GATES: Gates}
+    own |= dict.fromkeys(ROUTED, Routed)
+    names = (*DEPTH, *WIDTH, *ROUTED, "random", NAMED, GATES)
+    return {name: own.get(name, Depth if name in DEPTH else Width) for name in names}
 
 
 def reads_text(step: Step) -> bool:
-    """Whether the criterion, or the compensation, looks at text."""
-    return step.name in READ_TEXT or step.settings.get("compensation") == "least_squares"
+    """Whether the criterion, or the compensation, looks at calibration text."""
+    return (step.name in READ_TEXT and not by_labels(step)) or step.settings.get("compensation") in (
+        "least_squares",
+        "rescale",
+    )
 
 
 def draws(step: Step) -> bool:
-    """Whether the seed decides what goes."""
-    return step.name == "random" or (step.name == "taylor" and step.settings["labels"] == "own")
+    """Whether the seed decides what goes, or which documents are read."""
+    return step.name in ("random", GATES) or (step.name == "taylor" and step.settings["labels"] != "text")
 
 
 def version(step: Step) -> int:
@@ -187,20 +271,24 @@ def version(step: Step) -> int:
 def label(step: Step) -> str:
     """``sleb -4 blocks``, ``flap/both to 80%``: what goes, or to what share of the blocks' parameters."""
     own = step.settings
+    if step.name == GATES:
+        return gated.label(step)
     if "blocks" in own:
         where = "" if own["stacks"] == "both" else f" of the {own['stacks']}"
         return f"{step.name} -{own['blocks']} blocks{where}"
     if step.name == NAMED:
         ways = [own["compensation"].replace("_", " ")] if own["compensation"] != "none" else []
         return ", ".join([f"shrink {of_file(own['file'])[0].name}", *ways, *_unusual(own)])
-    numbers = [f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in ("heads", "neurons") if key in own]
+    numbers = [
+        f"{own[key]}{f' {key}' * (own['of'] == 'both')}" for key in ("heads", "neurons", "experts") if key in own
+    ]
     counts = " and ".join(numbers)
     shares = [f"{own[key]:.4g} of {key}" for key in ("parameters", "operations") if key in own]
     share = f"to {counts or ''.join(shares) or format(own.get('keep', 1), '.4g')}"
     usual = "bias" if step.name == "flap" else "none"
     ways = [own["compensation"].replace("_", " ")] if own["compensation"] != usual else []
     ways += [of_file(own["file"])[0].name] if "file" in own else []
-    ways += _unusual(own)
+    ways += _unusual(own) + ([of_text(own["source"]).name] if by_labels(step) else [])
     return f"{step.name}/{own['of']} {share}{''.join(f', {way}' for way in ways)}"
 
 
@@ -217,13 +305,46 @@ def passes(step: Step, blocks: int) -> float:
     own = step.settings
     if step.name == "sleb":
         return float(sum(max(1, blocks - gone) for gone in range(own["blocks"])))
-    once = (step.name in READ_TEXT) + (step.name == "taylor") + (own.get("compensation") == "least_squares")
+    scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
+    once = scored + (own.get("compensation") in ("least_squares", "rescale"))
     return float(once * own.get("iterations", 1))
+
+
+def own_tokens(step: Step) -> float:
+    """How many tokens of labelled documents go through the whole model, there and back."""
+    return 2.0 * LENGTH * step.settings["documents"] * step.settings["iterations"] if by_labels(step) else 0.0
+
+
+def trains(step: Step) -> bool:
+    """Whether the whole model is trained."""
+    return step.name == GATES
 
 
 def whole(step: Step) -> bool:
     """Whether the model is run as it stands, and not block by block."""
-    return step.name in ("sleb", "influence", "angular", "taylor")
+    return step.name in ("sleb", "influence", "angular", "taylor") or step.settings.get("compensation") == "rescale"
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why nothing of a config.json's model can go as a step asks, and the way out, as far as that alone tells."""
+    from sparsebench.models import residual
+    from sparsebench.models.architectures import INSTEAD, architecture
+    from sparsebench.steps.shrink.labelled import OTHERWISE, lacking
+
+    try:
+        how = architecture(config)
+        if step.settings.get("of") == "hidden":
+            residual.refuse(config)
+    except UnsupportedError as error:
+        return error.message, error.hint or ""
+    if step.name == GATES and how.mixture:
+        return f"{config.get('model_type')}: {OF_MIXTURES[0]}", OF_MIXTURES[1]
+    of = "blocks" if "blocks" in step.settings else step.settings.get("of", "")
+    for kind in ("heads", "neurons") if of == "both" else (of,) if of in INSTEAD else ():
+        if why := how.cannot(kind):
+            return f"{config.get('model_type')}: {why}", INSTEAD[kind]
+    words = lacking(config) if by_labels(step) else ""
+    return words, OTHERWISE if words else ""
 
 
 def size(step: Step) -> float:
@@ -241,20 +362,26 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     from sparsebench.models.axes import shape
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.quantized import FLOAT, encoding_of
-    from sparsebench.steps.shrink import width
+    from sparsebench.steps.shrink import channels, gates, width
 
     checkpoint = Checkpoint(parent)
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "shrink first, then quantize")
     found = shape(checkpoint, context.family)
+    if all(trains(step) for step in targets):
+        gates.run(found, targets, context, emit)
+        return
     deep = {step: folder for step, folder in targets.items() if "blocks" in step.settings}
-    wide = {step: folder for step, folder in targets.items() if step not in deep}
+    hidden = {step: folder for step, folder in targets.items() if step.settings.get("of") == "hidden"}
+    wide = {step: folder for step, folder in targets.items() if step not in deep and step not in hidden}
     reading = [step for step in targets if reads_text(step)]
     text = context.read() if reading and context.read else None
     if reading and text is None:
         raise ModelError(f"shrink: {reading[0].name} needs calibration text", "name it under `calibration:`")
     if deep:
         _depth(found, deep, context, text, emit)
+    if hidden:
+        channels.make(found, hidden, context, text, emit)
     for plain in (False, True):
         chosen = {step: folder for step, folder in wide.items() if reads_text(step) != plain}
         if chosen:
@@ -303,8 +430,11 @@ def _left_out(writer: Any) -> str:
 
 def _free(found: Any, step: Step) -> dict[str, list[int]]:
     """By side, the blocks that may go."""
+    from sparsebench.models.architectures import INSTEAD
     from sparsebench.steps.shrink import depth
 
+    if why := found.how.cannot("blocks"):
+        raise UnsupportedError(f"{found.checkpoint.config.get('model_type')}: {why}", INSTEAD["blocks"])
     stacks = step.settings["stacks"]
     if stacks != "both" and len(found.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")

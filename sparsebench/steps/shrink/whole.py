@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsebench.errors import ModelError
 from sparsebench.models import blocks
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.filling import stored_views
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import GROUP
 
@@ -23,23 +25,35 @@ if TYPE_CHECKING:
 
 @dataclass
 class Whole:
-    """A model with its blocks by side, and the text in groups of about GROUP tokens."""
+    """A model with its blocks by side, and the text in groups of about GROUP tokens; ``layers`` are the paths of experts' linear
+    layers by the names of their matrices, ``classes`` (samples,) int64 what a classification head should say."""
 
     model: PreTrainedModel
     family: Family
     batch: Batch
     blocks: dict[str, list[Any]]
     dense: list[torch.Tensor] = field(default_factory=list)
+    layers: dict[str, str] = field(default_factory=dict)
+    classes: torch.Tensor | None = None
 
     @classmethod
     def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> Whole:
         """The model in ``folder`` in ``dtype``. Raises ModelError, or UnsupportedError where its blocks are no lists."""
-        skeleton = blocks.survey(Checkpoint(folder).config, family)
+        from sparsebench.models.experts import show_layers
+
+        checkpoint = Checkpoint(folder)
+        skeleton = blocks.survey(checkpoint.config, family)
         paths = {stack.side: [place.path for place in stack.places] for stack in skeleton.stacks}
         model = load_model(folder, family, dtype)
         model.requires_grad_(False)
+        names = stored_views(model, checkpoint.tensors) if show_layers(model, checkpoint.tensors) else {}
+        layers = {view.name: name.rpartition(".")[0] for name, view in names.items() if "experts." in name}
         found = {side: [model.get_submodule(path) for path in own] for side, own in paths.items()}
-        return cls(model, family, batch, found)
+        return cls(model, family, batch, found, layers=layers)
+
+    def module(self, matrix: str) -> Any:
+        """The linear layer whose weights a matrix of the checkpoint is, by its view's name."""
+        return self.model.get_submodule(self.layers[matrix]) if matrix in self.layers else module_of(self.model, matrix)
 
     def groups(self, tokens: int = GROUP) -> list[slice]:
         """The samples in groups of about so many ``tokens`` that run together."""
@@ -128,6 +142,16 @@ class Whole:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def module_of(model: Any, tensor: str) -> Any:
+    """The module whose weight a checkpoint's tensor is; an encoder's file may leave the model's prefix out, or have it."""
+    modules, path = dict(model.named_modules()), tensor.removesuffix(".weight")
+    prefix = f"{model.base_model_prefix}."
+    for name in (path, prefix + path, path.removeprefix(prefix)):
+        if name in modules:
+            return modules[name]
+    raise ModelError(f"{tensor}: the model has no layer of this name", "save the checkpoint with transformers again")
 
 
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:

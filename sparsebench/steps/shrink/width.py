@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from sparsebench.models.safety import told
 from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import choosing, compensation, scores, writing
-from sparsebench.steps.shrink.choosing import Cutting, kinds_of
+from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
+from sparsebench.steps.shrink.choosing import ROUTED, Cutting, by_labels, kinds_of
+from sparsebench.steps.shrink.labelled import Labelled
 from sparsebench.steps.shrink.named import Named, read
 from sparsebench.steps.shrink.whole import Whole
 
@@ -59,9 +60,7 @@ class _Making:
 
     @property
     def loads(self) -> str:
-        """What config.json says that stock transformers does not take; empty where it takes all."""
-        named = self.smaller.config.get(PER_LAYER)
-        return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
+        return self.smaller.loads
 
 
 def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
@@ -78,10 +77,15 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
     def tell(plan: _Plan, made: _Making, seconds: float, sharing: int) -> None:
         stay = (len(made.smaller.kept.get(axis, range(axis.units))) for axis in made.smaller.shape.axes)
         left = {axis: count for axis, count in zip(shape.axes, stay, strict=True) if axis in plan.numbers}
-        words = (choosing.told(shape, left), made.loads, told(made.writer.left_out))
+        unseen = f"{len(work.unseen)} experts that no token reached are scored by their weights" if work.unseen else ""
+        documents = work.documents.get(_scored(plan.step))
+        by = documents.note(plan.step) if documents else ""
+        words = (choosing.told(shape, left), by, unseen, made.loads, told(made.writer.left_out))
         note = "; ".join(part for part in words if part)
-        read_of = text.told() if text else None
-        emit(plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, read_of))
+        emit(
+            plan.step,
+            counted(targets[plan.step], context.family, seconds, sharing, note, work.told(plan.step) or None),
+        )
 
     at_once = [plan for plan in plans if _cuts(plan.step) == 1]
     made = work.cut({plan.step: (plan, targets[plan.step]) for plan in at_once}, emit) if at_once else {}
@@ -98,20 +102,31 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
 
 
 def _plan(shape: Shape, step: Step, context: Context) -> _Plan:
+    if by_labels(step):
+        labelled.refuse(shape.checkpoint.config)
     if step.settings.get("labels") == "text" and context.family == "encoder":
         raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
     named = read(step.settings["file"], shape) if "file" in step.settings else None
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(stay) for axis, stay in named.exactly(shape).items()}, named)
+    left = numbers(shape, step)
+    if named:
+        named.check(shape, left, bool(step.settings["uneven"]))
+    return _Plan(step, left, named)
+
+
+def numbers(shape: Shape, step: Step) -> dict[Axis, int]:
+    """How many elements of every axis stay, as a step asks. Raises UnsupportedError where so many cannot."""
+    if step.settings["uneven"] and shape.how.mixture:
+        raise UnsupportedError(
+            "uneven: no key of config.json says of one expert or block of a mixture that it has fewer", "leave it out"
+        )
     if step.settings["uneven"] and len(shape.blocks) > 1:
         raise UnsupportedError(
             f"uneven: `{PER_LAYER}` numbers the blocks of one stack, and there are two", "leave it out"
         )
-    numbers = choosing.numbers(shape, cutting(step))
-    if named:
-        named.check(shape, numbers, bool(step.settings["uneven"]))
-    return _Plan(step, numbers, named)
+    return choosing.numbers(shape, cutting(step))
 
 
 def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
@@ -135,7 +150,7 @@ def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | No
 def cutting(step: Step) -> Cutting:
     """What a step asks for."""
     own = step.settings
-    targets = {key: own.get(key) for key in ("parameters", "operations", "keep", "neurons", "heads")}
+    targets = {key: own.get(key) for key in ("parameters", "operations", "keep", "neurons", "heads", "experts")}
     return Cutting(own["of"], **targets, multiple_of=own.get("multiple_of", 1), uneven=own["uneven"])
 
 
@@ -143,12 +158,16 @@ def _cuts(step: Step) -> int:
     return int(step.settings.get("iterations", 1))
 
 
-Scored = tuple[str, bool]
-"""What two steps of one criterion must share to share its scores: Taylor's labels, and whether its widths stay even."""
+Scored = tuple[str, bool, tuple[Any, ...]]
+"""What two steps of one criterion must share to share its scores: Taylor's labels, whether its widths stay even, and where
+labelled documents are read."""
 
 
 def _scored(step: Step) -> Scored:
-    return (step.settings["labels"], not step.settings["uneven"]) if step.name == "taylor" else ("", True)
+    if step.name != "taylor":
+        return "", True, ()
+    documents = tuple(step.settings.get(key) for key in ("source", "field", "label", "documents"))
+    return step.settings["labels"], not step.settings["uneven"], documents if by_labels(step) else ()
 
 
 @dataclass
@@ -161,6 +180,8 @@ class _Work:
     origin: tuple[tuple[int, ...], ...] = ()
     answers: scores.Answers = field(default_factory=dict)
     means: dict[str, torch.Tensor] = field(default_factory=dict)
+    unseen: list[Axis] = field(default_factory=list)
+    documents: dict[Scored, Labelled] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.shape.checkpoint.folder
@@ -176,7 +197,7 @@ class _Work:
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
         found = shape_of(Checkpoint(folder), self.context.family)
-        return _Work(found, self.context, self.text, origin, self.answers)
+        return _Work(found, self.context, self.text, origin, self.answers, documents=self.documents)
 
     def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
         """Each step's smaller model in its folder; one that fails is told by ``emit`` and left out."""
@@ -195,7 +216,7 @@ class _Work:
                     emit(one.step, one.error)
                     continue
                 said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings}
-                said |= {"seed": self.context.seed, **(self.text.told() if self.text else {})}
+                said |= {"seed": self.context.seed, **self.told(one.step)}
                 said |= {"loads": one.loads} if one.loads else {}
                 writing.finish(one.smaller, one.writer, said)
         except BaseException:
@@ -217,15 +238,38 @@ class _Work:
         if name == "random":
             return {_scored(steps[0]): scores.drawn(axes, seed)}
         if name == "taylor":
-            model = Whole.load(self.folder, self.context.family, self.batch, self.context.dtype)
-            return {
-                (labels, even): scores.taylor(model, axes, labels, seed, progress, self.answers, even)
-                for labels, even in dict.fromkeys(map(_scored, steps))
-            }
+            found: dict[Scored, scores.Scores] = {}
+            models: dict[tuple[Any, ...], Whole] = {}
+            for step in {_scored(step): step for step in steps}.values():
+                labels, even, documents = asked = _scored(step)
+                if documents not in models:
+                    models[documents] = self.whole(step)
+                found[asked] = scores.taylor(models[documents], axes, labels, seed, progress, self.answers, even)
+            scored = next(iter(found.values()))
+            self.unseen = [axis for axis in axes if axis.within.startswith("experts") and not scored[axis].any()]
+            lengths = scores.norms(self.shape, self.unseen, 2)
+            return {how: own | lengths for how, own in found.items()}
+        if name in ROUTED:
+            routing = scores.Routing(name, axes)
+            self.replay(1).run(routing.visit, progress)
+            return {_scored(steps[0]): routing.result()}
         reading = scores.Reading(name, axes)
         self.replay(1).run(reading.visit, progress)
-        self.means = reading.means
+        self.means, self.unseen = reading.means, reading.unseen
         return {_scored(steps[0]): reading.result()}
+
+    def whole(self, step: Step) -> Whole:
+        """The model in memory, on the text that a step's score is of."""
+        if not by_labels(step):
+            return Whole.load(self.folder, self.context.family, self.batch, self.context.dtype)
+        documents = self.documents[_scored(step)] = labelled.read(self.folder, step, self.context)
+        model = Whole.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
+        return replace(model, classes=documents.classes)
+
+    def told(self, step: Step) -> dict[str, Any]:
+        """What is said of the text that a step read."""
+        read = self.text or (self.documents[_scored(step)].text if _scored(step) in self.documents else None)
+        return read.told() if read else {}
 
     def replay(self, streams: int) -> Replay:
         """The text through the model block by block."""
@@ -257,7 +301,11 @@ class _Work:
         if plan.uneven:
             joint = plan.step.name == "flap"
             return choosing.spread(plan.numbers, own, self.shape.checkpoint.tensors, joint)
-        return {axis: choosing.best(own[axis], count) for axis, count in plan.numbers.items()}
+        groups = choosing.expert_groups(self.shape)
+        return {
+            axis: choosing.best(own[axis], count, groups if axis.kind == "experts" else 1)
+            for axis, count in plan.numbers.items()
+        }
 
     def compensate(self, making: list[_Making]) -> None:
         """Write the output matrices and biases that make up for what went."""
@@ -272,7 +320,7 @@ class _Work:
         checkpoint = self.shape.checkpoint
         for axis, stay in one.smaller.kept.items():
             for cut in axis.outputs:
-                weights = one.smaller.view(cut.tensor).shaped(checkpoint.load(cut.tensor))
+                weights = one.smaller.view(cut).shaped(checkpoint.load(cut.tensor))
                 index = compensation.columns(axis, cut, stay, weights.shape[1])
                 added = compensation.mean_output(weights, self.means[cut.tensor], index)
                 name = cut.tensor.removesuffix("weight") + "bias"
@@ -282,6 +330,7 @@ class _Work:
 
 def _refitting(making: list[_Making]) -> Callable[[Block], None]:
     """A visit that refits a block's output matrices: each version on what its own, smaller, blocks before it give."""
+    import torch
 
     def visit(block: Block) -> None:
         for stream, one in enumerate(making):
@@ -290,10 +339,18 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
                 continue
             outputs = scores.outputs_in(one.smaller.kept, block)
             try:
-                found = block.observe(stream, gram=True, only_inputs=True, names=[cut.tensor for _, cut in outputs])
-                changed = {
-                    cut.tensor: _refitted(block, one, axis, cut, found[cut.tensor].gram) for axis, cut in outputs
-                }
+                changed = {}
+                fitted: dict[Cut, torch.Tensor] = {}
+                for portion in block.portions(gram=True):
+                    here = [(axis, cut) for axis, cut in outputs if cut.name in portion]
+                    names = [cut.name for _, cut in here]
+                    found = block.observe(stream, gram=True, only_inputs=True, names=names) if names else {}
+                    for axis, cut in here:
+                        fitted[cut], changed[cut.name] = _refitted(block, one, axis, cut, found[cut.name].gram)
+                for name in dict.fromkeys(cut.tensor for cut in fitted):
+                    slices = {cut.expert or 0: made for cut, made in fitted.items() if cut.tensor == name}
+                    parts = [slices[expert] for expert in sorted(slices)]
+                    one.writer.write(name, torch.stack(parts) if one.smaller.by_expert(name) else parts[0])
             except ModelError as error:
                 one.error, changed = error, {}
             block.advance(stream, changed)
@@ -301,13 +358,14 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
     return visit
 
 
-def _refitted(block: Block, one: _Making, axis: Axis, cut: Cut, gram: torch.Tensor | None) -> torch.Tensor:
-    """Write what is left of an output matrix; that, with zeros in place of what went, as the next blocks are to read it."""
+def _refitted(
+    block: Block, one: _Making, axis: Axis, cut: Cut, gram: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is left of an output matrix, as it is stored; and with zeros in place of what went, as the next blocks read it."""
     assert gram is not None
-    weights, view = block.matrix(cut.tensor), one.smaller.view(cut.tensor)
+    weights, view = block.matrix(cut.name), one.smaller.view(cut)
     index = compensation.columns(axis, cut, one.smaller.kept[axis], weights.shape[1])
-    new = compensation.refit(weights, gram, index, cut.tensor, one.step.settings["damping"]).to(weights.dtype)
-    one.writer.write(cut.tensor, view.stored(new))
+    new = compensation.refit(weights, gram, index, cut.name, one.step.settings["damping"]).to(weights.dtype)
     whole = weights.new_zeros(weights.shape)
     whole[:, index] = new
-    return view.stored(whole)
+    return view.stored(new), view.stored(whole)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import widths
-from sparsebench.models.axes import POSITIONS, Axis, Shape
+from sparsebench.models.axes import POSITIONS, Axis, Cut, Shape, renumbered
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
 from sparsebench.models.families import meta_model, transformers_config
 from sparsebench.models.topology import View, moved
@@ -37,12 +37,24 @@ class Smaller:
 
     def __post_init__(self) -> None:
         self._cuts: dict[str, list[tuple[Axis, Any]]] = {}
-        for axis in self.kept:
+        self._moved: dict[str, str | None] = {}
+        for axis, stay in self.kept.items():
             for cut in axis.cuts:
                 self._cuts.setdefault(cut.tensor, []).append((axis, cut))
+            for unit, names in enumerate(axis.apart):
+                number = stay.index(unit) if unit in stay else None
+                self._moved |= {name: None if number is None else renumbered(name, number) for name in names}
+
+    @property
+    def loads(self) -> str:
+        """What config.json says that stock transformers does not take; empty where it takes all."""
+        named = self.config.get(PER_LAYER)
+        return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
 
     def name(self, stored: str) -> str | None:
-        """The name that a tensor has in the smaller model; None where it goes with its block."""
+        """The name that a tensor has in the smaller model; None where it goes with its block or its expert."""
+        if stored in self._moved:
+            return self._moved[stored]
         place = self.shape.places[stored]
         stay = self.blocks.get(place.side) if place.layer is not None else None
         if stay is None or place.layer is None:
@@ -56,22 +68,26 @@ class Smaller:
         )
         return moved(stored, 0) if stored.endswith(POSITIONS) and only else None
 
-    def index(self, stored: str, dim: int) -> torch.Tensor | None:
-        """Which entries of a tensor stay along ``dim``; None for all."""
+    def index(self, stored: str, dim: int, expert: int | None = None) -> torch.Tensor | None:
+        """Which entries of a tensor stay along ``dim``, of one ``expert``'s slice of a fused one; None for all."""
         import torch
 
         length = self.shape.checkpoint.tensors[stored].shape[dim]
         going = torch.zeros(length, dtype=torch.bool)
         for axis, cut in self._cuts.get(stored, ()):
-            if cut.dim == dim:
+            if cut.dim == dim and cut.expert == expert:
                 gone = torch.ones(axis.units, dtype=torch.bool)
                 gone[self.kept[axis]] = False
                 going |= cut.marks(gone, length)
         return torch.nonzero(~going).flatten() if bool(going.any()) else None
 
-    def view(self, stored: str) -> View:
+    def by_expert(self, stored: str) -> bool:
+        """Whether each expert's slice of a tensor loses entries of its own."""
+        return any(cut.expert is not None for _, cut in self._cuts.get(stored, ()))
+
+    def view(self, cut: Cut) -> View:
         """A matrix as (out, in)."""
-        return View(stored, turned=self.shape.places[stored].rows_last)
+        return View(cut.tensor, cut.expert, self.shape.places[cut.tensor].rows_last)
 
     def add_biases(self, names: Sequence[str]) -> None:
         """Give the matrices that lack them these biases, as long as what is left of them has rows."""
@@ -83,8 +99,19 @@ class Smaller:
 
     def cut(self, stored: str, tensor: torch.Tensor) -> torch.Tensor:
         """What is left of a tensor."""
+        import torch
+
+        if self.by_expert(stored):
+            slices = [self._sliced(stored, one, number) for number, one in enumerate(tensor)]
+            return torch.stack(slices)
         for dim in range(tensor.ndim):
             index = self.index(stored, dim)
+            tensor = tensor if index is None else tensor.index_select(dim, index)
+        return tensor
+
+    def _sliced(self, stored: str, tensor: torch.Tensor, expert: int) -> torch.Tensor:
+        for dim in range(tensor.ndim):
+            index = self.index(stored, dim + 1, expert)
             tensor = tensor if index is None else tensor.index_select(dim, index)
         return tensor
 
@@ -96,7 +123,9 @@ class Smaller:
             name = self.name(info.name)
             if name is None:
                 continue
-            kept = [self.index(info.name, dim) for dim in range(len(info.shape))]
+            # Of all experts as many stay.
+            expert = 0 if self.by_expert(info.name) else None
+            kept = [self.index(info.name, dim, expert) for dim in range(len(info.shape))]
             lengths = tuple(
                 length if index is None else len(index) for length, index in zip(info.shape, kept, strict=True)
             )
@@ -120,18 +149,35 @@ def without(shape: Shape, removed: Mapping[str, Sequence[int]]) -> Smaller:
     return Smaller(shape, blocks=stay, config=config)
 
 
+_NUMBERED = ("moe_layers", "mlp_only_layers")
+"""Lists of blocks by their numbers: those that have experts, and those that have none."""
+
+
 def per_layer(config: Mapping[str, Any], layers: int, stay: Sequence[int]) -> dict[str, Any]:
     """What config.json must say of each block where blocks go: kinds of attention, which of them have positions.
 
     A list that transformers makes by itself from the number of blocks is written where its entries differ.
     """
     changed: dict[str, Any] = {}
-    for key, value in transformers_config(config).to_dict().items():
-        if "layer" in key and isinstance(value, list) and len(value) == layers:
+    whole = transformers_config(config).to_dict()
+    for key in _NUMBERED:
+        if key in whole and (config.get(key) is not None or whole[key]):
+            changed[key] = [place for place, layer in enumerate(stay) if layer in (whole[key] or ())]
+    if isinstance(step := whole.get("decoder_sparse_step"), int) and step > 1:
+        # Blocks that lack experts because of their number are named.
+        without = {layer for layer in range(layers) if (layer + 1) % step or layer in (whole["mlp_only_layers"] or ())}
+        changed |= {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [n for n, layer in enumerate(stay) if layer in without],
+        }
+    if isinstance(dense := whole.get("first_k_dense_replace"), int):
+        changed["first_k_dense_replace"] = sum(layer < dense for layer in stay)
+    for key, value in whole.items():
+        if "layer" in key and key not in _NUMBERED and isinstance(value, list) and len(value) == layers:
             differs = any(one != value[0] for one in value)
             if differs or config.get(key) is not None:
                 changed[key] = [value[layer] for layer in stay]
-    if "attention_layers" in changed and "attention_types" in transformers_config(config).to_dict():
+    if "attention_layers" in changed and "attention_types" in whole:
         # GPT-Neo reads the list of kinds in this form alone.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
     if own := widths(config):
@@ -192,13 +238,19 @@ def write(
 
 def opened(smaller: Smaller, family: Family, folder: Path) -> CheckpointWriter:
     """A writer for the smaller model, once its shape has been checked."""
-    smaller.config |= _aliases(smaller.shape.checkpoint.config, smaller.config)
-    layout = smaller.layout()
-    check(smaller, family, layout)
+    layout = checked(smaller, family)
     return CheckpointWriter(folder, layout, smaller.shape.checkpoint.folder, smaller.config)
 
 
-def _aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+def checked(smaller: Smaller, family: Family) -> list[TensorInfo]:
+    """The tensors of the smaller model, once config.json has all of its names. Raises as ``check``."""
+    smaller.config |= aliases(smaller.shape.checkpoint.config, smaller.config)
+    layout = smaller.layout()
+    check(smaller, family, layout)
+    return layout
+
+
+def aliases(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Other names of changed keys that config.json has as well: transformers may believe either."""
     pairs = type(transformers_config(config)).attribute_map.items()
     both = [*pairs, *((real, alias) for alias, real in pairs)]

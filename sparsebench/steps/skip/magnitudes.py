@@ -42,10 +42,11 @@ class Magnitudes:
 @dataclass(frozen=True)
 class Place:
     """Where values are cut: the module at ``path`` in block ``layer`` of a ``side``, and the number of ``weights`` that meet
-    them."""
+    them, ``nonzeros`` of which are not zero."""
 
     path: str
     weights: int
+    nonzeros: int
     magnitudes: Magnitudes
     side: str
     layer: int

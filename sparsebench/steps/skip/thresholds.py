@@ -32,17 +32,21 @@ if TYPE_CHECKING:
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
 
+FEW = 0.01
+"""Zeros of which nothing is said, as a share of the weights."""
+
 
 @dataclass
 class Seen:
-    """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, and how many layers are
-    ``left`` as they are, because they read something else than one row for each token. ``greedy`` are shares of a block that
-    are to be allocated to its layers, and ``shares`` those of each place for each of them."""
+    """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, of which ``nonzeros`` are not
+    zero, and how many layers are ``left`` as they are, because they read something else than one row for each token. ``greedy``
+    are shares of a block that are to be allocated to its layers, and ``shares`` those of each place for each of them."""
 
     greedy: tuple[float, ...] = ()
     shares: dict[float, dict[str, float]] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     weights: int = 0
+    nonzeros: int = 0
     left: int = 0
 
     def look(self, block: Block, parts: Mapping[str, Part], outputs: bool) -> None:
@@ -53,12 +57,15 @@ class Seen:
         watch = Watch(block, {path: one.add for path, one in counts.items()}, outputs)
         watch.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
-        met = {matrices[name]: size for name, size in sizes.items()}
+        kept = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
+        met = {matrices[name]: (size, kept[name]) for name, size in sizes.items()}
         if outputs:
-            met[function] = _behind_activation({name: parts[name].kind for name in sizes}, sizes)
+            kinds = {name: parts[name].kind for name in sizes}
+            met[function] = _behind_activation(kinds, sizes), _behind_activation(kinds, kept)
         self.weights += sum(sizes.values())
+        self.nonzeros += sum(kept.values())
         places = [
-            Place(f"{block.path}.{path}", met[path], counts[path], block.side, block.index) for path in watch.whole
+            Place(f"{block.path}.{path}", *met[path], counts[path], block.side, block.index) for path in watch.whole
         ]
         for share, each in allocated(block, places, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((place.path for place in places), each, strict=True))
@@ -115,6 +122,7 @@ def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activi
     """The thresholds for a share, what they do at each place, and what is to be told of them."""
     magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
     unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
+    multiplied = seen.nonzeros - sum(place.nonzeros * magnitudes[place.path][1] for place in seen.places)
     reached = [share for _, share in magnitudes.values()]
     activity = tuple(
         Activity(place.side, place.layer, place.path, place.magnitudes.near_zero, *magnitudes[place.path])
@@ -125,6 +133,7 @@ def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activi
     words = [
         f"on the calibration text {min(reached):.1%} to {max(reached):.1%} of what {len(reached)} {what} counts as zero, so that "
         f"{1 - unread / seen.weights:.1%} of the blocks' weights are read for a token",
+        _beside_zeros(seen, seen.weights - unread, multiplied),
         f"as it is, {min(near):.1%} to {max(near):.1%} is within {NEAR:.0%} of the root mean square",
         f"{seen.left} layers read no rows of tokens, and skip nothing" if seen.left else "",
         "stock transformers loads the folder and skips nothing",
@@ -135,7 +144,19 @@ def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activi
     limits = {path: limit for path, (limit, _) in magnitudes.items()}
     skip = Skip({}, limits) if outputs else Skip(limits, {})
     note = "; ".join(filter(None, words))
-    return skip, activity, {"note": note, "read": 1 - unread / seen.weights, "layers": layers}
+    shares = {"read": 1 - unread / seen.weights, "multiplied": multiplied / seen.weights}
+    return skip, activity, {"note": note, **shares, "layers": layers}
+
+
+def _beside_zeros(seen: Seen, read: float, multiplied: float) -> str:
+    """What a token costs where weights are zero too; a bitmask has two bytes for each other one, and a bit for each."""
+    if seen.nonzeros > (1 - FEW) * seen.weights:
+        return ""
+    size = (2 * multiplied + read / 8) / (2 * seen.weights)
+    return (
+        f"{multiplied / seen.weights:.1%} of them are read and not zero, "
+        f"which as bitmasks takes {size:.1%} of the bytes of all in 16 bits"
+    )
 
 
 def _copy(parent: Path, folder: Path, skip: Skip, made: dict[str, Any]) -> None:

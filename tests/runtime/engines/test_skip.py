@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import torch
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import cache_name
 from sparsebench.models.skipping import Skip
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.kernels import Kernels, kernels
 from sparsebench.runtime.workload import inputs
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import single
-from tests.runtime.engines.pruned import FAMILIES, gpt2
+from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 from tests.steps.skip.making import made
 
 WORK = Workload(batch=1, prompt=12, generate=4)
@@ -75,6 +78,44 @@ def test_the_plain_engine_computes_with_all_and_says_so(tiny_llama: Path, tmp_pa
     assert "masked" in found.kernel
 
 
+@pytest.mark.parametrize("step", [TEAL, CATS, MOEFY], ids=str)
+def test_zeros_and_skipping_save_together(step: Step, tiny_llama: Path, tmp_path: Path) -> None:
+    prune(tiny_llama, tmp_path / "pruned", 0.6)
+    made(tmp_path / "pruned", "decoder", {step: tmp_path / "out"})
+    source, found = SavedModel(tmp_path / "out", "decoder", "float32"), engine("skip")
+    found.start(0, 1)
+    judged = found.parity(source, inputs(Checkpoint(tiny_llama).config, WORK, 0, "cpu"))
+    assert judged is not None and judged.relative_l2 <= judged.tolerance
+    loaded, kernel = found.load(source, 20, False), kernels()
+    assert isinstance(kernel, Kernels)
+    with torch.inference_mode():
+        loaded.generate(torch.tensor([[5, 6, 7]] * 4), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert "4 tokens at once: " in found.kernel
+    if not kernel.level.startswith("avx512"):
+        assert "bitmask" not in found.kernel
+        return
+    (met, kept), *_ = re.findall(r"4 tokens at once: (\d+)% of the weights met, (\d+)% not zero", found.kernel)
+    assert "bitmask" in found.kernel and 0 < int(kept) < 0.5 * int(met)
+
+
+def test_a_batch_of_a_few_says_what_each_says_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    made(tiny_llama, "decoder", {MOEFY: tmp_path / "out"})
+    found, ids = engine("skip"), torch.tensor([[5, 6, 7], [9, 4, 3], [8, 8, 2]])
+    found.start(0, 1)
+    model = found.load(SavedModel(tmp_path / "out", "decoder", "float32"), 20, False).module
+
+    def last(rows: torch.Tensor) -> torch.Tensor:
+        """The logits of the third token behind a cache of two, as decoding has it."""
+        name, first = cache_name(model), model(input_ids=rows[:, :2], use_cache=True)
+        said: torch.Tensor = model(input_ids=rows[:, 2:], **{name: first[name]}).logits
+        return said
+
+    with torch.inference_mode():
+        together, alone = last(ids), torch.cat([last(row[None]) for row in ids])
+    assert float((together - alone).norm() / alone.norm()) <= 1e-5
+    assert "3 tokens at once: " in found.kernel and "100%" not in found.kernel.split("3 tokens at once: ")[1][:5]
+
+
 @pytest.mark.parametrize("name", ["sparse", "deepspeed", "deepspeed-zero3"])
 def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> None:
     with pytest.raises(UnsupportedError, match=f"the {name} engine") as caught:
@@ -83,12 +124,13 @@ def test_engines_that_would_read_everything_are_refused_by_name(name: str) -> No
     assert {row.name for row in engines().values() if row.skipping} == {"hf", "skip"}
 
 
-def test_quantized_weights_are_not_skipped_by_any_engine() -> None:
+@pytest.mark.parametrize("name", ["hf", "skip", "sparse"])
+def test_quantized_weights_are_not_skipped_by_any_engine(name: str) -> None:
     from sparsebench.steps.quantize.grid import Quantize
 
     config = {**SKIP.config(), "quantization_config": Quantize().scheme.config(["model.layers.0.mlp.up_proj.weight"])}
     with pytest.raises(UnsupportedError, match="no engine skips weights that are integers"):
-        check_supported(config, "decoder", Setting("hf", 1, WORK))
+        check_supported(config, "decoder", Setting(name, 1, WORK))
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Layers that read part of a dense matrix for one token, at every instruction set, against the masked product."""
+"""Layers that read part of a matrix for a few tokens, at every instruction set, against the masked product in float64."""
 
 from __future__ import annotations
 
@@ -7,66 +7,153 @@ import torch
 from torch import nn
 
 from sparsebench.models.skipping import masked
-from sparsebench.runtime.kernels import Kernels
-from sparsebench.runtime.kernels.skipping import Deciding, SkipColumns, SkipRows
+from sparsebench.runtime.kernels import LEVELS, Kernels
+from sparsebench.runtime.kernels.skipping import TOKENS, Deciding, SkipColumns, SkipRows
 from tests.runtime.kernels.conftest import levels
 
 SHAPES = [(1, 1), (7, 3), (96, 80), (130, 257), (1000, 300)]
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+BIAS = pytest.mark.parametrize("bias", [True, False])
+ZEROS = pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9])
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> bool:
     return bool((found.double() - wanted).norm() <= (5e-3 if dtype == torch.bfloat16 else 1e-6) * wanted.norm() + 1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("bias", [True, False])
-def test_columns_are_read_where_inputs_are_large(compiled: Kernels, dtype: torch.dtype, bias: bool) -> None:
+def linear(ins: int, outs: int, bias: bool, zeros: float, dtype: torch.dtype) -> nn.Linear:
+    made = nn.Linear(ins, outs, bias).to(dtype).requires_grad_(False)
+    made.weight *= torch.rand(outs, ins) >= zeros
+    return made
+
+
+def columns(kernels: Kernels, dense: nn.Linear, limit: float) -> SkipColumns:
+    """Laid out as at the best instruction set, whose layouts every other one can multiply."""
+    level = kernels.level
+    kernels.use(LEVELS[-1])
+    made = SkipColumns(kernels, dense.weight.T.contiguous(), dense.bias, limit)
+    kernels.use(level)
+    return made
+
+
+def exact(dense: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    bias = None if dense.bias is None else dense.bias.double()
+    return nn.functional.linear(x.double(), dense.weight.double(), bias)
+
+
+@DTYPES
+@BIAS
+@ZEROS
+def test_columns_are_read_where_inputs_are_large(
+    compiled: Kernels, dtype: torch.dtype, bias: bool, zeros: float
+) -> None:
     torch.manual_seed(0)
     for level in levels(compiled):
         compiled.use(level)
         for ins, outs in SHAPES:
-            dense = nn.Linear(ins, outs, bias).to(dtype).requires_grad_(False)
-            layer = SkipColumns(compiled, dense.weight.T.contiguous(), dense.bias, 0.5)
-            exact = nn.Linear(ins, outs, bias).double().requires_grad_(False)
-            exact.load_state_dict({name: tensor.double() for name, tensor in dense.state_dict().items()})
-            for batch in ((1, 1), (1,), (3,), (2, 5)):
+            dense = linear(ins, outs, bias, zeros, dtype)
+            layer = columns(compiled, dense, 0.5)
+            assert layer.packed is None or zeros
+            for batch in ((1, 1), (1,), (3,), (2, 4), (2, 5)):
                 x = torch.randn(*batch, ins).to(dtype)
-                assert close(layer(x), exact(masked(x, 0.5).double()), dtype), (level, ins, outs, batch)
-            x = torch.randn(1, ins).to(dtype)
-            before = layer.tally.read
-            layer(x)
-            assert layer.tally.read - before == int((x.abs() > 0.5).sum()) * outs
+                assert close(layer(x), exact(dense, masked(x, 0.5)), dtype), (level, ins, outs, batch)
+            assert torch.equal(layer.whole(), dense.weight.T)
     assert layer.weight.shape == (outs, ins)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("bias", [True, False])
-def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dtype, bias: bool) -> None:
+@DTYPES
+@ZEROS
+def test_what_a_few_tokens_need_is_read_once(compiled: Kernels, dtype: torch.dtype, zeros: float) -> None:
+    torch.manual_seed(0)
+    dense = linear(300, 530, True, zeros, dtype)
+    for level in levels(compiled):
+        compiled.use(level)
+        layer = columns(compiled, dense, 1.0)
+        for tokens in range(1, TOKENS + 1):
+            x = torch.randn(tokens, 300).to(dtype)
+            found, needed = layer(x), (x.abs() > 1.0).any(0)
+            assert torch.equal(found, torch.cat([layer(one) for one in x.split(1)])), (level, tokens)
+            if tokens == 1:
+                continue
+            stored = int((dense.weight[:, needed] != 0).sum()) if layer.packed else 530 * int(needed.sum())
+            bits = int(needed.sum()) * layer.index_bytes
+            assert layer.tally.product(tokens) == (
+                530 * int(needed.sum()),
+                stored,
+                stored * dtype.itemsize + bits,
+            )
+        before = dict(layer.tally.products)
+        layer(torch.randn(TOKENS + 1, 300).to(dtype))
+        assert layer.tally.products == before
+
+
+def test_a_layer_of_zeros_is_kept_without_them_where_that_is_faster(compiled: Kernels) -> None:
+    for zeros in (0.1, 0.5):
+        dense = linear(512, 600, False, zeros, torch.bfloat16)
+        for level in levels(compiled):
+            compiled.use(level)
+            layer = SkipColumns(compiled, dense.weight.T.contiguous(), None, 0.5)
+            assert (layer.packed is not None) == (zeros == 0.5 and level.startswith("avx512"))
+        if layer.packed:  # the nonzeros, a bit for each weight and its padding, and where each of three panels begins
+            stored = int(dense.weight.count_nonzero())
+            assert layer.tally.whole == (stored, 2 * stored + 512 * (3 * 224 // 8 + 3 * 4))
+            assert layer.tally.whole[1] <= layer.matrix.numel() <= layer.tally.whole[1] + 512
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5])
+def test_all_inputs_and_none(compiled: Kernels, zeros: float) -> None:
+    torch.manual_seed(0)
+    dense = linear(130, 70, True, zeros, torch.float32)
+    for level in levels(compiled):
+        compiled.use(level)
+        layer = columns(compiled, dense, 2.0)
+        for tokens in (1, 3):
+            assert torch.equal(layer(torch.full((tokens, 130), 2.0)), dense.bias.expand(tokens, -1))
+            assert layer.tally.product(tokens) == (0, 0, 0)
+            x = torch.randn(tokens, 130) + 10
+            assert close(layer(x), exact(dense, x), torch.float32)
+            assert layer.tally.met[tokens] == 130 * 70 and layer.tally.multiplied[tokens] == layer.tally.whole[0]
+        x = torch.rand(1, 130)
+        layer.reads_all = True
+        assert close(layer(x), exact(dense, x), torch.float32)
+
+
+@DTYPES
+@BIAS
+@ZEROS
+def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dtype, bias: bool, zeros: float) -> None:
     torch.manual_seed(0)
     for level in levels(compiled):
         compiled.use(level)
         for ins, outs in SHAPES:
-            dense = nn.Linear(ins, outs, bias).to(dtype).requires_grad_(False)
+            dense = linear(ins, outs, bias, zeros, dtype)
             deciding = Deciding(nn.SiLU(), 0.2)
             layer = SkipRows(compiled, dense.weight, dense.bias, deciding.taken)
-            x, gate = torch.randn(1, ins).to(dtype), torch.randn(1, outs).to(dtype)
-            open_ = deciding(gate)
-            wanted = nn.functional.linear(x.double(), dense.weight.double(), dense.bias.double() if bias else None)
-            assert close(layer(x), wanted * (open_ != 0), dtype), (level, ins, outs)
-            assert layer.tally.read == int((open_ != 0).sum()) * ins
-            # What one token decided says nothing of the next.
-            assert close(layer(x), wanted, dtype)
+            for tokens in (1, 3, TOKENS):
+                x, gate = torch.randn(tokens, ins).to(dtype), torch.randn(tokens, outs).to(dtype)
+                open_ = deciding(gate)
+                wanted = exact(dense, x)
+                assert close(layer(x), wanted * (open_ != 0), dtype), (level, ins, outs)
+                assert layer.tally.met[tokens] == int((open_ != 0).any(0).sum()) * ins
+                # What some tokens decided says nothing of the next.
+                assert close(layer(x), wanted, dtype)
+            deciding(torch.randn(TOKENS + 1, outs).to(dtype))
+            assert deciding.taken() is None
 
 
-def test_several_threads_say_what_one_says(compiled: Kernels) -> None:
+@pytest.mark.parametrize("zeros", [0.0, 0.6])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_several_threads_say_what_one_says(compiled: Kernels, zeros: float, tokens: int) -> None:
     torch.manual_seed(0)
-    weight, x = torch.randn(700, 900), torch.randn(1, 900)
-    layer, before = SkipColumns(compiled, weight.T.contiguous(), None, 0.3), torch.get_num_threads()
+    dense, x, before = linear(900, 700, True, zeros, torch.float32), torch.randn(tokens, 900), torch.get_num_threads()
+    by_columns = columns(compiled, dense, 0.3)
+    gate = torch.randn(tokens, 700).relu()
+    rows = SkipRows(compiled, dense.weight, dense.bias, lambda: gate)
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(layer(x))
+            found.append(torch.cat([by_columns(x), rows(x)]))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -21,7 +21,7 @@ from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
 from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import Evidence
+from sparsebench.steps.quantize.outputs import QuantizeEvidence
 from sparsebench.steps.quantize.sweep import run
 from tests.runtime.engines.pruned import FAMILIES, gpt2
 
@@ -39,12 +39,12 @@ def calibrated(family: str) -> Calibrated:
     return Calibrated(Batch(ids, mask, **second), "sha", "text", ids.numel(), ())
 
 
-def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, Evidence]]:
+def made(parent: Path, family: str, ways: list[Quantize], out: Path) -> dict[Quantize, tuple[Path, QuantizeEvidence]]:
     folders = {way: out / str(place) for place, way in enumerate(ways)}
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
     run(parent, family, folders, calibrated(family), found.__setitem__)
     assert list(found) == sorted(ways, key=lambda way: way.rounding == "gptq")
-    assert all(isinstance(evidence, Evidence) for evidence in found.values()), found
+    assert all(isinstance(evidence, QuantizeEvidence) for evidence in found.values()), found
     return {way: (folders[way], found[way]) for way in ways}  # type: ignore[misc]
 
 
@@ -181,19 +181,19 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_llama: Path, tmp_path:
 
 def test_a_target_that_fails_fails_alone(tiny_llama: Path, tmp_path: Path) -> None:
     wrong, right = Quantize("int4", 30, "gptq", sparsity=0.5, pattern="2:4"), Quantize("int4", 32, "gptq")
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
     targets = {wrong: tmp_path / "wrong", right: tmp_path / "right", Quantize(): tmp_path / "nearest"}
     run(tiny_llama, "decoder", targets, calibrated("decoder"), found.__setitem__)
     assert isinstance(found[wrong], UnsupportedError) and "2:4" in str(found[wrong])
-    assert isinstance(found[right], Evidence) and isinstance(found[Quantize()], Evidence)
+    assert isinstance(found[right], QuantizeEvidence) and isinstance(found[Quantize()], QuantizeEvidence)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nearest", "right"]
 
 
 def test_gptq_without_text_is_refused_and_rounding_goes_on(tiny_llama: Path, tmp_path: Path) -> None:
     ways = [Quantize(rounding="gptq"), Quantize()]
-    found: dict[Quantize, Evidence | SparsebenchError] = {}
+    found: dict[Quantize, QuantizeEvidence | SparsebenchError] = {}
     run(tiny_llama, "decoder", {way: tmp_path / way.rounding for way in ways}, None, found.__setitem__)
-    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], Evidence)
+    assert isinstance(found[ways[0]], ModelError) and isinstance(found[ways[1]], QuantizeEvidence)
 
 
 def test_nan_weights_are_named(tiny_bert: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic_core import PydanticCustomError
 
+from sparsebench import energy
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import Text, Words, schedule
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
+from tests.runtime.test_energy import zone
 
 SAMPLES = 24
 
@@ -202,6 +204,50 @@ def test_what_another_training_left_is_not_taken_for_ones_own(tmp_path: Path, mo
         resume=lambda _: tmp_path / "r", progress=lambda done, total, words="": seen.append(done),
     )  # fmt: skip
     assert seen[0] == 1
+
+
+@pytest.mark.parametrize("name", ["distill", "reconstruct"])
+def test_joules_are_counted_where_there_is_a_counter(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
+    asked = step(name) if name == "distill" else single("recover", name, epochs=1)
+    found = made(parent, family, tmp_path / "out", asked, dense)
+    assert (found.joules, found.energy_source) == (None, f"none: no RAPL counters in {tmp_path / 'none'}")
+    counter = zone(tmp_path / "some", "intel-rapl:0", "package-0", 0)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "some")
+
+    def told(done: int, total: int, words: str = "") -> None:
+        counter.write_text(str(int(counter.read_text()) + 1000))
+        seen.append(done)
+
+    seen: list[int] = []
+    found = made(parent, family, tmp_path / "again", asked, dense, progress=told)
+    assert found.joules == pytest.approx(len(seen) * 1e-3) and len(seen) > 1
+    assert found.energy_source == "RAPL package-0"
+
+
+def test_joules_before_a_kill_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    dense, parent, family = pruned("llama", tmp_path)
+    counter = zone(tmp_path / "some", "intel-rapl:0", "package-0", 0)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "some")
+
+    def training(last: int) -> Any:
+        def told(done: int, total: int, words: str = "") -> None:
+            if done == last:
+                raise Killed
+            counter.write_text(str(int(counter.read_text()) + 1000))
+
+        asked = step("finetune")
+        return made(parent, family, tmp_path / "out", asked, dense, resume=lambda _: tmp_path / "r", progress=told)
+
+    with pytest.raises(Killed):
+        training(3)
+    found = training(999)
+    # Two steps were told and saved; the third, whose end nobody was told of, is done again.
+    assert found.joules == pytest.approx(found.curve[-1].step * 1e-3)
 
 
 @pytest.mark.parametrize("train", ["norms", "low_rank"])

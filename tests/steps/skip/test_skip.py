@@ -18,6 +18,7 @@ from sparsebench.models.skipping import KEY, place_of, skip_of
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.skip.magnitudes import Magnitudes
 from tests.models.replaying import written
+from tests.runtime.engines.pruned import prune
 from tests.steps.shrink.making import text
 from tests.steps.skip.making import made, said
 
@@ -74,6 +75,22 @@ def test_thresholds_cut_the_share_of_what_layers_read(kind: str, tmp_path: Path)
     assert len(shares) == len(skip.inputs) >= 12
     # A ReLU's zeros are more than was asked for.
     assert all(abs(share - 0.4) < 0.01 or (share > 0.4 and path.endswith(".wo")) for path, share in shares.items())
+
+
+def test_zeros_and_skipping_are_counted_together(tmp_path: Path) -> None:
+    parent, family = written("llama", tmp_path / "parent")
+    prune(parent, tmp_path / "pruned", 0.5)
+    (found,) = made(tmp_path / "pruned", family, {single("skip", "teal", share=0.4): tmp_path / "out"}).values()
+    told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    kept = {one.name.removesuffix(".weight"): 1 - one.zeros / one.count for one in found.tensors}
+    size = {one.name.removesuffix(".weight"): one.count for one in found.tensors}
+    skipped = {next(name for name in size if name.endswith(row.module)): row.skipped or 0 for row in found.activity}
+    wanted = sum(size[name] * kept[name] * (1 - share) for name, share in skipped.items()) / found.prunable
+    assert told["multiplied"] == pytest.approx(wanted) and wanted < 0.6 * found.read_share
+    assert (
+        f"{wanted:.1%} of them are read" in found.note
+        and f"{wanted + found.read_share / 16:.1%} of the bytes" in found.note
+    )
 
 
 def test_magnitudes_know_their_quantiles() -> None:

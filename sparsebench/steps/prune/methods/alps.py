@@ -43,7 +43,7 @@ KEPT = 256 << 20
 
 
 @dataclass(frozen=True)
-class Problem:
+class LeastSquares:
     """What layers that read the same share. ``hessian`` (in, in) has a unit diagonal; ``root`` (in,) is what scales to it."""
 
     hessian: torch.Tensor
@@ -88,7 +88,7 @@ def solve(
     return found
 
 
-def prepare(inputs: Inputs, name: str, dtype: torch.dtype, damping: float = 0.01) -> Problem:
+def prepare(inputs: Inputs, name: str, dtype: torch.dtype, damping: float = 0.01) -> LeastSquares:
     """H damped, scaled to a unit diagonal, and its eigenvectors. An input that is always zero is independent of all."""
     import torch
 
@@ -102,17 +102,17 @@ def prepare(inputs: Inputs, name: str, dtype: torch.dtype, damping: float = 0.01
     root = diagonal.sqrt()
     hessian.div_(root).div_(root[:, None])
     values, vectors = torch.linalg.eigh(hessian)
-    return Problem(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
+    return LeastSquares(hessian.to(dtype), root.to(dtype), values.clamp_(min=0).to(dtype), vectors.to(dtype))
 
 
-def _attempt(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solution | ModelError:
+def _attempt(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution | ModelError:
     try:
         return _prune(problem, layer, quota, setting)
     except ModelError as error:  # weights that do not fit the layer's precision: of this quota alone
         return error
 
 
-def _prune(problem: Problem, layer: Layer, quota: Quota, setting: ALPS) -> Solution:
+def _prune(problem: LeastSquares, layer: Layer, quota: Quota, setting: ALPS) -> Solution:
     """One layer to one quota: ADMM for the support, then conjugate gradients for the values."""
     import torch
 
@@ -140,7 +140,7 @@ def _project(weights: torch.Tensor, quota: Quota, layer: Layer) -> torch.Tensor:
 
 
 def _search(
-    problem: Problem, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, layer: Layer
+    problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, quota: Quota, setting: ALPS, layer: Layer
 ) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """ADMM from the mask ``start``: D, the mask of its zeros, and whether that settled in time."""
     import torch
@@ -175,7 +175,9 @@ def _search(
     return state.masked_fill_(mask, 0), mask, False
 
 
-def _refine(problem: Problem, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor, steps: int) -> torch.Tensor:
+def _refine(
+    problem: LeastSquares, dense: torch.Tensor, start: torch.Tensor, mask: torch.Tensor, steps: int
+) -> torch.Tensor:
     """Conjugate gradients on the support, all rows at once; H has a unit diagonal, so it is preconditioned by it.
 
     A row is taken where its error falls.

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.methods.gradual import Course, Growing
+from sparsebench.steps.prune.course import Course
+from sparsebench.steps.prune.methods.gradual import Growing
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.trainer import Held
 from sparsebench.steps.registry import combinations, label, single
@@ -130,6 +131,18 @@ def test_of_a_pattern_the_smallest_go_first() -> None:
     growing.before(2)
     assert weights.tolist() == [[0, 0, 0, 9, 0, 0, 30, 0]]
     assert held.gone.tolist() == [[True, True, True, False, True, True, False, True]]
+
+
+def test_all_at_once(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    step = single("prune", "gradual", **{**SETTINGS, "rate": 1e-9, "schedule": "constant"})
+    found = made(dense, family, tmp_path / "out", step, dense)
+    assert isinstance(found, Evidence), found
+    made(dense, family, tmp_path / "cut", single("prune", "magnitude", sparsity=0.6), dense)
+    one, other = Checkpoint(tmp_path / "out"), Checkpoint(tmp_path / "cut")
+    for name, part in parts(one, family).items():
+        if part.prunable:
+            assert torch.equal(one.load(name) == 0, other.load(name) == 0), name
 
 
 def test_settings() -> None:

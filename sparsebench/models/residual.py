@@ -1,0 +1,172 @@
+"""The hidden channels: one axis through the whole model, which all that reads or writes a token's states has an entry for.
+
+Where its entries lie is read off transformers: the model is built without storage, once as it is and once with a larger hidden
+size, and the dimensions that differ are the channels'. A head's size is written into config.json, where it would follow from the
+hidden size otherwise; a type whose config.json has no key for it is refused.
+
+Norms divide by the width, so that a model without a channel is not the model with zeros there: it is the model with zeros
+there whose norms count the channels that stay. What else depends on the width is brought back to what it was (``factors``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.architectures import architecture, stated
+from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.models.topology import is_buffer
+from sparsebench.models.types import transformers_config
+
+HEAD_SIZE = {
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "nemotron", "nomic_bert", "olmo", "olmo2",
+         "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"), "head_dim",
+    ),
+    **dict.fromkeys(("longt5", "mt5", "t5", "umt5"), "d_kv"),
+}  # fmt: skip
+"""By model type, the key of a head's size."""
+ROOT = frozenset({"gemma", "gemma2", "gemma3_text"})
+"""Types that multiply what they look up with the root of the hidden size."""
+ONE_MORE = frozenset({*ROOT, "nemotron"})
+"""Types whose norms multiply with one more than their weights."""
+_READ = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
+"""The kinds of matrices that read states; o and down write them."""
+
+
+def refuse(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a model type whose hidden size cannot be cut."""
+    kind = str(config.get("model_type"))
+    how = architecture(config)
+    if kind not in HEAD_SIZE:
+        stands = bool(how.heads and how.heads.size) or how.mixture is not None
+        why = (
+            "is not declared as one that can be cut"
+            if stands
+            else "decides how large a head is, which no key says apart"
+        )
+        raise UnsupportedError(
+            f"{kind}: its hidden size {why}, so that no channel can go",
+            "`of: neurons`, or whole blocks: `shrink: sleb, blocks: 2`",
+        )
+
+
+def words(config: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """A hidden size in config.json's words, and in numbers what would follow from it."""
+    whole = transformers_config(config)
+    size = HEAD_SIZE[str(config["model_type"])]
+    followed = {size: stated(config, size) or whole.hidden_size // whole.num_attention_heads}
+    followed |= {key: stated(config, key) for key in architecture(config).neurons.values()}
+    own = {key: value for key, value in followed.items() if config.get(key) is None}
+    return {type(whole).attribute_map.get("hidden_size", "hidden_size"): width, **own}
+
+
+def multiple(shape: Shape) -> int:
+    """What the hidden size must be a multiple of for transformers to take it."""
+    heads = shape.how.heads
+    return int(stated(shape.checkpoint.config, heads.count)) if heads and heads.whole else 1
+
+
+def channels(shape: Shape, family: Any) -> Axis:
+    """The axis; its ``outputs`` are the matrices of blocks that read it.
+
+    Raises UnsupportedError for a type that cannot lose a channel and for a tensor that transformers does not build, ModelError
+    for one that has not the size that config.json says.
+    """
+    checkpoint, places = shape.checkpoint, shape.places
+    refuse(checkpoint.config)
+    settings = transformers_config(checkpoint.config)
+    hidden = int(settings.hidden_size)
+    found: dict[str, tuple[int, ...]] = {}
+    for kind in _classes(family, checkpoint.config):
+        found |= _differing(shape, family, hidden, hidden + int(settings.num_attention_heads), kind)
+    found |= {again: found[first] for again, first in checkpoint.ties.items() if first in found}
+    for name, info in checkpoint.tensors.items():
+        if name not in found and not is_buffer(info, places[name]):
+            raise UnsupportedError(
+                f"{name}: transformers builds no tensor of this name, so which of its entries are channels is not known",
+                "save the checkpoint with transformers again",
+            )
+    cuts, reading = [], []
+    for name, dims in found.items():
+        own = [Cut(name, dim, 0, 1) for dim in dims]
+        if any(checkpoint.tensors[name].shape[cut.dim] != hidden for cut in own):
+            raise ModelError(
+                f"{name}: {checkpoint.tensors[name].shape} where config.json says a hidden size of {hidden}",
+                "correct config.json",
+            )
+        place = places[name]
+        if place.prunable:
+            inward = 0 if place.rows_last else 1
+            reads = place.kind.removeprefix("cross_") in _READ
+            if dims != (inward if reads else 1 - inward,):
+                raise UnsupportedError(f"{name}: its heads or neurons follow from the hidden size", "`of: neurons`")
+            reading += own if reads else []
+        cuts += own
+    return Axis("hidden", "", (), hidden, tuple(cuts), tuple(reading))
+
+
+def _classes(family: Any, config: Mapping[str, Any]) -> Iterator[Any]:
+    """The auto classes whose models the checkpoint's tensors are of; None for its family's."""
+    import transformers
+
+    from sparsebench.models.families import has_masked_lm, has_tagger
+
+    yield None
+    if family == "encoder" and has_masked_lm(config):
+        yield transformers.AutoModelForMaskedLM
+    if family == "encoder" and has_tagger(config):
+        yield transformers.AutoModelForTokenClassification
+
+
+def _differing(shape: Shape, family: Any, hidden: int, more: int, kind: Any) -> dict[str, tuple[int, ...]]:
+    """By stored tensor, the dimensions that are longer where the hidden size is."""
+    from sparsebench.models.families import meta_model
+    from sparsebench.models.filling import named_tensors, stored_views
+
+    config = shape.checkpoint.config
+    whole, wider = (meta_model(family, {**config, **words(config, width)}, kind=kind) for width in (hidden, more))
+    views, longer = stored_views(whole, shape.checkpoint.tensors), dict(named_tensors(wider))
+    found: dict[str, tuple[int, ...]] = {}
+    for name, tensor in named_tensors(whole):
+        view, sizes = views.get(name), list(zip(tensor.shape, longer[name].shape, strict=True))
+        if view is None:
+            continue
+        dims = tuple(dim for dim, (one, other) in enumerate(sizes) if one != other)
+        if any(sizes[dim] != (hidden, more) for dim in dims) or (view.rows and 0 in dims) or view.turned:
+            raise UnsupportedError(
+                f"{view.tensor}: its size follows from the hidden size in a way that is not known here", "`of: neurons`"
+            )
+        # A file may hold a tied tensor under several of its names.
+        found |= dict.fromkeys({view.tensor, name} & set(shape.checkpoint.tensors), dims)
+    return found
+
+
+def norms(shape: Shape, axis: Axis) -> list[str]:
+    """The weights of the norms of a token's states."""
+    return [cut.tensor for cut in axis.cuts if shape.places[cut.tensor].kind == "norm"]
+
+
+def factors(shape: Shape, width: int) -> dict[str, float]:
+    """What tensors are multiplied with so that no factor which follows from the hidden size changes with it.
+
+    Gemma multiplies what it looks up with the root of the hidden size, T5 with tied embeddings what its head reads with the
+    root's inverse.
+    """
+    config, places = shape.checkpoint.config, shape.places
+    settings = transformers_config(config)
+    root = float(settings.hidden_size / width) ** 0.5
+    found: dict[str, float] = {}
+    looks_up = config.get("model_type") in ROOT
+    tied = bool(getattr(settings, "tie_word_embeddings", False))
+    if looks_up:
+        kinds = ("embedding", "head") if tied else ("embedding",)
+        found = {name: root for name, place in places.items() if place.layer is None and place.kind in kinds}
+    if (looks_up and tied) or getattr(settings, "scale_decoder_outputs", False):
+        last = "decoder" if "decoder" in shape.blocks else next(iter(shape.blocks))
+        final = (
+            name for name, place in places.items() if (place.kind, place.layer, place.side) == ("norm", None, last)
+        )
+        found |= dict.fromkeys(final, 1 / root)
+    return found

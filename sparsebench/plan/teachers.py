@@ -1,0 +1,106 @@
+"""The models that teach another: where they are, by their content, and which a config.json or a tokenizer rules out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsebench import sources
+from sparsebench.errors import SourceError
+from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.nodes import At
+from sparsebench.manifest.problems import Problem
+from sparsebench.manifest.recipes import chain_of, models_of, named
+from sparsebench.manifest.schema import Model
+from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import family_of
+from sparsebench.models.tokenizers import same_tokens
+from sparsebench.plan.fingerprint import digest
+from sparsebench.steps.contract import with_content
+from sparsebench.steps.recover import DENSE
+from sparsebench.steps.registry import kinds
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What a manifest says of teachers and students, beside its ``models`` in canonical notation and their ``configs``.
+
+    ``pinned`` gives a source of the hub its commit.
+    """
+
+    loaded: Loaded
+    models: Sequence[Model]
+    configs: Mapping[str, Mapping[str, Any]]
+    pinned: Callable[[sources.Source], sources.Source]
+    cache: sources.Cache
+    offline: bool
+
+    def located(self, entries: Sequence[Any]) -> tuple[list[Any], list[Problem]]:
+        """The entries of ``variants`` with teachers in canonical notation with a hash of the content; what is wrong with them."""
+        problems: list[Problem] = []
+        found: list[Any] = []
+        for place, entry in enumerate(entries):
+            meant = [model for model in self.models if model.name in (models_of(entry) or [model.name])]
+            made = []
+            for number, step in enumerate(chain_of(entry)):
+                at: At = ("variants", place, number) if isinstance(entry, list) else ("variants", place)
+                if not number:
+                    problems += self._students(step, meant, at)
+                made.append({**step, **self._taught(step, meant, at, problems)})
+            found.append(made if isinstance(entry, list) else made[0])
+        return found, problems
+
+    def _taught(
+        self, step: Mapping[str, Any], meant: Sequence[Model], at: At, problems: list[Problem]
+    ) -> dict[str, Any]:
+        def one(where: At, value: Any) -> Any:
+            if isinstance(value, list):
+                return [one((*where, place), each) for place, each in enumerate(value)]
+            if value == DENSE:
+                return value
+            try:
+                source = self.pinned(sources.parse(value, self.loaded.folder))
+                if source.kind == "random":
+                    raise SourceError("random: nothing to learn from", "a model with real weights")
+                for words, hint in self._unfit(source, meant):
+                    problems.append(self.loaded.problem(where, f"{value}: {words}", "", hint))
+                return with_content(source.text, digest(sources.fingerprint(source, self.cache, self.offline)))
+            except SourceError as error:
+                problems.append(self.loaded.problem(where, error.message, "", error.hint or ""))
+                return value
+
+        verb, _ = named(step, kinds())
+        return {key: one((*at, key), step[key]) for key in kinds()[verb].teachers if key in step}
+
+    def _unfit(self, source: sources.Source, meant: Sequence[Model]) -> Iterator[tuple[str, str]]:
+        """Why a model cannot teach those that are meant, as far as anything tells before weights are fetched."""
+        config = sources.read_config(source, self.cache, self.offline)
+        for model in meant:
+            own = self.configs.get(model.name)
+            if config and family_of(config) not in (None, model.family):
+                yield f"`{model.name}` is of another family, {model.family}", "a teacher of the same family"
+                continue
+            rows = [dimensions(one).vocabulary for one in (config, own) if one and "vocab_size" in one]
+            where = sources.parse(model.source, self.loaded.folder)
+            folders = [Path(one.location) for one in (source, where) if one.kind == "path"]
+            if len(rows) == 2 and rows[0] != rows[1]:
+                yield f"{rows[0]:,} tokens, where `{model.name}` has {rows[1]:,}", "a teacher with the same tokenizer"
+            elif len(folders) == 2 and same_tokens(*folders) is False:
+                yield f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
+
+    def _students(self, step: Mapping[str, Any], meant: Sequence[Model], at: At) -> Iterator[Problem]:
+        """Students with more blocks than the model that they are made from, or others."""
+        student = step.get("student")
+        for described in student if isinstance(student, list) else [student]:
+            layers = described.get("layers") if isinstance(described, dict) else None
+            asked = max(layers) + 1 if isinstance(layers, list) else layers or 0
+            for model in meant:
+                size = dimensions(self.configs[model.name]) if model.name in self.configs else None
+                fewest = min(size.layers, size.decoder_layers or size.layers) if size else asked
+                if asked > fewest:
+                    words = f"block {asked - 1}" if isinstance(layers, list) else f"{asked} blocks"
+                    yield self.loaded.problem(
+                        (*at, "student"), f"{words}, where a stack of `{model.name}` has {fewest}", "fewer `layers`"
+                    )

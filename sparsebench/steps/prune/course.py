@@ -1,0 +1,60 @@
+"""How sparse a model is to be at each step of its training, and what choosing the zeros on the way needs.
+
+The course is that of TensorFlow's Model Optimization Toolkit: ``PolynomialDecay`` with a power of 3, or ``ConstantSparsity``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+POWER = 3.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """The sparsity over optimizer steps: from ``initial`` at the step ``start`` to ``final`` at the step ``end``."""
+
+    initial: float
+    final: float
+    start: int
+    end: int
+    frequency: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], steps: int) -> Course:
+        """The course of a training of so many ``steps``; at the latest its last step has the whole sparsity."""
+        last = max(0, steps - 1)
+        start = min(last, round(settings["start"] * steps))
+        if settings["schedule"] == "constant":
+            return cls(settings["sparsity"], settings["sparsity"], start, start, 1)
+        end = min(last, max(start, round(settings["end"] * steps)))
+        return cls(settings["initial"], settings["sparsity"], start, end, settings["frequency"])
+
+    def share(self, step: int) -> float:
+        """s_f + (s_i - s_f)(1 - (t - t_0) / (t_1 - t_0))³, the time kept between its ends."""
+        time = (step - self.start) / (self.end - self.start) if self.end > self.start else 1.0
+        return self.final + (self.initial - self.final) * (1 - min(1.0, max(0.0, time))) ** POWER
+
+    def due(self, step: int) -> bool:
+        """Whether masks are chosen before this step: every ``frequency`` of the course, and at its end."""
+        if not self.start <= step <= self.end:
+            return False
+        return step == self.end or (step - self.start) % self.frequency == 0
+
+
+def forget(optimizer: Any, parameter: torch.Tensor, where: torch.Tensor) -> None:
+    """Set AdamW's moments of some entries to zero: without a gradient they would still move what is gone."""
+    for name in ("exp_avg", "exp_avg_sq"):
+        if name in optimizer.state[parameter]:
+            optimizer.state[parameter][name].masked_fill_(where, 0)
+
+
+def bottom(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """Mask of the ``count`` lowest of a matrix."""
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
+    return mask.view(scores.shape)

@@ -1,0 +1,68 @@
+"""Movement pruning (Sanh et al. 2020, 2005.07683), the hard form: those weights stay that the training moves away from zero.
+
+The model runs W ⊙ M, where W are the weights and M the mask. The score of a weight is S = -Σ W · ∂L/∂(W ⊙ M) over all steps until
+now, with gradients as they are before they are clipped: the paper's scores under plain gradient steps, whose rate changes no
+order. Gradients reach the scores of masked weights too, straight through the mask. Their values stay as they were, and one whose
+score becomes high enough comes back with its old value, and with moments of zero. M keeps the highest scores of each matrix, so
+many that the sparsity is that of the course (the paper's top v). It is chosen when the gradients of a step are there, and the
+optimizer takes that step with it: so there are scores at the first choice. What the model was given as zeros stays zero.
+
+Published: BERT on SQuAD, ten epochs over 88,524 samples of 384 tokens, padding counted. A run under a hundredth of that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sparsebench.steps.prune.course import Course, bottom, forget
+from sparsebench.steps.prune.masks import by_pattern
+from sparsebench.steps.recover.trainer import Pruning, Weights
+
+
+class Moving(Pruning):
+    """The masks of a training by its scores, and the values of what is gone."""
+
+    def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
+        self.course, self.pattern = Course.of(settings, steps), settings["pattern"]
+        self.held, self.optimizer = weights.held, optimizer
+        self.scores = [torch.zeros_like(held.parameter) for held in self.held]
+        self.values = [held.parameter.detach().clone() for held in self.held]
+        self.zeros = [held.gone.clone() for held in self.held]
+
+    @torch.no_grad()
+    def gradients(self, step: int) -> None:
+        """Let the scores follow, and choose the mask where the course asks for that."""
+        for held, score, value, zeros in zip(self.held, self.scores, self.values, self.zeros, strict=True):
+            parameter, gone = held.parameter, held.gone
+            value.copy_(torch.where(gone, value, parameter))
+            if parameter.grad is not None:
+                score.addcmul_(value, parameter.grad, value=-1)
+            if not self.course.due(step):
+                continue
+            chosen = torch.empty_like(gone)
+            ranks = score.masked_fill(zeros, -torch.inf)
+            for one, mask in zip(held.matrices(ranks), held.matrices(chosen), strict=True):
+                mask.copy_(self._lowest(one, step))
+            chosen |= zeros
+            parameter.copy_(value.masked_fill(chosen, 0))
+            forget(self.optimizer, parameter, chosen ^ gone)
+            gone.copy_(chosen)
+
+    def _lowest(self, scores: torch.Tensor, step: int) -> torch.Tensor:
+        """What of a matrix goes; of a pattern's, what it would not keep."""
+        if self.pattern != "unstructured":
+            scores = scores.masked_fill(~by_pattern(scores, self.pattern), torch.inf)
+        return bottom(scores, min(round(self.course.share(step) * scores.numel()), int((scores < torch.inf).sum())))
+
+    @contextmanager
+    def sparse(self, step: int) -> Iterator[bool]:
+        """Whether the course has ended."""
+        yield step > self.course.end
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The masks, the scores, and the values."""
+        return [*(held.gone for held in self.held), *self.scores, *self.values]

@@ -1,0 +1,272 @@
+"""A smaller model described by its own numbers, which begins with what it can take of the teacher's weights.
+
+Its block i begins as the teacher's block ``layers[i]``. A tensor of the teacher's own shape is taken whole. Of a larger one every
+so many rows and columns are taken (weight selection, Xu et al., 2311.18823), whole heads and their groups where the number of
+heads falls, or it is drawn anew (``narrow: random``), as what the teacher has no tensor for always is. The vocabulary stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench import bounded
+from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.axes import POSITIONS, Shape, shape, sizes
+from sparsebench.models.checkpoint import Checkpoint, TensorInfo
+from sparsebench.models.dimensions import dimensions
+from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
+from sparsebench.models.filling import stored_views
+from sparsebench.models.random_weights import write_model
+from sparsebench.models.topology import View, moved, part
+from sparsebench.models.types import PER_LAYER
+from sparsebench.steps.shrink import writing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from sparsebench.manifest.schema import Family
+
+Levels = tuple[int, ...]
+"""Sizes of nested runs of rows, the outermost first: groups of heads, heads of a group, entries of a head."""
+
+
+def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
+    """Write the untrained student of a ``teacher`` and say in words what it is.
+
+    ``described`` are ``step.Student``'s settings, what was left out being absent. Raises UnsupportedError for an architecture
+    that is not declared, a setting that its config.json has no key for, a shape that transformers refuses, or one that is larger.
+    """
+    found = shape(teacher, family)
+    if teacher.config.get(PER_LAYER) or dimensions(teacher.config).experts > 1:
+        raise UnsupportedError(
+            f"{teacher.folder}: its blocks differ in width, or it is a mixture of experts",
+            "a plain model as the teacher",
+        )
+    blocks = {
+        side: _blocks(described.get("layers"), count, side if len(found.blocks) > 1 else "")
+        for side, count in found.blocks.items()
+    }
+    config = _config(found, described, blocks)
+    kind = _kind(teacher, family)
+    own, theirs = (_empty(family, one, kind) for one in (config, teacher.config))
+    draft = _Draft(teacher, found, config, blocks, family, described["narrow"] == "sliced")
+    given, taken, total = draft.given(own, theirs)
+    write_model(own, config, folder, "auto", seed, teacher.folder, given)
+    _pooling(folder, described.get("hidden"))
+    kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < found.blocks[side]]
+    words = [f"{key} {value}" for key, value in described.items() if key not in ("layers", "narrow")]
+    what = ", ".join([*dict.fromkeys(kept), *words])
+    drawn = f", {total - taken:,} were drawn" if taken < total else ""
+    return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
+
+
+def _pooling(folder: Path, hidden: int | None) -> None:
+    """Let what sentence-transformers pools with know how wide a token is."""
+    for path in folder.glob("*/config.json") if hidden else ():
+        told = bounded.read_object(path)
+        if "word_embedding_dimension" in told:
+            path.write_text(json.dumps({**told, "word_embedding_dimension": hidden}, indent=2))
+
+
+def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
+    """The teacher's blocks that the student's begin as: those named, or so many evenly, the first among them."""
+    where = f" of the {side}" if side else ""
+    if layers is None:
+        return list(range(count))
+    if isinstance(layers, int):
+        if layers > count:
+            raise UnsupportedError(f"student: {layers} blocks, where the teacher{where} has {count}", "fewer `layers`")
+        return [number * count // layers for number in range(layers)]
+    if layers[-1] >= count:
+        raise UnsupportedError(
+            f"student: block {layers[-1]}, where the teacher{where} has {count}", f"numbers from 0 to {count - 1}"
+        )
+    return list(layers)
+
+
+def _config(found: Shape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
+    """The teacher's config.json with the student's numbers, under all names that it has there."""
+    config, how = found.checkpoint.config, found.how
+    gone = {side: [one for one in range(found.blocks[side]) if one not in stay] for side, stay in blocks.items()}
+    changed = writing.without(found, {side: some for side, some in gone.items() if some}).config
+    hidden = dict(type(transformers_config(config)).attribute_map).get("hidden_size", "hidden_size")
+    heads = how.heads
+    if heads and "heads" in described and "key_heads" not in described and heads.groups:
+        all_heads, groups, _ = sizes(config, how)
+        described = {**described, "key_heads": max(1, described["heads"] * groups // all_heads)}
+        if described["heads"] % described["key_heads"]:
+            raise UnsupportedError(
+                f"student: {described['heads']} heads in {described['key_heads']} groups", "name `key_heads`"
+            )
+    keys = {
+        "hidden": [hidden],
+        "neurons": sorted({how.key(how.neurons, side) for side in blocks} - {""}) if how.neurons else [],
+        "heads": [heads.count] if heads else [],
+        "key_heads": [heads.groups] if heads and heads.groups else [],
+        "head_size": [heads.size] if heads and heads.size else [],
+    }
+    for setting, names in keys.items():
+        if setting not in described:
+            continue
+        if not names:
+            raise UnsupportedError(
+                f"student: `{setting}`: the config.json of a {config.get('model_type')} has no key for it",
+                "leave it out",
+            )
+        changed |= dict.fromkeys(names, described[setting])
+    size = config.get(hidden) or getattr(transformers_config(config), "hidden_size", None)
+    for key in ("word_embed_proj_dim", "embedding_size"):
+        if "hidden" in described and size is not None and config.get(key) == size:
+            changed[key] = described["hidden"]
+    return {**config, **changed, **writing.aliases(config, changed)}
+
+
+def _kind(teacher: Checkpoint, family: Family) -> Any:
+    """The class whose tensors the student gets: with the head for masked words where the teacher's files hold one."""
+    from transformers import AutoModelForMaskedLM
+
+    if family != "encoder" or not has_masked_lm(teacher.config):
+        return None
+    model = meta_model(family, teacher.config, kind=AutoModelForMaskedLM)
+    views = stored_views(model, teacher.tensors)
+    whole = all(name in views for name, _ in model.named_parameters())
+    return AutoModelForMaskedLM if whole else None
+
+
+def _empty(family: Family, config: Mapping[str, Any], kind: Any) -> PreTrainedModel:
+    try:
+        return meta_model(family, config, kind=kind)
+    except (ModelError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedError(
+            f"student: stock transformers has no {config.get('model_type')} of this shape: {reason}", "other numbers"
+        ) from error
+
+
+class _Draft:
+    """Where each tensor of a student comes from."""
+
+    def __init__(
+        self,
+        teacher: Checkpoint,
+        found: Shape,
+        config: Mapping[str, Any],
+        blocks: Mapping[str, list[int]],
+        family: Family,
+        sliced: bool,
+    ) -> None:
+        self.teacher, self.how, self.blocks = teacher, found.how, blocks
+        self.config, self.family, self.sliced = config, family, sliced
+        self.heads: list[Levels] = []
+        if self.how.heads:
+            counted = (sizes(one, self.how) for one in (config, teacher.config))
+            self.heads = [(groups, count // groups, size) for count, groups, size in counted]
+
+    def given(
+        self, own: PreTrainedModel, theirs: PreTrainedModel
+    ) -> tuple[dict[str, Callable[[], torch.Tensor] | None], int, int]:
+        """For ``write_model``; how many parameters are taken, and how many there are."""
+        views = stored_views(theirs, self.teacher.tensors)
+        there = theirs.state_dict()
+        given: dict[str, Callable[[], torch.Tensor] | None] = {}
+        taken = total = 0
+        for name, tensor in own.state_dict().items():
+            source = self._source(name, tensor, there)
+            if source in there and source not in views:
+                given[name] = None  # the teacher's files lack it: a head or a pooler that nobody trained
+                continue
+            if name not in own.all_tied_weights_keys:
+                total += tensor.numel()
+            if source not in there:
+                continue
+            where = self._where(name, tuple(tensor.shape), tuple(there[source].shape))
+            if where is not None:
+                taken += tensor.numel() if name not in own.all_tied_weights_keys else 0
+                given[name] = partial(self._cut, views[source], where)
+        return given, taken, total
+
+    def _source(self, name: str, tensor: torch.Tensor, there: Mapping[str, Any]) -> str:
+        """The teacher's name of a tensor."""
+        place = part(self._info(name, tuple(tensor.shape)), self.config, self.family)
+        if place.layer is None or place.side not in self.blocks:
+            return name
+        found = moved(name, self.blocks[place.side][place.layer])
+        # T5's table of positions stands in the first block alone, wherever that comes from.
+        return name if name.endswith(POSITIONS) and found not in there else found
+
+    def _info(self, name: str, dims: tuple[int, ...]) -> TensorInfo:
+        return TensorInfo(name, "F32", dims, "", 0, 0)
+
+    def _cut(self, view: View, where: Sequence[torch.Tensor]) -> torch.Tensor:
+        tensor = view.shaped(view.cut(self.teacher.load(view.tensor)))
+        for dim, index in enumerate(where):
+            if len(index) < tensor.shape[dim]:
+                tensor = tensor.index_select(dim, index)
+        return tensor
+
+    def _where(self, name: str, new: tuple[int, ...], old: tuple[int, ...]) -> list[torch.Tensor] | None:
+        """Which entries of the teacher's tensor are taken along each dimension; None where it is drawn."""
+        import torch
+
+        if len(new) != len(old) or any(one > other for one, other in zip(new, old, strict=True)):
+            raise UnsupportedError(f"student: {name} would be {new}, where the teacher's is {old}", "smaller numbers")
+        if new == old:
+            return [torch.arange(size, device="cpu") for size in new]
+        if not self.sliced:
+            return None
+        weight = name.removesuffix("bias") + "weight" if name.endswith(".bias") else name
+        dims = new if len(new) == 2 else (*new, 2)
+        place = part(self._info(weight, dims), self.config, self.family)
+        outward = 1 if place.rows_last and len(new) == 2 else 0
+        found = []
+        for dim, (one, other) in enumerate(zip(new, old, strict=True)):
+            runs = self._runs(place.kind.removeprefix("cross_"), (dim == outward) if len(new) < 3 else None)
+            if runs is None or [sum(map(prod, some)) for some in runs] != [one, other]:
+                if self._grouped(place.kind, dim == outward) and one != other:
+                    return None
+                runs = [[(one,)], [(other,)]]
+            found.append(_index(*runs))
+        return found
+
+    def _grouped(self, kind: str, outward: bool) -> bool:
+        """Whether rows of several matrices lie in one, so that they can only be chosen by one who knows how."""
+        return outward and kind in ("qkv", "kv", "gate_up")
+
+    def _runs(self, kind: str, outward: bool | None) -> list[list[Levels]] | None:
+        """How the rows that a kind of matrix writes, or reads, are made up, in the student and in the teacher."""
+        if outward is None or kind not in ("q", "k", "v", "qkv", "o", "gate_up"):
+            return None
+        if kind == "gate_up":
+            halves = [dimensions(one).inner for one in (self.config, self.teacher.config)]
+            return [[(half,), (half,)] for half in halves] if outward else None
+        if not self.heads or outward != (kind != "o"):
+            return None
+        found: list[list[Levels]] = []
+        for groups, each, size in self.heads:
+            queries, keys = (groups, each, size), (groups, size)
+            assert self.how.heads is not None
+            fused: list[Levels] = [(groups, 3, size)] if self.how.heads.mixed else [queries, keys, keys]
+            runs: dict[str, list[Levels]] = {"qkv": fused, "k": [keys], "v": [keys]}
+            found.append(runs.get(kind, [queries]))
+        return found
+
+
+def _index(new: Sequence[Levels], old: Sequence[Levels]) -> torch.Tensor:
+    """The entries that are taken of runs one behind another: at every level so many, evenly, from the first on."""
+    import torch
+
+    found, start = [], 0
+    for wanted, there in zip(new, old, strict=True):
+        index = torch.zeros(1, dtype=torch.int64, device="cpu")
+        for one, other in zip(wanted, there, strict=True):
+            place = torch.arange(one, device="cpu")[None]
+            index = (index[:, None] * other + place * other // one).flatten()
+        found.append(start + index)
+        start += prod(there)
+    return torch.cat(found)

@@ -1,0 +1,189 @@
+"""Hidden channels that go, the same ones everywhere: scored, their number found, and what is left written.
+
+With x what a matrix of a block reads, channel by channel, and y what it writes into the states:
+
+    l1, l2      Σ|w|, or √Σw², over everything that would go: tables and the output head too, biases and norms not
+    activation  Σ √(mean of x_j² over the tokens), of what attention and feed-forward part of each block read, as Minitron ranks
+                its embedding channels (Muralidharan et al. 2024): behind the norms, where blocks have them first
+    taylor      Σ |Σ W_:j·∂L/∂W_:j| over the matrices W that read channel j, plus |Σ V_j:·∂L/∂V_j: + b_j·∂L/∂b_j| over all
+                V that write it together, added up over batches: what a neuron's score is, of all blocks
+    random      drawn
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import lcm
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.models import residual
+from sparsebench.models.axes import Axis, Shape
+from sparsebench.models.axes import shape as shape_of
+from sparsebench.models.building import temporary
+from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.replay import Block, Replay
+from sparsebench.models.safety import told
+from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.shrink import choosing, rescaling, scores, writing
+from sparsebench.steps.shrink.whole import Whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsebench.steps.calibration import Calibrated
+
+
+def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
+    """Every hidden size that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
+    started = time.perf_counter()
+    work = _Work(shape, context, text)
+    made: dict[Step, tuple[str, CheckpointWriter]] = {}
+    for step, folder in targets.items():
+        try:
+            made[step] = _made(work, step, folder)
+        except SparsebenchError as error:
+            emit(step, error)
+    seconds = time.perf_counter() - started
+    for step, (words, writer) in made.items():
+        note = "; ".join(filter(None, (words, told(writer.left_out))))
+        read = text.told() if text else None
+        emit(step, counted(targets[step], context.family, seconds, len(made), note, read))
+
+
+def _made(work: _Work, step: Step, folder: Path) -> tuple[str, CheckpointWriter]:
+    """The model cut in equal parts, each scored on what the one before has left; what stays, in words."""
+    shape, hidden, cuts = work.shape, work.axis.units, int(step.settings["iterations"])
+    count, each = staying(shape, work.axis, step), residual.multiple(shape)
+    with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
+        for cut in range(1, cuts):
+            part = hidden - round((hidden - count) * cut / cuts / each) * each
+            work.cut(step, part, scratch / str(cut))
+            work = work.after(scratch / str(cut))
+        writer = work.cut(step, count, folder)
+    left = shape_of(Checkpoint(folder), work.context.family).block_parameters / shape.block_parameters
+    return f"{count} of {hidden} hidden channels stay; {1 - left:.1%} of the blocks' parameters went", writer
+
+
+def staying(shape: Shape, axis: Axis, step: Step) -> int:
+    """How many channels stay: a multiple of what the step and transformers ask for, at least that.
+
+    Raises UnsupportedError where so many parameters or operations cannot go that way.
+    """
+    own = step.settings
+    share = own.get("keep")
+    if share is None:
+        key = "parameters" if "parameters" in own else "operations"
+        inside = replace(axis, cuts=tuple(cut for cut in axis.cuts if shape.places[cut.tensor].layer is not None))
+        cost, total = choosing.costs(shape, key, [inside])
+        most = axis.units * cost[inside] / total
+        share = 1 - (1 - own[key]) / most
+        if share <= 0:
+            raise UnsupportedError(
+                f"{key}: {own[key]:g}: what reads or writes hidden channels is {most:.0%} of the blocks' {key}",
+                f"a share above {1 - most:.2f}",
+            )
+    each = lcm(own["multiple_of"], residual.multiple(shape))
+    return min(max(1, round(share * axis.units / each)) * each, axis.units)
+
+
+@dataclass
+class _Work:
+    """A model whose channels go; after a first cut, Taylor's ``answers`` are still those that the whole model drew."""
+
+    shape: Shape
+    context: Context
+    text: Calibrated | None
+    answers: scores.Answers = field(default_factory=dict)
+    scored: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def axis(self) -> Axis:
+        """The channels. Raises UnsupportedError, by name, where none can go."""
+        return residual.channels(self.shape, self.context.family)
+
+    @cached_property
+    def model(self) -> Whole:
+        """The model in memory, for what reads the text through all of it."""
+        return Whole.load(self.shape.checkpoint.folder, self.context.family, self.batch, self.context.dtype)
+
+    @property
+    def batch(self) -> Any:
+        assert self.text is not None, "the criterion reads text"
+        return self.text.batch
+
+    def after(self, folder: Path) -> _Work:
+        """The same work on what a cut has left in ``folder``."""
+        return _Work(shape_of(Checkpoint(folder), self.context.family), self.context, self.text, self.answers)
+
+    def scores(self, step: Step) -> torch.Tensor:
+        """Of each channel its score, (channels,) float64; worked out once for all settings that share it."""
+        labels = step.settings.get("labels", "")
+        if labels not in self.scored:
+            self.scored[labels] = self._scores(step.name, labels)
+        return self.scored[labels]
+
+    def _scores(self, name: str, labels: str) -> torch.Tensor:
+        axis, context = self.axis, self.context
+        if name == "random":
+            return scores.drawn([axis], context.seed)[axis]
+        if name in ("l1", "l2"):
+            ties = self.shape.checkpoint.ties
+            once = replace(axis, cuts=tuple(cut for cut in axis.cuts if cut.tensor not in ties))
+            return scores.norms(self.shape, [once], int(name[1]), context.progress)[once]
+        if name == "taylor":
+            if labels == "text" and context.family == "encoder":
+                raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+            matrices = tuple(cut for cut in axis.cuts if self.shape.places[cut.tensor].prunable)
+            # Of all blocks at once what of one block is a neuron: columns that read it, and rows that make it.
+            neurons = replace(axis, kind="neurons", cuts=matrices)
+            return scores.taylor(self.model, [neurons], labels, context.seed, context.progress, self.answers)[neurons]
+        reading = _Reading(axis)
+        Replay(self.shape.checkpoint, context.family, self.batch, dtype=context.dtype).run(
+            reading.visit, context.progress
+        )
+        return reading.found
+
+    def cut(self, step: Step, count: int, folder: Path) -> CheckpointWriter:
+        """Write the model with the ``count`` channels that matter most."""
+        shape, checkpoint = self.shape, self.shape.checkpoint
+        stay = choosing.best(self.scores(step), count)
+        smaller = writing.Smaller(shape, {self.axis: stay}, config=residual.words(checkpoint.config, count))
+        factors = residual.factors(shape, count)
+        if step.settings["compensation"] == "rescale":
+            norms = residual.norms(shape, self.axis)
+            for name, factor in rescaling.factors(self.model, shape, norms, stay, self.context.progress).items():
+                factors[name] = factors.get(name, 1.0) * factor
+        said = {"family": self.context.family, "shrink": step.name, **step.settings, "seed": self.context.seed}
+        with writing.opened(smaller, self.context.family, folder) as writer:
+            rescaling.tell_pooling(writer.partial, count)
+            for name, factor in factors.items():
+                tensor = smaller.cut(name, checkpoint.load(name))
+                if shape.places[name].kind == "norm" and checkpoint.config["model_type"] in residual.ONE_MORE:
+                    writer.write(name, ((tensor.double() + 1) * factor - 1).to(tensor.dtype))
+                else:
+                    writer.write(name, tensor * factor)
+            writing.finish(smaller, writer, said | (self.text.told() if self.text else {}))
+        return writer
+
+
+class _Reading:
+    """What blocks read of each channel, by the root of its mean square."""
+
+    def __init__(self, axis: Axis) -> None:
+        import torch
+
+        self.axis = axis
+        self.found = torch.zeros(axis.units, dtype=torch.float64)
+
+    def visit(self, block: Block) -> None:
+        """Look at one block of the replay; what several matrices read counts once."""
+        names = [cut.tensor for _, cut in scores.outputs_in([self.axis], block)]
+        seen = block.observe(0, gram=False, names=names)
+        for inputs in {id(one): one for one in seen.values()}.values():
+            self.found += (inputs.squares.double() / inputs.tokens).sqrt().cpu()

@@ -1,0 +1,74 @@
+"""The settings of ``shrink: gates``, which trains the whole model: `recover: distill`'s, and how much stays of the blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.steps.contract import Step
+from sparsebench.steps.recover.step import Distill, unusual
+
+GATES = "gates"
+OF_MIXTURES = ("gates are not learned for mixtures of experts", "another criterion")
+"""Why a mixture is refused, and the way out."""
+_SHARES = ("parameters", "operations", "keep")
+_PART = Annotated[Share, Field(gt=0, lt=1)]
+
+
+class Gates(Distill):
+    """Neurons and heads go that a training can do without: each has a gate, which is learned beside the weights."""
+
+    parameters: _PART | None = None
+    """The share of the blocks' parameters that stays, between 0 and 1. Or say one of `operations` and `keep`."""
+    operations: _PART | None = None
+    """The share of the blocks' floating-point operations a token that stays, counted over 512 tokens, attention included."""
+    keep: _PART | None = None
+    """The share of the neurons, or of the heads, that stays."""
+    of: Literal["neurons", "heads", "both"] = "both"
+    """What goes. Heads go in whole groups that share keys and values; with `both` the same share of either goes, and neurons make
+    up for what whole groups leave over."""
+    uneven: bool = False
+    """Whether one Lagrangian holds all blocks together, so that more goes from some than from others, and not one for each. Such
+    a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
+    multiple_of: Count = 1
+    """The number of neurons that stay is a multiple of this."""
+    gate_rate: float = 0.2
+    """The learning rate (Adam) of the gates' log α."""
+    penalty: float = 10.0
+    """λ2 at the beginning; λ1 is 0 then."""
+    multiplier_rate: float = 0.1
+    """By what share of Δ, and of Δ², the multipliers λ1 and λ2 grow in a step."""
+    end: Share = 0.25
+    """The share of the steps in which the target sparsity grows, in a line, from 0 to what is asked for."""
+    settle: Share = 0.5
+    """The share of the steps after which gates are open or closed for good; the rest trains what is left."""
+
+    def complete(self, name: str) -> dict[str, Any]:
+        """Without what is not looked at."""
+        given = [key for key in _SHARES if getattr(self, key) is not None]
+        if len(given) != 1:
+            what = " beside ".join(f"`{key}`" for key in given) or "no share of what stays"
+            raise wrong(what, "one of them, such as `parameters: 0.8`", at="parameters")
+        if self.multiple_of > 1 and (self.uneven or self.of == "heads"):
+            beside = "uneven" if self.uneven else "of: heads"
+            raise wrong(f"`multiple_of` beside `{beside}`", "one of them", at="multiple_of")
+        for key in ("gate_rate", "penalty", "multiplier_rate"):
+            if not 0 < getattr(self, key) < 1e6:
+                raise wrong(f"{key} is {getattr(self, key):g}", "a number above 0, such as 0.1", at=key)
+        if not self.end <= self.settle:
+            raise wrong(f"end is {self.end:g}", f"at most `settle`, {self.settle:g}", at="end")
+        if not self.settle:
+            raise wrong("settle is 0: no gate would be trained", "a share above 0, such as 0.5", at="settle")
+        found = super().complete(name)
+        return {key: value for key, value in found.items() if key not in _SHARES or key in given}
+
+
+def label(step: Step) -> str:
+    """``gates/both to 0.8 of parameters, tokens=1000000``: what stays says nothing without the budget."""
+    own = step.settings
+    (share,) = (key for key in _SHARES if key in own)
+    said = f"{own[share]:.4g}" if share == "keep" else f"{own[share]:.4g} of {share}"
+    rest = {key: value for key, value in own.items() if key not in (share, "of", "tokens")}
+    return ", ".join([f"{step.name}/{own['of']} to {said}", f"tokens={own['tokens']}", *unusual(rest, Gates)])

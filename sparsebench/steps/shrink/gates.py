@@ -1,0 +1,231 @@
+"""Gates on neurons and heads, learned while the whole model is trained (BMCook's ``sprune``).
+
+Each element's output is multiplied by a gate z, drawn anew at every step from the hard-concrete distribution (Louizos et al.
+1712.01312), which is 0 or 1 often enough for an element to be removed by it:
+
+    s = σ((log u - log(1 - u) + log α) / β),  u uniform in (0, 1)
+    z = min(1, max(0, s(ζ - γ) + γ))
+    P(z ≠ 0) = σ(log α - β log(-γ/ζ))
+
+The loss is the training's plus λ1 Δ + λ2 Δ² (Wang et al. 1910.04732), with Δ the sparsity that the gates expect less the target:
+an element counts as many parameters as go with it. Weights and log α descend; λ1 and λ2 ascend. λ2 begins above 0, because with
+few steps λ1 alone drives the sparsity far beyond its target and back. Where widths stay even, each axis has a Δ and multipliers
+of its own. The target grows from 0. Later in the training the gates with the highest log α are opened, as many as were asked
+for, and all others closed; the rest of the training sees no other gates.
+
+Sheared LLaMA (2310.06694) trains its masks so, also on layers and the hidden size, for 3,200 steps of 32 x 4,096 tokens. A run
+under a hundredth of these tokens says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.models.axes import Axis, Shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.safety import told
+from sparsebench.steps.contract import Context, Emit, Step
+from sparsebench.steps.recover.trainer import Pruning, Weights
+from sparsebench.steps.recover.whole import Training
+from sparsebench.steps.shrink import choosing, width, writing
+from sparsebench.steps.shrink.gated import OF_MIXTURES
+from sparsebench.steps.shrink.whole import module_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+START = log((1 - GAMMA) / (ZETA - 1))
+"""The log α that gates begin with: from there on a gate that is not drawn is wholly open, so that the model begins as it was."""
+
+
+def likely_open(alphas: torch.Tensor) -> torch.Tensor:
+    """P(z ≠ 0) of gates with these log α, of the same shape."""
+    return torch.sigmoid(alphas - BETA * log(-GAMMA / ZETA))
+
+
+def steady(alphas: torch.Tensor) -> torch.Tensor:
+    """The gates without a draw, of the same shape: σ(log α) stretched and cut as a drawn s is."""
+    return (torch.sigmoid(alphas) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def drawn(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The gates that numbers in (0, 1) give, of the same shape."""
+    s = torch.sigmoid((uniform.log() - (-uniform).log1p() + alphas) / BETA)
+    return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+class Gating(Pruning):
+    """The gates of a model, from its shape to the elements that stay.
+
+    ``numbers`` says how many elements of each axis are to stay. Raises UnsupportedError where so many cannot, or nothing goes.
+    """
+
+    def __init__(self, shape: Shape, step: Step, seed: int) -> None:
+        self.shape, self.settings, self.seed = shape, step.settings, seed
+        self.joint = bool(step.settings["uneven"])
+        if shape.how.mixture:
+            why, way = OF_MIXTURES
+            raise UnsupportedError(f"{shape.checkpoint.config.get('model_type')}: {why}", way)
+        numbers = width.numbers(shape, step)
+        self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
+        if all(count == axis.units for axis, count in numbers.items()):
+            raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
+        self.units = [axis.units for axis in self.numbers]
+        self.mask: torch.Tensor | None = None
+        self.noise: torch.Tensor | None = None
+
+    def begin(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> Gating:
+        """Put the gates into the model that is trained, before the matrices that read the elements (down, o)."""
+        device, total = weights.leaves[0].device, sum(self.units)
+        self.alphas = torch.full((total,), START, device=device, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.alphas], lr=settings["gate_rate"])
+        # As Adam makes it at its first step: a training that is resumed puts its own there.
+        self.optimizer.state[self.alphas] = {
+            "step": torch.tensor(0.0, device="cpu"),
+            "exp_avg": torch.zeros_like(self.alphas),
+            "exp_avg_sq": torch.zeros_like(self.alphas),
+        }
+        tensors = self.shape.checkpoint.tensors
+        costs = torch.tensor([float(axis.cost(tensors)) for axis in self.numbers], device="cpu")
+        counts, left = (torch.tensor([*one], device="cpu") for one in (self.units, self.numbers.values()))
+        wholes = (costs * counts).sum() if self.joint else costs * counts
+        self.shares = (costs / wholes).repeat_interleave(counts).to(device)
+        gone = costs * (counts - left) / wholes
+        self.target = (gone.sum(0, keepdim=True) if self.joint else gone).to(device)
+        self.multipliers = torch.zeros(2, len(self.target), device=device)
+        self.multipliers[1] = settings["penalty"]
+        self.growing = max(1, round(settings["end"] * steps))
+        self.settled = max(1, round(settings["settle"] * steps))
+        start = 0
+        for axis in self.numbers:
+            own = slice(start, start + axis.units)
+            start += axis.units
+            for cut in axis.outputs:
+                module = module_of(weights.model, cut.tensor)
+                module.register_forward_pre_hook(partial(self._multiplied, own, cut.size))
+        return self
+
+    def _multiplied(self, own: slice, size: int, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+        """What a matrix reads, (.., columns), each element's columns times its gate."""
+        if self.mask is not None:
+            gates = self.mask[own]
+        else:
+            alphas = self.alphas[own]
+            gates = steady(alphas) if self.noise is None else drawn(alphas, self.noise[own])
+        return (args[0] * gates.repeat_interleave(size).to(args[0].dtype), *args[1:])
+
+    def sparsity(self) -> torch.Tensor:
+        """The share of the parameters that the gates expect to go: of each axis, or (1,) of all together."""
+        lost = self.shares * (1 - likely_open(self.alphas))
+        sums = torch.stack([part.sum() for part in lost.split(self.units)])
+        return sums.sum(0, keepdim=True) if self.joint else sums
+
+    def before(self, step: int) -> None:
+        """Draw the step's numbers, from the seed and its number alone."""
+        self.optimizer.zero_grad()
+        if step >= self.settled:
+            self._settle()
+            return
+        draw = torch.Generator().manual_seed(self.seed + (step + 1) * 1_000_003)
+        uniform = torch.rand(len(self.alphas), generator=draw, device="cpu").clamp(1e-6, 1 - 1e-6)
+        self.noise = uniform.to(self.alphas.device)
+
+    def pull(self, step: int) -> None:
+        """The gates' step: log α down the loss and the Lagrangian, λ1 and λ2 up the latter."""
+        if self.mask is not None:
+            return
+        excess = self.sparsity() - self.target * min(1.0, (step + 1) / self.growing)
+        terms = torch.stack([excess, excess.square()])
+        (self.multipliers * terms).sum().backward()
+        self.optimizer.step()
+        self.multipliers += self.settings["multiplier_rate"] * terms.detach()
+
+    def _settle(self) -> None:
+        """Open and close the gates for good."""
+        self.noise = None
+        if self.mask is None:
+            kept, found = self.kept(), []
+            for axis in self.numbers:
+                found.append(torch.zeros(axis.units, device="cpu"))
+                found[-1][kept[axis]] = 1
+            self.mask = torch.cat(found).to(self.alphas.device)
+
+    @contextmanager
+    def sparse(self, step: int) -> Iterator[bool]:
+        """The model without a draw; whether gates are open or closed for good by now."""
+        self.noise = None
+        if step >= self.settled:
+            self._settle()
+        yield step >= self.settled
+
+    def tensors(self) -> list[torch.Tensor]:
+        """log α, what Adam knows of it, λ1 and λ2."""
+        return [self.alphas.detach(), *self.optimizer.state[self.alphas].values(), self.multipliers]
+
+    def kept(self) -> dict[Axis, list[int]]:
+        """The elements that stay: as many as were asked for, with the highest log α."""
+        parts = self.alphas.detach().cpu().double().split(self.units)
+        scores = dict(zip(self.numbers, parts, strict=True))
+        if self.joint:
+            return choosing.spread(self.numbers, scores, self.shape.checkpoint.tensors, joint=True)
+        return {axis: choosing.best(scores[axis], count) for axis, count in self.numbers.items()}
+
+    def smaller(self, kept: dict[Axis, list[int]]) -> writing.Smaller:
+        """The model with these elements alone."""
+        return writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
+
+    def missed(self) -> float:
+        """By how much the sparsity that the gates expect is off the target, where it is most."""
+        with torch.no_grad():
+            return float((self.sparsity() - self.target).abs().max())
+
+
+@dataclass(frozen=True)
+class Narrowing(Training):
+    """A training after which the elements whose gates are closed are left out of the folder."""
+
+    gating: Gating = field(kw_only=True)
+
+    def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
+        """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
+        gating, missed = self.gating, self.gating.missed()
+        kept = gating.kept()
+        smaller = gating.smaller(kept)
+        ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
+        said = {**made, "missed": missed} | ({"loads": smaller.loads} if smaller.loads else {})
+        writer = writing.write(smaller, self.context.family, folder, said, ready)
+        stay = choosing.told(gating.shape, {axis: len(own) for axis, own in kept.items()})
+        off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
+        return [stay, off, smaller.loads, told(writer.left_out)]
+
+
+def run(shape: Shape, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Every smaller model of one pass, each into its folder; one that fails is told by ``emit``.
+
+    Raises ModelError without a dense model or a text, UnsupportedError for another vocabulary than the dense model's.
+    """
+    if context.dense is None or context.draw is None:
+        raise ModelError("shrink: gates needs the dense model and a source of text", "use it in a manifest")
+    parent, dense = shape.checkpoint, Checkpoint(context.dense)
+    if parent.config.get("vocab_size") != dense.config.get("vocab_size"):
+        raise UnsupportedError("the vocabulary is not the dense model's", "shrink first, then trim")
+    for step, folder in targets.items():
+        try:
+            gating = Gating(shape, step, context.seed)
+            # What cannot be written is refused before the training.
+            first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
+            writing.checked(gating.smaller(first), context.family)
+            training = Narrowing(dense, parent, step, context, gating.begin, gating=gating)
+            emit(step, training.run(folder))
+        except SparsebenchError as error:
+            emit(step, error)

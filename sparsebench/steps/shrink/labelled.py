@@ -1,0 +1,110 @@
+"""Labelled documents, by which Taylor's criterion sees a classification head's own loss (TextPruner's), not one of text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.errors import ModelError, SourceError, UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import has_classifier
+from sparsebench.models.text import longest_input
+from sparsebench.steps import samples
+from sparsebench.steps.calibration import Calibrated, Calibration, fingerprint, in_order, reader_of
+from sparsebench.steps.contract import Context, Step, of_text
+from sparsebench.steps.shrink.choosing import LENGTH
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+OTHERWISE = "`labels: own`, or a checkpoint that was fine-tuned to classify"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A model's tokens of some documents, and the head's output (documents,) int64 that each should raise."""
+
+    text: Calibrated
+    classes: Any
+
+    def note(self, step: Step) -> str:
+        """What a reader must know of them."""
+        return f"scored by the labels of {len(self.classes)} documents of {of_text(step.settings['source']).name}"
+
+
+def lacking(config: Mapping[str, Any]) -> str:
+    """Why a model has no loss of its own on labelled documents; empty where it has one."""
+    if not has_classifier(config):
+        return f"`labels: task` needs a sequence-classification head, and its config.json has {config.get('architectures')}"
+    if len(_outputs(config)) < 2 or config.get("problem_type") in ("regression", "multi_label_classification"):
+        return "`labels: task` needs a head that chooses one class, and this one gives numbers"
+    return ""
+
+
+def refuse(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError for a model without such a head."""
+    if words := lacking(config):
+        raise UnsupportedError(words, OTHERWISE)
+
+
+def read(folder: Path, step: Step, context: Context) -> Labelled:
+    """The step's documents, as many as there are up to the number asked for, in the order of the context's seed.
+
+    Raises SourceError for a file that cannot be read so, ModelError for a label that is no output of the head's.
+    """
+    import torch
+
+    from sparsebench.sources.text import read_labelled
+
+    own, config = step.settings, Checkpoint(folder).config
+    source = of_text(own["source"]).source
+    length = min(LENGTH, longest_input(config) or LENGTH)
+    wanted = Calibration(source, own["documents"], length, context.seed, own.get("field"))
+    assert context.fetch is not None, "labelled documents are fetched"
+    found = read_labelled(context.fetch(source), own.get("field"), own["label"])
+    reader = replace(reader_of(folder, "encoder", wanted, config), training=True)
+    try:
+        batch, used = samples.passages(reader, in_order(found.rows, context.seed))
+    except SourceError as error:
+        raise SourceError(f"labels: task: {source}: {error.message}", error.hint) from error
+    classes = torch.tensor(numbers(config, [label for _, label in used]))
+    text = Calibrated(
+        batch,
+        fingerprint(batch),
+        hashlib.sha256("\x1e".join("\x1f".join(row) for row in used).encode()).hexdigest(),
+        int(batch.attention_mask.sum()),
+        (f"{len(used)} labelled documents, at most {reader.length} tokens",),
+        {"source": source, "samples": own["documents"], "seed": context.seed, "label": own["label"]},
+    )
+    return Labelled(text, classes)
+
+
+def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
+    """The head's output that each label means: by the name that config.json gives it, or by its number.
+
+    Raises ModelError, naming the label and the outputs, for one that is neither.
+    """
+    outputs = _outputs(config)
+    named = {name.strip().lower(): place for place, name in enumerate(outputs)}
+    found = []
+    for label in labels:
+        place = named.get(label.strip().lower())
+        if place is None and label.strip().isdecimal() and int(label) < len(outputs):
+            place = int(label)
+        if place is None:
+            raise ModelError(
+                f"labels: task: {label[:40]!r} is no output of the head, which has {', '.join(outputs[:8])}",
+                "labels as config.json's `id2label` names them, or numbers from 0",
+            )
+        found.append(place)
+    return found
+
+
+def _outputs(config: Mapping[str, Any]) -> list[str]:
+    """The names of the head's outputs, in order; transformers gives two to a head of which nothing is said."""
+    named = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    count = len(named) or int(config.get("num_labels") or 2)
+    return [named.get(place, f"LABEL_{place}") for place in range(count)]

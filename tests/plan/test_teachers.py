@@ -1,0 +1,114 @@
+"""Teachers and students in a manifest: known by their content, refused with their line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sparsebench.manifest.problems import ManifestError
+from sparsebench.plan.cells import Job
+from sparsebench.plan.estimate import ModelSize, held, training
+from sparsebench.plan.expand import Plan
+from sparsebench.plan.preflight import Request, prepare
+
+HEAD = """version: 1
+models:
+  - {{name: llama, source: "path:{llama}", family: decoder}}
+calibration: {{source: "path:text.txt"}}
+structure: null
+storage: null
+benchmarks: {{decoder: [{{task: perplexity, source: "path:held.txt"}}]}}
+variants:
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_llama: Path) -> Path:
+    """A manifest's folder with a second model beside it."""
+    for name in ("text", "held"):
+        (tmp_path / f"{name}.txt").write_text(f"words of {name}\n")
+    shutil.copytree(tiny_llama, tmp_path / "big")
+    (tmp_path / "head").write_text(HEAD.format(llama=tiny_llama))
+    return tmp_path
+
+
+def planned(folder: Path, *entries: str) -> Plan:
+    """The plan of a manifest with these variants, the first of which is on line 9."""
+    path = folder / "mine.yaml"
+    path.write_text((folder / "head").read_text() + "".join(f"  - {entry}\n" for entry in entries))
+    return prepare(Request(path)).plan
+
+
+def refusal(folder: Path, *entries: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        planned(folder, *entries)
+    return str(caught.value)
+
+
+def ids(plan: Plan) -> list[str]:
+    return list(plan.variants)[1:]
+
+
+def test_a_teacher_is_known_by_its_content_and_dense_is_the_default(folder: Path) -> None:
+    (usual,), (named,) = (ids(planned(folder, f"{{recover: distill{more}}}")) for more in ("", ", teacher: dense"))
+    assert usual == named
+    both = planned(folder, '{recover: distill, teacher: [dense, "path:big"]}')
+    (one,) = ids(both)
+    assert one != usual
+    (folder / "big").rename(folder / "other")
+    (moved,) = ids(planned(folder, '{recover: distill, teacher: [dense, "path:other"]}'))
+    assert moved == one
+    config = folder / "other" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    (changed,) = ids(planned(folder, '{recover: distill, teacher: [dense, "path:other"]}'))
+    assert changed != one
+    (swept,) = (ids(planned(folder, '{recover: distill, teacher: [[dense], [dense, "path:other"]]}')),)
+    assert len(swept) == 2 and changed in swept
+
+
+def test_two_teachers_take_longer_and_one_is_held_at_a_time(folder: Path) -> None:
+    plan = planned(folder, "{recover: distill}", '{recover: distill, teacher: [dense, "path:big"], top_k: [64, 0]}')
+    size = ModelSize(1000, 4000)
+    making = [cell for cell in plan.cells if cell.stage == "make"]
+    one, two, live = (training(Job("", "make", (cell,)), size) for cell in making)
+    assert two == live > 1.2 * one
+    one, two, live = (held(cell.variant.steps, size) for cell in making)
+    assert one == two < live
+
+
+def test_what_cannot_teach_is_refused_with_its_line(folder: Path, tiny_bert: Path) -> None:
+    tokenizer = folder / "big" / "tokenizer.json"
+    told = json.loads(tokenizer.read_text())
+    vocab = told["model"]["vocab"]
+    first, second = list(vocab)[5:7]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    tokenizer.write_text(json.dumps(told))
+    said = refusal(folder, "{recover: distill}", '{recover: distill, teacher: [dense, "path:big"]}')
+    assert "path:big: its tokenizer is not that of `llama`" in said and "mine.yaml:10" in said
+    config = json.loads((folder / "big" / "config.json").read_text())
+    (folder / "big" / "config.json").write_text(json.dumps({**config, "vocab_size": 500}))
+    assert "500 tokens, where `llama` has" in refusal(folder, '{recover: distill, teacher: "path:big"}')
+    shutil.copytree(tiny_bert, folder / "bert")
+    assert "of another family" in refusal(folder, '{recover: distill, teacher: "path:bert"}')
+    assert "mine.yaml:9" in refusal(folder, '{recover: distill, teacher: "path:absent"}')
+    assert "nothing to learn from" in refusal(folder, "{recover: distill, teacher: random}")
+    assert "beside several teachers" in refusal(folder, '{recover: distill, teacher: [dense, "path:big"], match: cos}')
+
+
+def test_students_that_the_model_has_too_few_blocks_for(folder: Path) -> None:
+    said = refusal(folder, "{prune: magnitude, sparsity: 0.5}", "{recover: distill, student: {layers: [0, 7]}}")
+    assert "block 7, where a stack of `llama` has 2" in said and "mine.yaml:10" in said
+    said = refusal(folder, "{recover: distill, student: {layers: 5, hidden: 16}}")
+    assert "5 blocks" in said
+    said = refusal(folder, "{recover: distill, student: {layer: 1}}")
+    assert "unknown key" in said and "layers" in said
+    assert "`hidden`" in refusal(folder, "{recover: distill, student: {hidden: wide}}")
+    assert "such as `layers: 6`" in refusal(folder, "{recover: distill, student: {}}")
+    (one,), (other,) = (
+        ids(planned(folder, f"{{recover: distill, student: {{layers: 1, hidden: {size}}}}}")) for size in (16, 32)
+    )
+    assert one != other
+    assert len(ids(planned(folder, "{recover: distill, student: [{layers: 1}, {hidden: 16}]}"))) == 2

@@ -1,0 +1,171 @@
+"""Students described by their numbers: what of the teacher each begins with, entry by entry, and what training makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.recover import student
+from sparsebench.steps.recover.reading import Text
+from sparsebench.steps.recover.teacher import Distillation
+from sparsebench.steps.registry import kinds, label, single
+from tests.models.replaying import batch, written
+from tests.steps.recover.test_whole import made, step
+
+EVERY = range(0, 32, 2)
+"""Of 32 numbers, every other one."""
+
+
+def begun(teacher: Path, family: Any, folder: Path, **described: Any) -> str:
+    return student.write(Checkpoint(teacher), family, {"narrow": "sliced", **described}, 0, folder)
+
+
+def test_a_decoder_takes_heads_with_their_groups_and_every_so_manyeth_number(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense", num_hidden_layers=5)
+    told = begun(dense, family, tmp_path / "out", layers=[1, 4], hidden=16, neurons=24, heads=2, head_size=4)
+    old, new = Checkpoint(dense), Checkpoint(tmp_path / "out")
+    # Two heads of the first of two groups that share keys and values; of each head of 8 numbers every other one.
+    heads = [0, 2, 4, 6, 8, 10, 12, 14]
+    rows = {
+        "self_attn.q_proj": heads,
+        "self_attn.k_proj": heads[:4],
+        "self_attn.v_proj": heads[:4],
+        "self_attn.o_proj": EVERY,
+    }
+    rows |= dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), range(0, 48, 2)) | {"mlp.down_proj": EVERY}
+    columns = {"self_attn.o_proj": heads, "mlp.down_proj": range(0, 48, 2)}
+    for block, source in enumerate((1, 4)):
+        for module, row in rows.items():
+            given = old.load(f"model.layers.{source}.{module}.weight")
+            wanted = given[list(row)][:, list(columns.get(module, EVERY))]
+            assert torch.equal(new.load(f"model.layers.{block}.{module}.weight"), wanted), module
+        norm = old.load(f"model.layers.{source}.input_layernorm.weight")[list(EVERY)]
+        assert torch.equal(new.load(f"model.layers.{block}.input_layernorm.weight"), norm)
+    table = old.load("model.embed_tokens.weight")
+    assert torch.equal(new.load("model.embed_tokens.weight"), table[:, list(EVERY)])
+    assert (new.config["num_key_value_heads"], new.config["num_hidden_layers"], new.config["head_dim"]) == (1, 2, 4)
+    assert "blocks 1, 4" in told and "drawn" not in told
+
+
+def test_fused_and_turned_matrices(tmp_path: Path) -> None:
+    """GPT-2 has queries, keys and values of all heads one behind another, along the columns."""
+    dense, family = written("gpt2", tmp_path / "dense")
+    begun(dense, family, tmp_path / "out", layers=1, hidden=16, heads=2)
+    old, new = Checkpoint(dense), Checkpoint(tmp_path / "out")
+    name = next(name for name in old.tensors if name.endswith("h.0.attn.c_attn.weight"))
+    heads = [*range(8), *range(16, 24)]
+    columns = [part * 32 + one for part in range(3) for one in heads]
+    wanted = old.load(name)[list(EVERY)][:, columns]
+    assert torch.equal(new.load("transformer.h.0.attn.c_attn.weight"), wanted)
+    bias = old.load(name.replace("weight", "bias"))[columns]
+    assert torch.equal(new.load("transformer.h.0.attn.c_attn.bias"), bias)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox", "bert", "t5", "modernbert"])
+def test_stock_transformers_loads_what_was_begun(kind: str, tmp_path: Path) -> None:
+    dense, family = written(kind, tmp_path / "dense")
+    begun(dense, family, tmp_path / "out", layers=1, hidden=16, neurons=24, heads=2)
+    model = load_model(tmp_path / "out", family)
+    own = model.config.get_text_config()
+    assert (own.hidden_size, own.num_attention_heads, own.num_hidden_layers) == (16, 2, 1)
+    assert own.vocab_size == Checkpoint(dense).config["vocab_size"]
+
+
+def test_what_has_the_teachers_shape_is_taken_whole_and_the_rest_is_drawn_by_the_seed(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        student.write(Checkpoint(dense), family, {"neurons": 24, "narrow": "random"}, seed, tmp_path / name)
+    old, one, again, other = (Checkpoint(tmp_path / name) for name in ("dense", "one", "again", "other"))
+    for name in one.tensors:
+        drawn = ".mlp." in name
+        assert torch.equal(one.load(name), again.load(name))
+        assert torch.equal(one.load(name), other.load(name)) != drawn, name
+        assert drawn or torch.equal(one.load(name), old.load(name)), name
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_student_is_distilled_reloads_and_the_same_seed_gives_the_same_weights(kind: str, tmp_path: Path) -> None:
+    dense, family = written(kind, tmp_path / "dense", **({"num_hidden_layers": 3} if kind == "llama" else {}))
+    asked = step("distill", student={"layers": 1, "hidden": 16, "heads": 2}, match="hidden_mse")
+    one, again = (made(dense, family, tmp_path / name, asked, dense) for name in ("one", "again"))
+    assert isinstance(one, Evidence), one
+    assert min(point.held_out for point in one.curve) < 0.97 * one.curve[0].held_out
+    assert "hidden 16, heads 2" in one.note
+    assert one.parameters < sum(info.numel for info in Checkpoint(dense).tensors.values()) / 2
+    first, second = (Checkpoint(tmp_path / name) for name in ("one", "again"))
+    assert all(torch.equal(first.load(name), second.load(name)) for name in first.tensors)
+    assert one.curve == again.curve
+    assert load_model(tmp_path / "one", family).config.hidden_size == 16
+    told = json.loads((tmp_path / "one" / "sparsebench.json").read_text())
+    assert told["student"] == {"layers": 1, "hidden": 16, "heads": 2, "narrow": "sliced"}
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("dense", "one", "again")]
+
+
+def test_a_pruned_models_student_keeps_the_zeros_that_it_takes(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense", num_hidden_layers=3)
+    made(dense, family, tmp_path / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
+    found = made(tmp_path / "pruned", family, tmp_path / "out", step("distill", student={"layers": [0, 2]}), dense)
+    assert isinstance(found, Evidence), found
+    assert found.zeros == found.already_zero == pytest.approx(found.prunable / 2, rel=0.01)
+
+
+def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_path: Path) -> None:
+    """Token by token in numpy, from what stock transformers gives."""
+    dense, family = written("llama", tmp_path / "dense", num_hidden_layers=4)
+    begun(dense, family, tmp_path / "small", layers=2, hidden=16, heads=2)
+    small, large = (load_model(tmp_path / name, family, "float32") for name in ("small", "dense"))
+    settings = step("distill", match="hidden_mse", match_weight=0.5, top_k=0).settings
+    text = Text(family, batch(family))
+    loss = Distillation(small, [large], family, text, settings, torch.device("cpu"))
+    loss.prepare(3)
+    rows = [0, 2]
+    with torch.no_grad():
+        found = float(loss(rows, 0))
+        given, mask = text.given(rows), text.mask(rows).numpy()
+        own, theirs = (model(**given, output_hidden_states=True) for model in (small, large))
+    p, q = (torch.log_softmax(said.logits.double(), -1).numpy() for said in (theirs, own))
+    tokens = [tuple(place) for place in np.argwhere(mask)]
+    divergence = np.mean([(np.exp(p[place]) * (p[place] - q[place])).sum() for place in tokens])
+    matches = []
+    for layer, (one, other) in zip(loss.projections, ((1, 2), (2, 4)), strict=True):
+        weight, bias = (part.detach().double().numpy() for part in (layer.weight, layer.bias))
+        left, right = own.hidden_states[one].double().numpy(), theirs.hidden_states[other].double().numpy()
+        matches.append(np.mean([np.square(weight @ left[place] + bias - right[place]).mean() for place in tokens]))
+    assert found == pytest.approx(divergence + 0.5 * np.mean(matches), rel=1e-4)
+
+
+def test_what_cannot_be_a_student_is_refused(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense")
+    for described, words in (
+        ({"layers": 3}, "3 blocks, where the teacher has 2"),
+        ({"layers": [0, 2]}, "block 2"),
+        ({"hidden": 64}, "would be"),
+        ({"hidden": 30, "heads": 4}, "stock transformers has no llama"),
+        ({"heads": 3, "key_heads": 3}, "not a multiple"),
+    ):
+        found = made(dense, family, tmp_path / "out", step("distill", student=described), dense)
+        assert isinstance(found, UnsupportedError) and words in str(found), found
+    other, family = written("gpt2", tmp_path / "gpt2")
+    found = made(other, family, tmp_path / "out", step("distill", student={"head_size": 4}), other)
+    assert isinstance(found, UnsupportedError) and "no key for it" in str(found)
+    assert not (tmp_path / "out").exists()
+    for wrong in ({}, {"layers": [1, 0]}, {"layers": [0, 0]}, {"heads": 3, "key_heads": 2}):
+        with pytest.raises(PydanticCustomError):
+            single("recover", "distill", student=wrong)
+
+
+def test_what_a_student_is_called() -> None:
+    asked = single("recover", "distill", student={"layers": [0, 4], "hidden": 64})
+    assert label(asked) == "distill into layers=0,4 hidden=64"
+    assert "student" not in single("recover", "distill").settings
+    assert "student" not in kinds()["recover"].unusual(single("recover", "distill"))

@@ -1,0 +1,150 @@
+"""Several teachers: the mean of what they say, each one's likeliest tokens kept, and tokenizers that must be the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.models.tokenizers import same_tokens
+from sparsebench.steps.contract import Evidence
+from sparsebench.steps.recover.reading import Text
+from sparsebench.steps.recover.step import trains
+from sparsebench.steps.recover.teacher import Distillation
+from sparsebench.steps.registry import combinations, label, single
+from tests.models.replaying import batch, written
+from tests.steps.recover.test_whole import made, step
+
+
+def tokenizer(folder: Path, first: str = "a") -> None:
+    """Ninety-six words, the first of them as told."""
+    model = {
+        "type": "WordLevel",
+        "vocab": {first: 0, **{f"w{place}": place for place in range(1, 96)}},
+        "unk_token": "w1",
+    }
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+
+
+def family_of_three(folder: Path) -> tuple[Path, Path, Path, Any]:
+    """A student and two teachers of different widths, with one tokenizer."""
+    found = []
+    for seed, (name, width) in enumerate((("dense", 32), ("wide", 48), ("narrow", 16))):
+        path, family = written("llama", folder / name, seed, hidden_size=width)
+        tokenizer(path)
+        found.append(path)
+    return (*found, family)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_constant(kept: bool, tmp_path: Path) -> None:
+    dense, wide, narrow, family = family_of_three(tmp_path)
+    student, one, other = (load_model(path, family, "float32") for path in (narrow, dense, wide))
+    text, rows = Text(family, batch(family)), [0, 1, 3]
+    # All 96 tokens, or so many as the likeliest.
+    settings = step("distill", top_k=96 if kept else 0, temperature=2.0).settings
+    loss = Distillation(student, [] if kept else [one, other], family, text, settings, torch.device("cpu"))
+    for number, teacher in enumerate((one, other)) if kept else ():
+        loss.keep(teacher, tmp_path / str(number), range(text.samples), lambda done, total: None)
+    loss.prepare(0)
+    found = loss(rows, 0)
+    found.backward()
+    gradient = student.model.layers[0].mlp.up_proj.weight.grad.clone()
+    student.zero_grad()
+    given, mask = text.given(rows), text.mask(rows)
+    with torch.no_grad():
+        each = [torch.softmax(teacher(**given).logits / 2, -1)[mask] for teacher in (one, other)]
+    mean = (each[0] + each[1]) / 2
+    own = torch.log_softmax(student(**given).logits / 2, -1)[mask]
+    divergence = (mean * (mean.log() - own)).sum(-1).mean()
+    divergence.backward()
+    assert torch.allclose(student.model.layers[0].mlp.up_proj.weight.grad, gradient, rtol=1e-3, atol=1e-6)
+    # What the two differ by is how far the teachers are from their mean (Jensen and Shannon's divergence).
+    apart = sum((one * (one.log() - mean.log())).sum(-1).mean() for one in each) / 2
+    assert (
+        float(found.detach()) == pytest.approx(float((divergence + apart).detach()), rel=1e-4) and float(apart) > 0.01
+    )
+
+
+def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
+    dense, wide, _, family = family_of_three(tmp_path)
+    made(dense, family, tmp_path / "pruned", single("prune", "magnitude", sparsity=0.5), dense)
+    fetched: list[str] = []
+
+    def fetch(source: str) -> Path:
+        fetched.append(source)
+        return Path(source.removeprefix("path:"))
+
+    (asked,) = combinations("recover", "distill", {**_usual(), "teacher": ["dense", f"path:{wide}#content=abc"]})
+    alone = step("distill", top_k=8)
+    found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch=fetch)
+    assert isinstance(found, Evidence), found
+    assert fetched == [f"path:{wide}"]
+    assert min(point.held_out for point in found.curve) < found.curve[0].held_out
+    one = made(tmp_path / "pruned", family, tmp_path / "one", alone, dense)
+    # Of both teachers all tokens once: two operations for each of their parameters.
+    asking = 2 * sum(info.numel for info in Checkpoint(wide).tensors.values())
+    tokens = (found.operations - one.operations) / asking
+    assert tokens == round(tokens) and 0 < tokens <= 24 * 16
+    assert (
+        label(asked)
+        == "distill taught by dense and wide tokens=1500 held_out=0.2 evaluations=3 batch=4 rate=0.003 top_k=8"
+    )
+    assert trains(asked) - trains(alone) == 1500
+    assert Checkpoint(tmp_path / "out").config == Checkpoint(tmp_path / "pruned").config
+
+
+def _usual() -> dict[str, Any]:
+    return {"tokens": 1500, "batch": 4, "rate": 3e-3, "held_out": 0.2, "evaluations": 3, "top_k": 8}
+
+
+def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
+    found = [one.settings["teacher"] for one in combinations("recover", "distill", {"teacher": ["dense", "path:/a"]})]
+    assert found == [["dense", "path:/a"]]
+    swept = combinations("recover", "distill", {"teacher": [["dense", "path:/a"], "dense"], "rate": [1e-4, 1e-3]})
+    assert sorted(str(one.settings["teacher"]) for one in swept) == ["['dense', 'path:/a']"] * 2 + ["dense"] * 2
+    (gradual,) = combinations("prune", "gradual", {"teacher": ["dense", "path:/a"], "sparsity": 0.5})
+    assert gradual.settings["teacher"] == ["dense", "path:/a"]
+    with pytest.raises(PydanticCustomError):
+        list(combinations("recover", "distill", {"teacher": ["dense", "path:/a"], "match": "cos"}))
+
+
+def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    dense, wide, _, family = family_of_three(tmp_path)
+    tokenizer(wide, "b")
+    asked = step("distill", teacher=f"path:{wide}")
+    found = made(dense, family, tmp_path / "out", asked, dense, fetch=lambda source: wide)
+    assert isinstance(found, UnsupportedError) and "teacher wide: its tokenizer is not the model's" in str(found)
+    large, _ = written("llama", tmp_path / "large", vocab_size=100)
+    shutil.copy(dense / "tokenizer.json", large)
+    found = made(
+        dense, family, tmp_path / "out", step("distill", teacher="path:large"), dense, fetch=lambda source: large
+    )
+    assert isinstance(found, UnsupportedError) and "100 and 96 tokens" in str(found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_encoders_have_no_mean(tmp_path: Path) -> None:
+    dense, family = written("bert", tmp_path / "dense")
+    tokenizer(dense)
+    (asked,) = combinations("recover", "distill", {"teacher": ["dense", f"path:{dense}"], "tokens": 200})
+    found = made(dense, family, tmp_path / "out", asked, dense, fetch=lambda source: dense)
+    assert isinstance(found, UnsupportedError) and "no mean" in str(found)
+
+
+def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "other", "third")]
+    for folder, merges in zip(folders, (["a b"], [["a", "b"]], ["b a"]), strict=True):
+        folder.mkdir()
+        model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": merges}
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+    assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
+    assert same_tokens(folders[0], tmp_path) is None

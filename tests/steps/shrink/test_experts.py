@@ -1,0 +1,302 @@
+"""Mixtures of experts: neurons of every expert, and whole experts, scored as published and loaded by stock transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.experts import is_fused
+from sparsebench.models.load import load_model
+from sparsebench.models.operations import operations_a_token
+from sparsebench.steps.contract import Evidence, with_hash
+from sparsebench.steps.registry import label, single
+from sparsebench.steps.shrink import scores
+from sparsebench.steps.shrink.whole import Whole
+from tests.models.test_experts import APART, Stock, stored
+from tests.steps.shrink.making import four_blocks, shrunk, text
+
+FORMS = [("gpt_oss", "fused"), ("llama4_text", "fused"), ("mixtral", "published"), ("granitemoe", "published")]
+EVERY = [
+    one if one[0] in ("mixtral", "deepseek_v3") else pytest.param(*one, marks=pytest.mark.long)
+    for one in ((kind, "published") for kind in APART)
+]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What stock transformers loads."""
+    return dict(load_model(folder, "decoder").state_dict())
+
+
+@pytest.mark.parametrize(("kind", "form"), EVERY)
+@pytest.mark.parametrize("settings", [{"keep": 0.5, "of": "neurons"}, {"keep": 0.5, "of": "experts"}])
+def test_published_files_are_cut_as_fused_ones(kind: str, form: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = stored(kind, form, tmp_path)
+    out, result = shrunk(folder, "decoder", tmp_path / "out", "l2", **settings)
+    assert isinstance(result, Evidence), result
+    alike, _ = shrunk(tmp_path / "fused", "decoder", tmp_path / "alike", "l2", **settings)
+    one, other = weights(out), weights(alike)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert result.parameters == sum(tensor.numel() for tensor in one.values())
+
+
+@pytest.mark.parametrize(("kind", "form"), FORMS)
+@pytest.mark.parametrize("name", ["activation", "flap"])
+def test_neurons_of_an_expert_are_scored_by_the_tokens_that_take_it(
+    kind: str, form: str, name: str, tmp_path: Path
+) -> None:
+    folder = stored(kind, form, tmp_path)
+    out, result = shrunk(folder, "decoder", tmp_path / "out", name, keep=0.5, of="neurons", compensation="none")
+    assert isinstance(result, Evidence), result
+    stock = Stock(folder, text("decoder").batch)
+    before, after = weights(folder), weights(out)
+    turned = kind in ("gpt_oss", "llama4_text")
+    looked_at = 0
+    for tensor in (tensor for tensor in before if tensor.endswith("experts.down_proj")):
+        layer = int(tensor.split(".")[2])
+        for expert in range(before[tensor].shape[0]):
+            values = stock.read[layer, expert, "out"].double()
+            down = before[tensor][expert] if turned else before[tensor][expert].T
+            columns = down.double().square().sum(1)
+            if len(values) == 0:
+                expected = columns
+            elif name == "activation":
+                expected = values.square().mean(0) * columns
+            elif len(values) > 2:
+                expected = values.var(0, unbiased=False) * columns
+            else:
+                continue  # what varies between two tokens, rounding decides
+            looked_at += len(values) > 0
+            stay = expected.topk(24).indices.sort().values
+            left = after[tensor][expert] if turned else after[tensor][expert].T
+            assert torch.equal(left, down[stay]), (tensor, expert)
+    assert looked_at > 2
+
+
+@pytest.mark.parametrize(("kind", "form"), [*FORMS[:3], ("qwen2_moe", "published")])
+def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: str, tmp_path: Path) -> None:
+    folder = stored(kind, form, tmp_path)
+    given = text("decoder").batch
+    axes = [axis for axis in shape(Checkpoint(folder), "decoder").axes if axis.kind == "neurons"]
+    told = scores.taylor(Whole.load(folder, "decoder", given, "auto"), axes, "text", 0)
+    slow = Whole.load(tmp_path / "fused", "decoder", given, "auto")
+    slow.model = load_model(tmp_path / "fused", "decoder")
+    if slow.model._can_set_experts_implementation():
+        slow.model.set_experts_implementation("eager")
+    slow.model.requires_grad_(True)
+    fused = [axis for axis in shape(Checkpoint(tmp_path / "fused"), "decoder").axes if axis.kind == "neurons"]
+    expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in fused}
+    for rows in slow.groups(scores.TOKENS):
+        slow.model.zero_grad()
+        scores._loss(slow, rows, "text", torch.Generator()).backward()
+        for axis in fused:
+            sums = []
+            for cut in axis.cuts:
+                values = slow.model.get_parameter(cut.tensor)
+                both, dim = cut.of((values * values.grad).double().detach())
+                both = both.movedim(dim, 0).reshape(both.shape[dim], -1).sum(1)
+                sums.append(both[cut.offset : cut.offset + axis.units * cut.size].reshape(axis.units, -1).sum(1))
+            expected[axis] += sums[-1].abs() + sum(sums[:-1]).abs()  # type: ignore[union-attr]
+    own = {(axis.layers, axis.within): scored for axis, scored in told.items()}
+    assert len(own) == len(fused) and {axis.within for axis in fused} > {"experts.0"}
+    for axis in fused:
+        found = own[axis.layers, axis.within]
+        assert torch.allclose(found, expected[axis], rtol=1e-3, atol=1e-6)
+        assert found.argsort().tolist() == expected[axis].argsort().tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"), [("gpt_oss", "fused"), ("granitemoe", "published"), ("mixtral", "published")]
+)
+def test_least_squares_is_nearer_to_the_dense_model(kind: str, form: str, tmp_path: Path) -> None:
+    folder = stored(kind, form, tmp_path)
+    given = text("decoder").batch
+    dense = Whole.load(folder, "decoder", given, "auto")
+
+    def distance(out: Path) -> float:
+        smaller = Whole.load(out, "decoder", given, "auto")
+        with torch.no_grad():
+            return sum(float((smaller.run(rows) - dense.run(rows)).square().sum()) for rows in dense.groups())
+
+    far, near = (
+        shrunk(folder, "decoder", tmp_path / how, "l2", keep=0.5, of="neurons", compensation=how)[0]
+        for how in ("none", "least_squares")
+    )
+    assert distance(near) < 0.9 * distance(far)
+
+
+def masked(folder: Path, gone: dict[int, list[int]]) -> Any:
+    """The whole model in stock transformers, whose routers see the logits of experts that are ``gone`` as minus infinity."""
+    model = load_model(folder, "decoder", "float64")
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
+    linear = torch.nn.functional.linear
+    for layer, experts in gone.items():
+        block = model.model.layers[layer]
+        part = next(
+            getattr(block, name) for name in ("mlp", "feed_forward", "block_sparse_moe") if hasattr(block, name)
+        )
+        router = next(getattr(part, name) for name in ("gate", "router") if hasattr(part, name))
+        if hasattr(router, "e_score_correction_bias"):
+            router.e_score_correction_bias[experts] = -1e9
+            continue
+
+        def forward(hidden: Any, router: Any = router, own: Any = router.forward, experts: Any = tuple(experts)) -> Any:
+            def without(*given: Any, **named: Any) -> Any:
+                found = linear(*given, **named)
+                found[..., list(experts)] = -1e9
+                return found
+
+            torch.nn.functional.linear = without  # type: ignore[assignment]
+            try:
+                return own(hidden)
+            finally:
+                torch.nn.functional.linear = linear
+
+        router.forward = forward
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        one if one in ("gpt_oss", "deepseek_v3", "mixtral") else pytest.param(one, marks=pytest.mark.long)
+        for one in ("deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "llama4_text", "mixtral", "olmoe", "phimoe",
+                    "qwen2_moe", "qwen3_moe")
+    ],
+)  # fmt: skip
+def test_a_model_without_experts_is_the_model_that_never_chooses_them(kind: str, tmp_path: Path) -> None:
+    from tests.models.replaying import written
+
+    folder, family = written(kind, tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", "random", keep=0.75, of="experts")
+    assert isinstance(result, Evidence), result
+    before, after = Checkpoint(folder), Checkpoint(out)
+    gone: dict[int, list[int]] = {}
+    for axis in shape(before, family).axes:
+        if axis.kind == "experts":
+            down = next(cut.tensor for cut in axis.cuts if cut.tensor.endswith("down_proj"))
+            old, new = before.load(down), after.load(down)
+            gone[axis.layers[0]] = [n for n, one in enumerate(old) if not any(torch.equal(one, left) for left in new)]
+            assert len(gone[axis.layers[0]]) == axis.units // 4
+    assert sorted(gone) == [0, 1]
+    words = {"input_ids": text(family).batch.input_ids[:3]}
+    with torch.no_grad():
+        reference = masked(folder, gone)(**words).logits
+        smaller = load_model(out, family, "float64")
+        if smaller._can_set_experts_implementation():
+            smaller.set_experts_implementation("eager")
+        found, dense = smaller(**words).logits, load_model(folder, family)(**words).logits
+    assert float((found - reference).abs().max()) <= 1e-6 * max(1.0, float(reference.abs().max()))
+    assert float((found - dense).abs().max()) > 1e-3, "what goes must matter"
+
+
+@pytest.mark.parametrize(("kind", "form"), [("mixtral", "published"), ("gpt_oss", "fused"), ("llama4_text", "fused")])
+@pytest.mark.parametrize("name", ["frequency", "reap"])
+def test_experts_that_the_text_takes_least_go(kind: str, form: str, name: str, tmp_path: Path) -> None:
+    folder = stored(kind, form, tmp_path)
+    given = text("decoder").batch
+    kept = given.attention_mask.reshape(-1)
+    model = load_model(folder, "decoder")
+    expected: dict[int, list[float]] = {}
+
+    def look(layer: int, fused: Any, args: Any) -> None:
+        expected[layer] = []
+        for expert in range(fused.down_proj.shape[0]):
+            if len(args) == 1:
+                hidden = args[0].view(fused.down_proj.shape[0], -1, args[0].shape[-1])[expert]
+                rows, weight = kept & (hidden != 0).any(1), 1.0
+            else:
+                hidden, rows = args[0], kept & (args[1] == expert).any(1)
+                weight = (args[2] * (args[1] == expert)).sum(1)[rows]
+            lone = torch.zeros(int(rows.sum()), 1, dtype=torch.long)
+            if len(args) == 1:
+                gate, up = (hidden[rows] @ fused.gate_up_proj[expert]).chunk(2, -1)
+                gave = (up * fused.act_fn(gate)) @ fused.down_proj[expert]
+            else:
+                gave = type(fused).forward.__wrapped__(fused, hidden[rows], lone + expert, torch.ones(len(lone), 1))
+            strength = float((weight * gave.norm(dim=-1)).mean()) if len(lone) else 0.0
+            expected[layer].append(float(len(lone)) if name == "frequency" else strength)
+
+    for path, module in model.named_modules():
+        if is_fused(module):
+            layer = int(path.split(".")[2])
+            module.register_forward_pre_hook(lambda module, args, layer=layer: look(layer, module, args))
+    with torch.no_grad():
+        model(input_ids=given.input_ids, attention_mask=given.attention_mask.long())
+    out, result = shrunk(folder, "decoder", tmp_path / "out", name, experts=3)
+    assert isinstance(result, Evidence) and "3 of 4 experts" in result.note, result
+    before, after = weights(folder), weights(out)
+    for layer, values in expected.items():
+        least = min(range(4), key=lambda expert: (values[expert], -expert))
+        tensor = next(key for key in before if f"layers.{layer}." in key and key.endswith("experts.down_proj"))
+        assert torch.equal(after[tensor], before[tensor][[n for n in range(4) if n != least]])
+
+
+def test_groups_and_choices_of_a_router_bound_the_experts_that_stay(tmp_path: Path) -> None:
+    folder = stored("deepseek_v3", "published", tmp_path)
+    out, result = shrunk(folder, "decoder", tmp_path / "out", "l2", keep=0.6, of="experts")
+    assert isinstance(result, Evidence) and "4 of 8 experts" in result.note
+    config = json.loads((out / "config.json").read_text())
+    assert (config["n_routed_experts"], config["n_group"]) == (4, 2) and load_model(out, "decoder")
+    for count in (2, 5, 9):
+        _, wrong = shrunk(folder, "decoder", tmp_path / "wrong", "l2", experts=count)
+        assert (
+            isinstance(wrong, UnsupportedError)
+            and f"experts: {count}" in wrong.message
+            and "4, 6, 8" in str(wrong.hint)
+        )
+    file = tmp_path / "gone.json"
+    file.write_text(json.dumps({"experts": {block: {"go": [0, 1]} for block in ("0", "1")}}))
+    _, uneven = shrunk(folder, "decoder", tmp_path / "wrong", "list", file=with_hash(file, ""))
+    assert isinstance(uneven, UnsupportedError) and "groups" in str(uneven.hint)
+    file.write_text(json.dumps({"experts": {block: {"go": [0, 5]} for block in ("0", "1")}}))
+    out, result = shrunk(folder, "decoder", tmp_path / "listed", "list", file=with_hash(file, ""))
+    assert isinstance(result, Evidence) and "6 of 8 experts" in result.note and load_model(out, "decoder")
+
+
+def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -> None:
+    folder = stored("qwen2_moe", "fused", tmp_path)
+    table: list[tuple[str, dict[str, Any], str]] = [
+        ("l2", {"keep": 0.5, "of": "neurons", "uneven": True}, "uneven"),
+        ("l2", {"operations": 0.5, "of": "neurons"}, "operations"),
+        ("l2", {"neurons": 16}, "24 and 48 wide"),
+        ("flap", {"keep": 0.5, "of": "neurons"}, "no bias beside"),
+    ]
+    for name, settings, what in table:
+        _, wrong = shrunk(folder, "decoder", tmp_path / "wrong", name, **settings)
+        assert isinstance(wrong, UnsupportedError) and what in wrong.message and wrong.hint, wrong
+    _, wrong = shrunk(stored("mixtral", "fused", tmp_path / "mixtral"), "decoder", tmp_path / "wrong", "l2", neurons=12)
+    assert isinstance(wrong, UnsupportedError) and "multiples of 8" in str(wrong.hint)
+    llama, _ = four_blocks("llama", tmp_path / "llama")
+    _, wrong = shrunk(llama, "decoder", tmp_path / "wrong", "l2", experts=2)
+    assert isinstance(wrong, UnsupportedError) and "no mixture of experts" in wrong.message
+    assert operations_a_token(Checkpoint(folder).config, "decoder") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "key"),
+    [
+        ("taylor", {"experts": 2}, "of"),
+        ("l2", {"experts": 2, "heads": 2}, "experts"),
+        ("l2", {"experts": 2, "iterations": 2}, "iterations"),
+        ("frequency", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
+        ("reap", {}, "parameters"),
+    ],
+)
+def test_settings_of_experts_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(PydanticCustomError) as told:
+        single("shrink", name, **settings)
+    assert told.value.context and told.value.context["at"] == key
+
+
+def test_labels_of_cuts_of_experts() -> None:
+    assert label(single("shrink", "frequency", experts=6)) == "frequency/experts to 6"
+    assert label(single("shrink", "l2", of="experts", keep=0.5)) == "l2/experts to 0.5"

@@ -1,0 +1,181 @@
+"""Taylor's score on labelled documents, as TextPruner has it, against one document at a time and autograd."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic_core import PydanticCustomError
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from sparsebench.errors import ModelError, SourceError, SparsebenchError, UnsupportedError
+from sparsebench.models.axes import shape
+from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.load import load_model
+from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.shrink import labelled, scores
+from tests.models.replaying import written
+
+NAMES = {"0": "calm", "1": "glad", "2": "sad"}
+WORDS, FIRST = [f"w{number}" for number in range(80)], 4
+"""Words, and the number that the first has as a token, behind special ones."""
+
+
+def classifier(kind: str, folder: Path) -> tuple[Path, Any]:
+    """A small model with a head of three classes, and a tokenizer."""
+    head = {"bert": "Bert", "roberta": "Roberta"}[kind]
+    more = {"architectures": [f"{head}ForSequenceClassification"], "id2label": NAMES, "pad_token_id": 0}
+    out, family = written(kind, folder, **more)
+    core = Tokenizer(
+        models.WordLevel(
+            {name: number for number, name in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS])},
+            unk_token="[UNK]",
+        )
+    )
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]").save_pretrained(out)
+    return out, family
+
+
+def documents(path: Path, label: str = "label") -> Path:
+    drawn = random.Random(0)
+    texts = [" ".join(drawn.choices(WORDS, k=drawn.randint(8, 20))) for _ in range(40)]
+    lines = [{"text": text, label: [*NAMES.values()][number % 3]} for number, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def shrunk(folder: Path, out: Path, **settings: Any) -> Evidence | SparsebenchError:
+    step = single("shrink", "taylor", labels="task", **settings)
+    found: list[Any] = []
+    context = Context("encoder", 0, "auto", None, fetch=lambda source: Path(source.removeprefix("path:")))
+    kinds()["shrink"].load()(folder, {step: out}, context, lambda _, result: found.append(result))
+    (result,) = found
+    return result
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_scores_are_those_of_single_documents_and_the_same_elements_stay(kind: str, tmp_path: Path) -> None:
+    folder, family = classifier(kind, tmp_path / "model")
+    source = f"path:{documents(tmp_path / 'train.jsonl')}"
+    out = tmp_path / "out"
+    result = shrunk(folder, out, source=source, keep=0.5, of="both", uneven=True)
+    assert isinstance(result, Evidence), result
+    assert "labels of" in result.note and "train.jsonl" in result.note and result.calibration_tokens > 0
+
+    step = single("shrink", "taylor", labels="task", source=source, keep=0.5)
+    context = Context("encoder", 0, fetch=lambda text: Path(text.removeprefix("path:")))
+    read = labelled.read(folder, step, context)
+    lines = [json.loads(line) for line in Path(source.removeprefix("path:")).read_text().splitlines()]
+    classes = {line["text"]: [*NAMES.values()].index(line["label"]) for line in lines}
+    model = load_model(folder, family)
+    model.requires_grad_(True)
+    axes = shape(Checkpoint(folder), family).axes
+    expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
+    ids = read.text.batch.input_ids
+    size = max(1, scores.TOKENS // ids.shape[1])
+    assert 1 < size < len(ids), "more than one batch, of more than one document"
+    for start in range(0, len(ids), size):
+        model.zero_grad()
+        batch = range(start, min(start + size, len(ids)))
+        for place in batch:
+            own = ids[place][read.text.batch.attention_mask[place]]
+            said = " ".join(WORDS[number - FIRST] for number in own.tolist() if number >= FIRST)
+            wanted = classes[said]
+            assert int(read.classes[place]) == wanted
+            loss = torch.nn.functional.cross_entropy(model(input_ids=own[None]).logits, torch.tensor([wanted]))
+            (loss / len(batch)).backward()
+        for axis in axes:
+            for cut in axis.outputs:
+                weight = scores.module_of(model, cut.tensor).weight
+                both = (weight * weight.grad).double().detach().movedim(cut.dim, -1)
+                expected[axis] += both.reshape(len(both), axis.units, -1).sum((0, 2)).abs()
+    for kind_of in ("heads", "neurons"):
+        every = torch.cat([expected[axis] for axis in axes if axis.kind == kind_of])
+        left = shape(Checkpoint(out), family)
+        kept = sum(axis.units for axis in left.axes if axis.kind == kind_of)
+        threshold = every.sort(descending=True).values[kept - 1]
+        chosen = [
+            [unit for unit in range(axis.units) if expected[axis][unit] >= threshold]
+            for axis in axes
+            if axis.kind == kind_of
+        ]
+        for axis, stay in zip([axis for axis in axes if axis.kind == kind_of], chosen, strict=True):
+            (cut,) = axis.outputs
+            old, new = Checkpoint(folder).load(cut.tensor), Checkpoint(out).load(cut.tensor)
+            columns = torch.tensor(stay or [int(expected[axis].argmax())])
+            columns = (columns[:, None] * cut.size + torch.arange(cut.size)).flatten()
+            assert torch.equal(new, old[:, columns]), (axis.kind, axis.layers)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_even_widths_and_cuts_in_turn_are_made_of_labels_too(iterations: int, tmp_path: Path) -> None:
+    folder, family = classifier("bert", tmp_path / "model")
+    source = f"path:{documents(tmp_path / 'train.jsonl', 'mood')}"
+    result = shrunk(
+        folder, tmp_path / "out", source=source, label="mood", neurons=24, iterations=iterations, documents=5
+    )
+    assert isinstance(result, Evidence) and "labels of 5 documents" in result.note, result
+    assert load_model(tmp_path / "out", family).config.intermediate_size == 24
+    told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    assert told["labels"] == "task" and told["calibration_sha256"] == result.calibration_sha256
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "what"),
+    [
+        ([{"text": "w1 w2", "label": "angry"}], ModelError, "'angry' is no output of the head"),
+        ([{"text": "w1 w2", "label": 3}], ModelError, "'3' is no output"),
+        ([{"text": "w1 w2", "label": 1.5}], SourceError, "a float as its 'label'"),
+        ([{"text": "w1 w2"}], SourceError, "no field 'label'"),
+        ([{"text": "", "label": 1}], SourceError, "no text with a label"),
+    ],
+)
+def test_documents_that_are_not_labelled_are_refused(
+    lines: list[Any], error: type[Exception], what: str, tmp_path: Path
+) -> None:
+    folder, _ = classifier("bert", tmp_path / "model")
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(error) as told:
+        shrunk(folder, tmp_path / "out", source=f"path:{path}", neurons=24)
+    assert what in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:
+    folder, _ = written("bert", tmp_path / "model")
+    result = shrunk(folder, tmp_path / "out", source=f"path:{documents(tmp_path / 'train.jsonl')}", neurons=24)
+    assert isinstance(result, UnsupportedError) and "classification head" in result.message and result.hint
+
+
+def test_what_labels_mean_and_what_the_plan_is_told() -> None:
+    assert labelled.numbers({"id2label": NAMES}, ["Sad", "0", "glad "]) == [2, 0, 1]
+    kind, step = kinds()["shrink"], single("shrink", "taylor", keep=0.5, labels="task", source="path:/data/train.jsonl")
+    assert label(step) == "taylor/both to 0.5, labels=task, train.jsonl"
+    assert (kind.reads_text(step), kind.draws(step), kind.trains(step) > 0, kind.passes(step, 4)) == (
+        False,
+        True,
+        True,
+        0,
+    )
+    assert (
+        kind.refuses(step, {"model_type": "bert"})[0]
+        and not kind.refuses(single("shrink", "l2", keep=0.5), {"model_type": "bert"})[0]
+    )
+    assert set(single("shrink", "taylor", keep=0.5).settings) & {"source", "label", "documents", "field"} == set()
+    for settings, key in (
+        ({"labels": "task"}, "labels"),
+        ({"source": "path:x"}, "source"),
+        ({"labels": "task", "source": "path:x", "of": "hidden"}, "labels"),
+    ):
+        with pytest.raises(PydanticCustomError) as told:
+            single("shrink", "taylor", keep=0.5, **settings)
+        assert told.value.context and told.value.context["at"] == key
