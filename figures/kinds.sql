@@ -21,7 +21,7 @@
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
-    SELECT DISTINCT c.panel, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
+    SELECT DISTINCT c.model, c.panel, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
            CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
@@ -30,24 +30,26 @@ WITH packed AS (
     WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
       -- What skips keeps every byte: it stands in bytes_read.
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts')
+    -- One panel a model: the one that was scored on the most text.
+    QUALIFY n = max(n) OVER (PARTITION BY c.model)
 ), told AS (
-    -- The smallest of each kind that stays within a tenth of the dense perplexity.
-    SELECT panel, count(DISTINCT kind) AS kinds,
-           min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
+    -- The smallest of each kind that stays within a tenth of the dense perplexity. One kind beside dense is what the other figures show.
+    SELECT panel, model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
            arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
            arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
-    GROUP BY panel
+    GROUP BY panel, model
+    HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
+), said AS (
+    SELECT 'Within a tenth of the dense perplexity, of dense''s bytes: ' || string_agg(concat(
+               if(several, model || ' ', ''), format('{} {:.0f}%', best, 100 * least / whole), format(', the GGUF as fetched {:.0f}%', 100 * fetched / whole),
+               CASE WHEN zeros IS NULL THEN ', zeros alone none' WHEN zeros <> best THEN format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END), '; ' ORDER BY whole DESC) AS finding
+    FROM told
+    WHERE best IS NOT NULL
 )
 SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,
-       _kind_place(kind) AS place, if(kind = 'as fetched', NULL, false) AS high_wins,
-       CASE WHEN count(DISTINCT panel) OVER () = 1 AND best IS NOT NULL THEN
-           'Within a tenth of the dense perplexity, ' || coalesce(format('the GGUF as fetched takes {:.0f}% of the bytes and ', 100 * fetched / whole), '')
-           || format('{} {}{:.0f}%{}', best, if(fetched IS NULL, 'takes ', ''), 100 * least / whole, if(fetched IS NULL, ' of the bytes', ''))
-           || CASE WHEN zeros IS NULL THEN '; zeros alone do not get there' WHEN zeros = best THEN '' ELSE format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END
-       END AS finding
+       _kind_place(kind) AS place, if(kind = 'as fetched', NULL, false) AS high_wins, finding
 FROM points
 JOIN told USING (panel)
--- One kind beside dense is what the other figures show.
-WHERE kinds - (whole IS NOT NULL)::INTEGER > 2
+CROSS JOIN said
 ORDER BY panel, kind IN ('dense', 'as fetched'), place, megabytes, label;

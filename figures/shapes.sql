@@ -1,21 +1,18 @@
--- title: What a share of the parameters costs and saves, by what is removed
--- about: zeros, neurons, heads, blocks, vocabulary: quality, bytes and time over the share of parameters gone
--- kind: scatter
--- x: gone
--- y: over_dense
--- low: low
--- high: high
--- series: series
--- place: place
+-- title: What about a fifth of the parameters costs and saves, by what is removed
+-- about: zeros, neurons, heads, blocks, vocabulary: quality, bytes and time where about a fifth of the parameters is gone
+-- finding: finding
+-- kind: forest
+-- x: over_dense
+-- xlow: low
+-- xhigh: high
+-- y: what
 -- facet: panel
 -- row: model
--- bound: bound
--- yscale: log
+-- xscale: log
 -- reference: one = dense
--- xlabel: parameters that are gone, or zero, % of the dense model's
--- ylabel: over the dense model's
--- note: A point is a variant; zeros count as gone. Perplexity: lower is better; collapsed models are left out. A task: what is retained, (score - chance) / (dense - chance); models that retain nothing are left out. File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
--- boundnote: Grey: chosen at random.
+-- xlabel: over the dense model's
+-- columns: 2
+-- note: Of each kind the variants with nearest to 20% of all parameters gone (beside the name; zeros count as gone), and of those the best in each panel, for time the most exactly known. Perplexity: lower is better; collapsed models are left out. A task: what is retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
 
 WITH kinds AS (
     SELECT variant_id, count(DISTINCT position) AS steps,
@@ -27,33 +24,53 @@ WITH kinds AS (
 ), smaller AS (
     -- Models of which something smaller was made: for the others the figure of sparsity says all.
     SELECT DISTINCT model FROM variants WHERE parameters_removed > 0 AND recipe <> 'dense'
-), gone AS (
-    SELECT v.variant_id, v.model, model_label(v.model, v.weights) AS label, v.recipe, k.what, k.random,
+), candidates AS (
+    SELECT v.variant_id, v.model, v.weights, k.what || if(k.random, ', at random', '') AS kind, k.random,
            1 - (1 - coalesce(total_zeros / v.parameters, 0)) * (1 - parameters_removed) AS gone
     FROM variants v
     JOIN kinds k USING (variant_id)
     JOIN smaller USING (model)
     WHERE k.steps = 1 AND k.what IS NOT NULL AND v.weights <> 'random'
-), quality AS (
-    SELECT variant_id, task || if(ratio IS NULL, ': retained', '') AS panel, coalesce(ratio, retained) AS over_dense, coalesce(ratio_low, retained_low) AS low,
-           coalesce(ratio_high, retained_high) AS high
+), near AS (
+    SELECT DISTINCT ON (variant_id) *
+    FROM candidates
+    QUALIFY round(20 * abs(gone - 0.2)) = min(round(20 * abs(gone - 0.2))) OVER (PARTITION BY model, kind) AND gone BETWEEN 0.03 AND 0.5
+), measured AS (
+    SELECT variant_id, 1 AS place, task || if(ratio IS NULL, ': retained', '') AS panel, coalesce(ratio, retained) AS over_dense, coalesce(ratio_low, retained_low) AS low,
+           coalesce(ratio_high, retained_high) AS high, if(ratio IS NULL, -retained, ratio) AS badness
     FROM vs_dense
     WHERE verdict NOT IN ('invalid', 'collapsed')
-), bytes AS (
-    SELECT z.variant_id, 'file' AS panel, min(z.share) AS over_dense, NULL::DOUBLE AS low, NULL::DOUBLE AS high
-    FROM sizes z
-    WHERE z.format IN ('dense', 'packed') AND z.method <> 'dense'
-    GROUP BY ALL
-), times AS (
-    SELECT variant_id, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high
+    UNION ALL BY NAME
+    SELECT variant_id, 2 AS place, 'file' AS panel, share AS over_dense, share AS badness
+    FROM sizes
+    WHERE format IN ('dense', 'packed') AND method <> 'dense'
+    UNION ALL BY NAME
+    SELECT variant_id, 3 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
     FROM latency
     WHERE phase NOT IN ('load', 'generate') AND method <> 'dense' AND speedup IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY variant_id, phase, engine ORDER BY ranks, workload, started_at DESC) = 1
+), points AS (
+    SELECT *
+    FROM near
+    JOIN measured USING (variant_id)
+    -- The axis is logarithmic: what retains nothing has no place on it.
+    WHERE over_dense > 0
+    QUALIFY row_number() OVER (PARTITION BY model, kind, panel ORDER BY badness, variant_id) = 1
+), panels AS (
+    SELECT model, panel FROM points GROUP BY ALL HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1
+), told AS (
+    -- Of the model with most kinds, what costs least and what costs most where shapes shrink, beside zeros.
+    SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little, arg_max(kind, over_dense) FILTER (shrunk) AS most,
+           max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds
+    FROM (SELECT *, NOT random AND NOT starts_with(kind, 'zeros') AS shrunk FROM points WHERE panel = 'perplexity')
+    GROUP BY model
+    HAVING kinds > 1
+    ORDER BY kinds DESC, model
+    LIMIT 1
 )
-SELECT label AS model, concat(label, chr(10), panel) AS panel, 100 * gone AS gone, over_dense, if(low > 0, low, NULL) AS low, high, what || if(random, ', at random', '') AS series, 1.0 AS one, random AS bound,
-       CASE what WHEN 'zeros' THEN 0 WHEN 'zeros 2:4' THEN 1 WHEN 'neurons' THEN 2 WHEN 'heads' THEN 3 WHEN 'neurons and heads' THEN 4 WHEN 'blocks' THEN 5 WHEN 'vocabulary' THEN 6 ELSE 7 END AS place
-FROM gone
-JOIN (FROM quality UNION ALL BY NAME FROM bytes UNION ALL BY NAME FROM times) USING (variant_id)
--- The axis is logarithmic: what retains nothing has no place on it.
-WHERE over_dense > 0
-ORDER BY model, panel, place, gone, over_dense;
+SELECT model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), panel) AS panel, format('{}, {:.0f}%', kind, 100 * gone) AS what,
+       over_dense, if(low > 0, low, NULL) AS low, high, 1.0 AS one,
+       (SELECT format('With about a fifth of {} gone, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f}){}',
+               t.model, least, little, most, much, coalesce(format('; as zeros {:.1f}', zeros), '')) FROM told t) AS finding
+FROM points p
+JOIN panels USING (model, panel)
+ORDER BY p.model, p.place, p.panel, random, list_position(['zeros', 'zeros 2:4', 'neurons', 'heads', 'neurons and heads', 'blocks', 'vocabulary'], replace(kind, ', at random', '')), kind;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,12 +44,12 @@ class Rendered:
     skipped: str = ""
 
 
-def listing(local: Path = LOCAL) -> list[Spec]:
-    """Every figure by name: the shipped ones, and the files of ``local``, which override or add.
+def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[Spec]:
+    """Every figure by name, or those of ``names``: the shipped ones, and the files of ``local``, which override or add.
 
     Raises UserError naming the file and line of a header that is wrong.
     """
-    return [parse(path) for path in _files(local).values()]
+    return [parse(path) for name, path in _files(local).items() if names is None or name in names]
 
 
 def _files(local: Path) -> dict[str, Path]:

@@ -41,7 +41,7 @@ class Pictures:
         self.folder, self.beside = folder.resolve(), folder
         self.left = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
         self.files: dict[str, Path] = {}
-        drawn = [spec for spec in listing() if spec.name in self.left]
+        drawn = listing(names=self.left)
         self.queries = {spec.name: spec.query for spec in drawn}
         self.specs = {spec.name: spec for spec in drawn}
         self.run = run

@@ -452,3 +452,7 @@ def test_one_broken_figure_does_not_stop_the_others(ledger: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"2 figures cannot be drawn: .*a\.sql.*nothing.*; .*b\.sql, line 1"):
         render(ledger, ["a", "b", "z"], tmp_path / "out", ("svg",), tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["z.svg"]
+    # What is not asked for is not read: a report of other pictures needs no header of this one.
+    assert [spec.name for spec in listing(tmp_path, {"z"})] == ["z"]
+    with pytest.raises(UserError, match=r"b\.sql, line 1"):
+        listing(tmp_path)
