@@ -152,7 +152,7 @@ def product(given: argparse.Namespace) -> None:
             "sparse": [one.by_kernel for one in sparse],
             "skip": skip,
         }
-        for share, tokens in [(0.0, 1), *[(0.5, tokens) for tokens in (1, 2, 4, 8)]]:
+        for share, tokens in [(0.0, 1), *[(0.5, tokens) for tokens in (1, 2, 4, 8, 16)]]:
             x = torch.randn(tokens, ins, generator=draw).bfloat16()
             limit = float(x.abs().float().quantile(share)) if share else 0.0
             times: dict[str, list[float]] = {name: [] for name in layers}

@@ -39,6 +39,11 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'kinds'
+), shapes AS (
+    SELECT recipe, d.ratio
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest = 'shapes' AND d.model = 'smollm2-135m'
 ), kinds AS (
     SELECT recipe, any_value(d.score) AS score, any_value(d.dense_score) AS dense, any_value(s.share) AS packed
     FROM vs_dense d
@@ -52,6 +57,16 @@ UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM ce
 UNION ALL SELECT 'sparsegpt_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'sparsegpt/layer 30% propagate=dense'
 UNION ALL SELECT 'int8_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8'
 UNION ALL SELECT 'int8_packed_0', format('{:.0f}%', 100 * packed) FROM kinds WHERE recipe = 'int8'
+UNION ALL SELECT 'shapes_flap_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, least squares'
+UNION ALL SELECT 'shapes_activation_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'activation/both to 0.8 of parameters, least squares'
+UNION ALL SELECT 'shapes_flap_uneven', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, uneven=True'
+UNION ALL SELECT 'shapes_random_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'random/both to 0.8 of parameters, least squares'
+UNION ALL SELECT 'shapes_random', format('{:.0f}', ratio) FROM shapes WHERE recipe = 'random/both to 0.8 of parameters'
+UNION ALL SELECT 'shapes_l2_fitted', format('{:.1f}', ratio) FROM shapes WHERE recipe = 'l2/both to 0.8 of parameters, least squares'
+UNION ALL SELECT 'shapes_sleb_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sleb -4 blocks'
+UNION ALL SELECT 'shapes_influence_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'influence -4 blocks'
+UNION ALL SELECT 'shapes_sleb_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sleb -8 blocks'
+UNION ALL SELECT 'shapes_influence_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'influence -8 blocks'
 UNION ALL SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
 UNION ALL SELECT 'wanda_tasks', format('{}', tasks) FROM wanda WHERE sparsity = 0.3

@@ -1,5 +1,5 @@
 -- title: What about a fifth of the parameters costs and saves, by what is removed
--- about: zeros, neurons, heads, blocks, vocabulary: quality, bytes and time where about a fifth of the parameters is gone
+-- about: quality, bytes and time with a fifth of the parameters gone: zeros, neurons, heads, blocks, tokens
 -- finding: finding
 -- kind: forest
 -- x: over_dense

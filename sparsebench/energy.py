@@ -1,8 +1,8 @@
 """Joules by the machine's own counters: RAPL's of its processors, NVML's of its GPUs.
 
-RAPL counts each processor package with all that runs on it, other programs included, and without the memory modules
-unless the package's counter holds them. Linux shows AMD's counters under Intel's name. Only root may read them by default.
-NVML does not heed CUDA_VISIBLE_DEVICES.
+RAPL counts each processor package with everything that runs on it, other programs included. Memory modules count only where the
+package's counter includes them. Linux shows AMD's counters under Intel's name. Only root may read them by default.
+NVML ignores CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ SECONDS = 20.0
 
 
 class Unavailable(Exception):
-    """There is no NVML here, or it refuses; the message says why."""
+    """There is no NVML here, or a counter cannot be read; the message says why."""
 
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """The library, ready for use. Raises Unavailable, for what is asked of it inside too."""
+    """The library, ready for use. Raises Unavailable, also for errors of calls inside the block."""
     try:
         import pynvml
     except ImportError:
@@ -75,10 +75,16 @@ class Rapl:
         self.source = "RAPL " + ", ".join(domain.name for domain in domains)
 
     def joules(self) -> float:
-        """A counter that has wrapped since is smaller than it was: once at most, in a minute or more at full load."""
+        """Joules since it was made or last read. Raises Unavailable.
+
+        A counter that has wrapped is smaller than before. It wraps at most once between readings: that takes a minute or more.
+        """
         total = 0
         for domain in self.domains:
-            now = int(domain.file.read_text())
+            try:
+                now = int(domain.file.read_text())
+            except (OSError, ValueError) as error:
+                raise Unavailable(f"{domain.file} cannot be read any more: {error}") from error
             spent = now - domain.last
             total += spent if spent >= 0 else spent + domain.limit + 1
             domain.last = now
@@ -86,22 +92,24 @@ class Rapl:
 
 
 class Nvml:
-    """The GPUs' own counters, in millijoules since the driver was loaded; ``window`` is the least time, in seconds, that says
-    something: they move every 10 ms or slower, and what they show is a mean of longer."""
+    """The GPUs' own counters, in millijoules since the driver was loaded; ``window`` is the shortest
+    measurement that is meaningful, in seconds: the counters move every 10 ms or slower, and show a mean over a longer time."""
 
     window = 2.0
 
-    def __init__(self, library: Any, devices: list[Any]) -> None:
-        self.library, self.devices = library, devices
+    def __init__(self, devices: list[Any]) -> None:
+        self.devices = devices
         self.source = f"NVML, {len(devices)} GPU{'s' * (len(devices) > 1)}"
         self.last = self._read()
 
     def joules(self) -> float:
+        """Joules since it was made or last read. Raises Unavailable."""
         before, self.last = self.last, self._read()
         return (self.last - before) / 1e3
 
     def _read(self) -> int:
-        return sum(self.library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
+        with nvml() as library:
+            return sum(library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
 
 
 EnergyMeter = Nothing | Rapl | Nvml
@@ -113,14 +121,14 @@ def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMe
         return _rapl(powercap or POWERCAP)
     try:
         with nvml() as library:
-            return Nvml(library, [gpu(library, index) for index in range(ranks)])
+            return Nvml([gpu(library, index) for index in range(ranks)])
     except Unavailable as error:
         return Nothing(f"none: {error}")
 
 
 def _rapl(powercap: Path) -> EnergyMeter:
     """Packages are the top level of the tree; what lies under one is part of it, and ``psys`` holds them all."""
-    domains, reason = [], f"no RAPL counters in {powercap}"
+    domains = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         if zone.name.count(":") != 1:
             continue
@@ -134,28 +142,36 @@ def _rapl(powercap: Path) -> EnergyMeter:
         except PermissionError:
             return Nothing(f"none: only root may read {zone / 'energy_uj'}")
         except (OSError, ValueError) as error:
-            reason = f"{zone} cannot be read: {error}"
-    return Rapl(domains) if domains else Nothing(f"none: {reason}")
+            return Nothing(f"none: {zone} cannot be read: {error}")
+    return Rapl(domains) if domains else Nothing(f"none: no RAPL counters in {powercap}")
 
 
 class Spent:
     """Joules since it was made, of a meter that is read again and again."""
 
     def __init__(self, meter: EnergyMeter) -> None:
-        self.meter, self.source = meter, meter.source
+        self.meter = meter
         self._lock, self._total = threading.Lock(), 0.0
 
+    @property
+    def source(self) -> str:
+        """The counter, or why there is none."""
+        return self.meter.source
+
     def joules(self) -> float | None:
-        """Until now; None where there is no counter, and ``source`` says why."""
+        """Until now; None where there is no counter, or it failed meanwhile: no training ends for that."""
         with self._lock:
-            found = self.meter.joules()
+            try:
+                found = self.meter.joules()
+            except Unavailable as error:
+                found, self.meter = None, Nothing(f"none: {error}")
             self._total += found or 0.0
             return None if found is None else self._total
 
 
 @contextmanager
 def spending(device: str) -> Iterator[Spent]:
-    """Count what ``device`` takes while the block runs, on a thread that only reads the counter every ``SECONDS``."""
+    """Count the joules of ``device`` while the block runs; a thread reads the counter every ``SECONDS``."""
     spent, done = Spent(meter(device)), threading.Event()
 
     def read() -> None:

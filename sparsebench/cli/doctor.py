@@ -71,14 +71,16 @@ def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | No
     """The checks of ``doctor --gpu``, each as it ends; Exit where one says no."""
     from sparsebench import devices
     from sparsebench.run.acceptance import examine, report
+    from sparsebench.runtime import hosts
 
     device = devices.resolve(asked)
     if asked == "auto" and not devices.is_gpu(device):
         raise UserError(
             "there is no GPU here", "see what can be checked without one: sparsebench doctor --gpu --device cpu"
         )
+    nodes = hosts.read(hostfile) if hostfile else ()
     checks = []
-    for check in examine(device, ranks or len(devices.chosen(device)) or 2, hostfile):
+    for check in examine(device, ranks or len(devices.chosen(device)) or 2, nodes):
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)

@@ -169,7 +169,9 @@ def _nothing(found: list[Decision], manifest: Path) -> None:
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
         note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
         raise typer.Exit(1)
-    note("nothing to do: every cell has its result")
+    unable = sum(decision.why.startswith("unsupported") for decision in asked)
+    but = f" but {unable}, which cannot run here: sparsebench status {manifest}" if unable else ""
+    note(f"nothing to do: every cell has its result{but}")
 
 
 def status(

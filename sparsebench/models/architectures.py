@@ -77,6 +77,11 @@ class Architecture:
         has = {"neurons": self.neurons, "heads": self.heads, "experts": self.mixture, "blocks": self.layers}
         return "" if has[kind] else self.why.get(kind, _CANNOT[kind])
 
+    def instead(self, kind: str) -> str:
+        """What can be asked for where nothing of a kind can go."""
+        can = self.neurons and kind != "neurons"
+        return "`of: neurons`" if can else "remove whole blocks: `shrink: sleb, blocks: 2`"
+
     def key(self, keys: Mapping[str, str], side: str) -> str:
         """The key for a side."""
         return keys.get(side) or keys.get("", "")
@@ -87,17 +92,10 @@ _HEADS = Heads()
 
 _CANNOT = {
     "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
-    "heads": "its heads share norms, tables or slopes, or no key says of two stacks that they have fewer, so that no head can go",
-    "experts": "it is no mixture of experts that is declared here",
+    "heads": "its heads share norms, tables or slopes, or no key is for fewer heads in two stacks, so that no head can go",
+    "experts": "it is no mixture of experts",
     "blocks": "which kind a block is follows from its number, so that no block can go",
 }
-INSTEAD = {
-    "neurons": "remove whole blocks: `shrink: sleb, blocks: 2`",
-    "heads": "`of: neurons`",
-    "experts": "`of: neurons`",
-    "blocks": "`of: neurons`",
-}
-"""What can be asked for where nothing of a kind can go."""
 
 
 def _plain(neurons: str = "intermediate_size", layers: str = "num_hidden_layers", **more: Any) -> Architecture:

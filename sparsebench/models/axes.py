@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.architectures import INSTEAD, Architecture, Mixture, architecture, stated, widths
+from sparsebench.models.architectures import Architecture, Mixture, architecture, stated, widths
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.topology import Part, View, parts
 
@@ -120,7 +120,7 @@ class Shape:
         found = [axis for axis in self.axes if axis.kind == kind]
         if not found:
             why = self.how.cannot(kind) or f"no block of it has {kind}"
-            raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {why}", INSTEAD[kind])
+            raise UnsupportedError(f"{self.checkpoint.config.get('model_type')}: {why}", self.how.instead(kind))
         return found
 
 

@@ -1,18 +1,21 @@
-"""The hidden channels: one axis through the whole model, which all that reads or writes a token's states has an entry for.
+"""The hidden channels: one axis through the whole model, along which every tensor lies that reads or writes a token's states.
 
-Where its entries lie is read off transformers: the model is built without storage, once as it is and once with a larger hidden
-size, and the dimensions that differ are the channels'. A head's size is written into config.json, where it would follow from the
-hidden size otherwise; a type whose config.json has no key for it is refused.
+transformers tells which dimensions are channels: the model is built without storage, once as it is and once with a larger hidden
+size, and the dimensions that differ are the channels'. A head's size would follow from the hidden size, so it is written into
+config.json; a type whose config.json has no key for it is refused.
 
-Norms divide by the width, so that a model without a channel is not the model with zeros there: it is the model with zeros
-there whose norms count the channels that stay. What else depends on the width is brought back to what it was (``factors``).
+Norms divide by the width. A model without a channel therefore equals the model with zeros there only if the norms of the latter
+count the remaining channels alone. Other factors that depend on the width are corrected in the weights (``factors``).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import architecture, stated
 from sparsebench.models.axes import Axis, Cut, Shape
@@ -31,6 +34,8 @@ ROOT = frozenset({"gemma", "gemma2", "gemma3_text"})
 """Types that multiply what they look up with the root of the hidden size."""
 ONE_MORE = frozenset({*ROOT, "nemotron"})
 """Types whose norms multiply with one more than their weights."""
+_POOLED = ("word_embedding_dimension", "embedding_dimension")
+"""What sentence-transformers calls the hidden size beside its pooling."""
 _READ = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
 """The kinds of matrices that read states; o and down write them."""
 
@@ -40,11 +45,10 @@ def refuse(config: Mapping[str, Any]) -> None:
     kind = str(config.get("model_type"))
     how = architecture(config)
     if kind not in HEAD_SIZE:
-        stands = bool(how.heads and how.heads.size) or how.mixture is not None
         why = (
             "is not declared as one that can be cut"
-            if stands
-            else "decides how large a head is, which no key says apart"
+            if how.mixture or (how.heads and how.heads.size)
+            else "sets the size of its heads, for which its config.json has no key"
         )
         raise UnsupportedError(
             f"{kind}: its hidden size {why}, so that no channel can go",
@@ -53,13 +57,21 @@ def refuse(config: Mapping[str, Any]) -> None:
 
 
 def words(config: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """A hidden size in config.json's words, and in numbers what would follow from it."""
+    """The keys of config.json for a hidden size, and for the size of a head that would follow from it."""
     whole = transformers_config(config)
     size = HEAD_SIZE[str(config["model_type"])]
     followed = {size: stated(config, size) or whole.hidden_size // whole.num_attention_heads}
     followed |= {key: stated(config, key) for key in architecture(config).neurons.values()}
     own = {key: value for key, value in followed.items() if config.get(key) is None}
     return {type(whole).attribute_map.get("hidden_size", "hidden_size"): width, **own}
+
+
+def write_pooling(folder: Path, width: int) -> None:
+    """Write the hidden size where a folder has it for sentence-transformers as well."""
+    for path in folder.glob("*/config.json"):
+        said = bounded.read_object(path)
+        if changed := {key: width for key in _POOLED if key in said}:
+            path.write_text(json.dumps({**said, **changed}, indent=2))
 
 
 def multiple(shape: Shape) -> int:
@@ -69,7 +81,7 @@ def multiple(shape: Shape) -> int:
 
 
 def channels(shape: Shape, family: Any) -> Axis:
-    """The axis; its ``outputs`` are the matrices of blocks that read it.
+    """The axis of the hidden channels; its ``outputs`` are the matrices of blocks that read them.
 
     Raises UnsupportedError for a type that cannot lose a channel and for a tensor that transformers does not build, ModelError
     for one that has not the size that config.json says.
@@ -149,10 +161,9 @@ def norms(shape: Shape, axis: Axis) -> list[str]:
 
 
 def factors(shape: Shape, width: int) -> dict[str, float]:
-    """What tensors are multiplied with so that no factor which follows from the hidden size changes with it.
+    """By tensor, the number that it is multiplied by to correct a factor that follows from the hidden size.
 
-    Gemma multiplies what it looks up with the root of the hidden size, T5 with tied embeddings what its head reads with the
-    root's inverse.
+    Gemma multiplies its embeddings by the root of the hidden size. T5 with tied embeddings divides by it before its head.
     """
     config, places = shape.checkpoint.config, shape.places
     settings = transformers_config(config)

@@ -13,7 +13,7 @@ FILE = "tokenizer.json"
 def same_tokens(one: Path, other: Path) -> bool | None:
     """Whether the tokenizer.json of two folders give every text the same ids; None where one of them has none.
 
-    What puts tokens before and behind a text may differ: it adds to a text and changes none of its ids.
+    The post-processors may differ: they put tokens before and behind a text and change none of its ids.
     """
     if not all((folder / FILE).is_file() for folder in (one, other)):
         return None
@@ -21,7 +21,7 @@ def same_tokens(one: Path, other: Path) -> bool | None:
 
 
 def _read(path: Path) -> tuple[Any, ...]:
-    """What decides the ids. Merges are written in two ways."""
+    """The parts of a tokenizer.json that decide the ids. Merges are written in two ways."""
     told = bounded.read_object(path)
     model = told.get("model") if isinstance(told.get("model"), dict) else {}
     assert isinstance(model, dict)

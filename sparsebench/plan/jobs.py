@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 
+from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
@@ -97,8 +98,10 @@ def calculates(job: Job) -> bool:
 
 def alone(job: Job, on_gpu: bool) -> bool:
     """Whether a job has the machine to itself where jobs calculate on GPUs or do not: timed ones do. On GPUs those that measure
-    memory, and those whose manifest says ``alone: device``, have only as many GPUs to themselves as they need."""
-    if not on_gpu or any("hosts" in cell.settings for cell in job.cells):
+    memory, and those whose manifest says ``alone: device``, have only as many GPUs to themselves as they need: where all have one
+    name, since it is known only later which they get, and records are filed under it."""
+    mixed = on_gpu and len(set(devices.names())) > 1
+    if not on_gpu or mixed or any("hosts" in cell.settings for cell in job.cells):
         return job.exclusive
     return job.exclusive and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
 

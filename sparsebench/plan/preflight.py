@@ -369,9 +369,8 @@ def _refused_by_steps(loaded: Loaded, manifest: Manifest, configs: dict[str, dic
                     at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
                     if words and (*at, name, words) not in told:
                         told.add((*at, name, words))
-                        yield loaded.problem(
-                            at, f"{name}: {words}", "", f"{hint}; or keep this entry to other `models:`"
-                        )
+                        ways = "; or ".join(filter(None, (hint, "keep this entry to other `models:`")))
+                        yield loaded.problem(at, f"{name}: {words}", "", ways)
 
 
 def _reads_text(step: Step) -> bool:

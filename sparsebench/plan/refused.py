@@ -30,10 +30,10 @@ def refused(loaded: Loaded, manifest: Manifest, plan: Plan, device: str) -> dict
 
 
 def _beside(elsewhere: bool, asked: bool, device: str) -> UnsupportedError | None:
-    """Why jobs that ask for no more than GPUs of their own cannot have that, if they do."""
+    """Why jobs with ``alone: device`` cannot run here; None where they can, or where none asks for it."""
     if not asked or (devices.is_gpu(device) and not elsewhere):
         return None
-    why = "of the hostfile's nodes no other job knows" if elsewhere else "on a CPU jobs share its cores and memory"
+    why = "a run does not track those of a hostfile" if elsewhere else "on a CPU jobs share its cores and memory"
     return UnsupportedError(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 

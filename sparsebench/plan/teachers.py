@@ -1,4 +1,4 @@
-"""The models that teach another: where they are, by their content, and which a config.json or a tokenizer rules out."""
+"""Teachers and students of a manifest: find each teacher and its content, and refuse those that cannot teach or be taught."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Teachers:
     offline: bool
 
     def located(self, entries: Sequence[Any]) -> tuple[list[Any], list[Problem]]:
-        """The entries of ``variants`` with teachers in canonical notation with a hash of the content; what is wrong with them."""
+        """The entries of ``variants``, teachers in canonical notation with a hash of their content; and the problems found."""
         problems: list[Problem] = []
         found: list[Any] = []
         for place, entry in enumerate(entries):
@@ -75,7 +75,7 @@ class Teachers:
         return {key: one((*at, key), step[key]) for key in kinds()[verb].teachers if key in step}
 
     def _unfit(self, source: sources.Source, meant: Sequence[Model]) -> Iterator[tuple[str, str]]:
-        """Why a model cannot teach those that are meant, as far as anything tells before weights are fetched."""
+        """Why a model cannot teach the models of an entry, as far as is known before weights are fetched; with what to do."""
         config = sources.read_config(source, self.cache, self.offline)
         for model in meant:
             own = self.configs.get(model.name)
@@ -91,7 +91,7 @@ class Teachers:
                 yield f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
 
     def _students(self, step: Mapping[str, Any], meant: Sequence[Model], at: At) -> Iterator[Problem]:
-        """Students with more blocks than the model that they are made from, or others."""
+        """Students that ask for more blocks than their model has, or for blocks that it lacks."""
         student = step.get("student")
         for described in student if isinstance(student, list) else [student]:
             layers = described.get("layers") if isinstance(described, dict) else None

@@ -31,7 +31,7 @@ def unfit(
 
 
 def _ruled_out(task: Task, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The key of an entry that does not fit a model, and why; no words where all do."""
+    """The key of an entry that does not fit a model, and why; an empty reason where all keys fit."""
     own = own_of(task)
     row = own.row("") if own else benchmarks.all_tasks().get(task.task)
     # Tasks without a row are lm-eval's.

@@ -64,11 +64,11 @@ Seen = tuple[bool | None, str, dict[str, Any]]
 """Whether it passes (None: nothing to judge by), what was seen, and the numbers."""
 
 
-def examine(device: str, ranks: int, hostfile: Path | None = None) -> Iterator[Check]:
-    """Every check in turn on a resolved ``device`` with at most so many ranks, the last one on the nodes of a ``hostfile``; one
-    that fails with an error says no."""
+def examine(device: str, ranks: int, nodes: hostfiles.Hosts = ()) -> Iterator[Check]:
+    """Every check in turn on a resolved ``device`` with at most so many ranks, the last one on other ``nodes``; one that fails
+    with an error says no."""
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
-        bench = Bench(device, ranks, Path(folder), hostfile)
+        bench = Bench(device, ranks, Path(folder), nodes)
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
@@ -104,7 +104,7 @@ class Bench:
     device: str
     ranks: int
     folder: Path
-    hostfile: Path | None = None
+    nodes: hostfiles.Hosts = ()
 
     @property
     def gpu(self) -> bool:
@@ -573,11 +573,10 @@ def energy(bench: Bench) -> Seen:
 
 def several_nodes(bench: Bench) -> Seen:
     """One rank a slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
-    if bench.hostfile is None:
+    if not bench.nodes:
         raise Skip("one machine is examined: name others with --hostfile")
-    nodes = hostfiles.read(bench.hostfile)
-    ranks = sum(slots for _, slots in nodes)
-    found = bench.added_up(ranks, hostfiles.share(nodes, ranks))
+    ranks = sum(slots for _, slots in bench.nodes)
+    found = bench.added_up(ranks, hostfiles.share(bench.nodes, ranks))
     places = [(told["host"], told["gpu"]) for told in found]
     numbers = {"bytes_s": min(told["bytes_s"] for told in found), "places": places}
     apart = not bench.gpu or len({gpu for _, gpu in places}) == ranks

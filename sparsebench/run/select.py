@@ -1,8 +1,8 @@
 """Which cells run and why.
 
 ``new``, ``done``, ``not reached yet``, ``skipped before``, ``failed before`` (runs with --retry-failed), ``unsupported`` (with
-these versions, or by this machine's GPUs), ``unsupported with other GPUs``, which runs, ``changed`` (the last plan asked the
-same, and the source, a file or a version was another), ``left out by --only``.
+these versions, or by this machine's GPUs), ``refused before`` (by a run that had other GPUs, or fewer), which runs, ``changed``
+(the last plan asked the same, and the source, a file or a version was another), ``left out by --only``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, devices
+from sparsebench import bounded
 from sparsebench.errors import LedgerError, UnsupportedError, UserError
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.preflight import Prepared
@@ -59,8 +59,8 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
             found.append(Decision(cell, False, f"unsupported: {problem.message}", reason))
         elif status == "failed":
             found.append(Decision(cell, retry_failed, "failed before"))
-        elif status == "unsupported" and _other_gpus(cell, ready.device, records):
-            found.append(Decision(cell, True, "unsupported with other GPUs"))
+        elif status == "unsupported" and _refused_before(cell, ready.device, records):
+            found.append(Decision(cell, True, "refused before"))
         elif status == "unsupported":
             found.append(Decision(cell, False, "unsupported"))
         elif status == "skipped":
@@ -70,13 +70,10 @@ def decisions(ready: Prepared, records: Path, retry_failed: bool) -> list[Decisi
     return found
 
 
-def _other_gpus(cell: Cell, device: str, records: Path) -> bool:
-    """Whether a timed cell was found unsupported where a run had other GPUs, or more or fewer: a place is the same with one and
-    with eight."""
-    if not devices.is_gpu(device) or not timed(cell.stage):
-        return False
-    then = read_cell(records, key(cell, device), "unsupported").get("environment") or {}
-    return list(then.get("gpus") or ()) != list(devices.names())
+def _refused_before(cell: Cell, device: str, records: Path) -> bool:
+    """Whether a run refused a timed cell before any job opened its model: a place is the same with one GPU and with eight. A
+    job's own word stands: it may have seen one GPU of many."""
+    return timed(cell.stage) and not read_cell(records, key(cell, device), "unsupported").get("content")
 
 
 def parse_only(words: list[str]) -> tuple[tuple[str, str], ...]:

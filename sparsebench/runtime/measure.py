@@ -87,7 +87,7 @@ def _check_quantized(scheme: Scheme, setting: Setting) -> None:
 
 def _check_skipping(quantized: bool, setting: Setting) -> None:
     if quantized:
-        raise UnsupportedError("no engine skips weights that are integers", "it can be scored")
+        raise UnsupportedError("no engine skips weights that are integers", "score it, or do not quantize it")
     able = [row.name for row in engines().values() if row.skipping]
     if setting.engine not in able:
         raise UnsupportedError(

@@ -135,8 +135,9 @@ def is_plain(path: Path) -> bool:
 
 def _paragraphs(path: Path, fields: tuple[str, ...]) -> Iterator[Record]:
     if fields and fields != (DEFAULT_FIELD,):
+        named = next((field for field in fields if field != DEFAULT_FIELD), DEFAULT_FIELD)
         raise SourceError(
-            f"{path}: plain text has no field {fields[0]!r}", "leave `field` out; JSONL, Arrow and Parquet have fields"
+            f"{path}: plain text has no field {named!r}", "leave `field` out; JSONL, Arrow and Parquet have fields"
         )
     parted = _is_parted(bounded.lines(path, SourceError))
     paragraph: list[str] = []

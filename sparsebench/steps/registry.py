@@ -37,6 +37,7 @@ BUILT_IN = (
         on_device=lambda step: prune.reads_text(step) or prune.trained(step),
         trains=lambda step: recover.trains(step) if prune.trained(step) else 0.0,
         holds=lambda step: recover.holds(step) if prune.trained(step) else 0.0,
+        refuses=recover.refuses,
         reads_dense=prune.trained,
         draws=lambda step: step.name == "random" or prune.trained(step),
         shares=prune.shares,
@@ -99,6 +100,7 @@ BUILT_IN = (
         passes=recover.passes,
         trains=recover.trains,
         holds=recover.holds,
+        refuses=recover.refuses,
         reads_dense=lambda step: True,
         draws=lambda step: True,
         label=recover.label,
@@ -174,9 +176,7 @@ def details(step: Step) -> list[str]:
         if kind and key in kind.texts:
             return of_text(value).name
         if kind and key in kind.teachers:
-            return (
-                f"taught by {' and '.join(of_text(one).name for one in ([value] if isinstance(value, str) else value))}"
-            )
+            return recover.taught(step.settings)
         return f"{key}={value}"
 
     return [said(key, value) for key, value in unusual.items() if key not in COLUMNS]

@@ -797,6 +797,11 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
     Ledger(tmp_path / "counted.duckdb").ingest([making])
     said = query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows
     assert said == ((None, "none: no RAPL counters"),)
+    earlier = copy.deepcopy(making) | {"started_at": "2000-01-01T00:00:00+00:00"}
+    earlier["where"] = {**earlier["where"], "id": "elsewhere"}
+    earlier["result"] |= {"joules": 5e4, "energy_source": "RAPL package-0"}
+    Ledger(tmp_path / "counted.duckdb").ingest([earlier])
+    assert query.run(tmp_path / "counted.duckdb", "SELECT joules, energy_source FROM variants").rows == said
 
 
 def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], tmp_path: Path) -> None:

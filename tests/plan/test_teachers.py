@@ -98,6 +98,16 @@ def test_what_cannot_teach_is_refused_with_its_line(folder: Path, tiny_bert: Pat
     assert "beside several teachers" in refusal(folder, '{recover: distill, teacher: [dense, "path:big"], match: cos}')
 
 
+def test_encoders_are_distilled_by_the_states_of_one(folder: Path, tiny_bert: Path) -> None:
+    head = HEAD.replace("decoder", "encoder").replace("perplexity", "pseudo_perplexity").format(llama=tiny_bert)
+    (folder / "head").write_text(head)
+    both = f"teacher: [dense, 'path:{tiny_bert}']"
+    for step in ("recover: distill", "prune: gradual, sparsity: 0.5", "shrink: gates, keep: 0.5"):
+        said = refusal(folder, f"{{{step}, {both}}}")
+        assert "llama: the states of several encoders have no mean" in said and "mine.yaml:9" in said
+        assert "no predictions" in refusal(folder, f"{{{step}, alpha: 0.5}}")
+
+
 def test_students_that_the_model_has_too_few_blocks_for(folder: Path) -> None:
     said = refusal(folder, "{prune: magnitude, sparsity: 0.5}", "{recover: distill, student: {layers: [0, 7]}}")
     assert "block 7, where a stack of `llama` has 2" in said and "mine.yaml:10" in said

@@ -369,8 +369,8 @@ def test_what_is_cited_is_among_the_queries_once(report: str) -> None:
 def test_a_task_that_does_not_notice_is_called_blind(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "skill", lambda variant: 1.0 if variant.is_dense else 2.5)
     text = write()
-    kept = "no loss detected at any sparsity measured, up to 90%; a loss of a point is ruled out up to 90%"
-    assert f"{kept}; *better* than dense at 50% and 90%" in text
+    kept = "no loss detected at any sparsity measured, up to 90%. A loss of a point is ruled out up to 90%"
+    assert f"{kept}. The score is *better* than dense at 50% and 90%" in text
     assert "piqa does not notice pruning" in text
     assert re.search(
         r"no loss is detected even at 90% with .+, and the score is \*better\* than dense at 50% and 90%", text

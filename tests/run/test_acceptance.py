@@ -48,6 +48,8 @@ def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
     assert H100 in str(shown.exception)
     shown = CliRunner().invoke(app, ["doctor", "--ranks", "2"])
     assert "--gpu" in str(shown.exception.hint)  # type: ignore[union-attr]
+    shown = CliRunner().invoke(app, [*DOCTOR, "--hostfile", "absent"])
+    assert "absent" in str(shown.exception) and not shown.stdout, "before the first check"
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import devices
+from sparsebench import devices, records
 from sparsebench.cli.app import app
 from sparsebench.ledger import query
 from sparsebench.manifest.schema import Manifest
@@ -107,6 +107,12 @@ def test_memory_is_measured_on_a_gpu_of_its_own(runner: Any) -> None:
     assert [one[:3] for one in runner.started] == [("benchmarks", "GPU-a", "GPU-a"), ("memory", "GPU-b", "GPU-b")]
 
 
+def test_memory_is_measured_alone_where_gpus_differ(runner: Any, driver: Driver) -> None:
+    driver.lists([("GPU-a", H100, "80000"), ("GPU-b", "NVIDIA T400", "4000")])
+    wanted(runner, "memory")
+    assert runner.started == [("memory", "", None, "cuda")], "its record is filed under both names, as the run's"
+
+
 def test_on_a_cpu_no_job_sees_a_gpu(runner: Any) -> None:
     runner.settings = runner.executor.settings = replace(runner.settings, device="cpu")
     runner.executor.gpus = []
@@ -147,7 +153,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     }
     assert states["latency"] == states["memory"] == (1, 1)
     assert "2 ranks need as many GPUs" in called("status").stderr
-    assert "nothing to do" in called("run", "--only", "ranks=2").stderr
+    assert "its result but 2, which cannot run here" in called("run", "--only", "ranks=2").stderr
     rows = query.run(
         tmp_path / "l.duckdb", "SELECT DISTINCT status, reason LIKE '2 ranks need%' FROM base.records"
     ).rows
@@ -160,4 +166,12 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
 
     assert runs() == {(False, "unsupported: 2 ranks need as many GPUs; device cuda is 1")}
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    assert runs() == {(True, "unsupported with other GPUs")}
+    assert runs() == {(True, "refused before")}
+    # What a job found on one GPU of the two is not asked again and again.
+    ready = prepare(Request(path, device="cuda"))
+    for cell in ready.plan.cells:
+        if cell.settings.get("ranks") == 2:
+            outcome = records.Outcome("unsupported", reason="no kernel", content="sha")
+            records.write(tmp_path / "records", records.make(cell, ready.plan.manifest, outcome, "cuda"))
+    driver.lists([(name, H100, "80000") for name in ("GPU-a", "GPU-b", "GPU-c")])
+    assert runs() == {(False, "unsupported")}

@@ -80,7 +80,19 @@ def test_without_a_counter_there_is_a_reason(tmp_path: Path) -> None:
     assert found.source == f"none: no RAPL counters in {tmp_path / 'absent'}"
     broken = zone(tmp_path, "intel-rapl:0", "package-0", 1)
     broken.write_text("nonsense")
-    assert "cannot be read" in energy.meter("cpu", powercap=tmp_path).source
+    zone(tmp_path, "intel-rapl:1", "package-1", 1)
+    assert "intel-rapl:0 cannot be read" in energy.meter("cpu", powercap=tmp_path).source, "no sum of some packages"
+
+
+def test_a_counter_that_fails_on_the_way_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = zone(tmp_path, "intel-rapl:0", "package-0", 0)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    with energy.spending("cpu") as spent:
+        assert (spent.joules(), spent.source) == (0.0, "RAPL package-0")
+        file.unlink()
+        assert spent.joules() is None and f"{file} cannot be read any more" in spent.source
+        file.write_text("5")
+        assert spent.joules() is None, "what was not counted stays so"
 
 
 def test_a_counter_for_root_only_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +132,8 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
+    with pytest.raises(energy.Unavailable, match="no driver"):
+        found.joules()
     assert energy.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source

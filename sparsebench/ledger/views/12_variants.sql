@@ -7,7 +7,8 @@ WITH made AS (
            arg_max(rounded_to_zero, started_at) AS rounded_to_zero, arg_max(bits, started_at) AS bits,
            arg_max(m.seconds, started_at) AS seconds, arg_max(trained_tokens, started_at) AS trained_tokens,
            arg_max(operations, started_at) AS operations, arg_max(read_share, started_at) AS read_share,
-           arg_max(joules, started_at) AS joules, arg_max(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
+           -- Where the newest making has no counter, an older one's joules are not its.
+           arg_max_null(joules, started_at) AS joules, arg_max_null(energy_source, started_at) AS energy_source, arg_max(note, started_at) AS note
     FROM _latest
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
@@ -56,7 +57,7 @@ COMMENT ON COLUMN variants.rounded_to_zero IS 'weights that pruning had kept and
 COMMENT ON COLUMN variants.bits IS 'bits that a prunable weight takes on average, scales included, where it was quantized';
 COMMENT ON COLUMN variants.seconds IS 'seconds of the pass that made it, which may have made others too';
 COMMENT ON COLUMN variants.trained_tokens IS 'tokens that its last step was trained on, every epoch counted';
-COMMENT ON COLUMN variants.operations IS 'floating-point operations that training it took, in blocks or as a whole, the dense model''s included';
+COMMENT ON COLUMN variants.operations IS 'floating-point operations that training it took, in blocks or as a whole, the dense model''s or other teachers'' included';
 COMMENT ON COLUMN variants.joules IS 'joules that training it took, of everything that energy_source counts: all that ran on the processors or GPUs meanwhile; NULL without a counter, and where nothing was trained';
 COMMENT ON COLUMN variants.energy_source IS 'the counters behind joules (RAPL packages, NVML), or why there is none; NULL where nothing was trained';
 COMMENT ON COLUMN variants.read_share IS 'share of the prunable weights that one token reads, 0 to 1, a router''s own included: below 1 where inputs or experts are skipped';

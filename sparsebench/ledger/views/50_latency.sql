@@ -26,6 +26,9 @@ CREATE OR REPLACE MACRO noise_bound(ratio, low, high, n) AS
            1.7364, 1.7317, 1.7277, 1.7243, 1.7213, 1.7187, 1.7164, 1.7143, 1.7125, 1.7108,
            1.7093, 1.7079, 1.7066, 1.7055, 1.7044, 1.7034, 1.7025, 1.7017, 1.7009], least(greatest(n, 2), 30) - 1);
 
+-- What tells how comparisons vary: processes. One alone has its pairs of blocks, which say nothing of another process.
+CREATE OR REPLACE MACRO _runs(processes, pairs) AS if(coalesce(processes, 1) > 1, processes, pairs);
+
 CREATE OR REPLACE VIEW latency AS
 WITH kernels AS (
     -- What an engine that skips zeros does where no weight is zero: the kernel's own part of a speed-up.
@@ -35,8 +38,8 @@ WITH kernels AS (
     WHERE forced
     GROUP BY ALL
 ), itself AS (
-    -- The dense model against itself. One process alone has its pairs of blocks for runs, which say nothing of another process.
-    SELECT manifest, model, engine, ranks, workload, asked, machine, if(coalesce(processes, 1) > 1, processes, pairs) AS runs,
+    -- The dense model against itself.
+    SELECT manifest, model, engine, ranks, workload, asked, machine, _runs(processes, pairs) AS runs,
            noise_bound(ratio, ratio_low, ratio_high, runs) AS bound
     FROM _unforced
     WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'

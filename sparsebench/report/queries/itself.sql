@@ -1,7 +1,7 @@
 -- The dense model timed against itself (A/A), by engine: how its ratio to itself varies between processes and within one, and the upper
 -- tolerance bound of each phase, of which the worst is the setting's noise.
 SELECT model, weights, machine, engine, ranks, threads, dtype, workload, phase, speedup, speedup_low, speedup_high, coalesce(processes, 1) AS processes,
-       pairs, between_sd, within_sd, exp(noise_bound(speedup, speedup_low, speedup_high, if(coalesce(processes, 1) > 1, processes, pairs))) - 1 AS bound
+       pairs, between_sd, within_sd, exp(noise_bound(speedup, speedup_low, speedup_high, _runs(processes, pairs))) - 1 AS bound
 FROM latency
 WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load' AND speedup IS NOT NULL /* manifests */
 QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1

@@ -93,7 +93,7 @@ class SkipEngine:
 
     @property
     def kernel(self) -> str:
-        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; more than 8
+        """Such as ``skipping avx512 ×210 (inputs above a threshold: 60% of the weights read), dense torch linear ×1; more than 16
         tokens: dense``; of layers without zeros also what is multiplied, and the bytes over those of all weights."""
         if not self.tallies or isinstance(self.kernels, Missing):
             return DENSE

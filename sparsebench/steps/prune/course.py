@@ -1,4 +1,4 @@
-"""How sparse a model is to be at each step of its training, and what choosing the zeros on the way needs.
+"""How sparse a model is to be at each step of its training, and helpers that choose the zeros.
 
 The course is that of TensorFlow's Model Optimization Toolkit: ``PolynomialDecay`` with a power of 3, or ``ConstantSparsity``.
 """
@@ -47,14 +47,14 @@ class Course:
 
 
 def forget(optimizer: Any, parameter: torch.Tensor, where: torch.Tensor) -> None:
-    """Set AdamW's moments of some entries to zero: without a gradient they would still move what is gone."""
+    """Set AdamW's moments of some entries to zero: even without a gradient, old moments would move removed weights."""
     for name in ("exp_avg", "exp_avg_sq"):
         if name in optimizer.state[parameter]:
             optimizer.state[parameter][name].masked_fill_(where, 0)
 
 
 def bottom(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Mask of the ``count`` lowest of a matrix."""
+    """Mask of the ``count`` lowest scores of a matrix, of their shape."""
     mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     mask[scores.flatten().topk(count, largest=False, sorted=False).indices] = True
     return mask.view(scores.shape)

@@ -33,7 +33,7 @@ class Gradual(Distill):
     frequency: Count = 10
     """Steps between two choices of what goes."""
     drop_fraction: Share = 0.3
-    """With `rigl`: the share of the weights that stay which make room at first; along half a cosine it falls to 0 at `end`."""
+    """With `rigl`: the share of the remaining weights that is replaced at first; it falls along half a cosine to 0 at `end`."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at, with an N:M pattern's sparsity filled in."""

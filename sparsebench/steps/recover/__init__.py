@@ -11,6 +11,9 @@ LIBRARIES = ("transformers", "tokenizers", "accelerate")
 """What the training of a whole model calculates with beside torch."""
 DENSE = "dense"
 """The teacher that every model has: what its recipe began with."""
+SEVERAL = ("the states of several encoders have no mean", "one `teacher`")
+PREDICTS = ("an encoder is distilled by its states, which are no predictions", "alpha: 1")
+"""Why an encoder is refused, and the way out."""
 
 
 def teachers(own: Mapping[str, Any]) -> list[str]:

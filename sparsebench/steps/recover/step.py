@@ -10,8 +10,9 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, Strict, wrong
+from sparsebench.models.families import family_of
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
-from sparsebench.steps.recover import DENSE, OWN, teachers
+from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
 
 Named = Annotated[str, Field(min_length=1)]
 
@@ -106,18 +107,18 @@ class Distill(Whole):
     """Who teaches: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A list is
     several at once, whose probabilities are averaged; a list of lists is swept. A result is known by the content."""
     alpha: float = 1.0
-    """The share of the loss that is the divergence from the dense model; the rest is the model's own loss (`finetune`'s)."""
+    """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
     temperature: float = 1.0
     """By which the logits of both are divided."""
     top_k: Annotated[int, Field(ge=0)] = 64
-    """Tokens of which the dense model's probability is looked at, the likeliest; all others count as one. They are asked for
+    """Tokens of which the teacher's probability is looked at, the likeliest; all others count as one. They are asked for
     once and kept on the disk while the training lasts. 0: all of the vocabulary, asked for at every step."""
     match: Literal["none", "hidden_mse", "cos", "attention_mse", "attention_ce", "fsp", "nst"] = "none"
     """What else is compared inside, as TextBrewer calls it: hidden states, attention, or the flow between layers."""
     match_weight: float = 1.0
     """What that counts beside the rest of the loss."""
     layers: Literal["uniform", "last"] = "uniform"
-    """The layers that are compared: every one of the model's, with the dense model's spread evenly; or the last."""
+    """The layers that are compared: every one of the model's, with the teacher's spread evenly; or the last."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at."""
@@ -125,9 +126,10 @@ class Distill(Whole):
             raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
         _between(self, "temperature", 0, 1000, "2.0")
         _between(self, "match_weight", 0, 1e6, "1.0")
-        if len(teachers(self.model_dump())) > 1 and self.match != "none":
+        named = teachers(self.model_dump())
+        if len(named) > 1 and self.match != "none":
             raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
-        found = super().complete(name)
+        found = super().complete(name) | {"teacher": named[0] if len(named) == 1 else named}
         idle = ("match_weight", "layers") if self.match == "none" else ()
         return {key: value for key, value in found.items() if key not in idle}
 
@@ -138,28 +140,28 @@ class Distill(Whole):
 
 
 class Student(Strict):
-    """A smaller model by its numbers; what is not said is as in the model that it is made from."""
+    """A smaller model by its numbers; a number that is left out is that of the model that it is made from."""
 
     layers: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    """How many blocks, which begin as every so manyeth of the teacher's; or which of the teacher's they begin as, such as
-    `[0, 4, 8, 12]`. Of an encoder-decoder the same in both stacks."""
+    """How many blocks, which begin as evenly spaced blocks of the model that it is made from; or the list of those blocks, such
+    as `[0, 4, 8, 12]`. In an encoder-decoder the same in both stacks."""
     hidden: Count | None = None
-    """Numbers that a token is between blocks."""
+    """The hidden size."""
     neurons: Count | None = None
     """Neurons of each feed-forward part."""
     heads: Count | None = None
     """Heads of each attention."""
     key_heads: Count | None = None
-    """How many of them have keys and values of their own; default: in the teacher's proportion."""
+    """Heads of keys and values; default: in the proportion of the model that it is made from."""
     head_size: Count | None = None
-    """Numbers of each head, where config.json says so."""
+    """The size of each head, where config.json has a key for it."""
     narrow: Literal["sliced", "random"] = "sliced"
-    """How a tensor begins that is smaller than the teacher's: as every so manyeth of its rows and columns, or drawn at random."""
+    """How a tensor begins that is smaller than the original: from evenly spaced rows and columns of it, or drawn at random."""
 
     def checked(self) -> None:
         """Raises PydanticCustomError where nothing is described, or numbers do not go together."""
         if not self.model_dump(exclude_none=True, exclude={"narrow"}):
-            raise wrong("a student like its teacher", "what is smaller, such as `layers: 6`", at="student")
+            raise wrong("`student` names no number", "what is smaller, such as `layers: 6`", at="student")
         if isinstance(self.layers, list) and sorted(set(self.layers)) != self.layers:
             raise wrong(f"layers are {self.layers}", "the teacher's blocks in order, each once", at="student")
         if self.heads and self.key_heads and self.heads % self.key_heads:
@@ -171,8 +173,8 @@ class DistillInto(Distill):
     cut but the vocabulary."""
 
     student: Student | None = None
-    """A smaller model that is trained in its place, and begins with what it can take of its weights, such as
-    `{layers: 6, hidden: 384}`. A criterion that chooses what goes is `shrink`'s, as a step before."""
+    """A smaller model that is trained in its place and begins with weights taken from it, such as `{layers: 6, hidden: 384}`. To
+    have a criterion choose what goes, use `shrink` as a step before."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at."""
@@ -216,13 +218,18 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     text = of_text(named) if named else None
     first = [text.name] if text and text.source != DEFAULT.source else []
     if "teacher" in said:
-        first.append("taught by " + " and ".join(of_text(one).name for one in teachers(own)))
+        first.append(taught(own))
     if student := said.pop("student", None):
         first.append(
             "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
         )
     rest = {key: value for key, value in said.items() if key not in ("field", "target", "teacher")}
     return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
+
+
+def taught(own: Mapping[str, Any]) -> str:
+    """``taught by dense and wide``."""
+    return "taught by " + " and ".join(of_text(one).name for one in teachers(own))
 
 
 def _listed(value: Any) -> str:
@@ -246,6 +253,16 @@ def trains(step: Step) -> float:
 def _asked(step: Step) -> int:
     """How many teachers there are."""
     return 0 if step.name in OWN else len(teachers(step.settings))
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why the model of a config.json cannot be trained as a step asks, and the way out, as far as that tells."""
+    own = step.settings
+    if "alpha" not in own or family_of(config) != "encoder":
+        return "", ""
+    if len(teachers(own)) > 1:
+        return SEVERAL
+    return PREDICTS if own["alpha"] < 1 else ("", "")
 
 
 def holds(step: Step) -> float:

@@ -1,20 +1,18 @@
-"""A smaller model described by its own numbers, which begins with what it can take of the teacher's weights.
+"""A smaller model described by its own numbers, which begins with weights taken from the teacher.
 
-Its block i begins as the teacher's block ``layers[i]``. A tensor of the teacher's own shape is taken whole. Of a larger one every
-so many rows and columns are taken (weight selection, Xu et al., 2311.18823), whole heads and their groups where the number of
-heads falls, or it is drawn anew (``narrow: random``), as what the teacher has no tensor for always is. The vocabulary stays.
+Its block i begins as the teacher's block ``layers[i]``. A tensor of the same shape is taken whole. From a larger tensor evenly
+spaced rows and columns are taken (weight selection, Xu et al., 2311.18823), in whole heads and groups where heads are fewer; with
+``narrow: random`` it is drawn anew. A tensor that the teacher lacks is always drawn. The vocabulary stays.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.axes import POSITIONS, Shape, shape, sizes
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
@@ -22,6 +20,7 @@ from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
 from sparsebench.models.filling import stored_views
 from sparsebench.models.random_weights import write_model
+from sparsebench.models.residual import write_pooling
 from sparsebench.models.topology import View, moved, part
 from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.shrink import writing
@@ -37,7 +36,7 @@ Levels = tuple[int, ...]
 
 
 def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], seed: int, folder: Path) -> str:
-    """Write the untrained student of a ``teacher`` and say in words what it is.
+    """Write the untrained student of a ``teacher`` into ``folder``; gives a description of it.
 
     ``described`` are ``step.Student``'s settings, what was left out being absent. Raises UnsupportedError for an architecture
     that is not declared, a setting that its config.json has no key for, a shape that transformers refuses, or one that is larger.
@@ -58,20 +57,13 @@ def write(teacher: Checkpoint, family: Family, described: Mapping[str, Any], see
     draft = _Draft(teacher, found, config, blocks, family, described["narrow"] == "sliced")
     given, taken, total = draft.given(own, theirs)
     write_model(own, config, folder, "auto", seed, teacher.folder, given)
-    _pooling(folder, described.get("hidden"))
+    if "hidden" in described:
+        write_pooling(folder, described["hidden"])
     kept = [f"blocks {', '.join(map(str, stay))}" for side, stay in blocks.items() if len(stay) < found.blocks[side]]
     words = [f"{key} {value}" for key, value in described.items() if key not in ("layers", "narrow")]
     what = ", ".join([*dict.fromkeys(kept), *words])
     drawn = f", {total - taken:,} were drawn" if taken < total else ""
     return f"a student of {what}: {taken:,} of its {total:,} parameters began as the teacher's{drawn}"
-
-
-def _pooling(folder: Path, hidden: int | None) -> None:
-    """Let what sentence-transformers pools with know how wide a token is."""
-    for path in folder.glob("*/config.json") if hidden else ():
-        told = bounded.read_object(path)
-        if "word_embedding_dimension" in told:
-            path.write_text(json.dumps({**told, "word_embedding_dimension": hidden}, indent=2))
 
 
 def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[int]:
@@ -102,7 +94,8 @@ def _config(found: Shape, described: Mapping[str, Any], blocks: Mapping[str, lis
         described = {**described, "key_heads": max(1, described["heads"] * groups // all_heads)}
         if described["heads"] % described["key_heads"]:
             raise UnsupportedError(
-                f"student: {described['heads']} heads in {described['key_heads']} groups", "name `key_heads`"
+                f"student: {described['heads']} heads do not divide into {described['key_heads']} groups",
+                "name `key_heads`",
             )
     keys = {
         "hidden": [hidden],
@@ -235,7 +228,7 @@ class _Draft:
         return found
 
     def _grouped(self, kind: str, outward: bool) -> bool:
-        """Whether rows of several matrices lie in one, so that they can only be chosen by one who knows how."""
+        """Whether a tensor holds the rows of several matrices, so that its rows cannot be chosen without knowing their order."""
         return outward and kind in ("qkv", "kv", "gate_up")
 
     def _runs(self, kind: str, outward: bool | None) -> list[list[Levels]] | None:

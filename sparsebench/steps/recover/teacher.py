@@ -1,8 +1,9 @@
 """What teachers say of the samples, at once or kept on the disk, and the loss that follows from it.
 
-Of several, the probabilities are averaged. The divergence from their mean differs from the mean of the divergences from each by
-what does not depend on the student, so that its gradient is the same, and of each teacher the likeliest tokens are kept by
-themselves. (TextBrewer's MultiTeacherDistiller averages logits, which is another mean of the same probabilities.)
+Of several, the loss is the mean of the divergences from each. Over the whole vocabulary the divergence from the mean of their
+probabilities differs from that by what does not depend on the student, so that its gradient is the same. Where the likeliest
+tokens are kept, each teacher's are its own, and so is what counts as all others. (TextBrewer's MultiTeacherDistiller averages
+logits, which is another mean of the same probabilities.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from sparsebench.errors import UnsupportedError
-from sparsebench.steps.recover import losses
+from sparsebench.steps.recover import PREDICTS, SEVERAL, losses
 from sparsebench.steps.recover.reading import NONE
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def ask(model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], 
 
 
 class Kept:
-    """The teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
+    """One teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
     length, k). What a killed process has left is not asked for again: what it wrote is the system's."""
 
     def __init__(self, folder: Path, samples: int, length: int, count: int) -> None:
@@ -128,9 +129,9 @@ class Distillation:
         """
         match = self.settings["match"]
         if self.family == "encoder" and self.settings["alpha"] < 1:
-            raise UnsupportedError("an encoder is distilled by its states, which are no predictions", "alpha: 1")
+            raise UnsupportedError(*PREDICTS)
         if self.family == "encoder" and len(self.teachers) > 1:
-            raise UnsupportedError("the states of several encoders have no mean", "one `teacher`")
+            raise UnsupportedError(*SEVERAL)
         if match == "none":
             if self.family == "encoder":
                 self._same_widths("an encoder's last states are compared as they are", "name a `match` beside")
@@ -146,7 +147,7 @@ class Distillation:
             heads = [said.attentions[0].shape[1] for said in (own, theirs)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
-                    f"match: {match} compares heads, of which the model has {heads[0]} and the dense one {heads[1]}",
+                    f"match: {match} compares heads, of which the model has {heads[0]} and the teacher {heads[1]}",
                     "match: hidden_mse, or nst",
                 )
             return

@@ -191,8 +191,8 @@ class Weights:
 
 @dataclass
 class State:
-    """How far a training is: steps done, seconds spent, the curve, the mean loss since its last point, the best weights, the
-    seconds before its first step, and all joules."""
+    """How far a training is: steps done, seconds spent, the curve, the losses since its last point, the best weights, the
+    seconds before its first step, and all joules, None where no counter was read for a part of it."""
 
     number: int = 0
     seconds: float = 0.0
@@ -201,7 +201,7 @@ class State:
     best: float = float("inf")
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     prepared: float = 0.0
-    joules: float = 0.0
+    joules: float | None = 0.0
 
 
 @dataclass(frozen=True)
@@ -280,12 +280,11 @@ class Trainer:
             state.seconds = time.perf_counter() - began
             self._tell(state, len(plan))
             if self.place and time.perf_counter() - saved >= CHECKPOINT_SECONDS:
-                state.joules = earlier + (self.joules() or 0.0)
+                state.joules = _sum(earlier, self.joules())
                 self._save(state, leaves, optimizer, scheduler, pruning)
                 saved = time.perf_counter()
         epochs = sum(map(len, plan)) / len(seen)
-        seconds, joules = time.perf_counter() - began + state.prepared, self.joules()
-        joules = None if joules is None else earlier + joules
+        seconds, joules = time.perf_counter() - began + state.prepared, _sum(earlier, self.joules())
         return Trained(state.weights, tuple(state.curve), read[-1], epochs, seconds, state.best, joules)
 
     def _step(
@@ -388,4 +387,9 @@ class Trainer:
         scheduler.load_state_dict(found.pop("scheduler"))
         for tensor, kept in zip(pruning.tensors(), found.pop("gone"), strict=True):
             tensor.copy_(kept)
-        return State(**{**found, "curve": [Point(*point) for point in found["curve"]]})
+        return State(**{"joules": None, **found, "curve": [Point(*point) for point in found["curve"]]})
+
+
+def _sum(earlier: float | None, joules: float | None) -> float | None:
+    """Of two processes that did one training; None where one had no counter."""
+    return None if earlier is None or joules is None else earlier + joules

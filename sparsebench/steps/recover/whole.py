@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsebench import devices, energy, environment
+from sparsebench import devices, energy, environment, sources
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import precision
 from sparsebench.models.building import temporary
@@ -95,15 +95,19 @@ class Training:
         own, family = self.step.settings, self.context.family
         model = self._student()
         text, held = draw(self.step, self.context, self.parent.config)
-        began = time.perf_counter()
-        with self._place(folder) as place, energy.spending(self.context.device) as spent:
-            trainer, loss = self._trainer(model, Text(family, text.batch), held, place)
-            trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
-            trained = trainer.run()
+        with self._place(folder) as place:
+            # Before the clock runs: fetching is no part of a training.
+            taught_by = [] if self.step.name in OWN else self._taught_by(place)
+            with energy.spending(self.context.device) as spent:
+                began = time.perf_counter()
+                trainer, loss = self._trainer(model, Text(family, text.batch), held, place, taught_by)
+                trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
+                trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        asked = 0 if self.step.name in OWN else loss.asked or trained.tokens + looks
         size = sum(info.numel for info in self.parent.tensors.values())
-        operations = size * (6.0 * trained.tokens + 2.0 * looks) + 2.0 * getattr(loss, "parameters", 0) * asked
+        operations = size * (6.0 * trained.tokens + 2.0 * looks)
+        if self.step.name not in OWN:
+            operations += 2.0 * loss.parameters * (loss.asked or trained.tokens + looks)
         last = next(point for point in trained.curve if point.held_out == trained.best)
         words = [
             f"loss on text held out {trained.curve[0].held_out:.4g}, then {last.held_out:.4g} after {last.tokens:,} tokens",
@@ -122,9 +126,10 @@ class Training:
             raise
         if self.context.resume:
             shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
+        lost = trained.joules is None and not isinstance(spent.meter, energy.Nothing)
         return replace(
             found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
-            energy_source=spent.source,
+            energy_source="none: a part of the training, before it was resumed, was not counted" if lost else spent.source,
         )  # fmt: skip
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
@@ -157,8 +162,10 @@ class Training:
             )
         return load_masked_lm(self.parent.folder, "float32")
 
-    def _trainer(self, model: PreTrainedModel, text: Text, held: int, place: Path) -> tuple[Trainer, Any]:
-        """The loop, and its loss; what the teacher says is asked for here, where it is kept."""
+    def _trainer(
+        self, model: PreTrainedModel, text: Text, held: int, place: Path, taught_by: Sequence[Path]
+    ) -> tuple[Trainer, Any]:
+        """The loop, and its loss; what the teachers say is asked for here, where it is kept."""
         own, seed, family = self.step.settings, self.context.seed, self.context.family
         from accelerate import Accelerator
 
@@ -175,7 +182,7 @@ class Training:
             loss = Distillation(model, [], family, text, own, device)
             plan = schedule(text.counts()[:-held], own["tokens"], own["batch"], seed)
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
-            for number, one in enumerate(self._taught_by(place)):
+            for number, one in enumerate(taught_by):
                 teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
                 loss.parameters += sum(info.numel for info in Checkpoint(one).tensors.values())
                 if own["top_k"] and own["match"] == "none" and family != "encoder":
@@ -190,27 +197,30 @@ class Training:
             place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,
         ), loss  # fmt: skip
 
-    def _taught_by(self, place: Path) -> Iterator[Path]:
+    def _taught_by(self, place: Path) -> list[Path]:
         """The folder of each teacher, made from its source in ``place`` where it is not the dense model.
 
         Raises UnsupportedError for one that does not read text as the same tokens.
         """
+        found = []
         for number, named in enumerate(teachers(self.step.settings)):
             if named == DENSE:
-                yield self.dense.folder
+                found.append(self.dense.folder)
                 continue
             source = of_text(named)
             if self.context.fetch is None:
                 raise ModelError(f"{source.name}: a teacher of its own needs a source", "use it in a manifest")
             fetched = self.context.fetch(source.source)
-            folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=True)
+            # What lies in a folder of the user's may change meanwhile.
+            link = sources.parse(source.source).kind != "path"
+            folder = prepare(fetched, place / f"teacher-{number}", self.context.family, link=link)
             rows = [dimensions(one.config).vocabulary for one in (Checkpoint(folder), self.parent)]
             if rows[0] != rows[1] or not same_tokenizer(folder, self.parent.folder):
-                raise UnsupportedError(
-                    f"teacher {source.name}: its tokenizer is not the model's ({rows[0]:,} and {rows[1]:,} tokens)",
-                    "a teacher with the same tokenizer",
-                )
-            yield folder
+                what = f"it has {rows[0]:,} tokens, and the model {rows[1]:,}"
+                what = what if rows[0] != rows[1] else "its tokenizer is not the model's"
+                raise UnsupportedError(f"teacher {source.name}: {what}", "a teacher with the same tokenizer")
+            found.append(folder)
+        return found
 
     def _asking(self, done: int, total: int) -> None:
         if self.context.progress is not None:

@@ -1,4 +1,4 @@
-"""Hidden channels that go, the same ones everywhere: scored, their number found, and what is left written.
+"""Hidden channels that go, the same ones everywhere: score them, find how many stay, and write the smaller model.
 
 With x what a matrix of a block reads, channel by channel, and y what it writes into the states:
 
@@ -12,6 +12,7 @@ With x what a matrix of a block reads, channel by channel, and y what it writes 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from sparsebench.models import residual
 from sparsebench.models.axes import Axis, Shape
 from sparsebench.models.axes import shape as shape_of
 from sparsebench.models.building import temporary
-from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
+from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
@@ -40,24 +41,23 @@ if TYPE_CHECKING:
 
 
 def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
-    """Every hidden size that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
+    """Make every hidden size that is asked for of one model by one criterion; ``emit`` gets the result or the error of each."""
     started = time.perf_counter()
     work = _Work(shape, context, text)
-    made: dict[Step, tuple[str, CheckpointWriter]] = {}
+    made: dict[Step, list[str]] = {}
     for step, folder in targets.items():
         try:
             made[step] = _made(work, step, folder)
         except SparsebenchError as error:
             emit(step, error)
     seconds = time.perf_counter() - started
-    for step, (words, writer) in made.items():
-        note = "; ".join(filter(None, (words, told(writer.left_out))))
-        read = text.told() if text else None
+    for step, words in made.items():
+        note, read = "; ".join(filter(None, words)), text.told() if text else None
         emit(step, counted(targets[step], context.family, seconds, len(made), note, read))
 
 
-def _made(work: _Work, step: Step, folder: Path) -> tuple[str, CheckpointWriter]:
-    """The model cut in equal parts, each scored on what the one before has left; what stays, in words."""
+def _made(work: _Work, step: Step, folder: Path) -> list[str]:
+    """Cut the model in equal parts, each scored on what the one before has left; what a reader must know."""
     shape, hidden, cuts = work.shape, work.axis.units, int(step.settings["iterations"])
     count, each = staying(shape, work.axis, step), residual.multiple(shape)
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
@@ -65,15 +65,16 @@ def _made(work: _Work, step: Step, folder: Path) -> tuple[str, CheckpointWriter]
             part = hidden - round((hidden - count) * cut / cuts / each) * each
             work.cut(step, part, scratch / str(cut))
             work = work.after(scratch / str(cut))
-        writer = work.cut(step, count, folder)
+            shutil.rmtree(scratch / str(cut - 1), ignore_errors=True)
+        notes = work.cut(step, count, folder)
     left = shape_of(Checkpoint(folder), work.context.family).block_parameters / shape.block_parameters
-    return f"{count} of {hidden} hidden channels stay; {1 - left:.1%} of the blocks' parameters went", writer
+    return [f"{count} of {hidden} hidden channels stay; {1 - left:.1%} of the blocks' parameters went", *notes]
 
 
 def staying(shape: Shape, axis: Axis, step: Step) -> int:
-    """How many channels stay: a multiple of what the step and transformers ask for, at least that.
+    """How many channels stay, in multiples of what the step and transformers ask for.
 
-    Raises UnsupportedError where so many parameters or operations cannot go that way.
+    Raises UnsupportedError where hidden channels hold too few parameters or operations for the share.
     """
     own = step.settings
     share = own.get("keep")
@@ -137,8 +138,6 @@ class _Work:
             once = replace(axis, cuts=tuple(cut for cut in axis.cuts if cut.tensor not in ties))
             return scores.norms(self.shape, [once], int(name[1]), context.progress)[once]
         if name == "taylor":
-            if labels == "text" and context.family == "encoder":
-                raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
             matrices = tuple(cut for cut in axis.cuts if self.shape.places[cut.tensor].prunable)
             # Of all blocks at once what of one block is a neuron: columns that read it, and rows that make it.
             neurons = replace(axis, kind="neurons", cuts=matrices)
@@ -149,8 +148,8 @@ class _Work:
         )
         return reading.found
 
-    def cut(self, step: Step, count: int, folder: Path) -> CheckpointWriter:
-        """Write the model with the ``count`` channels that matter most."""
+    def cut(self, step: Step, count: int, folder: Path) -> list[str]:
+        """Write the model with the ``count`` channels that matter most; what a reader must know of the folder."""
         shape, checkpoint = self.shape, self.shape.checkpoint
         stay = choosing.best(self.scores(step), count)
         smaller = writing.Smaller(shape, {self.axis: stay}, config=residual.words(checkpoint.config, count))
@@ -161,7 +160,7 @@ class _Work:
                 factors[name] = factors.get(name, 1.0) * factor
         said = {"family": self.context.family, "shrink": step.name, **step.settings, "seed": self.context.seed}
         with writing.opened(smaller, self.context.family, folder) as writer:
-            rescaling.tell_pooling(writer.partial, count)
+            residual.write_pooling(writer.partial, count)
             for name, factor in factors.items():
                 tensor = smaller.cut(name, checkpoint.load(name))
                 if shape.places[name].kind == "norm" and checkpoint.config["model_type"] in residual.ONE_MORE:
@@ -169,7 +168,7 @@ class _Work:
                 else:
                     writer.write(name, tensor * factor)
             writing.finish(smaller, writer, said | (self.text.told() if self.text else {}))
-        return writer
+        return [smaller.loads, told(writer.left_out)]
 
 
 class _Reading:

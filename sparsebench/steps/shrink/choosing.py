@@ -74,11 +74,6 @@ def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
         return {
             axis: _counted(shape, axis, counts[kind] or 0, wanted.uneven, step) for kind in axes for axis in axes[kind]
         }
-    if shape.how.mixture and wanted.operations is not None:
-        raise UnsupportedError(
-            f"operations: {wanted.operations:g}: which experts a token takes, and how often, its shapes do not tell",
-            "`parameters` or `keep`",
-        )
     key, left = ("parameters", wanted.parameters) if wanted.operations is None else ("operations", wanted.operations)
     cost, total = costs(shape, key, shape.axes)
     worth = {kind: sum(axis.units * cost[axis] for axis in axes[kind]) for kind in axes}
@@ -165,7 +160,7 @@ def _counted(shape: Shape, axis: Axis, count: int, uneven: bool, step: int) -> i
         said = f"at most {fitting[-1]}" if step == 1 else f"multiples of {step} up to {fitting[-1]}"
     elif axis.kind == "experts":
         fitting = fitting_experts(shape, axis)
-        said = f"one of {', '.join(map(str, fitting))}: a token takes as many as before, out of as many groups"
+        said = f"one of {', '.join(map(str, fitting))}: a token still takes as many, out of as many groups"
     else:
         heads, groups, _ = _heads_of(shape)
         each = heads // groups
@@ -270,7 +265,7 @@ def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any
             continue
         if how.mixture:
             raise UnsupportedError(
-                f"{config.get('model_type')}: as many {kind} in every block and expert: no key says of one that it has fewer",
+                f"{config.get('model_type')}: as many {kind} must stay everywhere: no key is for one block or expert",
                 "let the same number go everywhere",
             )
         if len(shape.blocks) > 1:
@@ -296,7 +291,7 @@ def _check_experts(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> None:
         each = {sum(unit * groups // axis.units == group for unit in stay) for group in range(groups)}
         if len(stay) not in fitting or len(each) > 1:
             raise UnsupportedError(
-                f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts: a token takes as many as before",
+                f"block {axis.layers[0]}: {len(stay)} of {axis.units} experts cannot stay: a token still takes as many as before",
                 f"one of {', '.join(map(str, fitting))}, as many of each of {groups} groups",
             )
 

@@ -1,4 +1,4 @@
-"""The settings of ``shrink: gates``, which trains the whole model: `recover: distill`'s, and how much stays of the blocks."""
+"""The settings of ``shrink: gates``: those of `recover: distill`, because it trains the whole model, and how much stays."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from sparsebench.steps.contract import Step
 from sparsebench.steps.recover.step import Distill, unusual
 
 GATES = "gates"
-OF_MIXTURES = ("gates are not learned for mixtures of experts", "another criterion")
-"""Why a mixture is refused, and the way out."""
 _SHARES = ("parameters", "operations", "keep")
 _PART = Annotated[Share, Field(gt=0, lt=1)]
 
 
 class Gates(Distill):
-    """Neurons and heads go that a training can do without: each has a gate, which is learned beside the weights."""
+    """Neurons and heads go whose gates close: each has a gate, which is learned while the whole model is trained."""
 
     parameters: _PART | None = None
     """The share of the blocks' parameters that stays, between 0 and 1. Or say one of `operations` and `keep`."""
@@ -30,7 +28,7 @@ class Gates(Distill):
     """What goes. Heads go in whole groups that share keys and values; with `both` the same share of either goes, and neurons make
     up for what whole groups leave over."""
     uneven: bool = False
-    """Whether one Lagrangian holds all blocks together, so that more goes from some than from others, and not one for each. Such
+    """Whether one Lagrangian covers all blocks, so that some lose more than others; otherwise each block has its own. Such
     a model is written in transformers' `per_layer_config`, which sparsebench alone loads. Not for two stacks."""
     multiple_of: Count = 1
     """The number of neurons that stay is a multiple of this."""
@@ -41,7 +39,7 @@ class Gates(Distill):
     multiplier_rate: float = 0.1
     """By what share of Δ, and of Δ², the multipliers λ1 and λ2 grow in a step."""
     end: Share = 0.25
-    """The share of the steps in which the target sparsity grows, in a line, from 0 to what is asked for."""
+    """The target sparsity grows linearly from 0 until this share of the steps."""
     settle: Share = 0.5
     """The share of the steps after which gates are open or closed for good; the rest trains what is left."""
 

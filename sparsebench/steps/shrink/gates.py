@@ -1,14 +1,14 @@
 """Gates on neurons and heads, learned while the whole model is trained (BMCook's ``sprune``).
 
 Each element's output is multiplied by a gate z, drawn anew at every step from the hard-concrete distribution (Louizos et al.
-1712.01312), which is 0 or 1 often enough for an element to be removed by it:
+1712.01312), which gives exactly 0 and exactly 1 with some probability:
 
     s = σ((log u - log(1 - u) + log α) / β),  u uniform in (0, 1)
     z = min(1, max(0, s(ζ - γ) + γ))
     P(z ≠ 0) = σ(log α - β log(-γ/ζ))
 
-The loss is the training's plus λ1 Δ + λ2 Δ² (Wang et al. 1910.04732), with Δ the sparsity that the gates expect less the target:
-an element counts as many parameters as go with it. Weights and log α descend; λ1 and λ2 ascend. λ2 begins above 0, because with
+λ1 Δ + λ2 Δ² is added to the training's loss (Wang et al. 1910.04732). Δ is the expected sparsity less the target, with each
+element weighted by the parameters that go with it. Weights and log α descend; λ1 and λ2 ascend. λ2 begins above 0, because with
 few steps λ1 alone drives the sparsity far beyond its target and back. Where widths stay even, each axis has a Δ and multipliers
 of its own. The target grows from 0. Later in the training the gates with the highest log α are opened, as many as were asked
 for, and all others closed; the rest of the training sees no other gates.
@@ -37,7 +37,6 @@ from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.recover.trainer import Pruning, Weights
 from sparsebench.steps.recover.whole import Training
 from sparsebench.steps.shrink import choosing, width, writing
-from sparsebench.steps.shrink.gated import OF_MIXTURES
 from sparsebench.steps.shrink.whole import module_of
 
 if TYPE_CHECKING:
@@ -73,10 +72,7 @@ class Gating(Pruning):
     def __init__(self, shape: Shape, step: Step, seed: int) -> None:
         self.shape, self.settings, self.seed = shape, step.settings, seed
         self.joint = bool(step.settings["uneven"])
-        if shape.how.mixture:
-            why, way = OF_MIXTURES
-            raise UnsupportedError(f"{shape.checkpoint.config.get('model_type')}: {why}", way)
-        numbers = width.numbers(shape, step)
+        numbers = choosing.numbers(shape, width.cutting(step))
         self.numbers = {axis: count for axis, count in numbers.items() if self.joint or count < axis.units}
         if all(count == axis.units for axis, count in numbers.items()):
             raise UnsupportedError("no neuron and no group of heads would go", "let less stay")
@@ -185,7 +181,7 @@ class Gating(Pruning):
         return writing.Smaller(self.shape, kept, config=choosing.config_of(self.shape, kept))
 
     def missed(self) -> float:
-        """By how much the sparsity that the gates expect is off the target, where it is most."""
+        """The largest difference between an expected sparsity and its target."""
         with torch.no_grad():
             return float((self.sparsity() - self.target).abs().max())
 
@@ -202,15 +198,14 @@ class Narrowing(Training):
         kept = gating.kept()
         smaller = gating.smaller(kept)
         ready = {name: smaller.cut(name, tensor) for name, tensor in weights.items()}
-        said = {**made, "missed": missed} | ({"loads": smaller.loads} if smaller.loads else {})
-        writer = writing.write(smaller, self.context.family, folder, said, ready)
+        writer = writing.write(smaller, self.context.family, folder, {**made, "missed": missed}, ready)
         stay = choosing.told(gating.shape, {axis: len(own) for axis, own in kept.items()})
         off = f"the gates expected a sparsity {missed:.2g} off the target when they were closed"
         return [stay, off, smaller.loads, told(writer.left_out)]
 
 
-def run(shape: Shape, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every smaller model of one pass, each into its folder; one that fails is told by ``emit``.
+def make(shape: Shape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:
+    """Make every smaller model of one pass, each in its folder; ``emit`` gets a result or an error. No calibration text is read.
 
     Raises ModelError without a dense model or a text, UnsupportedError for another vocabulary than the dense model's.
     """

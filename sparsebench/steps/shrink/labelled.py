@@ -1,4 +1,4 @@
-"""Labelled documents, by which Taylor's criterion sees a classification head's own loss (TextPruner's), not one of text."""
+"""Labelled documents, on which Taylor's criterion takes the loss of a classification head, as TextPruner does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SourceError, UnsupportedError
+from sparsebench.errors import ModelError, SourceError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import has_classifier
 from sparsebench.models.text import longest_input
@@ -20,23 +20,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-OTHERWISE = "`labels: own`, or a checkpoint that was fine-tuned to classify"
-
-
 @dataclass(frozen=True)
 class Labelled:
-    """A model's tokens of some documents, and the head's output (documents,) int64 that each should raise."""
+    """The tokens of some documents, and the class of each, an output of the head: (documents,) int64."""
 
     text: Calibrated
     classes: Any
 
     def note(self, step: Step) -> str:
-        """What a reader must know of them."""
+        """For the variant's note: how many documents, and from where."""
         return f"scored by the labels of {len(self.classes)} documents of {of_text(step.settings['source']).name}"
 
 
 def lacking(config: Mapping[str, Any]) -> str:
-    """Why a model has no loss of its own on labelled documents; empty where it has one."""
+    """Why a model has no loss on labelled documents; empty where it has one."""
     if not has_classifier(config):
         return f"`labels: task` needs a sequence-classification head, and its config.json has {config.get('architectures')}"
     if len(_outputs(config)) < 2 or config.get("problem_type") in ("regression", "multi_label_classification"):
@@ -44,16 +41,10 @@ def lacking(config: Mapping[str, Any]) -> str:
     return ""
 
 
-def refuse(config: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError for a model without such a head."""
-    if words := lacking(config):
-        raise UnsupportedError(words, OTHERWISE)
-
-
 def read(folder: Path, step: Step, context: Context) -> Labelled:
     """The step's documents, as many as there are up to the number asked for, in the order of the context's seed.
 
-    Raises SourceError for a file that cannot be read so, ModelError for a label that is no output of the head's.
+    Raises SourceError for a file that holds no labelled documents, ModelError for a label that is no output of the head.
     """
     import torch
 
@@ -83,7 +74,7 @@ def read(folder: Path, step: Step, context: Context) -> Labelled:
 
 
 def numbers(config: Mapping[str, Any], labels: Sequence[str]) -> list[int]:
-    """The head's output that each label means: by the name that config.json gives it, or by its number.
+    """The number of the head's output for each label, which is its name in config.json or that number.
 
     Raises ModelError, naming the label and the outputs, for one that is neither.
     """

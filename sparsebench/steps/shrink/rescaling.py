@@ -1,23 +1,20 @@
-"""What makes up for a norm that divides by another width: one factor for each norm, by which its weights are multiplied.
+"""Correct norms that divide by another width: one factor for each norm, by which its weights are multiplied.
 
-With y what the dense model's norm makes of a token's states before its weights, and ŷ what the norm of the channels that stay
-makes of them alone, both over these channels,
+y is the dense norm's output for a token in the channels that stay, before the norm's weights. ŷ is what the norm makes of these
+channels alone. The factor
 
     c = Σ y·ŷ / Σ ŷ·ŷ     over the calibration tokens
 
-is the factor with which Σ ‖y - c ŷ‖² is least. Of a root mean square norm over k of H channels it is √(H/k) · E(‖x_S‖ / ‖x‖): 1
-where those that stay are like the others, √(H/k) where they have all of the square, so that no rule without text gives it.
+makes Σ ‖y - c ŷ‖² least. For a root mean square norm over k of H channels it is √(H/k) · E(‖x_S‖ / ‖x‖): 1 where the channels
+that stay are like the others, and √(H/k) where they hold all of the sum of squares. So it cannot be found without text.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.axes import Shape
 
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.steps.shrink.whole import Whole
-
-_WIDTHS = ("word_embedding_dimension", "embedding_dimension")
-"""What sentence-transformers calls the hidden size beside its pooling."""
 
 
 def factors(
@@ -80,12 +74,3 @@ def normed(module: Any, states: torch.Tensor) -> torch.Tensor:
     # T5's own class is called LayerNorm and takes no mean.
     centred = states - states.mean(-1, keepdim=True) if isinstance(module, torch.nn.LayerNorm) else states
     return centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
-
-
-def tell_pooling(folder: Path, width: int) -> None:
-    """Write the hidden size where sentence-transformers has it as well."""
-    for path in folder.glob("*/config.json"):
-        said = bounded.read_object(path)
-        changed = {key: width for key in _WIDTHS if key in said}
-        if changed:
-            path.write_text(json.dumps({**said, **changed}, indent=2))

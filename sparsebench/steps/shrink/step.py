@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, Share, wrong
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file, of_text
+from sparsebench.manifest.schema import Count, Family, Share, wrong
+from sparsebench.models.types import PER_LAYER
+from sparsebench.steps.contract import Context, Emit, Evidence, Settings, Step, of_file, of_text
+from sparsebench.steps.recover import step as recover
 from sparsebench.steps.shrink import gated
-from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, ROUTED, by_labels
-from sparsebench.steps.shrink.gated import GATES, OF_MIXTURES, Gates
+from sparsebench.steps.shrink.choosing import DOCUMENTS, LENGTH, ROUTED, by_labels, kinds_of
+from sparsebench.steps.shrink.gated import GATES, Gates
+
+if TYPE_CHECKING:
+    from sparsebench.steps.calibration import Calibrated
 
 DEPTH = ("sleb", "influence", "angular", "first", "last")
 WIDTH = ("flap", "taylor", "activation", "l1", "l2")
@@ -119,7 +125,7 @@ class Width(Settings):
         """Raise for what makes no sense of whole experts."""
         if name in ("flap", "taylor", "activation"):
             others = f"one of l1, l2, random, {', '.join(ROUTED)}"
-            raise wrong(f"experts by {name}: it looks at what single elements give", others, at="of")
+            raise wrong(f"experts by {name}: it scores single neurons and heads", others, at="of")
         for key, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1), ("operations", None)):
             if getattr(self, key) != plain:
                 raise wrong(f"`{key}` beside experts", "leave it out", at=key)
@@ -136,7 +142,7 @@ class Width(Settings):
             return
         if name == "flap":
             raise wrong(
-                "`of: hidden` by flap: it looks at what the columns of one matrix read, and every block reads hidden channels",
+                "`of: hidden` by flap: it scores what one matrix reads, and every block reads hidden channels",
                 "another criterion, such as `activation`",
                 at="of",
             )
@@ -231,14 +237,12 @@ class Random(Width):
     """With `blocks`, of an encoder-decoder: the stacks that lose blocks."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """Those of blocks, or those of neurons and heads."""
+        """Those of blocks, or those of what goes from within them."""
         if self.blocks is None:
             found = super().complete(name)
             return {key: value for key, value in found.items() if key != "stacks"}
-        if given := self.targets():
-            raise wrong(f"`blocks` beside `{given[0]}`", "one of them", at="blocks")
-        if self.file is not None:
-            raise wrong("`file` beside `blocks`", "it names neurons and heads", at="file")
+        if given := sorted(self.model_fields_set - {"blocks", "stacks"}):
+            raise wrong(f"`{given[0]}` beside `blocks`, of which it says nothing", "one of them", at=given[0])
         return {"blocks": self.blocks, "stacks": self.stacks}
 
 
@@ -327,24 +331,46 @@ def whole(step: Step) -> bool:
 
 def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     """Why nothing of a config.json's model can go as a step asks, and the way out, as far as that alone tells."""
-    from sparsebench.models import residual
-    from sparsebench.models.architectures import INSTEAD, architecture
-    from sparsebench.steps.shrink.labelled import OTHERWISE, lacking
+    from sparsebench.models.families import family_of
 
     try:
-        how = architecture(config)
-        if step.settings.get("of") == "hidden":
-            residual.refuse(config)
+        _refuse(step, config, family_of(config))
     except UnsupportedError as error:
         return error.message, error.hint or ""
-    if step.name == GATES and how.mixture:
-        return f"{config.get('model_type')}: {OF_MIXTURES[0]}", OF_MIXTURES[1]
-    of = "blocks" if "blocks" in step.settings else step.settings.get("of", "")
-    for kind in ("heads", "neurons") if of == "both" else (of,) if of in INSTEAD else ():
+    return recover.refuses(step, config)
+
+
+def _refuse(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
+    """Raise UnsupportedError for what ``refuses`` tells of."""
+    from sparsebench.models import residual
+    from sparsebench.models.architectures import architecture
+    from sparsebench.steps.shrink.labelled import lacking
+
+    own, how, type_ = step.settings, architecture(config), config.get("model_type")
+    of: Any = "blocks" if "blocks" in own else own.get("of")
+    if of == "hidden":
+        residual.refuse(config)
+    for kind in kinds_of(of) if of not in (None, "hidden") else ():
         if why := how.cannot(kind):
-            return f"{config.get('model_type')}: {why}", INSTEAD[kind]
-    words = lacking(config) if by_labels(step) else ""
-    return words, OTHERWISE if words else ""
+            raise UnsupportedError(f"{type_}: {why}", how.instead(kind))
+    if step.name == GATES and how.mixture:
+        raise UnsupportedError(f"{type_}: gates are not learned for mixtures of experts", "another criterion")
+    if own.get("uneven") and (how.mixture or family == "encoder-decoder"):
+        why = (
+            "config.json has no key for an expert or a block of a mixture with fewer elements"
+            if how.mixture
+            else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+        )
+        raise UnsupportedError(f"{type_}: uneven: {why}", "leave `uneven` out")
+    if own.get("operations") is not None and how.mixture:
+        raise UnsupportedError(
+            f"{type_}: operations: shapes do not tell which experts a token takes, and how often",
+            "`parameters` or `keep`",
+        )
+    if own.get("labels") == "text" and family == "encoder":
+        raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+    if by_labels(step) and (why := lacking(config)):
+        raise UnsupportedError(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")
 
 
 def size(step: Step) -> float:
@@ -355,7 +381,7 @@ def size(step: Step) -> float:
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
-    """Every smaller model of one pass, each into its folder.
+    """Every smaller model of one pass, each into its folder; what fails, fails alone.
 
     Raises UnsupportedError for an architecture that is not declared, ModelError for a quantized parent.
     """
@@ -368,27 +394,40 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     if encoding_of(checkpoint.config) != FLOAT:
         raise ModelError(f"{parent}: its weights are quantized", "shrink first, then quantize")
     found = shape(checkpoint, context.family)
-    if all(trains(step) for step in targets):
-        gates.run(found, targets, context, emit)
-        return
-    deep = {step: folder for step, folder in targets.items() if "blocks" in step.settings}
-    hidden = {step: folder for step, folder in targets.items() if step.settings.get("of") == "hidden"}
-    wide = {step: folder for step, folder in targets.items() if step not in deep and step not in hidden}
-    reading = [step for step in targets if reads_text(step)]
-    text = context.read() if reading and context.read else None
-    if reading and text is None:
-        raise ModelError(f"shrink: {reading[0].name} needs calibration text", "name it under `calibration:`")
-    if deep:
-        _depth(found, deep, context, text, emit)
-    if hidden:
-        channels.make(found, hidden, context, text, emit)
-    for plain in (False, True):
-        chosen = {step: folder for step, folder in wide.items() if reads_text(step) != plain}
-        if chosen:
-            width.make(found, chosen, context, None if plain else text, emit)
+    parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
+    for step, folder in targets.items():
+        hidden = step.settings.get("of") == "hidden"
+        make = _depth if "blocks" in step.settings else channels.make if hidden else width.make
+        try:
+            _refuse(step, checkpoint.config, context.family)
+            parts.setdefault((gates.make if trains(step) else make, reads_text(step)), {})[step] = folder
+        except UnsupportedError as error:
+            emit(step, error)
+    told: set[Step] = set()
+
+    def tell(step: Step, result: Evidence | SparsebenchError) -> None:
+        told.add(step)
+        emit(step, result)
+
+    text = cache(lambda: _text(context, next(iter(targets)).name))
+    for (make, reads), chosen in parts.items():
+        try:
+            make(found, chosen, context, text() if reads else None, tell)
+        except SparsebenchError as error:
+            for step in chosen:
+                if step not in told:
+                    emit(step, error)
+
+
+def _text(context: Context, criterion: str) -> Calibrated:
+    found = context.read() if context.read else None
+    if found is None:
+        raise ModelError(f"shrink: {criterion} needs calibration text", "name it under `calibration:`")
+    return found
 
 
 def _depth(found: Any, targets: Mapping[Step, Path], context: Context, text: Any, emit: Emit) -> None:
+    from sparsebench.models.safety import told
     from sparsebench.steps.evidence import counted
     from sparsebench.steps.shrink import depth, writing
 
@@ -400,17 +439,18 @@ def _depth(found: Any, targets: Mapping[Step, Path], context: Context, text: Any
         except SparsebenchError as error:
             emit(step, error)
     gone = depth.chosen(found, free, context, text) if free else {}
-    made: dict[Step, Any] = {}
+    made: dict[Step, list[str]] = {}
     for step, removed in gone.items():
         try:
             smaller = writing.without(found, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
-            told = {**settings, "seed": context.seed, **(text.told() if text else {})}
-            made[step] = writing.write(smaller, context.family, targets[step], told)
+            settings |= {"seed": context.seed, **(text.told() if text else {})}
+            writer = writing.write(smaller, context.family, targets[step], settings)
+            made[step] = [smaller.loads, told(writer.left_out)]
         except SparsebenchError as error:
             emit(step, error)
     seconds = time.perf_counter() - started
-    for step, writer in made.items():
+    for step, notes in made.items():
         words = []
         for side, without in gone[step].items():
             total = found.blocks[side]
@@ -418,23 +458,14 @@ def _depth(found: Any, targets: Mapping[Step, Path], context: Context, text: Any
             words.append(
                 f"{total - len(without)} of {total} blocks{named} stay, without {', '.join(map(str, without))}"
             )
-        note = "; ".join([*words, *filter(None, [_left_out(writer)])])
+        note = "; ".join(filter(None, [*words, *notes]))
         emit(step, counted(targets[step], context.family, seconds, len(made), note, text.told() if text else None))
-
-
-def _left_out(writer: Any) -> str:
-    from sparsebench.models.safety import told
-
-    return told(writer.left_out)
 
 
 def _free(found: Any, step: Step) -> dict[str, list[int]]:
     """By side, the blocks that may go."""
-    from sparsebench.models.architectures import INSTEAD
     from sparsebench.steps.shrink import depth
 
-    if why := found.how.cannot("blocks"):
-        raise UnsupportedError(f"{found.checkpoint.config.get('model_type')}: {why}", INSTEAD["blocks"])
     stacks = step.settings["stacks"]
     if stacks != "both" and len(found.blocks) == 1:
         raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")

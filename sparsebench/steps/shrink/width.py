@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.axes import Axis, Cut, Kind, Shape
 from sparsebench.models.axes import shape as shape_of
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
-from sparsebench.models.types import PER_LAYER
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
@@ -52,15 +51,12 @@ class _Making:
     step: Step
     smaller: writing.Smaller
     writer: CheckpointWriter
+    unseen: int
     error: SparsebenchError | None = None
 
     @property
     def compensation(self) -> str:
         return str(self.step.settings["compensation"])
-
-    @property
-    def loads(self) -> str:
-        return self.smaller.loads
 
 
 def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
@@ -69,7 +65,7 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
     plans: list[_Plan] = []
     for step in targets:
         try:
-            plans.append(_plan(shape, step, context))
+            plans.append(_plan(shape, step))
         except SparsebenchError as error:
             emit(step, error)
     work = _Work(shape, context, text)
@@ -77,10 +73,10 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
     def tell(plan: _Plan, made: _Making, seconds: float, sharing: int) -> None:
         stay = (len(made.smaller.kept.get(axis, range(axis.units))) for axis in made.smaller.shape.axes)
         left = {axis: count for axis, count in zip(shape.axes, stay, strict=True) if axis in plan.numbers}
-        unseen = f"{len(work.unseen)} experts that no token reached are scored by their weights" if work.unseen else ""
+        unseen = f"{made.unseen} experts that no token reached are scored by their weights" if made.unseen else ""
         documents = work.documents.get(_scored(plan.step))
         by = documents.note(plan.step) if documents else ""
-        words = (choosing.told(shape, left), by, unseen, made.loads, told(made.writer.left_out))
+        words = (choosing.told(shape, left), by, unseen, made.smaller.loads, told(made.writer.left_out))
         note = "; ".join(part for part in words if part)
         emit(
             plan.step,
@@ -96,37 +92,24 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
     for plan in plans:
         if _cuts(plan.step) > 1:
             started = time.perf_counter()
-            last = _in_turn(work, plan, targets[plan.step], emit)
+            try:
+                last = _in_turn(work, plan, targets[plan.step], emit)
+            except SparsebenchError as error:
+                emit(plan.step, error)
+                continue
             if last:
                 tell(plan, last, time.perf_counter() - started, 1)
 
 
-def _plan(shape: Shape, step: Step, context: Context) -> _Plan:
-    if by_labels(step):
-        labelled.refuse(shape.checkpoint.config)
-    if step.settings.get("labels") == "text" and context.family == "encoder":
-        raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+def _plan(shape: Shape, step: Step) -> _Plan:
     named = read(step.settings["file"], shape) if "file" in step.settings else None
     if step.name == "list":
         assert named is not None
         return _Plan(step, {axis: len(stay) for axis, stay in named.exactly(shape).items()}, named)
-    left = numbers(shape, step)
+    left = choosing.numbers(shape, cutting(step))
     if named:
         named.check(shape, left, bool(step.settings["uneven"]))
     return _Plan(step, left, named)
-
-
-def numbers(shape: Shape, step: Step) -> dict[Axis, int]:
-    """How many elements of every axis stay, as a step asks. Raises UnsupportedError where so many cannot."""
-    if step.settings["uneven"] and shape.how.mixture:
-        raise UnsupportedError(
-            "uneven: no key of config.json says of one expert or block of a mixture that it has fewer", "leave it out"
-        )
-    if step.settings["uneven"] and len(shape.blocks) > 1:
-        raise UnsupportedError(
-            f"uneven: `{PER_LAYER}` numbers the blocks of one stack, and there are two", "leave it out"
-        )
-    return choosing.numbers(shape, cutting(step))
 
 
 def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
@@ -201,35 +184,38 @@ class _Work:
 
     def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
         """Each step's smaller model in its folder; one that fails is told by ``emit`` and left out."""
-        found = self.score(list(wanted))
+        found = self.score(list(wanted), emit)
         making: list[_Making] = []
         try:
             for step, (plan, folder) in wanted.items():
-                try:
-                    making.append(self.open(plan, found.get(_scored(step), {}), folder))
-                except SparsebenchError as error:
-                    emit(step, error)
+                if _scored(step) in found:
+                    try:
+                        making.append(self.open(plan, found[_scored(step)], folder))
+                    except SparsebenchError as error:
+                        emit(step, error)
             self.compensate(making)
             for one in making:
-                if one.error:
-                    one.writer.abort()
-                    emit(one.step, one.error)
-                    continue
                 said = {"family": self.context.family, "shrink": one.step.name, **one.step.settings}
                 said |= {"seed": self.context.seed, **self.told(one.step)}
-                said |= {"loads": one.loads} if one.loads else {}
-                writing.finish(one.smaller, one.writer, said)
+                try:
+                    if one.error:
+                        raise one.error
+                    writing.finish(one.smaller, one.writer, said)
+                except SparsebenchError as error:
+                    one.error = error
+                    one.writer.abort()
+                    emit(one.step, error)
         except BaseException:
             for one in making:
                 one.writer.abort()
             raise
         return {one.step: one for one in making if not one.error}
 
-    def score(self, steps: list[Step]) -> dict[Scored, scores.Scores]:
-        """Every axis that a step may cut, by how a step asks to have it scored."""
+    def score(self, steps: list[Step], emit: Emit) -> dict[Scored, scores.Scores]:
+        """Every axis that a step may cut, by how a step asks to have it scored; a way that fails alone is told by ``emit``."""
         name = steps[0].name
         if name == "list":
-            return {}
+            return {_scored(steps[0]): {}}
         kinds: set[Kind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
@@ -242,11 +228,16 @@ class _Work:
             models: dict[tuple[Any, ...], Whole] = {}
             for step in {_scored(step): step for step in steps}.values():
                 labels, even, documents = asked = _scored(step)
-                if documents not in models:
-                    models[documents] = self.whole(step)
-                found[asked] = scores.taylor(models[documents], axes, labels, seed, progress, self.answers, even)
-            scored = next(iter(found.values()))
-            self.unseen = [axis for axis in axes if axis.within.startswith("experts") and not scored[axis].any()]
+                try:
+                    if documents not in models:
+                        models[documents] = self.whole(step)
+                    found[asked] = scores.taylor(models[documents], axes, labels, seed, progress, self.answers, even)
+                except SparsebenchError as error:
+                    for one in steps:
+                        if _scored(one) == asked:
+                            emit(one, error)
+            experts = [axis for axis in axes if axis.within.startswith("experts")]
+            self.unseen = [axis for axis in experts if any(not own[axis].any() for own in found.values())]
             lengths = scores.norms(self.shape, self.unseen, 2)
             return {how: own | lengths for how, own in found.items()}
         if name in ROUTED:
@@ -287,7 +278,7 @@ class _Work:
             switches, names = compensation.biases(self.shape, kept)
             smaller.config |= switches
             smaller.add_biases(names)
-        return _Making(step, smaller, writing.opened(smaller, self.context.family, folder))
+        return _Making(step, smaller, writing.opened(smaller, self.context.family, folder), len(self.unseen))
 
     def kept(self, plan: _Plan, found: scores.Scores) -> dict[Axis, list[int]]:
         """What stays of each axis, in order."""
@@ -313,8 +304,12 @@ class _Work:
             if one.compensation == "bias":
                 self._biases(one)
         refitted = [one for one in making if one.compensation == "least_squares"]
-        if refitted:
-            self.replay(len(refitted)).run(_refitting(refitted), self.context.progress)
+        try:
+            if refitted:
+                self.replay(len(refitted)).run(_refitting(refitted), self.context.progress)
+        except SparsebenchError as error:
+            for one in refitted:
+                one.error = one.error or error
 
     def _biases(self, one: _Making) -> None:
         checkpoint = self.shape.checkpoint

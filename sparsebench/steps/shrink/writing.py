@@ -48,7 +48,7 @@ class Smaller:
     @property
     def loads(self) -> str:
         """What config.json says that stock transformers does not take; empty where it takes all."""
-        named = self.config.get(PER_LAYER)
+        named = {**self.shape.checkpoint.config, **self.config}.get(PER_LAYER)
         return f"config.json has `{PER_LAYER}`: sparsebench loads it, stock transformers refuses it" if named else ""
 
     def name(self, stored: str) -> str | None:
@@ -271,4 +271,4 @@ def finish(smaller: Smaller, writer: CheckpointWriter, made: Mapping[str, Any]) 
         if name in writer.missing:
             info = writer.missing[name]
             writer.write(name, torch.zeros(info.shape, dtype=torch_dtype(info.dtype)))
-    writer.close(dict(made))
+    writer.close({**made, **({"loads": smaller.loads} if smaller.loads else {})})

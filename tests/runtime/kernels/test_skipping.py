@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsebench import environment
 from sparsebench.models.skipping import masked
 from sparsebench.runtime.kernels import LEVELS, Kernels
 from sparsebench.runtime.kernels.skipping import TOKENS, Deciding, SkipColumns, SkipRows
@@ -54,7 +55,7 @@ def test_columns_are_read_where_inputs_are_large(
             dense = linear(ins, outs, bias, zeros, dtype)
             layer = columns(compiled, dense, 0.5)
             assert layer.packed is None or zeros
-            for batch in ((1, 1), (1,), (3,), (2, 4), (2, 5)):
+            for batch in ((1, 1), (1,), (3,), (2, 4), (2, TOKENS)):
                 x = torch.randn(*batch, ins).to(dtype)
                 assert close(layer(x), exact(dense, masked(x, 0.5)), dtype), (level, ins, outs, batch)
             assert torch.equal(layer.whole(), dense.weight.T)
@@ -134,11 +135,33 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
                 open_ = deciding(gate)
                 wanted = exact(dense, x)
                 assert close(layer(x), wanted * (open_ != 0), dtype), (level, ins, outs)
-                assert layer.tally.met[tokens] == int((open_ != 0).any(0).sum()) * ins
+                met = outs if layer._many(open_, tokens) else int((open_ != 0).any(0).sum())
+                assert layer.tally.met[tokens] == met * ins
                 # What some tokens decided says nothing of the next.
                 assert close(layer(x), wanted, dtype)
             deciding(torch.randn(TOKENS + 1, outs).to(dtype))
             assert deciding.taken() is None
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_all_are_multiplied_at_once_where_that_is_faster(
+    compiled: Kernels, emulated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "emulated", lambda dtype: emulated)
+    torch.manual_seed(0)
+    for dtype, zeros in ((torch.bfloat16, 0.0), (torch.float32, 0.0), (torch.bfloat16, 0.5)):
+        dense, gate = linear(64, 100, True, zeros, dtype), torch.zeros(3, 100).to(dtype)
+        layer, x = SkipRows(compiled, dense.weight, dense.bias, lambda gate=gate: gate), torch.randn(3, 64).to(dtype)
+        at_once = not emulated and dtype == torch.bfloat16 and not layer.packed
+        gate[0, :50] = gate[1, :75] = 1
+        for outputs, all_read in ((75, False), (76, at_once)):
+            gate[1, :outputs] = 1
+            layer.tally.products.clear(), layer.tally.met.clear()
+            assert close(layer(x), exact(dense, x) * gate.double(), dtype)
+            assert layer.tally.product(3)[0] == 64 * (100 if all_read else outputs)
+        by_columns = columns(compiled, dense, 0.5)
+        many = torch.randn(TOKENS + 1, 64).to(dtype)
+        assert close(by_columns(many), exact(dense, masked(many, 0.5)), dtype)
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.6])

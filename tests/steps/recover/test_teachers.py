@@ -88,6 +88,7 @@ def test_two_teachers_teach_and_each_is_asked_once(tmp_path: Path) -> None:
     found = made(tmp_path / "pruned", family, tmp_path / "out", asked, dense, fetch=fetch)
     assert isinstance(found, Evidence), found
     assert fetched == [f"path:{wide}"]
+    assert not any(path.stat().st_nlink > 1 for path in wide.iterdir()), "its owner may edit what is there"
     assert min(point.held_out for point in found.curve) < found.curve[0].held_out
     one = made(tmp_path / "pruned", family, tmp_path / "one", alone, dense)
     # Of both teachers all tokens once: two operations for each of their parameters.
@@ -115,6 +116,8 @@ def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
     assert gradual.settings["teacher"] == ["dense", "path:/a"]
     with pytest.raises(PydanticCustomError):
         list(combinations("recover", "distill", {"teacher": ["dense", "path:/a"], "match": "cos"}))
+    (alone,) = combinations("recover", "distill", {"teacher": [["dense"]]})
+    assert alone == single("recover", "distill"), "a list of one is that one"
 
 
 def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     found = made(
         dense, family, tmp_path / "out", step("distill", teacher="path:large"), dense, fetch=lambda source: large
     )
-    assert isinstance(found, UnsupportedError) and "100 and 96 tokens" in str(found)
+    assert isinstance(found, UnsupportedError) and "it has 100 tokens, and the model 96" in str(found)
     assert not (tmp_path / "out").exists()
 
 

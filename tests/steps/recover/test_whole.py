@@ -250,6 +250,22 @@ def test_joules_before_a_kill_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.joules == pytest.approx(found.curve[-1].step * 1e-3)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_joules_of_a_part_are_none_of_the_whole(first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a training goes on on another machine, one of which has no counter."""
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    dense, parent, family = pruned("llama", tmp_path)
+    zone(tmp_path / "some", "intel-rapl:0", "package-0", 0)
+    options: dict[str, Any] = {"resume": lambda _: tmp_path / "r"}
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / ("some" if first else "none"))
+    with pytest.raises(Killed):
+        made(parent, family, tmp_path / "out", step("finetune"), dense, progress=killer(3), **options)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / ("none" if first else "some"))
+    found = made(parent, family, tmp_path / "out", step("finetune"), dense, **options)
+    assert found.joules is None and found.energy_source.startswith("none: ")
+    assert ("no RAPL counters" in found.energy_source) == first
+
+
 @pytest.mark.parametrize("train", ["norms", "low_rank"])
 def test_what_is_trained(train: str, tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
@@ -327,7 +343,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     assert isinstance(found, ModelError) and "none is left to train on" in str(found)
     heads, _ = written("llama", tmp_path / "heads", num_attention_heads=2, num_key_value_heads=2)
     found = made(heads, family, tmp_path / "out", step("distill", match="attention_mse"), dense)
-    assert isinstance(found, UnsupportedError) and "has 2 and the dense one 4" in str(found)
+    assert isinstance(found, UnsupportedError) and "has 2 and the teacher 4" in str(found)
     bert, family = written("bert", tmp_path / "bert")
     found = made(bert, family, tmp_path / "out", step("finetune"), bert)
     assert isinstance(found, UnsupportedError) and "predicts no masked words" in str(found)

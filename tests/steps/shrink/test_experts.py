@@ -20,6 +20,7 @@ from sparsebench.steps.contract import Evidence, with_hash
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores
 from sparsebench.steps.shrink.whole import Whole
+from tests.models.test_axes import with_zeros
 from tests.models.test_experts import APART, Stock, stored
 from tests.steps.shrink.making import four_blocks, shrunk, text
 
@@ -78,6 +79,15 @@ def test_neurons_of_an_expert_are_scored_by_the_tokens_that_take_it(
             left = after[tensor][expert] if turned else after[tensor][expert].T
             assert torch.equal(left, down[stay]), (tensor, expert)
     assert looked_at > 2
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_experts_that_no_token_reaches_are_told(iterations: int, tmp_path: Path) -> None:
+    stored("gpt_oss", "fused", tmp_path)
+    biases = {f"model.layers.{layer}.mlp.router.bias": torch.tensor([0.0, 0, 0, -1e9]) for layer in range(2)}
+    folder = with_zeros(tmp_path / "fused", biases, tmp_path / "without")
+    _, result = shrunk(folder, "decoder", tmp_path / "out", "activation", keep=0.5, of="neurons", iterations=iterations)
+    assert isinstance(result, Evidence) and "2 experts that no token reached" in result.note, result
 
 
 @pytest.mark.parametrize(("kind", "form"), [*FORMS[:3], ("qwen2_moe", "published")])

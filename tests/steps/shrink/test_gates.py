@@ -164,8 +164,8 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="its weights are quantized"):
         made(tmp_path / "int8", family, out, single("shrink", "gates", **SETTINGS), dense)
     other, _ = written("llama", tmp_path / "other", vocab_size=90)
-    with pytest.raises(UnsupportedError, match="vocabulary"):
-        made(other, family, out, single("shrink", "gates", **SETTINGS), dense)
+    found = made(other, family, out, single("shrink", "gates", **SETTINGS), dense)
+    assert isinstance(found, UnsupportedError) and "vocabulary" in str(found)
     found = gated(dense, family, out, {"of": "heads", "parameters": 0.3})
     assert isinstance(found, UnsupportedError) and "heads are" in str(found)
     found = gated(dense, family, out, {"of": "heads", "parameters": 0.99})

@@ -17,6 +17,7 @@ from sparsebench.errors import ModelError, SourceError, SparsebenchError, Unsupp
 from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
+from sparsebench.sources.text import read_labelled
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.shrink import labelled, scores
@@ -144,10 +145,21 @@ def test_documents_that_are_not_labelled_are_refused(
     folder, _ = classifier("bert", tmp_path / "model")
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(error) as told:
-        shrunk(folder, tmp_path / "out", source=f"path:{path}", neurons=24)
-    assert what in str(told.value)
-    assert not (tmp_path / "out").exists()
+    good = f"path:{documents(tmp_path / 'good.jsonl')}"
+    steps = [single("shrink", "taylor", neurons=24, labels="task", source=source) for source in (f"path:{path}", good)]
+    found: dict[Any, Any] = {}
+    context = Context("encoder", 0, "auto", None, fetch=lambda source: Path(source.removeprefix("path:")))
+    targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
+    kinds()["shrink"].load()(folder, targets, context, found.__setitem__)
+    wrong, neighbour = (found[step] for step in steps)
+    assert isinstance(wrong, error) and what in str(wrong) and not targets[steps[0]].exists()
+    assert isinstance(neighbour, Evidence) and load_model(targets[steps[1]], "encoder").config.intermediate_size == 24
+
+
+def test_plain_text_has_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("w1 w2\n")
+    with pytest.raises(SourceError, match="no field 'label'"):
+        read_labelled(tmp_path / "notes.txt", None, "label")
 
 
 def test_a_model_without_a_head_is_refused_by_name(tmp_path: Path) -> None:

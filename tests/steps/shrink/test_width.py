@@ -15,9 +15,10 @@ from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
+from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single
-from sparsebench.steps.shrink import compensation, scores
+from sparsebench.steps.shrink import compensation, scores, width, writing
 from sparsebench.steps.shrink.whole import Whole
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import shrunk, text
@@ -277,19 +278,72 @@ def test_what_cannot_be_is_refused_by_name(
         ("l2", {"keep": 0.5, "compensation": "bias"}, "compensation"),
         ("l2", {"keep": 0.5, "uneven": True, "multiple_of": 8}, "multiple_of"),
         ("sleb", {}, "blocks"),
-        ("random", {"blocks": 1, "keep": 0.5}, "blocks"),
+        ("random", {"blocks": 1, "keep": 0.5}, "keep"),
         ("random", {}, "parameters"),
         ("l2", {"neurons": 24, "keep": 0.5}, "parameters"),
         ("l2", {"operations": 0.5, "parameters": 0.5}, "parameters"),
         ("l2", {"neurons": 24, "of": "both"}, "of"),
         ("l2", {"neurons": 24, "multiple_of": 8}, "multiple_of"),
-        ("random", {"blocks": 1, "heads": 2}, "blocks"),
+        ("random", {"blocks": 1, "heads": 2}, "heads"),
+        ("random", {"blocks": 1, "compensation": "rescale"}, "compensation"),
+        ("random", {"blocks": 1, "of": "hidden"}, "of"),
     ],
 )
 def test_settings_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
     with pytest.raises(PydanticCustomError) as told:
         single("shrink", name, **settings)
     assert told.value.context and told.value.context["at"] == key
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "settings", "what"),
+    [
+        ("albert", "sleb", {"blocks": 1}, "all of its blocks are one"),
+        ("jamba", "first", {"blocks": 1}, "no block can go"),
+        ("bart", "l2", {"keep": 0.5}, "no head can go"),
+        ("bloom", "l2", {"keep": 0.5, "of": "heads"}, "no head can go"),
+        ("llama", "reap", {"keep": 0.5}, "no mixture of experts"),
+        ("bert", "l2", {"keep": 0.5, "of": "hidden"}, "hidden size"),
+        ("t5", "l2", {"keep": 0.5, "uneven": True}, "uneven"),
+        ("t5", "gates", {"keep": 0.5, "uneven": True}, "uneven"),
+        ("mixtral", "l2", {"keep": 0.5, "uneven": True}, "uneven"),
+        ("mixtral", "gates", {"keep": 0.5}, "gates are not learned"),
+        ("mixtral", "l2", {"operations": 0.5}, "operations"),
+        ("bert", "taylor", {"keep": 0.5, "labels": "text"}, "labels: text"),
+        ("bert", "taylor", {"keep": 0.5, "labels": "task", "source": "path:a.jsonl"}, "classification head"),
+    ],
+)
+def test_the_plan_is_told_by_name_what_a_type_cannot_take(
+    kind: str, name: str, settings: dict[str, Any], what: str
+) -> None:
+    shrink = kinds()["shrink"]
+    words, hint = shrink.refuses(single("shrink", name, **settings), {"model_type": kind})
+    assert what in words and hint and (kind == "bloom") <= ("sleb" in hint)
+    assert shrink.refuses(single("shrink", "l2", keep=0.5, of="neurons"), {"model_type": "llama"}) == ("", "")
+
+
+def test_a_text_that_fails_takes_no_step_that_reads_none(tmp_path: Path) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    found: dict[Any, Any] = {}
+
+    def failing() -> Any:
+        raise ModelError("text.jsonl: no text in it", "another text")
+
+    steps = [
+        single("shrink", "random", blocks=1),
+        single("shrink", "random", keep=0.5, of="hidden"),
+        single("shrink", "random", keep=0.5),
+        single("shrink", "random", keep=0.5, of="hidden", compensation="rescale"),
+        single("shrink", "random", keep=0.5, compensation="least_squares"),
+    ]
+    targets = {step: tmp_path / str(number) for number, step in enumerate(steps)}
+    kinds()["shrink"].load()(folder, targets, Context(family, read=failing), found.__setitem__)
+    for step in steps[:3]:
+        assert isinstance(found[step], Evidence) and targets[step].exists()
+    for step in steps[3:]:
+        assert isinstance(found[step], ModelError) and "text.jsonl" in found[step].message
+    kinds()["shrink"].load()(folder, targets, Context(family, read=lambda: text(family)), found.__setitem__)
+    assert [bool(found[step].calibration_tokens) for step in steps] == [False, False, False, True, True]
 
 
 def test_labels_and_what_the_seed_and_the_text_decide() -> None:
@@ -344,3 +398,27 @@ def test_a_refit_that_fails_takes_no_neighbour(tmp_path: Path, monkeypatch: pyte
     assert isinstance(found["good"], Evidence)
     assert load_model(tmp_path / "good", family).config.intermediate_size == 24
     assert sorted(path.name for path in tmp_path.iterdir() if "good" in path.name or "bad" in path.name) == ["good"]
+
+
+def test_what_fails_after_scoring_takes_no_neighbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay for least squares, the second of two cuts, and the last bytes of a folder."""
+    folder, family = written("llama", tmp_path / "model")
+    finish = writing.finish
+
+    def fails(what: str) -> Any:
+        raise ModelError(what, "another")
+
+    def full(smaller: Any, writer: Any, made: Any) -> None:
+        return fails("the disk is full") if made["keep"] == 0.25 else finish(smaller, writer, made)
+
+    monkeypatch.setattr(Replay, "run", lambda *given: fails("no replay"))
+    monkeypatch.setattr(width, "shape_of", lambda *given: fails("no shape"))
+    monkeypatch.setattr(writing, "finish", full)
+    own = [{}, {"compensation": "least_squares"}, {"iterations": 2}, {"keep": 0.25}]
+    steps = [single("shrink", "taylor", **{"keep": 0.5, "of": "neurons", "labels": "text"} | more) for more in own]
+    targets = {step: tmp_path / f"out{number}" for number, step in enumerate(steps)}
+    found: dict[Any, Any] = {}
+    kinds()["shrink"].load()(folder, targets, Context(family, read=lambda: text(family)), found.__setitem__)
+    assert isinstance(found[steps[0]], Evidence)
+    assert [found[step].message for step in steps[1:]] == ["no replay", "no shape", "the disk is full"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out0"]

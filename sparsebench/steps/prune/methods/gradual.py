@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.prune.course import Course, forget
+from sparsebench.steps.prune.course import Course, bottom, forget
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.prune.methods.movement import Moving
-from sparsebench.steps.prune.methods.rigl import Rigging
+from sparsebench.steps.prune.movement import Moving
+from sparsebench.steps.prune.rigl import Rigging
 from sparsebench.steps.recover.trainer import Held, Pruning, Weights
 
 
@@ -38,11 +38,12 @@ class Growing(Pruning):
         if not self.course.due(step):
             return
         for held in self.held:
-            parameter, gone = held.parameter, held.gone
-            scores, count = self._scores(held), round(self.course.share(step) * parameter.numel())
-            count = min(count, int(scores.isfinite().sum()))
-            going = scores.flatten().topk(count, largest=False, sorted=False).indices
-            gone.view(-1)[going.to(gone.device)] = True
+            parameter, gone, scores = held.parameter, held.gone, self._scores(held)
+            # Experts lie in one tensor, a matrix each.
+            stacks = (one if one.ndim == 3 else one[None] for one in (scores, gone))
+            for one, mask in zip(*stacks, strict=True):
+                count = round(self.course.share(step) * one.numel())
+                mask |= bottom(one, min(count, int(one.isfinite().sum())))
             with torch.no_grad():
                 parameter.masked_fill_(gone, 0)
             forget(self.optimizer, parameter, gone)

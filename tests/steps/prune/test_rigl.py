@@ -15,7 +15,7 @@ from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.methods.rigl import Rigging
+from sparsebench.steps.prune.rigl import Rigging
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.trainer import Held
 from sparsebench.steps.registry import kinds, label, single
@@ -158,7 +158,7 @@ def test_settings() -> None:
             single("prune", "gradual", **{"by": "rigl", "sparsity": 0.8 if wrong else None, **wrong})
 
 
-@pytest.mark.parametrize("by", ["movement", "rigl"])
+@pytest.mark.parametrize("by", ["magnitude", "movement", "rigl"])
 def test_experts_have_the_sparsity_each(by: str, tmp_path: Path) -> None:
     dense, family = written("mixtral", tmp_path / "dense")
     step = single("prune", "gradual", by=by, **{**SETTINGS, "tokens": 600})

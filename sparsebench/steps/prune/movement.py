@@ -1,11 +1,11 @@
-"""Movement pruning (Sanh et al. 2020, 2005.07683), the hard form: those weights stay that the training moves away from zero.
+"""Movement pruning (Sanh et al. 2020, 2005.07683), the hard form: weights stay that the training moves away from zero.
 
 The model runs W ⊙ M, where W are the weights and M the mask. The score of a weight is S = -Σ W · ∂L/∂(W ⊙ M) over all steps until
-now, with gradients as they are before they are clipped: the paper's scores under plain gradient steps, whose rate changes no
-order. Gradients reach the scores of masked weights too, straight through the mask. Their values stay as they were, and one whose
-score becomes high enough comes back with its old value, and with moments of zero. M keeps the highest scores of each matrix, so
-many that the sparsity is that of the course (the paper's top v). It is chosen when the gradients of a step are there, and the
-optimizer takes that step with it: so there are scores at the first choice. What the model was given as zeros stays zero.
+now, with gradients before they are clipped. These are the paper's scores under plain gradient steps, whose rate changes no order.
+Gradients reach the scores of masked weights too, straight through the mask. A masked weight keeps its value. It comes back with
+that value, and with moments of zero, when its score becomes high enough. M keeps the highest scores of each matrix, as many as
+the course's sparsity leaves (the paper's top v). It is chosen once the gradients of a step are known, and the optimizer takes
+that step with it, so that there are scores at the first choice. Weights that were zero before the training stay zero.
 
 Published: BERT on SQuAD, ten epochs over 88,524 samples of 384 tokens, padding counted. A run under a hundredth of that says so.
 """
@@ -24,7 +24,7 @@ from sparsebench.steps.recover.trainer import Pruning, Weights
 
 
 class Moving(Pruning):
-    """The masks of a training by its scores, and the values of what is gone."""
+    """The masks of a training by its scores, and the values of masked weights."""
 
     def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
         self.course, self.pattern = Course.of(settings, steps), settings["pattern"]
@@ -35,7 +35,7 @@ class Moving(Pruning):
 
     @torch.no_grad()
     def gradients(self, step: int) -> None:
-        """Let the scores follow, and choose the mask where the course asks for that."""
+        """Update the scores, and choose the mask where the course asks for that."""
         for held, score, value, zeros in zip(self.held, self.scores, self.values, self.zeros, strict=True):
             parameter, gone = held.parameter, held.gone
             value.copy_(torch.where(gone, value, parameter))
@@ -53,7 +53,7 @@ class Moving(Pruning):
             gone.copy_(chosen)
 
     def _lowest(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        """What of a matrix goes; of a pattern's, what it would not keep."""
+        """Mask of the weights of a matrix that go: the lowest scores, or those that the pattern does not keep."""
         if self.pattern != "unstructured":
             scores = scores.masked_fill(~by_pattern(scores, self.pattern), torch.inf)
         return bottom(scores, min(round(self.course.share(step) * scores.numel()), int((scores < torch.inf).sum())))

@@ -13,7 +13,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.course import Course
-from sparsebench.steps.prune.methods.movement import Moving
+from sparsebench.steps.prune.movement import Moving
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.trainer import Held
 from sparsebench.steps.registry import kinds, label, single

@@ -1,14 +1,15 @@
 """RigL (Evci et al. 2020, 1911.11134): as many zeros from the first step to the last, and they change places.
 
-Each matrix has the same sparsity: the paper's ``uniform``; its other one, by the matrices' shapes (ERK), is not offered. Every
-``frequency`` steps until ``end``, the share α/2 (1 + cos(π t / T_end)) of the weights that stay is dropped, the smallest, and as
-many are grown where |∂L/∂w| is largest among all that are not kept, those just dropped included, as in the authors' code. What
-is grown begins at zero, with moments of zero; a weight that is dropped and grown at once keeps its value and its moments.
+Each matrix has the same sparsity (the paper's ``uniform``). Its other choice, by the matrices' shapes (ERK), is not offered.
+Every ``frequency`` steps until ``end``, the share α/2 (1 + cos(π t / T_end)) of the remaining weights is dropped, the smallest
+first. As many weights are grown where |∂L/∂w| is largest among all that are not kept, those just dropped included, as in the
+authors' code. A grown weight begins at zero, with moments of zero; one that is dropped and grown at once keeps its value and
+moments.
 
 The paper starts from random weights and a random mask. Here the model is trained already, so the first mask leaves out the
-smallest weights. The paper's masks change instead of a step of the optimizer; here the optimizer then takes the step, with the
-new mask and the same gradients, so that no batch is lost and what is grown is no longer zero. What the model was given as zeros
-stays zero.
+smallest weights. In the paper a change of masks takes the place of an optimizer step. Here the optimizer takes the step with the
+new mask and the same gradients, so that no batch is lost and grown weights are no longer zero. Weights that were zero before the
+training stay zero.
 
 Published: networks for images, whose masks change every 100 steps for 25,000 steps (the authors' code), α = 0.3. No budget in
 tokens is published for a Transformer. A run of less than a hundredth of these steps says so.
@@ -51,7 +52,7 @@ class Rigging(Pruning):
         return 0 < step < self.last and step % self.frequency == 0
 
     def share(self, step: int) -> float:
-        """α/2 (1 + cos(π t / T_end)): of the weights that stay, those that make room."""
+        """α/2 (1 + cos(π t / T_end)), the share of the remaining weights that is dropped."""
         return float(self.alpha) / 2 * (1 + cos(pi * step / self.last))
 
     @torch.no_grad()
