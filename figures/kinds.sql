@@ -9,6 +9,7 @@
 -- series: kind
 -- place: place
 -- facet: panel
+-- columns: 1
 -- front: high_wins
 -- text: label
 -- texts: all
@@ -41,9 +42,10 @@ WITH packed AS (
     GROUP BY panel, model
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
-    SELECT 'Within a tenth of the dense perplexity, of dense''s bytes: ' || string_agg(concat(
-               if(several, model || ' ', ''), format('{} {:.0f}%', best, 100 * least / whole), format(', the GGUF as fetched {:.0f}%', 100 * fetched / whole),
-               CASE WHEN zeros IS NULL THEN ', zeros alone none' WHEN zeros <> best THEN format(', zeros alone {:.0f}%', 100 * by_zeros / whole) END), '; ' ORDER BY whole DESC) AS finding
+    SELECT 'Within a tenth of the dense perplexity: ' || string_agg(concat(
+               if(several, model || ' ', ''), format('{} in {:.0f}% of the bytes', best, 100 * least / whole), format(' (GGUF {:.0f}%)', 100 * fetched / whole),
+               CASE WHEN zeros <> best THEN format(', zeros in {:.0f}%', 100 * by_zeros / whole) END), '; ' ORDER BY whole DESC)
+           || if(bool_and(zeros IS NULL), '; no zeros alone', '') AS finding
     FROM told
     WHERE best IS NOT NULL
 )

@@ -38,6 +38,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
         ("examples/shapes.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/coder.yaml", {"make", "structure", "storage", "benchmarks"}),
+        ("examples/coder-whole.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/floors.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/training.yaml", {"make", "structure", "storage", "benchmarks"}),

@@ -57,7 +57,7 @@ def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.duckdb"
     Ledger(ledger).ingest(json.loads(json.dumps(found)))
     text = whole(build(ledger, tmp_path / "report.md", tmp_path / "figures"))
-    assert "**spearman**, rank correlation" in text and "**pseudo_perplexity** is" in text
+    assert "**spearman** is rank correlation" in text and "**pseudo_perplexity** is" in text
     assert "all 60 windows of text" in text
     assert "windows of 128 tokens (whole words between special tokens), 7,560 tokens scored" in text
     rows = query.run(ledger, "SELECT task, verdict, retained FROM vs_dense ORDER BY ALL").rows

@@ -9,6 +9,6 @@ WITH fetched AS (
 SELECT f.model, f.weights, f.bytes, f.share, min(s.sparsity) FILTER (s.format = 'packed' AND s.bytes < f.bytes) AS packed_from,
        min(s.sparsity) FILTER (s.format = 'archive' AND s.bytes < f.bytes) AS archive_from, max(s.sparsity) AS largest
 FROM fetched f
-LEFT JOIN sizes s ON s.model = f.model AND s.weights = f.weights AND s.method NOT IN ('dense', 'random') AND s.pattern = 'unstructured'
+LEFT JOIN sizes s ON s.model = f.model AND s.weights = f.weights AND s.method NOT IN ('dense', 'random') AND s.pattern = 'unstructured' AND s.sparsity > 0
 GROUP BY f.model, f.weights, f.bytes, f.share
 ORDER BY f.model
