@@ -190,7 +190,7 @@ def token(model: Any, length: int) -> Any:
     def call() -> None:
         with torch.inference_mode():
             model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-            cache.crop(length)
+            cache.crop(-1)
 
     return call
 
