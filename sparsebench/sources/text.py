@@ -47,17 +47,26 @@ def read_texts(path: Path, *fields: str) -> Texts:
     A row with an empty text is left out, and so is one that repeats an earlier row exactly. Raises SourceError: the
     file, the field and the fields that exist, where it is missing; a value that is not text; no text at all.
     """
-    rows: dict[tuple[str, ...], None] = {}
+    return _distinct(
+        each_text(path, *fields),
+        f"{path}: it holds no text",
+        "name a file with text, and with `field` where that stands",
+    )
+
+
+def _distinct(rows: Iterable[tuple[str, ...]], none: str, hint: str) -> Texts:
+    """``rows`` once each, without those that have an empty text. Raises SourceError, saying ``none``, if none is left."""
+    kept: dict[tuple[str, ...], None] = {}
     seen = empty = 0
-    for row in each_text(path, *fields):
+    for row in rows:
         seen += 1
         if all(text.strip() for text in row):
-            rows.setdefault(row)
+            kept.setdefault(row)
         else:
             empty += 1
-    if not rows:
-        raise SourceError(f"{path}: it holds no text", "name a file with text, and with `field` where that stands")
-    return Texts(tuple(rows), empty, seen - empty - len(rows))
+    if not kept:
+        raise SourceError(none, hint)
+    return Texts(tuple(kept), empty, seen - empty - len(kept))
 
 
 def read_labelled(path: Path, field: str | None, label: str) -> Texts:
@@ -65,28 +74,23 @@ def read_labelled(path: Path, field: str | None, label: str) -> Texts:
 
     Raises SourceError as that does, and for a record whose label is neither a text nor a whole number, or that has several texts.
     """
-    rows: dict[tuple[str, ...], None] = {}
-    seen = empty = 0
-    for number, record in enumerate(read_records(path, field or DEFAULT_FIELD, label), start=1):
+    rows = _each_labelled(path, field or DEFAULT_FIELD, label)
+    return _distinct(rows, f"{path}: it holds no text with a label", "name a file with both")
+
+
+def _each_labelled(path: Path, field: str, label: str) -> Iterator[tuple[str, str]]:
+    for number, record in enumerate(read_records(path, field, label), start=1):
         where = f"{path}: record {number}"
         if isinstance(record, str):
             raise SourceError(f"{where}: a text by itself, without a field {label!r}", "name a file of records")
         if label not in record:
             _missing(where, label, list(map(str, record)))
-        found, name = _texts(record, field or DEFAULT_FIELD, field or DEFAULT_FIELD, where), record[label]
+        found, name = _texts(record, field, field, where), record[label]
         if len(found) != 1 or not (name is None or isinstance(name, str) or type(name) is int):
             what = f"{len(found)} texts" if len(found) != 1 else f"a {type(name).__name__} as its {label!r}"
             raise SourceError(f"{where}: {what}", "one text and one label a record")
         _check(found[0], where)
-        seen += 1
-        row = (found[0], "" if name is None else str(name))
-        if all(text.strip() for text in row):
-            rows.setdefault(row)
-        else:
-            empty += 1
-    if not rows:
-        raise SourceError(f"{path}: it holds no text with a label", "name a file with both")
-    return Texts(tuple(rows), empty, seen - empty - len(rows))
+        yield found[0], "" if name is None else str(name)
 
 
 def each_text(path: Path, *fields: str) -> Iterator[tuple[str, ...]]:

@@ -19,7 +19,7 @@ from sparsebench.steps.recover.trainer import Held
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
 from tests.steps.prune.methods.test_gradual import SETTINGS
-from tests.steps.recover.test_whole import Killed, killer, made
+from tests.steps.recover.test_whole import made, resumed
 
 ASKED = {
     "sparsity": 0.75, "pattern": "unstructured", "schedule": "cubic", "initial": 0.25, "start": 0.0, "end": 0.7, "frequency": 2,
@@ -92,13 +92,8 @@ def test_training_is_resumed_to_the_same_weights_and_sparsity_is_the_course_s(
     assert whole.achieved == pytest.approx(0.6, abs=2e-3)
     assert whole.curve[-1].tokens == whole.trained_tokens >= 1500
     assert "tokens, where the published run read 339,932,160" in whole.note
-    for at in (4, 11):
-        with pytest.raises(Killed):
-            made(dense, family, tmp_path / "out", step, dense, resume=lambda _: tmp_path / "r", progress=killer(at))
-    found = made(dense, family, tmp_path / "out", step, dense, resume=lambda _: tmp_path / "r")
-    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
-    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
-    assert found.curve == whole.curve
+    resumed(dense, family, tmp_path, step, dense, whole, (4, 11))
+    one = Checkpoint(tmp_path / "whole")
     for name, part in parts(one, family).items():
         if part.prunable:
             assert int((one.load(name) == 0).sum()) == round(0.6 * one.tensors[name].numel), name

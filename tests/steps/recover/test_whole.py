@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,25 @@ def killer(at: int) -> Callable[..., None]:
             raise Killed
 
     return told
+
+
+def resumed(
+    parent: Path, family: Any, folder: Path, asked: Any, dense: Path, whole: Evidence, kills: Sequence[int]
+) -> Evidence:
+    """Make ``asked`` at ``folder/out``, killed after so many steps each time: the weights of ``folder/whole``, and its curve."""
+
+    def go(**more: Any) -> Any:
+        return made(parent, family, folder / "out", asked, dense, resume=lambda _: folder / "r", **more)
+
+    for at in kills:
+        with pytest.raises(Killed):
+            go(progress=killer(at))
+    found = go()
+    one, other = Checkpoint(folder / "whole"), Checkpoint(folder / "out")
+    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
+    assert found.curve == whole.curve
+    assert isinstance(found, Evidence), found
+    return found
 
 
 @pytest.mark.parametrize("name", ["finetune", "distill"])

@@ -19,7 +19,7 @@ from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.trainer import Held
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
-from tests.steps.recover.test_whole import Killed, killer, made
+from tests.steps.recover.test_whole import made, resumed
 
 SETTINGS = {
     "tokens": 1500,
@@ -79,13 +79,8 @@ def test_the_smallest_weights_go_and_training_is_resumed_to_the_same_ones(
     assert shares == sorted(shares) and len(set(shares)) > 4
     assert shares[0] == 0 and shares[-1] == pytest.approx(0.6, abs=2e-3)
     assert whole.achieved == pytest.approx(0.6, abs=2e-3)
-    for at in (4, 11):
-        with pytest.raises(Killed):
-            made(dense, family, tmp_path / "out", step, dense, resume=lambda _: tmp_path / "r", progress=killer(at))
-    found = made(dense, family, tmp_path / "out", step, dense, resume=lambda _: tmp_path / "r")
-    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
-    assert all(torch.equal(one.load(tensor), other.load(tensor)) for tensor in one.tensors)
-    assert found.curve == whole.curve
+    resumed(dense, family, tmp_path, step, dense, whole, (4, 11))
+    one = Checkpoint(tmp_path / "whole")
     for name, part in parts(one, family).items():
         if part.prunable:
             assert float((one.load(name) == 0).float().mean()) == pytest.approx(0.6, abs=2e-3), name
