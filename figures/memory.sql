@@ -42,8 +42,8 @@ WITH ranked AS (
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, facet,
        (SELECT format('Zeros lower the peak in the sparse engine, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (engine = 'sparse'),
                       percent_label(arg_min(sparsity, ratio) FILTER (engine = 'sparse')))
-               || coalesce(format('; under dense kernels it stays at {:.0f} to {:.0f}%', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
-                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed'))), '')
+               || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
+                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed')))), '')
         FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -22,7 +22,7 @@ WITH points AS (
     SELECT DISTINCT z.bytes / 1e6 AS megabytes, score, low, high, if(format = 'source', NULL, higher_is_better) AS high_wins, chance, dense,
            bound AND method <> 'dense' AS bound, if(method = 'dense', 100 + (format = 'source')::INTEGER, place) AS place, panel,
            CASE WHEN format = 'source' THEN 'as fetched' WHEN method = 'dense' THEN 'dense' ELSE line END AS series,
-           CASE WHEN format = 'source' THEN 'GGUF' WHEN method = 'dense' THEN 'dense' ELSE percent_label(sparsity) END AS text
+           CASE WHEN format = 'source' THEN 'GGUF' WHEN sparsity = 0 THEN method ELSE percent_label(sparsity) END AS text
     FROM curves
     JOIN (SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL) z USING (variant_id)
     WHERE scale <> 'perplexity' AND (format = 'packed' OR method = 'dense' AND weights = 'dequantized')
@@ -38,7 +38,7 @@ WITH points AS (
     GROUP BY d.panel
 )
 SELECT * REPLACE (round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes),
-       (SELECT format('A score within dense''s own 95% interval takes {:.0f} to {:.0f}% of the packed bytes', 100 * min(share), 100 * max(share))
+       (SELECT format('A score within dense''s own 95% interval takes {}% of the packed bytes', range_label('{:.0f}', 100 * min(share), 100 * max(share)))
                || coalesce(format('; the GGUF {:.0f}%', 100 * min(fetched)), '') FROM kept) AS finding
 FROM points
 ORDER BY panel, bound, series = 'dense', series, text;

@@ -28,8 +28,8 @@ WITH best AS (
 )
 SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
        bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
-       (SELECT format('At 50% zeros the best method keeps {:.0f} to {:.0f}% of dense''s score above chance; at 90% it is at chance on {} of {} tasks',
-                      100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5),
+       (SELECT format('At 50% zeros the best method keeps {}% of dense''s score above chance; at 90% it is at chance on {} of {} tasks',
+                      range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
                       count(*) FILTER (sparsity = 0.9 AND low <= 0), count(*) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
 WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')

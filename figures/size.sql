@@ -30,8 +30,8 @@ GROUP BY facet, sparsity, format
     JOIN drawn d ON d.facet = p.facet AND d.sparsity = 0 AND d.format = 'dense' AND p.format = 'packed' AND NOT p.rehearsal
 )
 SELECT * EXCLUDE (rehearsal),
-       (SELECT format('Packed, 50% zeros leave {:.0f} to {:.0f}% of the dense file, 90% zeros {:.0f} to {:.0f}%',
-                      100 * min(share) FILTER (sparsity = 0.5), 100 * max(share) FILTER (sparsity = 0.5),
-                      100 * min(share) FILTER (sparsity = 0.9), 100 * max(share) FILTER (sparsity = 0.9)) FROM packed) AS finding
+       (SELECT format('Packed, 50% zeros leave {}% of the dense file, 90% zeros {}%',
+                      range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.5), 100 * max(share) FILTER (sparsity = 0.5)),
+                      range_label('{:.0f}', 100 * min(share) FILTER (sparsity = 0.9), 100 * max(share) FILTER (sparsity = 0.9))) FROM packed) AS finding
 FROM drawn
 ORDER BY rehearsal, facet, sparsity, format = 'archive', format;

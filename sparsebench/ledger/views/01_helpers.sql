@@ -41,6 +41,8 @@ CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
+-- From low to high, or the one number that both are to so many digits.
+CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low) = format(digits, high), format(digits, low), concat(format(digits, low), ' to ', format(digits, high)));
 
 -- The weights that count for a variant: those of its first result. Another machine's making of it may round otherwise.
 CREATE OR REPLACE VIEW _contents AS
