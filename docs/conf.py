@@ -26,13 +26,13 @@ html_use_index = False
 html_extra_path = ["sparsebench.schema.json"]
 html_theme_options = {"navigation_with_keys": True}
 
-REPORT = re.compile(r"\[([^]]+)\]\(\.\./report\.md\)")
-"""A link to the published report, which lies beside the pages' folder."""
+PUBLISHED = re.compile(r"\[([^]]+)\]\((\.\./report\.md|results\.md)(?:#[\w-]+)?\)")
+"""A link to the published report or to the tables of its results."""
 
 
 def _copied(app: Any, page: str, source: list[str]) -> None:
-    """The report is no page of the site: a link to it becomes one to a copy of the file."""
-    source[0] = REPORT.sub(r"{download}`\1 <../report.md>`", source[0])
+    """The report and its results are no pages of the site: a link to one becomes a link to a copy of the file."""
+    source[0] = PUBLISHED.sub(r"{download}`\1 <\2>`", source[0])
 
 
 def setup(app: Any) -> None:
