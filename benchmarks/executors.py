@@ -23,9 +23,9 @@ from sparsebench.plan.cells import Job
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run.cluster import Cluster
-from sparsebench.run.executor import Executor, Settings
+from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.recorder import Spec
+from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
 
 TARGET = 0.5
@@ -39,10 +39,10 @@ CONTENT = {
 }
 
 
-def seconds(executor: Executor, settings: Settings, plan: Plan, job: Job, number: int) -> float:
+def seconds(executor: Executor, settings: RunSettings, plan: Plan, job: Job, number: int) -> float:
     """How long a job takes, from when it is asked for until its end is known. Raises SystemExit where it did not go well."""
     space = settings.workspace
-    spec = Spec("overhead", job, plan.model("none"), plan.dense["none"], space, settings.cache, True, "none", None)
+    spec = JobSpec("overhead", job, plan.model("none"), plan.dense["none"], space, settings.cache, True, "none", None)
     log = space.logs / f"{type(executor).__name__}-{job.kind}-{number}.log"
     began = time.monotonic()
     task = executor.start(job, spec, log, [])
@@ -68,7 +68,7 @@ def main() -> int:
     late = False
     with ExitStack() as held:
         home = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        settings = Settings(Workspace.of(home / "ledger.duckdb", home / "work"), home / "cache", slots=1)
+        settings = RunSettings(Workspace.of(home / "ledger.duckdb", home / "work"), home / "cache", slots=1)
         settings.workspace.logs.mkdir(parents=True)
         began = time.monotonic()
         ray: Executor = held.enter_context(Cluster(settings, given.address))

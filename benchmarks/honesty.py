@@ -27,12 +27,13 @@ import torch
 from scipy import stats
 
 from sparsebench.children import apart
+from sparsebench.energy import NoMeter
 from sparsebench.models.load import load_model
-from sparsebench.runtime import intervals, latency, machine, memory
+from sparsebench.runtime import intervals, latency, memory
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.latency import Loaded, Peers
+from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.machine import threads_per_rank
-from sparsebench.runtime.results import PhaseDifference, Sample, Setting, Workload
+from sparsebench.runtime.results import PhaseDifference, Setting, TimingSample, Workload
 from sparsebench.runtime.workload import Phase, inputs, phases
 
 
@@ -77,8 +78,8 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 for model in (one, other):
                     memory.own(model)
                 side = [Slower(phase, share) if share else phase for phase in variant]
-                sides = {"dense": Loaded(dense, (1, 1)), "variant": Loaded(side, (1, 1))}
-                peers, meter = Peers(1, False), machine.Nothing("not asked for")
+                sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
+                peers, meter = Peers(1, False), NoMeter("not asked for")
                 samples, *_ = latency.run(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
                 file.writelines(json.dumps(asdict(sample)) + "\n" for sample in samples)
@@ -87,7 +88,7 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
         for process in range(setting.processes):
             if apart(partial(timed, process), lambda _: None):
                 raise SystemExit(f"process {process} failed")
-        samples = [Sample(**json.loads(line)) for line in out.read_text().splitlines()]
+        samples = [TimingSample(**json.loads(line)) for line in out.read_text().splitlines()]
     return {found.phase: found for found in intervals.differences(samples, True)}
 
 

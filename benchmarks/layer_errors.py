@@ -15,9 +15,9 @@ import torch
 
 from sparsebench import sources
 from sparsebench.errors import Interrupted, SparsebenchError
-from sparsebench.manifest.schema import Calibration
+from sparsebench.manifest.schema import ManifestCalibration
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.inputs import Inputs
+from sparsebench.models.inputs import InputStatistics
 from sparsebench.models.replay import Block, Replay
 from sparsebench.plan.expand import resolved
 from sparsebench.steps.calibration import tokens
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--blocks", type=int, default=10**6)
     asked = parser.parse_args()
-    calibration = resolved(Calibration(samples=asked.samples, length=asked.length), 0)
+    calibration = resolved(ManifestCalibration(samples=asked.samples, length=asked.length), 0)
     read = tokens(asked.folder, "decoder", calibration, sources.Cache())
     errors: dict[str, list[float]] = {name: [] for name in METHODS}
 
@@ -63,7 +63,7 @@ def main() -> None:
             weights = block.tensors[name]
             whole = float((weights.float() @ gram * weights.float()).sum())
             for method, found in errors.items():
-                own = Inputs(inputs.tokens, inputs.squares, gram.clone())
+                own = InputStatistics(inputs.tokens, inputs.squares, gram.clone())
                 lost = weights.float() - pruned(method, Layer(name, weights, 0, own), asked.sparsity).float()
                 found.append(float((lost @ gram * lost).sum()) / whole)
         print(block.index, *(f"{method} {found[-1]:.4f}" for method, found in errors.items()), flush=True)

@@ -19,7 +19,7 @@ from sparsebench.benchmarks import all_tasks, pll
 from sparsebench.benchmarks.encoder import documents
 
 
-def naive(model: Any, texts: list[pll.Text], mask: int) -> list[list[float]]:
+def naive(model: Any, texts: list[pll.PllText], mask: int) -> list[list[float]]:
     """One forward pass a token."""
     found = []
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def main() -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     model = BertForMaskedLM(config).eval()
-    reader = pll.Reader(tokenizer, config.to_dict())
+    reader = pll.PllTokenizer(tokenizer, config.to_dict())
     rows = documents(all_tasks()["sciq_retrieval"], sources.Cache())[: options.sentences]
     texts = [reader.continuation("", " ".join(str(row["question"]).split()[: options.words])) for row in rows]
     scored = sum(text.end - text.begin for text in texts)
@@ -66,7 +66,7 @@ def main() -> None:
     for tokens in options.tokens:
         pll.TOKENS = tokens
         started = time.process_time()
-        fast = pll.Scorer(model, tokenizer).score(texts)
+        fast = pll.PllScorer(model, tokenizer).score(texts)
         seconds = time.process_time() - started
         apart = max(
             abs(one - other)

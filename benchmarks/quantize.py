@@ -32,7 +32,7 @@ from sparsebench.benchmarks.scoring import score
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.prepare import prepare
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.random_weights import write_random
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import DEFAULT, Calibrated, tokens
@@ -89,7 +89,7 @@ def calculated(folder: Path) -> str:
 
 def kept(parent: Path, folder: Path, family: Any) -> bool:
     """Whether every zero of a prunable weight of ``parent`` is zero in ``folder``."""
-    before, after = opened(parent), opened(folder)
+    before, after = open_checkpoint(parent), open_checkpoint(folder)
     names = [name for name, part in parts(before, family).items() if part.prunable]
     return all(not bool(after.load(name)[before.load(name) == 0].any()) for name in names)
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsebench import sources
-from sparsebench.manifest.schema import Calibration
+from sparsebench.manifest.schema import ManifestCalibration
 from sparsebench.plan.expand import resolved
 from sparsebench.steps.calibration import tokens
 
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the passages drawn")
     asked = parser.parse_args()
     started = time.perf_counter()
-    calibration = resolved(Calibration(samples=asked.samples, length=asked.length), asked.seed)
+    calibration = resolved(ManifestCalibration(samples=asked.samples, length=asked.length), asked.seed)
     ids = tokens(asked.folder, "decoder", calibration, sources.Cache()).batch.input_ids
     model = AutoModelForCausalLM.from_pretrained(asked.folder, dtype=torch.float32).eval()
     prune(model, ids, asked.method, asked.sparsity, asked.pattern)

@@ -43,11 +43,11 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.preflight import Prepared, Request, checks
+from sparsebench.plan.preflight import PlanRequest, Prepared, checks
 from sparsebench.plan.resources import job_bytes, job_seconds
 from sparsebench.run.cluster import places, resources
 from sparsebench.run.display import Clock
-from sparsebench.run.executor import Settings
+from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.queue import Queue
 from sparsebench.run.workspace import Workspace
@@ -145,7 +145,7 @@ def shown(asked: Asked, done: bool) -> dict[str, Any]:
         found = expand(manifest, "scale", {model.name: f"revision of {model.name}" for model in manifest.models})
         sizes = {model.name: ModelSize(1_000_000_000, 2_000_000_000) for model in found.models}
         ready = Prepared(
-            Request(folder / "scale.yaml"), manifest, found, folder / "l.duckdb", folder, sources.Cache(), sizes
+            PlanRequest(folder / "scale.yaml"), manifest, found, folder / "l.duckdb", folder, sources.Cache(), sizes
         )
         out = Counted()
         with redirect_stdout(out), redirect_stderr(Counted()):
@@ -183,7 +183,7 @@ def schedule(asked: Asked) -> dict[str, Any]:
     found = planned(asked)
     sizes = {model.name: ModelSize(1_000_000_000, 2_000_000_000) for model in found.models}
     space = Workspace.of(Path("nowhere/l.duckdb"), Path("nowhere/work"))
-    settings = Settings(space, Path("nowhere"), slots=asked.slots, sizes=sizes)
+    settings = RunSettings(space, Path("nowhere"), slots=asked.slots, sizes=sizes)
     every = jobs(found, found.cells, lambda _: False)
     nodes = [{"CPU": 4.0 * asked.slots, "memory": 256e9}] * asked.nodes
     local = Local(settings)
@@ -236,7 +236,7 @@ def _records(asked: Asked) -> Iterator[dict[str, Any]]:
         score = 0.5 + (number % 97) / 400
         result = {"task": cell.settings["task"], "metric": "acc", "score": score, "stderr": 0.01, "n": 1000}
         result |= {"limited": False, "chance": 0.25, "protocol": {}, "outcomes": []}
-        yield records.make(cell, "scale", records.Outcome("done", result))
+        yield records.make(cell, "scale", records.CellOutcome("done", result))
 
 
 def ingest(asked: Asked) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What computing with some of the weights costs in perplexity, and what it saves in decoding, on one decoder.
 
     python benchmarks/skipping.py quality [FOLDER] [--step 'skip: teal, share: 0.4' …] [--windows 8] [--length 512] [--samples 16]
+    python benchmarks/skipping.py partition [FOLDER] [--windows 8] [--length 512] [--samples 16]
     python benchmarks/skipping.py decode [FOLDER | --layers 16] [--step …] [--threads 1] [--rounds 10]
     python benchmarks/skipping.py product [--threads 1] [--rounds 10]
     python benchmarks/skipping.py overhead [FOLDER | --layers 16] [--step …] [--threads 1] [--rounds 30]
 
 FOLDER is a decoder (default: SmolLM2-135M; with --layers a random one of the 1B shape). Calibration text is the
 program's own default. `quality` gives perplexity over the first windows of the task `perplexity`'s text, over the dense
-model's; `decode` the median CPU time per token beside the dense model in turns, in bfloat16. `product` is the median CPU time of
+model's; `partition` the same of both ways to cut the graph of co-activation, of which METIS needs `sparsebench[moefy]`.
+`decode` is the median CPU time per token beside the dense model in turns, in bfloat16. `product` is the median CPU time of
 one layer of the 1B shape for a few tokens by torch's dense kernel, the bitmask kernel of the sparse engine, and the skip
 engine's, whose bytes over the dense ones are counted as it runs. `overhead` is what comparing with thresholds, or a router, takes
 of decoding a token, in bfloat16: steps that skip nothing beside the same kernels, in the same memory, that compare nothing and
@@ -40,6 +42,13 @@ QUALITY = [
     ],
     *[f"moefy: cmoe, active: 0.5, router: {router}" for router in ("oracle", "centroid", "representative", "learned")],
 ]
+PARTITION = [
+    f"moefy: coactivation, partition: {partition}, active: {active}, router: {router}"
+    for partition in ("balanced", "metis")
+    for router in ("oracle", "learned")
+    for active in (0.25, 0.5)
+]
+
 DECODE = ["skip: teal, share: 0.0", "skip: teal, share: 0.4", "skip: teal, share: 0.5", "skip: cats, share: 0.5"]
 
 OVERHEAD = [
@@ -84,12 +93,13 @@ def quality(given: argparse.Namespace, folder: Path, work: Path) -> None:
     from shrink import calibration, scored
 
     text, dense = calibration(folder, given.samples, given.length), scored(folder, None, given)
-    print(f"| step | perplexity / {dense:.3f} | note |\n|---|---|---|", flush=True)
-    chosen = steps(given.step or QUALITY)
+    print(f"| step | perplexity / {dense:.3f} | pass, s | note |\n|---|---|---|---|", flush=True)
+    chosen = steps(given.step or (PARTITION if given.what == "partition" else QUALITY))
     folders = {step: work / str(number) for number, step in enumerate(chosen.values())}
     found = made(folder, folders, text)
     for words, step in chosen.items():
-        print(f"| {words} | {scored(folders[step], None, given) / dense:.3f} | {found[step].note} |", flush=True)
+        ratio, own = scored(folders[step], None, given) / dense, found[step]
+        print(f"| {words} | {ratio:.3f} | {own.seconds:.0f} | {own.note} |", flush=True)
 
 
 def decode(given: argparse.Namespace, folder: Path, work: Path) -> None:
@@ -179,12 +189,12 @@ class Switch:
     """What a loaded model compares and chooses, on or off; off, the same kernels read everything."""
 
     def __init__(self, model: Any) -> None:
-        from sparsebench.runtime.kernels.skipping import Deciding, Skipping
+        from sparsebench.runtime.kernels.skipping import Skipping, ThresholdedActivation
 
         modules = dict(model.named_modules())
         self.model = model
         self.layers = [one for one in modules.values() if isinstance(one, Skipping)]
-        self.deciding = {path: one for path, one in modules.items() if isinstance(one, Deciding)}
+        self.deciding = {path: one for path, one in modules.items() if isinstance(one, ThresholdedActivation)}
         # What masks neurons and tells a router what it reads.
         self.hooks = [(one._forward_pre_hooks, dict(one._forward_pre_hooks)) for one in self.layers]
 
@@ -270,7 +280,7 @@ def model(given: argparse.Namespace, work: Path) -> Path:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["quality", "product", "decode", "overhead"])
+    parser.add_argument("what", choices=["quality", "partition", "product", "decode", "overhead"])
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--step", action="append")
     parser.add_argument("--windows", type=int, default=8)
@@ -283,7 +293,7 @@ def main() -> None:
     if given.what == "product":
         return product(given)
     with tempfile.TemporaryDirectory(prefix="skipping-") as work:
-        {"quality": quality, "decode": decode, "overhead": overhead}[given.what](
+        {"quality": quality, "partition": quality, "decode": decode, "overhead": overhead}[given.what](
             given, model(given, Path(work)), Path(work)
         )
 

@@ -23,16 +23,17 @@ html_title = f"sparsebench {__version__}"
 html_show_sphinx = False
 html_copy_source = False
 html_use_index = False
-html_extra_path = ["sparsebench.schema.json"]
+html_extra_path = ["sparsebench.schema.json", "results.md", "../report.md"]
 html_theme_options = {"navigation_with_keys": True}
 
-PUBLISHED = re.compile(r"\[([^]]+)\]\((\.\./report\.md|results\.md)(?:#[\w-]+)?\)")
+PUBLISHED = re.compile(r"\[([^]]+)\]\((?:\.\./)*(report\.md|results\.md)(?:#[\w-]+)?\)")
 """A link to the published report or to the tables of its results."""
 
 
 def _copied(app: Any, page: str, source: list[str]) -> None:
     """The report and its results are no pages of the site: a link to one becomes a link to a copy of the file."""
-    source[0] = PUBLISHED.sub(r"{download}`\1 <\2>`", source[0])
+    top = "../" * page.count("/")
+    source[0] = PUBLISHED.sub(rf'<a class="reference external" href="{top}\2">\1</a>', source[0])
 
 
 def setup(app: Any) -> None:

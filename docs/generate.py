@@ -77,7 +77,7 @@ writes a commented one;
     for name in order:
         if " " in name:  # a step: they have a section for each verb
             continue
-        if name == "Calibration":
+        if name == "ManifestCalibration":
             text += steps(schema["$defs"])
         shape = shapes[name]
         title = ORDER.get(name, (f"`{name}`", 0))[0]
@@ -122,16 +122,17 @@ def _names(methods: Iterable[str]) -> str:
 
 ORDER = {
     "Manifest": ("Top level", 0),
-    "Model": ("`models`, each", 1),
-    "Parts": ("`source`, in parts", 2),
-    "Calibration": ("`calibration`", 4),
+    "ManifestModel": ("`models`, each", 1),
+    "ManifestParts": ("`source`, in parts", 2),
+    "ManifestCalibration": ("`calibration`", 4),
     "Student": ("`student` of `recover: distill`", 4),
-    "Benchmarks": ("`benchmarks`", 5),
-    "Task": ("`benchmarks`, each task", 6),
-    "Runtime": ("`runtime`", 7),
-    "Workload": ("`workloads`, each", 8),
-    "Structure": ("`structure`", 9),
-    "Storage": ("`storage`", 10),
+    "ManifestBenchmarks": ("`benchmarks`", 5),
+    "ManifestTask": ("`benchmarks`, each task", 6),
+    "ManifestRuntime": ("`runtime`", 7),
+    "ManifestWorkload": ("`workloads`, each", 8),
+    "ManifestStructure": ("`structure`", 9),
+    "ManifestOutputs": ("`outputs`", 10),
+    "ManifestStorage": ("`storage`", 11),
 }
 
 

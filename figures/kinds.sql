@@ -22,7 +22,7 @@
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
-    SELECT DISTINCT c.model, c.panel, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
+    SELECT DISTINCT c.model, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
            CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
@@ -37,15 +37,16 @@ WITH packed AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity. One kind beside dense is what the other figures show.
     SELECT panel, model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
            arg_min(label, megabytes) FILTER (close) AS best, min(megabytes) FILTER (close) AS least,
-           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros
+           arg_min(label, megabytes) FILTER (close AND kind = 'zeros') AS zeros, min(megabytes) FILTER (close AND kind = 'zeros') AS by_zeros,
+           min(sparsity) FILTER (kind = 'zeros') AS fewest
     FROM (SELECT *, score <= 1.1 * dense AND kind NOT IN ('dense', 'as fetched') AS close FROM points)
     GROUP BY panel, model
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
     SELECT 'Within a tenth of the dense perplexity: ' || string_agg(concat(
                if(several, model || ' ', ''), format('{} in {:.0f}% of the bytes', best, 100 * least / whole), format(' (GGUF {:.0f}%)', 100 * fetched / whole),
-               CASE WHEN zeros <> best THEN format(', zeros in {:.0f}%', 100 * by_zeros / whole) END), '; ' ORDER BY whole DESC)
-           || if(bool_and(zeros IS NULL), '; no zeros alone', '') AS finding
+               CASE WHEN zeros <> best THEN format(', zeros in {:.0f}%', 100 * by_zeros / whole) END,
+               CASE WHEN zeros IS NULL THEN format(', no zeros of {}% or more', percent_label(fewest)) END), '; ' ORDER BY whole DESC) AS finding
     FROM told
     WHERE best IS NOT NULL
 )

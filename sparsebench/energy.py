@@ -45,7 +45,7 @@ def gpu(library: Any, index: int) -> Any:
 
 
 @dataclass
-class Nothing:
+class NoMeter:
     """No counter, and why."""
 
     source: str
@@ -112,7 +112,7 @@ class Nvml:
             return sum(library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
 
 
-EnergyMeter = Nothing | Rapl | Nvml
+EnergyMeter = NoMeter | Rapl | Nvml
 
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:
@@ -123,7 +123,7 @@ def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMe
         with nvml() as library:
             return Nvml([gpu(library, index) for index in range(ranks)])
     except Unavailable as error:
-        return Nothing(f"none: {error}")
+        return NoMeter(f"none: {error}")
 
 
 def _rapl(powercap: Path) -> EnergyMeter:
@@ -140,13 +140,13 @@ def _rapl(powercap: Path) -> EnergyMeter:
             limit = int((zone / "max_energy_range_uj").read_text())
             domains.append(Domain(name, file, limit, int(file.read_text())))
         except PermissionError:
-            return Nothing(f"none: only root may read {zone / 'energy_uj'}")
+            return NoMeter(f"none: only root may read {zone / 'energy_uj'}")
         except (OSError, ValueError) as error:
-            return Nothing(f"none: {zone} cannot be read: {error}")
-    return Rapl(domains) if domains else Nothing(f"none: no RAPL counters in {powercap}")
+            return NoMeter(f"none: {zone} cannot be read: {error}")
+    return Rapl(domains) if domains else NoMeter(f"none: no RAPL counters in {powercap}")
 
 
-class Spent:
+class JouleCounter:
     """Joules since it was made, of a meter that is read again and again."""
 
     def __init__(self, meter: EnergyMeter) -> None:
@@ -164,21 +164,21 @@ class Spent:
             try:
                 found = self.meter.joules()
             except Unavailable as error:
-                found, self.meter = None, Nothing(f"none: {error}")
+                found, self.meter = None, NoMeter(f"none: {error}")
             self._total += found or 0.0
             return None if found is None else self._total
 
 
 @contextmanager
-def spending(device: str) -> Iterator[Spent]:
+def spending(device: str) -> Iterator[JouleCounter]:
     """Count the joules of ``device`` while the block runs; a thread reads the counter every ``SECONDS``."""
-    spent, done = Spent(meter(device)), threading.Event()
+    spent, done = JouleCounter(meter(device)), threading.Event()
 
     def read() -> None:
         while not done.wait(SECONDS):
             spent.joules()
 
-    if isinstance(spent.meter, Nothing):
+    if isinstance(spent.meter, NoMeter):
         yield spent
         return
     thread = threading.Thread(target=read, daemon=True)

@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -16,44 +15,11 @@ from pathlib import Path
 from sparsebench import devices
 
 LIBRARIES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "deepspeed",
-    "lm-eval",
-    "datasets",
-    "duckdb",
-    "safetensors",
-    "numpy",
-    "tokenizers",
-    "gguf",
-    "scipy",
-    "zstandard",
-)
-
-
-@dataclass(frozen=True)
-class Environment:
-    """One machine with one set of libraries at one moment.
-
-    ``id`` covers what is stable (hardware, libraries, git state); ``load`` and ``available_bytes`` are of the moment.
-    ``machine`` is the class of hardware that runtime numbers are compared within.
-    """
-
-    id: str
-    machine: str
-    platform: str
-    cpu: str
-    cores: int
-    memory_bytes: int
-    gpus: tuple[str, ...]
-    python: str
-    libraries: dict[str, str]
-    git_commit: str
-    git_dirty: bool
-    threads: int
-    load: float
-    available_bytes: int
+    "torch", "transformers", "accelerate", "deepspeed", "lm-eval", "datasets", "duckdb", "safetensors", "numpy",
+    "tokenizers", "gguf", "scipy", "zstandard", "pymetis",
+)  # fmt: skip
+EXTRAS = {"pymetis": "moefy"}
+"""The optional extra of ours that brings a library."""
 
 
 @cache
@@ -201,36 +167,28 @@ def git_state(folder: Path | None = None) -> tuple[str, bool]:
     return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
-def capture(device: str = "cpu") -> Environment:
-    """The environment now, of what is calculated on ``device``."""
-    total, available = memory()
-    commit, dirty = git_state()
-    stable = (
-        machine(device),
-        platform.platform(),
-        platform.python_version(),
-        sorted(versions().items()),
-        commit,
-        dirty,
-    )
-    return Environment(
-        id=hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
-        machine=machine(device),
-        platform=platform.platform(),
-        cpu=cpu_model(),
-        cores=cores(),
-        memory_bytes=total,
-        gpus=devices.names(),
-        python=platform.python_version(),
-        libraries=versions(),
-        git_commit=commit,
-        git_dirty=dirty,
-        threads=int(os.environ.get("OMP_NUM_THREADS") or cores()),
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
-        available_bytes=available,
-    )
-
-
 def as_json(device: str = "cpu") -> dict[str, object]:
-    """The environment as a record stores it."""
-    return asdict(capture(device))
+    """One machine with one set of libraries now, as a record stores it, of what is calculated on ``device``.
+
+    ``id`` covers what is stable (hardware, libraries, git state); ``load`` and ``available_bytes`` are of the moment.
+    ``machine`` is the class of hardware that runtime numbers are compared within.
+    """
+    total, available = memory()
+    system, python, (commit, dirty) = platform.platform(), platform.python_version(), git_state()
+    stable = (machine(device), system, python, sorted(versions().items()), commit, dirty)
+    return {
+        "id": hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
+        "machine": machine(device),
+        "platform": system,
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "memory_bytes": total,
+        "gpus": devices.names(),
+        "python": python,
+        "libraries": dict(versions()),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or cores()),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "available_bytes": available,
+    }

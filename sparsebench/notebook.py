@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sparsebench.benchmarks import ScoreResult, TaskSpec
     from sparsebench.manifest.schema import Dtype
-    from sparsebench.plan.single import Single
+    from sparsebench.plan.single import SingleModel
     from sparsebench.runtime import LatencyResult
     from sparsebench.steps.calibration import Calibration
     from sparsebench.steps.contract import Context, Evidence, Step
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "inspect", "load", "measure", "score", "sizes", "sql"]
 
 
-def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline: bool = False) -> Single:
+def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline: bool = False) -> SingleModel:
     """The model that ``source`` names: an alias, a folder or any notation of a source. It is fetched and prepared in the cache.
 
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
@@ -50,7 +50,7 @@ def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline:
 
 
 def apply(
-    model: Single,
+    model: SingleModel,
     recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     out: str | Path,
     *,
@@ -58,16 +58,16 @@ def apply(
     seed: int = 0,
     device: str = "auto",
     offline: bool = False,
-) -> Single:
+) -> SingleModel:
     """Make one variant of ``model`` in the folder ``out``: ``recipe`` is a step as a manifest has it, or a list of steps.
 
     ``calibration`` has the keys of a manifest's section; ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
     Raises UserError for a recipe that asks for several variants or cannot be read, and where ``out`` exists.
     """
     from sparsebench import devices, sources
-    from sparsebench.manifest.schema import Calibration
+    from sparsebench.manifest.schema import ManifestCalibration
     from sparsebench.plan.expand import resolved
-    from sparsebench.plan.single import Single, worded
+    from sparsebench.plan.single import SingleModel, worded
     from sparsebench.steps.calibration import tokens
     from sparsebench.steps.contract import Context
     from sparsebench.steps.registry import kinds
@@ -76,7 +76,7 @@ def apply(
     if out.exists():
         raise UserError(f"{out} exists", "name another folder, or remove it")
     with worded():
-        text = resolved(Calibration.model_validate(dict(calibration or {})), seed)
+        text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
         steps = _recipe(recipe, text)
     on_device = any(kinds()[step.verb].on_device(step) for step in steps)
     there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache()
@@ -95,17 +95,17 @@ def apply(
             )  # fmt: skip
             _make(step, parent, made, context)
             parent = made
-    return Single(out.name, out, model.family, model.dtype)
+    return SingleModel(out.name, out, model.family, model.dtype)
 
 
 def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calibration) -> list[Step]:
     """The steps of the one variant that a recipe asks for; a step that reads a text and names none has the calibration's."""
-    from sparsebench.manifest.recipes import named
+    from sparsebench.manifest.recipes import verb_and_name
     from sparsebench.steps.registry import combinations, kinds
 
     found: list[Step] = []
     for written in [recipe] if isinstance(recipe, Mapping) else recipe:
-        verb, name = named(written, kinds())
+        verb, name = verb_and_name(written, kinds())
         if name not in (known := kinds()[verb].settings()):
             raise UserError(f"there is no {verb}: {name}", f"one of {', '.join(known)}")
         given = {key: value for key, value in written.items() if key != verb}
@@ -132,7 +132,7 @@ def _make(step: Step, parent: Path, out: Path, context: Context) -> None:
     kinds()[step.verb].load()(parent, {step: out}, context, emit)
 
 
-def inspect(model: Single, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
+def inspect(model: SingleModel, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) -> pd.DataFrame:
     """What share of the weights is zero, and at or above each multiple of its tensor's rms: overall, by layer, by module."""
     import pandas as pd
 
@@ -147,7 +147,7 @@ def inspect(model: Single, relative: Sequence[float] = (0.01, 0.1, 0.5, 1.0)) ->
     return pd.DataFrame(found)
 
 
-def sizes(model: Single, formats: Sequence[str] = ("dense", "packed")) -> pd.DataFrame:
+def sizes(model: SingleModel, formats: Sequence[str] = ("dense", "packed")) -> pd.DataFrame:
     """Bytes of the model's weights in each format, each written, read back and compared."""
     import pandas as pd
 
@@ -159,9 +159,9 @@ def sizes(model: Single, formats: Sequence[str] = ("dense", "packed")) -> pd.Dat
 
 
 def score(
-    model: Single,
+    model: SingleModel,
     tasks: str | Sequence[str],
-    against: Single | None = None,
+    against: SingleModel | None = None,
     *,
     limit: int | None = None,
     num_fewshot: int | None = None,
@@ -192,7 +192,7 @@ def score(
 
 
 def results(
-    model: Single,
+    model: SingleModel,
     specs: Sequence[TaskSpec],
     dtype: Dtype,
     device: str,
@@ -214,8 +214,8 @@ def results(
 
 
 def measure(
-    model: Single,
-    against: Single | None = None,
+    model: SingleModel,
+    against: SingleModel | None = None,
     *,
     engine: str = "hf",
     ranks: int = 1,
@@ -256,15 +256,10 @@ def measure(
 def speedups(timed: LatencyResult) -> list[dict[str, Any]]:
     """Time of the baseline over the variant's, by phase, with the names that the view ``latency`` has."""
     return [
-        {
-            "phase": one.phase,
-            "speedup": 1 / one.ratio,
-            "speedup_low": 1 / one.high,
-            "speedup_high": 1 / one.low,
-            "pairs": one.pairs,
-        }
+        {"phase": one.phase, "speedup": 1 / one.ratio, "speedup_low": 1 / one.high, "speedup_high": 1 / one.low,
+         "pairs": one.pairs}
         for one in timed.differences
-    ]
+    ]  # fmt: skip
 
 
 def sql(query: str | None = None, ledger: str | Path | None = None, *, arrow: bool = False) -> pd.DataFrame | pa.Table:

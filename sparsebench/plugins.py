@@ -17,10 +17,10 @@ class Named(Protocol):
         """What manifests and options call it."""
 
 
-Entry = TypeVar("Entry", bound=Named)
+Plugin = TypeVar("Plugin", bound=Named)
 
 
-def table(built_in: Iterable[Entry], kind: type[Entry], group: str) -> dict[str, Entry]:
+def table(built_in: Iterable[Plugin], kind: type[Plugin], group: str) -> dict[str, Plugin]:
     """Rows by name: the built-in ones, then those that the entry points of ``group`` name, which must be of ``kind``.
 
     Raises UserError for an entry point that cannot be imported, names something else, or has a name that is taken.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ _NEEDED = {"cell": ("cell_id", "stage", "status", "variant", "started_at"), "pla
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """How a cell ended. ``reason`` says why, for every status but ``done``; ``seconds`` is the cell's own time.
 
     ``content`` is the checksum of the weights that it was measured on, ``dtype`` the precision that it ran in.
@@ -50,7 +51,7 @@ def key(cell: Cell, device: str = "cpu") -> str:
     return f"{cell.id}-{environment.where(device)['id']}" if timed(cell.stage) else cell.id
 
 
-def make(cell: Cell, manifest: str, outcome: Outcome, device: str = "cpu") -> dict[str, Any]:
+def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -> dict[str, Any]:
     """The record of one cell that ran on a resolved ``device``, as it is stored."""
     started = outcome.started_at or datetime.now(UTC)
     return {
@@ -214,6 +215,29 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
+    """Write the records of a bundle as files, so that a run goes on from them: how many came, and how many were there already.
+
+    What is there stays. Plans are left out, since a run writes its own. Raises RecordError for what is no record, and for a
+    record whose key is no file's name.
+    """
+    there, came, met = statuses(folder), 0, 0
+    for where, record in located([bundled]):
+        if record.get("kind") == "plan":
+            continue
+        key = str(record.get("key") or "")
+        if not re.fullmatch(r"[\w-]+", key) or record["status"] not in STATUSES:
+            raise RecordError(
+                f"{where}: {key!r}, {record['status']!r}: no key and status of a record", "copy the file again"
+            )
+        if key in there:
+            met += 1
+            continue
+        write(folder, record)
+        came += 1
+    return came, met
 
 
 def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]]:

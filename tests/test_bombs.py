@@ -27,7 +27,7 @@ from sparsebench.models.checkpoint import Checkpoint, read_header, shards
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 from sparsebench.plan.expand import expand
-from sparsebench.plan.preflight import Lock, Request, checks
+from sparsebench.plan.preflight import Lock, PlanRequest, checks
 from sparsebench.plan.preflight import prepare as preflight
 from sparsebench.records import planned
 from sparsebench.runtime import hosts
@@ -127,7 +127,7 @@ def test_lists_that_multiply_are_refused_before_they_are_written_out(tmp_path: P
         f"runtime: {{ranks: {list(range(1, 200))}}}\n"
     )
     with refused(path, "variants", "cells", kind=ManifestError):
-        preflight(Request(path))
+        preflight(PlanRequest(path))
 
 
 def test_a_plan_may_be_longer_than_other_records_and_a_run_no_longer_than_its_plan(

@@ -16,7 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import combinations, kinds, single
-from sparsebench.structure.outputs import compare
+from sparsebench.structure.outputs import compare_outputs
 from tests.elsewhere import DEVICE, There, elsewhere
 from tests.steps.recover import test_whole as whole_model
 
@@ -101,7 +101,7 @@ def test_what_reads_text_is_made_on_the_device_and_is_the_same(
 
 
 def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.models.load import load_model, load_tokenizer
 
     words = "the a of to and in is it was that cat dog".split()
@@ -115,7 +115,7 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
         model = load_model(folder, family, "float32", device)
         assert {one.device.type for one in model.parameters()} == {device}
         backend: Any = "causal" if family == "decoder" else "seq2seq"
-        scorer: Any = Scorer(pretrained=model, tokenizer=load_tokenizer(folder), backend=backend, batch_size=16)
+        scorer: Any = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), backend=backend, batch_size=16)
         scorer.share = True
         return [value for value, _ in scorer.loglikelihood(asked)], scorer.sharing
 
@@ -143,9 +143,9 @@ def test_blocks_are_compared_on_the_device(tiny_llama: Path, tiny_bert: Path, ti
     for family, folder in families:
         variant = made(folder, family, [step], tmp_path / family, "cpu")[step]
         asked = (folder, variant, family, calibrated(family).batch, "float32")
-        here = compare(*asked)
+        here = compare_outputs(*asked)
         with elsewhere() as device:
-            there = compare(*asked, device=device)
+            there = compare_outputs(*asked, device=device)
         assert here.tokens == there.tokens and len(here.blocks) >= 2
         for one, other in zip(here.blocks, there.blocks, strict=True):
             assert astuple(other)[2:] == pytest.approx(astuple(one)[2:], rel=1e-4) and min(astuple(one)[2:]) > 0

@@ -264,7 +264,7 @@ def planted(name: Path, target: Path) -> Path:
 def test_a_run_writes_through_no_link_among_its_logs(
     ending: str, home: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ready = preflight.prepare(preflight.Request(home / "m.yaml"))
+    ready = preflight.prepare(preflight.PlanRequest(home / "m.yaml"))
     first = jobs(ready.plan, list(ready.plan.cells), lambda variant: False)[0]
     link = planted(home / "ledger" / "logs" / f"{first.kind}-{first.id}.{ending}", canary)
     code, said = told(monkeypatch, capsys, "run", home / "m.yaml")

@@ -46,6 +46,16 @@ def test_rooms_import_only_earlier_rooms() -> None:
     assert len(imports()) > 100, "the check must see the imports"
 
 
+def test_a_class_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 200, "the check must see the classes"
+    assert not {name: files for name, files in places.items() if len(files) > 1}
+
+
 def test_a_run_and_the_ledger_know_nothing_of_each_other_but_records() -> None:
     assert not [file for file, room, name in imports() if {room, name} == {"run", "ledger"}]
     assert {room for _, room, name in imports() if name == "records"} >= {"run", "ledger"}

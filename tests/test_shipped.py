@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sparsebench import benchmarks, sources
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from tests.docs.test_quotes import quotes
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ MANIFESTS = ["quickstart.yaml", "examples/small.yaml"]
 
 @pytest.mark.parametrize("name", [*MANIFESTS, "examples/g2p.yaml"])
 def test_manifests_pass_the_preflight_offline(name: str) -> None:
-    ready = prepare(Request(ROOT / name, offline=True))
+    ready = prepare(PlanRequest(ROOT / name, offline=True))
     stages = {cell.stage for cell in ready.plan.cells}
     assert stages == {"make", "structure", "storage", "benchmarks", "latency", "memory"}
     assert {cell.variant.last("sparsity") for cell in ready.plan.cells} >= {0.0, 0.1, 0.5, 0.9, 0.95, 0.99}
@@ -56,7 +56,7 @@ def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: 
         path = tmp_path / path.name
         moved = text.replace("path:../out/g2p-words.jsonl", f"path:{words}")
         path.write_text(moved.replace("path:g2p/model", f"path:{ROOT}/examples/g2p/model"))
-    ready = prepare(Request(path, offline=True))
+    ready = prepare(PlanRequest(path, offline=True))
     assert {cell.stage for cell in ready.plan.cells} == stages
     # A task without offline data would fail in the run.
     tasks = {str(cell.settings["task"]) for cell in ready.plan.cells if cell.stage == "benchmarks"}
@@ -83,7 +83,7 @@ def test_every_wheel_is_pinned(name: str) -> None:
 
 
 def test_the_lab_rehearses_without_the_hub() -> None:
-    ready = prepare(Request(ROOT / "experiments.yaml", offline=True, rehearse=True))
+    ready = prepare(PlanRequest(ROOT / "experiments.yaml", offline=True, rehearse=True))
     assert {model.family for model in ready.plan.models} == {"encoder", "decoder", "encoder-decoder"}
     assert {cell.variant.weights for cell in ready.plan.cells} == {"random"}
     assert not [cell for cell in ready.plan.cells if cell.stage == "benchmarks"]
@@ -104,21 +104,23 @@ def test_the_lab_stops_in_the_preflight_when_offline() -> None:
 @pytest.mark.long
 def test_the_published_report_is_what_the_published_records_give(tmp_path: Path) -> None:
     """`make report`, without the pictures, and what pages quote: a change of a template, a query or a record needs it again."""
-    manifests = re.findall(r"--manifest (\S+)", (ROOT / "Makefile").read_text())
-    assert len(manifests) >= 6
+    reported = re.findall(r"^REPORTED = (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    assert len(reported) >= 6
     shutil.copytree(ROOT / "figures", tmp_path / "figures")
-    ledger, made, all_results = tmp_path / "published.duckdb", tmp_path / "report.md", tmp_path / "docs" / "results.md"
-    asked = [word for name in manifests for word in ("--manifest", name)]
+    published, part = tmp_path / "published.duckdb", tmp_path / "report.duckdb"
+    made, all_results = tmp_path / "report.md", tmp_path / "docs" / "results.md"
+    records = ROOT / "ledger" / "published"
     for words in (
-        ["ingest", ROOT / "ledger" / "published", "--ledger", ledger],
-        ["report", "--ledger", ledger, "--out", made, "--results", all_results, "--figures", "figures", *asked],
+        ["ingest", records, "--ledger", published],
+        ["ingest", *(records / f"{name}.jsonl.zst" for name in reported), "--ledger", part],
+        ["report", "--ledger", part, "--out", made, "--results", all_results, "--figures", "figures"],
     ):
         command = [sys.executable, "-m", "sparsebench", *map(str, words)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert made.read_text() == (ROOT / "report.md").read_text(), "renew it: make report"
     assert all_results.read_text() == (ROOT / "docs" / "results.md").read_text(), "renew it: make report"
-    said = quotes.said(ledger)
+    said = quotes.said(published)
     for page in quotes.PAGES:
         assert quotes.written(page.read_text(), said) == page.read_text(), (
             f"{page.name} quotes what is not so: make report"

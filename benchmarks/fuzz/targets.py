@@ -68,12 +68,12 @@ class Manifests(Target):
 
     def read(self, given: bytes) -> None:
         from sparsebench.manifest.load import load
-        from sparsebench.plan.preflight import Request, prepare
+        from sparsebench.plan.preflight import PlanRequest, prepare
 
         path = self.folder / "given.yaml"
         path.write_bytes(given)
         if b"path:model" in given:
-            prepare(Request(path, self.folder / "none.duckdb", offline=True))
+            prepare(PlanRequest(path, self.folder / "none.duckdb", offline=True))
         else:
             load(path)
 
@@ -128,7 +128,7 @@ class Configurations(Target):
 
     def read(self, given: bytes) -> None:
         from sparsebench import bounded
-        from sparsebench.manifest.schema import Model
+        from sparsebench.manifest.schema import ManifestModel
         from sparsebench.models.checkpoint import Checkpoint
         from sparsebench.models.families import family_of, meta_model
         from sparsebench.models.topology import parts
@@ -138,7 +138,7 @@ class Configurations(Target):
         path.write_bytes(given)
         config = bounded.read_object(path)
         family = family_of(config) or "decoder"
-        model_size(Model(name="m", source="path:m", family=family), config, self.folder / "none")
+        model_size(ManifestModel(name="m", source="path:m", family=family), config, self.folder / "none")
         parts(Checkpoint(self.model), family)
         meta_model(family, config)
 

@@ -39,7 +39,7 @@ def fitting(model: Any, free: int, least: int) -> int:
 
 
 @dataclass
-class Batch:
+class BatchSize:
     """At most ``most`` rows a forward pass; half as many whenever memory was wanting, unless their number was ``asked`` for."""
 
     most: int

@@ -80,18 +80,9 @@ FAMILIES: tuple[Family, ...] = ("decoder", "encoder-decoder", "encoder")
 
 
 def _lm_eval(
-    name: str,
-    metric: str,
-    n: int,
-    description: str,
-    chance: ChanceRule = "1/choices",
-    examples: str = "",
-    parts: int = 1,
-    prompt: int = 0,
+    name: str, metric: str, n: int, description: str, chance: ChanceRule = "1/choices", **more: Any
 ) -> Benchmark:
-    return Benchmark(
-        name, FAMILIES, "harness", metric, chance, n, description, examples=examples, parts=parts, prompt=prompt
-    )
+    return Benchmark(name, FAMILIES, "harness", metric, chance, n, description, **more)
 
 
 LM_EVAL_TASKS = (
@@ -106,12 +97,7 @@ LM_EVAL_TASKS = (
     ),
     _lm_eval("lambada_openai", "acc", 5153, "the last word of a passage, open; test split", "open"),
     _lm_eval(
-        "mmlu",
-        "acc",
-        14042,
-        "57 subjects, 4 answers; test split; a limit is one of each subject",
-        examples="dev",
-        parts=57,
+        "mmlu", "acc", 14042, "57 subjects, 4 answers; test split; a limit is one of each subject", examples="dev", parts=57,
         prompt=110,
     ),
     _lm_eval("boolq", "acc", 3270, "yes or no about a passage; validation split", "majority"),
@@ -120,125 +106,84 @@ LM_EVAL_TASKS = (
     _lm_eval("rte", "acc", 277, "entailment, 2 classes; validation split", "majority"),
     _lm_eval("mrpc", "acc", 408, "paraphrases, 2 classes; validation split", "majority"),
     _lm_eval("sst2", "acc", 872, "sentiment, 2 classes; validation split", "majority"),
-)
+)  # fmt: skip
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("premise", "hypothesis")
-_NEEDS_HEAD = "needs a sequence-classification head"
+_HEAD = "needs a sequence-classification head"
+
+
+def _encoder(
+    name: str,
+    adapter: str,
+    metric: str,
+    chance: ChanceRule,
+    n: int,
+    description: str,
+    scale: Scale = "0/1",
+    **more: Any,
+) -> Benchmark:
+    return Benchmark(name, ("encoder",), adapter, metric, chance, n, description, scale, **more)
 
 
 def _head(
-    name: str, data: str, n: int, fields: tuple[str, ...], classes: tuple[str, ...], description: str
+    name: str, n: int, description: str, fields: tuple[str, ...], classes: tuple[str, ...], **more: Any
 ) -> Benchmark:
-    return Benchmark(
-        name,
-        ("encoder",),
-        "classification",
-        "acc",
-        "majority",
-        n,
-        description,
-        data=validation(data),
-        fields=fields,
-        classes=classes,
-    )
+    return _encoder(name, "classification", "acc", "majority", n, description, fields=fields, classes=classes, **more)
 
 
 ENCODER_TASKS = (
-    Benchmark(
-        name="mrpc_pair",
-        families=("encoder",),
-        adapter="pairs",
-        metric="ap",
-        chance="positives",
-        n=408,
-        description="GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)",
-        scale="continuous",
-        data=validation("glue/mrpc"),
-        fields=(*_PAIR, "label"),
+    _encoder(
+        "mrpc_pair", "pairs", "ap", "positives", 408,
+        "GLUE MRPC validation: average precision of cosine similarity (MTEB pair classification)", "continuous",
+        data=validation("glue/mrpc"), fields=(*_PAIR, "label"),
     ),
-    Benchmark(
-        name="stsb_sts",
-        families=("encoder",),
-        adapter="pairs",
-        metric="spearman",
-        chance="uncorrelated",
-        n=1379,
-        description="STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)",
-        scale="continuous",
-        hub=("mteb/stsbenchmark-sts", "default", "test"),
-        fields=(*_PAIR, "score"),
+    _encoder(
+        "stsb_sts", "pairs", "spearman", "uncorrelated", 1379,
+        "STS benchmark test, from the hub: Spearman's correlation of cosine similarity and gold (MTEB STS)", "continuous",
+        hub=("mteb/stsbenchmark-sts", "default", "test"), fields=(*_PAIR, "score"),
     ),
-    Benchmark(
-        name="sst2_probe",
-        families=("encoder",),
-        adapter="probe",
-        metric="acc",
-        chance="1/choices",
-        n=672,
-        description="GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)",
-        scale="continuous",
-        data=validation("glue/sst2"),
-        fields=("sentence",),
-        classes=("negative", "positive"),
+    _encoder(
+        "sst2_probe", "probe", "acc", "1/choices", 672,
+        "GLUE SST-2 validation, 200 documents to train on, 672 scored: linear probe (MTEB classification)", "continuous",
+        data=validation("glue/sst2"), fields=("sentence",), classes=("negative", "positive"),
     ),
-    Benchmark(
-        name="sciq_retrieval",
-        families=("encoder",),
-        adapter="retrieval",
-        metric="acc",
-        chance="1/passages",
-        n=887,
-        description="SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
+    _encoder(
+        "sciq_retrieval", "retrieval", "acc", "1/passages", 887,
+        "SciQ validation: each question's own passage nearest by cosine among all 887 (accuracy at 1)",
         data=validation("sciq/none"),
     ),
-    Benchmark(
-        name="pseudo_perplexity",
-        families=("encoder",),
-        adapter="pseudo_perplexity",
-        metric="pseudo_perplexity",
-        chance="none",
-        n=1334,
-        tokens=128,
-        description="CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better",
-        scale="continuous",
-        data=(COQA,),
-        fields=("doc.story",),
+    _encoder(
+        "pseudo_perplexity", "pseudo_perplexity", "pseudo_perplexity", "none", 1334,
+        "CoQA validation, as `perplexity`; 128-token windows; needs a masked-language-model head; lower is better", "continuous",
+        tokens=128, data=(COQA,), fields=("doc.story",),
     ),
     _head(
-        "glue_rte",
-        "glue/rte",
-        277,
-        _PAIR,
-        ("entailment", "not_entailment"),
-        f"GLUE RTE validation; {_NEEDS_HEAD} (NLI will do)",
+        "glue_rte", 277, f"GLUE RTE validation; {_HEAD} (NLI will do)", _PAIR, ("entailment", "not_entailment"),
+        data=validation("glue/rte"),
     ),
     _head(
-        "superglue_cb",
-        "super_glue/cb",
-        56,
-        _NLI,
-        ("entailment", "contradiction", "neutral"),
-        f"SuperGLUE CB validation, accuracy; {_NEEDS_HEAD} (NLI)",
+        "superglue_cb", 56, f"SuperGLUE CB validation, accuracy; {_HEAD} (NLI)", _NLI,
+        ("entailment", "contradiction", "neutral"), data=validation("super_glue/cb"),
     ),
     _head(
-        "glue_mrpc", "glue/mrpc", 408, _PAIR, ("not_equivalent", "equivalent"), f"GLUE MRPC validation; {_NEEDS_HEAD}"
+        "glue_mrpc", 408, f"GLUE MRPC validation; {_HEAD}", _PAIR, ("not_equivalent", "equivalent"),
+        data=validation("glue/mrpc"),
     ),
     _head(
-        "glue_sst2", "glue/sst2", 872, ("sentence",), ("negative", "positive"), f"GLUE SST-2 validation; {_NEEDS_HEAD}"
+        "glue_sst2", 872, f"GLUE SST-2 validation; {_HEAD}", ("sentence",), ("negative", "positive"),
+        data=validation("glue/sst2"),
     ),
-    Benchmark(
-        name="glue_mnli",
-        families=("encoder",),
-        adapter="classification",
-        metric="acc",
-        chance="majority",
-        n=9815,
-        description=f"GLUE MNLI matched validation, from the hub; {_NEEDS_HEAD} (NLI)",
-        hub=("nyu-mll/glue", "mnli", "validation_matched"),
-        fields=_NLI,
-        classes=("entailment", "neutral", "contradiction"),
+    _head(
+        "glue_mnli", 9815, f"GLUE MNLI matched validation, from the hub; {_HEAD} (NLI)", _NLI,
+        ("entailment", "neutral", "contradiction"), hub=("nyu-mll/glue", "mnli", "validation_matched"),
     ),
-)
+)  # fmt: skip
+
+
+def _perplexity(name: str, n: int, tokens: int, description: str, **more: Any) -> Benchmark:
+    return Benchmark(
+        name, ("decoder",), "perplexity", "perplexity", "none", n, description, "continuous", tokens=tokens, **more
+    )
 
 
 def _g2p(name: str, metric: str, chance: ChanceRule, scale: Scale, measure: str) -> Benchmark:
@@ -262,40 +207,22 @@ def _squad(name: str, metric: str, scale: Scale, measure: str) -> Benchmark:
 
 BUILT_IN = (
     *LM_EVAL_TASKS,
-    Benchmark(
-        name="perplexity",
-        families=("decoder",),
-        adapter="perplexity",
-        metric="perplexity",
-        chance="none",
-        n=172,
-        tokens=1024,
-        description="CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
-        scale="continuous",
-        data=(COQA,),
-        fields=("doc.story",),
-        version=2,
+    _perplexity(
+        "perplexity", 172, 1024,
+        "CoQA validation: perplexity of its 499 passages, joined; 1,024-token windows; lower is better",
+        data=(COQA,), fields=("doc.story",), version=2,
     ),
-    Benchmark(
-        name=WIKITEXT2,
-        families=("decoder",),
-        adapter="perplexity",
-        metric="perplexity",
-        chance="none",
-        n=140,
-        tokens=2048,
-        description="WikiText-2 raw, test, from the hub: perplexity in 2,048-token windows, as papers report it; lower is better",
-        scale="continuous",
-        data=(WIKITEXT2_TEST,),
-        fields=("text",),
-        form="published",
+    _perplexity(
+        WIKITEXT2, 140, 2048,
+        "WikiText-2 raw, test, from the hub: perplexity in 2,048-token windows, as papers report it; lower is better",
+        data=(WIKITEXT2_TEST,), fields=("text",), form="published",
     ),
     _g2p("g2p", "exact_match", "open", "0/1", "any pronunciation listed counts as right"),
     _g2p("g2p_per", "per", "none", "continuous", "edits to the nearest per phoneme; lower is better"),
     _squad("squad", "exact_match", "0/1", "exact match"),
     _squad("squad_f1", "f1", "continuous", "F1 over words"),
     *ENCODER_TASKS,
-)
+)  # fmt: skip
 
 
 @cache

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from lm_eval.models.huggingface import HFLM
 
 from sparsebench.benchmarks import batching, prefixes
-from sparsebench.benchmarks.batching import Batch
-from sparsebench.benchmarks.contract import Progress
+from sparsebench.benchmarks.batching import BatchSize
+from sparsebench.benchmarks.contract import LogLikelihood, Progress
 from sparsebench.benchmarks.prefixes import TokenIds
 from sparsebench.errors import BenchmarkError, UnsupportedError
 
@@ -20,7 +20,6 @@ Request = tuple[Any, list[int], list[int]]
 """lm-eval's: (what it was made from, context tokens, continuation tokens)."""
 Asked = dict[TokenIds, list[tuple[int, list[int]]]]
 """For each distinct input the requests it answers: (place among the requests, continuation tokens)."""
-Answer = tuple[float, bool]
 
 CONTEXT = 512
 """Tokens of an input for which a GPU keeps room in stock's batches."""
@@ -30,7 +29,7 @@ _ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 """What a model's own code may raise when its inputs are a tree."""
 
 
-class Scorer(HFLM):
+class CausalScorer(HFLM):
     """Stock HFLM; with ``share`` nothing is computed that no answer needs. ``usual`` is the batch size, which counts where
     ``exact``, and is otherwise the least on a GPU.
 
@@ -53,7 +52,7 @@ class Scorer(HFLM):
         super().__init__(*args, **kwargs)
         self.usual = int(self.batch_size)
 
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[LogLikelihood]:
         """Stock, without its bar."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
@@ -68,12 +67,12 @@ class Scorer(HFLM):
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[Answer]:
+    ) -> list[LogLikelihood]:
         self.done, self.total = 0, len(requests)
         alike = self.backend == "causal" and self.model.get_output_embeddings() is not None
         if self.share and not alike:
             self.sharing = "off: lm-eval's own loop"
-        batch = Batch(override_bs or self._most(), asked=self.exact)
+        batch = BatchSize(override_bs or self._most(), asked=self.exact)
         if not self.share or not alike:
             return self._stock(requests, batch)
         asked: Asked = {}
@@ -82,14 +81,14 @@ class Scorer(HFLM):
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             asked.setdefault(row, []).append((place, continuation))
         self.total = len(asked)
-        results: list[Answer] = [(0.0, False)] * len(requests)
+        results: list[LogLikelihood] = [(0.0, False)] * len(requests)
         trees = self._trees(asked) if override_bs is None else []
         alone = set(asked).difference(*trees)
         for rows in _stock_batches(alone, batch.most):
             for place, answer in self._in_parts(rows, asked, False, batch).items():
                 results[place] = answer
             self._advance(len(rows))
-        tree = Batch(max(map(len, trees), default=1))
+        tree = BatchSize(max(map(len, trees), default=1))
         for rows in trees:
             answers = self._in_parts(rows, asked, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
@@ -106,12 +105,12 @@ class Scorer(HFLM):
         """Sequences of a stock batch: those that were asked for or are fastest on a CPU, or as many as the GPU has room for."""
         return self.usual if self.exact else max(self.usual, batching.tokens_at_once(self.model, 0) // CONTEXT)
 
-    def _stock(self, requests: list[Request], batch: Batch) -> list[Answer]:
+    def _stock(self, requests: list[Request], batch: BatchSize) -> list[LogLikelihood]:
         """Stock's own loop; where memory is wanting it begins again with batches of half the size."""
         while True:
             self.done, self.batch_size_per_gpu = 0, batch.most
             try:
-                found: list[Answer] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
+                found: list[LogLikelihood] = super()._loglikelihood_tokens(requests, disable_tqdm=True)
             except (RuntimeError, MemoryError) as error:
                 batch.halve(batch.most, error)
             else:
@@ -119,13 +118,15 @@ class Scorer(HFLM):
                 return found
             batching.release()
 
-    def _in_parts(self, rows: list[TokenIds], asked: Asked, together: bool, batch: Batch) -> dict[int, Answer]:
-        found: dict[int, Answer] = {}
+    def _in_parts(
+        self, rows: list[TokenIds], asked: Asked, together: bool, batch: BatchSize
+    ) -> dict[int, LogLikelihood]:
+        found: dict[int, LogLikelihood] = {}
         for _, answers in batch.parts(rows, lambda part: dict(self._answers(list(part), asked, together))):
             found |= answers
         return found
 
-    def _note(self, batch: Batch) -> None:
+    def _note(self, batch: BatchSize) -> None:
         self.notes = {} if batch.most == self.usual else {"batch_size": batch.most}
 
     def _trees(self, asked: Asked) -> list[list[TokenIds]]:
@@ -163,7 +164,7 @@ class Scorer(HFLM):
             return ""
         return f"the logits of {len(rows)} inputs move by {moved:.1e} (relative L2)"
 
-    def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, Answer]]:
+    def _answers(self, rows: list[TokenIds], asked: Asked, together: bool) -> Iterator[tuple[int, LogLikelihood]]:
         """(place among the requests, its answer) of all that the inputs were asked."""
         kept = [_longest(asked[row]) for row in rows]
         logits = self._logits(rows, kept, together)
@@ -190,7 +191,7 @@ class Scorer(HFLM):
             batch[place, : len(row)] = torch.tensor(row, dtype=torch.long, device="cpu")
         ends = [place * width + len(row) for place, row in enumerate(rows)]
         places = [place for end, count in zip(ends, kept, strict=True) for place in range(end - count, end)]
-        return self._at(places, lambda: super(Scorer, self)._model_call(batch.to(self.device)))
+        return self._at(places, lambda: super(CausalScorer, self)._model_call(batch.to(self.device)))
 
     def _at(self, places: list[int], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What ``forward`` gives when its output head is called at these places of the flattened batch only."""
@@ -201,11 +202,8 @@ class Scorer(HFLM):
             hidden = args[0]
             return (hidden.reshape(-1, hidden.shape[-1])[chosen].unsqueeze(0), *args[1:])
 
-        hook = head.register_forward_pre_hook(only_chosen)
-        try:
+        with head.register_forward_pre_hook(only_chosen):
             logits = forward()
-        finally:
-            hook.remove()
         if logits.shape[:2] != (1, len(chosen)):
             raise BenchmarkError(
                 f"{type(self.model).__name__} does not call its output head on hidden states, as its kin do",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sparsebench.benchmarks.catalog import FAMILIES, Benchmark, all_tasks
-from sparsebench.benchmarks.own import Own
+from sparsebench.benchmarks.own import OwnData
 from sparsebench.benchmarks.statistics import mean_stderr
 from sparsebench.errors import BenchmarkError, SparsebenchError
 
@@ -19,6 +19,8 @@ DAMAGED = "its weights overflow or are damaged: try dtype float32"
 """The way out where a model's numbers are not finite."""
 Progress = Callable[[int, int], None]
 """(requests done, requests in all) of the task at hand."""
+LogLikelihood = tuple[float, bool]
+"""(log p of a token or a continuation, whether greedy decoding gives it)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TaskSpec:
     labels: tuple[str, ...] | None = None
     data: str | None = None
     batch: int | None = None
-    own: Own | None = None
+    own: OwnData | None = None
 
     @property
     def row(self) -> Benchmark | None:

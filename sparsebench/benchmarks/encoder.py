@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sparsebench import bounded, sources
 from sparsebench.benchmarks import hashes, own
-from sparsebench.benchmarks.batching import Batch, tokens_at_once
+from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark, all_tasks
 from sparsebench.benchmarks.contract import Progress, ScoreResult, TaskSpec
 from sparsebench.benchmarks.plugged import Plugged
@@ -59,7 +59,7 @@ class Encoder:
         self.dtype, self.device = dtype, device
         self.asked_batch_size = batch_size
         rows = tokens_at_once(self.model, 0) // self.max_length
-        self.batch = Batch(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
+        self.batch = BatchSize(batch_size or max(BATCH_SIZE, rows), asked=batch_size is not None)
         self.progress = progress
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -197,7 +197,7 @@ def fitting(config: Mapping[str, Any]) -> list[str]:
 
 
 def documents(
-    task: Benchmark, cache: sources.Cache, data: str | None = None, own_data: own.Own | None = None
+    task: Benchmark, cache: sources.Cache, data: str | None = None, own_data: own.OwnData | None = None
 ) -> list[dict[str, Any]]:
     """The task's documents in the order of the data, or those of another source with the same columns, or one's own.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
 from sparsebench.benchmarks import cmudict, hashes, own, squad
-from sparsebench.benchmarks.batching import Batch, tokens_at_once
+from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.statistics import ratio
@@ -48,7 +48,7 @@ Symbols = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Document:
+class GenerationExample:
     """An input and every output that counts as right, each a sequence of symbols; ``context`` is what documents may share."""
 
     text: str
@@ -66,9 +66,9 @@ class Generation:
         self.tokenizer = tokenizer
         # Room for a context of some hundred tokens each.
         rows = batch_size or max(BATCH_SIZE, tokens_at_once(model, 0) // CONTEXT)
-        self.batch = Batch(rows, asked=batch_size is not None)
+        self.batch = BatchSize(rows, asked=batch_size is not None)
         self.progress = progress
-        self._documents: dict[tuple[tuple[str, ...], ...], list[Document]] = {}
+        self._documents: dict[tuple[tuple[str, ...], ...], list[GenerationExample]] = {}
         self._written: dict[tuple[int, tuple[str, ...]], list[Symbols]] = {}
 
     def score(self, spec: TaskSpec, cache: sources.Cache) -> ScoreResult:
@@ -229,7 +229,7 @@ class Generation:
         return [tuple((text if alone else text.partition("\n")[0]).split()) for text in found]
 
 
-def questions(spec: TaskSpec, cache: sources.Cache) -> list[Document]:
+def questions(spec: TaskSpec, cache: sources.Cache) -> list[GenerationExample]:
     """Inputs of one's own, each with its answer or a list of such. Raises BenchmarkError for what is none."""
     task, path = spec.known, spec.own.fetch(cache) if spec.own else Path()
     found = []
@@ -241,18 +241,19 @@ def questions(spec: TaskSpec, cache: sources.Cache) -> list[Document]:
                     f"task {task.name}: {path}: record {number}: {column} is no text",
                     "mend it, or leave the record out",
                 )
-        found.append(Document(text, tuple(tuple(answer.split()) for answer in answers)))
+        found.append(GenerationExample(text, tuple(tuple(answer.split()) for answer in answers)))
     return found
 
 
-def documents(task: Benchmark, cache: sources.Cache) -> list[Document]:
+def documents(task: Benchmark, cache: sources.Cache) -> list[GenerationExample]:
     """SQuAD's questions, or the words of CMUdict's test part."""
     path = Path(sources.fetch(sources.parse(task.data[0]), cache))
     if task.form == "squad":
         return [
-            Document(prompt, tuple(map(squad.words, answers)), passage) for prompt, answers, passage in squad.read(path)
+            GenerationExample(prompt, tuple(map(squad.words, answers)), passage)
+            for prompt, answers, passage in squad.read(path)
         ]
-    return [Document(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
+    return [GenerationExample(word.spelling, word.pronunciations) for word in cmudict.split(cmudict.read(path), "test")]
 
 
 def likeness(metric: str) -> Callable[[Sequence[str], Sequence[str]], float]:

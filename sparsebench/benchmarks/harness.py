@@ -23,7 +23,7 @@ from sparsebench.errors import BenchmarkError, UnsupportedError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.benchmarks.masked import MaskedScorer
     from sparsebench.manifest.schema import Family
 
@@ -63,7 +63,7 @@ class Harness:
         self.batch_size = batch_size or BATCH_SIZE
         self.exact = batch_size is not None
         self.model = model or load_model(folder, family, dtype, device)
-        self.lm: MaskedScorer | Scorer
+        self.lm: MaskedScorer | CausalScorer
         tokenizer: Any = load_tokenizer(folder)
         with _quiet():
             if family == "encoder":
@@ -71,10 +71,10 @@ class Harness:
 
                 self.lm = MaskedScorer(self.model, tokenizer, batch_size)
             else:
-                from sparsebench.benchmarks.causal import Scorer
+                from sparsebench.benchmarks.causal import CausalScorer
 
                 backend: Any = "causal" if family == "decoder" else "seq2seq"
-                self.lm = Scorer(
+                self.lm = CausalScorer(
                     pretrained=self.model,
                     tokenizer=tokenizer,
                     backend=backend,

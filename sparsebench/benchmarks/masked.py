@@ -27,8 +27,8 @@ class MaskedScorer(LM):
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int | None) -> None:
         super().__init__()
-        self.reader = pll.Reader(tokenizer, model.config.to_dict())
-        self.scorer = pll.Scorer(model, tokenizer, batch_size)
+        self.reader = pll.PllTokenizer(tokenizer, model.config.to_dict())
+        self.scorer = pll.PllScorer(model, tokenizer, batch_size)
         self.notes: dict[str, str | int | float] = {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

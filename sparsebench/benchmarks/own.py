@@ -41,7 +41,7 @@ WINDOW, MASKED_WINDOW = 1024, 128
 
 
 @dataclass(frozen=True)
-class Kind:
+class OwnTaskKind:
     """What can be asked of data of one's own.
 
     ``columns`` are the parts of a record, which are the names of its columns unless an entry says otherwise; ``takes`` are
@@ -62,40 +62,40 @@ class Kind:
     source: str = ""
 
 
-KINDS: Mapping[str, Kind] = {
-    "perplexity": Kind(
+KINDS: Mapping[str, OwnTaskKind] = {
+    "perplexity": OwnTaskKind(
         ("decoder",), "perplexity", "perplexity", "none", "perplexity of your text; lower is better", "passages",
         "continuous", takes=("field", "length", "stride", "name"), length=WINDOW,
     ),
-    WIKITEXT2: Kind(
+    WIKITEXT2: OwnTaskKind(
         ("decoder",), "perplexity", "perplexity", "none", "WikiText-2 as papers report it", "published", "continuous",
         takes=("field", "length", "stride", "name"), length=2048, source=WIKITEXT2_TEST,
     ),
-    "pseudo_perplexity": Kind(
+    "pseudo_perplexity": OwnTaskKind(
         ("encoder",), "pseudo_perplexity", "pseudo_perplexity", "none", "pseudo-perplexity of your text; lower is better",
         "passages", "continuous", takes=("field", "length", "name"), length=MASKED_WINDOW,
     ),
-    "choices": Kind(
+    "choices": OwnTaskKind(
         FAMILIES, "harness", "acc", "1/choices", "your questions: which of the choices is likeliest",
         columns=("context", "choices", "gold"), takes=("columns", "name", "num_fewshot"),
     ),
-    "generation": Kind(
+    "generation": OwnTaskKind(
         ("decoder", "encoder-decoder"), "generation", "exact_match", "open", "your questions: the answer as it should be",
         columns=("input", "target"), takes=("columns", "metric", "length", "name"),
     ),
-    "similarity": Kind(
+    "similarity": OwnTaskKind(
         ("encoder",), "pairs", "spearman", "uncorrelated", "your pairs: Spearman's correlation of cosine similarity and score",
         scale="continuous", columns=("sentence1", "sentence2", "score"),
     ),
-    "probe": Kind(
+    "probe": OwnTaskKind(
         ("encoder",), "probe", "acc", "1/choices", "your classes: a linear probe on sentence vectors", scale="continuous",
         columns=("text", "label"),
     ),
-    "tags": Kind(
+    "tags": OwnTaskKind(
         ("encoder",), "tagging", "entity_f1", "open", "your sentences: F1 over entities, by the head's tags of their words",
         scale="continuous", columns=("tokens", "tags"),
     ),
-    LM_EVAL: Kind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
+    LM_EVAL: OwnTaskKind(FAMILIES, "harness", "", "none", "a task of your folder of lm-eval's files", "", takes=("num_fewshot",)),
 }  # fmt: skip
 """By the name that a manifest's `task` has; any other, with a `source`, is a task of a folder of lm-eval's files."""
 
@@ -106,7 +106,7 @@ def kind_of(task: str) -> str:
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnData:
     """What is asked of data of one's own: ``content`` is the hash of the data, ``source`` where they lie on this machine.
 
     ``columns`` are pairs (part of a record, name of its column), those of the same name left out.
@@ -122,7 +122,7 @@ class Own:
     source: str = dataclasses.field(default="", compare=False)
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any], source: str = "") -> Own:
+    def read(cls, settings: Mapping[str, Any], source: str = "") -> OwnData:
         """From what ``settings`` gives, a cell's part."""
         columns = tuple((part, name) for part, name in settings.get("columns", {}).items())
         return cls(**{**settings, "columns": columns}, source=source)
@@ -198,11 +198,11 @@ class Own:
 def row_of(settings: Mapping[str, Any]) -> Benchmark | None:
     """The row of what a cell's settings ask for; None for what lm-eval alone knows."""
     if "own" in settings:
-        return Own.read(settings["own"]).row(settings["task"])
+        return OwnData.read(settings["own"]).row(settings["task"])
     return all_tasks().get(settings["task"])
 
 
-def named(task: str, source: sources.Source) -> str:
+def default_name(task: str, source: sources.Source) -> str:
     """What a task over a source is called where nobody says: ``perplexity-notes`` for ``path:notes.jsonl``."""
     if task == WIKITEXT2 or kind_of(task) == LM_EVAL:
         return task

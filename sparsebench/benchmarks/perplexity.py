@@ -91,7 +91,7 @@ class Perplexity:
         part = every.only(places)
         values = likelihoods(self.model, part, self.progress)
         shown = [as_dense(ids, self.original) for ids in part.ids]
-        scored = [Scored(*window) for window in zip(places, shown, values, part.scored, strict=True)]
+        scored = [ScoredWindow(*window) for window in zip(places, shown, values, part.scored, strict=True)]
         return result(
             task,
             scored,
@@ -272,7 +272,7 @@ class RunningText:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredWindow:
     """A window: its ``place`` in the text (from 0), the ``ids`` that the model saw, its summed negative log-likelihood
     (nats), and how many tokens were scored.
     """
@@ -283,7 +283,7 @@ class Scored:
     tokens: int
 
 
-def result(task: Benchmark, windows: Sequence[Scored], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
+def result(task: Benchmark, windows: Sequence[ScoredWindow], whole: int, protocol: Mapping[str, Any]) -> ScoreResult:
     """The perplexity over ``windows``, some of ``whole``; an outcome is a window, its label the tokens scored.
 
     Raises BenchmarkError where the result is more than a double holds.

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sparsebench.benchmarks.batching import Batch, tokens_at_once
-from sparsebench.benchmarks.contract import Progress
+from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
+from sparsebench.benchmarks.contract import LogLikelihood, Progress
 from sparsebench.errors import BenchmarkError, UnsupportedError
 from sparsebench.models.text import longest_input, special_tokens
 
@@ -27,12 +27,10 @@ TOKENS = 1024
 """Tokens in a batch of masked copies."""
 ROWS = 64
 """Copies in a batch: it bounds the logits over the vocabulary."""
-Answer = tuple[float, bool]
-"""(log p of a token, whether no token of the vocabulary is more probable)."""
 
 
 @dataclass(frozen=True)
-class Text:
+class PllText:
     """What the model sees, special tokens included; the places from ``begin`` to before ``end`` are scored.
 
     ``words`` numbers the word of each token. ``cut`` tokens at the beginning did not fit.
@@ -52,7 +50,7 @@ class Text:
         return range(place, last)
 
 
-class Reader:
+class PllTokenizer:
     """Texts as a tokenizer and a model's longest input make them. Raises UnsupportedError where it cannot mask."""
 
     def __init__(self, tokenizer: Any, config: Any) -> None:
@@ -85,7 +83,7 @@ class Reader:
             piece, before = found, end
         return list(encoded["input_ids"]), words, ends
 
-    def continuation(self, context: str, continuation: str) -> Text:
+    def continuation(self, context: str, continuation: str) -> PllText:
         """A text of which only ``continuation`` is scored; of a context that is too long the beginning is cut.
 
         Without a context the text begins without a space. Raises BenchmarkError where nothing is left to score.
@@ -99,9 +97,9 @@ class Reader:
             raise BenchmarkError(f"the continuation {continuation[:60]!r} {problem}", "choose another task")
         return self.framed(ids[cut:], words[cut:], begin - cut, cut)
 
-    def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut: int = 0) -> Text:
+    def framed(self, ids: Sequence[int], words: Sequence[int], begin: int = 0, cut: int = 0) -> PllText:
         """Tokens between the special ones, scored from ``begin`` on."""
-        return Text(
+        return PllText(
             ids=(*self.before, *ids, *self.after),
             words=(*[-1] * len(self.before), *words, *[-1] * len(self.after)),
             begin=len(self.before) + begin,
@@ -111,7 +109,7 @@ class Reader:
 
 
 @dataclass
-class Scorer:
+class PllScorer:
     """A model with a masked-language-model head, and what its batches are made of.
 
     A batch has ``rows`` copies, or as many as fit into ``TOKENS`` tokens (on a GPU, into its memory). ``within_words`` False
@@ -127,7 +125,7 @@ class Scorer:
         self.tokens = tokens_at_once(self.model, TOKENS)
         # On a CPU the number of copies is bounded for the logits' sake; a GPU's tokens are counted with theirs.
         self.most = self.rows or (ROWS if self.tokens == TOKENS else self.tokens)
-        self.batch = Batch(self.most, asked=self.rows is not None)
+        self.batch = BatchSize(self.most, asked=self.rows is not None)
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
@@ -138,13 +136,13 @@ class Scorer:
             "batch_size": self.rows or (f"{self.tokens} tokens" if self.batch.most == self.most else self.batch.most),
         }
 
-    def score(self, texts: Sequence[Text], progress: Progress | None = None) -> list[list[Answer]]:
+    def score(self, texts: Sequence[PllText], progress: Progress | None = None) -> list[list[LogLikelihood]]:
         """The answer for each scored token of each text, in order. Equal texts are scored once.
 
         Weights and logits are in the model's precision, the softmax is float32. The head sees masked tokens only.
         """
         distinct = list(dict.fromkeys(texts))
-        found: dict[Text, list[Answer]] = {text: [] for text in distinct}
+        found: dict[PllText, list[LogLikelihood]] = {text: [] for text in distinct}
         total, done = sum(text.end - text.begin for text in distinct), 0
         for batch in self._batches(sorted(distinct, key=lambda text: -len(text.ids))):
             for part, answers in self.batch.parts(batch, lambda part: list(self._answers(part))):
@@ -155,9 +153,9 @@ class Scorer:
                     progress(done, total)
         return [found[text] for text in texts]
 
-    def _batches(self, texts: Sequence[Text]) -> Iterator[list[tuple[Text, int]]]:
+    def _batches(self, texts: Sequence[PllText]) -> Iterator[list[tuple[PllText, int]]]:
         """(text, place that is scored) of each copy, longest texts first."""
-        batch: list[tuple[Text, int]] = []
+        batch: list[tuple[PllText, int]] = []
         for text in texts:
             for place in range(text.begin, text.end):
                 batch.append((text, place))
@@ -167,7 +165,7 @@ class Scorer:
         if batch:
             yield batch
 
-    def _answers(self, batch: Sequence[tuple[Text, int]]) -> Iterator[Answer]:
+    def _answers(self, batch: Sequence[tuple[PllText, int]]) -> Iterator[LogLikelihood]:
         width = len(batch[0][0].ids)
         device = self.model.device
         ids = torch.full((len(batch), width), self.tokenizer.pad_token_id or 0, device="cpu")
@@ -195,12 +193,8 @@ class Scorer:
             output.last_hidden_state = hidden
             return output
 
-        hook = self.model.base_model.register_forward_hook(only_chosen)
-        try:
-            with torch.inference_mode():
-                logits: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits
-        finally:
-            hook.remove()
+        with self.model.base_model.register_forward_hook(only_chosen), torch.inference_mode():
+            logits: torch.Tensor = self.model(input_ids=ids, attention_mask=seen).logits
         if logits.shape[:2] != (len(ids), 1):
             raise UnsupportedError(f"{type(self.model).__name__}: its head does not take hidden states one by one")
         return logits[:, 0]

@@ -14,13 +14,13 @@ from sparsebench import sources
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.own import MASKED_WINDOW
-from sparsebench.benchmarks.perplexity import RunningText, Scored, as_dense, bits, check_finite, fitting, result
+from sparsebench.benchmarks.perplexity import RunningText, ScoredWindow, as_dense, bits, check_finite, fitting, result
 from sparsebench.errors import BenchmarkError
 from sparsebench.models.text import original_ids
 
 if TYPE_CHECKING:
     from sparsebench.benchmarks.encoder import Encoder
-    from sparsebench.benchmarks.pll import Reader, Text
+    from sparsebench.benchmarks.pll import PllText, PllTokenizer
 
 WINDOW = MASKED_WINDOW
 
@@ -31,16 +31,18 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
 
     found = RunningText.of(spec, cache)
     model = encoder.masked
-    reader = pll.Reader(encoder.tokenizer, model.config.to_dict())
+    reader = pll.PllTokenizer(encoder.tokenizer, model.config.to_dict())
     size = fitting(spec, reader.longest, WINDOW)
     every = windows(reader, found.text, size)
     places = sampled(len(every), spec.limit)
     part = [every[place] for place in places]
-    scorer = pll.Scorer(model, encoder.tokenizer, encoder.asked_batch_size)
+    scorer = pll.PllScorer(model, encoder.tokenizer, encoder.asked_batch_size)
     answers = scorer.score(part, encoder.progress)
     original = original_ids(encoder.folder)
     scored = [
-        Scored(place, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer))
+        ScoredWindow(
+            place, as_dense(window.ids, original), -math.fsum(likelihood for likelihood, _ in answer), len(answer)
+        )
         for place, window, answer in zip(places, part, answers, strict=True)
     ]
     for window in scored:
@@ -54,7 +56,7 @@ def score(encoder: Encoder, task: Benchmark, spec: TaskSpec, cache: sources.Cach
     return result(task, scored, len(every), protocol | bits([window.value for window in scored], size_in_bytes))
 
 
-def windows(reader: Reader, text: str, size: int) -> list[Text]:
+def windows(reader: PllTokenizer, text: str, size: int) -> list[PllText]:
     """The text in windows of at most ``size`` tokens, special ones among them, between words; no token is left out.
 
     A word that is longer than a window is cut. Raises BenchmarkError for a text without tokens.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float64]
-    Metric = Callable[[Floats, Floats, Floats], Floats]
+    PooledMetric = Callable[[Floats, Floats, Floats], Floats]
 
 RESAMPLES = 1000
 CHUNK = 1 << 21
@@ -84,7 +84,7 @@ def _centred_ranks(side: Floats, weights: Floats) -> Floats:
     return ranks
 
 
-def pooled(metric: Metric, values: Floats, labels: Floats) -> tuple[float, float]:
+def pooled(metric: PooledMetric, values: Floats, labels: Floats) -> tuple[float, float]:
     """A metric of all documents (n,) together, and its standard error: of RESAMPLES bootstrap draws seeded SEED."""
     import numpy as np
 

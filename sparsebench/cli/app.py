@@ -30,6 +30,7 @@ VERBS = {
     "ingest": ("ledger", LEDGER),
     "export": ("ledger", LEDGER),
     "bundle": ("ledger", LEDGER),
+    "unbundle": ("ledger", LEDGER),
     "models": ("models", ONE_MODEL),
     "inspect": ("inspect", ONE_MODEL),
     "sparsify": ("sparsify", ONE_MODEL),

@@ -70,7 +70,7 @@ def doctor(
 def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | None, as_json: bool) -> None:
     """The checks of ``doctor --gpu``, each as it ends; Exit where one says no."""
     from sparsebench import devices
-    from sparsebench.run.acceptance import examine, report
+    from sparsebench.run.acceptance import report, run_checks
     from sparsebench.runtime import hosts
 
     device = devices.resolve(asked)
@@ -80,7 +80,7 @@ def _accept(asked: str, ranks: int | None, hostfile: Path | None, out: Path | No
         )
     nodes = hosts.read(hostfile) if hostfile else ()
     checks = []
-    for check in examine(device, ranks or len(devices.chosen(device)) or 2, nodes):
+    for check in run_checks(device, ranks or len(devices.chosen(device)) or 2, nodes):
         checks.append(check)
         if not as_json:
             print(visible(f"{check.verdict:5} {check.number:2} {check.what:45} {check.detail}"), flush=True)

@@ -55,8 +55,8 @@ def manifest_schema() -> dict[str, Any]:
     """The JSON Schema with all that is installed here."""
     from sparsebench.manifest.published import json_schema
     from sparsebench.runtime.engines import engines
-    from sparsebench.steps.registry import kinds, swept
+    from sparsebench.steps.registry import kinds, sweepable
     from sparsebench.storage import formats
 
-    steps = {(verb, name): swept(own) for verb, kind in kinds().items() for name, own in kind.settings().items()}
+    steps = {(verb, name): sweepable(own) for verb, kind in kinds().items() for name, own in kind.settings().items()}
     return json_schema(steps, engines(), formats())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsebench.cli.options import DTYPE, FAMILY, JSON, OFFLINE, SOURCE
-from sparsebench.cli.output import emit_json, emit_table, note, opened
+from sparsebench.cli.output import emit_json, emit_table, note, open_model
 
 if TYPE_CHECKING:
     from sparsebench.structure import GroupSummary
@@ -36,9 +36,9 @@ def inspect(
     from sparsebench.models.topology import prunable_share
     from sparsebench.structure import assess, summary
 
-    model = opened(source, family, dtype, offline)
+    model = open_model(source, family, dtype, offline)
     result = assess(model.folder, model.family, ABSOLUTE, tuple(threshold or RELATIVE))
-    share = prunable_share(quantized.opened(model.folder), model.family)
+    share = prunable_share(quantized.open_checkpoint(model.folder), model.family)
     if as_json:
         rows = [asdict(row) for row in summary(result)]
         told = {"summary": rows, "prunable_share": share}

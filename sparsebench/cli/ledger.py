@@ -1,4 +1,4 @@
-"""The verbs of a ledger: ``sql``, ``figures``, ``report``, ``compare``, ``ingest``, ``export``, ``bundle``."""
+"""The verbs of a ledger: ``sql``, ``figures``, ``report``, ``compare``, ``ingest``, ``export``, ``bundle``, ``unbundle``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
 
 if TYPE_CHECKING:
-    from sparsebench.ledger.compare import Scored, SideBySide
+    from sparsebench.ledger.compare import SideBySide, TaskComparison
 
 SAID = 20
 """Records that are named as no such."""
@@ -214,6 +214,24 @@ def bundle(
     note(f"{count} records in {out} ({size(out.stat().st_size)})")
 
 
+def unbundle(
+    bundled: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The .jsonl.zst file.")],
+    records: Annotated[Path, typer.Argument(help="The folder that a run keeps its records in.")],
+) -> None:
+    """Unpack a bundle into records, so that a run goes on from them.
+
+    What another machine measured is then not measured again, apart from times
+    and memory, which belong to a machine. Records that are there stay.
+
+    \b
+    sparsebench unbundle small.jsonl.zst ledger/records
+    """
+    from sparsebench.records import unbundle as write
+
+    came, met = write(bundled, records)
+    note(f"{came} records in {records}{f', where {met} of the bundle were already' if met else ''}")
+
+
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=VARIANT)],
     b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.")],
@@ -272,7 +290,7 @@ def _show_pair(found: SideBySide) -> None:
             emit_table(heads, rows)
 
 
-def _score(one: Scored, tests: int) -> list[Any]:
+def _score(one: TaskComparison, tests: int) -> list[Any]:
     """A task's line; what is odd about it stands below its name, and below the verdict what the correction for ``tests`` did."""
     from sparsebench.ledger.statistics import Metric
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
-from sparsebench.cli.output import emit_json, emit_table, note, opened, size
+from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
 from sparsebench.errors import UserError
 from sparsebench.notebook import speedups
 
@@ -85,8 +85,8 @@ def measure(
         refuse_text(config)
         made(engine).check(config, ranks)
 
-    model = opened(source, family, dtype, offline, check)
-    dense = opened(against, family, dtype, offline, check) if against else model
+    model = open_model(source, family, dtype, offline, check)
+    dense = open_model(against, family, dtype, offline, check) if against else model
     # What other nodes have and emulate is not known here.
     there = device if placed else devices.resolve(device)
     run_in = compute_dtype if placed else environment.arithmetic(model.dtype, compute_dtype, there)

@@ -55,6 +55,13 @@ MANIFEST_DEVICE = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda or cuda:N, in place of what the manifest says.")
 ]
 MANIFEST = Annotated[Path, typer.Argument(help="The experiment file.")]
+EXECUTORS = ("local", "ray")
+EXECUTOR = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Where jobs run: local, on this machine, or ray, as tasks on a cluster of Ray's."
+    ),
+]
 LEDGER = Annotated[
     Path | None,
     typer.Option(help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb."),

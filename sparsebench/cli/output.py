@@ -19,7 +19,7 @@ from sparsebench.escape import visible
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Dtype
-    from sparsebench.plan.single import Single
+    from sparsebench.plan.single import SingleModel
 
 
 def stderr() -> Console:
@@ -37,13 +37,13 @@ def emit_text(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
-def opened(
+def open_model(
     source: str,
     family: str | None,
     dtype: Dtype,
     offline: bool,
     check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> Single:
+) -> SingleModel:
     """The model that a verb was given, prepared, with a note of what of its folder is left out; ``check`` as ``single``'s."""
     from sparsebench.models.safety import left_out, told
     from sparsebench.plan.single import single

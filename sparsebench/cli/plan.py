@@ -9,14 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsebench import devices, environment
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
+from sparsebench.cli.options import (
+    EXECUTOR,
+    EXECUTORS,
+    FULL,
+    JSON,
+    LEDGER,
+    MANIFEST,
+    MANIFEST_DEVICE,
+    OFFLINE,
+    ONLY,
+    REHEARSE,
+    check_name,
+)
 from sparsebench.cli.output import emit_json_list, emit_table, note, size
 from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
     from sparsebench.plan.cells import Cell
     from sparsebench.plan.preflight import Prepared
-    from sparsebench.plan.resources import Share
+    from sparsebench.plan.resources import JobGroup
 
 
 WORTH_SEEING = 0.02
@@ -33,6 +45,7 @@ def plan(
     rehearse: REHEARSE = False,
     full: FULL = False,
     device: MANIFEST_DEVICE = None,
+    executor: EXECUTOR = "local",
     ledger: LEDGER = None,
     offline: OFFLINE = False,
     as_json: JSON = False,
@@ -43,7 +56,7 @@ def plan(
     sparsebench plan quickstart.yaml
     sparsebench plan experiments.yaml --rehearse --json
     """
-    show(prepared(manifest, ledger, offline, rehearse, full, only, device), as_json)
+    show(prepared(manifest, ledger, offline, rehearse, full, only, device, executor), as_json)
 
 
 def prepared(
@@ -54,12 +67,14 @@ def prepared(
     full: bool,
     only: list[str] | None,
     device: str | None = None,
+    executor: str = "local",
 ) -> Prepared:
-    """The manifest after its preflight."""
-    from sparsebench.plan.preflight import Request, prepare
+    """The manifest after its preflight. Raises UserError for an executor that is none."""
+    from sparsebench.plan.preflight import PlanRequest, prepare
     from sparsebench.run.select import parse_only
 
-    return prepare(Request(manifest, ledger, offline, rehearse, full, parse_only(only or []), device))
+    check_name("executor", executor, EXECUTORS)
+    return prepare(PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor))
 
 
 def show(ready: Prepared, as_json: bool) -> None:
@@ -147,7 +162,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
 
 
-def _places(by_place: list[Share]) -> Iterator[str]:
+def _places(by_place: list[JobGroup]) -> Iterator[str]:
     """Which jobs have a GPU each, which the machine, and which stay on the CPU, with the hours of each."""
     from sparsebench.run.display import duration
 

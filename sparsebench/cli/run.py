@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsebench import bounded, devices
-from sparsebench.cli.options import FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE, check_name
+from sparsebench.cli.options import EXECUTOR, FULL, JSON, LEDGER, MANIFEST, MANIFEST_DEVICE, OFFLINE, ONLY, REHEARSE
 from sparsebench.cli.output import emit_json, emit_table, note, stderr
 from sparsebench.cli.plan import announce, prepared, show
 from sparsebench.errors import NoLedgerError, RecordError, UserError
 
 if TYPE_CHECKING:
     from sparsebench.plan.preflight import Prepared
-    from sparsebench.run.executor import Executor, Settings
+    from sparsebench.run.executor import Executor, RunSettings
     from sparsebench.run.select import Decision
 
 
@@ -44,12 +44,7 @@ def run(
         ),
     ] = None,
     device: MANIFEST_DEVICE = None,
-    executor: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Where jobs run: local, on this machine, or ray, as tasks on a cluster of Ray's."
-        ),
-    ] = "local",
+    executor: EXECUTOR = "local",
     address: Annotated[
         str | None,
         typer.Option(
@@ -76,14 +71,14 @@ def run(
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
     from sparsebench.run.display import display
-    from sparsebench.run.executor import Settings
+    from sparsebench.run.executor import RunSettings
     from sparsebench.run.runner import Runner
     from sparsebench.run.select import decisions
     from sparsebench.run.workspace import Leases, Workspace, exclusive
     from sparsebench.runtime import hosts
 
     hosts.refuse_copies()
-    ready = prepared(manifest, ledger, offline, rehearse, full, only, device)
+    ready = prepared(manifest, ledger, offline, rehearse, full, only, device, executor)
     if dry_run:
         show(ready, as_json=False)
         return
@@ -99,7 +94,7 @@ def run(
     announce(ready, cells)
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
-    settings = Settings(
+    settings = RunSettings(
         space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )
     chosen = _executor(executor, address, settings)
@@ -135,9 +130,8 @@ def run(
         raise typer.Exit(1)
 
 
-def _executor(name: str, address: str | None, settings: Settings) -> Executor:
-    """What does the jobs. Raises UserError for a name that is none, and for an address that nothing asks for."""
-    check_name("executor", name, ("local", "ray"))
+def _executor(name: str, address: str | None, settings: RunSettings) -> Executor:
+    """What does the jobs. Raises UserError for an address that nothing asks for."""
     if name == "ray":
         from sparsebench.run.cluster import Cluster
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, names_of
-from sparsebench.cli.output import emit_json, emit_table, note, opened
+from sparsebench.cli.output import emit_json, emit_table, note, open_model
 from sparsebench.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def score(
         raise UserError("--num-fewshot, --batch and --data are for a --task", "say it in the manifest")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
-    models = [opened(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
+    models = [open_model(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     if manifest:
         asked = tasks(manifest, models[-1], offline)
         specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in asked]

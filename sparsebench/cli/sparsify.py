@@ -17,7 +17,7 @@ from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.steps.prune import settings
 
 if TYPE_CHECKING:
-    from sparsebench.plan.single import Single
+    from sparsebench.plan.single import SingleModel
     from sparsebench.steps.contract import Evidence, Step
 
     Made = tuple[Path, Step, Evidence]
@@ -101,7 +101,7 @@ def sparsify(
         --calibration path:text.jsonl --field text --out pruned/
     """
     from sparsebench import devices, sources
-    from sparsebench.manifest.schema import Calibration
+    from sparsebench.manifest.schema import ManifestCalibration
     from sparsebench.models.topology import refuse_replay
     from sparsebench.plan.expand import resolved
     from sparsebench.plan.single import single, validated
@@ -115,7 +115,7 @@ def sparsify(
     asked |= {"sparsity": sparsity} if sparsity else {}
     asked |= {"pattern": _patterns(sparsity, pattern)} if pattern else {}
     columns = {"field": field, "target": target}
-    text = validated(Calibration, {"source": calibration, "samples": samples, "length": length, **columns})
+    text = validated(ManifestCalibration, {"source": calibration, "samples": samples, "length": length, **columns})
     folders = _folders(names, asked, out)
     if taken := next((folder for folder in folders.values() if folder.exists()), None):
         raise UserError(f"{taken} exists", "name another --out, or remove it")
@@ -220,7 +220,7 @@ def _check_room(out: Path, versions: int, model: Path) -> None:
         )
 
 
-def _with_masks(model: Single) -> Callable[[Path, Path], object]:
+def _with_masks(model: SingleModel) -> Callable[[Path, Path], object]:
     """What writes a pruned folder with its masks beside the weights of the model that it was made from."""
     from sparsebench.models.checkpoint import Checkpoint
     from sparsebench.models.masked import write_masked

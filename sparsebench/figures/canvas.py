@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
-from sparsebench.figures.spec import NAMED_ROWS, Spec
+from sparsebench.figures.spec import NAMED_ROWS, FigureSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ and that place is at least so many inches wide; else one legend names them for a
 class Canvas:
     """One figure while it is drawn."""
 
-    def __init__(self, spec: Spec, rows: Rows, width: float = style.WIDTH) -> None:
+    def __init__(self, spec: FigureSpec, rows: Rows, width: float = style.WIDTH) -> None:
         """``rows`` are the query's, at least one; ``width`` is the sheet's, in inches."""
         from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ from sparsebench.errors import QueryError, SparsebenchError, UserError, foreign
 from sparsebench.escape import visible
 from sparsebench.figures import bars, heatmap, line, rows, scales, scatter, style
 from sparsebench.figures.canvas import Canvas, styled
-from sparsebench.figures.spec import SHIPPED, Spec, parse
+from sparsebench.figures.spec import SHIPPED, FigureSpec, parse
 from sparsebench.figures.values import ROWS, fitting
 from sparsebench.ledger import query
 from sparsebench.manifest.problems import did_you_mean
@@ -44,7 +44,7 @@ class Rendered:
     skipped: str = ""
 
 
-def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[Spec]:
+def listing(local: Path = LOCAL, names: Container[str] | None = None) -> list[FigureSpec]:
     """Every figure by name, or those of ``names``: the shipped ones, and the files of ``local``, which override or add.
 
     Raises UserError naming the file and line of a header that is wrong.
@@ -94,7 +94,7 @@ def render(
         raise UserError(f"{len(failed)} figures cannot be drawn: {said}", "draw one of them alone to see what to do")
 
 
-def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
+def draw(spec: FigureSpec, table: query.Table, paths: Sequence[Path], width: float = style.WIDTH) -> Figure:
     """Draw the rows of ``table``, at least one, ``width`` inches wide, and write the picture to each of ``paths``."""
     panel, finish = DRAWN[spec.kind]
     with styled():
@@ -117,7 +117,7 @@ def draw(spec: Spec, table: query.Table, paths: Sequence[Path], width: float = s
     return canvas.figure
 
 
-def _render(spec: Spec, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
+def _render(spec: FigureSpec, ledger: Path, out: Path, formats: Sequence[str], width: float) -> Rendered:
     try:
         with query.streaming(ledger, spec.sql) as found:
             table = query.Table(found.columns, tuple(islice(found.rows, ROWS + 1)))

@@ -67,6 +67,8 @@ def finish(panels: Panels, canvas: Canvas) -> None:
     """Name the lines: at their ends where there is room, else in one legend for all panels; levels always at the edge."""
     if len(canvas.looks) > CROWD and "low" in canvas.spec.values:
         canvas.notes.append("Intervals are not drawn among so many lines.")
+    elif canvas.spec.get("xscale", "") == "sparsity" and len(canvas.looks) > 1 and "low" in canvas.spec.values:
+        canvas.notes.append("Points of one sparsity stand side by side; small and large sparsities have more room.")
     if "series" in canvas.spec.values and not canvas.direct:
         canvas.legend(line=True)
     wanted = [(names.series(canvas, rows) if canvas.direct else []) + names.levels(canvas, rows) for _, rows in panels]

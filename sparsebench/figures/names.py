@@ -12,7 +12,7 @@ from sparsebench.figures.canvas import NAME_LINE, Canvas, Panels, Rows
 
 
 @dataclass(frozen=True)
-class Name:
+class PointLabel:
     """A name and the point that it belongs to, in data units; ``x`` is None for a level across the whole panel."""
 
     text: str
@@ -21,23 +21,23 @@ class Name:
     colour: str
 
 
-def series(canvas: Canvas, rows: Rows) -> list[Name]:
+def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """The name of each line of a panel, at the line's last point."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
     ends = {canvas.series(row): row for row in sorted(rows, key=lambda row: row[x]) if row[y] is not None}
-    return [Name(name, canvas.across(row[x]), row[y], canvas.looks[name].colour) for name, row in ends.items()]
+    return [PointLabel(name, canvas.across(row[x]), row[y], canvas.looks[name].colour) for name, row in ends.items()]
 
 
-def levels(canvas: Canvas, rows: Rows) -> list[Name]:
+def levels(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """The name of each level across a panel."""
     return [
-        Name(label, None, value, style.GREY)
+        PointLabel(label, None, value, style.GREY)
         for column, label in canvas.spec.references.items()
         for value in sorted({row[column] for row in rows if row[column] is not None})
     ]
 
 
-def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[Name]]) -> None:
+def write(canvas: Canvas, panels: Panels, wanted: Sequence[Sequence[PointLabel]]) -> None:
     """Write the names ``wanted`` of each panel. Call it when everything else is on the sheet: its height must be known."""
     from matplotlib.transforms import blended_transform_factory
 

@@ -52,7 +52,7 @@ def finish(panels: Panels, canvas: Canvas) -> None:
     canvas.figure.draw_without_rendering()
     placed = [_texts(axes, rows, canvas) for axes, rows in panels]
     if not all(placed):
-        canvas.notes.append("Points without a number have no room for it.")
+        canvas.notes.append("Points without a label have no room for one.")
 
 
 def front(rows: Rows, canvas: Canvas) -> list[Mapping[str, Any]]:

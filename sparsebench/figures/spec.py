@@ -92,7 +92,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Spec:
+class FigureSpec:
     """One figure: the header's values by key, the line each stands on, and the SQL (the whole file)."""
 
     name: str
@@ -131,7 +131,7 @@ class Spec:
         pairs = (entry.partition("=") for entry in self.get("reference").split(";") if entry.strip())
         return {column.strip(): label.strip() or column.strip() for column, _, label in pairs}
 
-    def found(self, row: Mapping[str, object]) -> Spec:
+    def found(self, row: Mapping[str, object]) -> FigureSpec:
         """This figure with what its first row says of it, escaped, as its title, where that says something."""
         said = row.get(self.get("finding"))
         return replace(self, values={**self.values, "title": visible(str(said))}) if said else self
@@ -149,7 +149,7 @@ class Spec:
                 )
 
 
-def parse(path: Path) -> Spec:
+def parse(path: Path) -> FigureSpec:
     """Read one figure. Raises UserError naming the file and the line of what is wrong."""
     try:
         text = bounded.read(path, UserError).decode()
@@ -176,7 +176,7 @@ def parse(path: Path) -> Spec:
     for key in ("title", "kind", *KINDS.get(values.get("kind", ""), ())):
         if key not in values:
             raise UserError(f"{path}: the header has no `{key}` ({KEYS[key]})", f"add a line `-- {key}: …` at the top")
-    return Spec(path.stem, path, values, lines, text)
+    return FigureSpec(path.stem, path, values, lines, text)
 
 
 def _check(path: Path, number: int, key: str, value: str) -> None:

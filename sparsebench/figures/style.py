@@ -43,35 +43,16 @@ MAP, INK = "cividis_r", "Greys"
 """Even in luminance, light to dark in greyscale as well: much is dark, as ink is."""
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
+    "font.family": "DejaVu Sans", "font.size": 8,
     "text.parse_math": False,  # a label of the ledger is a text, also where it holds dollars
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.5,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "hatch.linewidth": 0.5,
-    "figure.dpi": 200,  # as saved: glyphs have other widths at another resolution
-    "savefig.dpi": 200,
-    "svg.hashsalt": "sparsebench",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
-}
+    "axes.titlesize": 8, "axes.titlelocation": "left", "axes.labelsize": 8, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
+    "grid.color": "#E3E3E3", "grid.linewidth": 0.5, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "legend.fontsize": 7.5, "legend.frameon": False, "hatch.linewidth": 0.5,
+    "figure.dpi": 200, "savefig.dpi": 200,  # the same: glyphs have other widths at another resolution
+    "svg.hashsalt": "sparsebench", "svg.fonttype": "path", "pdf.fonttype": 42,
+}  # fmt: skip
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -80,7 +61,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class SeriesStyle:
     """How one series is told from the others: by colour, by marker and by dashes, each of which is enough for a few."""
 
     colour: str
@@ -91,7 +72,7 @@ class Look:
 
 def looks(
     names: Sequence[str], bounds: Collection[str] = (), wanted: Mapping[str, int] | None = None
-) -> dict[str, Look]:
+) -> dict[str, SeriesStyle]:
     """A look for each series, the same for the same list. Up to 132 are different; ``bounds`` are grey.
 
     ``wanted`` are places among the looks: who asks for the same one in several figures looks alike in them, if nobody
@@ -101,7 +82,7 @@ def looks(
     for group in ([name for name in names if name not in bounds], [name for name in names if name in bounds]):
         _place(group, wanted or {}, places)
     return {
-        name: Look(
+        name: SeriesStyle(
             BOUND if name in bounds else COLOURS[places[name] % len(COLOURS)],
             MARKERS[places[name] % len(MARKERS)],
             DASHES[(places[name] + places[name] // len(COLOURS)) % len(DASHES)],

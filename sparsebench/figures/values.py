@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from sparsebench.errors import UserError
-from sparsebench.figures.spec import COLUMNS, KINDS, LONGEST, NAMED_ROWS, Spec
+from sparsebench.figures.spec import COLUMNS, KINDS, LONGEST, NAMED_ROWS, FigureSpec
 from sparsebench.ledger.query import Table
 
 _ALWAYS = ("value", "low", "high", "xlow", "xhigh", "base", "place")
@@ -20,7 +20,7 @@ ROWS, PANELS = 50_000, 300
 _WORDS = (str, bool, int, float, Decimal, datetime.date, datetime.time, type(None))
 
 
-def fitting(spec: Spec, table: Table) -> Table:
+def fitting(spec: FigureSpec, table: Table) -> Table:
     """The rows that can be drawn: those whose needed columns have a value, and a finite one where it is to be a number.
 
     Decimals and integers of any size become floats where a number is drawn. Raises UserError naming file and column for a
@@ -38,7 +38,7 @@ def fitting(spec: Spec, table: Table) -> Table:
     return Table(table.columns, tuple(row for row in rows if all(row[place] is not None for place in needed)))
 
 
-def _refuse_many(spec: Spec, table: Table) -> None:
+def _refuse_many(spec: FigureSpec, table: Table) -> None:
     """Raise UserError for more than a sheet holds: it would be minutes and gigabytes of drawing."""
     if len(table.rows) > ROWS:
         raise UserError(f"{spec.path}: its query gives more than {ROWS:,} rows", "group them, or leave some out")
@@ -50,7 +50,7 @@ def _refuse_many(spec: Spec, table: Table) -> None:
                 raise UserError(f"{spec.path}: `{key}` has more than {PANELS:,} values", "leave some out")
 
 
-def _numbers(spec: Spec) -> dict[str, str]:
+def _numbers(spec: FigureSpec) -> dict[str, str]:
     """The columns that must give numbers, each with the scale that they are drawn on."""
     found = {spec.values[key]: "" for key in _ALWAYS if key in spec.values} | dict.fromkeys(spec.references, "")
     if spec.kind not in NAMED_ROWS:
@@ -60,7 +60,7 @@ def _numbers(spec: Spec) -> dict[str, str]:
     return found
 
 
-def _reader(spec: Spec, column: str, scale: str | None) -> Callable[[Any], Any]:
+def _reader(spec: FigureSpec, column: str, scale: str | None) -> Callable[[Any], Any]:
     """What takes one value of a column; ``scale`` is None where it need not be a number."""
 
     def wrong(value: Any, what: str, hint: str) -> UserError:

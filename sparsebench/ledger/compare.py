@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import derive, query, sqlfiles, statistics
-from sparsebench.ledger.naming import Named, known, resolve
+from sparsebench.ledger.naming import MeasuredVariant, known, resolve
 from sparsebench.ledger.statistics import Comparison, Standing
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Scored:
+class TaskComparison:
     """How both did on one task: ``a`` and ``b`` are over all documents of each, ``paired`` is B minus A over shared ones.
 
     ``stood`` says of B what decides the verdict before any test; a task that is invalid for either model is.
@@ -44,9 +44,9 @@ class Scored:
 class SideBySide:
     """What the ledger knows of both. Ratios are B over A; ``speedup`` is A's time over B's."""
 
-    a: Named
-    b: Named
-    scores: tuple[Scored, ...]
+    a: MeasuredVariant
+    b: MeasuredVariant
+    scores: tuple[TaskComparison, ...]
     sizes: tuple[Values, ...]
     latency: tuple[Values, ...]
     memory: tuple[Values, ...]
@@ -85,7 +85,7 @@ def _task(row: Values) -> tuple[str, str]:
     return row["task"], row["metric"]
 
 
-def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Named, b: Named) -> None:
+def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: MeasuredVariant, b: MeasuredVariant) -> None:
     from sparsebench.manifest.problems import did_you_mean
 
     names = [task for task, _ in shared]
@@ -95,7 +95,7 @@ def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Named, 
             raise UserError(f"{a.name} and {b.name} do not share a task {task!r}", did_you_mean(task, names) or both)
 
 
-def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: list[Values]) -> Scored:
+def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: list[Values]) -> TaskComparison:
     """Compare the two records of one task that are most alike: same settings, else most documents, each the newest."""
     choices = [(x, y) for x in own for y in other]
     same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
@@ -113,21 +113,23 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: lis
             notes.append(f"only {paired.n} documents were shown to both, word for word")
     if paired.p is None:
         notes.append(paired.method.removeprefix("none: "))
-    return Scored(
+    return TaskComparison(
         x["task"], x["metric"], x["score"], y["score"], x["n"], y["n"], x["limited"] or y["limited"], x["chance"], paired,
         Standing(False not in (x["separable"], y["separable"]), y["collapsed"] and not x["collapsed"], y["at_chance"]),
         note="; ".join(notes),
     )  # fmt: skip
 
 
-def _judged(scored: Sequence[Scored]) -> Iterator[Scored]:
+def _judged(scored: Sequence[TaskComparison]) -> Iterator[TaskComparison]:
     """Correct the p values for the number of tasks, and judge by them."""
     verdicts = statistics.judged([one.paired for one in scored], [one.stood for one in scored])
     for one, (p, verdict) in zip(scored, verdicts, strict=True):
         yield replace(one, p_holm=p, verdict=verdict)
 
 
-def _notes(a: Named, b: Named, left: Collection[str], tables: dict[str, tuple[Values, ...]]) -> Iterator[str]:
+def _notes(
+    a: MeasuredVariant, b: MeasuredVariant, left: Collection[str], tables: dict[str, tuple[Values, ...]]
+) -> Iterator[str]:
     """Say what a reader must know before they believe a line."""
     if a.id == b.id:
         yield "A and B are the same variant"

@@ -21,7 +21,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Named:
+class MeasuredVariant:
     """A variant of which the ledger has a measurement, as its view ``variants`` has it."""
 
     id: str
@@ -57,12 +57,12 @@ class Named:
         return (left if said else 0, not all(any(_same(word, one) for one in rest) for word in said))
 
 
-def known(ledger: Path) -> list[Named]:
+def known(ledger: Path) -> list[MeasuredVariant]:
     """The ledger's variants. Raises LedgerError when it cannot be opened."""
-    return [Named(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
+    return [MeasuredVariant(**row) for row in query.run(ledger, sqlfiles.read("side_by_side/variants")).dicts()]
 
 
-def resolve(text: str, variants: Sequence[Named]) -> Named:
+def resolve(text: str, variants: Sequence[MeasuredVariant]) -> MeasuredVariant:
     """The one variant that ``text`` names: of those that have all its words, the one whose recipe has the fewest others.
 
     So ``m/int8`` is not the model that was pruned first. Of two such chains it is the one in the order of ``text``.
@@ -101,7 +101,7 @@ def _share(found: re.Match[str]) -> float:
     return float(found[1]) / (100 if found[2] else 1)
 
 
-def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Named]) -> UserError:
+def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[MeasuredVariant]) -> UserError:
     """With the names that share most words with ``text``, and of these the ones that are spelt most like it."""
     models = list(dict.fromkeys(one.model for one in variants))
     meant = next(iter(get_close_matches(model, models, 1, 0.5)), None)
@@ -116,7 +116,7 @@ def _unknown(text: str, model: str, words: Sequence[str], variants: Sequence[Nam
     return UserError(what, f"did you mean {' or '.join(near)}?")
 
 
-def _ambiguous(text: str, found: Sequence[Named]) -> UserError:
+def _ambiguous(text: str, found: Sequence[MeasuredVariant]) -> UserError:
     names = [one.name for one in found]
     lines = [f"{one.name}  ({one.details})" if names.count(one.name) > 1 else one.name for one in found]
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []

@@ -34,15 +34,10 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
     for row, shown, (p, verdict) in zip(found, pairs, statistics.judged(pairs, stood), strict=True):
         row["other"] = against[row["task"]].score if shown is not missing else None
         row |= {
-            "difference": shown.difference,
-            "difference_low": shown.low,
-            "difference_high": shown.high,
-            "retained": shown.retained,
-            "p_holm": p,
-            "verdict": verdict,
-            "detectable": shown.detectable,
+            "difference": shown.difference, "difference_low": shown.low, "difference_high": shown.high,
+            "retained": shown.retained, "p_holm": p, "verdict": verdict, "detectable": shown.detectable,
             "loss_at_most": shown.loss_at_most,
-        }
+        }  # fmt: skip
     return found
 
 
@@ -104,16 +99,9 @@ def whole(result: ScoreResult) -> dict[str, Any]:
 def _row(result: ScoreResult) -> dict[str, Any]:
     around = interval(result)
     return {
-        "task": result.task,
-        "metric": result.metric,
-        "score": result.score,
-        "low": around.low,
-        "high": around.high,
-        "stderr": result.stderr,
-        "n": result.n,
-        "limited": result.limited,
-        "chance": result.chance,
-    }
+        "task": result.task, "metric": result.metric, "score": result.score, "low": around.low, "high": around.high,
+        "stderr": result.stderr, "n": result.n, "limited": result.limited, "chance": result.chance,
+    }  # fmt: skip
 
 
 def _columns(outcomes: Sequence[Outcome]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -20,11 +20,11 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
-from sparsebench.manifest.recipes import swept
-from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Source
+from sparsebench.manifest.recipes import count_variants
+from sparsebench.manifest.schema import FAMILIES, LM_EVAL, ManifestSource
 
 
-class Made(Protocol):
+class ResolvedStep(Protocol):
     """A step that an entry asks for, all of its settings resolved."""
 
     @property
@@ -65,7 +65,7 @@ MOST_SWEPT = 10_000
 OWN_KEYS = ("name", "field", "columns", "metric", "length", "stride")
 """What an entry of `benchmarks` may say of data of one's own."""
 FamilyOf = Callable[[Mapping[str, Any]], str | None]
-_SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
+_SOURCE: TypeAdapter[Any] = TypeAdapter(ManifestSource)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Checks:
     step_files: Callable[[], Mapping[str, Collection[str]]]
     step_names: Callable[[], Mapping[str, Collection[str]]]
     step_shape: Callable[[str, str], type[BaseModel]]
-    read_step: Callable[[str, str, Mapping[str, Any]], Iterable[Made]]
+    read_step: Callable[[str, str, Mapping[str, Any]], Iterable[ResolvedStep]]
     engine_names: Callable[[], Collection[str]]
     format_names: Callable[[], Collection[str]]
     task_names: Callable[[], Collection[str]]
@@ -93,7 +93,7 @@ class Checks:
     task_families: Callable[[str], Collection[str]] | None = None
     own_kinds: Callable[[], Mapping[str, OwnKind]] = dict
     last_steps: Callable[[], Mapping[str, Collection[tuple[str, str]]]] = dict
-    ends: Callable[[Made], str] = lambda step: ""
+    ends: Callable[[ResolvedStep], str] = lambda step: ""
 
 
 def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks | None) -> Iterator[Problem]:
@@ -104,13 +104,14 @@ def cross_checks(data: Any, positions: Positions, folder: Path, checks: Checks |
     yield from _files(
         [(at, block, "hostfile") for at, block in _blocks(data)], positions, folder, "a file of `NAME slots=N` lines"
     )
+    yield from _shared(data, positions)
     if checks:
         every = checks.step_files().items()
         written = [
             (at, step, key) for at, step in _written_steps(data) for verb, keys in every if verb in step for key in keys
         ]
         yield from _files(written, positions, folder, "a file that the step reads")
-        made: list[Made] = []
+        made: list[ResolvedStep] = []
         yield from _steps(data, positions, checks, made)
         yield from _selections(data, positions, made)
         yield from _named(_blocks(data), "engines", "engine", checks.engine_names, positions)
@@ -241,7 +242,7 @@ def _flow(value: Any) -> str:
     )
 
 
-def _steps(data: Any, positions: Positions, checks: Checks, made: list[Made]) -> Iterator[Problem]:
+def _steps(data: Any, positions: Positions, checks: Checks, made: list[ResolvedStep]) -> Iterator[Problem]:
     """The steps of ``variants``, each with what is wrong with it; those that are right are added to ``made``."""
     entries = _under(data, "variants")
     names = checks.step_names()
@@ -273,7 +274,7 @@ def _step(
     positions: Positions,
     checks: Checks,
     names: Mapping[str, Collection[str]],
-    made: list[Made],
+    made: list[ResolvedStep],
 ) -> Iterator[Problem]:
     verbs = [key for key in step if key in names]
     if len(verbs) != 1:
@@ -289,8 +290,10 @@ def _step(
         yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
         return
     given = {key: value for key, value in step.items() if key not in (verb, "models")}
-    if swept(step) > MOST_SWEPT:
-        yield positions.problem(at, f"a step that stands for {swept(step):,} versions", f"at most {MOST_SWEPT:,}")
+    if count_variants(step) > MOST_SWEPT:
+        yield positions.problem(
+            at, f"a step that stands for {count_variants(step):,} versions", f"at most {MOST_SWEPT:,}"
+        )
         return
     try:
         made += checks.read_step(verb, name, given)
@@ -302,7 +305,7 @@ def _step(
         yield positions.problem((*at, *key), words["message"], words["expected"], words["hint"])
 
 
-def _selections(data: Any, positions: Positions, made: Sequence[Made]) -> Iterator[Problem]:
+def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -> Iterator[Problem]:
     """What is selected must be among what is made."""
     fields = sorted({name for step in made for name in (step.verb, *step.settings)})
     tasks = [pair for family in FAMILIES for pair in _entries(data, "benchmarks", family)]
@@ -338,6 +341,22 @@ def _files(
             if not os.path.isfile(path):
                 hint = did_you_mean(path.name, siblings(path)) or "paths start from the manifest's folder"
                 yield positions.problem(place, "no such file", what, hint)
+
+
+def _shared(data: Any, positions: Positions) -> Iterator[Problem]:
+    """Ranks that do not lie on so many `nodes`, equally many on each."""
+    for at, block in _blocks(data):
+        for place, nodes in _each(at, block, "nodes", int):
+            ranks = [rank for _, rank in _each(at, block, "ranks", int)] or [1]
+            uneven = [rank for rank in ranks if rank > 1 and nodes > 0 and rank % nodes] or ranks * (max(ranks) == 1)
+            if nodes > 1 and block.get("hostfile") is not None:
+                yield positions.problem(
+                    place, "`nodes` beside a `hostfile`, which names the nodes itself", "one of the two",
+                    "`nodes` is for --executor ray, `hostfile` for --executor local",
+                )  # fmt: skip
+            elif nodes > 1 and uneven:
+                what = f"{uneven[0]} rank{'s do' if uneven[0] > 1 else ' does'} not lie on {nodes} nodes in equal parts"
+                yield positions.problem(place, what, f"`ranks` that are multiples of {nodes}", "or leave `nodes` out")
 
 
 def _named(

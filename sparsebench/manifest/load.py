@@ -22,7 +22,7 @@ _LONGEST = 200
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedManifest:
     """A valid manifest, the file it came from, and where each of its values stands there."""
 
     manifest: Manifest
@@ -44,7 +44,7 @@ class Loaded:
         return self.positions.problem(at, message, expected, hint)
 
 
-def load(path: Path, checks: Checks | None = None) -> Loaded:
+def load(path: Path, checks: Checks | None = None) -> LoadedManifest:
     """The manifest at ``path``; ``checks`` adds what later rooms know.
 
     Raises ManifestError with every problem found.
@@ -64,7 +64,7 @@ def load(path: Path, checks: Checks | None = None) -> Loaded:
     return load_text(text, str(path), checks)
 
 
-def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
+def load_text(text: str, name: str, checks: Checks | None = None) -> LoadedManifest:
     """The manifest in ``text``; ``name`` is the file that it is from, or is to be.
 
     Raises ManifestError with every problem found.
@@ -85,14 +85,16 @@ def load_text(text: str, name: str, checks: Checks | None = None) -> Loaded:
     problems += [problem for problem in islice(found, MOST) if (problem.line, problem.column) not in broken]
     if problems:
         raise ManifestError(problems)
-    loaded = Loaded(manifest, path, positions)
+    loaded = LoadedManifest(manifest, path, positions)
     # Files of records carry the name; a shell's argument that is no UTF-8 comes with lone surrogates.
     if len(loaded.name.encode(errors="replace")) > _LONGEST or not loaded.name.isprintable():
         _fail(name, "its name cannot name an experiment", f"add `name:`, or rename the file (at most {_LONGEST} bytes)")
     return loaded
 
 
-def check_family(loaded: Loaded, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf) -> tuple[Problem, ...]:
+def check_family(
+    loaded: LoadedManifest, configs: Mapping[str, Mapping[str, Any]], family_of: FamilyOf
+) -> tuple[Problem, ...]:
     """Models whose ``family`` contradicts their checkpoint's config.json; ``configs`` gives those by model name."""
     found = (
         contradiction(

@@ -36,9 +36,9 @@ def json_schema(steps: Shapes, engines: Collection[str], formats: Collection[str
     Which ``steps``, ``engines`` and ``formats`` there are, plugins' among them, later rooms know.
     """
     made = Manifest.model_json_schema(by_alias=True, schema_generator=_Untitled)
-    for section, key, names in (("Runtime", "engines", engines), ("Storage", "formats", formats)):
+    for section, key, names in (("ManifestRuntime", "engines", engines), ("ManifestStorage", "formats", formats)):
         _offer(made["$defs"][section]["properties"][key], list(names))
-    models = made["$defs"]["Task"]["properties"]["models"]
+    models = made["$defs"]["ManifestTask"]["properties"]["models"]
     for (verb, name), shape in steps.items():
         step = shape.model_json_schema(schema_generator=_Untitled)
         made["$defs"] |= step.pop("$defs", {})

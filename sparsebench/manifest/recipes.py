@@ -14,7 +14,7 @@ def chain_of(entry: Any) -> list[Mapping[str, Any]]:
     return entry if isinstance(entry, list) else [entry]
 
 
-def named(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:
+def verb_and_name(step: Mapping[str, Any], verbs: Collection[str]) -> tuple[str, str]:
     """The verb of a step and the name that it has: ``prune``, ``wanda``.
 
     Raises PydanticCustomError where it has no verb, or several.
@@ -32,7 +32,7 @@ def models_of(entry: Any) -> list[str] | None:
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
 
-def swept(entry: Any) -> int:
+def count_variants(entry: Any) -> int:
     """How many variants an entry asks for, at most: every combination of the values of its lists."""
     lists = [
         value for step in chain_of(entry) for key, value in step.items() if key != "models" and isinstance(value, list)

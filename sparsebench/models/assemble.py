@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
 
 
-class Weights(Protocol):
+class StoredWeights(Protocol):
     """A folder of stored tensors, dense or packed."""
 
     @property
@@ -44,7 +44,7 @@ Replace = Callable[[View, Any, Any], Any]
 
 
 def assemble(
-    weights: Weights,
+    weights: StoredWeights,
     family: Family,
     dtype: str = "auto",
     prepare: Callable[[Any], object] = lambda model: None,

@@ -22,7 +22,7 @@ from sparsebench.models.topology import Part, View, parts
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["neurons", "heads", "experts", "hidden"]
+AxisKind = Literal["neurons", "heads", "experts", "hidden"]
 POSITIONS = "relative_attention_bias.weight"
 """T5's table of position biases, (buckets, heads)."""
 
@@ -66,7 +66,7 @@ class Axis:
     are stored so.
     """
 
-    kind: Kind
+    kind: AxisKind
     side: str
     layers: tuple[int, ...]
     units: int
@@ -88,7 +88,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A checkpoint's axes and its blocks: ``blocks`` gives each side's number of them."""
 
     checkpoint: Checkpoint
@@ -115,7 +115,7 @@ class Shape:
             return how.mixture.count
         return (axis.within == "shared" and how.mixture.shared) or how.mixture.neurons
 
-    def of(self, kind: Kind) -> list[Axis]:
+    def of(self, kind: AxisKind) -> list[Axis]:
         """The axes of a kind. Raises UnsupportedError, saying why, where the type has none that can be cut."""
         found = [axis for axis in self.axes if axis.kind == kind]
         if not found:
@@ -129,7 +129,7 @@ _SHARED = re.compile(r"(?:^|\.)shared_experts?\.")
 _ROUTING = re.compile(r"(?:^|\.)(?:gate|router)\.(?:layer\.)?(?:weight|bias|e_score_correction_bias)$")
 
 
-def shape(checkpoint: Checkpoint, family: str) -> Shape:
+def shape(checkpoint: Checkpoint, family: str) -> ModelShape:
     """The axes of a checkpoint of ``family``.
 
     Raises UnsupportedError for a model type that is not declared, ModelError for tensors that do not have the sizes that
@@ -148,7 +148,7 @@ def shape(checkpoint: Checkpoint, family: str) -> Shape:
             axes += _neurons(checkpoint, how, here) if how.neurons else ()
             axes += _experts(checkpoint, how.mixture, here) if how.mixture else ()
         axes += _heads(checkpoint, how, places, side, count) if how.heads else ()
-    return Shape(checkpoint, places, how, tuple(axes), blocks)
+    return ModelShape(checkpoint, places, how, tuple(axes), blocks)
 
 
 def _neurons(checkpoint: Checkpoint, how: Architecture, here: Mapping[str, Part]) -> Iterable[Axis]:

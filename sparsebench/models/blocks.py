@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.gather import Reader
+    from sparsebench.models.gather import PrunableLayer
 
 _QUIET = {"use_cache": False, "output_attentions": False, "output_hidden_states": False, "return_dict": True}
 
 
 @dataclass
-class Place:
+class SkeletonBlock:
     """One block: its module (without storage), and for each of its parameters where the checkpoint has it.
 
     ``dtypes`` are what parameters run in; ``prunable`` are the linear layers of prunable matrices by the names of their
@@ -36,7 +36,7 @@ class Place:
     module: torch.nn.Module
     parameters: dict[str, View] = field(default_factory=dict)
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    prunable: dict[str, Reader] = field(default_factory=dict)
+    prunable: dict[str, PrunableLayer] = field(default_factory=dict)
     tensors: tuple[str, ...] = ()
 
 
@@ -47,7 +47,7 @@ class Stack:
     side: str
     prefix: str
     module: Any
-    places: list[Place]
+    places: list[SkeletonBlock]
 
 
 @dataclass
@@ -80,17 +80,17 @@ def survey(config: Mapping[str, Any], family: Family) -> Skeleton:
     )
 
 
-def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[Place]:
+def _places(model: PreTrainedModel, config: Mapping[str, Any], family: Family, side: str) -> list[SkeletonBlock]:
     """The blocks of one side, in order, found by the numbers in their parameters' names."""
     import torch
 
-    found: dict[str, Place] = {}
+    found: dict[str, SkeletonBlock] = {}
     for name, parameter in model.named_parameters():
         part = topology.part(TensorInfo(name, "F32", tuple(parameter.shape), "", 0, 0), config, family)
         if part.layer is None or part.side != side:
             continue
         path = _block_path(model, name, part.layer)
-        found.setdefault(path, Place(side, part.layer, path, model.get_submodule(path)))
+        found.setdefault(path, SkeletonBlock(side, part.layer, path, model.get_submodule(path)))
     places = sorted(found.values(), key=lambda place: place.index)
     parents = {place.path.rpartition(".")[0] for place in places}
     holder = model.get_submodule(parents.pop()) if len(parents) == 1 else None

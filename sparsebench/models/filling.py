@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models import topology
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo, torch_dtype
-from sparsebench.models.gather import Reader
+from sparsebench.models.gather import PrunableLayer
 from sparsebench.models.topology import EXPERT_LAYERS, LOOKS_AT_WEIGHTS, View
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.models.blocks import Place, Skeleton
+    from sparsebench.models.blocks import Skeleton, SkeletonBlock
     from sparsebench.models.experts import Experts
 
 MAPPED = 16 << 20
@@ -186,7 +186,7 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
     from transformers.pytorch_utils import Conv1D
 
     parts = topology.parts(checkpoint, family)
-    claimed: dict[str, tuple[Place, str]] = {}
+    claimed: dict[str, tuple[SkeletonBlock, str]] = {}
     for stack in skeleton.stacks:
         for place in stack.places:
             for inner, view in place.parameters.items():
@@ -203,14 +203,14 @@ def _inventory(skeleton: Skeleton, checkpoint: Checkpoint, family: Family) -> No
                 raise UnsupportedError(f"{view.name}: it belongs to {kind}, which is no linear layer", LOOKS_AT_WEIGHTS)
             width = module.weight.shape[0 if isinstance(module, Conv1D) else 1]
             cross = part.kind in ("cross_k", "cross_v")
-            place.prunable[view.name] = Reader(view.name, module, width, cross, view, *_routed(place, path))
+            place.prunable[view.name] = PrunableLayer(view.name, module, width, cross, view, *_routed(place, path))
     for stack in skeleton.stacks:
         for place in stack.places:
             where = (place.side, place.index)
             place.tensors = tuple(name for name, part in parts.items() if (part.side, part.layer) == where)
 
 
-def _routed(place: Place, path: str) -> tuple[Experts | None, str]:
+def _routed(place: SkeletonBlock, path: str) -> tuple[Experts | None, str]:
     """The experts that a layer belongs to, and what it has in common with layers that read the same: all but the last."""
     from sparsebench.models.experts import DOWN, Experts
 

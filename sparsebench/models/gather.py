@@ -7,12 +7,13 @@ relative positions that DeBERTa sends through its query and key projections.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.inputs import Inputs
+from sparsebench.models.hooks import hooked
+from sparsebench.models.inputs import InputStatistics
 from sparsebench.models.topology import View
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _PANEL = 512
 
 
 @dataclass(frozen=True)
-class Reader:
+class PrunableLayer:
     """A prunable linear layer: ``width`` values per token; ``cross`` when it reads the encoder's states.
 
     ``view`` is where its weights lie. One of ``experts`` reads the tokens that are routed to it, and so do others that
@@ -46,7 +47,7 @@ class _Sum:
     """One distinct input: who reads it (the first is the one that is hooked) and what was summed."""
 
     readers: list[str]
-    inputs: Inputs
+    inputs: InputStatistics
     positions: bool = False
 
 
@@ -58,11 +59,11 @@ class _Group:
     encoder: torch.Tensor | None
     foreign: set[int]
     seen: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    other: list[tuple[Reader, torch.Tensor]] = field(default_factory=list)
+    other: list[tuple[PrunableLayer, torch.Tensor]] = field(default_factory=list)
     alive: list[torch.Tensor] = field(default_factory=list)
 
 
-class Enough(Exception):
+class InputsSeen(Exception):
     """Ends a block's run when its last layer is about to compute what nobody wants to know."""
 
 
@@ -70,7 +71,7 @@ class Gatherer:
     """Sums over the micro-batches of one stream in one block.
 
     Layers that read the same tensor share one sum; who does is seen in the first micro-batch. Of experts it is known
-    before, as no token may reach one in it, or in any. With ``only_inputs`` the others end, by Enough, where the last layer
+    before, as no token may reach one in it, or in any. With ``only_inputs`` the others end, by InputsSeen, where the last layer
     has been looked at: in a Llama the product with `down` is saved, a quarter of the block. Experts do not end early: how
     often they are called varies. Raises ModelError when a layer reads NaN or infinity or nothing at all, UnsupportedError
     when it reads two different things.
@@ -78,7 +79,7 @@ class Gatherer:
 
     def __init__(
         self,
-        readers: Mapping[str, Reader],
+        readers: Mapping[str, PrunableLayer],
         gram: bool,
         only_inputs: bool = False,
         sums: bool = False,
@@ -101,19 +102,13 @@ class Gatherer:
                 self._open(reader)
         self._ends_early = only_inputs and not leaders
 
-    @contextmanager
-    def hooked(self) -> Iterator[None]:
+    def hooked(self) -> ExitStack:
         """While this lasts, every call of a reader is looked at."""
-        handles = [
+        return hooked(
             reader.module.register_forward_pre_hook(self._hook(reader), with_kwargs=True)
             for reader in self.readers.values()
             if reader.experts is None or reader.name in self.sums
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        )
 
     @contextmanager
     def group(self, own: torch.Tensor, encoder: torch.Tensor | None, foreign: set[int]) -> Iterator[None]:
@@ -132,9 +127,9 @@ class Gatherer:
         """Names of layers that read the same input, in the order in which they run; experts first."""
         return tuple(tuple(total.readers) for total in self.sums.values())
 
-    def result(self) -> dict[str, Inputs]:
+    def result(self) -> dict[str, InputStatistics]:
         """Every reader's sums; readers of the same input get the same object."""
-        found: dict[str, Inputs] = {}
+        found: dict[str, InputStatistics] = {}
         for total in self.sums.values():
             if total.inputs.gram is not None:
                 _mirror(total.inputs.gram)
@@ -144,7 +139,7 @@ class Gatherer:
                 raise ModelError(f"{name}: its layer reads nothing when its block runs", "the config switches it off")
         return found
 
-    def _hook(self, reader: Reader) -> Any:
+    def _hook(self, reader: PrunableLayer) -> Any:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if reader.experts is not None:
                 self._look_routed(reader, reader.experts.tokens, args[0])
@@ -152,11 +147,11 @@ class Gatherer:
                 self._look(reader, args[0] if args else kwargs["input"])
             self._calls += 1
             if self._ends_early and not self.first and self._calls == self._calls_in_all:
-                raise Enough
+                raise InputsSeen
 
         return hook
 
-    def _look(self, reader: Reader, values: torch.Tensor) -> None:
+    def _look(self, reader: PrunableLayer, values: torch.Tensor) -> None:
         assert self._group is not None, "a reader runs outside a micro-batch"
         mask = self._group.encoder if reader.cross else self._group.own
         assert mask is not None, "cross-attention without an encoder"
@@ -176,13 +171,13 @@ class Gatherer:
             rows = rows[mask.reshape(-1)]
         self._add(reader.name, rows)
 
-    def _look_routed(self, reader: Reader, tokens: torch.Tensor, values: torch.Tensor) -> None:
+    def _look_routed(self, reader: PrunableLayer, tokens: torch.Tensor, values: torch.Tensor) -> None:
         """``values`` are the rows of the micro-batch's ``tokens`` that are routed to this expert."""
         assert self._group is not None, "a reader runs outside a micro-batch"
         kept = self._group.own.reshape(-1)[tokens]
         self._add(reader.name, values if bool(kept.all()) else values[kept])
 
-    def _join(self, reader: Reader, values: torch.Tensor) -> bool:
+    def _join(self, reader: PrunableLayer, values: torch.Tensor) -> bool:
         """Whether an earlier layer reads the same memory with the same content; otherwise a sum is opened."""
         assert self._group is not None
         if values.shape[-1] != reader.width:
@@ -198,13 +193,13 @@ class Gatherer:
         self._open(reader)
         return False
 
-    def _open(self, reader: Reader) -> None:
+    def _open(self, reader: PrunableLayer) -> None:
         import torch
 
         gram = torch.zeros(reader.width, reader.width, device=self.device) if self.gram else None
         sums = torch.zeros(reader.width, dtype=torch.float64, device=self.device) if self.summed else None
         squares = torch.zeros(reader.width, device=self.device)
-        self.sums[reader.name] = _Sum([reader.name], Inputs(0, squares, gram, sums))
+        self.sums[reader.name] = _Sum([reader.name], InputStatistics(0, squares, gram, sums))
 
     def _positions(self, group: _Group) -> None:
         """Layers that never read tokens are measured on what they do read, once: it is the same for all samples."""

@@ -37,7 +37,7 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
-class Experts:
+class ExpertsConfig:
     """How neurons are grouped and chosen: ``active`` of ``experts`` are computed for a token, the first ``shared`` always."""
 
     router: str
@@ -51,7 +51,7 @@ class Experts:
         return {KEY: asdict(self)}
 
 
-def experts_of(config: Mapping[str, Any]) -> Experts | None:
+def experts_of(config: Mapping[str, Any]) -> ExpertsConfig | None:
     """How the model of a config.json groups its neurons; None where it does not.
 
     Raises ModelError for an entry that is not one of ours.
@@ -61,7 +61,7 @@ def experts_of(config: Mapping[str, Any]) -> Experts | None:
         return None
     try:
         parts = tuple(FeedForward(**one) for one in stated["parts"])
-        found = Experts(**{**stated, "parts": parts})
+        found = ExpertsConfig(**{**stated, "parts": parts})
         numbers = (found.experts, found.active, found.shared)
         known = found.router in ROUTERS and all(type(one) is int for one in numbers) and found.shared >= 0
         known = known and 1 <= found.active <= found.experts

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Inputs:
+class InputStatistics:
     """Sums over ``tokens`` tokens, padding left out.
 
     ``squares`` (in,) float32 is Σ x_j²; ``gram`` (in, in) float32, symmetric, is Σ x xᵀ, and ``sums`` (in,) float64 is Σ x,

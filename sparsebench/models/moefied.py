@@ -21,20 +21,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from sparsebench.errors import ModelError
-from sparsebench.models.grouped import KEY, Experts, FeedForward, experts_of
+from sparsebench.models.grouped import KEY, ExpertsConfig, FeedForward, experts_of
 from sparsebench.models.skipping import module_at
 
 if TYPE_CHECKING:
     from sparsebench.models.checkpoint import Checkpoint
 
 
-class Chooser(nn.Module):
+class ExpertRouter(nn.Module):
     """Chooses the experts of one part. ``tables`` are its tensors by their names behind ``moe.``, without the assignment."""
 
     assignment: torch.Tensor
 
     def __init__(
-        self, how: Experts, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
+        self, how: ExpertsConfig, assignment: torch.Tensor, tables: Mapping[str, torch.Tensor], function: nn.Module
     ) -> None:
         super().__init__()
         self.how, self.neurons = how, len(assignment)
@@ -94,7 +94,7 @@ def install(model: Any, checkpoint: Checkpoint) -> Any:
     return model
 
 
-def hook(chooser: Chooser, first: nn.Module, down: nn.Module) -> None:
+def hook(chooser: ExpertRouter, first: nn.Module, down: nn.Module) -> None:
     """Have a part's first layer tell the chooser what it reads, and its last one mask the neurons that are not chosen."""
     down.add_module("moe", chooser)
     first.register_forward_pre_hook(lambda module, args: chooser.read(args[0]))
@@ -102,8 +102,8 @@ def hook(chooser: Chooser, first: nn.Module, down: nn.Module) -> None:
 
 
 def chooser_of(
-    how: Experts, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
-) -> Chooser:
+    how: ExpertsConfig, part: FeedForward, checkpoint: Checkpoint, modules: tuple[nn.Module, nn.Module, nn.Module]
+) -> ExpertRouter:
     """The chooser of a part from the checkpoint's tensors; ``modules`` are its first and last layer and the function between.
 
     Raises ModelError where they do not fit.
@@ -127,4 +127,4 @@ def chooser_of(
         )
     if how.router == "oracle":
         tables["norms"] = weight.detach().float().norm(dim=1 - inward)
-    return Chooser(how, assignment, tables, function)
+    return ExpertRouter(how, assignment, tables, function)

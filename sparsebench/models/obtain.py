@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparsebench import sources
-from sparsebench.manifest.schema import Model
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.prepare import prepare
 from sparsebench.models.random_weights import write_random
 
@@ -20,7 +20,7 @@ def weight_bytes(fetched: Path) -> int:
     return 0
 
 
-def obtain(model: Model, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
+def obtain(model: ManifestModel, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
     """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
 
     Files of a cache are linked where they need no conversion; those of a ``path:``, which its owner may edit, are copied.

@@ -54,7 +54,7 @@ class Call:
         return places - {tensor.untyped_storage().data_ptr() for tensor in known}
 
 
-class Reached(Exception):
+class BlockReached(Exception):
     """Ends a forward at the block that was asked for."""
 
     def __init__(self, call: Call) -> None:
@@ -74,7 +74,7 @@ class StandIn(torch.nn.Module):
         return getattr(self.__dict__["block"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What is known that this block gives. Raises Reached at the block that the forward is for."""
+        """What is known that this block gives. Raises BlockReached at the block that the forward is for."""
         return self.__dict__["partial"].answer(self.__dict__["index"], Call(args, kwargs))
 
 
@@ -134,7 +134,7 @@ class PartialForward:
         self._lookup.open = lookup
         try:
             run()
-        except Reached as reached:
+        except BlockReached as reached:
             return reached.call
         raise UnsupportedError(f"{self.side} block {block}: the model never runs it", LOOKS_AT_WEIGHTS)
 
@@ -151,7 +151,7 @@ class PartialForward:
             raise UnsupportedError(f"{self.side} block {index}: it runs out of order", LOOKS_AT_WEIGHTS)
         self._next += 1
         if index == self._target:
-            raise Reached(call)
+            raise BlockReached(call)
         form = self.forms[index]
         if index == self._target - 1:
             assert self._known is not None

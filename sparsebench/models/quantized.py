@@ -216,7 +216,7 @@ def encoding_of(config: Mapping[str, Any]) -> str:
     return scheme.encoding if scheme else FLOAT
 
 
-def opened(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in ``folder``, whose quantized weights read as the floats that they stand for."""
     plain = Checkpoint(folder)
     return QuantizedCheckpoint(folder) if plain.config.get(KEY) else plain

@@ -34,6 +34,7 @@ class RoundedInputs(nn.Linear):
     """A linear layer whose inputs are rounded to 8 bits: what int8-dynamic calculates, in floats."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, in) to (…, out), in x's dtype; every token is rounded with a step of its own."""
         values, step = activations(x)
         return F.linear(values.mul_(step), self.weight, self.bias)
 
@@ -69,6 +70,7 @@ class QuantizedLinear(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, in) to (…, out), in x's dtype; a bias is added in that dtype."""
         found = self.product(x.reshape(-1, self.in_features)).to(x.dtype)
         if self.bias is not None:
             found += self.bias
@@ -117,6 +119,7 @@ class Int4Linear(QuantizedLinear):
         return packed, torch.stack((codes.scale.T.bfloat16(), offset.T.bfloat16()), -1).contiguous()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, out) in bfloat16."""
         return torch._weight_int4pack_mm_for_cpu(x.bfloat16(), self.values, self.group, self.scale)
 
 

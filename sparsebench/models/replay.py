@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.batch import Batch
-    from sparsebench.models.blocks import Place
+    from sparsebench.models.blocks import SkeletonBlock
     from sparsebench.models.checkpoint import Checkpoint
-    from sparsebench.models.gather import Reader
-    from sparsebench.models.inputs import Inputs
-    from sparsebench.models.stack_replay import StackReplay, Texts
+    from sparsebench.models.gather import PrunableLayer
+    from sparsebench.models.inputs import InputStatistics
+    from sparsebench.models.stack_replay import StackReplay, StackTokens
     from sparsebench.models.topology import View
 
 GROUP = 2048
@@ -38,7 +38,7 @@ class Block:
     read the same input, known after the first ``observe``; ``fresh`` says that all streams have the same inputs.
     """
 
-    def __init__(self, side: StackReplay, place: Place, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
+    def __init__(self, side: StackReplay, place: SkeletonBlock, tensors: dict[str, torch.Tensor], fresh: bool) -> None:
         self.side = place.side
         self.index = place.index
         self.tensors = tensors
@@ -69,7 +69,7 @@ class Block:
         only_inputs: bool = False,
         names: Collection[str] | None = None,
         sums: bool = False,
-    ) -> dict[str, Inputs]:
+    ) -> dict[str, InputStatistics]:
         """What every prunable matrix's layer (of ``names``, if given) reads when the block runs as stored on the stream's
         states.
 
@@ -161,7 +161,7 @@ class Block:
         return self._place.module
 
     @property
-    def readers(self) -> Mapping[str, Reader]:
+    def readers(self) -> Mapping[str, PrunableLayer]:
         """The linear layers of its prunable matrices, by the names of these."""
         return self._place.prunable
 
@@ -283,10 +283,10 @@ class Replay:
         groups = [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
         return StackReplay(stack, texts, States(self.streams, samples, self._spill, self.device), groups, encoder)
 
-    def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> Texts:
-        from sparsebench.models.stack_replay import Texts
+    def _texts(self, ids: torch.Tensor, mask: torch.Tensor) -> StackTokens:
+        from sparsebench.models.stack_replay import StackTokens
 
-        return Texts(ids.to(self.device), mask.to(self.device).bool())
+        return StackTokens(ids.to(self.device), mask.to(self.device).bool())
 
 
 def _stated(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import architecture, stated
-from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.models.axes import Axis, Cut, ModelShape
 from sparsebench.models.topology import is_buffer
 from sparsebench.models.types import transformers_config
 
@@ -74,13 +74,13 @@ def write_pooling(folder: Path, width: int) -> None:
             path.write_text(json.dumps({**said, **changed}, indent=2))
 
 
-def multiple(shape: Shape) -> int:
+def multiple(shape: ModelShape) -> int:
     """What the hidden size must be a multiple of for transformers to take it."""
     heads = shape.how.heads
     return int(stated(shape.checkpoint.config, heads.count)) if heads and heads.whole else 1
 
 
-def channels(shape: Shape, family: Any) -> Axis:
+def channels(shape: ModelShape, family: Any) -> Axis:
     """The axis of the hidden channels; its ``outputs`` are the matrices of blocks that read them.
 
     Raises UnsupportedError for a type that cannot lose a channel and for a tensor that transformers does not build, ModelError
@@ -132,7 +132,7 @@ def _classes(family: Any, config: Mapping[str, Any]) -> Iterator[Any]:
         yield transformers.AutoModelForTokenClassification
 
 
-def _differing(shape: Shape, family: Any, hidden: int, more: int, kind: Any) -> dict[str, tuple[int, ...]]:
+def _differing(shape: ModelShape, family: Any, hidden: int, more: int, kind: Any) -> dict[str, tuple[int, ...]]:
     """By stored tensor, the dimensions that are longer where the hidden size is."""
     from sparsebench.models.families import meta_model
     from sparsebench.models.filling import named_tensors, stored_views
@@ -155,12 +155,12 @@ def _differing(shape: Shape, family: Any, hidden: int, more: int, kind: Any) -> 
     return found
 
 
-def norms(shape: Shape, axis: Axis) -> list[str]:
+def norms(shape: ModelShape, axis: Axis) -> list[str]:
     """The weights of the norms of a token's states."""
     return [cut.tensor for cut in axis.cuts if shape.places[cut.tensor].kind == "norm"]
 
 
-def factors(shape: Shape, width: int) -> dict[str, float]:
+def factors(shape: ModelShape, width: int) -> dict[str, float]:
     """By tensor, the number that it is multiplied by to correct a factor that follows from the hidden size.
 
     Gemma multiplies its embeddings by the root of the hidden size. T5 with tied embeddings divides by it before its head.

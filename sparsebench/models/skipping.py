@@ -25,7 +25,7 @@ INPUTS, OUTPUTS = "inputs", "outputs"
 
 
 @dataclass(frozen=True)
-class Skip:
+class SkipThresholds:
     """Magnitudes up to which values count as zero, by the path of a module in the model that transformers builds.
 
     ``inputs`` are of linear layers, ``outputs`` of activation functions.
@@ -39,7 +39,7 @@ class Skip:
         return {KEY: {INPUTS: dict(self.inputs), OUTPUTS: dict(self.outputs)}}
 
 
-def skip_of(config: Mapping[str, Any]) -> Skip | None:
+def skip_of(config: Mapping[str, Any]) -> SkipThresholds | None:
     """What the model of a config.json skips; None where it computes with all of its weights.
 
     Raises ModelError for an entry that is not one of ours.
@@ -51,7 +51,7 @@ def skip_of(config: Mapping[str, Any]) -> Skip | None:
     tables = [one for one in found if isinstance(one, dict) and all(map(_is_magnitude, one.values()))]
     if len(tables) != 2:
         raise ModelError(f"config.json: `{KEY}` is damaged", "make the variant again")
-    return Skip(*tables)
+    return SkipThresholds(*tables)
 
 
 def skips(config: Mapping[str, Any]) -> bool:

@@ -11,17 +11,17 @@ import torch
 from torch.func import functional_call
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.gather import Enough, Gatherer
+from sparsebench.models.gather import Gatherer, InputsSeen
 from sparsebench.models.partial import Call, Extras, PartialForward, split, tensors_in
 from sparsebench.models.spill import States
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS
 
 if TYPE_CHECKING:
-    from sparsebench.models.blocks import Place, Stack
+    from sparsebench.models.blocks import SkeletonBlock, Stack
 
 
 @dataclass(frozen=True)
-class Texts:
+class StackTokens:
     """What one side reads: ``ids`` (samples, length) int64 and ``mask`` of the same shape, bool."""
 
     ids: torch.Tensor
@@ -36,7 +36,12 @@ class StackReplay:
     """
 
     def __init__(
-        self, stack: Stack, texts: Texts, states: States, groups: Sequence[slice], encoder: StackReplay | None = None
+        self,
+        stack: Stack,
+        texts: StackTokens,
+        states: States,
+        groups: Sequence[slice],
+        encoder: StackReplay | None = None,
     ) -> None:
         self.stack = stack
         self.texts = texts
@@ -66,7 +71,7 @@ class StackReplay:
         self.states.swap()
 
     def run(
-        self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
+        self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, gatherer: Gatherer | None = None
     ) -> None:
         """Run a block with these weights on a stream's states and keep what comes out as the next block's.
 
@@ -80,7 +85,7 @@ class StackReplay:
             with context or nullcontext():
                 try:
                     returned = functional_call(place.module, dict(weights), call.args, call.kwargs)
-                except Enough:
+                except InputsSeen:
                     continue
             hidden, extras = split(returned)
             self._check(place, hidden, rows)
@@ -90,7 +95,9 @@ class StackReplay:
             self.states.write(stream, rows, hidden)
             self._next_extras[stream][number] = extras
 
-    def forward(self, place: Place, weights: Mapping[str, torch.Tensor], stream: int, number: int) -> torch.Tensor:
+    def forward(
+        self, place: SkeletonBlock, weights: Mapping[str, torch.Tensor], stream: int, number: int
+    ) -> torch.Tensor:
         """What a block makes of a group of a stream's states, (group, length, width); nothing is kept."""
         with torch.no_grad():
             call, _ = self._call(place.index, stream, number)
@@ -163,7 +170,7 @@ class StackReplay:
     def _tokens(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.texts.mask[rows], None if self.encoder is None else self.encoder.texts.mask[rows]
 
-    def _check(self, place: Place, hidden: torch.Tensor, rows: slice) -> None:
+    def _check(self, place: SkeletonBlock, hidden: torch.Tensor, rows: slice) -> None:
         name = f"{place.side} block {place.index}"
         if hidden.shape[:2] != self.texts.ids[rows].shape:
             raise UnsupportedError(f"{name}: it returns {tuple(hidden.shape)}, not one row per token")

@@ -137,6 +137,12 @@ class Cell:
     documents: int = field(default=0, compare=False)
 
     @property
+    def nodes(self) -> int:
+        """On how many nodes its ranks are started by a launcher: those of a hostfile, or of a cluster; 0 where they stay with the
+        job."""
+        return len(self.settings.get("hosts", ())) or int(self.settings.get("nodes", 0))
+
+    @property
     def label(self) -> str:
         """What the cell measures, in a few words."""
         setting = self.settings
@@ -146,8 +152,7 @@ class Cell:
         if "engine" in setting:
             load = setting["workload"]
             shape = f"b{load['batch']} p{load['prompt']} g{load['generate']}"
-            nodes = len(setting.get("hosts", ()))
-            where = f" on {nodes} node{'s' * (nodes > 1)}" if nodes else ""
+            where = f" on {self.nodes} node{'s' * (self.nodes > 1)}" if self.nodes else ""
             beside = " beside other jobs" if setting.get("alone") == "device" else ""
             return f"{self.stage} {setting['engine']} ×{setting['ranks']}{where} {shape}{beside}"
         return self.stage

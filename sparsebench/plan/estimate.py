@@ -41,6 +41,9 @@ WARM_UP_STEPS = 6
 """Steps that warming up takes a side, typically."""
 READ_BYTES = 8e9
 """Bytes of weights that one new token reads a second."""
+NODES_START_SECONDS = 6.0
+"""To start ranks on several nodes anew, which each process does. Measured on one machine with two nodes of Ray's: memory of a
+model of 1.2 million weights took 5.7 seconds, nearly all of it this."""
 ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 """What an encoder-decoder's encoder is of it, and what of it reads the encoder's output."""
 
@@ -85,7 +88,8 @@ def timing(cell: Cell, size: ModelSize) -> float:
     """Seconds to time a pair."""
     processes = cell.settings.get("processes", 1)  # a plan from before there were several
     phases = sum(_timed(step, cell.settings["samples"] / processes, processes) for step in _steps(cell, size))
-    return processes * (_load(size) + phases)
+    again = (processes - 1) * NODES_START_SECONDS if cell.nodes else 0.0
+    return processes * (_load(size) + phases) + again
 
 
 def using_memory(cell: Cell, size: ModelSize) -> float:

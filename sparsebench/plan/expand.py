@@ -9,8 +9,8 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.recipes import chain_of, models_of, named, swept
-from sparsebench.manifest.schema import Manifest, Model
+from sparsebench.manifest.recipes import chain_of, count_variants, models_of, verb_and_name
+from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import own_of, precision, stages
@@ -30,7 +30,7 @@ class Plan:
     """
 
     manifest: str
-    models: tuple[Model, ...]
+    models: tuple[ManifestModel, ...]
     dense: dict[str, Variant]
     variants: dict[str, Variant]
     cells: tuple[Cell, ...]
@@ -38,13 +38,13 @@ class Plan:
     allow_overlap: bool
     data: Mapping[str, str] = field(default_factory=dict)
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ManifestModel:
         """The manifest's entry for a model."""
         return next(model for model in self.models if model.name == name)
 
 
 @dataclass(frozen=True)
-class Texts:
+class DataInfo:
     """The fingerprint of what steps read beside the model and the files that they name, the calibration text; and about how many
     documents a task over data of one's own has, by its name."""
 
@@ -52,7 +52,7 @@ class Texts:
     documents: Mapping[str, int] = field(default_factory=dict)
 
 
-def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: Texts = Texts()) -> Plan:
+def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: DataInfo = DataInfo()) -> Plan:
     """All cells of ``manifest``; ``revisions`` gives the fingerprint of each model's source by model name.
 
     The ends of recipes are measured; what only others are made from is made, and no more.
@@ -89,7 +89,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: T
 
 
 def _measurements(
-    manifest: Manifest, model: Model, variant: Variant, calibration: Calibration, texts: Texts
+    manifest: Manifest, model: ManifestModel, variant: Variant, calibration: Calibration, texts: DataInfo
 ) -> Iterator[Cell]:
     for stage in stages().values():
         if stage.name in (_only(variant) or stages()):
@@ -109,7 +109,7 @@ def _only(variant: Variant) -> tuple[str, ...]:
 
 def recipes(entry: Any) -> Iterator[tuple[Step, ...]]:
     """Each recipe that an entry of ``variants`` asks for: every combination of its steps' settings."""
-    written = [(*named(step, kinds()), step) for step in chain_of(entry)]
+    written = [(*verb_and_name(step, kinds()), step) for step in chain_of(entry)]
     yield from product(*([*combinations(verb, name, _settings(verb, step))] for verb, name, step in written))
 
 
@@ -117,7 +117,7 @@ def _settings(verb: str, step: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in step.items() if key not in (verb, "models")}
 
 
-def _meant(entry: Any, model: Model) -> bool:
+def _meant(entry: Any, model: ManifestModel) -> bool:
     """Whether an entry is for this model."""
     only = models_of(entry)
     return only is None or model.name in only
@@ -128,12 +128,12 @@ def count(manifest: Manifest) -> int:
     timed = 2 * sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
     found = 0
     for model in manifest.models:
-        made = sum(swept(entry) for entry in manifest.variants if _meant(entry, model))
+        made = sum(count_variants(entry) for entry in manifest.variants if _meant(entry, model))
         found += (1 + made) * (3 + len(manifest.benchmarks.of(model.family)) + timed)
     return found
 
 
-def resolved(calibration: schema.Calibration, seed: int) -> Calibration:
+def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
     """A manifest's calibration with its defaults filled in."""
     default = calibration.source is None
     source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source).text
@@ -149,7 +149,7 @@ def described(calibration: Calibration) -> str:
     return " ".join(word for word in words if word)
 
 
-def _dense(model: Model, revision: str, seed: int) -> Variant:
+def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
     source = str(model.source)
     drawn = seed if source == "random" else DEFAULT_SEED
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype}
@@ -169,7 +169,12 @@ def _dense(model: Model, revision: str, seed: int) -> Variant:
 
 
 def _line(
-    manifest: Manifest, model: Model, base: Variant, chain: Sequence[Step], calibration: Calibration, texts: Texts
+    manifest: Manifest,
+    model: ManifestModel,
+    base: Variant,
+    chain: Sequence[Step],
+    calibration: Calibration,
+    texts: DataInfo,
 ) -> list[Variant]:
     """The variants of one recipe, one a step."""
     line: list[Variant] = []

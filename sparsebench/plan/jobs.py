@@ -101,7 +101,7 @@ def alone(job: Job, on_gpu: bool) -> bool:
     memory, and those whose manifest says ``alone: device``, have only as many GPUs to themselves as they need: where all have one
     name, since it is known only later which they get, and records are filed under it."""
     mixed = on_gpu and len(set(devices.names())) > 1
-    if not on_gpu or mixed or any("hosts" in cell.settings for cell in job.cells):
+    if not on_gpu or mixed or any(cell.nodes for cell in job.cells):
         return job.exclusive
     return job.exclusive and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
 
@@ -109,6 +109,11 @@ def alone(job: Job, on_gpu: bool) -> bool:
 def gpus_of(job: Job) -> int:
     """How many GPUs a job needs that calculates on them and is not ``alone``: one, or one a rank."""
     return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
+
+
+def nodes_of(job: Job) -> int:
+    """How many nodes of a cluster a job needs at once: as many as the manifest says of its ranks, else one."""
+    return max((cell.settings.get("nodes", 1) for cell in job.cells), default=1)
 
 
 def reads_dense(variant: Variant) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks.own import content, named
+from sparsebench.benchmarks.own import content, default_name
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Benchmarks, Family, Manifest, Task
+from sparsebench.manifest.schema import FAMILIES, LM_EVAL, Family, Manifest, ManifestBenchmarks, ManifestTask
 from sparsebench.plan.stages import own_of
 from sparsebench.steps.contract import with_content
 
@@ -18,25 +18,25 @@ Pinned = Callable[[sources.Source], sources.Source]
 
 
 def located(
-    loaded: Loaded, manifest: Manifest, pinned: Pinned, cache: sources.Cache, offline: bool
-) -> tuple[Benchmarks, dict[str, int], list[Problem]]:
+    loaded: LoadedManifest, manifest: Manifest, pinned: Pinned, cache: sources.Cache, offline: bool
+) -> tuple[ManifestBenchmarks, dict[str, int], list[Problem]]:
     """The tasks, those over one's own data with a name, and a source in canonical notation with a hash of its content; about
     how many documents these have, by name.
 
     Also what is wrong with them: data that cannot be had or do not hold what is asked for, a name that is another task's.
     """
     problems: list[Problem] = []
-    names: dict[str, benchmarks.Own] = {}
+    names: dict[str, benchmarks.OwnData] = {}
     documents: dict[str, int] = {}
 
-    def found(family: Family, index: int, task: Task) -> Task:
+    def found(family: Family, index: int, task: ManifestTask) -> ManifestTask:
         source = task.source or (benchmarks.KINDS[task.task].source if task.task in benchmarks.KINDS else None)
         if not source:
             return task
         at, key = ("benchmarks", family, index), "name" if task.name else "task"
         try:
             parsed = pinned(sources.parse(source, loaded.folder))
-            name = task.name or named(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
+            name = task.name or default_name(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
             text = with_content(parsed.text, content(parsed, cache, offline))
             task = task.model_copy(update={"source": text, "name": name})
             own = own_of(task)

@@ -13,19 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sparsebench import benchmarks, bounded, devices, sources
+from sparsebench import benchmarks, bounded, devices, environment, sources
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
-from sparsebench.manifest.load import Loaded, check_family, load
+from sparsebench.manifest.load import LoadedManifest, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.recipes import models_of, named
-from sparsebench.manifest.schema import FAMILIES, Manifest, Model, Runtime, Task
+from sparsebench.manifest.recipes import models_of, verb_and_name
+from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
 from sparsebench.paths import unlinked
 from sparsebench.plan import own_data
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.expand import Plan, Texts, count, expand, recipes
+from sparsebench.plan.expand import DataInfo, Plan, count, expand, recipes
 from sparsebench.plan.fingerprint import digest
 from sparsebench.plan.refused import refused
 from sparsebench.plan.rehearse import rehearsal
@@ -36,14 +36,14 @@ from sparsebench.runtime.engines import engines
 from sparsebench.sources.cache import write_json
 from sparsebench.steps.calibration import DEFAULT
 from sparsebench.steps.contract import Step, with_content, with_hash
-from sparsebench.steps.registry import combinations, kinds, swept
+from sparsebench.steps.registry import combinations, kinds, label, sweepable
 from sparsebench.storage import formats
 
 DEFAULT_LEDGER = Path("ledger/sparsebench.duckdb")
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """What a person asks of a manifest on the command line."""
 
     path: Path
@@ -53,13 +53,14 @@ class Request:
     full: bool = False
     only: tuple[tuple[str, str], ...] = ()
     device: str | None = None
+    executor: str = "local"
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A manifest that has passed the preflight: its plan, where it goes, how big its models are, the device that is used."""
 
-    request: Request
+    request: PlanRequest
     manifest: Manifest
     plan: Plan
     ledger: Path
@@ -68,14 +69,14 @@ class Prepared:
     sizes: dict[str, ModelSize]
     device: str = "cpu"
     refused: Mapping[str, Problem] = field(default_factory=dict)
-    """The cells that the device cannot do, by id, each with the manifest's line that asks for it."""
+    """The cells that the device or the executor cannot do, by id, each with the manifest's line that asks for it."""
 
     def has(self, model: str) -> bool:
         """Whether the model lies prepared in the work folder."""
         return (self.work / "models" / self.plan.dense[model].id / "config.json").is_file()
 
 
-def prepare(request: Request) -> Prepared:
+def prepare(request: PlanRequest) -> Prepared:
     """Load, check and expand a manifest.
 
     Raises ManifestError with every problem at once, SourceError when a source cannot be found, UserError for a device that is
@@ -95,11 +96,11 @@ def prepare(request: Request) -> Prepared:
         folder = work / "models" / plan.dense[model.name].id
         sizes[model.name] = replace(model_size(model, configs.get(model.name), folder), device=device)
     ledger = ledger_path(request.ledger, manifest.ledger)
-    unable = refused(loaded, manifest, plan, device)
+    unable = refused(loaded, manifest, plan, device, request.executor)
     return Prepared(request, manifest, plan, ledger, work, cache, sizes, device, unable)
 
 
-def _limited(loaded: Loaded, manifest: Manifest) -> None:
+def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
     """Refuse lists that multiply to more cells than anybody can measure, before they are written out."""
     most = max(bounded.CELLS, bounded.CELLS_A_MODEL * len(manifest.models))
     if (cells := count(manifest)) > most:
@@ -114,7 +115,7 @@ def checks() -> Checks:
     return Checks(
         step_files=lambda: {verb: kind.files for verb, kind in kinds().items()},
         step_names=lambda: {verb: kind.settings() for verb, kind in kinds().items()},
-        step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
+        step_shape=lambda verb, name: sweepable(kinds()[verb].settings()[name]),
         read_step=combinations,
         engine_names=engines,
         format_names=formats,
@@ -170,8 +171,8 @@ class Lock:
 
 
 def _look_up(
-    loaded: Loaded, manifest: Manifest, request: Request, cache: sources.Cache
-) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], Texts]:
+    loaded: LoadedManifest, manifest: Manifest, request: PlanRequest, cache: sources.Cache
+) -> tuple[Manifest, dict[str, str], dict[str, dict[str, Any]], DataInfo]:
     """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprints of
     what steps read.
 
@@ -182,7 +183,7 @@ def _look_up(
     revisions: dict[str, str] = {}
     configs: dict[str, dict[str, Any]] = {}
     problems: list[Problem] = []
-    models: list[Model] = []
+    models: list[ManifestModel] = []
     for index, model in enumerate(manifest.models):
         source = sources.parse(model.source, loaded.folder)
         if source.kind == "random":
@@ -219,6 +220,7 @@ def _look_up(
         problems += _overlaps(loaded, manifest)
         problems += _unreplayed(loaded, manifest, configs)
     problems += _refused_by_steps(loaded, manifest, configs)
+    problems += _not_installed(loaded, manifest)
     variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
     problems += wrong
     pinned = functools.partial(lock.pinned, cache=cache, offline=request.offline)
@@ -243,14 +245,14 @@ def _look_up(
             block.model_copy(update={"select": hashed(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
-    return manifest.model_copy(update=located), revisions, configs, Texts(text, documents)
+    return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents)
 
 
 def _calibration_text(manifest: Manifest, folder: Path) -> sources.Source:
     return sources.parse(manifest.calibration.source or DEFAULT.source, folder)
 
 
-def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
+def _overlaps(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
     """Benchmarks whose own documents a method would be calibrated on."""
     if manifest.calibration.allow_overlap:
         return
@@ -267,7 +269,7 @@ def _overlaps(loaded: Loaded, manifest: Manifest) -> Iterator[Problem]:
 
 
 def _with_texts(
-    loaded: Loaded, manifest: Manifest, lock: Lock, cache: sources.Cache, offline: bool
+    loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache, offline: bool
 ) -> tuple[list[Any], list[Problem]]:
     """The entries of ``variants`` with the texts that their steps read, in canonical notation with a hash of the content.
 
@@ -292,7 +294,7 @@ def _with_texts(
             return str(text)
 
     def filled(at: tuple[str | int, ...], step: Mapping[str, Any]) -> dict[str, Any]:
-        verb, name = named(step, kinds())
+        verb, name = verb_and_name(step, kinds())
         made = dict(step)
         for key, columns in kinds()[verb].texts.items():
             if key not in kinds()[verb].settings()[name].model_fields:
@@ -321,18 +323,18 @@ def _with_texts(
     return entries, problems
 
 
-def _tasks_of(loaded: Loaded, manifest: Manifest, source: str) -> list[str]:
+def _tasks_of(loaded: LoadedManifest, manifest: Manifest, source: str) -> list[str]:
     """The tasks of a manifest that hold documents of a source."""
     held = [task.task for task in manifest.benchmarks.every() if _overlap(loaded, source, task)]
     return list(dict.fromkeys(held))
 
 
-def _overlap(loaded: Loaded, source: str, task: Task) -> bool:
+def _overlap(loaded: LoadedManifest, source: str, task: ManifestTask) -> bool:
     data = sources.parse(task.source, loaded.folder).text if task.source else ""
     return benchmarks.overlaps(source, task.task, data=data)
 
 
-def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _without_class(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Models that transformers has no class for, where something must run them: weights alone need none."""
     calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     for index, model in enumerate(manifest.models):
@@ -344,7 +346,7 @@ def _without_class(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[s
             yield loaded.problem(("models", index, "source"), words[0], "", words[1])
 
 
-def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _unreplayed(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
     """Steps that read text for models whose architecture cannot be calibrated block by block."""
     for index, entry in enumerate(manifest.variants):
         calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
@@ -357,7 +359,9 @@ def _unreplayed(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str,
                 )  # fmt: skip
 
 
-def _refused_by_steps(loaded: Loaded, manifest: Manifest, configs: dict[str, dict[str, Any]]) -> Iterator[Problem]:
+def _refused_by_steps(
+    loaded: LoadedManifest, manifest: Manifest, configs: dict[str, dict[str, Any]]
+) -> Iterator[Problem]:
     """Steps that a model's config.json rules out."""
     for index, entry in enumerate(manifest.variants):
         told: set[tuple[str | int, ...]] = set()
@@ -373,11 +377,29 @@ def _refused_by_steps(loaded: Loaded, manifest: Manifest, configs: dict[str, dic
                         yield loaded.problem(at, f"{name}: {words}", "", ways)
 
 
+def _not_installed(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
+    """Steps whose result a library makes that is not here: their ids could not say which version."""
+    for index, entry in enumerate(manifest.variants):
+        told: set[tuple[int, str]] = set()
+        for chain in recipes(entry):
+            for number, step in enumerate(chain):
+                for library in kinds()[step.verb].extra_libraries(step):
+                    if environment.versions()[library] != "absent" or (number, library) in told:
+                        continue
+                    told.add((number, library))
+                    at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
+                    extra = environment.EXTRAS.get(library)
+                    way = f"pip install {f'sparsebench[{extra}]' if extra else library}"
+                    yield loaded.problem(at, f"{label(step)}: {library} is not installed", "", way)
+
+
 def _reads_text(step: Step) -> bool:
     return kinds()[step.verb].reads_text(step)
 
 
-def _same_checkpoint(loaded: Loaded, models: list[Model], revisions: dict[str, str]) -> Iterator[Problem]:
+def _same_checkpoint(
+    loaded: LoadedManifest, models: list[ManifestModel], revisions: dict[str, str]
+) -> Iterator[Problem]:
     """Two names for one checkpoint: its results would stand under one of them alone."""
     seen: dict[tuple[str, str, str], str] = {}
     for index, model in enumerate(models):
@@ -410,10 +432,10 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
     return {key: hashed(value) if key in keys else value for key, value in written.items()}
 
 
-def _placed(manifest: Manifest, folder: Path) -> list[Runtime]:
+def _placed(manifest: Manifest, folder: Path) -> list[ManifestRuntime]:
     """The runtime blocks with the paths of their hostfiles made absolute."""
 
-    def placed(runtime: Runtime) -> Runtime:
+    def placed(runtime: ManifestRuntime) -> ManifestRuntime:
         hostfile = runtime.hostfile and str(folder.absolute() / os.path.expanduser(runtime.hostfile))
         return runtime.model_copy(update={"hostfile": hostfile})
 

@@ -1,10 +1,10 @@
-"""What a run's GPUs cannot do, said before anything is made, by the function that refuses it when it is measured."""
+"""What a run's GPUs or its executor cannot do, said before anything is made, as it is refused when it is measured."""
 
 from __future__ import annotations
 
 from sparsebench import devices
 from sparsebench.errors import UnsupportedError
-from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
 from sparsebench.manifest.schema import Manifest
 from sparsebench.models.quantized import FLOAT
@@ -13,27 +13,35 @@ from sparsebench.plan.expand import Plan
 from sparsebench.runtime import Setting, Workload, check_device
 
 
-def refused(loaded: Loaded, manifest: Manifest, plan: Plan, device: str) -> dict[str, Problem]:
-    """The cells that ``device`` would end as unsupported, by id: why, at the line of the manifest that asks for them."""
+def refused(
+    loaded: LoadedManifest, manifest: Manifest, plan: Plan, device: str, executor: str = "local"
+) -> dict[str, Problem]:
+    """The cells that ``device`` or the ``executor`` would end as unsupported, by id: why, at the line of the manifest that asks
+    for them."""
     known: dict[object, UnsupportedError | None] = {}  # the driver's tool is asked once a question, not once a cell
     found: dict[str, Problem] = {}
     for cell in plan.cells:
         if "engine" not in cell.settings:
             continue
-        asked = cell.settings["engine"], cell.settings["ranks"], (cell.variant.values("quantize") or [FLOAT])[-1]
-        ways = "hosts" in cell.settings, "alone" in cell.settings
+        ranks = 1 if cell.nodes else cell.settings["ranks"]  # how many GPUs other nodes have is not known here
+        asked = cell.settings["engine"], ranks, (cell.variant.values("quantize") or [FLOAT])[-1]
+        ways = cell.nodes, "hosts" in cell.settings, "alone" in cell.settings
         if (asked, ways) not in known:
-            known[asked, ways] = _beside(*ways, device) or (None if ways[0] else _why(*asked, device))
+            known[asked, ways] = _spread(*ways, device, executor) or (None if ways[1] else _why(*asked, device))
         if why := known[asked, ways]:
             found[cell.id] = loaded.problem(_place(loaded, manifest, cell), why.message, "", why.hint or "")
     return found
 
 
-def _beside(elsewhere: bool, asked: bool, device: str) -> UnsupportedError | None:
-    """Why jobs with ``alone: device`` cannot run here; None where they can, or where none asks for it."""
-    if not asked or (devices.is_gpu(device) and not elsewhere):
+def _spread(nodes: int, listed: bool, beside: bool, device: str, executor: str) -> UnsupportedError | None:
+    """Why the executor has no ``nodes`` for the ranks, unless a hostfile has ``listed`` them, or cannot run jobs ``beside`` each
+    other; None where it can, or where nothing of that is asked."""
+    if nodes and not listed and executor != "ray":
+        way = "without Ray a `hostfile` names the nodes"
+        return UnsupportedError(f"nodes: {nodes}: only with --executor ray; {way}", "add --executor ray, or a hostfile")
+    if not beside or (devices.is_gpu(device) and not nodes):
         return None
-    why = "a run does not track those of a hostfile" if elsewhere else "on a CPU jobs share its cores and memory"
+    why = "several nodes have theirs" if nodes else "on a CPU jobs share its cores and memory"
     return UnsupportedError(f"alone: device is for GPUs of this machine: {why}", "leave `alone` out")
 
 
@@ -45,8 +53,8 @@ def _why(engine: str, ranks: int, encoding: str, device: str) -> UnsupportedErro
     return None
 
 
-def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
-    """Where the first block stands that asks for a cell: its ``alone`` or ``ranks``, or the block where it has neither."""
+def _place(loaded: LoadedManifest, manifest: Manifest, cell: Cell) -> tuple[str | int, ...]:
+    """Where the first block stands that asks for a cell: its ``alone``, ``nodes`` or ``ranks``, or the block without these."""
     settings = cell.settings
     number = next(
         (
@@ -55,6 +63,7 @@ def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, .
             if settings["engine"] in block.engines
             and settings["ranks"] in block.ranks
             and settings.get("alone", "machine") == block.alone
+            and (settings["ranks"] == 1 or settings.get("nodes", 1) == block.nodes)
             and any(settings["workload"] == workload.model_dump() for workload in block.workloads)
             and (block.models is None or cell.variant.model in block.models)
         ),
@@ -64,4 +73,6 @@ def _place(loaded: Loaded, manifest: Manifest, cell: Cell) -> tuple[str | int, .
     place = place if place in loaded.positions.values else ("runtime",)
     if "alone" in settings:
         return (*place, "alone")
+    if "nodes" in settings:
+        return (*place, "nodes")
     return (*place, "ranks") if settings["ranks"] > 1 else place

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import models_of
-from sparsebench.manifest.schema import Benchmarks, Manifest, Model
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
@@ -30,7 +30,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
             "put the model's config.json under `architecture:` in the manifest",
         )
     models = [_random(model) for model in manifest.models]
-    update: dict[str, object] = {"models": models, "benchmarks": Benchmarks()}
+    update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks()}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
         update["variants"] = [chain for entry in manifest.variants for chain in _without_text(entry)]
@@ -55,7 +55,7 @@ def _reads(step: Step) -> bool:
     return kind.reads_text(step) or step.verb == "trim" or any(key in own for key in kind.texts)
 
 
-def _random(model: Model) -> Model:
+def _random(model: ManifestModel) -> ManifestModel:
     return model.model_copy(update={"source": "random"})
 
 

@@ -66,7 +66,7 @@ def at_once(job: Job, slots: int, gpus: int = 0) -> int:
 
 
 @dataclass
-class Share:
+class JobGroup:
     """The jobs of one kind: how many, at most how many ``at_once``, the ``seconds`` of their work, side by side, and of
     the longest.
 
@@ -93,19 +93,19 @@ def shares(
     slots: int,
     pace: Mapping[str, float] | None = None,
     gpus: int = 0,
-) -> list[Share]:
+) -> list[JobGroup]:
     """The jobs by kind and place. ``pace`` is what was ``learned``."""
-    found: dict[tuple[str, bool, bool], Share] = {}
+    found: dict[tuple[str, bool, bool], JobGroup] = {}
     for job in jobs:
         key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
-        own, many = found.setdefault(key, Share(*key)), at_once(job, slots, gpus)
+        own, many = found.setdefault(key, JobGroup(*key)), at_once(job, slots, gpus)
         expected = job_seconds(job, sizes) * (pace or {}).get(job.kind, 1.0)
         own.count, own.at_once = own.count + 1, max(own.at_once, many)
         own.seconds, own.longest = own.seconds + expected / many, max(own.longest, expected)
     return list(found.values())
 
 
-def total_seconds(found: Iterable[Share]) -> dict[str, float]:
+def total_seconds(found: Iterable[JobGroup]) -> dict[str, float]:
     """Wall seconds by kind of job."""
     totals: dict[str, float] = {}
     for share in found:
@@ -147,7 +147,7 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
 
 
 @dataclass(frozen=True)
-class Crowded:
+class MemoryShortage:
     """A model for whose jobs memory is short; ``alone`` where even one copy at a time is too much."""
 
     model: str
@@ -155,19 +155,19 @@ class Crowded:
     alone: bool
 
 
-def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[Crowded]:
+def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
     """The models that will not fit into what is free now, or not two at a time where a pair is to be timed."""
     free = environment.memory()[1]
     found: dict[str, tuple[bool, int]] = {}
     for job in jobs:
-        if any("hosts" in cell.settings for cell in job.cells):
+        if any(cell.nodes for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
         model = job.variants[0].model
         for apart in (False, True):
             needed, alone = job_bytes(job, ready.sizes[model], apart), apart
             if needed > free and (alone or job.kind == TIME.name):
                 found[model] = max(found.get(model, (alone, needed)), (alone, needed))
-    return [Crowded(model, needed, alone) for model, (alone, needed) in found.items()]
+    return [MemoryShortage(model, needed, alone) for model, (alone, needed) in found.items()]
 
 
 def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:

@@ -20,7 +20,7 @@ from sparsebench.benchmarks import TaskSpec
 from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.load import load
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, Model
+from sparsebench.manifest.schema import FAMILIES, Dtype, Family, Manifest, ManifestModel
 from sparsebench.models import building
 from sparsebench.models.families import family_of
 from sparsebench.models.obtain import obtain
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Single:
+class SingleModel:
     """A prepared model: its folder and what it is."""
 
     name: str
@@ -57,7 +57,7 @@ def single(
     dtype: Dtype,
     offline: bool,
     check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> Single:
+) -> SingleModel:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
     An alias beside a folder of the same name is refused: nobody could tell which of the two was measured.
@@ -86,7 +86,8 @@ def single(
     if check:
         check(sources.read_config(source, cache, offline) or {})
     found = family or _family(source, cache, offline)
-    model = Model(name=text if text in sources.KNOWN else _name(source), source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
+    name = text if text in sources.KNOWN else _name(source)
+    model = ManifestModel(name=name, source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
     revision = sources.fingerprint(source, cache, offline)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
@@ -98,10 +99,10 @@ def single(
         sums.write(folder)
     if check:
         check(bounded.read_object(folder / "config.json"))
-    return Single(model.name, folder, model.family, dtype)
+    return SingleModel(model.name, folder, model.family, dtype)
 
 
-def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
+def tasks(manifest: Path, model: SingleModel, offline: bool) -> list[TaskSpec]:
     """What a manifest would score such a model on, data of one's own among it; what it picks by name or by variant counts too.
 
     Raises ManifestError with every problem, UserError where it has no task for the family.
@@ -110,7 +111,7 @@ def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
     pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache, offline=offline)
     config = bounded.read_object(model.folder / "config.json")
     found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache, offline)
-    its = Model(name=model.name, source=f"path:{model.folder}", family=model.family)
+    its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
     alone = loaded.manifest.model_copy(update={"models": [its]})
     problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
     if problems:
@@ -132,13 +133,13 @@ def tasks(manifest: Path, model: Single, offline: bool) -> list[TaskSpec]:
     return specs
 
 
-def _packed(folder: Path, family: str | None) -> Single:
+def _packed(folder: Path, family: str | None) -> SingleModel:
     """A packed folder stands for itself: whoever can read it reads it where it lies."""
     config = PackedCheckpoint(folder).config
     found = family or family_of(config)
     if found is None:
         raise SourceError(f"{folder}: its config.json does not tell the family", "say it with --family")
-    return Single(folder.name, folder, found)  # type: ignore[arg-type]
+    return SingleModel(folder.name, folder, found)  # type: ignore[arg-type]
 
 
 def validated(shape: type[T], values: dict[str, object]) -> T:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench.errors import ModelError
-from sparsebench.manifest.schema import Model
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.topology import prunable_share
@@ -22,7 +22,7 @@ PACKAGED = {"gguf": 160_000_000, "other": 25_000_000}
 4 bits or 25M of 32."""
 
 
-def model_size(model: Model, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
+def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: Path) -> ModelSize:
     """Parameters and bytes in the working precision: counted in the prepared ``folder``, else from the config.
 
     Raises ModelError for a config of sizes that no model has.

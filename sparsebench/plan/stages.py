@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsebench import benchmarks, runtime, storage, structure
 from sparsebench.benchmarks.contract import DRAW
-from sparsebench.manifest.schema import Manifest, Model, Runtime, Task
+from sparsebench.manifest.schema import Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.plan import estimate
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.estimate import ModelSize
@@ -21,12 +21,12 @@ from sparsebench.runtime.engines import engines
 from sparsebench.steps.contract import of_text
 from sparsebench.structure import outputs
 
-Settings = Mapping[str, Any]
+CellSettings = Mapping[str, Any]
 """What is asked of a stage and can change its result."""
 
 
 @dataclass(frozen=True)
-class Process:
+class JobKind:
     """What jobs of one kind have in common.
 
     ``start_seconds`` is how long it takes to start one and import what it needs; ``models`` how many models it holds at once,
@@ -45,13 +45,13 @@ class Process:
     calculates: bool = False
 
 
-PREPARE = Process("prepare", 4.0)
-MAKE = Process("make", 2.0, calculates=True)
-ASSESS = Process("assess", 2.0)
-SCORE = Process("benchmarks", 7.0, 1.3, 1.3, calculates=True)
-COMPARE = Process("outputs", 5.0, 2.2, 2.2, paired=True, calculates=True)
-TIME = Process("latency", 9.0, 2.2, 1.2, timed=True, paired=True, calculates=True)
-MEMORY = Process("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
+PREPARE = JobKind("prepare", 4.0)
+MAKE = JobKind("make", 2.0, calculates=True)
+ASSESS = JobKind("assess", 2.0)
+SCORE = JobKind("benchmarks", 7.0, 1.3, 1.3, calculates=True)
+COMPARE = JobKind("outputs", 5.0, 2.2, 2.2, paired=True, calculates=True)
+TIME = JobKind("latency", 9.0, 2.2, 1.2, timed=True, paired=True, calculates=True)
+MEMORY = JobKind("memory", 7.0, 1.2, 1.2, timed=True, calculates=True)
 PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TIME, MEMORY)}
 """In the order in which a model's jobs follow one another."""
 
@@ -66,12 +66,12 @@ class Stage:
     """
 
     name: str
-    process: Process
+    process: JobKind
     room: Any
-    settings: Callable[[Manifest, Model, Variant], Iterator[dict[str, Any]]]
+    settings: Callable[[Manifest, ManifestModel, Variant], Iterator[dict[str, Any]]]
     seconds: Callable[[Cell, ModelSize], float]
-    libraries: Callable[[Settings], tuple[str, ...]] = lambda _: ()
-    own: Callable[[Settings], list[Any]] = lambda _: []
+    libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()
+    own: Callable[[CellSettings], list[Any]] = lambda _: []
     shares: Callable[[Cell], object] = lambda _: ""
     reads_text: bool = False
 
@@ -102,29 +102,29 @@ def _equal(own: Any, wanted: Any) -> bool:
     return abs(own - wanted) < 1e-9 if numbers else bool(own == wanted)
 
 
-def _selected(wanted: Sequence[Settings] | None, variant: Variant) -> bool:
+def _selected(wanted: Sequence[CellSettings] | None, variant: Variant) -> bool:
     """Whether any of the selections fits, which the dense model always does."""
     if wanted is None or variant.is_dense:
         return True
     return any(all(fits(variant, key, value) for key, value in one.items()) for one in wanted)
 
 
-def _structure(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.structure:
         yield manifest.structure.model_dump()
 
 
-def _outputs(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _outputs(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.outputs and not variant.is_dense and variant.weights != "random":
         yield manifest.outputs.model_dump() | precision(model)
 
 
-def _storage(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _storage(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.storage:
         yield {"formats": sorted(manifest.storage.formats)}
 
 
-def _scores(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     for task in manifest.benchmarks.of(model.family) if variant.weights != "random" else []:
         if (task.models is None or model.name in task.models) and _selected(task.select, variant):
             settings = _task(task, model)
@@ -132,7 +132,7 @@ def _scores(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict
                 yield settings
 
 
-def _task(task: Task, model: Model) -> dict[str, Any]:
+def _task(task: ManifestTask, model: ManifestModel) -> dict[str, Any]:
     labels = {"labels": list(model.labels)} if model.labels else {}
     batch = {} if task.batch == "auto" else {"batch": task.batch}
     # Records from before there was a draw are of the first documents.
@@ -142,13 +142,13 @@ def _task(task: Task, model: Model) -> dict[str, Any]:
     return asked | draw | labels | batch | precision(model) | ({"own": data.settings()} if data else {})
 
 
-def own_of(task: Task) -> benchmarks.Own | None:
+def own_of(task: ManifestTask) -> benchmarks.OwnData | None:
     """What a task asks of data of one's own, once the plan has found these."""
     if task.source is None:
         return None
     text = of_text(str(task.source))
     columns = tuple(sorted((part, name) for part, name in (task.columns or {}).items() if part != name))
-    return benchmarks.Own(
+    return benchmarks.OwnData(
         benchmarks.kind_of(task.task),
         text.identity,
         task.field,
@@ -160,12 +160,12 @@ def own_of(task: Task) -> benchmarks.Own | None:
     )
 
 
-def precision(model: Model) -> dict[str, str]:
+def precision(model: ManifestModel) -> dict[str, str]:
     """The precision of scores and calibration as a setting, where one was asked for: what ``auto`` is depends on the machine."""
     return {} if model.compute_dtype == "auto" else {"compute_dtype": model.compute_dtype}
 
 
-def _latencies(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _latencies(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     for block, settings in _inference(manifest, model, variant):
         timed = settings | {"samples": block.samples, "processes": block.processes}
         yield timed
@@ -174,12 +174,14 @@ def _latencies(manifest: Manifest, model: Model, variant: Variant) -> Iterator[d
             yield timed | {"forced": True}
 
 
-def _memories(manifest: Manifest, model: Model, variant: Variant) -> Iterator[dict[str, Any]]:
+def _memories(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     for _, settings in _inference(manifest, model, variant):
         yield settings
 
 
-def _inference(manifest: Manifest, model: Model, variant: Variant) -> Iterator[tuple[Runtime, dict[str, Any]]]:
+def _inference(
+    manifest: Manifest, model: ManifestModel, variant: Variant
+) -> Iterator[tuple[ManifestRuntime, dict[str, Any]]]:
     for block in manifest.runtime or []:
         if (block.models is not None and model.name not in block.models) or not _selected(block.select, variant):
             continue
@@ -196,71 +198,50 @@ def _ranks(engine: str, asked: list[int]) -> list[int]:
     return [1] if 1 in asked and not engines()[engine].shards else asked
 
 
-def _placed(block: Runtime, ranks: int) -> dict[str, Any]:
-    """The nodes that several ranks are started on as a setting, where there is a hostfile."""
+def _placed(block: ManifestRuntime, ranks: int) -> dict[str, Any]:
+    """Where several ranks lie, as a setting: on how many nodes, which a cluster chooses, or on those of a hostfile."""
+    if ranks > 1 and block.nodes > 1:
+        return {"nodes": block.nodes}
     if block.hostfile is None or ranks == 1:
         return {}
     return {"hosts": [list(host) for host in hosts.share(hosts.read(Path(block.hostfile)), ranks)]}
 
 
-def _task_version(settings: Settings) -> list[Any]:
+def _task_version(settings: CellSettings) -> list[Any]:
     task = benchmarks.row_of(settings)
     return [task.version] if task and task.version > 1 else []
 
 
-def _engine_version(settings: Settings, own: int = 0) -> list[Any]:
+def _engine_version(settings: CellSettings, own: int = 0) -> list[Any]:
     row = engines().get(settings["engine"])
     return [row.version, own] if row else []
 
 
-def _memory_version(settings: Settings) -> list[Any]:
+def _memory_version(settings: CellSettings) -> list[Any]:
     return _engine_version(settings, memory.VERSION)
 
 
-def _format_libraries(settings: Settings) -> tuple[str, ...]:
+def _format_libraries(settings: CellSettings) -> tuple[str, ...]:
     return tuple(name for form in settings["formats"] for name in storage.formats()[form].libraries)
-
-
-def _scoring(settings: Settings) -> tuple[str, ...]:
-    return ("torch", "transformers", "tokenizers", "lm-eval")
-
-
-def _running(settings: Settings) -> tuple[str, ...]:
-    return ("torch", "transformers", "tokenizers")
-
-
-def _deepspeed(settings: Settings) -> tuple[str, ...]:
-    return ("torch", "transformers", "deepspeed")
 
 
 def _workload(cell: Cell) -> str:
     return repr(sorted(cell.settings.items()))
 
 
+_RUNNING = ("torch", "transformers", "tokenizers")
+_TIMING = ("torch", "transformers", "deepspeed")
 _STAGES = (
     Stage("structure", ASSESS, structure, _structure, estimate.assessing),
     Stage("storage", ASSESS, storage, _storage, estimate.assessing, _format_libraries),
+    Stage("outputs", COMPARE, outputs, _outputs, estimate.comparing, lambda _: _RUNNING, reads_text=True),
     Stage(
-        "outputs",
-        COMPARE,
-        outputs,
-        _outputs,
-        estimate.comparing,
-        _running,
-        reads_text=True,
-    ),
-    Stage(
-        "benchmarks",
-        SCORE,
-        benchmarks,
-        _scores,
-        estimate.scoring,
-        _scoring,
-        _task_version,
+        "benchmarks", SCORE, benchmarks, _scores, estimate.scoring, lambda _: (*_RUNNING, "lm-eval"), _task_version,
         lambda cell: cell.variant.id,
     ),
-    Stage("latency", TIME, runtime, _latencies, estimate.timing, _deepspeed, _engine_version, _workload),
+    Stage("latency", TIME, runtime, _latencies, estimate.timing, lambda _: _TIMING, _engine_version, _workload),
     Stage(
-        "memory", MEMORY, runtime, _memories, estimate.using_memory, _deepspeed, _memory_version, lambda cell: cell.id
+        "memory", MEMORY, runtime, _memories, estimate.using_memory, lambda _: _TIMING, _memory_version,
+        lambda cell: cell.id,
     ),
-)
+)  # fmt: skip

@@ -9,11 +9,11 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.errors import SourceError
-from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.recipes import chain_of, models_of, named
-from sparsebench.manifest.schema import Model
+from sparsebench.manifest.recipes import chain_of, models_of, verb_and_name
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import family_of
 from sparsebench.models.tokenizers import same_tokens
@@ -30,8 +30,8 @@ class Teachers:
     ``pinned`` gives a source of the hub its commit.
     """
 
-    loaded: Loaded
-    models: Sequence[Model]
+    loaded: LoadedManifest
+    models: Sequence[ManifestModel]
     configs: Mapping[str, Mapping[str, Any]]
     pinned: Callable[[sources.Source], sources.Source]
     cache: sources.Cache
@@ -53,7 +53,7 @@ class Teachers:
         return found, problems
 
     def _taught(
-        self, step: Mapping[str, Any], meant: Sequence[Model], at: At, problems: list[Problem]
+        self, step: Mapping[str, Any], meant: Sequence[ManifestModel], at: At, problems: list[Problem]
     ) -> dict[str, Any]:
         def one(where: At, value: Any) -> Any:
             if isinstance(value, list):
@@ -71,10 +71,10 @@ class Teachers:
                 problems.append(self.loaded.problem(where, error.message, "", error.hint or ""))
                 return value
 
-        verb, _ = named(step, kinds())
+        verb, _ = verb_and_name(step, kinds())
         return {key: one((*at, key), step[key]) for key in kinds()[verb].teachers if key in step}
 
-    def _unfit(self, source: sources.Source, meant: Sequence[Model]) -> Iterator[tuple[str, str]]:
+    def _unfit(self, source: sources.Source, meant: Sequence[ManifestModel]) -> Iterator[tuple[str, str]]:
         """Why a model cannot teach the models of an entry, as far as is known before weights are fetched; with what to do."""
         config = sources.read_config(source, self.cache, self.offline)
         for model in meant:
@@ -90,7 +90,7 @@ class Teachers:
             elif len(folders) == 2 and same_tokens(*folders) is False:
                 yield f"its tokenizer is not that of `{model.name}`", "a teacher with the same tokenizer"
 
-    def _students(self, step: Mapping[str, Any], meant: Sequence[Model], at: At) -> Iterator[Problem]:
+    def _students(self, step: Mapping[str, Any], meant: Sequence[ManifestModel], at: At) -> Iterator[Problem]:
         """Students that ask for more blocks than their model has, or for blocks that it lacks."""
         student = step.get("student")
         for described in student if isinstance(student, list) else [student]:

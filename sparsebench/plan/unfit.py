@@ -7,15 +7,15 @@ from typing import Any
 
 from sparsebench import benchmarks
 from sparsebench.benchmarks.encoder import fitting, lacking
-from sparsebench.manifest.load import Loaded
+from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.schema import FAMILIES, Benchmarks, Family, Manifest, Task
+from sparsebench.manifest.schema import FAMILIES, Family, Manifest, ManifestBenchmarks, ManifestTask
 from sparsebench.models.text import longest_input
 from sparsebench.plan.stages import own_of
 
 
 def unfit(
-    loaded: Loaded, manifest: Manifest, tasks: Benchmarks, configs: Mapping[str, Mapping[str, Any]]
+    loaded: LoadedManifest, manifest: Manifest, tasks: ManifestBenchmarks, configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Problem]:
     """Tasks that a model's config.json rules out. A model of random weights is scored on none."""
     for family in FAMILIES:
@@ -30,7 +30,7 @@ def unfit(
                     yield from [loaded.problem(at, f"{model.name}: {words}", "", hint)] if words else []
 
 
-def _ruled_out(task: Task, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
+def _ruled_out(task: ManifestTask, family: Family, config: Mapping[str, Any]) -> tuple[str, str]:
     """The key of an entry that does not fit a model, and why; an empty reason where all keys fit."""
     own = own_of(task)
     row = own.row("") if own else benchmarks.all_tasks().get(task.task)

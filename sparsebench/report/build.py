@@ -46,15 +46,20 @@ class Pictures:
         self.specs = {spec.name: spec for spec in drawn}
         self.run = run
 
-    def title(self, name: str) -> words.Text | str:
+    def title(self, name: str) -> words.LedgerText | str:
         """What stands above the figure: what it finds in the ledger, else its title."""
         if name not in self.specs:
-            return words.Text(name)
+            return words.LedgerText(name)
         spec = self.specs[name]
         rows = self.run(spec.query).dicts() if "finding" in spec.values else []
         found = spec.found(rows[0]) if rows else spec
         # Only our own titles may mean what Markdown makes of them; a finding holds names of the ledger.
-        return found.title if spec.shipped and found is spec else words.Text(found.title)
+        return found.title if spec.shipped and found is spec else words.LedgerText(found.title)
+
+    def subject(self, name: str) -> words.LedgerText | str:
+        """What the figure shows, whatever it finds: for who cannot see it."""
+        spec = self.specs.get(name)
+        return spec.title if spec and spec.shipped else words.LedgerText(spec.title if spec else name)
 
     def place(self, name: str) -> str | None:
         """The link to a figure from the folder ``beside``; it is then no longer left. None where there is no such picture."""
@@ -164,7 +169,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(ROOM / "templates")
-    # Markdown, not HTML: text of the ledger escapes itself (`words.Text`), `|` of ours where tables are made.
+    # Markdown, not HTML: text of the ledger escapes itself (`words.LedgerText`), `|` of ours where tables are made.
     environment = Environment(
         loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -177,6 +182,7 @@ def _environment(ask: Callable[[str], Answer], pictures: Pictures, queries: Quer
         "queries": queries,
         "collapse": f"{words.collapse():,.0f}",
         "normal_change": words.normal_change,
+        "sign_test": words.sign_test,
     }
     more = {name: getattr(words, name) for name in ("amount", "points", "listed", "versions", "raw", "processor")}
     environment.filters |= {**words.CELLS.special, **more, "metric": lambda name: Metric.named(words.raw(name))}

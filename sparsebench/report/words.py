@@ -16,7 +16,7 @@ from sparsebench.ledger.statistics import Metric
 DASH = "–"
 
 
-class Text:
+class LedgerText:
     """Text of a ledger: it compares as it is, and is written as Markdown that says the same and does nothing.
 
     It is no ``str``, so that neither a template nor a function can write it in another way without asking for ``raw``.
@@ -33,9 +33,9 @@ class Text:
         return format(str(self), spec)
 
     def __eq__(self, other: object) -> bool:
-        return self.raw == (other.raw if isinstance(other, Text) else other)
+        return self.raw == (other.raw if isinstance(other, LedgerText) else other)
 
-    def __lt__(self, other: Text) -> bool:
+    def __lt__(self, other: LedgerText) -> bool:
         return self.raw < other.raw
 
     def __len__(self) -> int:
@@ -46,15 +46,15 @@ class Text:
 
 
 def told(value: Any) -> Any:
-    """A value of the ledger as templates get it: its text, and that of its lists, as ``Text``."""
+    """A value of the ledger as templates get it: its text, and that of its lists, as ``LedgerText``."""
     if isinstance(value, list):
         return [told(item) for item in value]
-    return Text(value) if isinstance(value, str) else value
+    return LedgerText(value) if isinstance(value, str) else value
 
 
 def raw(value: object) -> str:
     """A text as it is: only to decide by, or where it is a fragment that a query of ours made up."""
-    return value.raw if isinstance(value, Text) else str(value)
+    return value.raw if isinstance(value, LedgerText) else str(value)
 
 
 def code(value: object) -> str:
@@ -120,9 +120,9 @@ def times(ratio: float) -> str:
     return f"{ratio:.3f}" if ratio < 10 else bare(ratio)
 
 
-def processor(machine: object) -> Text:
+def processor(machine: object) -> LedgerText:
     """A machine's processor, without how many there are and its memory."""
-    return Text(raw(machine).partition("×")[0].strip())
+    return LedgerText(raw(machine).partition("×")[0].strip())
 
 
 def points(share: float) -> str:
@@ -188,3 +188,10 @@ def normal_change(share: float) -> float:
         return 1.0
     edge = NormalDist().inv_cdf((1 + share) / 2)
     return math.sqrt(share - 2 * edge * NormalDist().pdf(edge))
+
+
+def sign_test(wins: int, of: int) -> float:
+    """The two-sided p of so many wins if both sides were equally good: the exact binomial test, which knows no sizes."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(wins, of).pvalue)

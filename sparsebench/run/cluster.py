@@ -1,9 +1,9 @@
 """Jobs as tasks of Ray (``pip install sparsebench[ray]``), on whatever nodes its cluster has.
 
 Ray finds a node with the CPUs, GPUs and memory that a job declares; a timed job declares all CPUs of one, and so has it to
-itself. On the node the job is done as ``local`` does it, in a process of its own. Its events, each record with its event, come
-back as what a Ray generator yields; the run files them, and is the ledger's only writer. Weights do not travel: the work folder
-lies on a file system that all nodes share.
+itself, or, where its ranks lie on several, those of several (``placement``). On the node the job is done as ``local`` does it,
+in a process of its own. Its events, each record with its event, come back as what a Ray generator yields; the run files them,
+and is the ledger's only writer. Weights do not travel: the work folder lies on a file system that all nodes share.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sparsebench import __version__, devices, environment, leftovers, records
-from sparsebench.errors import UserError, redacted
+from sparsebench.errors import SparsebenchError, UserError, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import alone, calculates, gpus_of
+from sparsebench.plan.jobs import alone, calculates, gpus_of, nodes_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
-from sparsebench.run.executor import Settings, Task
+from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.recorder import Spec
+from sparsebench.run.placement import PlacementGroup, ask_nodes, bundles, ranks_of
+from sparsebench.run.recorder import JobSpec
+from sparsebench.runtime.ray_launcher import NAMESPACE
 
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 300.0
@@ -45,7 +47,7 @@ BEAT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Same:
+class NodeIdentity:
     """What must be the same wherever cells of one run are done: ids are made from it. ``place`` is in timed cells' keys."""
 
     versions: tuple[tuple[str, str], ...]
@@ -53,13 +55,13 @@ class Same:
     machine: str
 
     @classmethod
-    def here(cls, device: str) -> Same:
+    def here(cls, device: str) -> NodeIdentity:
         """That of this process, for a resolved device."""
         found = {"sparsebench": __version__, **environment.versions()}
         where = environment.where(device)
         return cls(tuple(found.items()), where["id"], where["machine"])
 
-    def differs(self, other: Same, exclusive: bool) -> str:
+    def differs(self, other: NodeIdentity, exclusive: bool) -> str:
         """In words what another node has that differs; ``exclusive``: where something is timed, machines must be of one class."""
         mine, theirs = dict(self.versions), dict(other.versions)
         found = [
@@ -77,11 +79,11 @@ class Same:
 class Cluster:
     """The executor on Ray's nodes. ``address`` is Ray's; without one it is the cluster that runs here, else this machine."""
 
-    def __init__(self, settings: Settings, address: str | None = None) -> None:
+    def __init__(self, settings: RunSettings, address: str | None = None) -> None:
         self.settings = settings
         self.address = address
         self.ray = _ray()
-        self.same = Same.here(settings.device)
+        self.same = NodeIdentity.here(settings.device)
         self.nodes: list[dict[str, float]] = []
         self.seen = 0.0
 
@@ -104,10 +106,13 @@ class Cluster:
         if any("hosts" in cell.settings for cell in todo):
             raise UserError(
                 "runtime: hostfile: a hostfile names nodes, and here Ray chooses them",
-                "leave hostfile out, or run these cells with --executor local",
+                "say `nodes: 2` in its place, or run these cells with --executor local",
             )
         if devices.is_gpu(self.settings.device) and not any("GPU" in node["Resources"] for node in self._alive()):
             raise UserError("device: cuda: no node of this cluster says that it has a GPU", "ray start --num-gpus=N")
+        asked = {(cell.nodes, int(cell.settings["ranks"])) for cell in todo if "nodes" in cell.settings}
+        for nodes, ranks in sorted(asked):
+            bundles(self._alive(), nodes, ranks, devices.is_gpu(self.settings.device))
         exclusive = any(timed(cell.stage) for cell in todo)
         if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
             raise UserError(
@@ -124,10 +129,10 @@ class Cluster:
             import pathlib
 
             try:
-                from sparsebench.run.cluster import Same
+                from sparsebench.run.cluster import NodeIdentity
             except ImportError as error:
                 return {"missing": str(error)}
-            return {"same": Same.here("cpu"), "shared": pathlib.Path(path).exists()}
+            return {"same": NodeIdentity.here("cpu"), "shared": pathlib.Path(path).exists()}
 
         asking = self.ray.remote(num_cpus=0, max_retries=0)(probe)
         work = self.settings.workspace.work.absolute()
@@ -156,48 +161,66 @@ class Cluster:
             return f"sparsebench cannot be imported there ({told['missing']})"
         if not told["shared"]:
             return f"it does not see {self.settings.workspace.work}"
-        return Same.here("cpu").differs(told["same"], exclusive)
+        return NodeIdentity.here("cpu").differs(told["same"], exclusive)
 
     def _alive(self) -> list[dict[str, Any]]:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def room(self, job: Job, running: Sequence[Task]) -> bool:
+    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether Ray has a node for the job, or will when what runs there ends. Beside each other it places them itself."""
         if time.monotonic() - self.seen > REFRESH_SECONDS:
             self.nodes = [node["Resources"] for node in self._alive()] or self.nodes
             self.seen = time.monotonic()
         gpu = devices.is_gpu(self.settings.device)
-        beside = sum(alone(task.job, gpu) == alone(job, gpu) for task in running)
-        return beside < places(self.nodes, self._resources(job), alone(job, gpu))
+        taken = sum(nodes_of(task.job) for task in running if alone(task.job, gpu) == alone(job, gpu))
+        wanted = nodes_of(job)
+        return taken + wanted <= max(wanted, places(self.nodes, self._resources(job), alone(job, gpu)))
 
     def _resources(self, job: Job) -> dict[str, float]:
         size = self.settings.sizes.get(job.variants[0].model)
         return resources(job, self.settings, self.nodes, job_bytes(job, size) if size else 0)
 
-    def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task]) -> RayTask:
+    def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RayTask:
         """A task that Ray starts when a node has room. A retry by Ray would do, and record, all cells again: the run asks again
         for those that are left."""
         asked = self._resources(job)
         create(log, "wb").close()
         spec = replace(spec, workspace=replace(spec.workspace, work=spec.workspace.work.absolute()))
-        stream = self.task.options(
-            name=f"{job.kind}-{job.id}", num_returns="streaming", max_retries=0,
-            num_cpus=asked["CPU"], num_gpus=asked["GPU"], memory=int(asked["memory"]) or None,
-        ).remote(spec, replace(self.settings, sizes={}), int(asked["CPU"]), self.same)  # fmt: skip
-        return RayTask(job, self.ray, stream, self.settings.workspace.records, log)
+        own: dict[str, Any] = {
+            "num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "memory": int(asked["memory"]) or None, "max_retries": 0,
+        }  # fmt: skip
 
-    def end(self, running: Sequence[Task]) -> None:
+        def begin(group: PlacementGroup | None) -> Any:
+            options = group.first() if group else own
+            task = self.task.options(name=f"{job.kind}-{job.id}", num_returns="streaming", **options)
+            words = spec, replace(self.settings, sizes={}), int(options["num_cpus"]), self.same
+            return task.remote(*words, group.name if group else "")
+
+        gpu = devices.is_gpu(self.settings.device)
+        group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
+        return RayTask(job, self.ray, begin, group, self.settings.workspace.records, log)
+
+    def end(self, running: Sequence[RunningJob]) -> None:
         """Have Ray kill what works on the tasks; processes of ours end with the one that started them."""
         for task in running:
             task.kill()
 
 
 class RayTask:
-    """A task of Ray's, and a thread that passes on what it yields."""
+    """A task of Ray's, and a thread that begins it, once there are the nodes of its ``group``, and passes on what it yields."""
 
-    def __init__(self, job: Job, ray: Any, stream: Any, folder: Path, log: Path) -> None:
-        self.job, self.ray, self.stream = job, ray, stream
+    def __init__(
+        self,
+        job: Job,
+        ray: Any,
+        begin: Callable[[PlacementGroup | None], Any],
+        group: PlacementGroup | None,
+        folder: Path,
+        log: Path,
+    ) -> None:
+        self.job, self.ray, self.begin, self.group = job, ray, begin, group
         self.folder, self.log = folder, log
+        self.stream: Any = None
         self.lost = ""
         self.code = 1
         self.told: tuple[float, float] | None = None
@@ -214,7 +237,10 @@ class RayTask:
     def kill(self) -> None:
         """Have Ray kill the process that works on it, and with that the job."""
         self.killed = True
-        self.ray.cancel(self.stream, force=True)
+        if self.group:
+            self.group.given_up = True
+        if self.stream is not None:
+            self.ray.cancel(self.stream, force=True)
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
@@ -225,9 +251,13 @@ class RayTask:
         # The run closes its end when it has given up on the job.
         with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb", 0) as pipe:
             try:
-                for one in self.stream:
-                    if event := self._taken(self.ray.get(one)):
-                        pipe.write(_line(event))
+                with self.group or contextlib.nullcontext() as group:
+                    self.stream = self.begin(group)
+                    if self.killed:
+                        self.kill()
+                    for one in self.stream:
+                        if event := self._taken(self.ray.get(one)):
+                            pipe.write(_line(event))
             except (
                 self.ray.exceptions.RayTaskError
             ) as error:  # what was raised on the node, this package not being there
@@ -236,6 +266,8 @@ class RayTask:
                 self.code = -signal.SIGKILL
                 if not self.killed:
                     self.lost = f"its node or Ray's process there is gone ({type(error).__name__})"
+            except SparsebenchError as error:  # there are no nodes for it
+                pipe.write(_line({"event": "broken", "reason": str(error)}))
 
     def _taken(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """File what came with an event; what the run is told, if anything."""
@@ -253,7 +285,7 @@ class RayTask:
         return event
 
 
-def resources(job: Job, settings: Settings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
+def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]], memory: int) -> dict[str, float]:
     """What a job asks of Ray: CPUs, GPUs, and bytes of memory, all of which the largest node has.
 
     A job that is alone asks for all its CPUs, and all its GPUs where it calculates on them; another for a slot's share, and
@@ -296,8 +328,9 @@ def connect(ray: Any, address: str | None) -> None:
             ) from error
     try:
         ray.init(
-            address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=None if where else False
-        )
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR",
+            include_dashboard=None if where else False,
+        )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise UserError(
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
@@ -325,15 +358,20 @@ _kept: dict[str, Local] = {}
 """On a node: this process's executor, which keeps a fork server between jobs. Ray uses a process again for its next task."""
 
 
-def done_on_node(spec: Spec, settings: Settings, cpus: int, same: Same) -> Iterator[dict[str, Any]]:
+def done_on_node(
+    spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = ""
+) -> Iterator[dict[str, Any]]:
     """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs. Yields its events, those of cells with their records,
-    now and then what it has used, and last how it ended and what it printed.
+    now and then what it has used, and last how it ended and what it printed. This is the first node of the placement ``group``
+    where the job's ranks lie on several.
 
     Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
     """
     job = spec.job
-    if why := same.differs(Same.here(settings.device), job.exclusive):
+    if why := same.differs(NodeIdentity.here(settings.device), job.exclusive):
         raise UserError(f"node {socket.gethostname()}: {why}", "start the same environment on every node")
+    if group:
+        spec = _placed(spec, settings.device, same, group)
     local = _executor(replace(settings, slots=max(1, environment.cores() // cpus)))
     with tempfile.TemporaryDirectory(dir=local.temporary) as name:
         home = Path(name)
@@ -353,7 +391,23 @@ def done_on_node(spec: Spec, settings: Settings, cpus: int, same: Same) -> Itera
             os.close(task.events)
 
 
-def _events(task: Task, beat: float) -> Iterator[dict[str, Any]]:
+def _identity(device: str) -> NodeIdentity:
+    return NodeIdentity.here(device)
+
+
+def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSpec:
+    """The specification of a job with the nodes of its placement group. Raises UserError for one that is not as ``same``."""
+    import ray
+
+    found = ask_nodes(ray, group, _identity, device)
+    for address, one in found:
+        if why := same.differs(one, spec.job.exclusive):
+            raise UserError(f"node {address}: {why}", "start the same environment on every node")
+    hosts = tuple((address, ranks_of(spec.job) // len(found)) for address, _ in found)
+    return replace(spec, hosts=hosts, group=f"{ray.get_runtime_context().gcs_address}/{group}")
+
+
+def _events(task: RunningJob, beat: float) -> Iterator[dict[str, Any]]:
     """What a job says until it has ended, and between that what it has used."""
     buffer = b""
     while True:
@@ -367,7 +421,7 @@ def _events(task: Task, beat: float) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def _executor(settings: Settings) -> Local:
+def _executor(settings: RunSettings) -> Local:
     """The one for these settings and the GPUs that Ray gives this task; another's fork server is of no use to it."""
     key = repr((settings, os.environ.get(devices.VISIBLE)))
     if key not in _kept:

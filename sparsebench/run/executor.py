@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.run.recorder import Spec
+from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
 
 GRACE_SECONDS = 5.0
@@ -17,7 +17,7 @@ GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """How to run. ``slots`` jobs at once on a machine, each with an equal share of the cores; ``keep`` is a storage format
     or none.
 
@@ -37,7 +37,7 @@ class Settings:
     device: str = "cpu"
 
 
-class Task(Protocol):
+class RunningJob(Protocol):
     """A job that was started. ``events`` is a pipe that does not block, with a line of JSON for each of ``Recorder``'s events; it
     is closed when the job has ended."""
 
@@ -70,16 +70,16 @@ class Executor(Protocol):
         """Get ready to start jobs. Raises UserError where that cannot be."""
 
     def __exit__(self, *error: object) -> None:
-        """Leave nothing behind; all tasks have ended."""
+        """Leave nothing behind; all jobs have ended."""
 
     def begin(self, cells: Iterable[Cell]) -> None:
         """Hear what will be done. Raises UserError where some of it cannot be done here."""
 
-    def room(self, job: Job, running: Sequence[Task]) -> bool:
+    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """Whether a job may be started now, beside those that are running."""
 
-    def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task]) -> Task:
+    def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob]) -> RunningJob:
         """Start a job for which there is room; what it prints is in ``log`` when it has ended. Does not wait for the job."""
 
-    def end(self, running: Sequence[Task]) -> None:
-        """End tasks, politely and then not, and all else that was started."""
+    def end(self, running: Sequence[RunningJob]) -> None:
+        """End jobs, politely and then not, and all else that was started."""

@@ -16,13 +16,13 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.plan.jobs import alone, gpus_of, reads_dense
 from sparsebench.plan.stages import PROCESSES
-from sparsebench.run.recorder import Recorder, Spec
+from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import fitted_to
 
 
-def prepare(spec: Spec, recorder: Recorder) -> None:
+def prepare(spec: JobSpec, recorder: Recorder) -> None:
     """Fetch the model and leave it as a Hugging Face folder in the manifest's precision."""
     from sparsebench import sources
     from sparsebench.models.obtain import obtain
@@ -38,7 +38,7 @@ def prepare(spec: Spec, recorder: Recorder) -> None:
         )
 
 
-def make(spec: Spec, recorder: Recorder) -> None:
+def make(spec: JobSpec, recorder: Recorder) -> None:
     """Leave the folders of the job's variants: unpacked where a packed copy is kept, else made in one pass over their parent."""
     from sparsebench import sources
     from sparsebench.steps.calibration import tokens
@@ -77,18 +77,16 @@ def make(spec: Spec, recorder: Recorder) -> None:
         variant = made_by(step)
         if isinstance(found, SparsebenchError):
             recorder.lost(variant, found)
-            if variant.id in cells:
-                recorder.failed(cells[variant.id], found)
         else:
             spec.workspace.seal(variant, spec.device)
-            if variant.id in cells:
-                recorder.done(cells[variant.id], found)
+        if variant.id in cells:
+            recorder.told(cells[variant.id], found)
 
     run = kinds()[wanted[0].steps[-1].verb].load()
     run(parent, {variant.steps[-1]: spec.workspace.folder(variant) for variant in wanted}, context, emit)
 
 
-def _unpacked(spec: Spec, recorder: Recorder, variant: Variant, packed: Path) -> bool:
+def _unpacked(spec: JobSpec, recorder: Recorder, variant: Variant, packed: Path) -> bool:
     """Unpack a kept copy; one that is damaged is removed, and False says so."""
     from sparsebench.storage import sums, unpack
 
@@ -104,7 +102,7 @@ def _unpacked(spec: Spec, recorder: Recorder, variant: Variant, packed: Path) ->
     return False
 
 
-def assess(spec: Spec, recorder: Recorder) -> None:
+def assess(spec: JobSpec, recorder: Recorder) -> None:
     """Structure and storage of each variant."""
     from sparsebench import storage, structure
     from sparsebench.models.checkpoint import Checkpoint
@@ -127,15 +125,10 @@ def assess(spec: Spec, recorder: Recorder) -> None:
         return replace(found, sizes=(*found.sizes, *_as_fetched(spec))) if cell.variant.is_dense else found
 
     for cell in spec.job.cells:
-        try:
-            result = one(cell)
-        except SparsebenchError as error:
-            recorder.failed(cell, error)
-        else:
-            recorder.done(cell, result)
+        recorder.attempt(cell, one)
 
 
-def _as_fetched(spec: Spec) -> Iterator[Any]:
+def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     """The size of the model's own file, which may be smaller than anything made of it: a GGUF file is quantized."""
     from sparsebench import sources
     from sparsebench.models.obtain import weight_bytes
@@ -149,11 +142,11 @@ def _as_fetched(spec: Spec) -> Iterator[Any]:
         yield Size("source", found, None, 0.0, None)
 
 
-def outputs(spec: Spec, recorder: Recorder) -> None:
+def outputs(spec: JobSpec, recorder: Recorder) -> None:
     """The variant's blocks beside the dense model's."""
     from sparsebench import sources
     from sparsebench.steps.calibration import Calibration, tokens
-    from sparsebench.structure.outputs import compare
+    from sparsebench.structure.outputs import compare_outputs
 
     dense, family = spec.workspace.folder(spec.dense), spec.model.family
     dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
@@ -161,17 +154,16 @@ def outputs(spec: Spec, recorder: Recorder) -> None:
     asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
     text = Calibration(**{**asked, "source": spec.calibration.source})
     read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
-    for cell in spec.job.cells:
+
+    def one(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
-        try:
-            found = compare(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)
-        except SparsebenchError as error:
-            recorder.failed(cell, error)
-        else:
-            recorder.done(cell, found)
+        return compare_outputs(dense, folder, family, read.batch, dtype, spec.device, recorder.progress)
+
+    for cell in spec.job.cells:
+        recorder.attempt(cell, one)
 
 
-def score(spec: Spec, recorder: Recorder) -> None:
+def score(spec: JobSpec, recorder: Recorder) -> None:
     """All tasks of one variant in one model load."""
     from sparsebench import benchmarks, sources
     from sparsebench.steps.calibration import drawn
@@ -181,10 +173,7 @@ def score(spec: Spec, recorder: Recorder) -> None:
     dtype = environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device)
 
     def emit(task: Any, result: Any) -> None:
-        if isinstance(result, SparsebenchError):
-            recorder.failed(tasks[task], result)
-        else:
-            recorder.done(tasks[task], result)
+        recorder.told(tasks[task], result)
 
     folder = spec.workspace.folder(variant)
     cache = sources.Cache(spec.cache)
@@ -206,7 +195,7 @@ def _trained_on(step: Step, cache: Any, offline: bool) -> Iterator[str]:
         yield from (one for row in read_texts(path, *columns).rows for one in row)
 
 
-def latency(spec: Spec, recorder: Recorder) -> None:
+def latency(spec: JobSpec, recorder: Recorder) -> None:
     """Each variant in turn against the dense model, in one rank group that holds both."""
     from sparsebench import runtime
 
@@ -214,16 +203,13 @@ def latency(spec: Spec, recorder: Recorder) -> None:
     folders = [(key, spec.workspace.folder(cell.variant)) for key, cell in cells.items()]
 
     def emit(key: str, found: Any) -> None:
-        if isinstance(found, SparsebenchError):
-            recorder.failed(cells[key], found)
-        else:
-            recorder.done(cells[key], found)
+        recorder.told(cells[key], found)
 
     setting = _runtime_setting(spec.job.cells[0], spec)
     runtime.measure_latency(spec.workspace.folder(spec.dense), folders, spec.model.family, setting, emit)
 
 
-def memory(spec: Spec, recorder: Recorder) -> None:
+def memory(spec: JobSpec, recorder: Recorder) -> None:
     """The variant alone."""
     from sparsebench import runtime
 
@@ -236,7 +222,7 @@ PROMPT_SEED = 0
 """Every variant answers the same prompts."""
 
 
-def _runtime_setting(cell: Cell, spec: Spec) -> Any:
+def _runtime_setting(cell: Cell, spec: JobSpec) -> Any:
     from sparsebench import runtime
 
     wanted = cell.settings
@@ -252,7 +238,8 @@ def _runtime_setting(cell: Cell, spec: Spec) -> Any:
         forced=wanted.get("forced", False),
         seed=PROMPT_SEED,
         threads=_threads(spec.job, spec.device),
-        hosts=tuple((name, slots) for name, slots in wanted.get("hosts", ())),
+        hosts=spec.hosts if "nodes" in wanted else tuple((name, slots) for name, slots in wanted.get("hosts", ())),
+        group=spec.group if "nodes" in wanted else "",
         device=device,
     )
 
@@ -273,15 +260,15 @@ def _listed(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own(cell: Cell, spec: Spec) -> Any:
+def _own(cell: Cell, spec: JobSpec) -> Any:
     """What a cell asks of data of one's own, and where these lie."""
     from sparsebench import benchmarks
 
     asked = cell.settings.get("own")
-    return benchmarks.Own.read(asked, spec.data[asked["content"]]) if asked else None
+    return benchmarks.OwnData.read(asked, spec.data[asked["content"]]) if asked else None
 
 
-def opened(spec: Spec) -> list[Variant]:
+def variants_read(spec: JobSpec) -> list[Variant]:
     """The variants whose folders a job reads."""
     if spec.job.makes:
         beside = [spec.dense] if reads_dense(spec.job.makes[0]) else []
@@ -290,7 +277,7 @@ def opened(spec: Spec) -> list[Variant]:
     return [*([spec.dense] if PROCESSES[spec.job.kind].paired else []), *folders]
 
 
-HANDLERS: dict[str, Callable[[Spec, Recorder], None]] = {
+HANDLERS: dict[str, Callable[[JobSpec, Recorder], None]] = {
     "prepare": prepare,
     "make": make,
     "assess": assess,

@@ -16,15 +16,15 @@ from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.jobs import alone, calculates, gpus_of
 from sparsebench.run import precompile
-from sparsebench.run.executor import GRACE_SECONDS, Settings, Task
+from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
 from sparsebench.run.forkserver import ForkServer, Process, at_work
 from sparsebench.run.handlers import LIBRARIES
-from sparsebench.run.recorder import Spec
+from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime import shm, watch
 
 
 @dataclass(frozen=True, eq=False)
-class LocalTask:
+class LocalJob:
     """A job's process, its event pipe and the GPUs that are its own (if any are), as CUDA_VISIBLE_DEVICES has them. It is not
     lost: this machine is the run's."""
 
@@ -49,9 +49,9 @@ class LocalTask:
 
 
 class Local:
-    """The executor that needs nothing. Its tasks are its own, of ``LocalTask``."""
+    """The executor that needs nothing. Its jobs are ``LocalJob``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         self.settings = settings
         self.gpus = [one.handle for one in devices.chosen(settings.device)]
         self.forkserver: ForkServer | None = None
@@ -71,7 +71,7 @@ class Local:
         """Compile in the background what ranks will share."""
         self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
 
-    def room(self, job: Job, running: Sequence[Task]) -> bool:
+    def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
         """A slot, and GPUs where it calculates on them; for a job that is alone the whole machine."""
         if self._alone(job):
             return not running
@@ -84,12 +84,12 @@ class Local:
     def _alone(self, job: Job) -> bool:
         return alone(job, bool(self.gpus))
 
-    def _idle(self, running: Sequence[Task]) -> list[str]:
+    def _idle(self, running: Sequence[RunningJob]) -> list[str]:
         """The GPUs that no job has to itself."""
-        taken = {gpu for task in running if isinstance(task, LocalTask) for gpu in task.gpu.split(",")}
+        taken = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
         return [gpu for gpu in self.gpus if gpu not in taken]
 
-    def start(self, job: Job, spec: Spec, log: Path, running: Sequence[Task] = ()) -> LocalTask:
+    def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """A process for the job; a timed one waits here for the compiler."""
         if job.exclusive and self.compiler:
             self._compiled(self.compiler)
@@ -100,7 +100,7 @@ class Local:
         process = self._process(job, path, log, writing, gpu)
         os.close(writing)
         os.set_blocking(reading, False)
-        return LocalTask(job, process, reading, gpu)
+        return LocalJob(job, process, reading, gpu)
 
     def _process(self, job: Job, spec: Path, log: Path, events: int, gpu: str) -> Process:
         """A process of the job's own, with what it prints in ``log``; it sees no ``gpu`` but these."""
@@ -149,14 +149,14 @@ class Local:
             _signal_group(compiler, signal.SIGKILL)
             compiler.wait()
 
-    def end(self, running: Sequence[Task]) -> None:
+    def end(self, running: Sequence[RunningJob]) -> None:
         """End every job with its process group."""
         if self.forkserver and self.forkserver.importing:
             self.forkserver.process.kill()  # nobody waits for imports after Ctrl-C
         if self.compiler and self.compiler.poll() is None:
             _signal_group(self.compiler, signal.SIGKILL)
             self.compiler.wait()
-        processes = [task.process for task in running if isinstance(task, LocalTask)]
+        processes = [task.process for task in running if isinstance(task, LocalJob)]
         for send in (signal.SIGTERM, signal.SIGKILL):
             for process in processes:
                 _signal_group(process, send)

@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,24 +15,26 @@ from typing import Any
 
 from sparsebench import records
 from sparsebench.errors import SparsebenchError, UnsupportedError, redacted
-from sparsebench.manifest.schema import Model
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.run.workspace import Workspace
+from sparsebench.runtime.hosts import Hosts
 from sparsebench.steps.calibration import Calibration
 
 
 @dataclass(frozen=True)
-class Spec:
+class JobSpec:
     """All that a worker needs to know. ``cache`` is the sources' cache; ``keep`` the format kept after storage cells,
     ``allow_overlap`` that benchmarks may be part of the calibration text; ``expected`` is the checksum that the dense model's
     weights had, where its folder was damaged and is made again, ``data`` the sources of data of one's own by their content.
-    ``device`` is where it is done, as the job's process sees it."""
+    ``device`` is where it is done, as the job's process sees it; ``hosts`` and ``group`` are those of a runtime ``Setting`` where
+    ranks lie on several nodes of a cluster."""
 
     manifest: str
     job: Job
-    model: Model
+    model: ManifestModel
     dense: Variant
     workspace: Workspace
     cache: Path
@@ -43,6 +45,8 @@ class Spec:
     device: str = "cpu"
     expected: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
+    hosts: Hosts = ()
+    group: str = ""
 
     def save(self, path: Path) -> Path:
         """Write the specification for the worker; only this program's own parent writes these files."""
@@ -55,7 +59,7 @@ class Spec:
 class Recorder:
     """Writes the records of a job's cells and reports each on the event pipe."""
 
-    def __init__(self, spec: Spec, events: int) -> None:
+    def __init__(self, spec: JobSpec, events: int) -> None:
         self.spec, self.events = spec, events
         self.open: dict[str, Cell] = {cell.id: cell for cell in spec.job.cells}
         self.mark = time.perf_counter()
@@ -70,21 +74,30 @@ class Recorder:
         status = "unsupported" if isinstance(error, UnsupportedError) else "failed"
         self._write(cell, status, reason=reason_of(error))
 
+    def told(self, cell: Cell, found: Any) -> None:
+        """Record what came of a cell: a result, or an error of ours."""
+        (self.failed if isinstance(found, SparsebenchError) else self.done)(cell, found)
+
+    def attempt(self, cell: Cell, measure: Callable[[Cell], Any]) -> None:
+        """Record what a measurement gives; one that fails, fails alone."""
+        try:
+            found = measure(cell)
+        except SparsebenchError as error:
+            found = error
+        self.told(cell, found)
+
     def progress(self, done: int, total: int, told: str = "") -> None:
         """Tell the parent how far the current cell is, and in words what else there is to say."""
         self._tell({"event": "progress", "done": done, "total": total, "told": told})
 
     def _write(self, cell: Cell, status: str, result: dict[str, Any] | None = None, reason: str | None = None) -> None:
         seconds = time.perf_counter() - self.mark
-        content = self.spec.workspace.content(cell.variant)
-        outcome = records.Outcome(status, result, reason, self.started, seconds, content, self._dtype(cell))
+        content, dtype = self.spec.workspace.content(cell.variant), calculated(cell, self.spec.device)
+        outcome = records.CellOutcome(status, result, reason, self.started, seconds, content, dtype)
         records.write(self.spec.workspace.records, records.make(cell, self.spec.manifest, outcome, self.spec.device))
         self.open.pop(cell.id, None)
         self._tell({"event": "cell", "cell": cell.id, "status": status, "seconds": seconds, "reason": reason})
         self.mark, self.started = time.perf_counter(), datetime.now(UTC)
-
-    def _dtype(self, cell: Cell) -> str:
-        return calculated(cell, self.spec.device)
 
     def _tell(self, event: dict[str, Any]) -> None:
         """Raises SystemExit where nobody listens any more: a lost parent is no failure of a cell."""

@@ -25,9 +25,9 @@ from sparsebench.plan.jobs import alone, calculates, jobs, remaking
 from sparsebench.plan.resources import silence_seconds
 from sparsebench.plan.stages import TIME
 from sparsebench.run.display import Display
-from sparsebench.run.executor import Executor, Settings, Task
+from sparsebench.run.executor import Executor, RunningJob, RunSettings
 from sparsebench.run.queue import Queue, variants
-from sparsebench.run.recorder import Spec
+from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Leases
 
 INGEST_SECONDS = 5.0
@@ -63,7 +63,7 @@ class Silence:
 class Child:
     """A running job, and what it has said so far."""
 
-    task: Task
+    task: RunningJob
     log: Path
     started: float
     silence: Silence
@@ -90,7 +90,7 @@ class Remade:
 class Runner:
     """Runs a plan's open cells. Use ``run`` once."""
 
-    def __init__(self, plan: Plan, settings: Settings, executor: Executor, ingest: Ingest, display: Display) -> None:
+    def __init__(self, plan: Plan, settings: RunSettings, executor: Executor, ingest: Ingest, display: Display) -> None:
         self.plan = plan
         self.executor = executor
         self.settings = settings
@@ -173,7 +173,7 @@ class Runner:
 
     def _start(self, job: Job) -> None:
         variant = job.variants[0]
-        spec = Spec(
+        spec = JobSpec(
             manifest=self.plan.manifest,
             job=job,
             model=self.plan.model(variant.model),
@@ -347,7 +347,9 @@ class Runner:
                 self.leases.release(variant)
 
     def _record(self, cell: Cell, status: str, reason: str) -> None:
-        record = records.make(cell, self.plan.manifest, records.Outcome(status, reason=reason), self.settings.device)
+        record = records.make(
+            cell, self.plan.manifest, records.CellOutcome(status, reason=reason), self.settings.device
+        )
         self.fresh.append(records.write(self.space.records, record))
         self.counts[status] += 1
         self.display.finished(cell, status, 0.0, reason)
@@ -387,7 +389,7 @@ class Runner:
         self.children = []
 
     @property
-    def _tasks(self) -> list[Task]:
+    def _tasks(self) -> list[RunningJob]:
         return [child.task for child in self.children]
 
     def _close(self, child: Child) -> None:

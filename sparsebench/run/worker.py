@@ -12,14 +12,14 @@ import traceback
 from pathlib import Path
 
 from sparsebench.errors import redact_stderr
-from sparsebench.run.handlers import HANDLERS, opened
-from sparsebench.run.recorder import Recorder, Spec
+from sparsebench.run.handlers import HANDLERS, variants_read
+from sparsebench.run.recorder import JobSpec, Recorder
 
 
 def main(path: Path, events: int) -> int:
     """Do the job of the specification at ``path``, tell of it on the descriptor ``events``; the exit code."""
     redact_stderr()
-    spec: Spec = pickle.loads(path.read_bytes())
+    spec: JobSpec = pickle.loads(path.read_bytes())
     recorder = Recorder(spec, events)
     try:
         if damaged := _damaged(spec):
@@ -35,9 +35,9 @@ def main(path: Path, events: int) -> int:
     return 0
 
 
-def _damaged(spec: Spec) -> dict[str, str]:
+def _damaged(spec: JobSpec) -> dict[str, str]:
     """By id of the variants that the job opens, what is wrong with the folder, where anything is."""
-    variants = {variant.id: variant for variant in opened(spec)}
+    variants = {variant.id: variant for variant in variants_read(spec)}
     found = {name: spec.workspace.damage(variant) for name, variant in variants.items()}
     return {name: why for name, why in found.items() if why}
 

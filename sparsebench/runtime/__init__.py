@@ -7,15 +7,6 @@ from sparsebench.runtime.results import LatencyResult, MemoryResult, Setting, Wo
 VERSION = 2
 
 __all__ = [
-    "VERSION",
-    "LatencyResult",
-    "MemoryResult",
-    "Setting",
-    "Workload",
-    "check_device",
-    "check_supported",
-    "footprint",
-    "measure_latency",
-    "measure_memory",
-    "measure_pair",
-]
+    "VERSION", "LatencyResult", "MemoryResult", "Setting", "Workload", "check_device", "check_supported", "footprint",
+    "measure_latency", "measure_memory", "measure_pair",
+]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsebench.models.checkpoint import FLOATS, ITEM_SIZE, Checkpoint
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import family_of
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import part
 from sparsebench.runtime.engines import engines
 from sparsebench.runtime.engines.deepspeed import cut_first
@@ -63,7 +63,7 @@ def model_bytes(folder: Path, setting: Setting) -> int:
     outside of the blocks, and not cut, is a copy for each rank.
     """
     packed = PackedCheckpoint(folder) if is_packed(folder) else None
-    checkpoint = packed or opened(Path(folder))
+    checkpoint = packed or open_checkpoint(Path(folder))
     tensors = checkpoint.tensors.values()
     row = engines()[setting.engine]
     size = BYTES.get(setting.dtype)

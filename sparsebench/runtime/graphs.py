@@ -16,7 +16,7 @@ from sparsebench.runtime.workload import Decode, Phase, Prefill
 WARM = 3
 """Steps on a stream of their own before one is recorded, as torch asks for."""
 GRAPH = "one CUDA graph a token"
-Recorder = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
+Capture = Callable[[Callable[[], None], Callable[[], None]], Callable[[], None]]
 """Takes a step and what undoes it, and gives what repeats the step."""
 
 
@@ -38,14 +38,14 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
     return replay
 
 
-def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Recorder = cuda_graph) -> list[Phase]:
+def recorded(phases: Sequence[Phase], tokens: int, ranks: int, record: Capture = cuda_graph) -> list[Phase]:
     """``phases``, of which decoding, at most ``tokens`` behind the prompt, is recorded where the model lets it be."""
-    return [Recorded(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
+    return [CapturedDecode(one.prefill, tokens, ranks, record) if isinstance(one, Decode) else one for one in phases]
 
 
 def told(phases: Sequence[Phase]) -> str:
     """How recorded phases have decoded, as a result's ``kernel`` says it: empty where there is no such phase."""
-    return next((f"decode: {one.how}" for one in phases if isinstance(one, Recorded)), "")
+    return next((f"decode: {one.how}" for one in phases if isinstance(one, CapturedDecode)), "")
 
 
 def why_eager(module: Any, ranks: int) -> str:
@@ -66,14 +66,14 @@ def static_cache(module: Any, tokens: int) -> Any:
     return StaticCache(config=module.config, max_cache_len=tokens)
 
 
-class Recorded(Decode):
+class CapturedDecode(Decode):
     """``Decode`` of at most ``tokens`` tokens behind the prompt, each a replay of one recorded step; eager where ``why`` says so.
 
     The step reads and writes the same tensors each time: the last token and its position, both (batch, 1) int64, the
     cache, and the logits (batch, 1, vocabulary). A block starts by copying back what they held behind the prompt.
     """
 
-    def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Recorder = cuda_graph) -> None:
+    def __init__(self, prefill: Prefill, tokens: int, ranks: int = 1, record: Capture = cuda_graph) -> None:
         super().__init__(prefill, keep_cache=True)
         self.tokens, self.record = tokens, record
         self.why = why_eager(prefill.model.module, ranks)

@@ -40,7 +40,7 @@ def start(send: Callable[..., None]) -> None:
 
 
 def stuck(heartbeats: dict[int, Heartbeat], now: float) -> dict[int, str]:
-    """The ranks that keep the group from going on, and where; as `Watch.stuck` of ranks that can be watched."""
+    """The ranks that keep the group from going on, and where; as `RankWatchdog.stuck` of ranks that can be watched."""
     gone = {rank: "does not answer" for rank, heartbeat in heartbeats.items() if now - heartbeat.heard >= GONE_SECONDS}
     if gone:
         return gone
@@ -80,7 +80,7 @@ def _calls(thread: int) -> list[tuple[str, int, str]]:
     return found
 
 
-class _Work(NamedTuple):
+class _ProcessState(NamedTuple):
     """CPU seconds of all threads but this one; bytes that the main thread has read; its state (R runs, D waits for a disk)."""
 
     cpu: float
@@ -88,9 +88,9 @@ class _Work(NamedTuple):
     state: str
 
 
-def _work() -> _Work:
+def _work() -> _ProcessState:
     cpu, read, state = time.process_time() - time.thread_time(), "", ""
     with suppress(OSError, IndexError):
         state = Path("/proc/self/stat").read_text().rpartition(") ")[2][0]
         read = Path(f"/proc/self/task/{os.getpid()}/io").read_text().partition("\n")[0]
-    return _Work(cpu, read, state)
+    return _ProcessState(cpu, read, state)

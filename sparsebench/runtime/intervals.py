@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 
-from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Sample, Side
+from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Side, TimingSample
 
 P90_SAMPLES = 64
 STEADY = 0.02
@@ -18,22 +18,24 @@ STEADY = 0.02
 WAITING = 0.8
 """CPU seconds per rank and wall second below which a phase is flagged."""
 
-Settled = Mapping[tuple[str, Side], int]
+SettledCounts = Mapping[tuple[str, Side], int]
 """How many processes settled, by phase and side."""
-Energy = Mapping[tuple[str, Side], Sequence[float]]
+EnergyReadings = Mapping[tuple[str, Side], Sequence[float]]
 """Joules per step of each process, by phase and side; none where the machine has no counter."""
 
 
-def summaries(samples: Sequence[Sample], settled: Settled, spent: Energy | None = None) -> tuple[PhaseSummary, ...]:
+def summaries(
+    samples: Sequence[TimingSample], settled: SettledCounts, spent: EnergyReadings | None = None
+) -> tuple[PhaseSummary, ...]:
     """One summary per phase and side, in the order of measuring. Loading, one sample a process, is never called steady."""
-    groups: dict[tuple[str, Side], list[Sample]] = {}
+    groups: dict[tuple[str, Side], list[TimingSample]] = {}
     for sample in samples:
         groups.setdefault((sample.phase, sample.side), []).append(sample)
     return tuple(summary(*key, group, settled.get(key, 0), (spent or {}).get(key, ())) for key, group in groups.items())
 
 
 def summary(
-    phase: str, side: Side, samples: Sequence[Sample], settled: int, energy: Sequence[float] = ()
+    phase: str, side: Side, samples: Sequence[TimingSample], settled: int, energy: Sequence[float] = ()
 ) -> PhaseSummary:
     """The summary of one phase of one side; ``samples`` must hold at least one; ``energy`` is in joules per step."""
     walls = sorted(sample.wall_s for sample in samples)
@@ -54,7 +56,7 @@ def summary(
     )
 
 
-def differences(samples: Sequence[Sample], paired: bool) -> tuple[PhaseDifference, ...]:
+def differences(samples: Sequence[TimingSample], paired: bool) -> tuple[PhaseDifference, ...]:
     """Variant over dense for every phase but loading, in which the one that is loaded first pays for both."""
     found = []
     for name in dict.fromkeys(sample.phase for sample in samples if sample.phase != "load"):
@@ -64,7 +66,7 @@ def differences(samples: Sequence[Sample], paired: bool) -> tuple[PhaseDifferenc
     return tuple(found)
 
 
-def paired_ratio(phase: str, dense: Sequence[Sample], variant: Sequence[Sample]) -> PhaseDifference:
+def paired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
     """Variant over dense from medians of blocks that ran next to each other.
 
     A process's ratio is the median of its pairs', the ratio the geometric mean of these. One process alone gives the interval
@@ -81,7 +83,7 @@ def paired_ratio(phase: str, dense: Sequence[Sample], variant: Sequence[Sample])
     return PhaseDifference(phase, *ends, sum(map(len, logs)), len(logs), within, between)
 
 
-def unpaired_ratio(phase: str, dense: Sequence[Sample], variant: Sequence[Sample]) -> PhaseDifference:
+def unpaired_ratio(phase: str, dense: Sequence[TimingSample], variant: Sequence[TimingSample]) -> PhaseDifference:
     """The ratio of two groups that did not run together, with Welch's interval; ``pairs`` is 0."""
     from scipy import stats
 
@@ -158,7 +160,7 @@ def _components(logs: Sequence[Sequence[float]]) -> tuple[float | None, float]:
     return math.sqrt(error), math.sqrt(max(0.0, spread - error / size))
 
 
-def _processes(samples: Sequence[Sample]) -> dict[int, list[tuple[int, int]]]:
+def _processes(samples: Sequence[TimingSample]) -> dict[int, list[tuple[int, int]]]:
     """The blocks of each process, as (process, block)."""
     found: dict[int, dict[tuple[int, int], None]] = {}
     for sample in samples:
@@ -166,7 +168,7 @@ def _processes(samples: Sequence[Sample]) -> dict[int, list[tuple[int, int]]]:
     return {process: list(blocks) for process, blocks in found.items()}
 
 
-def _medians(samples: Sequence[Sample]) -> list[float]:
+def _medians(samples: Sequence[TimingSample]) -> list[float]:
     """Each process's median; of one process alone, each block's."""
     processes = _processes(samples)
     if len(processes) == 1:
@@ -174,11 +176,11 @@ def _medians(samples: Sequence[Sample]) -> list[float]:
     return [median(one.wall_s for one in samples if one.process == process) for process in processes]
 
 
-def _median(samples: Sequence[Sample], place: tuple[int, int]) -> float:
+def _median(samples: Sequence[TimingSample], place: tuple[int, int]) -> float:
     return median(one.wall_s for one in samples if (one.process, one.block) == place)
 
 
-def _even(samples: Sequence[Sample]) -> bool:
+def _even(samples: Sequence[TimingSample]) -> bool:
     """Whether the second halves of the processes' samples were as fast as the first, as far as can be told.
 
     A handful of noisy steps is never even to two percent; what goes on changing does so in every process.

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sparsebench.energy import EnergyMeter
 from sparsebench.runtime.intervals import steady
-from sparsebench.runtime.results import Sample, Setting, Side
+from sparsebench.runtime.results import Setting, Side, TimingSample
 from sparsebench.runtime.workload import Phase
 
 BLOCK = 4
@@ -30,7 +30,7 @@ WARM_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model's phases, and the (wall, CPU) seconds and joules that loading took."""
 
     phases: Sequence[Phase]
@@ -99,17 +99,17 @@ class Peers:
 
 
 def run(
-    sides: Mapping[Side, Loaded],
+    sides: Mapping[Side, LoadedModel],
     setting: Setting,
     peers: Peers,
     done: Callable[[], None],
     meter: EnergyMeter,
     process: int = 0,
-) -> tuple[list[Sample], Settled, Energy]:
+) -> tuple[list[TimingSample], Settled, Energy]:
     """One process's share of timing every phase of ``sides`` (one or two); ``done`` is called between phases, never while one
     is timed.
     """
-    samples = [Sample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
+    samples = [TimingSample("load", side, 0, 0, *loaded.load, process) for side, loaded in sides.items()]
     settled: Settled = []
     spent: Energy = {("load", side): loaded.joules for side, loaded in sides.items() if loaded.joules is not None}
     window = peers.most(meter.window) if peers.cuda else 0.0  # one rank reads the counter, and all run the steps
@@ -128,7 +128,7 @@ def run(
 
 def _phase(
     sides: Mapping[Side, Phase], setting: Setting, peers: Peers, meter: EnergyMeter, process: int, window: float
-) -> tuple[list[Sample], list[Side], dict[Side, float]]:
+) -> tuple[list[TimingSample], list[Side], dict[Side, float]]:
     wanted, seconds = math.ceil(setting.samples / setting.processes), setting.phase_seconds / setting.processes
     longest = BLOCK
     if next(iter(sides.values())).name == "decode":
@@ -139,7 +139,7 @@ def _phase(
     if setting.processes > 1:
         longest = min(longest, math.ceil(wanted / PAIRS))
     block = max(1, min(longest, int(seconds / (step * len(sides) * least))))
-    samples: list[Sample] = []
+    samples: list[TimingSample] = []
     joules: dict[Side, float] = {}
     longer = GPU_SECONDS / setting.processes if peers.cuda else 0.0
     for pair in itertools.count():
@@ -154,7 +154,7 @@ def _phase(
             meter.joules()
             for index in range(block):
                 _, (wall, cpu) = peers.timed(phase.step)
-                samples.append(Sample(phase.name, side, pair, index, wall, cpu, process))
+                samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
             spent = meter.joules()
             if spent is not None:
                 joules[side] = joules.get(side, 0.0) + spent

@@ -26,7 +26,7 @@ from sparsebench.errors import MeasureError, SparsebenchError
 from sparsebench.runtime import shm
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, Workload
-from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, Watch, oom_kills, place
+from sparsebench.runtime.watch import LOOK_SECONDS, STALL_SECONDS, RankWatchdog, oom_kills, place
 from sparsebench.sources import Cache
 
 ADDRESS = "127.0.0.1"
@@ -88,7 +88,9 @@ class RankGroup:
         A message whose ``wait`` is true holds its rank until the iteration goes on. Raises the error that a rank sent,
         else MeasureError for a rank that died, failed, hangs, or was silent for the timeout.
         """
-        watch = Watch([process.pid for process in self.processes], [self._log(rank) for rank in range(self.ranks)])
+        watch = RankWatchdog(
+            [process.pid for process in self.processes], [self._log(rank) for rank in range(self.ranks)]
+        )
         with selectors.DefaultSelector() as selector:
             for rank, channel in enumerate(self.channels):
                 selector.register(channel, selectors.EVENT_READ, (rank, bytearray()))
@@ -189,7 +191,7 @@ class RankGroup:
     def _heartbeat(self, rank: int, heartbeat: Mapping[str, Any]) -> None:
         """A sign of life, which ranks far away send."""
 
-    def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
+    def _look(self, watch: RankWatchdog, silent: Sequence[int], over: bool) -> None:
         """Nobody has spoken for a while: raise MeasureError where a rank hangs, or where time is ``over``."""
         compiled = self.settings.get(EXTENSIONS)
         held = shm.free(Path(compiled)) if compiled else {}
@@ -222,7 +224,7 @@ class RankGroup:
         if own := self.errors.keys() - self.echoes:
             raise self.errors[min(own)]
         crashed = [one for one, code in codes.items() if code and one not in self.errors]
-        if not crashed and self.errors:
+        if not crashed and rank in self.errors:  # a silent one's machine may be gone, which others' echoes do not name
             raise self.errors[min(self.errors)]
         blamed = rank if rank in crashed or not crashed else crashed[0]
         ending = "closed its channel" if codes[blamed] is None else f"ended with exit code {codes[blamed]}"
@@ -287,7 +289,7 @@ def variables(setting: Setting) -> dict[str, str]:
         **(devices.only(setting.device) if setting.device == "cpu" or (setting.on_gpu and not setting.hosts) else {}),
     }
     if setting.hosts:  # what is installed and compiled there is not this machine's business
-        return {**found, shm.DISABLED: "the ranks were started by a hostfile"}
+        return {**found, shm.DISABLED: f"the ranks were started by {'Ray' if setting.group else 'a hostfile'}"}
     cache = Cache()
     found |= {"PATH": shm.path_with_tools(), EXTENSIONS: str(shm.extensions_dir(cache))}
     if sys.platform == "linux":

@@ -27,9 +27,9 @@ from sparsebench.runtime.results import (
     Parity,
     PhaseMemory,
     RankMemory,
-    Sample,
     Setting,
     Side,
+    TimingSample,
 )
 from sparsebench.runtime.workload import check_positions
 from sparsebench.storage import is_packed
@@ -65,7 +65,7 @@ def check_device(setting: Setting, encoding: str = FLOAT) -> None:
     if setting.ranks > there and not setting.hosts:
         raise UnsupportedError(
             f"{setting.ranks} ranks need as many GPUs; device {setting.device} is {there}",
-            "measure fewer ranks, or on a machine with more GPUs",
+            "measure fewer ranks, on a machine with more GPUs, or on several `nodes` of a cluster of Ray's",
         )
     if encoding != FLOAT:
         raise UnsupportedError(
@@ -201,8 +201,8 @@ def _wide(messages: Sequence[Heard], setting: Setting) -> bool:
     return setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
 
 
-def _samples(messages: Sequence[Heard]) -> list[Sample]:
-    return [Sample(**row) for message in messages for row in message["samples"]]
+def _samples(messages: Sequence[Heard]) -> list[TimingSample]:
+    return [TimingSample(**row) for message in messages for row in message["samples"]]
 
 
 def _result(
@@ -267,9 +267,9 @@ def measure_memory(folder: Path, family: str, setting: Setting) -> MemoryResult:
 
 
 def _group(spec: Mapping[str, Any], setting: Setting) -> RankGroup:
-    """The ranks of ``setting``, here or on the nodes of its hostfile."""
+    """The ranks of ``setting``, here or on its hosts."""
     if setting.hosts:
-        return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds)
+        return NodeGroup(spec, setting.hosts, variables(setting), setting.timeout_seconds, setting.group)
     return RankGroup(spec, setting.ranks, variables(setting), setting.timeout_seconds)
 
 
@@ -297,13 +297,8 @@ def _facts(message: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
     """The fields that both kinds of result share."""
     said = {name: message[name] for name in ("kernel", "threads", "device", "dtype")}
     parity = Parity(**message["parity"]) if message["parity"] else None
-    return {
-        "engine": setting.engine,
-        "ranks": setting.ranks,
-        "parity": parity,
-        "notes": tuple(message["notes"]),
-        **said,
-    }
+    said |= {"engine": setting.engine, "ranks": setting.ranks}
+    return {**said, "parity": parity, "notes": tuple(message["notes"])}
 
 
 def _check_folder(folder: Path, family: str, setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""Ranks on several nodes: srun or DeepSpeed's launcher, by ssh, starts them; each calls its parent back over TCP.
+"""Ranks on several nodes: Ray, srun or DeepSpeed's launcher, by ssh, starts them; each calls its parent back over TCP.
 
 Nodes learn of each other only through TCP connections. A rank that ends says so; one whose connection closes without a
 message is dead. A rank ends when its parent closes the connection or is gone. TCP's keepalive notices a machine that vanishes.
@@ -24,9 +24,9 @@ from typing import Any
 
 from sparsebench import children, leftovers
 from sparsebench.errors import MeasureError, UnsupportedError
-from sparsebench.runtime import heartbeat, hosts
+from sparsebench.runtime import heartbeat, hosts, ray_launcher
 from sparsebench.runtime.launch import TAIL_LINES, RankGroup, free_port
-from sparsebench.runtime.watch import Watch, oom_kills
+from sparsebench.runtime.watch import RankWatchdog, oom_kills
 
 JOIN_SECONDS = 300.0
 """All ranks must have called back by then."""
@@ -35,7 +35,7 @@ END_SECONDS = 10.0
 """So long the launcher may take to see that its ranks have ended: it looks once a second."""
 SILENT_SECONDS, PROBES = 15, 3
 """A connection without a sign of life is probed after so long, and as often, before it counts as closed."""
-NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",)}
+NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",), "ray": ()}
 CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""
 SIGNALLED = re.compile(r"exits with return code = (-\d+)")
@@ -45,16 +45,23 @@ STEP_SIGNALLED = re.compile(r"^srun: error: \S+: tasks? ([\d,-]+): (.+?)(?: \(co
 
 
 class NodeGroup(RankGroup):
-    """The ranks of one job on the nodes of ``where``; what they are told and how they are used is as in a RankGroup.
+    """The ranks of one job on the nodes of ``where``, those of Ray's placement ``group`` or of a hostfile; what they are told and
+    how they are used is as in a RankGroup.
 
-    Raises UnsupportedError without the programs that DeepSpeed's launcher starts ranks with.
+    Raises UnsupportedError without the programs that the launcher starts ranks with.
     """
 
     def __init__(
-        self, spec: Mapping[str, Any], where: hosts.Hosts, settings: Mapping[str, str], timeout: float
+        self,
+        spec: Mapping[str, Any],
+        where: hosts.Hosts,
+        settings: Mapping[str, str],
+        timeout: float,
+        group: str = "",
     ) -> None:
         super().__init__(spec, sum(slots for _, slots in where), settings, timeout)
-        self.where = where
+        self.where, self.group = where, group
+        self.launcher = "ray" if group else hosts.launcher()
         self.codes: dict[int, int] = {}
         self.places: dict[int, str] = {}
         self.heartbeats: dict[int, heartbeat.Heartbeat] = {}
@@ -62,7 +69,7 @@ class NodeGroup(RankGroup):
         self.gone: int | None = None
 
     def __enter__(self) -> NodeGroup:
-        needed = NEEDED[hosts.launcher()]
+        needed = NEEDED[self.launcher]
         missing = [name for name in needed if not shutil.which(name)]
         if missing:
             raise UnsupportedError(
@@ -98,12 +105,17 @@ class NodeGroup(RankGroup):
         self.folder.cleanup()
 
     def _launch(self, callback: int) -> None:
-        hostfile = Path(self.folder.name) / "hostfile"
-        hostfile.write_text(hosts.text(self.where))
         call = [_address(name for name, _ in self.where), str(callback), self.token]
-        command = hosts.command(hostfile, self.where, int(self.port), call)
+        environment = os.environ | children.imports()
+        if self.group:
+            command = ray_launcher.command(self.group, self.where, self.port, call)
+        else:
+            hostfile = Path(self.folder.name) / "hostfile"
+            hostfile.write_text(hosts.text(self.where))
+            command = hosts.command(hostfile, self.where, int(self.port), call)
+            environment |= self._carried()
         # The launcher lets ranks import from its current folder.
-        self._spawn(command, self._log(0), os.environ | children.imports() | self._carried(), cwd="/")
+        self._spawn(command, self._log(0), environment, cwd="/")
 
     def _carried(self) -> dict[str, str]:
         """What has DeepSpeed's launcher take variables along: a file of them, a person's own such file after them."""
@@ -127,7 +139,7 @@ class NodeGroup(RankGroup):
             code = self.processes[0].poll()
             if code is not None:
                 raise MeasureError(
-                    f"{absent} before what starts them ({hosts.launcher()}) ended with exit code {code}\n{self._tails([])}"
+                    f"{absent} before what starts them ({self.launcher}) ended with exit code {code}\n{self._tails([])}"
                 )
             if time.monotonic() > deadline:
                 raise MeasureError(f"{absent} within {JOIN_SECONDS:g} seconds\n{self._tails([])}")
@@ -163,7 +175,7 @@ class NodeGroup(RankGroup):
             return
         yield from super()._deliver(rank, message)
 
-    def _look(self, watch: Watch, silent: Sequence[int], over: bool) -> None:
+    def _look(self, watch: RankWatchdog, silent: Sequence[int], over: bool) -> None:
         if over:
             raise MeasureError(
                 f"{self._names(silent)} said nothing for {self.timeout:g} seconds\n{self._tails(silent)}"
@@ -220,6 +232,8 @@ class NodeGroup(RankGroup):
 
 def _signal(said: str, rank: int) -> int | None:
     """The signal that ended a rank, by what the launcher has said; None where it has not."""
+    if found := re.search(ray_launcher.SIGNALLED.format(rank), said, re.MULTILINE):
+        return int(found[1])
     if found := SIGNALLED.search(said):
         return -int(found[1])
     words = {signal.strsignal(one): one for one in signal.valid_signals()}

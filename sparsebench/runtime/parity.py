@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import cache_name
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs, start_token
+from sparsebench.runtime.workload import Prompt, start_token
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def shorten(model: Any, blocks: int = BLOCKS) -> int:
     return longest
 
 
-def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs, wraps_only: bool) -> Parity:
+def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Prompt, wraps_only: bool) -> Parity:
     """Run ``model`` (taken apart here) plain and as ``wrap`` makes it.
 
     Raises UnsupportedError when the engine's model does not run at all, ParityError above the tolerance.
@@ -87,7 +87,7 @@ def compare(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Inputs,
     return checked(judged, "measure at one rank, or report the model's architecture")
 
 
-def against_expanded(source: SavedModel, prompt: Inputs, wrap: Callable[[Any], Any]) -> Parity:
+def against_expanded(source: SavedModel, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
     """What multiplies integers, as ``wrap`` makes it, against the same weights as floats, in float32.
 
     Raises ParityError above twice what bfloat16 alone does to those floats: the kernels too take bfloat16 and round sums to it,
@@ -141,7 +141,7 @@ def checked(parity: Parity, hint: str) -> Parity:
     return parity
 
 
-def outputs(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
+def outputs(model: Any, family: str, prompt: Prompt) -> torch.Tensor:
     """What ``model`` says to ``TOKENS`` tokens at once and to one alone, in one flat tensor of float32."""
     import torch
 
@@ -150,7 +150,7 @@ def outputs(model: Any, family: str, prompt: Inputs) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _output(model: Any, family: str, prompt: Inputs, tokens: int = TOKENS) -> torch.Tensor:
+def _output(model: Any, family: str, prompt: Prompt, tokens: int = TOKENS) -> torch.Tensor:
     """The logits (batch, tokens, vocabulary), the last token's by the cache of the others, as decoding has them; or an
     encoder's last hidden state. As float32 on the CPU.
     """

@@ -22,11 +22,11 @@ from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError,
 from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import Engine, SavedModel
-from sparsebench.runtime.latency import Loaded, Peers
+from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.launch import CHANNEL, PARENT
 from sparsebench.runtime.machine import threads_per_rank
 from sparsebench.runtime.results import Setting, Side, Workload
-from sparsebench.runtime.workload import Inputs, inputs, phases
+from sparsebench.runtime.workload import Prompt, inputs, phases
 
 NO_METER = "none: the ranks are on several nodes"
 RANKS = "measure fewer ranks, or on a machine with more GPUs"
@@ -57,7 +57,7 @@ def setting_of(spec: Mapping[str, Any]) -> Setting:
     return Setting(**{**told, "workload": Workload(**told["workload"]), "hosts": placed})
 
 
-class Work:
+class RankWorker:
     """A rank's engine and inputs, and the jobs it knows."""
 
     def __init__(self, spec: Mapping[str, Any], rank: int, channel: Channel) -> None:
@@ -92,7 +92,7 @@ class Work:
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
-        nothing = energy.Nothing("" if self.rank else NO_METER)
+        nothing = energy.NoMeter("" if self.rank else NO_METER)
         self.meter = energy.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
         gc.collect()
@@ -120,7 +120,7 @@ class Work:
                 "see why: sparsebench doctor; or say `device: cpu`",
             )
 
-    def prompt(self, folder: Path) -> Inputs:
+    def prompt(self, folder: Path) -> Prompt:
         """The workload's inputs on this rank's device, in the vocabulary of the model in ``folder``."""
         config = bounded.read_object(folder / "config.json")
         return inputs(config, self.setting.workload, self.setting.seed, self.device)
@@ -170,7 +170,7 @@ class Work:
         self.start(first)
         with torch.inference_mode():
             models: dict[Side, Any] = {}
-            sides: dict[Side, Loaded] = {}
+            sides: dict[Side, LoadedModel] = {}
             if dense:
                 models["dense"], sides["dense"] = self._timed_load(dense, baseline=True)
             for index, folder in variants:
@@ -243,7 +243,7 @@ class Work:
         gpu = str(torch.cuda.get_device_properties(self.device).uuid) if devices.is_gpu(self.device) else ""
         self.channel.send("result", notes=notes, bytes_s=4 * len(block) / seconds, host=socket.gethostname(), gpu=gpu)
 
-    def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, Loaded]:
+    def _timed_load(self, folder: Path, baseline: bool = False) -> tuple[Any, LoadedModel]:
         """The model, and what is timed of it."""
         self.meter.joules()
         model, sample = self.peers.timed(lambda: self.load(folder, baseline))
@@ -252,7 +252,7 @@ class Work:
         made = phases(model, self.family, self.prompt(folder), tokens)
         if devices.is_gpu(self.device):
             made = graphs.recorded(made, tokens, self.setting.ranks)
-        return model, Loaded(made, sample, joules)
+        return model, LoadedModel(made, sample, joules)
 
     def _phase_done(self) -> None:
         self.channel.send("phase")
@@ -278,7 +278,7 @@ def called_back(address: str, port: str, token: str) -> tuple[Channel, dict[str,
 
 def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
     """Do the spec's job, once for each of its ``processes``; where there are several, each is a fork of this one."""
-    job = Work(spec, rank, channel)
+    job = RankWorker(spec, rank, channel)
     processes = spec.get("processes", [0])
     if len(processes) == 1:
         return attempt(job, lambda: do(job, spec, processes[0]))
@@ -291,7 +291,7 @@ def work(channel: Channel, spec: Mapping[str, Any], rank: int) -> int:
     return 0
 
 
-def do(job: Work, spec: Mapping[str, Any], process: int) -> None:
+def do(job: RankWorker, spec: Mapping[str, Any], process: int) -> None:
     """What the spec asks for."""
     if spec["job"] == "try":
         job.add_up()
@@ -303,7 +303,7 @@ def do(job: Work, spec: Mapping[str, Any], process: int) -> None:
         job.latency(dense, variants, spec["baseline"], process)
 
 
-def attempt(job: Work, call: Callable[[], None]) -> int:
+def attempt(job: RankWorker, call: Callable[[], None]) -> int:
     """The exit code; a known error goes to the parent, any other into the log with its traceback."""
     named = f"rank {job.rank} of {job.setting.ranks}"
     try:

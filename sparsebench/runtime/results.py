@@ -29,7 +29,8 @@ class Setting:
     ``processes`` together, each of which loads both models anew; ``threads`` per rank, default the cores divided by the ranks;
     ``phase_seconds`` caps the sampling of one phase (both sides and all processes together), which then has fewer samples; a
     group silent for ``timeout_seconds`` is ended. ``hosts`` are the nodes
-    of a hostfile with equally many ranks on each; default: this machine, without ssh. ``forced``: an engine that skips zeros uses
+    of a hostfile, or of Ray's placement group ``group`` (as ``ADDRESS/NAME``), with equally many ranks on each; default: this
+    machine, without a launcher. ``forced``: an engine that skips zeros uses
     its kernels for every layer, however few zeros that has. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` for one rank, or
     ``auto``: whatever torch finds where the ranks run.
     """
@@ -44,6 +45,7 @@ class Setting:
     phase_seconds: float = 4.0
     timeout_seconds: float = 900.0
     hosts: Hosts = ()
+    group: str = ""
     processes: int = 5
     forced: bool = False
     device: str = "auto"
@@ -60,7 +62,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TimingSample:
     """One timed step: wall seconds of the slowest rank, CPU seconds of all threads of all ranks; in which process."""
 
     phase: str
@@ -164,7 +166,7 @@ class LatencyResult:
     baseline: Baseline
     phases: tuple[PhaseSummary, ...]
     differences: tuple[PhaseDifference, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[TimingSample, ...]
     parity: Parity | None
     before: Machine
     after: Machine

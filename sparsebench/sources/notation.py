@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 from sparsebench.errors import SourceError
 from sparsebench.sources import aliases
 
-Kind = Literal["hf", "path", "wheel", "random"]
+SourceKind = Literal["hf", "path", "wheel", "random"]
 KINDS: dict[str, str] = {
     "hf": "hf:ORG/NAME@REVISION",
     "path": "path:DIR_OR_FILE",
@@ -56,7 +56,7 @@ class Source:
     is what a wheel's file is called once it is unpacked, where its name in the package does not say what it is.
     """
 
-    kind: Kind
+    kind: SourceKind
     text: str
     repo: str = ""
     revision: str = ""

@@ -161,7 +161,9 @@ def fingerprint(batch: Batch) -> str:
     return whole.hexdigest()
 
 
-def reader_of(folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]) -> samples.Reader:
+def reader_of(
+    folder: Path, family: Family, calibration: Calibration, config: Mapping[str, Any]
+) -> samples.SampleTokenizer:
     """The model's tokenizer, and what is wanted of it. Raises UserError where nothing would be left of a sample."""
     length, tokenizer = resolve_length(calibration, config), load_tokenizer(folder)
     before, after = special_tokens(tokenizer)
@@ -173,7 +175,7 @@ def reader_of(folder: Path, family: Family, calibration: Calibration, config: Ma
         )
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     pad = next(int(token) for token in known if token is not None)
-    return samples.Reader(tokenizer, before, after, pad, calibration.samples, length)
+    return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
 
 
 def _ordered(
@@ -216,7 +218,7 @@ def _decoder_start(folder: Path, config: Mapping[str, Any]) -> int:
     )
 
 
-def _how(reader: samples.Reader, family: Family, paired: bool, found: int) -> str:
+def _how(reader: samples.SampleTokenizer, family: Family, paired: bool, found: int) -> str:
     """What a sample is, in a line."""
     if family == "decoder":
         first = reader.tokenizer.convert_ids_to_tokens(reader.before)

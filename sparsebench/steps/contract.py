@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from sparsebench.errors import SparsebenchError
-from sparsebench.manifest.schema import Strict
+from sparsebench.manifest.schema import Strict, wrong
+from sparsebench.sources.cache import sha256_of
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
 class Settings(Strict):
     """One step's settings, with defaults as published; a manifest may sweep any of them."""
 
+    needs: ClassVar[Mapping[str, str]] = {}
+    """The settings without a default, each with what it may be."""
+
     def complete(self, name: str) -> dict[str, Any]:
         """Every setting that can change the result of the step ``name``, resolved.
 
-        Raises PydanticCustomError for settings that do not go together.
+        Raises PydanticCustomError for one that is needed and left out, and for settings that do not go together.
         """
+        for key, example in self.needs.items():
+            if getattr(self, key) is None:
+                raise wrong(f"`{key}` is missing", example, at=key)
         return self.model_dump()
 
     @classmethod
@@ -71,7 +78,8 @@ class Activity:
 
     ``near_zero`` is the share of its values within 1% of their root mean square. Of a skip: ``threshold``, and ``skipped``, the
     share of the values up to it. Of experts: ``uses``, the share of the tokens for which each is computed, those that all tokens
-    share left out; ``together`` is how often two neurons of one expert are active for the same token, over how often any two are.
+    share left out; ``together`` is how often two neurons of one expert are active for the same token, over how often any two are;
+    ``inside`` is the share of all pairs' co-activation that lies inside experts: 1 less the cut.
     """
 
     side: str
@@ -82,6 +90,7 @@ class Activity:
     skipped: float | None = None
     uses: tuple[float, ...] | None = None
     together: float | None = None
+    inside: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,17 @@ class Progress(Protocol):
 
     def __call__(self, done: int, total: int, told: str = "") -> None:
         """``done`` of ``total``."""
+
+
+T = TypeVar("T")
+
+
+def reported(items: Sequence[T], progress: Callable[[int, int], None] | None) -> Iterator[T]:
+    """The items of a pass one after another; ``progress`` is told when each is done."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress:
+            progress(done, len(items))
 
 
 @dataclass(frozen=True)
@@ -199,7 +219,8 @@ class StepKind:
     version: Callable[[Step], int] = lambda step: 1
     """Raised by hand when a change to its code can change its result."""
     extra_libraries: Callable[[Step], tuple[str, ...]] = lambda step: ()
-    """Libraries whose major.minor can change its result, beside torch and those by which a model reads text."""
+    """Libraries whose major.minor can change its result, beside torch and those by which a model reads text; a plan refuses the
+    step where one is not installed."""
     files: tuple[str, ...] = ()
     """The settings that name files. A plan makes each absolute and adds the hash of its content (``with_hash``), which stands
     for it in the id; whoever reads the file takes both apart (``of_file``)."""
@@ -259,8 +280,18 @@ def of_file(named: str) -> tuple[Path, str]:
     return (Path(path), sha256) if path else (Path(named), "")
 
 
+def as_planned(named: str, what: str, error: type[SparsebenchError]) -> Path:
+    """The file that a step names. Raises ``error`` where it is not there (``what`` is to be named), or was changed meanwhile."""
+    path, sha256 = of_file(named)
+    if not path.is_file():
+        raise error(f"{path}: no such file", f"name {what}")
+    if sha256 and sha256_of(path) != sha256:
+        raise error(f"{path}: changed since the run was planned", "run again: its new content has a plan of its own")
+    return path
+
+
 @dataclass(frozen=True)
-class Text:
+class TextSource:
     """A source of text as a planned step names it: its notation, and the hash of its content, empty where nothing was planned."""
 
     source: str
@@ -285,10 +316,10 @@ def with_content(source: str, content: str) -> str:
     return f"{source}{_CONTENT}{content}"
 
 
-def of_text(named: str) -> Text:
+def of_text(named: str) -> TextSource:
     """The source of text that a step names."""
     source, _, content = named.partition(_CONTENT)
-    return Text(source, content)
+    return TextSource(source, content)
 
 
 def _short(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence, TensorCount
 from sparsebench.steps.prune.zeroing import zeros_in
@@ -28,7 +28,7 @@ def counted(
     ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts, of a tensor of
     the written checkpoint, the zeros that the parent had as well.
     """
-    checkpoint = opened(folder)
+    checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
     tensors: list[TensorCount] = []
     parameters = total_zeros = before = 0

@@ -18,7 +18,7 @@ class Zeros(Settings):
     """Every weight is zero."""
 
 
-class Random(Settings):
+class RandomWeights(Settings):
     """Every weight is drawn as for a model before its training."""
 
     seed: int = 0
@@ -34,7 +34,7 @@ class Heuristic(Settings):
 
 def settings() -> dict[str, type[Settings]]:
     """Each floor's settings, by its name."""
-    return {"random-weights": Random, "zero-weights": Zeros, HEURISTIC: Heuristic}
+    return {"random-weights": RandomWeights, "zero-weights": Zeros, HEURISTIC: Heuristic}
 
 
 def ends(step: Step) -> str:

@@ -16,18 +16,22 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Strict, Swept
 from sparsebench.plugins import table
 from sparsebench.steps import floor
-from sparsebench.steps.contract import Settings, Step, StepKind, Text, of_file, of_text
+from sparsebench.steps.contract import Settings, Step, StepKind, TextSource, of_file, of_text
 from sparsebench.steps.moefy import step as moefy
 from sparsebench.steps.prune import registry as prune
 from sparsebench.steps.quantize import step as quantize
 from sparsebench.steps.recover import LIBRARIES
 from sparsebench.steps.recover import step as recover
+from sparsebench.steps.shrink import settings as shrink_settings
 from sparsebench.steps.shrink import step as shrink
+from sparsebench.steps.shrink import unfit as shrink_unfit
 from sparsebench.steps.skip import step as skip
 from sparsebench.steps.trim import step as trim
 
 COLUMNS = ("sparsity", "granularity", "pattern", "allocation", "propagate")
 """Settings for which tables have columns of their own."""
+_TAUGHT: Any = {"texts": {"source": ("field", "target")}, "fits": ("source",), "teachers": ("teacher",)}
+"""What may train a whole model names: a text, and who teaches."""
 BUILT_IN = (
     StepKind(
         "prune",
@@ -45,9 +49,7 @@ BUILT_IN = (
         version=lambda step: prune.methods()[step.name].version,
         extra_libraries=lambda step: prune.methods()[step.name].libraries,
         files=("file",),
-        texts={"source": ("field", "target")},
-        fits=("source",),
-        teachers=("teacher",),
+        **_TAUGHT,
     ),
     StepKind(
         "quantize",
@@ -60,7 +62,7 @@ BUILT_IN = (
     ),
     StepKind(
         "shrink",
-        shrink.settings,
+        shrink_settings.settings,
         "sparsebench.steps.shrink.step:run",
         reads_text=shrink.reads_text,
         on_device=shrink.trains,
@@ -74,12 +76,10 @@ BUILT_IN = (
         version=shrink.version,
         extra_libraries=lambda step: LIBRARIES if shrink.trains(step) else ("transformers",),
         files=("file",),
-        texts={"source": ("field", "target")},
         only_named=("taylor",),
-        refuses=shrink.refuses,
-        fits=("source",),
-        teachers=("teacher",),
+        refuses=shrink_unfit.refuses,
         size=shrink.size,
+        **_TAUGHT,
     ),
     StepKind(
         "trim",
@@ -105,9 +105,7 @@ BUILT_IN = (
         draws=lambda step: True,
         label=recover.label,
         extra_libraries=lambda step: () if step.name == "reconstruct" else LIBRARIES,
-        texts={"source": ("field", "target")},
-        fits=("source",),
-        teachers=("teacher",),
+        **_TAUGHT,
     ),
     StepKind(
         "skip",
@@ -126,7 +124,7 @@ BUILT_IN = (
         draws=moefy.draws,
         shares=moefy.shares,
         label=moefy.label,
-        extra_libraries=lambda step: ("scipy",),
+        extra_libraries=moefy.libraries,
         last=True,
         but=(("recover", "reconstruct"),),
         ends=moefy.ends,
@@ -148,7 +146,7 @@ def label(step: Step) -> str:
     return " ".join([step.verb, step.name, *(f"{key}={value}" for key, value in step.settings.items())])
 
 
-def fitted_to(step: Step) -> list[tuple[Text, tuple[str, ...]]]:
+def fitted_to(step: Step) -> list[tuple[TextSource, tuple[str, ...]]]:
     """The texts of its own that a step fits weights to, each with the columns that it reads."""
     kind = kinds()[step.verb]
     return [
@@ -183,7 +181,7 @@ def details(step: Step) -> list[str]:
 
 
 @cache
-def swept(settings: type[Settings]) -> type[Strict]:
+def sweepable(settings: type[Settings]) -> type[Strict]:
     """The same settings as a manifest may write them: every field a value or a list of values, and all of them optional."""
     fields: dict[str, Any] = {}
     for name, own in settings.model_fields.items():
@@ -199,7 +197,7 @@ def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Ste
     Raises pydantic's ValidationError for a value of the wrong kind, PydanticCustomError where values do not go together.
     """
     settings = kinds()[verb].settings()[name]
-    read = swept(settings).model_validate(given)
+    read = sweepable(settings).model_validate(given)
     lists = {key: getattr(read, key) for key in read.model_fields_set if getattr(read, key) is not None}
     found: dict[str, Step] = {}
     for fields in settings.alternatives(lists) or [lists]:

@@ -23,7 +23,7 @@ Sample = tuple[list[int], ...]
 
 
 @dataclass(frozen=True)
-class Reader:
+class SampleTokenizer:
     """A tokenizer with the special tokens that it puts ``before`` and ``after`` a text, and what is wanted of it.
 
     To train on: as many samples as there are will do, and a decoder's text keeps its last token, which is to be predicted.
@@ -38,7 +38,7 @@ class Reader:
     training: bool = False
 
 
-def windows(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
+def windows(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """For decoders: windows (samples, length) out of the joined texts, one after another, and the texts tokenised.
 
     Each begins with what the tokenizer puts before a text, so that every window looks like a prompt. Raises SourceError
@@ -67,7 +67,7 @@ def windows(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]
     return Batch(input_ids, torch.ones_like(input_ids, dtype=torch.bool)), used
 
 
-def passages(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
+def passages(reader: SampleTokenizer, rows: Sequence[Fields]) -> tuple[Batch, list[Fields]]:
     """For encoders: one text a sample with special tokens around it, cut at the length; and the texts used.
 
     Raises SourceError when there are fewer texts than samples.
@@ -80,7 +80,7 @@ def passages(reader: Reader, rows: Sequence[Fields]) -> tuple[Batch, list[Fields
     return Batch(*_padded(reader, [ids for (ids,) in found])), used
 
 
-def pairs(reader: Reader, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
+def pairs(reader: SampleTokenizer, rows: Sequence[Fields], start: int) -> tuple[Batch, list[Fields]]:
     """For encoder-decoders: two texts a row, or one that is cut in the middle; and the rows used.
 
     The decoder reads ``start`` (its config's start token) and then its text but for the last token, as in training; what is
@@ -119,7 +119,7 @@ def _up_to(rows: Sequence[Fields], characters: int) -> list[Fields]:
 
 
 def _sampled(
-    reader: Reader, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
+    reader: SampleTokenizer, rows: Sequence[Fields], cut: Callable[[Sequence[Fields]], list[Sample | None]]
 ) -> tuple[list[Sample], list[Fields]]:
     """The first ``samples`` rows that ``cut`` makes something of; the rest is never tokenised."""
     found: list[tuple[Fields, Sample]] = []
@@ -139,18 +139,18 @@ def _sampled(
     return [sample for _, sample in kept], [row for row, _ in kept]
 
 
-def _bare(reader: Reader, part: Sequence[Fields]) -> list[list[int]]:
+def _bare(reader: SampleTokenizer, part: Sequence[Fields]) -> list[list[int]]:
     texts = [row[0] for row in part]
     found: list[list[int]] = reader.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return found
 
 
-def _framed(reader: Reader, ids: list[int]) -> list[int]:
+def _framed(reader: SampleTokenizer, ids: list[int]) -> list[int]:
     room = reader.length - len(reader.before) - len(reader.after)
     return [*reader.before, *ids[:room], *reader.after]
 
 
-def _padded(reader: Reader, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+def _padded(reader: SampleTokenizer, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Ids and mask (rows, longest row), padded on the right."""
     import torch
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.hooks import hooked
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ Take = Callable[["torch.Tensor"], None]
 """Given the rows of some samples' tokens, padding left out: (tokens, width)."""
 
 
-class Watch:
+class ActivationHooks:
     """What each module of ``takes`` (by its path in the block) reads, or with ``outputs`` makes, while the block runs once.
 
     A module that meets something else than one row for each token, or runs more than once, such as what reads DeBERTa's
@@ -33,7 +33,7 @@ class Watch:
 
     def advance(self) -> None:
         """Run the block as it is, and watch."""
-        with self._hooked():
+        with hooked(map(self._hook, self.takes)):
             self.block.advance(0, {})
 
     @property
@@ -41,21 +41,12 @@ class Watch:
         """The modules that were met as promised, by path."""
         return [path for path in self.takes if path not in self._odd and self._calls[path] == len(self.block.samples)]
 
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        handles: list[Any] = []
-        for path in self.takes:
-            module = self.block.module.get_submodule(path)
-            look = self._look(path, self._cross.get(id(module), False))
-            if self.outputs:
-                handles.append(module.register_forward_hook(lambda _, args, made, look=look: look(made)))
-            else:
-                handles.append(module.register_forward_pre_hook(lambda _, args, look=look: look(args[0])))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _hook(self, path: str) -> Any:
+        module = self.block.module.get_submodule(path)
+        look = self._look(path, self._cross.get(id(module), False))
+        if self.outputs:
+            return module.register_forward_hook(lambda _, args, made: look(made))
+        return module.register_forward_pre_hook(lambda _, args: look(args[0]))
 
     def _look(self, path: str, cross: bool) -> Take:
         def look(values: torch.Tensor) -> None:

@@ -11,15 +11,5 @@ from sparsebench.storage.packed import is_packed, pack
 VERSION: int = 1
 
 __all__ = [
-    "VERSION",
-    "Format",
-    "Size",
-    "StorageResult",
-    "Summary",
-    "formats",
-    "is_packed",
-    "measure",
-    "pack",
-    "sums",
-    "unpack",
-]
+    "VERSION", "Format", "Size", "StorageResult", "Summary", "formats", "is_packed", "measure", "pack", "sums", "unpack",
+]  # fmt: skip

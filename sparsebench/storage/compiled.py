@@ -54,9 +54,14 @@ class Compiled:
         return cls(packing, checksum, packing.packing_simd(), checksum.checksum_simd())
 
     def scan(self, words: Words, scratch: Scratch) -> CompiledScan:
+        """Take a tensor apart; mask and values lie in the scratch memory until the next scan."""
         return CompiledScan(self, words, scratch)
 
     def place(self, encoding: str, index: Bytes, values: Words, n: int, scratch: Scratch) -> tuple[Words, int]:
+        """``n`` elements in the scratch memory, and how many values the index places. ``encoding``: bitmask, gaps8 or gaps4.
+
+        Raises StorageError when the index places more values than there are, or one beyond the last element.
+        """
         words = scratch.take("words", n * values.itemsize).view(values.dtype)
         ends = values.ctypes.data, values.size, values.itemsize, words.ctypes.data, n
         if encoding == "bitmask":
@@ -68,12 +73,14 @@ class Compiled:
         return words, done
 
     def split_planes(self, words: Words, rotate: int) -> npt.NDArray[np.uint8]:
+        """(bytes per word, words): each word rotated to the left by ``rotate`` bits, its lowest byte in row 0."""
         words = np.ascontiguousarray(words)
         planes = np.empty((words.itemsize, words.size), np.uint8)
         self.packing.packing_split_planes(words.ctypes.data, words.size, words.itemsize, rotate, planes.ctypes.data)
         return planes
 
     def join_planes(self, planes: Sequence[Bytes], word: type[np.unsignedinteger], rotate: int) -> Words:
+        """The words that ``split_planes`` took apart; ``rotate`` is the same number as there."""
         words = np.empty(planes[0].size, word)
         for number, plane in enumerate(planes):
             ends = plane.ctypes.data, words.size, words.itemsize, number, rotate, words.ctypes.data
@@ -81,6 +88,7 @@ class Compiled:
         return words
 
     def crc32(self, bits: Bytes) -> int:
+        """The CRC-32 of zlib (polynomial 0xEDB88320, reflected)."""
         if not self.crc_simd:  # without carry-less multiplication zlib is as fast
             return zlib.crc32(bits.data)
         return int(self.checksum.checksum_crc32(bits.ctypes.data, bits.size, self.crc_simd))
@@ -101,13 +109,16 @@ class CompiledScan:
         self.symbols: dict[str, int] = {}
 
     def split(self) -> tuple[Bytes, tuple[Words, ...]]:
+        """The bitmask, (elements + 7) // 8 bytes, and the nonzero elements in order, in one piece; both in the scratch memory."""
         values = self.values[: self.count * self.words.itemsize].view(self.words.dtype)
         return self.mask, (values,)
 
     def gap_bytes(self) -> dict[str, int]:
+        """The bytes that ``gaps8`` and ``gaps4`` would take; counted in a pass over the mask, once."""
         return self._sizes
 
     def gaps(self, encoding: str) -> Bytes:
+        """The index as ``gaps8`` or ``gaps4``, in the scratch memory until the next call."""
         out = self.scratch.take("gaps", self._sizes[encoding])
         at, n, escape = self.mask.ctypes.data, self.words.size, ESCAPE[encoding]
         self.by.packing.packing_write_gaps(at, n, escape, out.ctypes.data, self.by.simd)

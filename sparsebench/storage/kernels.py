@@ -7,11 +7,11 @@ import functools
 from sparsebench.storage.compiled import Compiled, CompiledScan
 from sparsebench.storage.portable import NumpyScan, Portable
 
-Kernels = Compiled | Portable
+PackingKernels = Compiled | Portable
 Scan = CompiledScan | NumpyScan
 
 
 @functools.cache
-def chosen() -> Kernels:
+def chosen() -> PackingKernels:
     """The fastest that this machine has."""
     return Compiled.available() or Portable()

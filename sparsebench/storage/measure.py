@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsebench.errors import StorageError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.storage.bounds import bounds
 from sparsebench.storage.container import read_bytes
@@ -67,7 +67,7 @@ def measure(
     for name in formats:
         if name not in (known := known_formats()):
             raise StorageError(f"unknown storage format {name!r}", f"choose from {', '.join(known)}")
-    checkpoint = opened(Path(folder))
+    checkpoint = open_checkpoint(Path(folder))
     prunable = [name for name, part in parts(checkpoint, family).items() if part.prunable]
     Path(workspace).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="storage-", dir=workspace) as passing:

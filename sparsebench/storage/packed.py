@@ -137,7 +137,7 @@ def is_packed(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PackedTensor:
     """A tensor as a packed file keeps it: its encoding, index (uint8) and nonzero values (the tensor's dtype, flat)."""
 
     encoding: str
@@ -182,7 +182,7 @@ class PackedCheckpoint:
         file, entry = self.places[name]
         return _tensor(file.load(entry), entry.info.dtype).reshape(entry.info.shape)
 
-    def kept(self, name: str) -> Kept | None:
+    def kept(self, name: str) -> PackedTensor | None:
         """One tensor as it is kept, never dense; None where it is raw or holds codes. No checksum covers this form.
 
         Raises StorageError where the file is too short, or its values are no whole number of elements.
@@ -194,7 +194,7 @@ class PackedCheckpoint:
         if values.size % ITEM_SIZE[entry.info.dtype]:
             wrong = f"{file.path}: {name}: {values.size} bytes of values are no whole number of {entry.info.dtype}"
             raise StorageError(wrong, again(CODING))
-        return Kept(entry.encoding, _tensor(index, "U8"), _tensor(values, entry.info.dtype))
+        return PackedTensor(entry.encoding, _tensor(index, "U8"), _tensor(values, entry.info.dtype))
 
 
 def _tensor(bits: Bytes, dtype: str) -> torch.Tensor:

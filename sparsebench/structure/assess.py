@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sparsebench.errors import ModelError
 from sparsebench.models.checkpoint import FLOATS, Checkpoint, TensorInfo
-from sparsebench.models.quantized import QuantizedCheckpoint, opened
+from sparsebench.models.quantized import QuantizedCheckpoint, open_checkpoint
 from sparsebench.models.topology import Part, is_buffer, parts
 from sparsebench.structure.numbers import EDGES, Numbers, numbers
 
@@ -52,7 +52,7 @@ def assess(folder: Path, family: str, absolute: Sequence[float], relative: Seque
     ``absolute`` are thresholds on |w|, ``relative`` on |w| / rms of the tensor. All counts are exact.
     Raises ModelError naming the tensor that holds NaN or infinity, or whose weights are not floating point.
     """
-    checkpoint = opened(folder)
+    checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
     repeats = checkpoint.ties
     found = [

@@ -59,7 +59,7 @@ class _Place:
     path: str
 
 
-def compare(
+def compare_outputs(
     dense: Path,
     variant: Path,
     family: Family,

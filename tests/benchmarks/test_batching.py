@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsebench.benchmarks.batching import MOST, Batch, fitting, tokens_at_once
+from sparsebench.benchmarks.batching import MOST, BatchSize, fitting, tokens_at_once
 from sparsebench.errors import BenchmarkError
 
 
@@ -28,7 +28,7 @@ class Room:
 
 
 def test_what_does_not_fit_is_halved_and_nothing_is_lost() -> None:
-    room, batch = Room(3), Batch(16)
+    room, batch = Room(3), BatchSize(16)
     found = [
         (row, value)
         for part, values in batch.parts(range(20), room.run)
@@ -41,10 +41,10 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost() -> None:
 
 def test_a_number_that_was_asked_for_is_kept_to() -> None:
     with pytest.raises(BenchmarkError, match="16 sequences does not fit into memory: CUDA out of memory") as caught:
-        list(Batch(16, asked=True).parts(range(20), Room(3).run))
+        list(BatchSize(16, asked=True).parts(range(20), Room(3).run))
     assert "leave `batch` out" in (caught.value.hint or "")
     with pytest.raises(BenchmarkError, match="1 sequence does not fit"):
-        list(Batch(4).parts(range(20), Room(0).run))
+        list(BatchSize(4).parts(range(20), Room(0).run))
 
 
 def test_another_error_is_its_own() -> None:
@@ -52,7 +52,7 @@ def test_another_error_is_its_own() -> None:
         raise RuntimeError("shapes do not multiply")
 
     with pytest.raises(RuntimeError, match="do not multiply"):
-        list(Batch(4).parts(range(3), run))
+        list(BatchSize(4).parts(range(3), run))
 
 
 def test_a_gpu_takes_what_fits_and_a_cpu_what_is_fastest() -> None:

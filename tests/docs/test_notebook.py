@@ -16,7 +16,7 @@ import sparsebench
 from sparsebench import notebook
 from sparsebench.errors import UserError
 from sparsebench.ledger import connect, migrate
-from sparsebench.plan.single import Single
+from sparsebench.plan.single import SingleModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "notebook.md").read_text(encoding="utf-8")
 HALF = {"prune": "magnitude", "sparsity": 0.5}
@@ -69,7 +69,7 @@ def test_sql_gives_frames_and_arrow(home: Path) -> None:
 def test_a_chain_is_made_and_nothing_else_is_left(home: Path, tiny_llama: Path) -> None:
     dense = sparsebench.load(str(tiny_llama))
     chain = sparsebench.apply(dense, [HALF, {"quantize": "int8"}], home / "made" / "both")
-    assert isinstance(chain, Single) and [path.name for path in (home / "made").iterdir()] == ["both"]
+    assert isinstance(chain, SingleModel) and [path.name for path in (home / "made").iterdir()] == ["both"]
     zeros = sparsebench.inspect(chain).set_index("scope")["zeros"]
     assert zeros["prunable"] >= 0.5 - 1e-3
 
@@ -85,7 +85,7 @@ def test_a_chain_is_made_and_nothing_else_is_left(home: Path, tiny_llama: Path) 
     ],
 )
 def test_a_recipe_that_is_none_is_refused(home: Path, recipe: Any, culprit: str) -> None:
-    model = Single("m", home, "decoder")
+    model = SingleModel("m", home, "decoder")
     with pytest.raises(UserError, match=culprit):
         sparsebench.apply(model, recipe, home / "out")
     assert not (home / "out").exists()

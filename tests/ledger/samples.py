@@ -79,7 +79,7 @@ def sample(experiment: Manifest | None = None, name: str = "sample") -> list[dic
     made = plan(experiment or manifest(), name)
     found: list[dict[str, Any]] = [plan_record(made)]
     for number, cell in enumerate(made.cells):
-        outcome = records.Outcome("done", asdict(result(cell)), None, START + timedelta(seconds=number), 1.5)
+        outcome = records.CellOutcome("done", asdict(result(cell)), None, START + timedelta(seconds=number), 1.5)
         found.append(records.make(cell, name, outcome))
     return json.loads(json.dumps(found))
 
@@ -248,7 +248,8 @@ def timed(cell: Cell) -> runtime.LatencyResult:
                 )
             )
             samples += [
-                runtime.Sample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall)) for i, wall in enumerate(walls)
+                runtime.TimingSample(phase, side, i // 6, i % 6, float(wall), 2 * float(wall))
+                for i, wall in enumerate(walls)
             ]
         gain = 1.4 if cell.settings["engine"] == "sparse" and cell.variant.last("sparsity") else 1.0
         ratio = gain * float(np.exp(0.01 * generator.normal()))

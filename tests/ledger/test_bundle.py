@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench.errors import LedgerError
-from sparsebench.records import bundle, read
+from sparsebench.errors import LedgerError, RecordError
+from sparsebench.records import bundle, read, statuses, unbundle, write
 
 AT = "2026-01-02T03:04:05.000+00:00"
 
@@ -42,3 +42,35 @@ def test_a_bundle_holds_what_its_manifest_asks_for(tmp_path: Path) -> None:
         bundle(folder, tmp_path / "three.jsonl.zst", ["three"])
     assert not list(tmp_path.glob("*three*"))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_goes_on_from_what_a_bundle_holds(tmp_path: Path) -> None:
+    made = [
+        {"format": 2, "cell_id": c, "key": c, "stage": "storage", "status": s, "variant": {"id": "v"}, "started_at": AT}
+        for c, s in (("a", "done"), ("b-0f", "failed"))
+    ]
+    for record in made:
+        write(tmp_path / "theirs", record)
+    bundle(tmp_path / "theirs", tmp_path / "b.jsonl.zst")
+    write(tmp_path / "ours", made[1] | {"status": "done"})
+    assert unbundle(tmp_path / "b.jsonl.zst", tmp_path / "ours") == (1, 1)
+    assert statuses(tmp_path / "ours") == {"a": "done", "b-0f": "done"}
+    assert next(read([tmp_path / "ours" / "a.done.json"])) == made[0]
+
+
+@pytest.mark.parametrize("wrong", [{"key": "../a"}, {"key": None}, {"status": "../../a"}])
+def test_a_bundle_writes_no_file_outside_of_its_folder(tmp_path: Path, wrong: dict[str, str | None]) -> None:
+    record = {
+        "format": 2,
+        "cell_id": "a",
+        "key": "a",
+        "stage": "storage",
+        "status": "done",
+        "variant": {},
+        "started_at": AT,
+    }
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.done.json").write_text(json.dumps(record | wrong))
+    with pytest.raises(RecordError, match="no key and status"):
+        unbundle(tmp_path / "in" / "a.done.json", tmp_path / "x" / "y" / "out")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["a.done.json"]

@@ -807,7 +807,7 @@ def test_how_a_training_went(found: list[dict[str, Any]], tmp_path: Path) -> Non
 def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str, Any]], tmp_path: Path) -> None:
     making = copy.deepcopy(next(one for one in of(found, stage="make")))
     skip = {"threshold": 0.25, "skipped": 0.4, "uses": None, "together": None}
-    experts = {"threshold": None, "skipped": None, "together": 1.5}
+    experts = {"threshold": None, "skipped": None, "together": 1.5, "inside": 0.25}
     making["result"]["activity"] = [
         {"side": "decoder", "layer": 0, "module": "a", "near_zero": 0.1, **skip},
         {"side": "decoder", "layer": 1, "module": "b", "near_zero": 0.2, "uses": [0.5, 0.5, 0.5, 0.5], **experts},
@@ -818,14 +818,16 @@ def test_how_evenly_experts_are_used_and_what_is_near_zero(found: list[dict[str,
     ]
     path = tmp_path / "activity.duckdb"
     Ledger(path).ingest([making])
-    asked = "module, near_zero, threshold, skipped, experts, idlest, busiest, busiest_to_mean, evenness, together"
+    asked = (
+        "module, near_zero, threshold, skipped, experts, idlest, busiest, busiest_to_mean, evenness, together, inside"
+    )
     rows = query.run(path, f"SELECT {asked} FROM activity ORDER BY layer").rows
-    assert rows[0] == ("a", 0.1, 0.25, 0.4, None, None, None, None, None, None)
-    assert rows[1] == ("b", 0.2, None, None, 4, 0.5, 0.5, 1.0, pytest.approx(1), 1.5)
-    assert rows[2] == ("c", 0.3, None, None, 2, 0.0, 1.0, 2.0, 0.0, 1.5)
+    assert rows[0] == ("a", 0.1, 0.25, 0.4, None, None, None, None, None, None, None)
+    assert rows[1] == ("b", 0.2, None, None, 4, 0.5, 0.5, 1.0, pytest.approx(1), 1.5, 0.25)
+    assert rows[2] == ("c", 0.3, None, None, 2, 0.0, 1.0, 2.0, 0.0, 1.5, 0.25)
     # -(3/4 log2(3/4) + 1/4 log2(1/4)) bits of one.
-    assert rows[3] == ("d", 0.3, None, None, 2, 0.25, 0.75, 1.5, pytest.approx(0.8112781), 1.5)
-    assert rows[4] == ("e", 0.3, None, None, 2, 0.0, 0.0, None, None, 1.5)
+    assert rows[3] == ("d", 0.3, None, None, 2, 0.25, 0.75, 1.5, pytest.approx(0.8112781), 1.5, 0.25)
+    assert rows[4] == ("e", 0.3, None, None, 2, 0.0, 0.0, None, None, 1.5, 0.25)
 
 
 def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> None:
@@ -847,3 +849,17 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
         ("zeros + recovery", "magnitude 50%, trained", False),
         ("zeros + recovery + bits", "magnitude 50%, trained, int8", False),
     )
+
+
+@pytest.mark.parametrize(
+    ("placed", "where"),
+    [
+        ("", ""),
+        (', "nodes": 2', " on 2 nodes"),
+        (', "hosts": [["a", 4], ["b", 4]]', " on 2 nodes"),
+        (', "hosts": [["a", 8]]', " on 1 node"),
+    ],
+)
+def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: str, ledger: Path) -> None:
+    settings = '{"workload": {"batch": 1, "prompt": 128, "generate": 16}' + placed + "}"
+    assert list(query.run(ledger, f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]

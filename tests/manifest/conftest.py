@@ -9,7 +9,7 @@ import pytest
 
 from sparsebench.errors import SourceError
 from sparsebench.manifest.checks import Checks
-from sparsebench.steps.registry import combinations, kinds, swept
+from sparsebench.steps.registry import combinations, kinds, sweepable
 
 TASKS = {"piqa": ("decoder", "encoder-decoder"), "mrpc_pair": ("encoder",)}
 MODEL_TYPES = {"llama": "decoder", "bert": "encoder", "t5": "encoder-decoder"}
@@ -26,7 +26,7 @@ def checks() -> Checks:
     return Checks(
         step_files=lambda: {"prune": ["file"]},
         step_names=lambda: {"prune": ["random", "magnitude", "mask"]},
-        step_shape=lambda verb, name: swept(kinds()[verb].settings()[name]),
+        step_shape=lambda verb, name: sweepable(kinds()[verb].settings()[name]),
         read_step=combinations,
         engine_names=lambda: ["deepspeed", "sparse"],
         format_names=lambda: ["dense", "packed"],

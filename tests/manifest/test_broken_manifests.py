@@ -202,6 +202,14 @@ BROKEN = {
     "hostfile that is not there": (
         HEAD + "runtime: {ranks: 2, hostfile: none/hosts}", 4, 31, "no such file", "`NAME slots=N`", "manifest's folder",
     ),
+    "nodes beside a hostfile": (
+        HEAD + f"runtime: {{ranks: 2, nodes: 2, hostfile: {__file__}}}", 4, 28,
+        "`nodes` beside a `hostfile`", "one of the two", "--executor ray",
+    ),
+    "ranks that no two nodes share equally": (
+        HEAD + "runtime: {ranks: [1, 2, 3], nodes: 2}", 4, 36, "3 ranks do not lie on 2 nodes", "multiples of 2", "leave",
+    ),
+    "nodes for one rank": (HEAD + "runtime: {nodes: 2}", 4, 18, "1 rank does not lie on 2 nodes", "multiples of 2", "leave"),
     "masks that are not there": (
         ENTRY + "[{prune: random, sparsity: 0.5}, {prune: mask, file: [none/masks]}]", 5, 59,
         "no such file", "the step reads", "manifest's folder",

@@ -15,7 +15,7 @@ from sparsebench.models.assemble import assemble
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.experts import is_fused
-from sparsebench.models.gather import Gatherer, Reader
+from sparsebench.models.gather import Gatherer, PrunableLayer
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import Replay
 from sparsebench.models.topology import LINEAR_TYPES, prunable_share
@@ -265,7 +265,7 @@ def test_an_expert_that_sees_its_first_token_late_is_counted() -> None:
 
     routed: Any = Routed()
     readers = {
-        name: Reader(name, layer, 3, False, None, routed, same)
+        name: PrunableLayer(name, layer, 3, False, None, routed, same)
         for name, layer, same in zip("abcd", layers, ("0", "0", "1", "1"), strict=True)
     }
     gatherer = Gatherer(readers, gram=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.gather import Gatherer, Reader
+from sparsebench.models.gather import Gatherer, PrunableLayer
 
 WIDTH = 6
 
@@ -18,7 +18,7 @@ def gathered(calls: Callable[[list[Any], Any], None], batches: list[Any], masks:
     import torch
 
     layers = [torch.nn.Linear(WIDTH, 2) for _ in range(3)]
-    readers = {name: Reader(name, layer, WIDTH, False) for name, layer in zip("abc", layers, strict=True)}
+    readers = {name: PrunableLayer(name, layer, WIDTH, False) for name, layer in zip("abc", layers, strict=True)}
     gatherer = Gatherer(readers, gram=True)
     with torch.no_grad(), gatherer.hooked():
         for number, states in enumerate(batches):

@@ -20,7 +20,7 @@ from tests.models.model_zoo import small
 from tests.models.test_prepare import write_gguf
 
 PACKAGE = Path(sparsebench.__file__).parent
-LOADERS = {"from_pretrained", "from_config", "load_dataset", "Scorer", "HFLM"}
+LOADERS = {"from_pretrained", "from_config", "load_dataset", "CausalScorer", "HFLM"}
 PLACES = {"from_pretrained": {"models/load.py"}, "from_config": {"models/families.py"}}
 
 
@@ -52,11 +52,10 @@ def calls() -> list[tuple[str, str, dict[str, Any]]]:
 def test_every_loader_of_a_model_or_a_data_set_is_told_to_run_no_code() -> None:
     seen = [(file, name, keys) for file, name, keys in calls() if name.rsplit(".", 1)[-1] in LOADERS]
     scorers = [name for file, name, _ in seen if file == "benchmarks/harness.py"]
-    assert scorers == ["Scorer"]
-    ours = [(file, name, keys) for file, name, keys in seen if name != "pll.Scorer"]
-    assert len(ours) >= 6, "the check must see the calls"
-    assert not [call for call in ours if call[2].get("trust_remote_code", True) is not False]
-    assert not [call for call in ours if call[0] not in PLACES.get(call[1].rsplit(".", 1)[-1], {call[0]})]
+    assert scorers == ["CausalScorer"]
+    assert len(seen) >= 6, "the check must see the calls"
+    assert not [call for call in seen if call[2].get("trust_remote_code", True) is not False]
+    assert not [call for call in seen if call[0] not in PLACES.get(call[1].rsplit(".", 1)[-1], {call[0]})]
 
 
 def test_pickles_are_read_as_plain_weights_only() -> None:

@@ -18,7 +18,7 @@ from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import alone, calculates, jobs
-from sparsebench.plan.preflight import Request, checks, prepare
+from sparsebench.plan.preflight import PlanRequest, checks, prepare
 from sparsebench.plan.resources import at_once, cell_seconds, job_seconds
 from sparsebench.run.select import decisions
 from tests.gpus import H100, Driver
@@ -60,7 +60,7 @@ def test_the_labs_plan_says_what_has_a_gpu_each_and_for_how_long(
         sources, "read_config", lambda source, *_: next(one for name, one in stated.items() if name in source.text)
     )
     monkeypatch.setattr("sparsebench.plan.preflight.Lock.pinned", lambda lock, source, *_, **__: source)
-    ready = prepare(Request(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
+    ready = prepare(PlanRequest(LAB, ledger=tmp_path / "l.duckdb", device="cuda"))
     announce(ready, list(ready.plan.cells))
     told = " ".join(capsys.readouterr().err.split())
     assert "on 8 GPUs" in told and H100 in told
@@ -110,7 +110,7 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver.lists([("GPU-a", H100, "80000")])
     path = tmp_path / "m.yaml"
     path.write_text(MIXED)
-    ready = prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
     show(ready, as_json=False)
     out, err = capsys.readouterr()
     assert re.search(
@@ -124,9 +124,9 @@ def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
         able = not on_gpu or (cell.settings["ranks"] == 1 and cell.variant.is_dense)
         assert runs[cell.id] == able, cell.label
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
-    refused = prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cuda")).refused
+    refused = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda")).refused
     assert {cell.variant.is_dense for cell in ready.plan.cells if cell.id in refused} == {False}
-    assert not prepare(Request(path, ledger=tmp_path / "l.duckdb", device="cpu")).refused
+    assert not prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cpu")).refused
 
 
 def test_seven_billion_parameters_take_sparsegpt_about_ten_minutes_on_an_h100() -> None:
@@ -173,7 +173,7 @@ def test_timing_beside_other_jobs_is_refused_on_a_cpu(driver: Driver, tmp_path: 
     driver.lists([])
     path = tmp_path / "m.yaml"
     path.write_text(MIXED + "  alone: device\n")
-    ready = prepare(Request(path, ledger=tmp_path / "l.duckdb"))
+    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb"))
     timed = {cell.id for cell in ready.plan.cells if "engine" in cell.settings}
     assert timed == ready.refused.keys()
     assert {cell.label.partition("b1 ")[2] for cell in ready.plan.cells if cell.id in timed} == {

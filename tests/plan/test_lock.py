@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.errors import UserError
-from sparsebench.plan.preflight import Lock, Request, prepare
+from sparsebench.plan.preflight import Lock, PlanRequest, prepare
 
 FIRST, LATER = "a" * 40, "b" * 40
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 8}
@@ -47,15 +47,15 @@ def test_a_plan_stays_at_the_commit_that_it_began_with(tmp_path: Path, monkeypat
     path = tmp_path / "mine.yaml"
     path.write_text(MANIFEST)
     answering(monkeypatch, FIRST)
-    before = prepare(Request(path))
+    before = prepare(PlanRequest(path))
     assert [model.source for model in before.plan.models] == [f"hf:org/name@{FIRST}"]
     asked = answering(monkeypatch, LATER)
-    again = prepare(Request(path))
+    again = prepare(PlanRequest(path))
     assert [model.source for model in again.plan.models] == [f"hf:org/name@{FIRST}"]
     assert [cell.id for cell in again.plan.cells] == [cell.id for cell in before.plan.cells]
     assert set(asked) == {f"hf:org/name@{FIRST}"}, "nothing is asked about the branch any more"
     path.with_suffix(".lock").unlink()
-    assert [model.source for model in prepare(Request(path)).plan.models] == [f"hf:org/name@{LATER}"]
+    assert [model.source for model in prepare(PlanRequest(path)).plan.models] == [f"hf:org/name@{LATER}"]
 
 
 @pytest.mark.parametrize("notation", ["hf:datasets/org/name@main!data/a.jsonl", "hf:org/name@main"])

@@ -13,7 +13,7 @@ from sparsebench.benchmarks import index
 from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.estimate import ModelSize, calculated, scoring, speed
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-data.md").read_text(encoding="utf-8")
 MODELS = """version: 1
@@ -53,7 +53,7 @@ def planned(folder: Path, tasks: str) -> Plan:
     """The plan of a manifest with these lines under `benchmarks`, which begin on line 10."""
     path = folder / "mine.yaml"
     path.write_text((folder / "head").read_text() + tasks)
-    return prepare(Request(path)).plan
+    return prepare(PlanRequest(path)).plan
 
 
 def ids(plan: Plan) -> dict[str, str]:

@@ -13,9 +13,10 @@ from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
-from sparsebench.plan.expand import Plan, Texts, expand
+from sparsebench.plan.expand import DataInfo, Plan, expand
 from sparsebench.plan.fingerprint import cell_id
-from sparsebench.plan.jobs import calculates, jobs, remaking
+from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import cell_seconds, crowded, needs
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import precompile
@@ -139,6 +140,55 @@ def test_a_hostfile_places_ranks_and_is_part_of_a_cell(tmp_path: Path) -> None:
     assert found[1].id in ids(here)
     assert found[2].id not in ids(here)
     assert precompile.compiler((c for c in there.cells if c.settings.get("ranks", 1) > 1), "") is None
+
+
+def test_ranks_on_several_nodes_of_a_cluster_are_named_so_and_are_cells_of_their_own() -> None:
+    runtime = {"engines": ["deepspeed", "hf"], "ranks": [1, 2, 8]}
+    here, there = planned(runtime=runtime), planned(runtime=runtime | {"nodes": 2})
+    found = {cell.settings["ranks"]: cell for cell in there.cells if cell.stage == "memory" and cell.variant.is_dense}
+    assert [cell.settings.get("nodes") for cell in found.values()] == [None, 2, 2]
+    assert found[8].label == "memory deepspeed ×8 on 2 nodes b1 p128 g16"
+    assert found[1].id in ids(here) and found[8].id not in ids(here)
+    assert ids(planned(runtime=runtime | {"nodes": 1})) == ids(here)
+    timed = next(cell for cell in there.cells if cell.stage == "latency" and cell.nodes)
+    beside = replace(timed, settings={key: value for key, value in timed.settings.items() if key != "nodes"})
+    first, other = (cell_seconds(cell, ModelSize(1000, 4000)) for cell in (timed, beside))
+    assert first > other + 4 * 5, "each of five processes starts its ranks anew"
+    every = jobs(there, there.cells, lambda _: True)
+    assert {nodes_of(job) for job in every if "engine" in job.cells[0].settings} == {1, 2}
+    assert {alone(job, on_gpu=True) for job in every if nodes_of(job) == 2} == {True}, (
+        "they have the nodes to themselves"
+    )
+
+
+NODES = """\
+version: 1
+models:
+  - {name: m, source: random, family: decoder, architecture: {model_type: llama, hidden_size: 64, intermediate_size: 128,
+     num_hidden_layers: 2, num_attention_heads: 4, vocab_size: 128}}
+runtime:
+  - {engines: deepspeed, ranks: 1}
+  - engines: deepspeed
+    ranks: 4
+    nodes: 2
+"""
+
+
+def test_several_nodes_without_ray_are_refused_at_their_line_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(NODES)
+
+    def refused(executor: str) -> set[tuple[int, str]]:
+        ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cpu", executor=executor))
+        assert {cell.nodes for cell in ready.plan.cells if cell.id in ready.refused} <= {2}
+        return {(one.line, one.message) for one in ready.refused.values()}
+
+    ((line, why),) = refused("local")
+    assert line == 9 and "nodes: 2" in why and "--executor ray" in why and "hostfile" in why
+    assert refused("ray") == set()
+    path.write_text(NODES + "    alone: device\n")
+    ((line, why),) = refused("ray")
+    assert line == 10 and why.startswith("alone: device")
 
 
 def test_archive_cells_depend_on_its_compressor_and_no_other_cell_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +330,7 @@ def test_the_text_itself_is_part_of_a_calibrated_id() -> None:
         "variants": CALIBRATED,
     }
     manifest = Manifest.model_validate(content)
-    one, other = (expand(manifest, "test", {"m": "r1"}, Texts(text)) for text in ("a", "b"))
+    one, other = (expand(manifest, "test", {"m": "r1"}, DataInfo(text)) for text in ("a", "b"))
     assert {c.variant.method for c in one.cells if c.id not in ids(other) and c.variant.last("allocation") == "uniform"} == {
         "wanda", "sparsegpt",
     }  # fmt: skip

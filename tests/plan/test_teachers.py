@@ -12,7 +12,7 @@ from sparsebench.manifest.problems import ManifestError
 from sparsebench.plan.cells import Job
 from sparsebench.plan.estimate import ModelSize, held, training
 from sparsebench.plan.expand import Plan
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 
 HEAD = """version: 1
 models:
@@ -39,7 +39,7 @@ def planned(folder: Path, *entries: str) -> Plan:
     """The plan of a manifest with these variants, the first of which is on line 9."""
     path = folder / "mine.yaml"
     path.write_text((folder / "head").read_text() + "".join(f"  - {entry}\n" for entry in entries))
-    return prepare(Request(path)).plan
+    return prepare(PlanRequest(path)).plan
 
 
 def refusal(folder: Path, *entries: str) -> str:

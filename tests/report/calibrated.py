@@ -82,6 +82,8 @@ def sample(name: str = "calibrated", **changes: Any) -> list[dict[str, Any]]:
     made = samples.plan(samples.manifest(**(CALIBRATED | changes)), name)
     found: list[dict[str, Any]] = [samples.plan_record(made)]
     for number, cell in enumerate(made.cells):
-        outcome = records.Outcome("done", asdict(result(cell)), None, samples.START + timedelta(seconds=number), 1.5)
+        outcome = records.CellOutcome(
+            "done", asdict(result(cell)), None, samples.START + timedelta(seconds=number), 1.5
+        )
         found.append(records.make(cell, name, outcome))
     return json.loads(json.dumps(found))

@@ -53,7 +53,9 @@ def test_both_are_explained_compared_and_said(tmp_path: Path) -> None:
     found = [samples.plan_record(made)]
     for cell in made.cells:
         result = scored(cell) if cell.stage == "benchmarks" else samples.result(cell)
-        found.append(records.make(cell, "sample", records.Outcome("done", asdict(result), None, samples.START, 1.0)))
+        found.append(
+            records.make(cell, "sample", records.CellOutcome("done", asdict(result), None, samples.START, 1.0))
+        )
     ledger = tmp_path / "ledger.duckdb"
     Ledger(ledger).ingest(json.loads(json.dumps(found)))
     text = whole(build(ledger, tmp_path / "report.md", tmp_path / "figures"))

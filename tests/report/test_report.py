@@ -163,7 +163,7 @@ def test_the_change_in_norm_is_that_of_the_weights(ledger: Path) -> None:
 
 
 def test_no_gain_is_said_where_there_is_none(report: str) -> None:
-    assert report.count("*Speed*: no gain shown in deepspeed.") == 2
+    assert report.count("*Speed*: no gain is shown in deepspeed") == 2
     assert report.count("**no gain**") == 8, "in the paper, and among the results"
     assert "it only wraps the model" in report
 
@@ -182,7 +182,9 @@ def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(samples, "timed", faster)
     text = write()
-    assert re.search(r"\*Speed\*: up to 2\.\d\d times as fast \(\w+ at \d+%, engine deepspeed\)", text)
+    assert re.search(
+        r"\*Speed\*: up to 2\.\d\d times as fast \((decode|forward), \S+ at \d+%, engine deepspeed\)", text
+    )
     assert "**no gain**" not in text
     assert "| no gain |" not in text
     assert text.count("| faster |\n") == 12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_quick_checks_pass_and_what_says_no_is_an_error(monkeypatch: pytest.Monk
     written = json.loads((tmp_path / "found.json").read_text())
     assert written["where"]["device"] == "cpu" and written["checks"][0]["numbers"]["same"] >= 0.995
 
-    def wrong(bench: acceptance.Bench) -> acceptance.Seen:
+    def wrong(bench: acceptance.Bench) -> acceptance.CheckResult:
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(acceptance, "CHECKS", {"a check": wrong})
@@ -34,6 +35,20 @@ def test_quick_checks_pass_and_what_says_no_is_an_error(monkeypatch: pytest.Monk
     assert shown.exit_code == 1
     (check,) = json.loads(shown.stdout)["checks"]
     assert (check["verdict"], check["detail"]) == ("no", "RuntimeError: no kernel image is available")
+
+
+def test_a_number_that_json_does_not_have_is_null_and_says_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    numbers = {"opt x2": math.inf, "t5 x2": math.nan, "share": 0.5, "names": ["a"]}
+    monkeypatch.setattr(acceptance, "CHECKS", {"a check": lambda _: (False, "far off", numbers)})
+    out = tmp_path / "found.json"
+    shown = CliRunner().invoke(app, [*DOCTOR, "--json", "--out", str(out)])
+    assert shown.exit_code == 1
+    for text in (shown.stdout, out.read_text()):
+        (check,) = json.loads(text, parse_constant=pytest.fail)["checks"]
+        assert check["numbers"] == {"opt x2": None, "t5 x2": None, "share": 0.5, "names": ["a"]}
+        assert check["not_finite"] == {"opt x2": "inf", "t5 x2": "nan"}
 
 
 def test_without_a_gpu_or_with_one_that_torch_does_not_see_it_says_so(
@@ -66,6 +81,6 @@ def test_ranks_on_other_nodes_add_up(slurm: None, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 def test_no_check_says_no_on_a_cpu() -> None:
-    found = list(acceptance.examine("cpu", 2))
+    found = list(acceptance.run_checks("cpu", 2))
     assert [(check.what, check.detail) for check in found if check.verdict == "no"] == []
     assert sum(check.verdict == "yes" for check in found) >= 11

@@ -23,10 +23,10 @@ from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster
-from sparsebench.run.cluster import Cluster, Same, connect, done_on_node, places, resources
+from sparsebench.run.cluster import Cluster, NodeIdentity, connect, done_on_node, places, resources
 from sparsebench.run.display import Display
-from sparsebench.run.executor import Settings
-from sparsebench.run.recorder import Spec
+from sparsebench.run.executor import RunSettings
+from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import LOSSES, Runner
 from sparsebench.run.workspace import Workspace
 
@@ -85,13 +85,13 @@ def plan() -> Plan:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> RunSettings:
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    return Settings(space, tmp_path / "cache", slots=2, sizes={"m": ModelSize(1000, 4000)})
+    return RunSettings(space, tmp_path / "cache", slots=2, sizes={"m": ModelSize(1000, 4000)})
 
 
 def run(
-    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Iterator[dict[str, Any]]]
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Iterator[dict[str, Any]]]
 ) -> tuple[dict[str, int], Counter[str], FakeRay]:
     """What a run counts, how often each record reached the ledger, and the Ray that it had."""
     ray = FakeRay(work)
@@ -103,13 +103,13 @@ def run(
     return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
 
 
-def told(cell: Cell, spec: Spec) -> dict[str, Any]:
-    record = records.make(cell, spec.manifest, records.Outcome("done", {}))
+def told(cell: Cell, spec: JobSpec) -> dict[str, Any]:
+    record = records.make(cell, spec.manifest, records.CellOutcome("done", {}))
     event = {"event": "cell", "cell": cell.id, "status": "done", "seconds": 1.0, "reason": None}
     return json.loads(json.dumps({**event, "record": record}))
 
 
-def done(spec: Spec, *_: object) -> Iterator[dict[str, Any]]:
+def done(spec: JobSpec, *_: object) -> Iterator[dict[str, Any]]:
     """As a node does a job, but for the work."""
     yield {"event": "used", "used": (1.0, 1.0)}
     for variant in spec.job.makes:
@@ -122,11 +122,11 @@ def done(spec: Spec, *_: object) -> Iterator[dict[str, Any]]:
 
 
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
-    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[tuple[str, list[str]]] = []
 
-    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
         again = any(job == spec.job.id for job, _ in starts)
         starts.append((spec.job.id, [cell.id for cell in spec.job.cells]))
         for event in done(spec, *more):
@@ -144,9 +144,9 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_with_what_is_left(
 
 
 def test_a_job_that_is_lost_too_often_fails_and_says_why(
-    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
         if spec.job.kind == "benchmarks":
             raise RayError("the node died")
         yield from done(spec, *more)
@@ -161,9 +161,9 @@ def test_a_job_that_is_lost_too_often_fails_and_says_why(
 
 
 def test_what_a_node_raises_is_why_the_cells_failed_and_what_it_printed_is_kept(
-    plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def work(spec: Spec, *more: object) -> Iterator[dict[str, Any]]:
+    def work(spec: JobSpec, *more: object) -> Iterator[dict[str, Any]]:
         if spec.job.kind == "latency":
             error = RayTaskError()
             error.cause = UserError("torch 1.0 instead of 2.0")
@@ -181,7 +181,7 @@ def test_what_a_node_raises_is_why_the_cells_failed_and_what_it_printed_is_kept(
     assert {asked["max_retries"] for asked in ray.asked} == {0}
 
 
-def test_jobs_ask_for_what_they_need_and_no_more_than_a_node_has(plan: Plan, settings: Settings) -> None:
+def test_jobs_ask_for_what_they_need_and_no_more_than_a_node_has(plan: Plan, settings: RunSettings) -> None:
     nodes = [{"CPU": 8.0, "GPU": 4.0, "memory": 100.0}, {"CPU": 8.0, "memory": 50.0}, {"CPU": 2.0}]
     every = {job.kind: job for job in jobs(plan, plan.cells, lambda _: False)}
 
@@ -199,18 +199,18 @@ def test_jobs_ask_for_what_they_need_and_no_more_than_a_node_has(plan: Plan, set
 
 
 def test_a_node_that_differs_is_told_apart() -> None:
-    mine = Same((("torch", "2.0"), ("numpy", "1.0")), "here", "EPYC")
+    mine = NodeIdentity((("torch", "2.0"), ("numpy", "1.0")), "here", "EPYC")
     assert mine.differs(mine, True) == ""
-    assert "numpy absent instead of 1.0" in mine.differs(Same((("torch", "2.0"),), "here", "EPYC"), False)
+    assert "numpy absent instead of 1.0" in mine.differs(NodeIdentity((("torch", "2.0"),), "here", "EPYC"), False)
     other = replace(mine, place="there", machine="Xeon")
     assert mine.differs(other, False) == "" and "Xeon" in mine.differs(other, True)
 
 
 @pytest.mark.parametrize("problem", ["missing", "shared", "version"])
 def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
-    problem: str, plan: Plan, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    problem: str, plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    same = Same.here("cpu")
+    same = NodeIdentity.here("cpu")
     wrong = {
         "missing": {"missing": "No module named 'sparsebench'"},
         "shared": {"same": same, "shared": False},
@@ -225,7 +225,7 @@ def test_nodes_that_cannot_do_it_are_named_before_anything_runs(
 
 
 def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -240,11 +240,11 @@ def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
     assert "pip install sparsebench[ray]" in str(error.value)
 
 
-def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: Settings) -> None:
+def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunSettings) -> None:
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
-    spec = Spec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, True, "packed",
+    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, True, "packed",
                 plan.calibration)  # fmt: skip
-    first, *rest = done_on_node(spec, settings, 1, Same.here("cpu"))
+    first, *rest = done_on_node(spec, settings, 1, NodeIdentity.here("cpu"))
     events = [
         event for event in rest if event["event"] != "used"
     ]  # now and then, so that silence is not taken for death
@@ -252,7 +252,7 @@ def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: Sett
     assert [event["event"] for event in events] == ["damaged", "ended"], events
     assert events[-1]["code"] == 0 and not settings.workspace.records.exists()
     with pytest.raises(UserError, match="torch"):
-        next(done_on_node(spec, settings, 1, replace(Same.here("cpu"), versions=(("torch", "1.0"),))))
+        next(done_on_node(spec, settings, 1, replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))))
     for local in cluster._kept.values():
         local.__exit__()
     cluster._kept.clear()

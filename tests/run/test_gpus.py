@@ -20,9 +20,9 @@ from sparsebench.plan.cells import Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.expand import expand
 from sparsebench.plan.jobs import jobs
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import at_once
-from sparsebench.run.executor import Settings
+from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
@@ -45,7 +45,7 @@ def runner(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    settings = Settings(space, tmp_path / "cache", slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
+    settings = RunSettings(space, tmp_path / "cache", slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
     display = SimpleNamespace(started=lambda _: None)
     local: Any = Local(settings)
     made: Any = Runner(plan, settings, local, lambda _: None, display)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     assert list(rows) == [("unsupported", True)]
 
     def runs() -> set[tuple[bool, str]]:
-        ready = prepare(Request(path, device="cuda", only=(("ranks", "2"),)))
+        ready = prepare(PlanRequest(path, device="cuda", only=(("ranks", "2"),)))
         found = decisions(ready, Workspace.of(ready.ledger, ready.work).records, False)
         return {(one.runs, one.why) for one in found if one.why != LEFT_OUT}
 
@@ -168,10 +168,10 @@ def test_what_the_plan_refuses_is_recorded_once_and_asked_again_with_other_gpus(
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     assert runs() == {(True, "refused before")}
     # What a job found on one GPU of the two is not asked again and again.
-    ready = prepare(Request(path, device="cuda"))
+    ready = prepare(PlanRequest(path, device="cuda"))
     for cell in ready.plan.cells:
         if cell.settings.get("ranks") == 2:
-            outcome = records.Outcome("unsupported", reason="no kernel", content="sha")
+            outcome = records.CellOutcome("unsupported", reason="no kernel", content="sha")
             records.write(tmp_path / "records", records.make(cell, ready.plan.manifest, outcome, "cuda"))
     driver.lists([(name, H100, "80000") for name in ("GPU-a", "GPU-b", "GPU-c")])
     assert runs() == {(False, "unsupported")}

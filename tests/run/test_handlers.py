@@ -11,6 +11,7 @@ import pytest
 from sparsebench import runtime
 from sparsebench.errors import MeasureError
 from sparsebench.run import handlers
+from sparsebench.run.recorder import Recorder
 
 
 def job(names: list[str]) -> Any:
@@ -28,7 +29,7 @@ def job(names: list[str]) -> Any:
     )
 
 
-class Recorder:
+class Kept(Recorder):
     """What was recorded, by variant."""
 
     def __init__(self) -> None:
@@ -37,7 +38,8 @@ class Recorder:
     def done(self, cell: Any, result: object) -> None:
         self.found[cell.variant.id] = result
 
-    def failed(self, cell: Any, error: MeasureError) -> None:
+    def failed(self, cell: Any, error: BaseException) -> None:
+        assert isinstance(error, MeasureError)
         self.found[cell.variant.id] = error.message
 
 
@@ -47,6 +49,6 @@ def test_a_variant_that_cannot_be_timed_fails_alone(monkeypatch: pytest.MonkeyPa
             emit(key, MeasureError(f"{folder} is off") if key == "off" else f"{folder} beside {dense}")
 
     monkeypatch.setattr(runtime, "measure_latency", measured)
-    recorder = Recorder()
-    handlers.latency(job(["a", "off", "b"]), recorder)  # type: ignore[arg-type]
+    recorder = Kept()
+    handlers.latency(job(["a", "off", "b"]), recorder)
     assert recorder.found == {"a": "a beside dense", "off": "off is off", "b": "b beside dense"}

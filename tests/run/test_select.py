@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench import records, structure
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.run.select import decisions
 
 MANIFEST = """\
@@ -33,7 +33,7 @@ def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def planned(samples: int = 20, dtype: str = "float32", more: str = "") -> dict[str, set[str]]:
         (tmp_path / "m.yaml").write_text(MANIFEST.format(samples=samples, dtype=dtype) + more)
-        ready = prepare(Request(tmp_path / "m.yaml"))
+        ready = prepare(PlanRequest(tmp_path / "m.yaml"))
         found: dict[str, set[str]] = {}
         for one in decisions(ready, tmp_path / "records", False):
             if not one.cell.variant.is_dense:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import environment
 from sparsebench.manifest.problems import ManifestError
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from tests.run.conftest import CALIBRATION, OWN, Experiment
 
 REST = """\
@@ -32,14 +33,14 @@ def written(experiment: Experiment, old: str = "", new: str = "") -> Path:
 def test_nothing_may_follow(last: str, experiment: Experiment) -> None:
     path = written(experiment, "    - {skip: cats, share: 0.5}", f"    - {last}\n    - {{quantize: int8}}")
     with pytest.raises(ManifestError, match=r"last step of its recipe") as caught:
-        prepare(Request(path, offline=True))
+        prepare(PlanRequest(path, offline=True))
     assert last.partition(":")[0][1:] in str(caught.value)
 
 
 def test_blocks_of_grouped_neurons_may_be_recovered_and_nothing_else_follows(experiment: Experiment) -> None:
     def planned(steps: str) -> set[str]:
         path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
-        return {cell.variant.recipe for cell in prepare(Request(path, offline=True)).plan.cells}
+        return {cell.variant.recipe for cell in prepare(PlanRequest(path, offline=True)).plan.cells}
 
     moefied = "    - {moefy: kmeans, active: 0.5}\n    - {recover: reconstruct}"
     assert any(recipe.endswith(", then reconstruct") for recipe in planned(moefied))
@@ -62,9 +63,25 @@ def test_what_an_oracle_chose_is_not_recovered_and_no_model_is_not_changed(
     steps = f"    - {{{first}}}\n    - {{recover: reconstruct}}"
     path = written(experiment, "    - {skip: cats, share: 0.5}", steps)
     with pytest.raises(ManifestError) as caught:
-        prepare(Request(path, offline=True))
+        prepare(PlanRequest(path, offline=True))
     (problem,) = caught.value.problems
     assert f"{key}: " in path.read_text().splitlines()[problem.line - 1] and "no step follow" in problem.message
+
+
+def test_metis_is_asked_for_by_name_and_refused_with_its_line_where_it_is_not_installed(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = "{moefy: coactivation, experts: 8, active: 0.5, partition: [balanced, metis], router: [oracle, centroid]}"
+    path = written(experiment, "{moefy: cmoe, experts: 8, active: 0.5, router: learned}", entry)
+    monkeypatch.setitem(environment.versions(), "pymetis", "2025.2.2")
+    recipes = {cell.variant.recipe for cell in prepare(PlanRequest(path, offline=True)).plan.cells}
+    assert len({recipe for recipe in recipes if recipe.startswith("coactivation/")}) == 4
+    monkeypatch.setitem(environment.versions(), "pymetis", "absent")
+    with pytest.raises(ManifestError, match="pymetis is not installed") as caught:
+        prepare(PlanRequest(path, offline=True))
+    (problem,) = caught.value.problems
+    assert "partition: [balanced, metis]" in path.read_text().splitlines()[problem.line - 1]
+    assert "pip install sparsebench[moefy]" in problem.hint
 
 
 @pytest.mark.long

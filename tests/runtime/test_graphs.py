@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.load import load_model
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.graphs import GRAPH, Recorded, recorded, told
-from sparsebench.runtime.workload import Decode, Inputs, Phase, phases
+from sparsebench.runtime.graphs import GRAPH, CapturedDecode, recorded, told
+from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
 
@@ -46,7 +46,7 @@ def made(kind: str, folder: Path) -> Callable[[], list[Phase]]:
     random_everywhere(path)  # else a model of random weights repeats one token
     model = Plain(load_model(path, family))
     ids = torch.randint(5, 20, (2, 7), generator=torch.Generator().manual_seed(0))
-    return lambda: list(phases(model, family, Inputs(ids, torch.ones_like(ids)), TOKENS))
+    return lambda: list(phases(model, family, Prompt(ids, torch.ones_like(ids)), TOKENS))
 
 
 def decoding(found: list[Phase]) -> Any:
@@ -125,7 +125,7 @@ def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) ->
 )
 def test_models_that_are_not_recorded(kind: str, ranks: int, why: str, tmp_path: Path) -> None:
     phase = decoding(recorded(made(kind, tmp_path)(), TOKENS, ranks))
-    assert isinstance(phase, Recorded)
+    assert isinstance(phase, CapturedDecode)
     assert why in phase.how
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sparsebench.energy import Nothing
+from sparsebench.energy import NoMeter
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.intervals import differences, summaries, waiting
-from sparsebench.runtime.latency import GPU_SECONDS, MIN_PAIRS, WARM_SECONDS, WARM_STEPS, Loaded, Peers, run
+from sparsebench.runtime.latency import GPU_SECONDS, MIN_PAIRS, WARM_SECONDS, WARM_STEPS, LoadedModel, Peers, run
 from sparsebench.runtime.workload import Phase
 
 
@@ -44,10 +44,10 @@ def timed(
 ) -> tuple[Any, Any, Clock]:
     clock, setting = Clock(), Setting("hf", 1, Workload(), **{"processes": 1, **settings})
     sides = {
-        "dense": Loaded([Scripted("forward", "dense", dense)], (1.0, 1.0)),
-        "variant": Loaded([Scripted("forward", "variant", variant)], (2.0, 2.0)),
+        "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
+        "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = run(sides, setting, clock, lambda: None, Nothing(""), process)  # type: ignore[arg-type]
+    samples, settled, _ = run(sides, setting, clock, lambda: None, NoMeter(""), process)  # type: ignore[arg-type]
     return samples, settled, clock
 
 
@@ -140,8 +140,8 @@ class Counter:
 def test_energy_is_per_step_and_side_without_the_warm_up() -> None:
     clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     sides = {
-        "dense": Loaded([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
-        "variant": Loaded([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
+        "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0), 70.0),
+        "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.01)], (2.0, 2.0), 30.0),
     }
     samples, settled, spent = run(sides, setting, clock, lambda: None, Counter(clock))  # type: ignore[arg-type]
     each = {key: [joules] for key, joules in spent.items()}
@@ -165,8 +165,8 @@ def test_on_a_gpu_a_side_is_timed_for_a_second_and_its_energy_over_the_counters_
     clock, setting = Clock(), Setting("hf", 1, Workload(), samples=8, processes=1)
     clock.cuda = True
     sides = {
-        "dense": Loaded([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0)),
-        "variant": Loaded([Scripted("forward", "variant", lambda _: 0.02)], (2.0, 2.0)),
+        "dense": LoadedModel([Scripted("forward", "dense", lambda _: 0.01)], (1.0, 1.0)),
+        "variant": LoadedModel([Scripted("forward", "variant", lambda _: 0.02)], (2.0, 2.0)),
     }
     samples, _, spent = run(sides, setting, clock, lambda: None, Slow(clock))  # type: ignore[arg-type]
     forward = [sample for sample in samples if sample.phase == "forward"]

@@ -8,15 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
-from sparsebench import runtime
+from sparsebench import leftovers, runtime
 from sparsebench.cli.app import app
 from sparsebench.errors import MeasureError, UnsupportedError, UserError
-from sparsebench.runtime import heartbeat, hosts, nodes
+from sparsebench.runtime import heartbeat, hosts, nodes, ray_launcher
 from sparsebench.runtime.heartbeat import GONE_SECONDS, Heartbeat, stuck
 from sparsebench.runtime.nodes import NodeGroup
 from sparsebench.runtime.watch import STALL_SECONDS
@@ -187,7 +188,7 @@ def test_a_rank_that_waited_for_long_and_goes_on_is_not_blamed(monkeypatch: pyte
     told: list[float] = []
     stacks = iter([[("torch/distributed/x.py", 1, "barrier")]] * 3 + [[("model.py", 2, "forward")]] * 2)
     monkeypatch.setattr(heartbeat, "_calls", lambda thread: next(stacks))
-    monkeypatch.setattr(heartbeat, "_work", lambda: heartbeat._Work(0.0, "", "S"))
+    monkeypatch.setattr(heartbeat, "_work", lambda: heartbeat._ProcessState(0.0, "", "S"))
     monkeypatch.setattr(heartbeat, "LOOK_SECONDS", 0.2)
 
     def send(kind: str, idle: float, **content: object) -> None:
@@ -316,6 +317,78 @@ def test_srun_is_told_the_order_of_ranks_and_where_they_meet(slurm: None) -> Non
     assert hosts.text(where) == "b\nb\na\na\n"
     command = hosts.command(Path("h"), where, 29500, ["x"])
     assert {"SLURM_HOSTFILE=h", "MASTER_ADDR=b", "WORLD_SIZE=4", "--ntasks-per-node=2"} <= set(command)
+
+
+def started_by_ray(monkeypatch: pytest.MonkeyPatch, *actions: str) -> NodeGroup:
+    monkeypatch.setenv("PYTHONPATH", str(LAUNCHER.parent / "fake_ray"))
+    where = (("127.0.0.1", 1), ("127.0.0.1", 1))
+    spec = {"actions": actions, "heartbeat": 0.2}
+    return NodeGroup(spec, where, {"OMP_NUM_THREADS": "1"}, 30, group="head:6379/name")
+
+
+def test_ray_starts_the_ranks_on_the_nodes_of_a_placement_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started_by_ray(monkeypatch, "nothing", "nothing") as ranks:
+        messages = {message["rank"]: message for message in ranks.messages()}
+    assert sorted(messages) == [0, 1]
+    assert messages[0]["pid"] != messages[1]["pid"]
+    assert_nobody_left(ranks)
+
+
+@pytest.mark.parametrize("dying", [0, 1])
+def test_a_dead_rank_that_ray_started_is_named_within_ten_seconds(dying: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = ["hang", "hang"]
+    actions[dying] = "sigkill"
+    said = f"rank {dying} of 2 on {socket.gethostname()} died of SIGKILL"
+    with started_by_ray(monkeypatch, *actions) as ranks:
+        started = time.monotonic()
+        with pytest.raises(MeasureError, match=said) as caught:
+            list(ranks.messages())
+    assert f"rank {dying}: this is rank {dying}" in caught.value.message, "what it had printed"
+    assert time.monotonic() - started < 10
+    assert_nobody_left(ranks)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"FAKE_LOSS": "1"}, "node 127.0.0.1 is gone: RayError: the raylet died"),
+        ({"FAKE_STATE": "RESCHEDULING"}, "a node of the placement group is gone"),
+    ],
+)
+def test_a_node_that_ray_has_lost_is_named_before_its_ranks_have_called(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ranks = started_by_ray(monkeypatch, "hang", "hang")
+    started = time.monotonic()
+    with pytest.raises(MeasureError, match=r"of 2 ranks on .* called back before what starts them \(ray\)") as caught:
+        ranks.__enter__()
+    assert said in caught.value.message
+    assert time.monotonic() - started < 20
+    assert_nobody_left(ranks)
+
+
+def test_a_rank_whose_machine_is_gone_is_named_and_not_the_one_that_misses_it() -> None:
+    ranks = NodeGroup({}, TWO, {}, 30)
+    ranks.processes = [subprocess.Popen([sys.executable, "-c", ""])]
+    ranks.processes[0].wait()
+    ranks.codes, ranks.places = {0: 3}, {0: "node-a", 1: "node-b"}
+    ranks.errors, ranks.echoes = {0: MeasureError("rank 0 of 2 lost another rank")}, {0}
+    ranks.folder = leftovers.temporary()
+    (Path(ranks.folder.name) / "launcher.log").touch()
+    with pytest.raises(MeasureError, match="rank 1 of 2 on node-b closed its channel"):
+        ranks._ended(1)
+
+
+def test_gloo_takes_the_interface_by_which_ray_reaches_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {"lo": [SimpleNamespace(address="127.0.0.1")], "ib0": [SimpleNamespace(address="10.0.0.6")]}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: cards)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    assert ray_launcher.interface("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "ib0"}
+    assert ray_launcher.interface("10.0.0.7") == {}
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
+    assert ray_launcher.interface("10.0.0.6") == {"GLOO_SOCKET_IFNAME": "eth1"}, "a person's own choice"
 
 
 def test_what_nccl_and_the_loader_read_goes_along_by_ssh(

@@ -11,7 +11,7 @@ import pytest
 from sparsebench.errors import ParityError, UnsupportedError
 from sparsebench.models.load import cache_name, load_model
 from sparsebench.runtime import Workload
-from sparsebench.runtime.parity import compare, shorten
+from sparsebench.runtime.parity import check_parity, shorten
 from sparsebench.runtime.workload import inputs
 
 
@@ -29,7 +29,7 @@ def test_a_shortened_model_runs_and_has_fewer_blocks_of_the_same_width(
     assert sum(value.numel() for value in model.parameters()) < before
     assert {tuple(value.shape) for value in model.parameters()} <= widths
     prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
-    assert compare(model, lambda one: one, family, prompt, wraps_only=True).relative_l2 == 0.0
+    assert check_parity(model, lambda one: one, family, prompt, wraps_only=True).relative_l2 == 0.0
 
 
 def test_shortening_a_model_twice_as_deep_gives_the_shallow_ones_output(tiny_llama: Path) -> None:
@@ -63,7 +63,9 @@ def _broken(model: Any) -> Any:
 def test_a_wrong_result_and_a_model_that_does_not_run_are_told_apart(tiny_llama: Path) -> None:
     def judged(wrap: Any) -> None:
         model = load_model(tiny_llama, "decoder")
-        compare(model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu"), wraps_only=False)
+        check_parity(
+            model, wrap, "decoder", inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu"), wraps_only=False
+        )
 
     with pytest.raises(ParityError, match="relative L2"):
         judged(_off_by_a_little)
@@ -82,7 +84,7 @@ def test_an_engine_that_forgets_its_cache_is_caught(fixture: str, family: Any, r
     model = load_model(request.getfixturevalue(fixture), family)
     prompt = inputs(model.config.to_dict(), Workload(1, 8, 2), 0, "cpu")
     with pytest.raises(ParityError, match="relative L2"):
-        compare(model, forgetful, family, prompt, wraps_only=False)
+        check_parity(model, forgetful, family, prompt, wraps_only=False)
 
 
 def test_a_model_without_a_stack_of_blocks_is_unsupported(tiny_llama: Path) -> None:

@@ -21,18 +21,19 @@ from sparsebench.runtime.intervals import (
     unpaired_ratio,
     wide,
 )
-from sparsebench.runtime.results import Sample, Side
+from sparsebench.runtime.results import Side, TimingSample
 
 times = st.lists(st.floats(1e-4, 10), min_size=1, max_size=40)
 
 
-def samples(side: Side, walls: list[float], block: int = 4, process: int = 0) -> list[Sample]:
+def samples(side: Side, walls: list[float], block: int = 4, process: int = 0) -> list[TimingSample]:
     return [
-        Sample("decode", side, place // block, place % block, wall, wall, process) for place, wall in enumerate(walls)
+        TimingSample("decode", side, place // block, place % block, wall, wall, process)
+        for place, wall in enumerate(walls)
     ]
 
 
-def several(side: Side, processes: list[list[float]], block: int = 2) -> list[Sample]:
+def several(side: Side, processes: list[list[float]], block: int = 2) -> list[TimingSample]:
     return [one for number, walls in enumerate(processes) for one in samples(side, walls, block, number)]
 
 
@@ -44,7 +45,7 @@ def test_the_interval_lies_around_what_is_shown(walls: list[float]) -> None:
 
 
 def test_one_step_is_its_own_interval() -> None:
-    found = summary("load", "dense", [Sample("load", "dense", 0, 0, 2.0, 1.0)], 0)
+    found = summary("load", "dense", [TimingSample("load", "dense", 0, 0, 2.0, 1.0)], 0)
     assert (found.low_s, found.median_s, found.high_s) == pytest.approx((2.0, 2.0, 2.0))
     assert not found.steady
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.runtime import watch
-from sparsebench.runtime.watch import Watch, place
+from sparsebench.runtime.watch import RankWatchdog, place
 
 WAITS = """
 import faulthandler, signal, time
@@ -29,7 +29,7 @@ while True: pass
 
 
 @pytest.fixture
-def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RankWatchdog]:
     """Rank 0 works, rank 1 waits; a second of doing nothing is enough."""
     monkeypatch.setattr(watch, "STALL_SECONDS", 1.0)
     processes, logs = [], [tmp_path / "0.log", tmp_path / "1.log"]
@@ -40,14 +40,14 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     for process in processes:
         assert process.stdout is not None
         process.stdout.readline()
-    yield Watch([process.pid for process in processes], logs)
+    yield RankWatchdog([process.pid for process in processes], logs)
     for process in processes:
         process.kill()
         process.communicate()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process uses is read from Linux")
-def test_who_waits_for_one_that_works_is_not_stuck(both: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_one_that_works_is_not_stuck(both: RankWatchdog, monkeypatch: pytest.MonkeyPatch) -> None:
     assert both.stuck([0, 1]) == {}
     time.sleep(1.5)
     found = both.stuck([0, 1])

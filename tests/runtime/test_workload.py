@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.runtime import Setting, Workload, check_supported
-from sparsebench.runtime.rank import Channel, Work
+from sparsebench.runtime.rank import Channel, RankWorker
 from sparsebench.runtime.workload import check_positions, token_ids
 
 CONFIG = {"model_type": "llama", "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": [2, 49]}
@@ -76,7 +76,7 @@ def test_the_plain_engine_runs_in_one_process() -> None:
 def test_each_model_of_a_pair_is_prompted_in_its_own_vocabulary(tmp_path: Path) -> None:
     """A trimmed model has no row for the ids of the dense one; models of one vocabulary get the same prompt."""
     spec = {"family": "decoder", "setting": asdict(Setting("hf", 1, Workload(prompt=64)))}
-    work = Work(spec, 0, Channel.__new__(Channel))
+    work = RankWorker(spec, 0, Channel.__new__(Channel))
     work.device = "cpu"
     prompts = []
     for name, size in (("dense", 5000), ("pruned", 5000), ("trimmed", 20)):

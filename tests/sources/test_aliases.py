@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import SourceError
-from sparsebench.plan.preflight import Request, prepare
+from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.single import single
 from sparsebench.sources import KNOWN, aliases, parse
 
@@ -39,7 +39,7 @@ def test_cells_have_the_same_ids_under_an_alias(tmp_path: Path) -> None:
         path = tmp_path / name / "same.yaml"
         path.parent.mkdir()
         path.write_text(MANIFEST.format(**sources))
-        found[name] = [(cell.id, cell.variant) for cell in prepare(Request(path, offline=True)).plan.cells]
+        found[name] = [(cell.id, cell.variant) for cell in prepare(PlanRequest(path, offline=True)).plan.cells]
     assert found["alias"] == found["whole"]
     assert len(found["alias"]) > 8
 

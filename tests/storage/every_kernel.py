@@ -19,7 +19,7 @@ NAMES = ["numpy", "compiled", "128-bit checksum", "vectors"]
 @contextmanager
 def using(name: str) -> Iterator[None]:
     """All that is done here is done by numpy, by our C++ without vectors, or with those that this machine has."""
-    chosen: kernels.Kernels = Portable()
+    chosen: kernels.PackingKernels = Portable()
     if name != "numpy":
         native = Compiled.available()
         if native is None:

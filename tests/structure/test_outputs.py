@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.batch import Batch
 from sparsebench.models.load import load_model
-from sparsebench.structure.outputs import OutputsResult, compare
+from sparsebench.structure.outputs import OutputsResult, compare_outputs
 from tests.models.replaying import written
 from tests.steps.shrink.making import text
 
@@ -33,7 +33,7 @@ def changed(parent: Path, out: Path, block: int | None, scale: float = 0.9) -> P
 
 
 def found(dense: Path, variant: Path, family: Any, batch: Batch) -> OutputsResult:
-    return compare(dense, variant, family, batch, "float32")
+    return compare_outputs(dense, variant, family, batch, "float32")
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2"])
@@ -89,7 +89,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     config = json.loads((shorter / "config.json").read_text())
     (shorter / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     with pytest.raises(UnsupportedError, match="it has 1 blocks where the dense model has"):
-        compare(parent, shorter, family, batch)
+        compare_outputs(parent, shorter, family, batch)
     broken = changed(parent, tmp_path / "broken", 0, float("inf"))
     with pytest.raises(ModelError, match="decoder block 0 gives is not finite"):
         found(parent, broken, family, batch)

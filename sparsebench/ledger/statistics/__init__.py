@@ -20,20 +20,6 @@ from sparsebench.ledger.statistics.judge import compare, explains, interval, jud
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
-    "ASSUMED",
-    "UNEXPLAINED",
-    "Comparison",
-    "Interval",
-    "Metric",
-    "Pairs",
-    "Standing",
-    "codes",
-    "compare",
-    "detectable",
-    "explains",
-    "interval",
-    "judged",
-    "needed",
-    "none",
-    "power",
-]
+    "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "codes", "compare", "detectable",
+    "explains", "interval", "judged", "needed", "none", "power",
+]  # fmt: skip

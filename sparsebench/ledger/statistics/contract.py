@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
     Integers = npt.NDArray[np.int64]
-    Side = tuple[Floats, Floats]
+    ValuesAndLabels = tuple[Floats, Floats]
 
 UNEXPLAINED = "the score is not made of its outcomes"
 Z95 = NormalDist().inv_cdf(0.975)
@@ -72,7 +72,7 @@ class Pairs:
     variant_label: Floats | None = None
 
     @property
-    def sides(self) -> list[Side]:
+    def sides(self) -> list[ValuesAndLabels]:
         """The variant's outcomes with their labels, and the dense model's."""
         own = self.label if self.variant_label is None else self.variant_label
         return [(self.variant, own), (self.dense, self.label)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sparsebench.benchmarks.statistics import average_precision, spearman
 
 if TYPE_CHECKING:
-    from sparsebench.ledger.statistics.contract import Floats, Integers, Side
+    from sparsebench.ledger.statistics.contract import Floats, Integers, ValuesAndLabels
 
 RESAMPLES = 2000
 CHUNK = 1 << 21
@@ -48,7 +48,7 @@ def statistic(pooling: str, values: Floats, labels: Floats, weights: Floats) -> 
     return average_precision(values, labels, weights)
 
 
-def resampled(pooling: str, sides: list[Side], clusters: Integers | None, seed: int) -> Floats:
+def resampled(pooling: str, sides: list[ValuesAndLabels], clusters: Integers | None, seed: int) -> Floats:
     """The score of every side, its values with its labels, on the same resamples: (RESAMPLES, sides); the same ``seed`` and
     shape draw the same."""
     import numpy as np
@@ -82,7 +82,7 @@ def quantiles(values: Floats, n: int, upper: float = 0.975) -> tuple[float, floa
     return float(low), float(high)
 
 
-def jackknife(side: Side, clusters: Integers | None) -> tuple[float, float]:
+def jackknife(side: ValuesAndLabels, clusters: Integers | None) -> tuple[float, float]:
     """The 95% interval of an average precision: Student's t of its logit, whose error is the jackknife's over documents or
     clusters (in RESAMPLES groups where they are more).
 

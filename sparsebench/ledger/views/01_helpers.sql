@@ -1,10 +1,13 @@
 -- Building blocks of the public views; names with an underscore are not part of the interface.
 
+-- On how many nodes ranks were: of a hostfile, or of a cluster. NULL where they stayed on the machine that timed them.
+CREATE OR REPLACE MACRO _nodes(settings) AS coalesce(json_array_length(settings, '$.hosts'), (settings ->> '$.nodes')::INTEGER);
+
 -- `b1 p128 g16`: one request's batch, prompt tokens and new tokens; with ` on 2 nodes` where its ranks were on several, and
 -- ` beside other jobs` where these ran on other GPUs meanwhile.
 CREATE OR REPLACE MACRO _workload(settings) AS
     format('b{} p{} g{}', settings ->> '$.workload.batch', settings ->> '$.workload.prompt', settings ->> '$.workload.generate')
-    || coalesce(format(' on {} node{}', json_array_length(settings, '$.hosts'), if(json_array_length(settings, '$.hosts') > 1, 's', '')), '')
+    || coalesce(format(' on {} node{}', _nodes(settings), if(_nodes(settings) > 1, 's', '')), '')
     || if((settings ->> '$.alone') = 'device', ' beside other jobs', '');
 
 -- Settings that compare equal whatever the order of their keys.

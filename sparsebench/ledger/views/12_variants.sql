@@ -44,8 +44,6 @@ LEFT JOIN _contents c USING (variant_id);
 
 COMMENT ON VIEW variants IS 'every model and every version of it: what it was made from and how, and what came of it';
 COMMENT ON COLUMN variants.model IS 'name of the model in the manifest that named it first';
-COMMENT ON COLUMN variants.recipe IS 'what was done to the model, step by step, in words; dense is the untouched model';
-COMMENT ON COLUMN variants.parent IS 'variant_id of what it was made from';
 COMMENT ON COLUMN variants.prunable IS 'weights in scope: linear weights inside transformer blocks';
 COMMENT ON COLUMN variants.parameters IS 'all parameters, tied ones once';
 COMMENT ON COLUMN variants.parameters_removed IS 'share of the dense model''s parameters that it no longer has, 0 to 1, below 0 where it has more (biases); NULL where no structure of the dense model was measured';

@@ -42,11 +42,6 @@ CREATE OR REPLACE VIEW floors AS
 SELECT source, revision, family, dtype, task, metric, floor, recipe, models, separable, settings FROM _floors;
 
 COMMENT ON VIEW floors IS 'what each task gives for nothing: the best score of models without skill, random or zero weights in the architecture of the model';
-COMMENT ON COLUMN floors.source IS 'where the checkpoint comes from';
-COMMENT ON COLUMN floors.revision IS 'commit or hash of the checkpoint';
-COMMENT ON COLUMN floors.family IS 'encoder, decoder or encoder-decoder';
-COMMENT ON COLUMN floors.dtype IS 'precision asked for; auto is the checkpoint''s';
-COMMENT ON COLUMN floors.task IS 'benchmark';
 COMMENT ON COLUMN floors.metric IS 'metric, as in scores';
 COMMENT ON COLUMN floors.floor IS 'the best of their scores';
 COMMENT ON COLUMN floors.recipe IS 'whose score that is';

@@ -27,7 +27,6 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
 FROM ranked;
 
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
-COMMENT ON COLUMN vs_dense.task IS 'benchmark';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';
 COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';
 COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score, same task and settings';

@@ -52,17 +52,11 @@ COMMENT ON COLUMN curves.line IS 'name of the line: method, granularity or patte
 COMMENT ON COLUMN curves.bound IS 'true for random masks, which know nothing';
 COMMENT ON COLUMN curves.resized IS 'true for variants with fewer parameters, whose axis is not sparsity (figure shapes)';
 COMMENT ON COLUMN curves.place IS 'number of the line, from 0: the same in every panel, so that figures give it the same looks';
-COMMENT ON COLUMN curves.task IS 'benchmark';
 COMMENT ON COLUMN curves.metric IS 'metric, as in scores';
-COMMENT ON COLUMN curves.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN curves.scale IS 'what kind of number the score is, as in scores';
-COMMENT ON COLUMN curves.limited IS 'true where the task has more than these n documents';
-COMMENT ON COLUMN curves.n IS 'documents scored';
 COMMENT ON COLUMN curves.panel IS 'the panel that the line belongs to: model and task, with the metric and how much was scored';
 COMMENT ON COLUMN curves.score IS 'the metric''s value, in its own unit, as in scores';
 COMMENT ON COLUMN curves.collapsed IS 'true where the score is beyond metrics.collapsed_above, as in scores';
-COMMENT ON COLUMN curves.low IS 'lower end of the 95% interval of score';
-COMMENT ON COLUMN curves.high IS 'upper end of the 95% interval of score';
 COMMENT ON COLUMN curves.chance IS 'score of a model without skill';
 COMMENT ON COLUMN curves.dense IS 'the dense model''s score';
 COMMENT ON COLUMN curves.retained IS '(score - chance) / (dense - chance); NULL where the dense model''s own interval reaches chance';

@@ -7,8 +7,6 @@ JOIN base.making_tensors t USING (record_id)
 GROUP BY ALL;
 
 COMMENT ON VIEW layer_sparsity IS 'the sparsity that each transformer block of a variant got, counted in the written files';
-COMMENT ON COLUMN layer_sparsity.side IS 'encoder or decoder';
-COMMENT ON COLUMN layer_sparsity.layer IS 'index of the transformer block';
 COMMENT ON COLUMN layer_sparsity.tensors IS 'pruned tensors in the block';
 COMMENT ON COLUMN layer_sparsity.params IS 'their weights';
 COMMENT ON COLUMN layer_sparsity.zeros IS 'of which are exactly zero';

@@ -5,7 +5,6 @@ FROM _cells c
 JOIN base.outputs o USING (record_id);
 
 COMMENT ON VIEW outputs IS 'how far what each block of a variant gives is from the dense model''s, on the same text';
-COMMENT ON COLUMN outputs.side IS 'encoder or decoder';
 COMMENT ON COLUMN outputs.block IS 'index of the transformer block';
 COMMENT ON COLUMN outputs.own IS 'mean over tokens of the length of the difference over that of the dense block''s output, where both blocks read what the dense one reads';
 COMMENT ON COLUMN outputs.error IS 'the same where each reads what the blocks before it give: what has come together until here';

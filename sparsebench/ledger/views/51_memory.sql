@@ -31,8 +31,6 @@ LEFT JOIN measured d ON d.method = 'dense' AND d.manifest = v.manifest AND d.mod
 
 COMMENT ON VIEW memory IS 'peak memory of each variant alone: per phase, per rank and summed over ranks';
 COMMENT ON COLUMN memory.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs)';
-COMMENT ON COLUMN memory.ranks IS 'processes that share the model by tensor parallelism';
-COMMENT ON COLUMN memory.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN memory.phase IS 'load, forward, encode, prefill, decode, generate; overall is the largest of those that compute';
 COMMENT ON COLUMN memory.rank IS 'NULL: summed over ranks';
 COMMENT ON COLUMN memory.peak_bytes IS 'peak above the process''s size before the model, bytes';
@@ -45,12 +43,6 @@ COMMENT ON COLUMN memory.cuda_allocated_bytes IS 'peak that PyTorch allocated on
 COMMENT ON COLUMN memory.cuda_reserved_bytes IS 'peak that PyTorch reserved on the GPU, bytes';
 COMMENT ON COLUMN memory.cuda_process_bytes IS 'what the processes held on the GPU at the end of the phase, CUDA''s own part included, bytes; NULL where NVML does not say';
 COMMENT ON COLUMN memory.measure IS 'where peak_bytes was read';
-COMMENT ON COLUMN memory.kernel IS 'the kernel that ran';
-COMMENT ON COLUMN memory.device IS 'cpu or the GPU';
 COMMENT ON COLUMN memory.dtype IS 'number format in which it ran';
-COMMENT ON COLUMN memory.threads IS 'threads per rank';
-COMMENT ON COLUMN memory.parity_l2 IS 'relative L2 distance of the engine''s logits from plain transformers''';
-COMMENT ON COLUMN memory.wraps_only IS 'true where the engine runs the very same modules, so that agreement is no evidence';
-COMMENT ON COLUMN memory.notes IS 'what else a reader must know';
 COMMENT ON COLUMN memory.dense_peak_bytes IS 'peak_bytes of the dense model, same engine, ranks, workload and phase';
 COMMENT ON COLUMN memory.ratio IS 'peak_bytes / dense_peak_bytes';

@@ -10,8 +10,6 @@ WHERE coalesce(c.settings ->> '$.forced', '') <> 'true';
 
 COMMENT ON VIEW samples IS 'every timed step behind latency: of the variant, and of the dense model in the same job';
 COMMENT ON COLUMN samples.engine IS 'as in latency';
-COMMENT ON COLUMN samples.ranks IS 'processes that share the model by tensor parallelism';
-COMMENT ON COLUMN samples.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN samples.phase IS 'phase, as in latency';
 COMMENT ON COLUMN samples.side IS 'variant, or the dense model that ran beside it';
 COMMENT ON COLUMN samples.process IS 'the process that took the step; NULL in records from before there were several';

@@ -26,9 +26,7 @@ ORDER BY manifest, model, task, recipe;
 
 COMMENT ON VIEW recovered IS 'what training after a cut was worth: one row per recovered variant and task, where what it was made from is measured too';
 COMMENT ON COLUMN recovered.recipe IS 'all that was done to the model; the last step is the recovery';
-COMMENT ON COLUMN recovered.task IS 'benchmark';
 COMMENT ON COLUMN recovered.metric IS 'metric, as in scores';
-COMMENT ON COLUMN recovered.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN recovered.before IS 'the score of what it was made from';
 COMMENT ON COLUMN recovered.after IS 'its own score';
 COMMENT ON COLUMN recovered.dense_score IS 'the untouched model''s score';

@@ -17,12 +17,9 @@ SELECT p.*, NOT EXISTS (
 FROM priced p;
 
 COMMENT ON VIEW pareto IS 'score against each cost, one row per variant, task and cost; on_front marks variants that no other beats on both';
-COMMENT ON COLUMN pareto.task IS 'benchmark';
 COMMENT ON COLUMN pareto.metric IS 'metric, as in scores';
-COMMENT ON COLUMN pareto.higher_is_better IS 'whether a larger score is the better one, as in metrics';
 COMMENT ON COLUMN pareto.score IS 'the metric''s value';
 COMMENT ON COLUMN pareto.limited IS 'true where the task has more documents than were scored';
-COMMENT ON COLUMN pareto.workload IS 'one request: b sequences of p prompt tokens, then g new tokens each';
 COMMENT ON COLUMN pareto.engine IS 'the manifest''s first engine';
 COMMENT ON COLUMN pareto.ranks IS 'the manifest''s first number of ranks';
 COMMENT ON COLUMN pareto.cost IS 'bytes (packed where there is a packed size, else dense), prefill_ms, decode_ms or peak_bytes';

@@ -18,6 +18,7 @@ from sparsebench.report.page import shape
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.renderer import RendererHTML
     from markdown_it.token import Token
 
 ROOM = Path(__file__).parent
@@ -95,14 +96,15 @@ def _table_open(_: Any, tokens: Sequence[Token], at: int, *__: Any) -> str:
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">\n<table>\n'
 
 
-def _figure(_: Any, tokens: Sequence[Token], at: int, __: Any, env: Mapping[str, Mapping[str, Path]]) -> str:
-    caption, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
+def _figure(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
+    shows, path = escape(tokens[at].content), env["pictures"].get(unquote(str(tokens[at].attrs["src"])))
+    caption = renderer.renderInline(tokens[at].children or [], options, env) or shows
     if path is None:
         return f"<p>{caption}</p>\n"
     source = _embedded(path)
     return (
         f'<figure>\n<div class="scroll" tabindex="0" role="group" aria-label="Picture">'
-        f'<img alt="{caption}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+        f'<img alt="{shows}" src="{source}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ def _anchored(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _figures(tokens: Sequence[Token]) -> list[Token]:
-    """A paragraph that is one image and the emphasized paragraph below it, which repeats its text, become a figure."""
+    """A paragraph that is one image becomes a figure. Its caption is the paragraph below that begins with emphasis."""
     from markdown_it.token import Token
 
     shown: list[Token] = []
@@ -88,21 +88,20 @@ def _figures(tokens: Sequence[Token]) -> list[Token]:
             continue
         shown.pop()  # the paragraph's beginning
         next(left)  # and its end
-        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content))
-        shown.extend(_without_caption(left, image.content))
+        figure = Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=[])
+        shown.append(figure)
+        following = [token for _, token in zip(range(3), left, strict=False)]
+        inline = following[1].children or [] if len(following) == 3 else []
+        if inline and any(child.type == "em_open" for child in inline[:2]):  # the parser puts an empty text before it
+            figure.children = [child for child in inline if child.type not in ("em_open", "em_close")]
+        else:
+            shown.extend(following)
     return shown
 
 
 def _only_image(token: Token) -> Token | None:
     children = token.children or []
     return children[0] if token.type == "inline" and [child.type for child in children] == ["image"] else None
-
-
-def _without_caption(left: Iterator[Token], caption: str) -> list[Token]:
-    """The next paragraph, unless it is the caption."""
-    following = [token for _, token in zip(range(3), left, strict=False)]
-    is_caption = len(following) == 3 and following[1].content == f"*{caption}*"
-    return [] if is_caption else following
 
 
 def _tables(tokens: Sequence[Token]) -> list[Token]:

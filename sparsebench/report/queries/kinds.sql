@@ -14,7 +14,8 @@ WITH done AS (
     QUALIFY row_number() OVER (PARTITION BY r.kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, s.model) = 1
 )
 SELECT kind, count(*) AS variants, min(recipe) AS example, any_value(c.model) AS model, any_value(c.words) AS words, any_value(perplexity) AS perplexity,
-       any_value(file) AS file, any_value(read) AS read
+       any_value(file) AS file, any_value(read) AS read,
+       (SELECT count(*) FROM steps JOIN done USING (variant_id) WHERE step = 'recover' AND name = 'distill') AS distilled
 FROM _recipes
 JOIN done USING (variant_id)
 JOIN variants USING (variant_id)

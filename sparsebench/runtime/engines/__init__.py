@@ -1,6 +1,6 @@
 """The table of engines. An engine is one file and one row here; third parties add a row by an entry point.
 
-An entry point in the group ``sparsebench.engines`` names a ``Row``.
+An entry point in the group ``sparsebench.engines`` names an ``EngineInfo``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sparsebench.runtime.engines.base import Engine
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineInfo:
     """One engine: ``place`` is ``module:class``, imported when it is used; the rest must be known before that."""
 
     name: str
@@ -49,7 +49,7 @@ class Row:
 DEEPSPEED = ("deepspeed",)
 ALL = ("float", "int8", "int8-dynamic", "int4")
 BUILT_IN = (
-    Row(
+    EngineInfo(
         "deepspeed",
         "sparsebench.runtime.engines.deepspeed:DeepSpeed",
         shards=True,
@@ -57,17 +57,19 @@ BUILT_IN = (
         encodings=ALL,
         imports=DEEPSPEED,
     ),
-    Row("deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED),
-    Row("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
-    Row("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", version=1),
-    Row("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
+    EngineInfo(
+        "deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED
+    ),
+    EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
+    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", version=1),
+    EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 
 
 @cache
-def engines() -> dict[str, Row]:
+def engines() -> dict[str, EngineInfo]:
     """Every engine by name: the built-in ones, then those of installed plugins."""
-    return table(BUILT_IN, Row, "sparsebench.engines")
+    return table(BUILT_IN, EngineInfo, "sparsebench.engines")
 
 
 def engine(name: str) -> Engine:

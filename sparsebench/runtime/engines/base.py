@@ -12,7 +12,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs
+from sparsebench.runtime.workload import Prompt
 
 DENSE = ("Linear", "Conv1D")
 
@@ -75,7 +75,7 @@ class Engine(Protocol):
     def load(self, source: SavedModel, tokens: int, baseline: bool) -> Any:
         """The model, placed for ``tokens`` tokens at most; as a ``baseline`` it is what others are compared with."""
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Compare with the plain model, on a shortened copy; None where the engine is the plain model.
 
         Raises UnsupportedError when the engine's model does not run, MeasureError above the tolerance.

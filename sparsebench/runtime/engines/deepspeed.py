@@ -12,9 +12,9 @@ from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.parity import TOKENS, against_expanded, compare, not_the_models
+from sparsebench.runtime.parity import TOKENS, against_expanded, check_parity, not_the_models
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs, text_config
+from sparsebench.runtime.workload import Prompt, text_config
 
 NOT_SHARDED = {
     "gpt2": "AutoTP refuses GPT-2, whose weights lie in Conv1D layers",
@@ -127,7 +127,7 @@ class DeepSpeed(Wrapping):
             engine.get_encoder = engine.module.get_encoder
         return engine
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Against the plain float32 model; at one rank DeepSpeed only wraps it, and the result says so."""
         import torch
 
@@ -140,7 +140,7 @@ class DeepSpeed(Wrapping):
             return self.wrap(model, torch.float32, TOKENS)
 
         plain = SavedModel(source.folder, source.family).plain()
-        found = compare(plain, made, source.family, prompt, False)
+        found = check_parity(plain, made, source.family, prompt, False)
         return replace(found, wraps_only=self.ranks == 1)
 
 

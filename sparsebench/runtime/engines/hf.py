@@ -10,7 +10,7 @@ from sparsebench.models.skipping import skips
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.parity import against_expanded
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs
+from sparsebench.runtime.workload import Prompt
 
 
 class Plain:
@@ -53,6 +53,6 @@ class HuggingFace(Wrapping):
 
         return Plain(model.to(device="cuda" if torch.cuda.is_available() else "cpu"))
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """None where this is what others are compared with; integer kernels against the floats that they stand for."""
         return against_expanded(source, prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None

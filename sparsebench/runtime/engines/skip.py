@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.grouped import FeedForward, experts_of
-from sparsebench.models.skipping import Skip, place_of, skip_of, skips
+from sparsebench.models.skipping import SkipThresholds, place_of, skip_of, skips
 from sparsebench.models.topology import LINEAR_TYPES, part
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs
+from sparsebench.runtime.workload import Prompt
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class SkipEngine:
         self._replace(model, source)
         return Plain(model)
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Against the same model with masks and dense arithmetic, in float32; None where nothing is skipped."""
         if not skips(Checkpoint(source.folder).config):
             return None
@@ -116,7 +116,7 @@ class SkipEngine:
         if str(model.dtype).removeprefix("torch.") not in DTYPES:
             raise UnsupportedError(f"the skip engine does not run in {model.dtype}", "measure it in bfloat16")
         put = _Putting(model, self.kernels)
-        skip, experts = skip_of(config) or Skip({}, {}), experts_of(config)
+        skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for a comparison lacks blocks.
         for path, limit in skip.inputs.items():
             if name := place_of(model, path):
@@ -182,11 +182,11 @@ class _Putting:
 
     def behind(self, name: str, limit: float, beside: Mapping[str, str]) -> None:
         """An activation function whose values up to ``limit`` are zero, and the layers that meet them."""
-        from sparsebench.runtime.kernels.skipping import Deciding
+        from sparsebench.runtime.kernels.skipping import ThresholdedActivation
 
         function = self.model.get_submodule(name)
         function._forward_hooks.clear()  # the mask of scoring
-        deciding = Deciding(function, limit)
+        deciding = ThresholdedActivation(function, limit)
         self.model.set_submodule(name, deciding)
         if "gate" in beside and "up" in beside:
             self.rows(beside["up"], deciding.taken)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
 from sparsebench.models import topology
-from sparsebench.models.assemble import Replace, Weights, assemble
+from sparsebench.models.assemble import Replace, StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
@@ -17,7 +17,7 @@ from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs
+from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
 from sparsebench.storage.packed import PackedCheckpoint
 
@@ -84,7 +84,7 @@ class Sparse:
         model: Any = assemble(weights, source.family, source.dtype) if is_packed(source.folder) else source.plain()
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """Against the plain model in float32, as far off as the plain model in the engine's dtype is, times two."""
         weights, blocks = opened(source), [BLOCKS]
 
@@ -160,7 +160,7 @@ class Sparse:
         self.layers = Counter((way, topology.role(name)) for name, way in ways.items())
         return model.to("cuda") if self.cuda else model
 
-    def _replace(self, weights: Weights) -> Replace:
+    def _replace(self, weights: StoredWeights) -> Replace:
         """The layer that takes a linear module's place, or None where its zeros do not pay."""
         from sparsebench.runtime.kernels import SparseLinear, TorchCsr, layout_for, speeds_here
 
@@ -205,19 +205,19 @@ def _counted(roles: Counter[str]) -> str:
     return ", ".join(roles if len(roles) == 1 else (f"{role} ×{count}" for role, count in sorted(roles.items())))
 
 
-def opened(source: SavedModel) -> Weights:
+def opened(source: SavedModel) -> StoredWeights:
     """The folder's tensors, packed or dense."""
     return PackedCheckpoint(source.folder) if is_packed(source.folder) else Checkpoint(source.folder)
 
 
-def _dense(weights: Weights, view: View, dtype: Any, across: bool) -> Any:
+def _dense(weights: StoredWeights, view: View, dtype: Any, across: bool) -> Any:
     """One matrix as (out, in)."""
     weight = weights.load(view.tensor, view.expert).to(dtype)
     weight = weight if view.rows is None else weight[slice(*view.rows)]
     return weight.t().contiguous() if across else weight
 
 
-def _nonzeros(kernels: Kernels, weights: Weights, view: View, dtype: Any, across: bool) -> Nonzeros:
+def _nonzeros(kernels: Kernels, weights: StoredWeights, view: View, dtype: Any, across: bool) -> Nonzeros:
     """A matrix's nonzeros, from a packed tensor without its dense form unless rows lie across."""
     import torch
 

@@ -15,9 +15,9 @@ from typing import Any
 from sparsebench.errors import MeasureError, UnsupportedError
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
 from sparsebench.runtime.engines.deepspeed import join
-from sparsebench.runtime.parity import compare, not_the_models
+from sparsebench.runtime.parity import check_parity, not_the_models
 from sparsebench.runtime.results import Parity
-from sparsebench.runtime.workload import Inputs
+from sparsebench.runtime.workload import Prompt
 
 NOTE = "ZeRO-3: every rank computes the whole request, parameters are gathered layer by layer"
 
@@ -34,6 +34,7 @@ class Zero3(Wrapping):
         """Any model and any number of ranks: nothing is cut along a dimension that must divide."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
+        """Join the process group, also at one rank. Gives the notes for the record."""
         import torch
 
         self.ranks, self.device = ranks, "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,6 +42,10 @@ class Zero3(Wrapping):
         return (NOTE,)
 
     def wrap(self, model: Any, dtype: Any, tokens: int) -> Any:
+        """DeepSpeed's engine around the model, with this rank's shares in main memory; ``hidden_bytes`` is what they take.
+
+        Raises UnsupportedError for a model that ZeRO-3 refuses, MeasureError when DeepSpeed cut nothing at several ranks.
+        """
         import deepspeed
         from deepspeed.runtime.zero import parameter_offload
 
@@ -64,7 +69,8 @@ class Zero3(Wrapping):
         engine.hidden_bytes = sum(one.untyped_storage().nbytes() for one in shares)
         return engine
 
-    def parity(self, source: SavedModel, prompt: Inputs) -> Parity | None:
+    def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
+        """How far the outputs are from plain transformers' in float32. The engines made for it are destroyed at the end."""
         import torch
 
         made: list[Any] = []
@@ -75,7 +81,7 @@ class Zero3(Wrapping):
 
         plain = SavedModel(source.folder, source.family).plain()
         try:
-            return compare(plain, wrap, source.family, prompt, wraps_only=False)
+            return check_parity(plain, wrap, source.family, prompt, wraps_only=False)
         finally:
             for engine in made:
                 engine.destroy()

@@ -6,17 +6,6 @@ from sparsebench.runtime.kernels.speeds import layout_for, speeds_here
 from sparsebench.runtime.kernels.torchs import TorchCsr, semi_structured
 
 __all__ = [
-    "LEVELS",
-    "Choices",
-    "Kernels",
-    "Nonzeros",
-    "SparseLinear",
-    "SparseMatrix",
-    "TorchCsr",
-    "from_dense",
-    "from_packed",
-    "kernels",
-    "layout_for",
-    "semi_structured",
-    "speeds_here",
+    "LEVELS", "Choices", "Kernels", "Nonzeros", "SparseLinear", "SparseMatrix", "TorchCsr", "from_dense", "from_packed",
+    "kernels", "layout_for", "semi_structured", "speeds_here",
 ]  # fmt: skip

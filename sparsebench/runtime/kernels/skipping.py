@@ -180,7 +180,7 @@ class SkipColumns(Skipping):
         return self.all_of(masked(x, self.limit))
 
 
-class Deciding(nn.Module):
+class ThresholdedActivation(nn.Module):
     """An activation function whose values up to ``limit`` become zero; of a few tokens they are kept for ``SkipRows``."""
 
     def __init__(self, function: nn.Module, limit: float) -> None:

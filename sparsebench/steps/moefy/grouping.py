@@ -1,11 +1,10 @@
-"""Neurons into groups of equal size: balanced k-means on a matrix of inner products.
+"""Neurons into groups of equal size: balanced k-means on a matrix of inner products, or METIS (``metis``) on its graph.
 
 With G_ij the inner product of what stands for neurons i and j, the squared distance of i to the mean of group e is
 G_ii - 2/|e| Σ_{j∈e} G_ij + 1/|e|² Σ_{j,k∈e} G_jk, so that nothing but G is needed:
 
     kmeans        G = Ŵ Ŵᵀ, the rows of the first matrix (gate, without a gate up) at length 1 (MoEfication, 2110.01786)
-    coactivation  G_ij = how often both are among the largest tenth of a token's |h|, over √(how often i · how often j);
-                  MoEfication cuts a graph of it
+    coactivation  G_ij = how often both are among the largest tenth of a token's |h|, over √(how often i · how often j)
     cmoe          the counts themselves; neurons that are most often among them are experts that all tokens share (2502.04416)
     random        no G: drawn
 """
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+
+from sparsebench.steps.moefy.metis import partitioned
 
 ROUNDS = 8
 LARGEST = 0.1
@@ -32,9 +33,11 @@ class Grouping:
     representatives: torch.Tensor
 
 
-def grouped(way: str, gram: torch.Tensor, experts: int, shared: int, seed: int) -> Grouping:
+def grouped(
+    way: str, gram: torch.Tensor, experts: int, shared: int, seed: int, partition: str = "balanced"
+) -> Grouping:
     """Group neurons by ``gram`` (neurons, neurons) float32: ``experts`` groups, the first ``shared`` those of the neurons with
-    the largest diagonal. Neurons are a multiple of experts."""
+    the largest diagonal. Neurons are a multiple of experts. Raises UserError for ``metis`` where that is not installed."""
     neurons = len(gram)
     size = neurons // experts
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +49,8 @@ def grouped(way: str, gram: torch.Tensor, experts: int, shared: int, seed: int) 
         drawn = torch.randperm(len(rest), generator=generator)
         assignment[rest[drawn]] = torch.arange(shared, experts).repeat_interleave(size)
     elif len(rest):
-        assignment[rest] = shared + balanced(gram[rest][:, rest], experts - shared, generator)
+        cut = partitioned if partition == "metis" else balanced
+        assignment[rest] = shared + cut(gram[rest][:, rest], experts - shared, generator)
     distance = _distances(gram, assignment, experts) + gram.diagonal()[:, None]
     distance[assignment[:, None] != torch.arange(experts)] = torch.inf
     return Grouping(assignment, distance.argmin(0))

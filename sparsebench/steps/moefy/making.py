@@ -14,8 +14,8 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models import blocks, filling
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, lay_out, safetensors_dtype
-from sparsebench.models.grouped import COUNTED, Experts, FeedForward, count
-from sparsebench.models.moefied import Chooser
+from sparsebench.models.grouped import COUNTED, ExpertsConfig, FeedForward, count
+from sparsebench.models.moefied import ExpertRouter
 from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.models.replay import Replay
 from sparsebench.models.skipping import skips
@@ -26,18 +26,18 @@ from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.moefy.use import activity
-from sparsebench.steps.watching import Watch, activation
+from sparsebench.steps.watching import ActivationHooks, activation
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sparsebench.models.gather import Reader
+    from sparsebench.models.gather import PrunableLayer
     from sparsebench.models.replay import Block
     from sparsebench.steps.calibration import Calibrated
 
 
 @dataclass(frozen=True)
-class Place:
+class FeedForwardPart:
     """One feed-forward part: its modules, its matrices' names by kind, and which block's it is."""
 
     paths: FeedForward
@@ -50,20 +50,20 @@ class Place:
         """Its block, for messages."""
         return f"{self.side} block {self.layer}"
 
-    def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.Weights:
+    def weights(self, matrix: Callable[[str], torch.Tensor], bias: torch.Tensor | None) -> routers.FeedForwardWeights:
         """Its matrices in float32, given by ``matrix`` as (out, in), with the ``bias`` of the first."""
         norms = matrix(self.matrices["down"]).float().norm(dim=0)
         if "gate_up" in self.matrices:
             gate, up = matrix(self.matrices["gate_up"]).float().chunk(2)
-            return routers.Weights(gate, up, None if bias is None else bias.float().chunk(2)[1], norms)
+            return routers.FeedForwardWeights(gate, up, None if bias is None else bias.float().chunk(2)[1], norms)
         gated = matrix(self.matrices["gate"]).float() if "gate" in self.matrices else None
-        return routers.Weights(
+        return routers.FeedForwardWeights(
             gated, matrix(self.matrices["up"]).float(), None if bias is None else bias.float(), norms
         )
 
 
 @dataclass
-class Made:
+class RouterTables:
     """What is written beside the weights: each part's assignment, and by router its tables; and what the text shows of each."""
 
     assignments: dict[FeedForward, torch.Tensor] = field(default_factory=dict)
@@ -87,18 +87,18 @@ def make(
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it leaves weights out already", "start from the model that it was made from")
     first = next(iter(targets))
-    experts, shared = first.settings["experts"], first.settings["shared"]
+    experts, shared, partition = (first.settings[key] for key in ("experts", "shared", "partition"))
     parts = prunable_parts(checkpoint, context.family)
     if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
         raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
     places = _places(checkpoint, context.family, parts, experts)
     wanted = {step.settings["router"] for step in targets}
-    text, made = read() if read else None, Made(tables={router: {} for router in wanted})
+    text, made = read() if read else None, RouterTables(tables={router: {} for router in wanted})
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         for done, (place, matrix, seen) in enumerate(_visited(checkpoint, places, context, text, spill), start=1):
             weights = place.weights(matrix, _bias(checkpoint, place))
             gram = seen.gram(first.name) if seen and first.name in COUNTED else weights.gram()
-            found = grouped(first.name, gram, experts, shared, context.seed)
+            found = grouped(first.name, gram, experts, shared, context.seed, partition)
             made.assignments[place.paths] = found.assignment
             for router in wanted:
                 tables = routers.tables(router, weights, found, experts, seen, context.seed)
@@ -107,7 +107,7 @@ def make(
                 for step in [one for one in targets if one.settings["router"] == router] if seen else []:
                     assert seen
                     how = _how(step, (place.paths,))
-                    chooser = Chooser(how, found.assignment, tables or {"norms": weights.norms}, seen.function)
+                    chooser = ExpertRouter(how, found.assignment, tables or {"norms": weights.norms}, seen.function)
                     row = activity(chooser, seen, place.side, place.layer, place.paths.down)
                     made.activity.setdefault(step, []).append(row)
             if context.progress:
@@ -123,14 +123,18 @@ def make(
                 f"{how.active} of {how.experts} experts are computed for a token; {share:.1%} of the blocks' weights are read "
                 "for it, the router's included; stock transformers loads the folder and computes with all experts"
             )
-            result = counted(folder, context.family, seconds, len(targets), note, text.told() if text else None)
             shown = tuple(made.activity.get(step, ()))
+            if shares := [row.inside for row in shown if row.inside is not None]:
+                cut = "METIS" if partition == "metis" else "balanced assignment"
+                by = f", by {cut}" if step.name == "coactivation" else ""
+                note += f"; {sum(shares) / len(shares):.1%} of co-activation lies inside experts{by}"
+            result = counted(folder, context.family, seconds, len(targets), note, text.told() if text else None)
             emit(step, replace(result, already_zero=result.zeros, read_share=share, activity=shown))
         except SparsebenchError as error:
             emit(step, error)
 
 
-def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int) -> dict[str, Place]:
+def _places(checkpoint: Checkpoint, family: Any, parts: Mapping[str, Part], experts: int) -> dict[str, FeedForwardPart]:
     """The feed-forward part of every block, by the block's path. Raises UnsupportedError for one that cannot be grouped."""
     skeleton = blocks.survey(checkpoint.config, family)
     filling.fill(skeleton, checkpoint, family)
@@ -146,10 +150,10 @@ def _place(
     side: str,
     layer: int,
     module: nn.Module,
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, PrunableLayer],
     parts: Mapping[str, Part],
     experts: int,
-) -> Place:
+) -> FeedForwardPart:
     where = f"{side} block {layer}"
     kinds = {parts[name].kind: name for name in readers if parts[name].kind in ("gate", "up", "gate_up", "down")}
     if "down" not in kinds or not kinds.keys() & {"up", "gate_up"}:
@@ -170,12 +174,16 @@ def _place(
     at = {kind: f"{path}.{known[id(readers[name].module)]}" for kind, name in kinds.items()}
     first = at.get("gate_up") or at.get("gate") or at["up"]
     paths = FeedForward(first, at["up"] if "gate" in at else "", at["down"], f"{path}.{function_path}")
-    return Place(paths, kinds, side, layer)
+    return FeedForwardPart(paths, kinds, side, layer)
 
 
 def _visited(
-    checkpoint: Checkpoint, places: Mapping[str, Place], context: Context, text: Calibrated | None, spill: Path
-) -> Iterator[tuple[Place, Callable[[str], torch.Tensor], routers.Seen | None]]:
+    checkpoint: Checkpoint,
+    places: Mapping[str, FeedForwardPart],
+    context: Context,
+    text: Calibrated | None,
+    spill: Path,
+) -> Iterator[tuple[FeedForwardPart, Callable[[str], torch.Tensor], routers.NeuronStatistics | None]]:
     """Every part with its matrices as (out, in), and what the text shows of it, if there is text."""
     if text is None:
         turned = prunable_parts(checkpoint, context.family)
@@ -188,12 +196,12 @@ def _visited(
         yield place, block.matrix, _seen(block, place)
 
 
-def _seen(block: Block, place: Place) -> routers.Seen:
+def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:
     """What the part reads and what its neurons give, as the text goes through the block."""
     inside = len(block.path) + 1
-    seen = routers.Seen(block.module.get_submodule(place.paths.activation[inside:]))
+    seen = routers.NeuronStatistics(block.module.get_submodule(place.paths.activation[inside:]))
     takes = {place.paths.first[inside:]: seen.read, place.paths.down[inside:]: seen.gave}
-    watch = Watch(block, takes)
+    watch = ActivationHooks(block, takes)
     watch.advance()
     if len(watch.whole) != len(takes):
         raise UnsupportedError(
@@ -202,20 +210,20 @@ def _seen(block: Block, place: Place) -> routers.Seen:
     return seen
 
 
-def _bias(checkpoint: Checkpoint, place: Place) -> torch.Tensor | None:
+def _bias(checkpoint: Checkpoint, place: FeedForwardPart) -> torch.Tensor | None:
     """The bias of ``up``, or of gate and up in one, where there is one."""
     name = place.matrices.get("up") or place.matrices["gate_up"]
     bias = name.removesuffix("weight") + "bias"
     return checkpoint.load(bias) if bias in checkpoint.tensors else None
 
 
-def _how(step: Step, parts: tuple[FeedForward, ...]) -> Experts:
+def _how(step: Step, parts: tuple[FeedForward, ...]) -> ExpertsConfig:
     """What config.json is to say of some parts."""
     own = step.settings
-    return Experts(own["router"], own["experts"], count(own["experts"], own["active"]), own["shared"], parts)
+    return ExpertsConfig(own["router"], own["experts"], count(own["experts"], own["active"]), own["shared"], parts)
 
 
-def _write(parent: Path, folder: Path, how: Experts, made: Made, told: dict[str, Any]) -> None:
+def _write(parent: Path, folder: Path, how: ExpertsConfig, made: RouterTables, told: dict[str, Any]) -> None:
     """Write a folder: the parent's weights, the assignments, and the router's tables."""
     stored = Checkpoint(parent)
     added = {part.name("assignment"): given.to(torch.int32) for part, given in made.assignments.items()}

@@ -20,7 +20,7 @@ EPOCHS, RATE, BATCH = 30, 0.01, 512
 
 
 @dataclass(frozen=True)
-class Weights:
+class FeedForwardWeights:
     """A part's, float32: ``gate``, which goes through the function (None where ``up`` does), and ``up``, (neurons, in), the
     ``bias`` of the latter, and the length of each neuron's column in the last matrix (``norms``)."""
 
@@ -40,7 +40,7 @@ class Weights:
 
 
 @dataclass
-class Seen:
+class NeuronStatistics:
     """What a text shows of a part: ``counts`` (neurons, neurons) says how often two are active together, of the first
     ``SAMPLES`` tokens ``inputs`` and ``neurons`` keep what was read and given, and ``magnitudes`` how large the latter are of
     all; ``function`` is the part's own between its layers."""
@@ -82,7 +82,7 @@ class Seen:
 
 
 def tables(
-    router: str, weights: Weights, found: Grouping, experts: int, seen: Seen | None, seed: int
+    router: str, weights: FeedForwardWeights, found: Grouping, experts: int, seen: NeuronStatistics | None, seed: int
 ) -> Mapping[str, torch.Tensor]:
     """A router's tensors by their names behind ``moe.``, float32; none for the oracle."""
     if router == "oracle":
@@ -98,7 +98,7 @@ def tables(
 
 
 def _learned(
-    centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, seen: Seen, seed: int
+    centroids: torch.Tensor, assignment: torch.Tensor, norms: torch.Tensor, seen: NeuronStatistics, seed: int
 ) -> dict[str, torch.Tensor]:
     """MoEfication's network (linear, tanh, linear), begun at the centroids and the identity, after the oracle's scores over the
     largest of a token."""

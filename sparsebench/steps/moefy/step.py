@@ -29,11 +29,16 @@ class Moefy(Settings):
     shared: Annotated[int, Field(ge=0)] | None = None
     """Experts that are computed for every token, of the neurons that are active most often. Default: of cmoe an eighth of all,
     of others none."""
+    partition: Literal["balanced", "metis"] = "balanced"
+    """Of coactivation, what makes the groups: `balanced` is k-means with a linear assignment; `metis` cuts the graph of neurons
+    that are active together, as published, and needs `pip install sparsebench[moefy]`."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """With the published number of shared experts filled in; there is no default for how many are active."""
         if not self.active:
             raise wrong("`active` is missing", "the share of neurons that a token is given, such as 0.5", at="active")
+        if self.partition == "metis" and name != "coactivation":
+            raise wrong(f"{name} with `partition: metis`", "`moefy: coactivation`, which has a graph", at="partition")
         shared = (self.experts // 8 if name == "cmoe" else 0) if self.shared is None else self.shared
         if shared and name != "cmoe":
             raise wrong(f"{name} with `shared: {shared}`", "`moefy: cmoe`, which counts what is active", at="shared")
@@ -63,17 +68,28 @@ def ends(step: Step) -> str:
     return "router" if step.settings["router"] == "oracle" else ""
 
 
+def metis(step: Step) -> bool:
+    """Whether METIS cuts its graph; a record may be of a time before that could be said."""
+    return step.settings.get("partition") == "metis"
+
+
+def libraries(step: Step) -> tuple[str, ...]:
+    """What makes its groups."""
+    return ("scipy", "pymetis") if metis(step) else ("scipy",)
+
+
 def label(step: Step) -> str:
     """``cmoe/representative 8 of 32 experts``."""
     own = step.settings
     usual = own["experts"] // 8 if step.name == "cmoe" else 0
     shared = f", {own['shared']} shared" if own["shared"] != usual else ""
-    return f"{step.name}/{own['router']} {count(own['experts'], own['active'])} of {own['experts']} experts{shared}"
+    name = f"{step.name}/metis" if metis(step) else step.name
+    return f"{name}/{own['router']} {count(own['experts'], own['active'])} of {own['experts']} experts{shared}"
 
 
 def shares(step: Step) -> tuple[Any, ...]:
     """What is grouped alike is grouped once."""
-    return step.name, step.settings["experts"], step.settings["shared"], reads_text(step)
+    return step.name, step.settings["experts"], step.settings["shared"], metis(step), reads_text(step)
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

@@ -16,9 +16,10 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part
+from sparsebench.steps.contract import Progress
 from sparsebench.steps.prune import allocation, masks
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
-from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.registry import Method, methods
 from sparsebench.steps.prune.settings import OUTLIER, SPREAD
 from sparsebench.steps.prune.zeroing import zeroed, zeros_in
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.batch import Batch
-    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.inputs import InputStatistics
     from sparsebench.models.replay import Block, Replay
 
-Place = tuple[str, int]
+BlockKey = tuple[str, int]
 """A transformer block: its side and its depth."""
 
 
@@ -51,14 +52,14 @@ class BlockSweep:
     propagate: str = "pruned"
     dtype: str = "auto"
     device: str = "cpu"
-    shares: dict[Target, dict[Place, float]] = field(default_factory=dict)
+    shares: dict[Target, dict[BlockKey, float]] = field(default_factory=dict)
     unread_way: ClassVar[str] = "pruned by magnitude"
     unreached: dict[Target, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.views = {view.name: view for part in self.places.values() for view in part.views}
 
-    def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
+    def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
@@ -86,7 +87,7 @@ class BlockSweep:
 
     def _allocate(self, replay: Replay, progress: Progress | None) -> None:
         """A first pass over the dense model: each block's share of outliers decides its sparsity."""
-        found: dict[Place, tuple[list[int], int, int]] = {}
+        found: dict[BlockKey, tuple[list[int], int, int]] = {}
 
         def visit(block: Block) -> None:
             inputs = block.observe(0, gram=False)
@@ -102,7 +103,7 @@ class BlockSweep:
             sizes = [live if target.keep_zeros else count for _, count, live in found.values()]
             self.shares[target] = dict(zip(found, allocation.owl(shares, sizes, target.sparsity, spread), strict=True))
 
-    def _visit_dense(self, block: Block, outputs: Outputs) -> None:
+    def _visit_dense(self, block: Block, outputs: VariantWriters) -> None:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
             for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
@@ -110,7 +111,7 @@ class BlockSweep:
             del inputs
         self._write_rest(block, outputs)
 
-    def _visit_pruned(self, block: Block, outputs: Outputs) -> None:
+    def _visit_pruned(self, block: Block, outputs: VariantWriters) -> None:
         """Each version in turn; at the first block all read the same, and one look serves all."""
         left = self._left(self.targets, outputs)
         together = [left] if block.fresh else [[target] for target in left]
@@ -135,7 +136,7 @@ class BlockSweep:
         self._write_rest(block, outputs)
 
     def _solutions(
-        self, block: Block, inputs: dict[str, Inputs], targets: list[Target], outputs: Outputs
+        self, block: Block, inputs: dict[str, InputStatistics], targets: list[Target], outputs: VariantWriters
     ) -> Iterator[tuple[Target, Layer, Solution]]:
         """Pruned weights (out, in) of the block's layers, group by group; who overwrites the statistics comes last.
 
@@ -162,14 +163,14 @@ class BlockSweep:
                     outputs.fail(self._left(wanted, outputs), error)
             inputs[group[0]].gram = None  # the group's own, and as large as a layer
 
-    def _layer(self, block: Block, name: str, inputs: Inputs) -> Layer:
+    def _layer(self, block: Block, name: str, inputs: InputStatistics) -> Layer:
         return Layer(name, block.matrix(name), self.seed, inputs)
 
-    def _left(self, targets: list[Target], outputs: Outputs) -> list[Target]:
+    def _left(self, targets: list[Target], outputs: VariantWriters) -> list[Target]:
         """Those that have not been given up."""
         return [target for target in targets if target not in outputs.failed]
 
-    def _quota(self, target: Target, place: Place) -> Quota:
+    def _quota(self, target: Target, place: BlockKey) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
         return Quota(share, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
 
@@ -181,11 +182,13 @@ class BlockSweep:
         """Weights (out, in) as the checkpoint stores them."""
         return self.views[name].stored(weights)
 
-    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
+    def _write(
+        self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
+    ) -> None:
         kept = stored.cpu()
         outputs.write(target, self.views[layer.name], kept, zeros_in(kept), solution.notes)
 
-    def _write_rest(self, block: Block, outputs: Outputs) -> None:
+    def _write_rest(self, block: Block, outputs: VariantWriters) -> None:
         for name, tensor in block.tensors.items():
             if not self.places[name].prunable:
                 outputs.same(name, tensor.cpu())
@@ -221,7 +224,7 @@ def _outlier_and_spread(target: Target) -> tuple[float, float]:
     return own.get("outlier", OUTLIER), own.get("spread", SPREAD)
 
 
-def _beside(outputs: Outputs) -> Path:
+def _beside(outputs: VariantWriters) -> Path:
     """The folder in which the versions are being made: large enough for them, so for activations too."""
     return next(iter(outputs.folders.values())).parent
 
@@ -230,4 +233,4 @@ def _step(progress: Progress | None, number: int, passes: int) -> Progress | Non
     """Progress of one of several passes over the blocks."""
     if progress is None:
         return None
-    return lambda done, total: progress(number * total + done, passes * total)
+    return lambda done, total, told="": progress(number * total + done, passes * total, told)

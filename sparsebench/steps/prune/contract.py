@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from sparsebench.errors import SparsebenchError
-    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.inputs import InputStatistics
     from sparsebench.models.quantized import Codes
     from sparsebench.steps.prune.settings import Prune
     from sparsebench.steps.quantize.grid import Quantize
@@ -67,7 +67,7 @@ class Layer:
     name: str
     weights: torch.Tensor
     seed: int = 0
-    inputs: Inputs | None = None
+    inputs: InputStatistics | None = None
 
 
 @dataclass(frozen=True)

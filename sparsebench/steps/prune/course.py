@@ -15,7 +15,7 @@ POWER = 3.0
 
 
 @dataclass(frozen=True)
-class Course:
+class SparsitySchedule:
     """The sparsity over optimizer steps: from ``initial`` at the step ``start`` to ``final`` at the step ``end``."""
 
     initial: float
@@ -25,7 +25,7 @@ class Course:
     frequency: int
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], steps: int) -> Course:
+    def of(cls, settings: Mapping[str, Any], steps: int) -> SparsitySchedule:
         """The course of a training of so many ``steps``; at the latest its last step has the whole sparsity."""
         last = max(0, steps - 1)
         start = min(last, round(settings["start"] * steps))

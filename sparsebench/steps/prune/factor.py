@@ -18,7 +18,7 @@ from sparsebench.steps.prune.contract import Layer
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.inputs import InputStatistics
 
 DAMPING = (0.01, 0.1, 1.0, 10.0)
 """Shares of the mean diagonal that are added to it: the published one, then what is tried when Cholesky fails."""
@@ -37,7 +37,9 @@ class Factor:
     notes: tuple[str, ...] = ()
 
 
-def factorise(inputs: Inputs, name: str, dtype: torch.dtype | None = None, first: float = DAMPING[0]) -> Factor:
+def factorise(
+    inputs: InputStatistics, name: str, dtype: torch.dtype | None = None, first: float = DAMPING[0]
+) -> Factor:
     """U for H = 2/n · Σ x xᵀ + damping, in ``dtype`` (default float32); a float32 gram is used up, and gone.
 
     ``first`` is the share of the mean diagonal that is tried before larger ones of DAMPING. A dead input gets H_jj = 1.

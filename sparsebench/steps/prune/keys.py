@@ -23,7 +23,7 @@ CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Threshold:
+class KeyThreshold:
     """Remove every key below ``key`` and the first ``ties`` of those equal to it."""
 
     key: int
@@ -86,7 +86,7 @@ def _refuse_broken(found: torch.Tensor, infinity: int, name: str) -> None:
         )
 
 
-def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[Threshold]:
+def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[KeyThreshold]:
     """The threshold below which exactly ``rank`` keys lie, ties included in part, for each of ``ranks``.
 
     ``passes`` gives the same key tensors, int32 or int16, once or twice: the second is consumed only if int32 keys have a
@@ -109,7 +109,7 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
     before = torch.cumsum(upper, 0)
     places = [_locate(before, rank) for rank in ranks]
     if not int(fine):
-        return [Threshold(place << width, rank - below) for (place, below), rank in zip(places, ranks, strict=True)]
+        return [KeyThreshold(place << width, rank - below) for (place, below), rank in zip(places, ranks, strict=True)]
     wanted = sorted({place for place, _ in places})
     lower = {place: torch.zeros(LOWER_BINS, dtype=torch.int64, device="cpu") for place in wanted}
     for chunk in _chunks(next(source)):
@@ -119,7 +119,7 @@ def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -
     found = []
     for (place, below), rank in zip(places, ranks, strict=True):
         low, under = _locate(torch.cumsum(lower[place], 0), rank - below)
-        found.append(Threshold((place << 16) | low, rank - below - under))
+        found.append(KeyThreshold((place << 16) | low, rank - below - under))
     return found
 
 

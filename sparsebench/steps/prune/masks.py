@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import UnsupportedError
 from sparsebench.manifest.schema import BLOCK, LINES, PATTERN
 from sparsebench.steps.prune.contract import Quota
-from sparsebench.steps.prune.keys import Threshold, ordinals, thresholds
+from sparsebench.steps.prune.keys import KeyThreshold, ordinals, thresholds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ FEW = 8
 
 
 @dataclass(frozen=True)
-class Choice:
+class RemovalMask:
     """What goes (True), in the scores' shape; ``notes`` say what a reader must know."""
 
     mask: torch.Tensor
@@ -40,7 +40,7 @@ class Choice:
 
 def choose(
     scores: torch.Tensor, quotas: Sequence[Quota], name: str = "", before: torch.Tensor | None = None
-) -> Iterator[Choice]:
+) -> Iterator[RemovalMask]:
     """What goes for each quota, lowest scores first, from one look at ``scores`` (out, in); made when asked for.
 
     Scores: int32 or any float, not negative. A block's score is the sum of its entries', in float64; a whole row's or column's
@@ -76,7 +76,7 @@ def choose(
             mask = mask.unsqueeze(_across(quota.pattern)).expand(tuple(scores.shape)).contiguous()
         if keep and before is not None:
             mask |= before == 0
-        yield Choice(mask, notes(scores.shape, quota.pattern))
+        yield RemovalMask(mask, notes(scores.shape, quota.pattern))
 
 
 def kind_of(pattern: str) -> str:
@@ -115,7 +115,7 @@ def count(sparsity: float, size: int) -> int:
     return round(sparsity * size)
 
 
-def lowest(keys: torch.Tensor, threshold: Threshold) -> torch.Tensor:
+def lowest(keys: torch.Tensor, threshold: KeyThreshold) -> torch.Tensor:
     """Mask of the keys below the threshold and of the first ``ties`` equal to it, in row-major order."""
     mask = keys < threshold.key
     if threshold.ties:

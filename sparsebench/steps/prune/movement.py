@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from sparsebench.steps.prune.course import Course, bottom, forget
+from sparsebench.steps.prune.course import SparsitySchedule, bottom, forget
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.recover.trainer import Pruning, Weights
+from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 
 
-class Moving(Pruning):
+class MovementPruning(Pruning):
     """The masks of a training by its scores, and the values of masked weights."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
-        self.course, self.pattern = Course.of(settings, steps), settings["pattern"]
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
         self.held, self.optimizer = weights.held, optimizer
         self.scores = [torch.zeros_like(held.parameter) for held in self.held]
         self.values = [held.parameter.detach().clone() for held in self.held]

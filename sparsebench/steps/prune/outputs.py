@@ -25,13 +25,11 @@ from sparsebench.steps.prune.zeroing import zeros_in
 if TYPE_CHECKING:
     import torch
 
-Emit = Callable[[Any, "Evidence | SparsebenchError"], None]
+EmitTarget = Callable[[Any, "Evidence | SparsebenchError"], None]
 """Called once for each version: with what was achieved, or why it alone failed."""
-Progress = Callable[[int, int], None]
-"""(steps done, steps in all)."""
 
 
-class Outputs:
+class VariantWriters:
     """One folder per target. As a context manager it drops, when something goes wrong, all that were not emitted."""
 
     def __init__(self, checkpoint: Checkpoint, folders: Mapping[Any, Path]) -> None:
@@ -118,7 +116,7 @@ class Outputs:
             return 0
         return zero_in_both(self.checkpoint, written, name)
 
-    def finish(self, family: str, made: dict[str, Any], emit: Emit) -> None:
+    def finish(self, family: str, made: dict[str, Any], emit: EmitTarget) -> None:
         """Give each folder its name, count what lies in it, and emit the result.
 
         ``made`` says how all of them were made. Raises ModelError when fewer zeros are on disk than were written.

@@ -76,85 +76,53 @@ def load(where: str) -> Any:
     return getattr(import_module(module), function)
 
 
+_FILES = "sparsebench.steps.prune.methods"
 BUILT_IN = (
     Method(
-        "random",
-        score="sparsebench.steps.prune.methods.random:score",
-        granularities=("layer", "global", "row"),
+        "random", score=f"{_FILES}.random:score", granularities=("layer", "global", "row"), version=2,
         summary="removes weights chosen uniformly at random: the floor that any method must beat",
-        version=2,
     ),
     Method(
-        "magnitude",
-        score="sparsebench.steps.prune.methods.magnitude:score",
-        granularities=("layer", "global", "row"),
-        settings=Magnitude,
+        "magnitude", score=f"{_FILES}.magnitude:score", granularities=("layer", "global", "row"), settings=Magnitude,
         summary="removes the weights of smallest absolute value",
         paper="Han et al. 2015, Learning both Weights and Connections, arXiv:1506.02626",
     ),
     Method(
-        "wanda",
-        score="sparsebench.steps.prune.methods.wanda:score",
-        needs="squares",
-        granularities=("row", "layer"),
+        "wanda", score=f"{_FILES}.wanda:score", needs="squares", granularities=("row", "layer"),
         summary="removes the weights of smallest |w|·‖x‖: magnitude times the norm of what the weight is multiplied with",
         paper="Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv:2306.11695",
     ),
     Method(
-        "ria",
-        score="sparsebench.steps.prune.methods.ria:score",
-        needs="squares",
-        granularities=("layer", "row"),
+        "ria", score=f"{_FILES}.ria:score", needs="squares", granularities=("layer", "row"),
         summary="removes the weights that are smallest within their row and column together, times √‖x‖",
         paper="Zhang et al. 2024, Plug-and-Play: An Efficient Post-training Pruning Method for LLMs, ICLR 2024",
     ),
     Method(
-        "sparsegpt",
-        solve="sparsebench.steps.prune.methods.sparsegpt:solve",
-        needs="gram",
-        granularities=("layer", "row"),
-        consumes=True,
+        "sparsegpt", solve=f"{_FILES}.sparsegpt:solve", needs="gram", granularities=("layer", "row"), consumes=True,
         settings=SparseGPT,
         summary="removes weights column by column, each time adjusting those to the right to make up for the error",
         paper="Frantar & Alistarh 2023, SparseGPT, arXiv:2301.00774",
     ),
     Method(
-        "alps",
-        solve="sparsebench.steps.prune.methods.alps:solve",
-        needs="gram",
-        granularities=("layer", "row"),
-        settings=ALPS,
+        "alps", solve=f"{_FILES}.alps:solve", needs="gram", granularities=("layer", "row"), settings=ALPS,
         summary="searches the best support and weights of a layer together, by ADMM and conjugate gradients",
         paper="Meng et al. 2024, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning, arXiv:2406.07831",
     ),
     Method(
-        "mask",
-        run="sparsebench.steps.prune.methods.mask:run",
-        granularities=(),
-        settings=Mask,
+        "mask", run=f"{_FILES}.mask:run", granularities=(), settings=Mask,
         summary="removes what the masks in a file say: a 1 keeps, a 0 removes",
     ),
     Method(
-        "gradual",
-        run="sparsebench.steps.prune.methods.gradual:run",
-        granularities=(),
-        trains=True,
-        settings=Gradual,
-        libraries=LIBRARIES,
+        "gradual", run=f"{_FILES}.gradual:run", granularities=(), trains=True, settings=Gradual, libraries=LIBRARIES,
         summary="removes weights while the whole model is trained: more and more of the smallest, or by movement, or as RigL",
         paper="Zhu & Gupta 2017, To Prune, or Not to Prune, arXiv:1710.01878",
     ),
     Method(
-        "elsa",
-        run="sparsebench.steps.prune.methods.elsa:run",
-        granularities=(),
-        trains=True,
-        settings=Elsa,
-        libraries=LIBRARIES,
+        "elsa", run=f"{_FILES}.elsa:run", granularities=(), trains=True, settings=Elsa, libraries=LIBRARIES,
         summary="trains the whole model on its own loss, and pulls it towards weights that are sparse, by ADMM",
         paper="Lee et al. 2025, The Unseen Frontier: Pushing the Limits of LLM Sparsity, arXiv:2510.01650",
     ),
-)
+)  # fmt: skip
 
 
 @cache
@@ -207,18 +175,13 @@ def label(step: Step) -> str:
         return " ".join(filter(None, [*words, *budget, *unusual(others, methods()[step.name].settings)]))
     if methods()[step.name].run:
         return " ".join([step.name, *(str(of_file(value)[0].name) for value in step.settings.values())])
-    setting: dict[str, Any] = {
-        "allocation": "uniform",
-        "granularity": "",
-        "pattern": "unstructured",
-        "sparsity": 0.0,
-        **step.settings,
-    }
+    usual = {"allocation": "uniform", "granularity": "", "pattern": "unstructured", "sparsity": 0.0}
+    setting: dict[str, Any] = {**usual, **step.settings}
     method = step.name if setting["allocation"] == "uniform" else f"{step.name}+{setting['allocation']}"
-    how = "/".join(word for word in (method, setting["granularity"]) if word)
+    how = "/".join(filter(None, (method, setting["granularity"])))
     rest = " of what is left" * bool(setting.get("keep_zeros"))
-    words = [how, setting["pattern"] * (setting["pattern"] != "unstructured"), percent(setting["sparsity"]) + rest]
-    return " ".join(word for word in (*words, *options_label(step)) if word)
+    words = [how, setting["pattern"].replace("unstructured", ""), percent(setting["sparsity"]) + rest]
+    return " ".join(filter(None, (*words, *options_label(step))))
 
 
 def options_label(step: Step) -> list[str]:

@@ -25,13 +25,13 @@ import torch
 
 from sparsebench.errors import ModelError
 from sparsebench.steps.prune.course import bottom, forget
-from sparsebench.steps.recover.trainer import Pruning, Weights
+from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 
 
-class Rigging(Pruning):
+class RiglPruning(Pruning):
     """The masks of a training whose zeros change places."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         """Raises ModelError where the training is too short for any change."""
         self.held, self.optimizer = weights.held, optimizer
         self.alpha, self.frequency = settings["drop_fraction"], settings["frequency"]

@@ -8,14 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import LINES, Count, Pattern, Share, is_nm, pattern_sparsity, wrong
+from sparsebench.manifest.schema import LINES, Count, NonEmpty, Pattern, Positive, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.quantize.grid import GROUP, Bits
 
 Granularity = Literal["global", "layer", "row"]
 Propagate = Literal["pruned", "dense"]
 Allocation = Literal["uniform", "owl"]
-Positive = Annotated[float, Field(gt=0)]
 
 OUTLIER = 5.0
 """OWL: an outlier is a score above so many times the mean of its block's scores (M of the paper)."""
@@ -59,15 +58,9 @@ class Prune(Settings):
     @classmethod
     def of(cls, granularities: tuple[str, ...], calibrated: bool, ranks: bool = True) -> type[Prune]:
         """These settings for one method."""
-        known = {
-            "__module__": cls.__module__,
-            "__doc__": cls.__doc__,
-            "granularities": granularities,
-            "calibrated": calibrated,
-            "ranks": ranks,
-        }
+        own = {"granularities": granularities, "calibrated": calibrated, "ranks": ranks}
         meta: Any = type(cls)
-        made: type[Prune] = meta(cls.__name__, (cls,), known)
+        made: type[Prune] = meta(cls.__name__, (cls,), {"__module__": cls.__module__, "__doc__": cls.__doc__, **own})
         return made
 
     @model_validator(mode="after")
@@ -103,12 +96,9 @@ class Prune(Settings):
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
-        left = OWL if self.allocation == "uniform" else ()
-        if not self.calibrated and self.allocation == "uniform":
-            left = (*left, "propagate")
-        found = {key: value for key, value in self.model_dump().items() if key not in left}
+        idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
         usual = "layer" if self.pattern in LINES else self.granularities[0]
-        found["granularity"] = self.granularity or usual
+        found = self.model_dump(exclude=idle) | {"granularity": self.granularity or usual}
         return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
 
     @classmethod
@@ -126,15 +116,11 @@ class Prune(Settings):
 class Mask(Settings):
     """The settings of masks from a file, which say by themselves what goes."""
 
-    file: Annotated[str, Field(min_length=1)] | None = None
+    needs: ClassVar = {"file": "a safetensors file of masks, such as masks.safetensors"}
+
+    file: NonEmpty | None = None
     """A safetensors file with a tensor of 0 and 1 for each weight to prune, under the weight's name, or that and `_mask`:
     1 keeps, 0 prunes. Paths start from the manifest's folder. A result is known by the file's content."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """As it stands; there is no default."""
-        if self.file is None:
-            raise wrong("`file` is missing", "a safetensors file of masks, such as masks.safetensors", at="file")
-        return self.model_dump()
 
 
 class Magnitude(Prune):
@@ -170,21 +156,11 @@ class SparseGPT(Prune):
     def complete(self, name: str) -> dict[str, Any]:
         """Without what no grid looks at. A joint sweep has one form: as published."""
         found = super().complete(name)
-        form = {
-            "granularity": "layer",
-            "allocation": "uniform",
-            "propagate": "pruned",
-            "columns": 128,
-            "keep_zeros": False,
-        }
-        for key, only in form.items():
+        form = {"granularity": "layer", "allocation": "uniform", "propagate": "pruned", "columns": 128}
+        for key, only in (form | {"keep_zeros": False}).items():
             if self.bits and found[key] != only:
-                raise wrong(
-                    f"`bits` beside `{key}: {_yaml(found[key])}`",
-                    f"`{key}: {_yaml(only)}`",
-                    "prune first, then quantize",
-                    key,
-                )
+                beside, way = f"`bits` beside `{key}: {_yaml(found[key])}`", f"`{key}: {_yaml(only)}`"
+                raise wrong(beside, way, "prune first, then quantize", key)
         left = ["bits"] * (self.bits is None) + ["group"] * (self.bits != "int4")
         return {key: value for key, value in found.items() if key not in left}
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.steps.contract import Context, Step
-from sparsebench.steps.contract import Emit as EmitStep
+from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.outputs import Emit, Outputs, Progress
+from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
 from sparsebench.steps.prune.registry import load, methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
@@ -29,7 +28,7 @@ Places = dict[str, Part]
 """What each tensor is, by name."""
 
 
-def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: EmitStep) -> None:
+def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:
     """Every pruning step of one pass over the model in ``parent``, each into its folder.
 
     Those that round what stays in the same sweep are made by the sweep of ``quantize``.
@@ -81,7 +80,7 @@ class Sweep:
     dtype: str = "auto"
     device: str = "cpu"
 
-    def run(self, emit: Emit, progress: Progress | None = None) -> None:
+    def run(self, emit: EmitTarget, progress: Progress | None = None) -> None:
         """Make every version, count each from its files, and emit its result, or why it alone has none.
 
         Raises ModelError for weights or text that cannot be used, UnsupportedError for an architecture or a pattern, where
@@ -95,7 +94,11 @@ class Sweep:
         for targets, one_pass in ((plain, self._tensorwise), (calibrated, self._blockwise)):
             try:
                 if targets:
-                    failed |= one_pass(checkpoint, places, targets, emit, progress)
+                    sweep, made = one_pass(checkpoint, places, targets)
+                    with VariantWriters(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
+                        sweep.run(outputs, progress)
+                        outputs.finish(self.family, {"seed": self.seed, **made}, emit)
+                    failed |= outputs.failed
             except SparsebenchError as error:
                 failed |= dict.fromkeys(targets, error)
         if len(failed) == len(self.folders):
@@ -103,32 +106,14 @@ class Sweep:
         for target, reason in failed.items():
             emit(target, reason)
 
-    def _tensorwise(
-        self, checkpoint: Checkpoint, places: Places, targets: list[Target], emit: Emit, progress: Progress | None
-    ) -> dict[Target, SparsebenchError]:
-        sweep = TensorSweep(checkpoint, places, targets, self.seed)
-        with Outputs(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
-            sweep.run(outputs, progress)
-            outputs.finish(self.family, {"seed": self.seed}, emit)
-        return outputs.failed
+    def _tensorwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
+        """The sweep of versions that read no text, and what their ``sparsebench.json`` says of how they were made."""
+        return TensorSweep(checkpoint, places, targets, self.seed), {}
 
-    def _blockwise(
-        self, checkpoint: Checkpoint, places: Places, targets: list[Target], emit: Emit, progress: Progress | None
-    ) -> dict[Target, SparsebenchError]:
+    def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
+        """The sweep of calibrated versions, and the same of these."""
         if self.tokens is None:
             raise ModelError(f"{targets[0].method} needs calibration text", "name it under `calibration:`")
         ways = (self.tokens.batch, self.seed, self.propagate, self.dtype, self.device)
-        blocks = BlockSweep(checkpoint, places, self.family, targets, *ways)
-        with Outputs(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
-            blocks.run(outputs, progress)
-            outputs.finish(self.family, self._made(self.tokens), emit)
-        return outputs.failed
-
-    def _made(self, tokens: Calibrated) -> dict[str, Any]:
-        """What a calibrated version's ``sparsebench.json`` says of how it was made."""
-        return {
-            "seed": self.seed,
-            "propagate": self.propagate,
-            "dtype": self.dtype,
-            **tokens.told(),
-        }
+        made = {"propagate": self.propagate, "dtype": self.dtype, **self.tokens.told()}
+        return BlockSweep(checkpoint, places, self.family, targets, *ways), made

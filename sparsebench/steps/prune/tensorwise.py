@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, View
+from sparsebench.steps.contract import Progress, reported
 from sparsebench.steps.prune import masks
 from sparsebench.steps.prune.contract import Layer, Quota, Score, Target
-from sparsebench.steps.prune.keys import Threshold, keys, narrow, thresholds
-from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
+from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.registry import methods
 from sparsebench.steps.prune.zeroing import cut, zeroed, zeros_in
 
@@ -45,20 +46,18 @@ class TensorSweep:
                     "use granularity: layer with a pattern",
                 )
 
-    def run(self, outputs: Outputs, progress: Progress | None = None) -> None:
+    def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
         """Write every tensor of every version."""
         limits = self._global_thresholds()
-        for done, name in enumerate(self.checkpoint.tensors):
+        for name in reported([*self.checkpoint.tensors], progress):
             # A tied repeat is treated like the tensor that it repeats.
             part = self.places[self.checkpoint.ties.get(name, name)]
             for view in part.views:
                 self._prune(view, name, limits, outputs)
             if not part.prunable:
                 outputs.copy(name)
-            if progress:
-                progress(done + 1, len(self.checkpoint.tensors))
 
-    def _prune(self, view: View, name: str, limits: dict[Target, Threshold], outputs: Outputs) -> None:
+    def _prune(self, view: View, name: str, limits: dict[Target, KeyThreshold], outputs: VariantWriters) -> None:
         """All versions of one matrix of tensor ``name``. The tie budgets in ``limits`` are spent here."""
         place = replace(view, tensor=name)
         weights = self._weights(place)
@@ -87,7 +86,7 @@ class TensorSweep:
                 those = ranked.masked_fill(weights == 0, -1) if target.keep_zeros else ranked
                 version, removed, spent = cut(weights, those, own[target])
                 if target in limits:
-                    limits[target] = Threshold(own[target].key, own[target].ties - spent)
+                    limits[target] = KeyThreshold(own[target].key, own[target].ties - spent)
                 write(target, version, removed)
             quotas = [
                 Quota(target.sparsity, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
@@ -100,9 +99,9 @@ class TensorSweep:
         """Keys that compare over all prunable tensors: of 16 bits where all weights have the same 16-bit precision."""
         return (narrow if self.narrow else keys)(scores, name)
 
-    def _global_thresholds(self) -> dict[Target, Threshold]:
+    def _global_thresholds(self) -> dict[Target, KeyThreshold]:
         """One exact threshold per global target over all prunable weights."""
-        found: dict[Target, Threshold] = {}
+        found: dict[Target, KeyThreshold] = {}
         for method, keep in product(self.sweeps, (False, True)):
             whole = [t for t in self.sweeps[method] if t.granularity == "global" and t.keep_zeros == keep]
             if whole:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sparsebench.manifest.schema import Count, Pattern, Share, is_nm, pattern_sparsity, wrong
 from sparsebench.steps.prune.settings import Prune
-from sparsebench.steps.recover.step import Distill, Whole, together
+from sparsebench.steps.recover.step import Distill, TrainingSettings, together
 
 
 class Gradual(Distill):
@@ -60,7 +60,7 @@ class Gradual(Distill):
         return Prune.alternatives(given) or [given]
 
 
-class Elsa(Whole):
+class Elsa(TrainingSettings):
     """The whole model on its own loss, pulled towards weights that are as sparse as they are to be, by ADMM."""
 
     tokens: Count = 2_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.steps.prune.keys import Threshold
+from sparsebench.steps.prune.keys import KeyThreshold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ def zeroed(weights: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def cut(weights: torch.Tensor, keys: torch.Tensor, limit: Threshold) -> tuple[torch.Tensor, int, int]:
+def cut(weights: torch.Tensor, keys: torch.Tensor, limit: KeyThreshold) -> tuple[torch.Tensor, int, int]:
     """A copy of ``weights`` without those whose key is below the limit, or among its first ties in row-major order.
 
     Returns the copy, how many were removed, and how many of the ties that took.

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, lay_out
-from sparsebench.models.quantized import KEY, Codes, opened, parts_of, stored_parts
+from sparsebench.models.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
 from sparsebench.models.topology import CONV1D_TYPES, Part
 from sparsebench.steps.evidence import peak_rss
 from sparsebench.steps.prune.contract import Target
-from sparsebench.steps.prune.outputs import Outputs
+from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.quantize.grid import Quantize
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Tally:
     size: float = 0.0
 
 
-class QuantizedOutputs(Outputs):
+class QuantizedWriters(VariantWriters):
     """One folder per version, the prunable weights of ``places`` in integers."""
 
     folders: dict[QuantizeTarget, Path]
@@ -135,7 +135,7 @@ class QuantizedOutputs(Outputs):
         writer, tally = self.writers[target], self.tallies[target]
         settings = {"family": family, "step": "quantize", **asdict(target.quantize), **made}
         folder = self.unverified[target] = writer.close(settings)
-        again = opened(folder)
+        again = open_checkpoint(folder)
         zeros = sum(int((piece == 0).sum()) for name in self.prunable for piece in again.pieces(name))
         if zeros != tally.zeros:
             raise ModelError(f"{folder}: {zeros} zeros on disk where {tally.zeros} were written", "make it again")

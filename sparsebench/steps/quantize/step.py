@@ -26,8 +26,7 @@ class Grid8(Settings):
         """Without what rounding to the nearest does not look at."""
         if self.damping <= 0:
             raise wrong(f"a damping of {self.damping:g}", "a share above 0, such as 0.01", at="damping")
-        found = self.model_dump()
-        return found if self.rounding == "gptq" else {key: value for key, value in found.items() if key != "damping"}
+        return self.model_dump(exclude=set() if self.rounding == "gptq" else {"damping"})
 
 
 class Grid4(Grid8):

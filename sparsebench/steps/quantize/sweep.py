@@ -11,13 +11,14 @@ from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.quantized import FLOAT, encoding_of
 from sparsebench.models.topology import Part, prunable_parts
+from sparsebench.steps.contract import Progress, reported
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Layer, Quota, Solution, Target
 from sparsebench.steps.prune.factor import check_weights
-from sparsebench.steps.prune.outputs import Outputs, Progress
+from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.zeroing import zeros_in
 from sparsebench.steps.quantize.grid import Quantize, nearest
-from sparsebench.steps.quantize.outputs import QuantizedOutputs, QuantizeEvidence, QuantizeTarget
+from sparsebench.steps.quantize.outputs import QuantizedWriters, QuantizeEvidence, QuantizeTarget
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.steps.calibration import Calibrated
 
-Emit = Callable[[Quantize, "QuantizeEvidence | SparsebenchError"], None]
+EmitQuantize = Callable[[Quantize, "QuantizeEvidence | SparsebenchError"], None]
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     family: Family,
     targets: Mapping[Quantize, Path],
     tokens: Calibrated | None,
-    emit: Emit,
+    emit: EmitQuantize,
     progress: Progress | None = None,
     dtype: str = "auto",
     seed: int = 0,
@@ -58,7 +59,7 @@ def run(
             f"{parent}: {fused} holds several experts, and no layout of integers is known for it",
             "prune it, or quantize a checkpoint that keeps every expert's weights apart",
         )
-    work = _Work(checkpoint, places, family, tokens, progress, dtype, seed, device)
+    work = _QuantizePass(checkpoint, places, family, tokens, progress, dtype, seed, device)
     for rounding in ("nearest", "gptq"):
         chosen = {_target(one): folder for one, folder in targets.items() if one.rounding == rounding}
         if chosen:
@@ -70,7 +71,7 @@ def _target(quantize: Quantize) -> QuantizeTarget:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _QuantizePass:
     """What is shared by the versions of one parent."""
 
     checkpoint: Checkpoint
@@ -82,7 +83,7 @@ class _Work:
     seed: int
     device: str
 
-    def attempt(self, folders: dict[QuantizeTarget, Path], emit: Emit) -> None:
+    def attempt(self, folders: dict[QuantizeTarget, Path], emit: EmitQuantize) -> None:
         """Make all together; where that fails before any is whole, each by itself, so that only what must fails."""
         try:
             found = self._make(folders)
@@ -102,7 +103,7 @@ class _Work:
             raise ModelError(
                 "quantize: gptq needs calibration text", "name it under `calibration:`, or round to nearest"
             )
-        with QuantizedOutputs(self.checkpoint, self.places, folders) as outputs:
+        with QuantizedWriters(self.checkpoint, self.places, folders) as outputs:
             if not calibrated or self.tokens is None:
                 self._round(outputs)
                 return outputs.close(self.family, {}, 0)
@@ -112,9 +113,9 @@ class _Work:
             made: dict[str, Any] = {"dtype": self.dtype, "seed": self.seed, **self.tokens.told()}
             return outputs.close(self.family, made, self.tokens.tokens)
 
-    def _round(self, outputs: QuantizedOutputs) -> None:
+    def _round(self, outputs: QuantizedWriters) -> None:
         """Every weight to the nearest place of its grid, tensor by tensor."""
-        for done, name in enumerate(self.checkpoint.tensors, start=1):
+        for name in reported([*self.checkpoint.tensors], self.progress):
             for view in self.places[name].views:
                 tensor = self.checkpoint.load(name)
                 weights = view.shaped(tensor)
@@ -125,8 +126,6 @@ class _Work:
                     )
             if not self.places[name].prunable:
                 outputs.copy(name)
-            if self.progress:
-                self.progress(done, len(self.checkpoint.tensors))
 
 
 class GptqSweep(BlockSweep):
@@ -148,7 +147,9 @@ class GptqSweep(BlockSweep):
                 found.append(Solution(weights, solution.notes, codes, removed))
             yield found
 
-    def _write(self, outputs: Outputs, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution) -> None:
-        assert isinstance(outputs, QuantizedOutputs) and isinstance(target, QuantizeTarget) and solution.codes
+    def _write(
+        self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
+    ) -> None:
+        assert isinstance(outputs, QuantizedWriters) and isinstance(target, QuantizeTarget) and solution.codes
         codes, weights = solution.codes.cpu(), layer.weights.cpu()
         outputs.write_codes(target, layer.name, weights, codes, solution.removed, solution.notes)

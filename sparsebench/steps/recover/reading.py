@@ -30,7 +30,7 @@ other token (Devlin et al. 1810.04805)."""
 
 
 @dataclass(frozen=True)
-class Text:
+class TrainingText:
     """Samples for a model of ``family``. What is read is cut to the longest of the samples that are read together."""
 
     family: Family
@@ -84,7 +84,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Words:
+class WordMasking:
     """How words are masked: by the token ``hidden``; ``special`` ones are never asked for."""
 
     hidden: int
@@ -92,7 +92,7 @@ class Words:
     vocabulary: int
 
     @classmethod
-    def of(cls, folder: Path, vocabulary: int) -> Words:
+    def of(cls, folder: Path, vocabulary: int) -> WordMasking:
         """As the tokenizer in ``folder`` has them. Raises ModelError where it has no token for a masked word."""
         from sparsebench.models.load import load_tokenizer
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -30,6 +30,7 @@ from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
+from sparsebench.steps.recover.trainer import LowRank
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -41,7 +42,7 @@ PUBLISHED = 128 * 512
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
 
-Weights = dict[str, torch.Tensor]
+BlockTensors = dict[str, torch.Tensor]
 """A block's parameters by their names inside it, float32."""
 
 
@@ -140,7 +141,7 @@ class Reconstruction:
             joules=joules, energy_source=spent.source,
         )  # fmt: skip
 
-    def fit(self, block: Block, dense: Block) -> tuple[Fit, Weights]:
+    def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""
         groups = list(range(len(block.samples)))
         held = max(1, round(self.step.settings["held_out"] * len(groups)))
@@ -188,13 +189,13 @@ class Reconstruction:
         operations = own * (6.0 * tokens * done + 2.0 * looked * (done + 1)) + 2.0 * (own + theirs) * (tokens + looked)
         return Fit(block.side, block.index, tokens, done, operations, first, best), kept
 
-    def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], Weights]]:
+    def _parameters(self, block: Block) -> tuple[list[torch.Tensor], Callable[[], BlockTensors]]:
         """What is trained, and the block's parameters as a function of it. An entry of a matrix that is zero stays so."""
         stored = block.weights()
         train = self.step.settings["train"]
         matrices = {name for name, weight in stored.items() if weight.ndim > 1}
         whole = {name: weight for name, weight in stored.items() if train == "weights" or name not in matrices}
-        leaves: Weights = {name: weight.detach().clone().requires_grad_() for name, weight in whole.items()}
+        leaves: BlockTensors = {name: weight.detach().clone().requires_grad_() for name, weight in whole.items()}
         for name in matrices & set(leaves):
             # Without a gradient, Adam's step is exactly 0.
             leaves[name].register_hook(lambda gradient, live=stored[name] != 0: gradient * live)
@@ -202,21 +203,14 @@ class Reconstruction:
             return list(leaves.values()), lambda: {**stored, **leaves}
         seed = torch.Generator().manual_seed(self.context.seed + block.index)
         rank = self.step.settings["rank"]
-        factors: dict[str, Any] = {}
-        for name in sorted(matrices):
-            *_, out, inner = stored[name].shape
-            device = stored[name].device
-            # Drawn on the CPU, so that every device begins with the same numbers.
-            right = (torch.randn(rank, inner, generator=seed, device="cpu") / inner**0.5).to(device).requires_grad_()
-            left = torch.zeros(out, rank, device=device).requires_grad_()
-            factors[name] = (left, right, stored[name] != 0)
+        added = {name: LowRank(stored[name], rank, seed) for name in sorted(matrices)}
 
-        def weights() -> Weights:
-            added = {name: stored[name] + live * (left @ right) for name, (left, right, live) in factors.items()}
-            return {**stored, **leaves, **added}
+        def weights() -> BlockTensors:
+            return {**stored, **leaves, **{name: product(stored[name]) for name, product in added.items()}}
 
-        return [*leaves.values(), *(one for left, right, _ in factors.values() for one in (left, right))], weights
+        factors = [factor for product in added.values() for factor in (product.left, product.right)]
+        return [*leaves.values(), *factors], weights
 
 
-def _copied(weights: Weights) -> Weights:
+def _copied(weights: BlockTensors) -> BlockTensors:
     return {name: weight.detach().clone() for name, weight in weights.items()}

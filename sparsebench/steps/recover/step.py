@@ -9,12 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.manifest.schema import Count, Strict, wrong
+from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
 from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
 from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
-
-Named = Annotated[str, Field(min_length=1)]
 
 
 class Reconstruct(Settings):
@@ -40,20 +38,19 @@ class Reconstruct(Settings):
             raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 5e-4", at="rate")
         if not 0 < self.held_out < 1:
             raise wrong(f"held_out is {self.held_out:g}", "a share between 0 and 1, such as 0.125", at="held_out")
-        found = self.model_dump()
-        return found if self.train == "low_rank" else {key: value for key, value in found.items() if key != "rank"}
+        return self.model_dump(exclude=set() if self.train == "low_rank" else {"rank"})
 
 
-class Whole(Settings):
+class TrainingSettings(Settings):
     """What training a whole model asks for, whatever its loss."""
 
     tokens: Count = 1_000_000
     """How many tokens are trained on; the text is read again where it has fewer."""
-    source: Named | None = None
+    source: NonEmpty | None = None
     """The text, in any notation that `calibration` takes; default: the calibration text's. A result is known by the content."""
-    field: Named | None = None
+    field: NonEmpty | None = None
     """The column that holds the text, where the source has columns."""
-    target: Named | None = None
+    target: NonEmpty | None = None
     """The column of what an encoder-decoder is to write; without one, each text is cut in two."""
     length: Count | None = None
     """Tokens a sample; default: 512, or the model's maximum."""
@@ -92,18 +89,17 @@ class Whole(Settings):
                 raise wrong(f"{key} is {getattr(self, key):g}", "0, or a share below 1, such as 0.05", at=key)
         if self.target is not None and self.field is None:
             raise wrong("`target` without `field`", "`field` names the first column", at="target")
-        found = self.model_dump()
-        return found if self.train == "low_rank" else {key: value for key, value in found.items() if key != "rank"}
+        return self.model_dump(exclude=set() if self.train == "low_rank" else {"rank"})
 
 
-class Finetune(Whole):
+class Finetune(TrainingSettings):
     """The whole model on its own loss: the next token, masked words, or what an encoder-decoder is to write. Zeros stay zeros."""
 
 
-class Distill(Whole):
+class Distill(TrainingSettings):
     """The whole model, to say what the dense model says. Zeros stay zeros; any shape may have been cut but the vocabulary."""
 
-    teacher: Named | Annotated[list[Named], Field(min_length=1)] = DENSE
+    teacher: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = DENSE
     """Who teaches: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A list is
     several at once, whose probabilities are averaged; a list of lists is swept. A result is known by the content."""
     alpha: float = 1.0

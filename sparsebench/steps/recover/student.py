@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import POSITIONS, Shape, shape, sizes
+from sparsebench.models.axes import POSITIONS, ModelShape, shape, sizes
 from sparsebench.models.checkpoint import Checkpoint, TensorInfo
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import has_masked_lm, meta_model, transformers_config
@@ -82,7 +82,7 @@ def _blocks(layers: int | Sequence[int] | None, count: int, side: str) -> list[i
     return list(layers)
 
 
-def _config(found: Shape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
+def _config(found: ModelShape, described: Mapping[str, Any], blocks: Mapping[str, list[int]]) -> dict[str, Any]:
     """The teacher's config.json with the student's numbers, under all names that it has there."""
     config, how = found.checkpoint.config, found.how
     gone = {side: [one for one in range(found.blocks[side]) if one not in stay] for side, stay in blocks.items()}
@@ -148,7 +148,7 @@ class _Draft:
     def __init__(
         self,
         teacher: Checkpoint,
-        found: Shape,
+        found: ModelShape,
         config: Mapping[str, Any],
         blocks: Mapping[str, list[int]],
         family: Family,

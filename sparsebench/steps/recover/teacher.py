@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.steps.recover.reading import Text
+    from sparsebench.steps.recover.reading import TrainingText
 
 ATTENTION = ("attention_mse", "attention_ce")
 FLOWS = ("fsp", "nst")
@@ -41,7 +41,7 @@ PAIRED = {"fsp": losses.fsp, "nst": losses.nst}
 
 
 @dataclass(frozen=True)
-class Said:
+class ModelOutputs:
     """What a model gives for some samples: ``logits`` (rows, length, vocabulary), None of an encoder; ``states`` before the first
     block and after each, ``attentions`` of each block where they were asked for, of the side that the outputs belong to."""
 
@@ -50,20 +50,22 @@ class Said:
     attentions: tuple[torch.Tensor, ...]
 
 
-def ask(model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], attentions: bool = False) -> Said:
+def ask(
+    model: PreTrainedModel, family: Family, given: dict[str, torch.Tensor], attentions: bool = False
+) -> ModelOutputs:
     """Run a model; of an encoder the body alone."""
     called: Any = model.base_model if family == "encoder" else model
     quiet = {} if family == "encoder" else {"use_cache": False}
     found = called(**given, **quiet, output_hidden_states=True, output_attentions=attentions)
     side = "decoder_" if family == "encoder-decoder" else ""
-    return Said(
+    return ModelOutputs(
         getattr(found, "logits", None),
         found[f"{side}hidden_states"],
         found[f"{side}attentions"] if attentions else (),
     )
 
 
-class Kept:
+class TeacherCache:
     """One teacher's likeliest tokens at every place of the samples, in two files: ids int32 and logarithms float32, (samples,
     length, k). What a killed process has left is not asked for again: what it wrote is the system's."""
 
@@ -111,10 +113,10 @@ class Distillation:
     model: PreTrainedModel
     teachers: list[PreTrainedModel]
     family: Family
-    text: Text
+    text: TrainingText
     settings: dict[str, Any]
     device: torch.device
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
     parameters: int = 0
@@ -179,7 +181,7 @@ class Distillation:
         length = self.text.mask(range(self.text.samples)).shape[1]
         count = min(self.settings["top_k"], teacher.config.get_text_config().vocab_size)
         folder.mkdir(exist_ok=True)
-        kept = Kept(folder, self.text.samples, length, count)
+        kept = TeacherCache(folder, self.text.samples, length, count)
         self.kept.append(kept)
         counts = self.text.counts()
         self.asked = sum(counts[row] for row in rows)
@@ -193,7 +195,7 @@ class Distillation:
             done += len(group)
             tell(done, len(todo))
 
-    def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> Said:
+    def _teach(self, teacher: PreTrainedModel, given: dict[str, torch.Tensor]) -> ModelOutputs:
         with torch.no_grad():
             return ask(teacher, self.family, given, self.settings["match"] in ATTENTION)
 
@@ -222,7 +224,7 @@ class Distillation:
         return total
 
     def _divergence(
-        self, logits: torch.Tensor, theirs: Sequence[Said], rows: Sequence[int], mask: torch.Tensor
+        self, logits: torch.Tensor, theirs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor
     ) -> torch.Tensor:
         """The mean of the divergences from each teacher."""
         own, told = self.settings, []
@@ -236,7 +238,7 @@ class Distillation:
         ]
         return torch.stack(each).mean()
 
-    def _matched(self, said: Said, theirs: Said, mask: torch.Tensor) -> torch.Tensor:
+    def _matched(self, said: ModelOutputs, theirs: ModelOutputs, mask: torch.Tensor) -> torch.Tensor:
         """The mean of the match over the layers, or over pairs of layers that follow one another."""
         match, attentive = self.settings["match"], self.settings["match"] in ATTENTION
         projections = iter(self.projections)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsebench.manifest.schema import Family
-    from sparsebench.steps.recover.reading import Text
+    from sparsebench.steps.recover.reading import TrainingText
 
 CHECKPOINT_SECONDS = 300.0
 STATE = "training.pt"
@@ -67,7 +67,7 @@ class Pruning:
         return []
 
 
-Pruner = Callable[["Weights", Any, int], Pruning]
+Pruner = Callable[["TrainedWeights", Any, int], Pruning]
 """From the weights, their optimizer and the number of steps to what makes zeros on the way."""
 
 
@@ -81,7 +81,7 @@ class LowRank(nn.Module):
 
     def __init__(self, stored: torch.Tensor, rank: int, draw: torch.Generator) -> None:
         super().__init__()
-        out, inner = stored.shape
+        *_, out, inner = stored.shape
         self.left = nn.Parameter(torch.zeros(out, rank, device=stored.device))
         # Drawn on the CPU, so that every device begins with the same numbers.
         drawn = torch.randn(rank, inner, generator=draw, device="cpu") / inner**0.5
@@ -109,7 +109,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Held:
+class MaskedParameter:
     """A prunable parameter, whose entries stay zero where ``gone`` is true; ``turned`` where it lies (in, out)."""
 
     name: str
@@ -122,7 +122,7 @@ class Held:
         return (one.T if self.turned else one for one in (like if like.ndim == 3 else like[None]))
 
 
-class Weights:
+class TrainedWeights:
     """A model's parameters: which are trained, where a mask holds them, and what they are called in the checkpoint."""
 
     def __init__(
@@ -143,7 +143,7 @@ class Weights:
         model.requires_grad_(False)
         self.trained: list[Weight] = []
         self.leaves: list[nn.Parameter] = []
-        self.held: list[Held] = []
+        self.held: list[MaskedParameter] = []
         draw = torch.Generator().manual_seed(seed)
         for name, parameter in list(model.named_parameters()):
             if name not in views or not parameter.is_floating_point():
@@ -156,7 +156,7 @@ class Weights:
                 self.leaves.append(parameter)
                 if prunable:
                     turned = place.rows_last != weight.view.turned
-                    self.held.append(Held(weight.view.name, parameter, parameter.detach() == 0, turned))
+                    self.held.append(MaskedParameter(weight.view.name, parameter, parameter.detach() == 0, turned))
             elif train == "low_rank" and prunable:
                 added = LowRank(parameter.detach(), rank, draw)
                 parametrize.register_parametrization(weight.module, attribute, added)
@@ -226,9 +226,9 @@ class Trainer:
     a killed training is found again, if anywhere.
     """
 
-    weights: Weights
+    weights: TrainedWeights
     loss: Loss
-    text: Text
+    text: TrainingText
     held: int
     step: Step
     context: Context

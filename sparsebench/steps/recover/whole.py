@@ -31,9 +31,9 @@ from sparsebench.models.tokenizers import same_tokenizer
 from sparsebench.steps.contract import Context, Evidence, Step, of_text
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, OWN, student, teachers
-from sparsebench.steps.recover.reading import Text, Words, draw, schedule
+from sparsebench.steps.recover.reading import TrainingText, WordMasking, draw, schedule
 from sparsebench.steps.recover.teacher import Distillation, cross_entropy
-from sparsebench.steps.recover.trainer import Pruning, Trained, Trainer, Weights
+from sparsebench.steps.recover.trainer import Pruning, Trained, TrainedWeights, Trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,10 +56,10 @@ class OwnLoss:
     """A model's loss on its own predictions: of the next token, or of masked words where ``words`` says how."""
 
     model: PreTrainedModel
-    text: Text
+    text: TrainingText
     device: torch.device
     seed: int
-    words: Words | None = None
+    words: WordMasking | None = None
 
     def __call__(self, rows: Sequence[int], number: int) -> torch.Tensor:
         """The mean over what is predicted in some samples."""
@@ -100,7 +100,7 @@ class Training:
             taught_by = [] if self.step.name in OWN else self._taught_by(place)
             with energy.spending(self.context.device) as spent:
                 began = time.perf_counter()
-                trainer, loss = self._trainer(model, Text(family, text.batch), held, place, taught_by)
+                trainer, loss = self._trainer(model, TrainingText(family, text.batch), held, place, taught_by)
                 trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
@@ -126,7 +126,7 @@ class Training:
             raise
         if self.context.resume:
             shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
-        lost = trained.joules is None and not isinstance(spent.meter, energy.Nothing)
+        lost = trained.joules is None and not isinstance(spent.meter, energy.NoMeter)
         return replace(
             found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
             energy_source="none: a part of the training, before it was resumed, was not counted" if lost else spent.source,
@@ -163,7 +163,7 @@ class Training:
         return load_masked_lm(self.parent.folder, "float32")
 
     def _trainer(
-        self, model: PreTrainedModel, text: Text, held: int, place: Path, taught_by: Sequence[Path]
+        self, model: PreTrainedModel, text: TrainingText, held: int, place: Path, taught_by: Sequence[Path]
     ) -> tuple[Trainer, Any]:
         """The loop, and its loss; what the teachers say is asked for here, where it is kept."""
         own, seed, family = self.step.settings, self.context.seed, self.context.family
@@ -176,7 +176,7 @@ class Training:
         extra: list[torch.nn.Parameter] = []
         loss: Any
         if self.step.name in OWN:
-            words = Words.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
+            words = WordMasking.of(self.parent.folder, model.config.vocab_size) if family == "encoder" else None
             loss = OwnLoss(model, text, device, seed, words)
         else:
             loss = Distillation(model, [], family, text, own, device)
@@ -191,7 +191,7 @@ class Training:
                     loss.teachers.append(teacher)
             loss.prepare(seed)
             extra = list(loss.projections.parameters())
-        weights = Weights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
+        weights = TrainedWeights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(
             weights, loss, text, held, self.step, self.context, accelerator, arithmetic, extra,
             place if self.context.resume else None, partial(self.pruner, own) if self.pruner else None,

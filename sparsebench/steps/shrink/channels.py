@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
 from sparsebench.models import residual
-from sparsebench.models.axes import Axis, Shape
+from sparsebench.models.axes import Axis, ModelShape
 from sparsebench.models.axes import shape as shape_of
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, rescaling, scores, writing
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
     import torch
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from sparsebench.steps.calibration import Calibrated
 
 
-def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
+def make(
+    shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
+) -> None:
     """Make every hidden size that is asked for of one model by one criterion; ``emit`` gets the result or the error of each."""
     started = time.perf_counter()
-    work = _Work(shape, context, text)
+    work = _ChannelPass(shape, context, text)
     made: dict[Step, list[str]] = {}
     for step, folder in targets.items():
         try:
@@ -56,7 +58,7 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
         emit(step, counted(targets[step], context.family, seconds, len(made), note, read))
 
 
-def _made(work: _Work, step: Step, folder: Path) -> list[str]:
+def _made(work: _ChannelPass, step: Step, folder: Path) -> list[str]:
     """Cut the model in equal parts, each scored on what the one before has left; what a reader must know."""
     shape, hidden, cuts = work.shape, work.axis.units, int(step.settings["iterations"])
     count, each = staying(shape, work.axis, step), residual.multiple(shape)
@@ -71,7 +73,7 @@ def _made(work: _Work, step: Step, folder: Path) -> list[str]:
     return [f"{count} of {hidden} hidden channels stay; {1 - left:.1%} of the blocks' parameters went", *notes]
 
 
-def staying(shape: Shape, axis: Axis, step: Step) -> int:
+def staying(shape: ModelShape, axis: Axis, step: Step) -> int:
     """How many channels stay, in multiples of what the step and transformers ask for.
 
     Raises UnsupportedError where hidden channels hold too few parameters or operations for the share.
@@ -94,10 +96,10 @@ def staying(shape: Shape, axis: Axis, step: Step) -> int:
 
 
 @dataclass
-class _Work:
+class _ChannelPass:
     """A model whose channels go; after a first cut, Taylor's ``answers`` are still those that the whole model drew."""
 
-    shape: Shape
+    shape: ModelShape
     context: Context
     text: Calibrated | None
     answers: scores.Answers = field(default_factory=dict)
@@ -109,18 +111,18 @@ class _Work:
         return residual.channels(self.shape, self.context.family)
 
     @cached_property
-    def model(self) -> Whole:
+    def model(self) -> WholeModel:
         """The model in memory, for what reads the text through all of it."""
-        return Whole.load(self.shape.checkpoint.folder, self.context.family, self.batch, self.context.dtype)
+        return WholeModel.load(self.shape.checkpoint.folder, self.context.family, self.batch, self.context.dtype)
 
     @property
     def batch(self) -> Any:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
-    def after(self, folder: Path) -> _Work:
+    def after(self, folder: Path) -> _ChannelPass:
         """The same work on what a cut has left in ``folder``."""
-        return _Work(shape_of(Checkpoint(folder), self.context.family), self.context, self.text, self.answers)
+        return _ChannelPass(shape_of(Checkpoint(folder), self.context.family), self.context, self.text, self.answers)
 
     def scores(self, step: Step) -> torch.Tensor:
         """Of each channel its score, (channels,) float64; worked out once for all settings that share it."""
@@ -142,7 +144,7 @@ class _Work:
             # Of all blocks at once what of one block is a neuron: columns that read it, and rows that make it.
             neurons = replace(axis, kind="neurons", cuts=matrices)
             return scores.taylor(self.model, [neurons], labels, context.seed, context.progress, self.answers)[neurons]
-        reading = _Reading(axis)
+        reading = _ChannelScorer(axis)
         Replay(self.shape.checkpoint, context.family, self.batch, dtype=context.dtype).run(
             reading.visit, context.progress
         )
@@ -171,7 +173,7 @@ class _Work:
         return [smaller.loads, told(writer.left_out)]
 
 
-class _Reading:
+class _ChannelScorer:
     """What blocks read of each channel, by the root of its mean square."""
 
     def __init__(self, axis: Axis) -> None:

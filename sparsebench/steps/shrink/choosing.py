@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
-from sparsebench.models.axes import Axis, Kind, Shape, sizes
+from sparsebench.models.axes import Axis, AxisKind, ModelShape, sizes
 from sparsebench.models.operations import tokens_counted
 from sparsebench.models.types import PER_LAYER, transformers_config
 
@@ -50,12 +50,12 @@ def by_labels(step: Step) -> bool:
     return bool(step.settings.get("labels") == "task")
 
 
-def kinds_of(of: Of) -> tuple[Kind, ...]:
+def kinds_of(of: Of) -> tuple[AxisKind, ...]:
     """Which axes are meant."""
     return ("heads", "neurons") if of == "both" else (of,)
 
 
-def numbers(shape: Shape, wanted: Cutting) -> dict[Axis, int]:
+def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
     """How many elements of every axis stay: the same share of all, heads in whole groups, at least one.
 
     Where both may go, the neurons make up for what whole heads leave over. Raises UnsupportedError where so many parameters
@@ -109,7 +109,7 @@ def alignment(axes: Iterable[Axis]) -> int:
     return ALIGNED if any(axis.within for axis in axes) else 1
 
 
-def fitting_experts(shape: Shape, axis: Axis) -> list[int]:
+def fitting_experts(shape: ModelShape, axis: Axis) -> list[int]:
     """The numbers of experts that can stay: as many in each group that the router knows, and enough for a token's choice.
 
     Raises UnsupportedError for an axis of which none can go.
@@ -123,13 +123,13 @@ def fitting_experts(shape: Shape, axis: Axis) -> list[int]:
     return list(range(groups * least, axis.units + 1, groups))
 
 
-def expert_groups(shape: Shape) -> int:
+def expert_groups(shape: ModelShape) -> int:
     """In how many groups a router chooses its experts."""
     mixture = shape.how.mixture
     return int(stated(shape.checkpoint.config, mixture.groups) or 1) if mixture and mixture.groups else 1
 
 
-def costs(shape: Shape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int], int]:
+def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int], int]:
     """What an element of each axis costs, and what all blocks do: in parameters, or in floating-point operations a token.
 
     A matrix takes two of these for each weight, attention four for each value that o reads and token that is looked at.
@@ -153,7 +153,7 @@ def costs(shape: Shape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis, int]
     return found, 2 * sum(tensors[name].numel for name in matrices) + looked_at * pairs
 
 
-def _counted(shape: Shape, axis: Axis, count: int, uneven: bool, step: int) -> int:
+def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int) -> int:
     """So many neurons (in multiples of ``step``) or experts, or so many heads in groups, of an axis."""
     if axis.kind == "neurons":
         fitting = [*range(step, axis.units // axis.times + 1, step)]
@@ -171,12 +171,12 @@ def _counted(shape: Shape, axis: Axis, count: int, uneven: bool, step: int) -> i
     return count // each if axis.kind == "heads" else count * axis.times
 
 
-def _groups(shape: Shape, axis: Axis, share: float, uneven: bool) -> int:
+def _groups(shape: ModelShape, axis: Axis, share: float, uneven: bool) -> int:
     """The number of an attention's groups of heads that is nearest to a share of them, of those that config.json can say."""
     return min(_fitting(shape, axis, uneven), key=lambda count: (abs(count - share * axis.units), -count))
 
 
-def _fitting(shape: Shape, axis: Axis, uneven: bool) -> list[int]:
+def _fitting(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
     """The numbers of groups of heads that config.json can say."""
     how = shape.how.heads
     assert how is not None
@@ -185,7 +185,9 @@ def _fitting(shape: Shape, axis: Axis, uneven: bool) -> list[int]:
     return [count for count in range(1, axis.units + 1) if hidden % (count * heads // groups) == 0]
 
 
-def part_way(shape: Shape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False) -> dict[Axis, int]:
+def part_way(
+    shape: ModelShape, numbers: Mapping[Axis, int], cut: int, cuts: int, uneven: bool = False
+) -> dict[Axis, int]:
     """How many elements stay after ``cut`` of ``cuts`` equal cuts, heads as config.json can say."""
     found: dict[Axis, int] = {}
     for axis, last in numbers.items():
@@ -234,7 +236,7 @@ def best(scores: torch.Tensor, count: int, groups: int = 1) -> list[int]:
     return sorted(group * size + int(unit) for group in range(groups) for unit in order[group, : count // groups])
 
 
-def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
+def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any]:
     """What config.json says of a model with these elements: where stock transformers can say it, one number for all blocks, else
     each block's own in ``per_layer_config``.
 
@@ -281,7 +283,7 @@ def config_of(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> dict[str, Any
     return changed
 
 
-def _check_experts(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> None:
+def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:
     """Raises UnsupportedError where a router could not choose among the experts that stay."""
     groups = expert_groups(shape)
     for axis, stay in kept.items():
@@ -296,12 +298,12 @@ def _check_experts(shape: Shape, kept: Mapping[Axis, Sequence[int]]) -> None:
             )
 
 
-def _heads_of(shape: Shape) -> tuple[int, int, int]:
+def _heads_of(shape: ModelShape) -> tuple[int, int, int]:
     """Heads, groups and a head's size as config.json has them for all blocks."""
     return sizes(shape.checkpoint.config, shape.how)
 
 
-def _words(shape: Shape, kind: Kind, key: str, count: int) -> dict[str, int]:
+def _words(shape: ModelShape, kind: AxisKind, key: str, count: int) -> dict[str, int]:
     """So many elements in config.json's words."""
     if kind != "heads":
         return {key: count}
@@ -312,7 +314,7 @@ def _words(shape: Shape, kind: Kind, key: str, count: int) -> dict[str, int]:
     return said | ({how.groups: count} if how.groups else {})
 
 
-def told(shape: Shape, left: Mapping[Axis, int]) -> str:
+def told(shape: ModelShape, left: Mapping[Axis, int]) -> str:
     """What stays, in words: ``of each block 1229 of 1536 neurons and 6 of 9 heads stay, 20.0% of the blocks' parameters go``."""
     words = []
     for kind in ("neurons", "heads", "experts"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.models.axes import Axis, Cut, ModelShape
 from sparsebench.steps.prune.factor import DAMPING, check_gram
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _GROUPS = {"o": ("q", "k", "v", "o"), "down": ("gate", "up", "gate_up", "down")}
 """The matrices to which a switch in config.json gives biases together."""
 
 
-def biases(shape: Shape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
+def biases(shape: ModelShape, axes: Iterable[Axis]) -> tuple[dict[str, bool], list[str]]:
     """The switches of config.json that give every output matrix a bias, and the biases that the checkpoint lacks.
 
     Raises UnsupportedError, by name, where an output matrix cannot have one.

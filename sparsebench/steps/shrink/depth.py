@@ -11,21 +11,67 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import UnsupportedError
-from sparsebench.steps.shrink import whole
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.errors import SparsebenchError, UnsupportedError
+from sparsebench.models.hooks import hooked
+from sparsebench.models.safety import told
+from sparsebench.steps.contract import Context, Emit, Progress, Step, reported
+from sparsebench.steps.evidence import counted
+from sparsebench.steps.shrink import whole, writing
+from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.axes import Shape
+    from sparsebench.models.axes import ModelShape
     from sparsebench.steps.calibration import Calibrated
-    from sparsebench.steps.contract import Context, Step
 
-Progress = Callable[[int, int], None]
+
+def make(
+    shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
+) -> None:
+    """Every number of blocks that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
+    started = time.perf_counter()
+    free: dict[Step, dict[str, list[int]]] = {}
+    for step in targets:
+        try:
+            free[step] = _free(shape, step)
+        except SparsebenchError as error:
+            emit(step, error)
+    made: dict[Step, list[str]] = {}
+    read = text.told() if text else {}
+    for step, removed in chosen(shape, free, context, text).items() if free else ():
+        try:
+            smaller = writing.without(shape, removed)
+            settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
+            writer = writing.write(smaller, context.family, targets[step], settings | {"seed": context.seed, **read})
+            made[step] = [*_left(shape, removed), smaller.loads, told(writer.left_out)]
+        except SparsebenchError as error:
+            emit(step, error)
+    seconds = time.perf_counter() - started
+    for step, words in made.items():
+        note = "; ".join(filter(None, words))
+        emit(step, counted(targets[step], context.family, seconds, len(made), note, read))
+
+
+def _free(shape: ModelShape, step: Step) -> dict[str, list[int]]:
+    """By side, the blocks that may go."""
+    stacks = step.settings["stacks"]
+    if stacks != "both" and len(shape.blocks) == 1:
+        raise UnsupportedError(f"stacks: {stacks}: the model has one stack of blocks", "leave `stacks` out")
+    sides = [side for side in shape.blocks if stacks in ("both", side)]
+    return {side: going(shape.blocks[side], step.settings["blocks"], shape.how.pinned, side) for side in sides}
+
+
+def _left(shape: ModelShape, removed: Mapping[str, list[int]]) -> Iterator[str]:
+    """What stays of each stack, in words."""
+    for side, gone in removed.items():
+        total, named = shape.blocks[side], f" of the {side}" if len(shape.blocks) > 1 else ""
+        yield f"{total - len(gone)} of {total} blocks{named} stay, without {', '.join(map(str, gone))}"
 
 
 def going(blocks: int, removed: int, pinned: int, side: str) -> list[int]:
@@ -48,7 +94,7 @@ def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
 
 
 def chosen(
-    shape: Shape, free: Mapping[Step, dict[str, list[int]]], context: Context, text: Calibrated | None
+    shape: ModelShape, free: Mapping[Step, dict[str, list[int]]], context: Context, text: Calibrated | None
 ) -> dict[Step, dict[str, list[int]]]:
     """By step, the blocks of every side that go; ``free`` are those that may. All steps are of one criterion."""
     name = next(iter(free)).name
@@ -60,7 +106,7 @@ def chosen(
             for step, sides in free.items()
         }
     assert text is not None, "the criterion reads text"
-    model = Whole.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
+    model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     if name == "influence":
         found = influences(model, context.progress)
         return {
@@ -87,7 +133,7 @@ Seen = Callable[[slice, str, int, "torch.Tensor", "torch.Tensor"], None]
 """Told of a block's run on a group of samples: the group, its side and number, what it read and what it returned."""
 
 
-def influences(model: Whole, progress: Progress | None = None) -> dict[str, list[float]]:
+def influences(model: WholeModel, progress: Progress | None = None) -> dict[str, list[float]]:
     """BI of every block, by side."""
     import torch
 
@@ -104,7 +150,7 @@ def influences(model: Whole, progress: Progress | None = None) -> dict[str, list
     return {side: (1 - own / counts[side].clamp(min=1)).tolist() for side, own in sums.items()}
 
 
-def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dict[str, torch.Tensor]:
+def inputs_of_last_tokens(model: WholeModel, progress: Progress | None = None) -> dict[str, torch.Tensor]:
     """By side, what each block reads at every sample's last token and what the last one returns: (blocks + 1, samples, width)."""
     import torch
 
@@ -124,7 +170,7 @@ def inputs_of_last_tokens(model: Whole, progress: Progress | None = None) -> dic
     return {side: torch.stack([torch.cat(parts) for parts in own]) for side, own in seen.items()}
 
 
-def _watched(model: Whole, see: Seen, progress: Progress | None) -> None:
+def _watched(model: WholeModel, see: Seen, progress: Progress | None) -> None:
     """Run the whole text, and let ``see`` look at every block of every side."""
     import torch
 
@@ -134,21 +180,11 @@ def _watched(model: Whole, see: Seen, progress: Progress | None) -> None:
 
         return look
 
-    handles = [
-        block.register_forward_hook(hook(side, index), with_kwargs=True)
-        for side, own in model.blocks.items()
-        for index, block in enumerate(own)
-    ]
-    groups = model.groups()
-    try:
-        with torch.no_grad():
-            for done, rows in enumerate(groups, start=1):
-                model.run(rows)
-                if progress:
-                    progress(done, len(groups))
-    finally:
-        for handle in handles:
-            handle.remove()
+    every = [(side, index, block) for side, own in model.blocks.items() for index, block in enumerate(own)]
+    hooks = [block.register_forward_hook(hook(side, index), with_kwargs=True) for side, index, block in every]
+    with hooked(hooks), torch.no_grad():
+        for rows in reported(model.groups(), progress):
+            model.run(rows)
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:
@@ -167,7 +203,7 @@ def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int
 
 
 def greedy(
-    model: Whole, free: Mapping[str, list[int]], removed: int, progress: Progress | None = None
+    model: WholeModel, free: Mapping[str, list[int]], removed: int, progress: Progress | None = None
 ) -> list[list[tuple[str, int]]]:
     """After each of ``removed`` rounds, the blocks that are gone: one more of every side in ``free``, by least loss."""
     gone: list[tuple[str, int]] = []

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
-from sparsebench.models.axes import Axis, Shape
+from sparsebench.models.axes import Axis, ModelShape
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.safety import told
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.recover.trainer import Pruning, Weights
+from sparsebench.steps.recover.trainer import Pruning, TrainedWeights
 from sparsebench.steps.recover.whole import Training
 from sparsebench.steps.shrink import choosing, width, writing
 from sparsebench.steps.shrink.whole import module_of
@@ -63,13 +63,13 @@ def drawn(alphas: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
-class Gating(Pruning):
+class GatePruning(Pruning):
     """The gates of a model, from its shape to the elements that stay.
 
     ``numbers`` says how many elements of each axis are to stay. Raises UnsupportedError where so many cannot, or nothing goes.
     """
 
-    def __init__(self, shape: Shape, step: Step, seed: int) -> None:
+    def __init__(self, shape: ModelShape, step: Step, seed: int) -> None:
         self.shape, self.settings, self.seed = shape, step.settings, seed
         self.joint = bool(step.settings["uneven"])
         numbers = choosing.numbers(shape, width.cutting(step))
@@ -80,7 +80,7 @@ class Gating(Pruning):
         self.mask: torch.Tensor | None = None
         self.noise: torch.Tensor | None = None
 
-    def begin(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> Gating:
+    def begin(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> GatePruning:
         """Put the gates into the model that is trained, before the matrices that read the elements (down, o)."""
         device, total = weights.leaves[0].device, sum(self.units)
         self.alphas = torch.full((total,), START, device=device, requires_grad=True)
@@ -187,10 +187,10 @@ class Gating(Pruning):
 
 
 @dataclass(frozen=True)
-class Narrowing(Training):
+class GateTraining(Training):
     """A training after which the elements whose gates are closed are left out of the folder."""
 
-    gating: Gating = field(kw_only=True)
+    gating: GatePruning = field(kw_only=True)
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
         """Write the smaller model. Raises UnsupportedError where stock transformers would build another shape."""
@@ -204,7 +204,7 @@ class Narrowing(Training):
         return [stay, off, smaller.loads, told(writer.left_out)]
 
 
-def make(shape: Shape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:
+def make(shape: ModelShape, targets: Mapping[Step, Path], context: Context, _: None, emit: Emit) -> None:
     """Make every smaller model of one pass, each in its folder; ``emit`` gets a result or an error. No calibration text is read.
 
     Raises ModelError without a dense model or a text, UnsupportedError for another vocabulary than the dense model's.
@@ -216,11 +216,11 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, _: None, 
         raise UnsupportedError("the vocabulary is not the dense model's", "shrink first, then trim")
     for step, folder in targets.items():
         try:
-            gating = Gating(shape, step, context.seed)
+            gating = GatePruning(shape, step, context.seed)
             # What cannot be written is refused before the training.
             first = {axis: [*range(count)] for axis, count in gating.numbers.items()}
             writing.checked(gating.smaller(first), context.family)
-            training = Narrowing(dense, parent, step, context, gating.begin, gating=gating)
+            training = GateTraining(dense, parent, step, context, gating.begin, gating=gating)
             emit(step, training.run(folder))
         except SparsebenchError as error:
             emit(step, error)

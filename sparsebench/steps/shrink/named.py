@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sparsebench import bounded
 from sparsebench.errors import UserError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.models.axes import Axis, Shape
-from sparsebench.sources.cache import sha256_of
-from sparsebench.steps.contract import of_file
+from sparsebench.models.axes import Axis, ModelShape
+from sparsebench.steps.contract import as_planned
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +26,8 @@ _EXAMPLE = 'as in {"neurons": {"0": {"go": [3, 17]}, "1": {"stay": [0]}}}'
 
 
 @dataclass(frozen=True)
-class Named:
-    """Of each axis that a file names, by its place in ``Shape.axes``: the elements that go and those that stay."""
+class NamedElements:
+    """Of each axis that a file names, by its place in ``ModelShape.axes``: the elements that go and those that stay."""
 
     path: Path
     go: Mapping[int, list[int]] = field(default_factory=dict)
@@ -43,7 +42,7 @@ class Named:
             scores[[unit for unit, number in enumerate(origin) if number in wanted]] = value
         return scores
 
-    def check(self, shape: Shape, numbers: Mapping[Axis, int], uneven: bool) -> None:
+    def check(self, shape: ModelShape, numbers: Mapping[Axis, int], uneven: bool) -> None:
         """Raises UserError, naming file and block, for more that go or stay than do: in a block, ``uneven`` in all."""
         sums: dict[str, list[int]] = {}
         for place, axis in enumerate(shape.axes):
@@ -62,7 +61,7 @@ class Named:
             if stay > left:
                 raise UserError(f"{where}: {stay} stay, where {left} are to stay", "name fewer, or keep more")
 
-    def exactly(self, shape: Shape) -> dict[Axis, list[int]]:
+    def exactly(self, shape: ModelShape) -> dict[Axis, list[int]]:
         """What stays where the file alone decides: all but what goes, or those alone that stay.
 
         Raises UserError for a block of which it says both.
@@ -82,19 +81,13 @@ class Named:
         return kept
 
 
-def read(named: str, shape: Shape) -> Named:
+def read(named: str, shape: ModelShape) -> NamedElements:
     """The file that a step names. Raises UserError, by file, kind and block, for what is not there in the model."""
-    path, sha256 = of_file(named)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file", f"name a JSON file, {_EXAMPLE}")
-    if sha256 and sha256_of(path) != sha256:
-        raise UserError(
-            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
-        )
+    path = as_planned(named, f"a JSON file, {_EXAMPLE}", UserError)
     places: dict[str, dict[str, int]] = {}
     for place, axis in enumerate(shape.axes):
         places.setdefault(_kind(axis), {})[_block(shape, axis)] = place
-    found = Named(path, {}, {})
+    found = NamedElements(path, {}, {})
     for kind, blocks in _object(bounded.read_object(path), path).items():
         if kind not in places:
             hint = did_you_mean(kind, places) or f"it has {', '.join(places) or 'nothing that can go'}"
@@ -109,7 +102,7 @@ def read(named: str, shape: Shape) -> Named:
     return found
 
 
-def _take(found: Named, place: int, shape: Shape, said: Any) -> None:
+def _take(found: NamedElements, place: int, shape: ModelShape, said: Any) -> None:
     axis = shape.axes[place]
     where = _where(found.path, shape, axis)
     for key, units in _object(said, where).items():
@@ -136,12 +129,12 @@ def _kind(axis: Axis) -> str:
     return f"cross_{axis.kind}" if axis.cross else axis.kind
 
 
-def _block(shape: Shape, axis: Axis) -> str:
+def _block(shape: ModelShape, axis: Axis) -> str:
     block = f"{axis.side}.{axis.layers[0]}" if len(shape.blocks) > 1 else str(axis.layers[0])
     return f"{block}.{axis.within}" if axis.within else block
 
 
-def _where(path: Path, shape: Shape, axis: Axis) -> str:
+def _where(path: Path, shape: ModelShape, axis: Axis) -> str:
     return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"
 
 

@@ -16,17 +16,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
-from sparsebench.models.axes import Shape
+from sparsebench.models.axes import ModelShape
+from sparsebench.models.hooks import hooked
+from sparsebench.steps.contract import reported
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.steps.shrink.whole import Whole
+    from sparsebench.steps.shrink.whole import WholeModel
 
 
 def factors(
-    model: Whole,
-    shape: Shape,
+    model: WholeModel,
+    shape: ModelShape,
     norms: Sequence[str],
     stay: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
@@ -42,7 +44,6 @@ def factors(
         raise UnsupportedError(f"compensation: rescale: the norms of {kind} have no weights", "`compensation: none`")
     index = torch.tensor(stay)
     sums = {name: torch.zeros(2, dtype=torch.float64) for name in norms}
-    rows = slice(0, 0)
 
     def see(name: str, module: Any, args: Any) -> None:
         inside = args[0][model.mask(rows, shape.places[name].side)].double()
@@ -50,16 +51,9 @@ def factors(
         sums[name] += torch.stack([(dense * own).sum(), own.square().sum()])
 
     hooks = [model.module(name).register_forward_pre_hook(partial(see, name)) for name in norms]
-    groups = model.groups()
-    try:
-        for done, rows in enumerate(groups, start=1):
-            with torch.no_grad():
-                model.run(rows)
-            if progress:
-                progress(done, len(groups))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(hooks), torch.no_grad():
+        for rows in reported(model.groups(), progress):
+            model.run(rows)
     for name, (both, own) in sums.items():
         if not bool(both.isfinite()) or not float(own) > 0:
             raise ModelError(f"{name}: what it reads is NaN, infinite or nothing", "calibrate with other text")

@@ -20,24 +20,25 @@ normal deviation. At the unpruned model the gradient of a cross-entropy to its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError
-from sparsebench.models.axes import Axis, Cut, Shape
+from sparsebench.models.axes import Axis, Cut, ModelShape
+from sparsebench.models.hooks import hooked
+from sparsebench.steps.contract import Progress, reported
 from sparsebench.steps.shrink.whole import module_of as module_of
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.steps.shrink.whole import Whole
+    from sparsebench.steps.shrink.whole import WholeModel
 
 Scores = dict[Axis, "torch.Tensor"]
 """Of each axis its elements' scores, (units,) float64."""
 Answers = dict[int, "torch.Tensor"]
 """Tokens drawn from a model's own softmax, by the first sample of their group."""
-Progress = Callable[[int, int], None]
 TOKENS = 512
 """Tokens of a batch whose gradients are summed before the absolute value is taken, in whole samples."""
 
@@ -48,7 +49,7 @@ def per_element(values: torch.Tensor, cut: Cut, units: int) -> torch.Tensor:
     return own.reshape(units, cut.size).sum(1)
 
 
-def norms(shape: Shape, axes: Iterable[Axis], power: int, progress: Progress | None = None) -> Scores:
+def norms(shape: ModelShape, axes: Iterable[Axis], power: int, progress: Progress | None = None) -> Scores:
     """The l1 (``power`` 1) or l2 norm of everything that would go with an element, biases left out."""
     import torch
 
@@ -59,14 +60,12 @@ def norms(shape: Shape, axes: Iterable[Axis], power: int, progress: Progress | N
         for cut in axis.cuts:
             if len(shape.checkpoint.tensors[cut.tensor].shape) - (cut.expert is not None) > 1:
                 meant.setdefault(cut.tensor, []).append((axis, cut))
-    for done, (name, cuts) in enumerate(meant.items(), start=1):
+    for name, cuts in reported([*meant.items()], progress):
         tensor = _finite(shape.checkpoint.load(name), name).float().abs_().pow_(power)
         for axis, cut in cuts:
             matrix, dim = cut.of(tensor)
             others = [one for one in range(matrix.ndim) if one != dim]
             found[axis] += per_element(matrix.sum(others, dtype=torch.float64), cut, axis.units)
-        if progress:
-            progress(done, len(meant))
     for axis in found:
         for unit, names in enumerate(axis.apart):
             for name in names:
@@ -83,7 +82,7 @@ def drawn(axes: Iterable[Axis], seed: int) -> Scores:
     return {axis: torch.rand(axis.units, generator=generator, dtype=torch.float64) for axis in axes}
 
 
-class Reading:
+class ActivationScorer:
     """What the output matrices read, seen block by block: scores of one criterion, and the means that FLAP's bias needs."""
 
     def __init__(self, name: str, axes: Iterable[Axis]) -> None:
@@ -160,11 +159,8 @@ class Routing:
             handles.append(holder.register_forward_pre_hook(enter))
             for number, expert in enumerate(holder):
                 handles.append(expert.register_forward_hook(partial(leave, holder, number)))
-        try:
+        with hooked(handles):
             block.advance(0, {})
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def result(self) -> Scores:
         """The scores, after the last block."""
@@ -184,7 +180,7 @@ def _outputs(axes: Iterable[Axis], block: Any) -> list[str]:
 
 
 def taylor(
-    model: Whole,
+    model: WholeModel,
     axes: list[Axis],
     labels: str,
     seed: int,
@@ -219,18 +215,15 @@ def taylor(
         return (own, *args[1:])
 
     rows_of = {axis: _rows_of(axis) if even else [] for axis in axes}
-    handles = []
-    for axis in axes:
-        for cut in axis.outputs:
-            handles.append(model.module(cut.name).register_forward_pre_hook(partial(read, cut.name)))
+    outputs = [cut.name for axis in axes for cut in axis.outputs]
+    handles = [model.module(name).register_forward_pre_hook(partial(read, name)) for name in outputs]
     for name in dict.fromkeys(cut.name for cuts in rows_of.values() for cut in cuts):
         gave = partial(lambda name, module, args, returned: watch(name, returned), name)
         handles.append(model.module(name).register_forward_hook(gave))
     handles += [table.register_forward_hook(_with_gradients) for table in _tables(model.model)]
     generator = torch.Generator().manual_seed(seed)
-    groups = model.groups(TOKENS)
-    try:
-        for done, rows in enumerate(groups, start=1):
+    with hooked(handles):
+        for rows in reported(model.groups(TOKENS), progress):
             _loss(model, rows, labels, generator, answers).backward()
             for axis in axes:
                 for cut in axis.outputs:
@@ -240,11 +233,6 @@ def taylor(
                 made = [per_element(sums[cut.name], cut, axis.units) for cut in rows_of[axis] if cut.name in sums]
                 found[axis] += sum(made, torch.zeros_like(found[axis])).abs()
             sums.clear()
-            if progress:
-                progress(done, len(groups))
-    finally:
-        for handle in handles:
-            handle.remove()
     for axis, scores in found.items():
         if not bool(scores.isfinite().all()):
             raise ModelError(
@@ -261,7 +249,7 @@ def _rows_of(axis: Axis) -> list[Cut]:
 
 
 def _loss(
-    model: Whole, rows: slice, labels: str, generator: torch.Generator, answers: Answers | None = None
+    model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers | None = None
 ) -> torch.Tensor:
     """Mean loss over the tokens of a group; what is drawn from the model's own answers is looked for in ``answers`` first."""
     import torch

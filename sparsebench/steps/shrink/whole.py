@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from sparsebench.errors import ModelError
 from sparsebench.models import blocks
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.filling import stored_views
+from sparsebench.models.hooks import hooked
 from sparsebench.models.load import load_model
 from sparsebench.models.replay import GROUP
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Whole:
+class WholeModel:
     """A model with its blocks by side, and the text in groups of about GROUP tokens; ``layers`` are the paths of experts' linear
     layers by the names of their matrices, ``classes`` (samples,) int64 what a classification head should say."""
 
@@ -37,7 +37,7 @@ class Whole:
     classes: torch.Tensor | None = None
 
     @classmethod
-    def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> Whole:
+    def load(cls, folder: Path, family: Family, batch: Batch, dtype: str) -> WholeModel:
         """The model in ``folder`` in ``dtype``. Raises ModelError, or UnsupportedError where its blocks are no lists."""
         from sparsebench.models.experts import show_layers
 
@@ -128,20 +128,13 @@ class Whole:
                     count += float((wanted != -100).sum())
         return total / max(count, 1e-30)
 
-    @contextmanager
-    def without(self, skipped: list[tuple[str, int]]) -> Iterator[None]:
+    def without(self, skipped: list[tuple[str, int]]) -> ExitStack:
         """While this lasts, what these blocks make of the states is dropped: later blocks read what they read.
 
         They run all the same, for what T5's first block makes besides: the position biases of the whole stack.
         """
-        handles = [
-            self.blocks[side][index].register_forward_hook(_pass_on, with_kwargs=True) for side, index in skipped
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        blocks = [self.blocks[side][index] for side, index in skipped]
+        return hooked(block.register_forward_hook(_pass_on, with_kwargs=True) for block in blocks)
 
 
 def module_of(model: Any, tensor: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
-from sparsebench.models.axes import Axis, Cut, Kind, Shape
+from sparsebench.models.axes import Axis, AxisKind, Cut, ModelShape
 from sparsebench.models.axes import shape as shape_of
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint
@@ -21,8 +21,8 @@ from sparsebench.steps.evidence import counted
 from sparsebench.steps.shrink import choosing, compensation, labelled, scores, writing
 from sparsebench.steps.shrink.choosing import ROUTED, Cutting, by_labels, kinds_of
 from sparsebench.steps.shrink.labelled import Labelled
-from sparsebench.steps.shrink.named import Named, read
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.named import NamedElements, read
+from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class _Plan:
 
     step: Step
     numbers: Mapping[Axis, int]
-    named: Named | None = None
+    named: NamedElements | None = None
 
     @property
     def uneven(self) -> bool:
@@ -59,7 +59,9 @@ class _Making:
         return str(self.step.settings["compensation"])
 
 
-def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit) -> None:
+def make(
+    shape: ModelShape, targets: Mapping[Step, Path], context: Context, text: Calibrated | None, emit: Emit
+) -> None:
     """Every width that is asked for of one model, by one criterion; a setting that fails is told by ``emit``."""
     started = time.perf_counter()
     plans: list[_Plan] = []
@@ -68,7 +70,7 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
             plans.append(_plan(shape, step))
         except SparsebenchError as error:
             emit(step, error)
-    work = _Work(shape, context, text)
+    work = _WidthPass(shape, context, text)
 
     def tell(plan: _Plan, made: _Making, seconds: float, sharing: int) -> None:
         stay = (len(made.smaller.kept.get(axis, range(axis.units))) for axis in made.smaller.shape.axes)
@@ -101,7 +103,7 @@ def make(shape: Shape, targets: Mapping[Step, Path], context: Context, text: Cal
                 tell(plan, last, time.perf_counter() - started, 1)
 
 
-def _plan(shape: Shape, step: Step) -> _Plan:
+def _plan(shape: ModelShape, step: Step) -> _Plan:
     named = read(step.settings["file"], shape) if "file" in step.settings else None
     if step.name == "list":
         assert named is not None
@@ -112,7 +114,7 @@ def _plan(shape: Shape, step: Step) -> _Plan:
     return _Plan(step, left, named)
 
 
-def _in_turn(work: _Work, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
+def _in_turn(work: _WidthPass, plan: _Plan, folder: Path, emit: Emit) -> _Making | None:
     """The model cut in equal parts, each scored on what the one before has left; None where that failed, which is told."""
     whole, cuts, last = work.shape, _cuts(plan.step), None
     with temporary(folder.with_name(f"{folder.name}-cuts")) as scratch:
@@ -141,12 +143,12 @@ def _cuts(step: Step) -> int:
     return int(step.settings.get("iterations", 1))
 
 
-Scored = tuple[str, bool, tuple[Any, ...]]
+ScoreKey = tuple[str, bool, tuple[Any, ...]]
 """What two steps of one criterion must share to share its scores: Taylor's labels, whether its widths stay even, and where
 labelled documents are read."""
 
 
-def _scored(step: Step) -> Scored:
+def _scored(step: Step) -> ScoreKey:
     if step.name != "taylor":
         return "", True, ()
     documents = tuple(step.settings.get(key) for key in ("source", "field", "label", "documents"))
@@ -154,17 +156,17 @@ def _scored(step: Step) -> Scored:
 
 
 @dataclass
-class _Work:
+class _WidthPass:
     """What the settings of a pass share; after a first cut, ``origin`` has the elements' numbers in the whole model."""
 
-    shape: Shape
+    shape: ModelShape
     context: Context
     text: Calibrated | None
     origin: tuple[tuple[int, ...], ...] = ()
     answers: scores.Answers = field(default_factory=dict)
     means: dict[str, torch.Tensor] = field(default_factory=dict)
     unseen: list[Axis] = field(default_factory=list)
-    documents: dict[Scored, Labelled] = field(default_factory=dict)
+    documents: dict[ScoreKey, Labelled] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.shape.checkpoint.folder
@@ -175,12 +177,12 @@ class _Work:
         assert self.text is not None, "the criterion reads text"
         return self.text.batch
 
-    def after(self, smaller: writing.Smaller, folder: Path) -> _Work:
+    def after(self, smaller: writing.Smaller, folder: Path) -> _WidthPass:
         """The same work on what a cut has left in ``folder``."""
         kept = [smaller.kept.get(axis, range(axis.units)) for axis in self.shape.axes]
         origin = tuple(tuple(own[unit] for unit in stay) for own, stay in zip(self.origin, kept, strict=True))
         found = shape_of(Checkpoint(folder), self.context.family)
-        return _Work(found, self.context, self.text, origin, self.answers, documents=self.documents)
+        return _WidthPass(found, self.context, self.text, origin, self.answers, documents=self.documents)
 
     def cut(self, wanted: Mapping[Step, tuple[_Plan, Path]], emit: Emit) -> dict[Step, _Making]:
         """Each step's smaller model in its folder; one that fails is told by ``emit`` and left out."""
@@ -211,12 +213,12 @@ class _Work:
             raise
         return {one.step: one for one in making if not one.error}
 
-    def score(self, steps: list[Step], emit: Emit) -> dict[Scored, scores.Scores]:
+    def score(self, steps: list[Step], emit: Emit) -> dict[ScoreKey, scores.Scores]:
         """Every axis that a step may cut, by how a step asks to have it scored; a way that fails alone is told by ``emit``."""
         name = steps[0].name
         if name == "list":
             return {_scored(steps[0]): {}}
-        kinds: set[Kind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
+        kinds: set[AxisKind] = {kind for step in steps for kind in kinds_of(step.settings["of"])}
         axes = [axis for axis in self.shape.axes if axis.kind in kinds]
         progress, seed = self.context.progress, self.context.seed
         if name in ("l1", "l2"):
@@ -224,8 +226,8 @@ class _Work:
         if name == "random":
             return {_scored(steps[0]): scores.drawn(axes, seed)}
         if name == "taylor":
-            found: dict[Scored, scores.Scores] = {}
-            models: dict[tuple[Any, ...], Whole] = {}
+            found: dict[ScoreKey, scores.Scores] = {}
+            models: dict[tuple[Any, ...], WholeModel] = {}
             for step in {_scored(step): step for step in steps}.values():
                 labels, even, documents = asked = _scored(step)
                 try:
@@ -244,17 +246,17 @@ class _Work:
             routing = scores.Routing(name, axes)
             self.replay(1).run(routing.visit, progress)
             return {_scored(steps[0]): routing.result()}
-        reading = scores.Reading(name, axes)
+        reading = scores.ActivationScorer(name, axes)
         self.replay(1).run(reading.visit, progress)
         self.means, self.unseen = reading.means, reading.unseen
         return {_scored(steps[0]): reading.result()}
 
-    def whole(self, step: Step) -> Whole:
+    def whole(self, step: Step) -> WholeModel:
         """The model in memory, on the text that a step's score is of."""
         if not by_labels(step):
-            return Whole.load(self.folder, self.context.family, self.batch, self.context.dtype)
+            return WholeModel.load(self.folder, self.context.family, self.batch, self.context.dtype)
         documents = self.documents[_scored(step)] = labelled.read(self.folder, step, self.context)
-        model = Whole.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
+        model = WholeModel.load(self.folder, self.context.family, documents.text.batch, self.context.dtype)
         return replace(model, classes=documents.classes)
 
     def told(self, step: Step) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.architectures import widths
-from sparsebench.models.axes import POSITIONS, Axis, Cut, Shape, renumbered
+from sparsebench.models.axes import POSITIONS, Axis, Cut, ModelShape, renumbered
 from sparsebench.models.checkpoint import CheckpointWriter, TensorInfo, lay_out
 from sparsebench.models.families import meta_model, transformers_config
 from sparsebench.models.topology import View, moved
@@ -29,7 +29,7 @@ class Smaller:
     ``config`` what config.json says instead; ``biases`` (name: length) are stored besides, in the dtype of the matrix.
     """
 
-    shape: Shape
+    shape: ModelShape
     kept: dict[Axis, list[int]] = field(default_factory=dict)
     blocks: dict[str, list[int]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Smaller:
         return lay_out(found)
 
 
-def without(shape: Shape, removed: Mapping[str, Sequence[int]]) -> Smaller:
+def without(shape: ModelShape, removed: Mapping[str, Sequence[int]]) -> Smaller:
     """The model without some blocks, by side. Raises UnsupportedError where what is left would not be the same blocks."""
     stay = {side: [one for one in range(shape.blocks[side]) if one not in gone] for side, gone in removed.items()}
     config: dict[str, Any] = {}

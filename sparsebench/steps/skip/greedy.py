@@ -9,23 +9,22 @@ A growth is the same number of weights whatever the layer. A layer that would pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sparsebench.models.hooks import hooked
 from sparsebench.models.skipping import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sparsebench.models.replay import Block
-    from sparsebench.steps.skip.magnitudes import Place
+    from sparsebench.steps.skip.magnitudes import SkipSite
 
 STEP, MOST = 0.02, 0.95
 
 
-def allocated(block: Block, places: Sequence[Place], targets: Sequence[float]) -> dict[float, list[float]]:
+def allocated(block: Block, places: Sequence[SkipSite], targets: Sequence[float]) -> dict[float, list[float]]:
     """For each target the share of each place. The block's first group of samples says what an allocation costs.
 
     A target that cannot be reached because every layer skips as much as it may gets the largest shares that there are.
@@ -51,7 +50,7 @@ def allocated(block: Block, places: Sequence[Place], targets: Sequence[float]) -
 class _Cost:
     """How far a block is from what it makes as it is, by the shares of its places."""
 
-    def __init__(self, block: Block, places: Sequence[Place]) -> None:
+    def __init__(self, block: Block, places: Sequence[SkipSite]) -> None:
         self.block, self.places = block, places
         self.weights, self.kept = block.weights(), block.mask(block.samples[0])
         self.limits = [0.0] * len(places)
@@ -67,17 +66,10 @@ class _Cost:
         with torch.no_grad():
             return self.block.forward(0, 0, self.weights)[self.kept].float()
 
-    @contextmanager
-    def _masks(self) -> Iterator[None]:
+    def _masks(self) -> ExitStack:
         def cut(number: int) -> Any:
             return lambda _, args: (masked(args[0], self.limits[number]), *args[1:])
 
-        modules = [
-            self.block.module.get_submodule(place.path.removeprefix(f"{self.block.path}.")) for place in self.places
-        ]
-        handles = [module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        paths = [place.path.removeprefix(f"{self.block.path}.") for place in self.places]
+        modules = map(self.block.module.get_submodule, paths)
+        return hooked(module.register_forward_pre_hook(cut(number)) for number, module in enumerate(modules))

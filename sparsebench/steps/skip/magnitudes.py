@@ -40,7 +40,7 @@ class Magnitudes:
 
 
 @dataclass(frozen=True)
-class Place:
+class SkipSite:
     """Where values are cut: the module at ``path`` in block ``layer`` of a ``side``, and the number of ``weights`` that meet
     them, ``nonzeros`` of which are not zero."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Share, wrong
@@ -14,16 +14,16 @@ from sparsebench.steps.contract import Context, Emit, Settings, Step
 class Skip(Settings):
     """Values up to a threshold count as zero, and the weights that would meet them are not read."""
 
+    needs: ClassVar = {"share": "the share of values that are skipped, such as 0.4"}
+
     share: Share | None = None
     """The share of a layer's values that count as zero, by magnitude on the calibration text."""
 
     def complete(self, name: str) -> dict[str, Any]:
-        """As it stands; there is no default for how many."""
-        if self.share is None:
-            raise wrong("`share` is missing", "the share of values that are skipped, such as 0.4", at="share")
+        """As it stands."""
         if self.share == 1:
             raise wrong("a `share` of 1", "less than 1: nothing would be computed", at="share")
-        return self.model_dump()
+        return super().complete(name)
 
 
 class Teal(Skip):

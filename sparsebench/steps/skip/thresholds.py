@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 from sparsebench.models.replay import Replay
-from sparsebench.models.skipping import Skip, skips
+from sparsebench.models.skipping import SkipThresholds, skips
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.skip.greedy import allocated
-from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, Place
-from sparsebench.steps.watching import Watch, activation, paths
+from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
+from sparsebench.steps.watching import ActivationHooks, activation, paths
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -37,14 +37,14 @@ FEW = 0.01
 
 
 @dataclass
-class Seen:
+class SkipStatistics:
     """What the text showed: the places, the number of ``weights`` in all matrices of the blocks, of which ``nonzeros`` are not
     zero, and how many layers are ``left`` as they are, because they read something else than one row for each token. ``greedy``
     are shares of a block that are to be allocated to its layers, and ``shares`` those of each place for each of them."""
 
     greedy: tuple[float, ...] = ()
     shares: dict[float, dict[str, float]] = field(default_factory=dict)
-    places: list[Place] = field(default_factory=list)
+    places: list[SkipSite] = field(default_factory=list)
     weights: int = 0
     nonzeros: int = 0
     left: int = 0
@@ -54,7 +54,7 @@ class Seen:
         matrices = paths(block)
         function = activation(block.module, f"{block.side} block {block.index}") if outputs else ""
         counts = {path: Magnitudes() for path in ([function] if outputs else matrices.values())}
-        watch = Watch(block, {path: one.add for path, one in counts.items()}, outputs)
+        watch = ActivationHooks(block, {path: one.add for path, one in counts.items()}, outputs)
         watch.advance()
         sizes = {name: block.matrix(name).numel() for name in matrices}
         kept = {name: int(block.matrix(name).count_nonzero()) for name in matrices}
@@ -65,14 +65,14 @@ class Seen:
         self.weights += sum(sizes.values())
         self.nonzeros += sum(kept.values())
         places = [
-            Place(f"{block.path}.{path}", *met[path], counts[path], block.side, block.index) for path in watch.whole
+            SkipSite(f"{block.path}.{path}", *met[path], counts[path], block.side, block.index) for path in watch.whole
         ]
         for share, each in allocated(block, places, self.greedy).items() if self.greedy else ():
             self.shares.setdefault(share, {}).update(zip((place.path for place in places), each, strict=True))
         self.places += places
         self.left += len(counts) - len(places)
 
-    def threshold(self, place: Place, share: float) -> tuple[float, float]:
+    def threshold(self, place: SkipSite, share: float) -> tuple[float, float]:
         """The magnitude at which a place is cut for a share of its block, and the share of its own values up to that."""
         return place.magnitudes.threshold(self.shares.get(share, {}).get(place.path, share))
 
@@ -88,7 +88,7 @@ def make(
     parent: Path, targets: Mapping[Step, Path], context: Context, read: Callable[[], Calibrated], emit: Emit
 ) -> None:
     """Write each target: the parent's files, with thresholds in config.json. Raises as ``step.run`` says."""
-    started, checkpoint = time.perf_counter(), opened(parent)
+    started, checkpoint = time.perf_counter(), open_checkpoint(parent)
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
@@ -96,15 +96,12 @@ def make(
         raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
     text, outputs = read(), next(iter(targets)).name == "cats"
     greedy = next(iter(targets)).settings.get("allocation") == "greedy"
-    seen = Seen(tuple(step.settings["share"] for step in targets) if greedy else ())
+    seen = SkipStatistics(tuple(step.settings["share"] for step in targets) if greedy else ())
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         # What is tried again and again is tried on one sample.
         group = 1 if greedy else None
         replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group)
-        for done, block in enumerate(replay.walk(), start=1):
-            seen.look(block, parts, outputs)
-            if context.progress:
-                context.progress(done, len(replay))
+        replay.run(lambda block: seen.look(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
         found, activity, notes = _chosen(seen, step.settings["share"], outputs)
@@ -118,7 +115,9 @@ def make(
         emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
 
 
-def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activity, ...], dict[str, Any]]:
+def _chosen(
+    seen: SkipStatistics, share: float, outputs: bool
+) -> tuple[SkipThresholds, tuple[Activity, ...], dict[str, Any]]:
     """The thresholds for a share, what they do at each place, and what is to be told of them."""
     magnitudes = {place.path: seen.threshold(place, share) for place in seen.places}
     unread = sum(place.weights * magnitudes[place.path][1] for place in seen.places)
@@ -142,13 +141,13 @@ def _chosen(seen: Seen, share: float, outputs: bool) -> tuple[Skip, tuple[Activi
         one.module: {"threshold": one.threshold, "share": one.skipped, "near_zero": one.near_zero} for one in activity
     }
     limits = {path: limit for path, (limit, _) in magnitudes.items()}
-    skip = Skip({}, limits) if outputs else Skip(limits, {})
+    skip = SkipThresholds({}, limits) if outputs else SkipThresholds(limits, {})
     note = "; ".join(filter(None, words))
     shares = {"read": 1 - unread / seen.weights, "multiplied": multiplied / seen.weights}
     return skip, activity, {"note": note, **shares, "layers": layers}
 
 
-def _beside_zeros(seen: Seen, read: float, multiplied: float) -> str:
+def _beside_zeros(seen: SkipStatistics, read: float, multiplied: float) -> str:
     """What a token costs where weights are zero too; a bitmask has two bytes for each other one, and a bit for each."""
     if seen.nonzeros > (1 - FEW) * seen.weights:
         return ""
@@ -159,7 +158,7 @@ def _beside_zeros(seen: Seen, read: float, multiplied: float) -> str:
     )
 
 
-def _copy(parent: Path, folder: Path, skip: Skip, made: dict[str, Any]) -> None:
+def _copy(parent: Path, folder: Path, skip: SkipThresholds, made: dict[str, Any]) -> None:
     """The parent's files in a folder whose config.json says what is skipped."""
     stored = Checkpoint(parent)
     with CheckpointWriter(folder, list(stored.tensors.values()), parent, skip.config()) as writer:

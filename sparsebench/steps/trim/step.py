@@ -6,32 +6,28 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsebench import sources
 from sparsebench.errors import ModelError, SparsebenchError, UserError
 from sparsebench.manifest.problems import did_you_mean
-from sparsebench.manifest.schema import Count, wrong
+from sparsebench.manifest.schema import Count, NonEmpty, wrong
 from sparsebench.sources.text import read_texts
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_file, of_text
+from sparsebench.steps.contract import Context, Emit, Settings, Step, as_planned, of_file, of_text, reported
 
 if TYPE_CHECKING:
     from sparsebench.steps.trim.usage import Usage
-
-Named = Annotated[str, Field(min_length=1)]
 
 
 class Corpus(Settings):
     """What a text does not use goes."""
 
-    source: Named | None = None
+    source: NonEmpty | None = None
     """The text, in any notation that `calibration` takes (`path:`, `wheel:`, `hf:datasets/…`), whole; default: the
     calibration text's file. A result is known by the content."""
-    field: Named | None = None
+    field: NonEmpty | None = None
     """The column that holds the text, where the source has columns."""
-    target: Named | None = None
+    target: NonEmpty | None = None
     """A second column whose texts count as well: what an encoder-decoder writes."""
     min_count: Count = 1
     """A token stays that the text uses so many times."""
@@ -49,17 +45,13 @@ class Corpus(Settings):
 class Tokens(Settings):
     """What a list does not name goes."""
 
-    file: Named | None = None
+    needs: ClassVar = {"file": "a text file with a token a line, such as tokens.txt"}
+
+    file: NonEmpty | None = None
     """A text file with a token a line, as the tokenizer spells it (`Ġthe`, `##ing`, `▁house`). A result is known by the file's
     content."""
     characters: bool = True
     """Every token of a single character stays too, so that any text can still be written."""
-
-    def complete(self, name: str) -> dict[str, Any]:
-        """As it stands; there is no default."""
-        if self.file is None:
-            raise wrong("`file` is missing", "a text file with a token a line, such as tokens.txt", at="file")
-        return self.model_dump()
 
 
 def settings() -> dict[str, type[Settings]]:
@@ -96,14 +88,12 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
 
     tokenizer = load_tokenizer(parent)
     vocabulary = Vocabulary.read(parent, tokenizer)
-    for done, (step, folder) in enumerate(targets.items(), start=1):
+    for step, folder in reported([*targets.items()], context.progress):
         try:
             wanted = _listed(step, vocabulary) if step.name == "list" else _of_text(step, tokenizer, context)
             emit(step, _made(parent, folder, step, vocabulary, wanted, context))
         except SparsebenchError as error:
             emit(step, error)
-        if context.progress:
-            context.progress(done, len(targets))
 
 
 def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
@@ -125,15 +115,8 @@ def _of_text(step: Step, tokenizer: Any, context: Context) -> _Wanted:
 def _listed(step: Step, vocabulary: Any) -> _Wanted:
     """The tokens that a file lists. Raises UserError by file and line for one that there is not."""
     from sparsebench import bounded
-    from sparsebench.sources.cache import sha256_of
 
-    path, sha256 = of_file(step.settings["file"])
-    if not path.is_file():
-        raise UserError(f"{path}: no such file", "name a text file with a token a line")
-    if sha256 and sha256_of(path) != sha256:
-        raise UserError(
-            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
-        )
+    path = as_planned(step.settings["file"], "a text file with a token a line", UserError)
     ids = set()
     for number, line in enumerate(bounded.lines(path, UserError), start=1):
         token = line.rstrip("\r\n")

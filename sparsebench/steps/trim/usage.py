@@ -33,7 +33,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RetokenizedText:
     """The same text after a trim: the ``tokens`` that it takes, how many more of them than before stand for something
     ``unknown``, and whether they are the ``same`` ones."""
 
@@ -54,7 +54,7 @@ def used(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool)
 
 def read_again(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], joined: bool, before: Usage, new: Mapping[int, int]
-) -> Reading:
+) -> RetokenizedText:
     """The texts by the trimmed tokenizer, beside how they were read before; ``new`` gives a kept token's new number."""
     import numpy as np
 
@@ -67,7 +67,7 @@ def read_again(
         tokens += now.size
         unknown += 0 if nothing is None else int(np.count_nonzero(now == nothing))
         same = same and np.array_equal(now, table[then])
-    return Reading(tokens, unknown, same)
+    return RetokenizedText(tokens, unknown, same)
 
 
 def check_numbers(tokenizer: PreTrainedTokenizerBase, expected: Mapping[str, int], where: Any) -> None:

@@ -14,7 +14,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter, TensorInfo, lay_out
 from sparsebench.models.families import auto_class, has_masked_lm, meta_model
 from sparsebench.models.filling import named_tensors, stored_views
-from sparsebench.models.quantized import opened
+from sparsebench.models.quantized import open_checkpoint
 
 if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
@@ -85,7 +85,7 @@ def cut(parent: Path, family: Family, rows: list[int], folder: Path) -> Checkpoi
     """
     import torch
 
-    shown, stored = opened(parent), Checkpoint(parent)
+    shown, stored = open_checkpoint(parent), Checkpoint(parent)
     along = axes(shown, family)
     size = rows_of(stored.config)
     if max(rows) >= size:

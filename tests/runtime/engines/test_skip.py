@@ -12,7 +12,7 @@ import torch
 from sparsebench.errors import UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import cache_name
-from sparsebench.models.skipping import Skip
+from sparsebench.models.skipping import SkipThresholds
 from sparsebench.runtime import Setting, Workload, check_supported, measure_latency, memory
 from sparsebench.runtime.engines import engine, engines
 from sparsebench.runtime.engines.base import SavedModel
@@ -24,7 +24,7 @@ from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 from tests.steps.skip.making import made
 
 WORK = Workload(batch=1, prompt=12, generate=4)
-SKIP = Skip({"layers.0.self_attn.q_proj": 0.1}, {})
+SKIP = SkipThresholds({"layers.0.self_attn.q_proj": 0.1}, {})
 
 
 TEAL, CATS = single("skip", "teal", share=0.5), single("skip", "cats", share=0.5)

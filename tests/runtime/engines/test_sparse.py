@@ -21,7 +21,7 @@ from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.sparse import Sparse
 from sparsebench.runtime.kernels import LEVELS, SparseLinear
 from sparsebench.runtime.parity import distance, outputs
-from sparsebench.runtime.workload import Inputs, inputs
+from sparsebench.runtime.workload import Prompt, inputs
 from sparsebench.storage import pack
 from tests.runtime.engines.pruned import FAMILIES, gpt2, prune
 
@@ -41,7 +41,7 @@ def started() -> Sparse:
     return found
 
 
-def prompt(config: Mapping[str, Any]) -> Inputs:
+def prompt(config: Mapping[str, Any]) -> Prompt:
     return inputs(config, Workload(1, 12, 2), 0, "cpu")
 
 

@@ -11,7 +11,7 @@ import pytest
 from sparsebench import plugins
 from sparsebench.errors import MeasureError
 from sparsebench.runtime import Setting, Workload, engines, footprint
-from sparsebench.runtime.engines import BUILT_IN, Row, engine
+from sparsebench.runtime.engines import BUILT_IN, EngineInfo, engine
 from sparsebench.runtime.engines.hf import HuggingFace
 
 
@@ -19,7 +19,7 @@ class Third(HuggingFace):
     """Somebody else's engine."""
 
 
-PLUGIN = Row("third", f"{__name__}:Third")
+PLUGIN = EngineInfo("third", f"{__name__}:Third")
 
 
 @pytest.fixture

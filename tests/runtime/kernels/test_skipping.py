@@ -9,7 +9,7 @@ from torch import nn
 from sparsebench import environment
 from sparsebench.models.skipping import masked
 from sparsebench.runtime.kernels import LEVELS, Kernels
-from sparsebench.runtime.kernels.skipping import TOKENS, Deciding, SkipColumns, SkipRows
+from sparsebench.runtime.kernels.skipping import TOKENS, SkipColumns, SkipRows, ThresholdedActivation
 from tests.runtime.kernels.conftest import levels
 
 SHAPES = [(1, 1), (7, 3), (96, 80), (130, 257), (1000, 300)]
@@ -128,7 +128,7 @@ def test_rows_are_read_where_the_gate_is_open(compiled: Kernels, dtype: torch.dt
         compiled.use(level)
         for ins, outs in SHAPES:
             dense = linear(ins, outs, bias, zeros, dtype)
-            deciding = Deciding(nn.SiLU(), 0.2)
+            deciding = ThresholdedActivation(nn.SiLU(), 0.2)
             layer = SkipRows(compiled, dense.weight, dense.bias, deciding.taken)
             for tokens in (1, 3, TOKENS):
                 x, gate = torch.randn(tokens, ins).to(dtype), torch.randn(tokens, outs).to(dtype)

@@ -15,7 +15,7 @@ from sparsebench.models.grouped import COUNTED, KEY, ROUTERS, experts_of
 from sparsebench.models.load import load_model
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.moefy.grouping import balanced, grouped
-from sparsebench.steps.moefy.use import together
+from sparsebench.steps.moefy.use import inside, together
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
 from tests.steps.shrink import making
@@ -119,6 +119,10 @@ def test_neurons_of_an_expert_go_together() -> None:
     assert together(counts, torch.tensor([0, 0, 1, 1])) == pytest.approx(3.5 / (14 / 12))
     assert together(counts, torch.tensor([0, 1, 0, 1])) == 0
     assert together(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
+    # Of 2 × (5 + 2) that pairs have, those of the first pair or none.
+    assert inside(counts, torch.tensor([0, 0, 1, 2])) == pytest.approx(5 / 7)
+    assert inside(counts, torch.tensor([0, 1, 0, 1])) == 0
+    assert inside(torch.diag(torch.ones(4)), torch.tensor([0, 0, 1, 1])) is None
 
 
 @pytest.mark.parametrize("way", ["coactivation", "cmoe", "random"])
@@ -186,7 +190,7 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     made(parent, family, {single("quantize", "int8"): tmp_path / "int8"})
     with pytest.raises(ModelError, match="are quantized"):
         made(tmp_path / "int8", family, {step: tmp_path / "twice"})
-    for given in ({}, {"active": 0.0}, {"active": 0.5, "shared": 2}):
+    for given in ({}, {"active": 0.0}, {"active": 0.5, "shared": 2}, {"active": 0.5, "partition": "metis"}):
         with pytest.raises(PydanticCustomError):
             single("moefy", "kmeans", **given)
     for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):

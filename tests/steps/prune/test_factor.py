@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.models.inputs import Inputs
+from sparsebench.models.inputs import InputStatistics
 from sparsebench.steps.prune import factor
 from sparsebench.steps.prune.factor import factorise
 from tests.steps.prune.methods.synthetic import activations, inputs_of
 
 
-def published(inputs: Inputs, damping: float = 0.01) -> torch.Tensor:
+def published(inputs: InputStatistics, damping: float = 0.01) -> torch.Tensor:
     """U, as METHODS has it."""
     assert inputs.gram is not None
     hessian = 2 / inputs.tokens * inputs.gram.double()
@@ -66,7 +66,7 @@ def test_dead_inputs_are_told_apart() -> None:
 
 
 def test_no_input_at_all() -> None:
-    found = factorise(Inputs(5, torch.zeros(4), torch.zeros(4, 4)), "q")
+    found = factorise(InputStatistics(5, torch.zeros(4), torch.zeros(4, 4)), "q")
     assert bool(found.dead.all())
     assert torch.allclose(found.upper, torch.eye(4) / 1.01**0.5)
 
@@ -80,7 +80,7 @@ def test_damping_is_raised_until_cholesky_holds_and_said(negative: float, needed
     # One negative direction, of ``negative`` mean diagonals.
     values[0] = -negative * values[1:].sum() / (20 + negative)
     gram = (basis * values) @ basis.T
-    inputs = Inputs(2, gram.diagonal().float(), gram.float())
+    inputs = InputStatistics(2, gram.diagonal().float(), gram.float())
     expected = published(inputs, needed)
     found = factorise(inputs, "q")
     assert found.notes == (f"damping raised to {needed:g}",)
@@ -91,7 +91,7 @@ def test_a_hopeless_matrix_is_refused_by_name() -> None:
     gram = torch.full((3, 3), 100.0)
     gram.fill_diagonal_(1)
     with pytest.raises(ModelError, match=r"layers\.3\.mlp.*not positive definite"):
-        factorise(Inputs(1, gram.diagonal(), gram), "layers.3.mlp")
+        factorise(InputStatistics(1, gram.diagonal(), gram), "layers.3.mlp")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -99,4 +99,4 @@ def test_broken_statistics_are_refused_by_name(bad: float) -> None:
     gram = torch.eye(3)
     gram[0, 2] = gram[2, 0] = bad
     with pytest.raises(ModelError, match=r"layers\.3\.mlp: NaN or infinite activations"):
-        factorise(Inputs(1, gram.diagonal(), gram), "layers.3.mlp")
+        factorise(InputStatistics(1, gram.diagonal(), gram), "layers.3.mlp")

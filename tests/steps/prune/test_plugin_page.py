@@ -11,7 +11,7 @@ import torch
 
 from sparsebench.manifest.load import load_text
 from sparsebench.models.checkpoint import Checkpoint
-from sparsebench.models.inputs import Inputs
+from sparsebench.models.inputs import InputStatistics
 from sparsebench.models.topology import parts
 from sparsebench.plan.expand import recipes
 from sparsebench.plan.preflight import checks
@@ -80,7 +80,7 @@ def test_a_sweep_with_it_keeps_its_counts(installed: None, tiny_llama: Path, tmp
 def test_rescaling_brings_outputs_nearer(installed: None) -> None:
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(200, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
-    inputs = Inputs(200, text.square().sum(0), text.T @ text)
+    inputs = InputStatistics(200, text.square().sum(0), text.T @ text)
     layer = Layer("w", torch.randn(16, 24, generator=generator), inputs=inputs)
     ((found,),) = registry.methods()["rescaled"].load_solve()([layer], [Quota(0.5, "row")])
     kept = score(layer).argsort(1)[:, 12:]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsebench.steps.prune import zeroing
-from sparsebench.steps.prune.keys import Threshold, keys, narrow, thresholds
+from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -47,7 +47,7 @@ def test_cut_removes_the_lowest_and_the_first_of_those_that_tie(dtype: torch.dty
 
 def test_ties_are_spent_only_as_far_as_there_are_any() -> None:
     ranked = torch.tensor([1, 2, 2, 3], dtype=torch.int32)
-    _, removed, spent = zeroing.cut(torch.ones(4), ranked, Threshold(2, 5))
+    _, removed, spent = zeroing.cut(torch.ones(4), ranked, KeyThreshold(2, 5))
     assert (removed, spent) == (3, 2)
 
 

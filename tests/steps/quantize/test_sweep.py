@@ -14,7 +14,7 @@ from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.families import auto_class
 from sparsebench.models.load import load_kernels, load_model
-from sparsebench.models.quantized import KEY, QuantizedCheckpoint, encoding_of, opened, scheme_of
+from sparsebench.models.quantized import KEY, QuantizedCheckpoint, encoding_of, open_checkpoint, scheme_of
 from sparsebench.models.quantized_linear import QuantizedLinear
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
@@ -76,7 +76,7 @@ def test_every_way_keeps_zeros_and_says_what_it_did(pruned: tuple[Path, str], tm
     before = Checkpoint(folder)
     names = [name for name, part in parts(before, family).items() if part.prunable]
     for way, (out, evidence) in made(folder, family, [*NEAREST, *GPTQ], tmp_path / "out").items():
-        after = opened(out)
+        after = open_checkpoint(out)
         assert isinstance(after, QuantizedCheckpoint) and after.quantized == set(names)
         assert set(after.tensors) == set(before.tensors)
         error = size = zeros = rounded = 0.0
@@ -110,7 +110,10 @@ def test_our_loader_gives_the_very_weights(model: tuple[Path, str], tmp_path: Pa
     folder, family = model
     before = Checkpoint(folder)
     for way, (out, _) in made(folder, family, NEAREST, tmp_path / "out").items():
-        assert encoding_of(opened(out).config) == way.bits and scheme_of(opened(out).config) == way.scheme
+        assert (
+            encoding_of(open_checkpoint(out).config) == way.bits
+            and scheme_of(open_checkpoint(out).config) == way.scheme
+        )
         for dtype in ("auto", "float32"):
             loaded = load_model(out, family, dtype)
             held = {name: tensor for name, tensor in loaded.state_dict().items() if tensor.ndim == 2}
@@ -130,7 +133,7 @@ def test_kernels_say_what_the_floats_say(model: tuple[Path, str], tmp_path: Path
     ((out, _),) = made(folder, family, [way], tmp_path / "out").values()
     running, floats = load_kernels(out, family, "bfloat16"), load_model(out, family, "float32")
     layers = [one for one in running.modules() if isinstance(one, QuantizedLinear)]
-    assert len(layers) == len(opened(out).quantized)  # type: ignore[attr-defined]
+    assert len(layers) == len(open_checkpoint(out).quantized)  # type: ignore[attr-defined]
     rounding = said(load_model(out, family, "bfloat16"), family) - said(floats, family)
     difference = said(running, family) - said(floats, family)
     assert float(difference.norm()) <= 2 * float(rounding.norm()) + 1e-4 * float(said(floats, family).norm())

@@ -16,7 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover import student
-from sparsebench.steps.recover.reading import Text
+from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import batch, written
@@ -125,7 +125,7 @@ def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_pa
     begun(dense, family, tmp_path / "small", layers=2, hidden=16, heads=2)
     small, large = (load_model(tmp_path / name, family, "float32") for name in ("small", "dense"))
     settings = step("distill", match="hidden_mse", match_weight=0.5, top_k=0).settings
-    text = Text(family, batch(family))
+    text = TrainingText(family, batch(family))
     loss = Distillation(small, [large], family, text, settings, torch.device("cpu"))
     loss.prepare(3)
     rows = [0, 2]

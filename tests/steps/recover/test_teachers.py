@@ -16,7 +16,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.models.tokenizers import same_tokens
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.recover.reading import Text
+from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.step import trains
 from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import combinations, label, single
@@ -48,7 +48,7 @@ def family_of_three(folder: Path) -> tuple[Path, Path, Path, Any]:
 def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_constant(kept: bool, tmp_path: Path) -> None:
     dense, wide, narrow, family = family_of_three(tmp_path)
     student, one, other = (load_model(path, family, "float32") for path in (narrow, dense, wide))
-    text, rows = Text(family, batch(family)), [0, 1, 3]
+    text, rows = TrainingText(family, batch(family)), [0, 1, 3]
     # All 96 tokens, or so many as the likeliest.
     settings = step("distill", top_k=96 if kept else 0, temperature=2.0).settings
     loss = Distillation(student, [] if kept else [one, other], family, text, settings, torch.device("cpu"))

@@ -19,12 +19,13 @@ from sparsebench.models.load import load_model
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated, Calibration
 from sparsebench.steps.contract import Context, Evidence, Step
-from sparsebench.steps.contract import Text as Source
+from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.reading import Text, Words, schedule
+from sparsebench.steps.recover.reading import TrainingText, WordMasking, schedule
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
 from tests.runtime.test_energy import zone
+from tests.steps.recover.test_reconstruct import zeros_stay
 
 SAMPLES = 24
 
@@ -101,16 +102,7 @@ def check(parent: Path, folder: Path, family: Any, found: Any) -> None:
     assert found.trained_tokens == found.curve[-1].tokens >= 1500
     assert found.operations > 6 * found.parameters * found.trained_tokens
     assert "the published run read" in found.note and "float32" in found.note
-    old, new = Checkpoint(parent), Checkpoint(folder)
-    changed = 0
-    for name, part in parts(old, family).items():
-        assert new.tensors[name].dtype == old.tensors[name].dtype
-        one, other = old.load(name), new.load(name)
-        if part.prunable:
-            assert not other[one == 0].any(), name
-            changed += int((one != other).sum())
-    assert changed > found.prunable / 4
-    assert found.already_zero == found.zeros >= found.prunable // 2
+    zeros_stay(parent, folder, family, found)
     load_model(folder, family)
     notes = json.loads((folder / "sparsebench.json").read_text())
     assert notes["tokens"] == 1500 and len(notes["curve"]) == 4
@@ -133,7 +125,7 @@ def test_finetuned_models_predict_better_and_zeros_stay(kind: str, tmp_path: Pat
     check(parent, tmp_path / "out", family, found)
     assert len(held) >= 5 and not any(held)
     # The loss that is told is that of stock transformers.
-    model, given = load_model(parent, family), Text(family, text(family).batch)
+    model, given = load_model(parent, family), TrainingText(family, text(family).batch)
     rows = range(SAMPLES - round(0.2 * SAMPLES), SAMPLES)
     labels = given.next_tokens(rows)
     with torch.no_grad():
@@ -402,7 +394,7 @@ def test_every_sample_is_read_once_an_epoch_in_an_order_of_its_own() -> None:
 
 
 def test_words_are_masked_as_bert_does() -> None:
-    words = Words(1, frozenset({2}), 500)
+    words = WordMasking(1, frozenset({2}), 500)
     ids, mask = torch.full((200, 50), 7), torch.ones(200, 50)
     ids[:, 0], mask[:, 40:] = 2, 0
     seen, labels = words.masked(ids, mask, 4)

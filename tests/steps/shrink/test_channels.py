@@ -19,7 +19,7 @@ from sparsebench.models.operations import operations_a_token
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, label, single
 from sparsebench.steps.shrink import rescaling
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import Stock, written
 from tests.models.test_axes import random_everywhere
 from tests.steps.shrink.making import shrunk, text
@@ -136,7 +136,7 @@ def test_rescaling_is_the_factor_of_least_squares(kind: str, changes: dict[str, 
     random_everywhere(folder)
     whole = shape(Checkpoint(folder), family)
     axis = residual.channels(whole, family)
-    model = Whole.load(folder, family, text(family).batch, "float32")
+    model = WholeModel.load(folder, family, text(family).batch, "float32")
     stay = list(range(0, 64, 2))
     found = rescaling.factors(model, whole, residual.norms(whole, axis), stay)
     assert found.keys() == {name for name, place in whole.places.items() if place.kind == "norm"}

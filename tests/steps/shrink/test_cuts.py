@@ -62,11 +62,11 @@ def test_cuts_in_turn_are_a_chain_of_steps(kind: str, name: str, settings: dict[
 
 def test_the_answers_of_later_cuts_are_the_whole_models(tmp_path: Path) -> None:
     from sparsebench.steps.shrink import scores
-    from sparsebench.steps.shrink.whole import Whole
+    from sparsebench.steps.shrink.whole import WholeModel
 
     folder, family = written("llama", tmp_path / "model")
     smaller, _ = shrunk(folder, family, tmp_path / "smaller", "l2", keep=0.5, of="neurons")
-    whole, cut = (Whole.load(one, family, text(family).batch, "auto") for one in (folder, smaller))
+    whole, cut = (WholeModel.load(one, family, text(family).batch, "auto") for one in (folder, smaller))
     answers: scores.Answers = {}
     scores.taylor(whole, [], "own", 0, None, answers)
     drawn = {rows: tokens.clone() for rows, tokens in answers.items()}

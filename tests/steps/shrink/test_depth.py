@@ -15,7 +15,7 @@ from sparsebench.models.load import load_model
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink import depth
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.whole import WholeModel
 from sparsebench.steps.shrink.writing import without, write
 from tests.steps.shrink.making import four_blocks, shrunk, text
 
@@ -51,8 +51,8 @@ def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path:
     if found.how.pinned:
         removed = {side: [1, 2] for side in removed}
     write(without(found, removed), family, tmp_path / "smaller", {})
-    whole = Whole.load(folder, family, text(family).batch, "auto")
-    smaller = Whole.load(tmp_path / "smaller", family, text(family).batch, "auto")
+    whole = WholeModel.load(folder, family, text(family).batch, "auto")
+    smaller = WholeModel.load(tmp_path / "smaller", family, text(family).batch, "auto")
     assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
     rows = slice(0, 1)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
 def test_influence_is_one_minus_the_cosine_of_a_blocks_input_and_output(tmp_path: Path) -> None:
     folder, family = four_blocks("llama", tmp_path / "model")
     given = text(family)
-    found = depth.influences(Whole.load(folder, family, given.batch, "auto"))[family]
+    found = depth.influences(WholeModel.load(folder, family, given.batch, "auto"))[family]
     model = load_model(folder, family)
     states = []
     for block in model.model.layers:
@@ -106,7 +106,7 @@ def test_the_run_of_blocks_across_which_states_turn_least() -> None:
 def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind: str, tmp_path: Path) -> None:
     folder, family = four_blocks(kind, tmp_path / "model")
     given = text(family)
-    model = Whole.load(folder, family, given.batch, "auto")
+    model = WholeModel.load(folder, family, given.batch, "auto")
     found = shape(Checkpoint(folder), family)
     side = list(found.blocks)[-1]
     gone: list[int] = []
@@ -118,13 +118,13 @@ def test_sleb_removes_one_block_after_the_other_by_the_loss_of_what_is_left(kind
             if family == "encoder":
                 losses[index] = _distance(model, out, given)
             else:
-                losses[index] = Whole.load(out, family, given.batch, "auto").loss([])
+                losses[index] = WholeModel.load(out, family, given.batch, "auto").loss([])
         gone.append(min(losses, key=lambda index: losses[index]))
     assert depth.greedy(model, {side: [0, 1, 2, 3]}, 2)[-1] == [(side, index) for index in gone]
 
 
-def _distance(model: Whole, out: Path, given: object) -> float:
-    smaller = Whole.load(out, model.family, model.batch, "auto")
+def _distance(model: WholeModel, out: Path, given: object) -> float:
+    smaller = WholeModel.load(out, model.family, model.batch, "auto")
     with torch.no_grad():
         pairs = [(smaller.run(rows), model.run(rows), model.mask(rows, model.last)) for rows in model.groups()]
     return sum(float((one[inside] - other[inside]).square().sum()) for one, other, inside in pairs)

@@ -19,7 +19,7 @@ from sparsebench.models.operations import operations_a_token
 from sparsebench.steps.contract import Evidence, with_hash
 from sparsebench.steps.registry import label, single
 from sparsebench.steps.shrink import scores
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.test_axes import with_zeros
 from tests.models.test_experts import APART, Stock, stored
 from tests.steps.shrink.making import four_blocks, shrunk, text
@@ -95,8 +95,8 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
     folder = stored(kind, form, tmp_path)
     given = text("decoder").batch
     axes = [axis for axis in shape(Checkpoint(folder), "decoder").axes if axis.kind == "neurons"]
-    told = scores.taylor(Whole.load(folder, "decoder", given, "auto"), axes, "text", 0)
-    slow = Whole.load(tmp_path / "fused", "decoder", given, "auto")
+    told = scores.taylor(WholeModel.load(folder, "decoder", given, "auto"), axes, "text", 0)
+    slow = WholeModel.load(tmp_path / "fused", "decoder", given, "auto")
     slow.model = load_model(tmp_path / "fused", "decoder")
     if slow.model._can_set_experts_implementation():
         slow.model.set_experts_implementation("eager")
@@ -128,10 +128,10 @@ def test_taylor_is_weights_times_gradients_of_the_stock_model(kind: str, form: s
 def test_least_squares_is_nearer_to_the_dense_model(kind: str, form: str, tmp_path: Path) -> None:
     folder = stored(kind, form, tmp_path)
     given = text("decoder").batch
-    dense = Whole.load(folder, "decoder", given, "auto")
+    dense = WholeModel.load(folder, "decoder", given, "auto")
 
     def distance(out: Path) -> float:
-        smaller = Whole.load(out, "decoder", given, "auto")
+        smaller = WholeModel.load(out, "decoder", given, "auto")
         with torch.no_grad():
             return sum(float((smaller.run(rows) - dense.run(rows)).square().sum()) for rows in dense.groups())
 

@@ -20,12 +20,12 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.load import load_model
 from sparsebench.plan.rehearse import rehearsal
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.contract import Text as Source
+from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.reading import Text
+from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from sparsebench.steps.shrink import gates, writing
-from sparsebench.steps.shrink.gates import Gating
+from sparsebench.steps.shrink.gates import GatePruning
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import Killed, killer, made, text
 
@@ -37,10 +37,10 @@ def gated(dense: Path, family: Any, folder: Path, settings: Any = None, **option
     return made(dense, family, folder, single("shrink", "gates", **SETTINGS | (settings or {})), dense, **options)
 
 
-def begun(folder: Path, family: Any, model: Any, **settings: Any) -> Gating:
+def begun(folder: Path, family: Any, model: Any, **settings: Any) -> GatePruning:
     """The gates of a model, before any step of a training of 100."""
     step = single("shrink", "gates", **settings)
-    found = Gating(shape(Checkpoint(folder), family), step, 0)
+    found = GatePruning(shape(Checkpoint(folder), family), step, 0)
     weights: Any = SimpleNamespace(model=model, leaves=[*model.parameters()])
     return found.begin(step.settings, weights, None, 100)
 
@@ -66,7 +66,7 @@ def test_gates_are_hard_concrete() -> None:
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "phi3"])
 def test_open_gates_change_nothing_and_closed_ones_remove(kind: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "dense")
-    given = Text(family, text(family, 4).batch).given(range(4))
+    given = TrainingText(family, text(family, 4).batch).given(range(4))
 
     def said(model: Any) -> torch.Tensor:
         with torch.no_grad():

@@ -19,7 +19,7 @@ from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import combinations, kinds, label, single
 from sparsebench.steps.shrink import compensation, scores, width, writing
-from sparsebench.steps.shrink.whole import Whole
+from sparsebench.steps.shrink.whole import WholeModel
 from tests.models.replaying import Stock, written
 from tests.steps.shrink.making import shrunk, text
 
@@ -61,9 +61,9 @@ def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: b
     labels = "own" if family == "encoder" else "text"
     found = shape(Checkpoint(folder), family)
     axes = list(found.axes)
-    model = Whole.load(folder, family, text(family).batch, "auto")
+    model = WholeModel.load(folder, family, text(family).batch, "auto")
     told = scores.taylor(model, axes, labels, 0, even=even)
-    slow = Whole.load(folder, family, text(family).batch, "auto")
+    slow = WholeModel.load(folder, family, text(family).batch, "auto")
     slow.model.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     expected = {axis: torch.zeros(axis.units, dtype=torch.float64) for axis in axes}
@@ -161,10 +161,10 @@ def test_a_singular_gram_matrix_is_damped_until_it_can_be_solved() -> None:
 def test_least_squares_is_nearer_to_the_dense_model_than_the_cut_alone(kind: str, of: str, tmp_path: Path) -> None:
     folder, family = written(kind, tmp_path / "model")
     given = text(family)
-    dense = Whole.load(folder, family, given.batch, "auto")
+    dense = WholeModel.load(folder, family, given.batch, "auto")
 
     def distance(out: Path) -> float:
-        smaller = Whole.load(out, family, given.batch, "auto")
+        smaller = WholeModel.load(out, family, given.batch, "auto")
         with torch.no_grad():
             return sum(float((smaller.run(rows) - dense.run(rows)).square().sum()) for rows in dense.groups())
 

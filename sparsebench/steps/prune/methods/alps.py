@@ -29,7 +29,7 @@ from sparsebench.steps.prune.settings import ALPS
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.models.inputs import Inputs
+    from sparsebench.models.inputs import InputStatistics
 
 SOFTER = 5.0
 """ρ is divided by this as long as it is too large to let the support move at all."""
@@ -88,7 +88,7 @@ def solve(
     return found
 
 
-def prepare(inputs: Inputs, name: str, dtype: torch.dtype, damping: float = 0.01) -> LeastSquares:
+def prepare(inputs: InputStatistics, name: str, dtype: torch.dtype, damping: float = 0.01) -> LeastSquares:
     """H damped, scaled to a unit diagonal, and its eigenvectors. An input that is always zero is independent of all."""
     import torch
 

@@ -22,13 +22,13 @@ import torch
 from sparsebench.steps.contract import Context, Emit, Step
 from sparsebench.steps.prune.contract import Quota
 from sparsebench.steps.prune.masks import choose
-from sparsebench.steps.recover.trainer import Held, Pruning, Weights
+from sparsebench.steps.recover.trainer import MaskedParameter, Pruning, TrainedWeights
 
 
-class Splitting(Pruning):
+class ElsaPruning(Pruning):
     """The sparse copies z of a training's weights x, and the scaled multipliers u of x = z."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
         self.settings, self.held, self.optimizer, self.steps = settings, weights.held, optimizer, steps
         self.quota = Quota(settings["sparsity"], "layer", settings["pattern"])
         self.copies = [self.projected(held, held.parameter.detach()) for held in self.held]
@@ -41,7 +41,7 @@ class Splitting(Pruning):
             return asked
         return asked * (1 - cos(pi * (step // interval * interval) / self.steps)) / 2
 
-    def projected(self, held: Held, values: torch.Tensor) -> torch.Tensor:
+    def projected(self, held: MaskedParameter, values: torch.Tensor) -> torch.Tensor:
         """The values of one parameter, zero but for those that weigh most."""
         found, moment = values.clone(), self.optimizer.state[held.parameter].get("exp_avg_sq")
         # Roots, in the same order: squares of small weights times squares of small gradients are below what a float can be.
@@ -89,4 +89,4 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """Every model of one pass, each into its folder. Raises as ``recover`` does."""
     from sparsebench.steps.recover.step import run as recover
 
-    recover(parent, targets, context, emit, Splitting)
+    recover(parent, targets, context, emit, ElsaPruning)

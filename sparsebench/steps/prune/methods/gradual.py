@@ -18,19 +18,19 @@ from typing import Any
 import torch
 
 from sparsebench.steps.contract import Context, Emit, Step
-from sparsebench.steps.prune.course import Course, bottom, forget
+from sparsebench.steps.prune.course import SparsitySchedule, bottom, forget
 from sparsebench.steps.prune.keys import ordinals
 from sparsebench.steps.prune.masks import by_pattern
-from sparsebench.steps.prune.movement import Moving
-from sparsebench.steps.prune.rigl import Rigging
-from sparsebench.steps.recover.trainer import Held, Pruning, Weights
+from sparsebench.steps.prune.movement import MovementPruning
+from sparsebench.steps.prune.rigl import RiglPruning
+from sparsebench.steps.recover.trainer import MaskedParameter, Pruning, TrainedWeights
 
 
-class Growing(Pruning):
+class GradualPruning(Pruning):
     """The masks of a training, which grow along its course."""
 
-    def __init__(self, settings: Mapping[str, Any], weights: Weights, optimizer: Any, steps: int) -> None:
-        self.course, self.pattern = Course.of(settings, steps), settings["pattern"]
+    def __init__(self, settings: Mapping[str, Any], weights: TrainedWeights, optimizer: Any, steps: int) -> None:
+        self.course, self.pattern = SparsitySchedule.of(settings, steps), settings["pattern"]
         self.held, self.optimizer = weights.held, optimizer
 
     def before(self, step: int) -> None:
@@ -48,7 +48,7 @@ class Growing(Pruning):
                 parameter.masked_fill_(gone, 0)
             forget(self.optimizer, parameter, gone)
 
-    def _scores(self, held: Held) -> torch.Tensor:
+    def _scores(self, held: MaskedParameter) -> torch.Tensor:
         """Magnitudes; infinite of what the pattern keeps."""
         scores = held.parameter.detach().abs()
         if self.pattern != "unstructured":
@@ -66,10 +66,10 @@ class Growing(Pruning):
         return [held.gone for held in self.held]
 
 
-KINDS: dict[str, type[Growing] | type[Moving] | type[Rigging]] = {
-    "magnitude": Growing,
-    "movement": Moving,
-    "rigl": Rigging,
+KINDS: dict[str, type[GradualPruning] | type[MovementPruning] | type[RiglPruning]] = {
+    "magnitude": GradualPruning,
+    "movement": MovementPruning,
+    "rigl": RiglPruning,
 }
 """What makes the zeros, by the setting ``by``."""
 

@@ -17,9 +17,8 @@ from sparsebench.manifest.problems import did_you_mean
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, pieces_of, read_header, tensor_infos
 from sparsebench.models.masked import MASK, kept
 from sparsebench.models.topology import Part, prunable_parts
-from sparsebench.sources.cache import sha256_of
-from sparsebench.steps.contract import Context, Emit, Step, of_file
-from sparsebench.steps.prune.outputs import Outputs
+from sparsebench.steps.contract import Context, Emit, Step, as_planned, reported
+from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.zeroing import zeroed
 
 if TYPE_CHECKING:
@@ -53,16 +52,14 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     masks: dict[Step, Masks] = {}
     for step in targets:
         try:
-            masks[step] = _read(*of_file(step.settings["file"]), checkpoint)
+            masks[step] = _read(step.settings["file"], checkpoint)
         except SparsebenchError as error:
             emit(step, error)
     if not masks:
         return
-    with Outputs(checkpoint, {step: targets[step] for step in masks}) as outputs:
-        for done, name in enumerate(checkpoint.tensors, start=1):
+    with VariantWriters(checkpoint, {step: targets[step] for step in masks}) as outputs:
+        for name in reported([*checkpoint.tensors], context.progress):
             _write(name, masks, outputs)
-            if context.progress:
-                context.progress(done, len(checkpoint.tensors))
         for step in outputs.writers:
             outputs.notes[step] |= {masks[step].note(places)} - {""}
         outputs.finish(context.family, {}, emit)
@@ -70,14 +67,9 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
         emit(step, reason)
 
 
-def _read(path: Path, sha256: str, checkpoint: Checkpoint) -> Masks:
+def _read(named: str, checkpoint: Checkpoint) -> Masks:
     """The masks in a file, which fit the checkpoint by name and shape. Raises ModelError by file and tensor."""
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file", "name a safetensors file of masks")
-    if sha256 and sha256_of(path) != sha256:
-        raise ModelError(
-            f"{path}: changed since the run was planned", "run again: its new content has a plan of its own"
-        )
+    path = as_planned(named, "a safetensors file of masks", ModelError)
     header, start = read_header(path)
     found: dict[str, TensorInfo] = {}
     for info in tensor_infos(header, start, path):
@@ -110,7 +102,7 @@ def _same(folder: Path, one: TensorInfo, other: TensorInfo) -> bool:
     return all(bool((left == right).all()) for left, right in pairs)
 
 
-def _write(name: str, masks: Mapping[Step, Masks], outputs: Outputs) -> None:
+def _write(name: str, masks: Mapping[Step, Masks], outputs: VariantWriters) -> None:
     """One tensor of every version. A tied repeat is treated like the tensor that it repeats."""
     checkpoint = outputs.checkpoint
     own = checkpoint.ties.get(name, name)

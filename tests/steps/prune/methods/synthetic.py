@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sparsebench.models.inputs import Inputs
+from sparsebench.models.inputs import InputStatistics
 from sparsebench.steps.prune.contract import Layer
 
 
@@ -19,9 +19,9 @@ def activations(columns: int, tokens: int, seed: int = 0) -> torch.Tensor:
     return (mixed + 0.3 * noise) * sizes
 
 
-def inputs_of(read: torch.Tensor) -> Inputs:
+def inputs_of(read: torch.Tensor) -> InputStatistics:
     """The sums that calibration would gather."""
-    return Inputs(len(read), read.square().sum(0).float(), (read.T @ read).float())
+    return InputStatistics(len(read), read.square().sum(0).float(), (read.T @ read).float())
 
 
 def weights_of(rows: int, columns: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

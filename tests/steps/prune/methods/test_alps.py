@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsebench.errors import ModelError
-from sparsebench.steps.prune.contract import Layer, Quota
+from sparsebench.steps.prune.contract import Layer, Quota, Solve
 from sparsebench.steps.prune.methods import sparsegpt
 from sparsebench.steps.prune.methods.alps import solve
 from tests.steps.prune.methods.synthetic import activations, inputs_of, layer_error, layer_of, weights_of
@@ -204,8 +204,9 @@ def test_dead_inputs_zero_and_sparse_weights(read) -> None:
     assert int((silent.weights == 0).sum()) == 540
 
 
+@pytest.mark.parametrize("solve", [solve, sparsegpt.solve])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_broken_numbers_are_refused_by_name(bad: float) -> None:
+def test_broken_numbers_are_refused_by_name(solve: Solve, bad: float) -> None:
     weights = weights_of(4, 8, dtype=torch.bfloat16)
     weights[2, 3] = bad
     with pytest.raises(ModelError, match=r"layers\.5\.up: NaN or infinite values"):

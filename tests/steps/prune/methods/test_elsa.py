@@ -16,11 +16,12 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.methods.elsa import Splitting
+from sparsebench.steps.prune.methods.elsa import ElsaPruning
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.trainer import Held
+from sparsebench.steps.recover.trainer import MaskedParameter
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import written
+from tests.steps.prune.methods.test_gradual import exactly
 from tests.steps.recover.test_whole import made, resumed, step
 
 SETTINGS = {"tokens": 6000, "batch": 4, "rate": 3e-3, "held_out": 0.1, "evaluations": 3, "interval": 4, "penalty": 0.1}
@@ -62,10 +63,7 @@ def test_it_beats_the_cut_alone_and_the_zeros_are_exact(tmp_path: Path) -> None:
     # What is looked at first is the cut by magnitude, before any step.
     assert found.curve[0].held_out == pytest.approx(told.curve[0].held_out, rel=1e-4)
     assert found.curve[-1].held_out < 0.8 * found.curve[0].held_out
-    old, new = Checkpoint(dense), Checkpoint(tmp_path / "out")
-    for name, part in parts(old, family).items():
-        if part.prunable:
-            assert int((new.load(name) == 0).sum()) == round(0.7 * old.tensors[name].numel), name
+    exactly(0.7, tmp_path / "out", family)
     assert found.zeros == cut.zeros and found.trained_tokens >= 20000
     assert "the published run read 67,108,864" in found.note
 
@@ -115,13 +113,13 @@ def test_its_steps_are_those_of_the_paper(schedule: str, projection: str) -> Non
     start, goal = torch.randn(2, 6, 8, generator=draw)
     x = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([x], lr=0.01, weight_decay=0.0)
-    held = Held("w", x, torch.zeros(6, 8, dtype=torch.bool), False)
+    held = MaskedParameter("w", x, torch.zeros(6, 8, dtype=torch.bool), False)
     asked = {
         "sparsity": 0.75, "pattern": "unstructured", "penalty": 0.3, "schedule": schedule, "interval": 5,
         "projection": projection,
     }  # fmt: skip
     weights: Any = SimpleNamespace(held=[held])
-    pruning = Splitting(asked, weights, optimizer, 40)
+    pruning = ElsaPruning(asked, weights, optimizer, 40)
 
     def top(values: torch.Tensor, weigh: torch.Tensor) -> torch.Tensor:
         kept = (weigh * values.square()).flatten().topk(12).indices

@@ -13,10 +13,10 @@ from pydantic_core import PydanticCustomError
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Evidence
-from sparsebench.steps.prune.course import Course
-from sparsebench.steps.prune.methods.gradual import Growing
+from sparsebench.steps.prune.course import SparsitySchedule
+from sparsebench.steps.prune.methods.gradual import GradualPruning
 from sparsebench.steps.recover import trainer
-from sparsebench.steps.recover.trainer import Held
+from sparsebench.steps.recover.trainer import MaskedParameter
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import written
 from tests.steps.recover.test_whole import made, resumed
@@ -32,6 +32,14 @@ SETTINGS = {
 }
 
 
+def exactly(share: float, folder: Path, family: Any) -> None:
+    """Each prunable matrix of a model has so many zeros, to the weight."""
+    model = Checkpoint(folder)
+    for name, part in parts(model, family).items():
+        if part.prunable:
+            assert int((model.load(name) == 0).sum()) == round(share * model.tensors[name].numel), name
+
+
 @pytest.mark.parametrize(
     ("initial", "final", "start", "end", "frequency"), [(0.0, 0.8, 0, 100, 10), (0.2, 0.95, 7, 61, 9)]
 )
@@ -39,7 +47,7 @@ def test_the_course_is_that_of_polynomial_decay(
     initial: float, final: float, start: int, end: int, frequency: int
 ) -> None:
     """By the words of ``PolynomialDecay`` and its ``_should_prune_in_step``, at every step."""
-    course = Course(initial, final, start, end, frequency)
+    course = SparsitySchedule(initial, final, start, end, frequency)
     for step in range(end + 20):
         due = start <= step <= end and (step - start) % frequency == 0
         assert course.due(step) == due
@@ -51,10 +59,10 @@ def test_the_whole_sparsity_is_there_before_the_end() -> None:
     for steps in (1, 2, 7, 100):
         for start, end in ((0.0, 0.75), (0.5, 1.0), (1.0, 1.0)):
             asked = {"start": start, "end": end, "schedule": "cubic", "initial": 0.0, "sparsity": 0.8, "frequency": 30}
-            course = Course.of(asked, steps)
+            course = SparsitySchedule.of(asked, steps)
             last = max(step for step in range(steps) if course.due(step))
             assert course.share(last) == 0.8
-            constant = Course.of({**asked, "schedule": "constant"}, steps)
+            constant = SparsitySchedule.of({**asked, "schedule": "constant"}, steps)
             assert [constant.share(step) for step in range(steps) if constant.due(step)] == [0.8]
 
 
@@ -91,16 +99,16 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
     dense, family = written(kind, tmp_path / "dense")
     step = single("prune", "gradual", **{**SETTINGS, "sparsity": None, "pattern": "2:4"})
     shares, full = list[float](), list[bool]()
-    plain = Growing.before
+    plain = GradualPruning.before
 
-    def watched(self: Growing, number: int) -> None:
+    def watched(self: GradualPruning, number: int) -> None:
         plain(self, number)
         gone = [(one, (one == 0).sum(1)) for held in self.held for one in held.matrices(held.parameter.detach())]
         shares.append(sum(int(zeros.sum()) for _, zeros in gone) / sum(one.numel() for one, _ in gone))
         # No group ever has more zeros than the pattern gives it.
         full.append(all(bool(((one.reshape(-1, 4) == 0).sum(1) <= 2).all()) for one, _ in gone))
 
-    monkeypatch.setattr(Growing, "before", watched)
+    monkeypatch.setattr(GradualPruning, "before", watched)
     found = made(dense, family, tmp_path / "out", step, dense)
     assert isinstance(found, Evidence), found
     assert shares == sorted(shares) and len(set(shares)) > 4 and all(full)
@@ -114,12 +122,12 @@ def test_a_pattern_is_reached_on_the_way(kind: str, tmp_path: Path, monkeypatch:
 def test_of_a_pattern_the_smallest_go_first() -> None:
     """Half way to 1:4, those go that the pattern removes as the weights are now, the smallest of them first."""
     weights = torch.nn.Parameter(torch.tensor([[1.0, 2.0, 3.0, 9.0, 10.0, 20.0, 30.0, 40.0]]))
-    held = Held("w", weights, torch.zeros(1, 8, dtype=torch.bool), False)
+    held = MaskedParameter("w", weights, torch.zeros(1, 8, dtype=torch.bool), False)
     asked = {
         "sparsity": 0.75, "pattern": "1:4", "schedule": "cubic", "initial": 0.25, "start": 0.0, "end": 0.5, "frequency": 1,
     }  # fmt: skip
     some: Any = SimpleNamespace(held=[held])
-    growing = Growing(asked, some, torch.optim.AdamW([weights]), 4)
+    growing = GradualPruning(asked, some, torch.optim.AdamW([weights]), 4)
     growing.before(0)
     assert weights.tolist() == [[0, 0, 3, 9, 10, 20, 30, 40]]
     weights.data[0, 7] = 1.0  # what the pattern removes is asked of the weights of now

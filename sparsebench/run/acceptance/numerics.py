@@ -1,0 +1,75 @@
+"""Whether scores and masks are on the device what they are on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from sparsebench.run.acceptance.bench import Bench, CheckResult
+from sparsebench.run.acceptance.models import tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+WORDS = 90
+"""Of the vocabulary that questions are made of."""
+
+
+def scoring(bench: Bench) -> CheckResult:
+    """Fifty questions on the device and on the CPU: the same log-likelihoods, and on a GPU ten times as fast."""
+    from sparsebench.benchmarks.causal import CausalScorer
+    from sparsebench.models.load import load_model
+
+    folder, _ = bench.model("llama")
+    words = tokenizer(WORDS)
+    prompts = [" ".join(f"w{(7 * n + k) % WORDS}" for k in range(24)) for n in range(50)]
+    pairs = [(prompt, f" w{(n + 5 * k) % WORDS} w3") for n, prompt in enumerate(prompts) for k in range(4)]
+    asked = [SimpleNamespace(args=pair) for pair in pairs]
+    found, seconds = [], []
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that is loaded already
+    # On a CPU lm-eval's own way is compared with sharing what prompts have in common.
+    for device, share in (("cpu", True), (bench.device, bench.gpu)):
+        model = load_model(folder, "decoder", device=device)
+        scorer: Any = CausalScorer(
+            pretrained=model, tokenizer=words, backend="causal", batch_size=16, trust_remote_code=False
+        )
+        scorer.share = share
+        started = time.perf_counter()
+        found.append([value for value, _ in scorer.loglikelihood(asked)])
+        seconds.append(time.perf_counter() - started)
+    off = max(abs(a - b) / abs(a) for a, b in zip(*found, strict=True))
+    speedup = seconds[0] / seconds[1]
+    right = off <= 0.01 and (not bench.gpu or speedup >= 10)
+    return right, f"at most {off:.1e} apart, {speedup:.1f} times as fast", {"relative": off, "speedup": speedup}
+
+
+def pruning(bench: Bench) -> CheckResult:
+    """SparseGPT of one layer on the device, against the CPU's (there, against its own in float64): the same weights go."""
+    import torch
+
+    rows, width = (2048, 2048) if bench.gpu else (96, 128)
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((rows, width), (4 * width, width), (width, width))
+    weights, read, mix = (torch.randn(*size, generator=draw, device="cpu") for size in sizes)
+    read = read @ mix
+    plain = _sparsegpt(weights, read, "cpu", None if bench.gpu else torch.float64)
+    ours = _sparsegpt(weights, read, bench.device, None)
+    same = float(((plain == 0) == (ours == 0)).double().mean())
+    error = [float(((weights - one).double() @ read.double().T).norm()) for one in (plain, ours)]
+    worse = error[1] / error[0] - 1
+    detail = f"{same:.3%} of the mask alike, error {worse:+.2%}"
+    return same >= 0.995 and worse <= 0.01, detail, {"same": same, "worse": worse}
+
+
+def _sparsegpt(weights: torch.Tensor, read: torch.Tensor, device: str, dtype: torch.dtype | None) -> torch.Tensor:
+    from sparsebench.models.inputs import InputStatistics
+    from sparsebench.steps.prune.contract import Layer, Quota, Solution
+    from sparsebench.steps.prune.methods.sparsegpt import solve
+
+    rows = read.to(device, dtype or read.dtype)
+    inputs = InputStatistics(len(rows), rows.square().sum(0), rows.T @ rows)
+    ((found,),) = solve([Layer("layer", weights.to(device), 0, inputs)], [Quota(0.5, "layer")], dtype)
+    assert isinstance(found, Solution)
+    return found.weights.cpu()

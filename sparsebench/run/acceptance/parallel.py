@@ -1,0 +1,71 @@
+"""Whether several ranks share a model as their engine promises, on one node and on several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsebench.run.acceptance.bench import Bench, CheckResult, CheckSkipped, off
+from sparsebench.runtime import MemoryResult, hosts
+
+
+def tensor_parallel(bench: Bench) -> CheckResult:
+    """DeepSpeed at several ranks: the same output, each rank with its share of the blocks' matrices, and a GPU of its own."""
+    numbers: dict[str, Any] = {}
+    alike = shared = True
+    apart = all(
+        len({told["gpu"] for told in bench.added_up(ranks)}) == ranks or not bench.gpu for ranks in bench.several
+    )
+    for name in ("opt", "t5", "deberta"):
+        whole = bench.memory(name, "deepspeed")
+        for ranks in bench.several:
+            found = bench.memory(name, "deepspeed", ranks)
+            share = _share(bench, name, whole, found)
+            numbers |= {f"{name} x{ranks}": off(found), f"{name} x{ranks} share": share}
+            alike, shared = alike and off(found) <= 1e-4, shared and abs(share * ranks - 1) <= 0.1
+    worst = max(value for key, value in numbers.items() if not key.endswith("share"))
+    detail = f"at most {worst:.1e} off, {'' if shared else 'not '}a share of the blocks each"
+    return alike and shared and apart, detail + ("" if apart else "; two ranks on one GPU"), numbers
+
+
+def _share(bench: Bench, name: str, whole: MemoryResult, found: MemoryResult) -> float:
+    """The share of the blocks' matrices that the fullest rank holds: all that it holds, less what every rank has whole."""
+    from sparsebench.models.checkpoint import Checkpoint
+    from sparsebench.models.topology import parts
+
+    folder, family = bench.model(name)
+    checkpoint = Checkpoint(folder)
+    sizes = {key: info.nbytes for key, info in checkpoint.tensors.items()}
+    cut = sum(sizes[one.name] for one in parts(checkpoint, family).values() if one.prunable)
+    # Where several ranks share a model whose head is tied to the embedding, that gets a matrix of its own.
+    tied = family != "encoder" and "lm_head.weight" not in sizes
+    rows = checkpoint.config["vocab_size"]
+    head = max(sizes[key] for key, info in checkpoint.tensors.items() if info.shape[0] == rows) if tied else 0
+    one, several = (max(row.tensor_bytes for row in result.per_rank) for result in (whole, found))
+    return 1 - (one + head - several) / cut
+
+
+def zero3(bench: Bench) -> CheckResult:
+    """ZeRO-3: the same output, and never half of the model on a GPU."""
+    folder, _ = bench.model("opt")
+    whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    numbers: dict[str, Any] = {}
+    right = True
+    for ranks in (1, 2)[: bench.ranks]:
+        found = bench.memory("opt", "deepspeed-zero3", ranks)
+        peak = max(row.cuda_allocated_bytes or 0 for row in found.per_rank)
+        numbers |= {f"x{ranks} off": off(found), f"x{ranks} share": peak / whole}
+        right = right and off(found) <= 1e-4 and peak < 0.5 * whole
+    return right, ", ".join(f"{key} {value:.2g}" for key, value in numbers.items()), numbers
+
+
+def several_nodes(bench: Bench) -> CheckResult:
+    """One rank a slot of the hostfile: they add up right, each on a GPU of its own, and say how fast."""
+    if not bench.nodes:
+        raise CheckSkipped("one machine is examined: name others with --hostfile")
+    ranks = sum(slots for _, slots in bench.nodes)
+    found = bench.added_up(ranks, hosts.share(bench.nodes, ranks))
+    places = [(told["host"], told["gpu"]) for told in found]
+    numbers = {"bytes_s": min(told["bytes_s"] for told in found), "places": places}
+    apart = not bench.gpu or len({gpu for _, gpu in places}) == ranks
+    told = ", ".join(f"{host} {gpu}".rstrip() for host, gpu in places)
+    return len(found) == ranks and apart, f"{numbers['bytes_s'] / 1e9:.2f} GB/s on {told}", numbers

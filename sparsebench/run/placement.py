@@ -1,0 +1,91 @@
+"""Nodes of a cluster for one job: a placement group of Ray's with all CPUs and GPUs of each, which ends with the job."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sparsebench.errors import Interrupted, UserError
+from sparsebench.plan.cells import Job
+from sparsebench.plan.jobs import nodes_of
+from sparsebench.runtime.ray_launcher import addresses, on_bundle
+
+LOOK_SECONDS = 1
+"""How often a group that waits is looked at. Ray takes whole seconds."""
+
+
+def bundles(nodes: Sequence[dict[str, Any]], wanted: int, ranks: int, gpu: bool) -> list[dict[str, float]]:
+    """What a job with ``ranks`` on ``wanted`` nodes asks of each: all its CPUs, and all its GPUs where it calculates on them.
+
+    ``nodes`` are those of Ray that live. The largest are asked for. A node must have a CPU for each of its ranks, and a GPU.
+    Raises UserError where too few nodes do.
+    """
+    each = float(ranks // wanted)
+    kinds = ("GPU", "CPU") if gpu else ("CPU",)
+    able = [node["Resources"] for node in nodes if all(node["Resources"].get(kind, 0.0) >= each for kind in kinds)]
+    if len(able) < wanted:
+        needed = " and ".join(_told(each, kind) for kind in reversed(kinds))
+        owned = [(node, [_told(node["Resources"].get(kind, 0.0), kind) for kind in reversed(kinds)]) for node in nodes]
+        has = "; ".join(f"{node['NodeName']} ({', '.join(own)})" for node, own in owned) or "none"
+        raise UserError(
+            f"nodes: {wanted}: {ranks} ranks need {wanted} nodes with {needed} each; {len(able)} of this cluster's "
+            f"{len(nodes)} can hold them: {has}",
+            "start Ray on more nodes, or ask for fewer ranks or nodes",
+        )
+    able.sort(key=lambda own: [own.get(kind, 0.0) for kind in kinds], reverse=True)
+    return [{kind: own[kind] for kind in kinds} for own in able[:wanted]]
+
+
+def _told(number: float, kind: str) -> str:
+    return f"{number:g} {kind}{'s' * (number != 1)}"
+
+
+def ranks_of(job: Job) -> int:
+    """How many ranks the cells of a job have, which is the same for all."""
+    return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
+
+
+class PlacementGroup:
+    """The nodes of one job; use as a context manager, whose beginning waits for them while enough of them live.
+
+    ``nodes`` tells which live; set ``given_up`` where nobody wants the job any more. Ray itself removes the group where this
+    process dies.
+    """
+
+    def __init__(self, ray: Any, job: Job, gpu: bool, nodes: Callable[[], list[dict[str, Any]]]) -> None:
+        self.ray, self.job, self.gpu, self.nodes = ray, job, gpu, nodes
+        self.name = f"sparsebench-{uuid.uuid4().hex}"
+        self.given_up = False
+
+    def __enter__(self) -> PlacementGroup:
+        """Raises UserError where the cluster has too few nodes left, Interrupted where the job is given up."""
+        self.group = self.ray.util.placement_group(self._bundles(), strategy="STRICT_SPREAD", name=self.name)
+        try:
+            while not self.group.wait(LOOK_SECONDS):
+                if self.given_up:
+                    raise Interrupted("given up while it waited for nodes")
+                self._bundles()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ray.util.remove_placement_group(self.group)
+
+    def _bundles(self) -> list[dict[str, float]]:
+        return bundles(self.nodes(), nodes_of(self.job), ranks_of(self.job), self.gpu)
+
+    def first(self) -> dict[str, Any]:
+        """The options of the job's own task, which has the first node."""
+        return on_bundle(self.ray, self.group, 0)
+
+
+def ask_nodes(ray: Any, name: str, function: Callable[..., Any], *words: object) -> list[tuple[str, Any]]:
+    """On a group's first node: the address of each node, and what ``function(*words)`` gives there."""
+    group = ray.util.get_placement_group(name)
+    where = addresses(ray, group)
+    asking = ray.remote(function)
+    asked = [asking.options(**on_bundle(ray, group, index)).remote(*words) for index in range(1, len(where))]
+    return list(zip(where, [function(*words), *ray.get(asked)], strict=True))

@@ -1,0 +1,173 @@
+"""Ray as a launcher of ranks: starts them on a placement group's nodes, prints what they have printed and how they ended.
+
+It runs on the first node, which belongs to the job that wants the ranks; on each other node a task of Ray's, which has all
+of that node's share of the group, starts them. Ranks end with what has started them, and that with the launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from sparsebench import children, leftovers
+from sparsebench.runtime.hosts import Hosts
+from sparsebench.runtime.launch import GRACE_SECONDS, TAIL_LINES
+
+NAMESPACE = "sparsebench"
+"""Where Ray knows our placement groups by name."""
+SIGNALLED = r"^rank {} died of signal (\d+)$"
+"""What is said of a rank that a signal ended."""
+
+Ended = tuple[int, int, str]
+"""A rank, its exit code (negative: a signal), and the last lines that it has printed."""
+
+
+def command(group: str, where: Hosts, port: str, call: Sequence[str]) -> list[str]:
+    """What starts ``python -m sparsebench.runtime.rank CALL…`` for each rank of ``where``, and ends with this process.
+
+    ``group`` is the placement group as ``ADDRESS/NAME``, the address that of the cluster; ``port`` is one of the first node,
+    where the ranks meet.
+    """
+    return children.command(__name__, group, where[0][0], port, where[0][1], *call)
+
+
+def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
+    """The options of a task of Ray's that has all of one node's share of a placement group."""
+    share = ray.util.placement_group_table(group)["bundles"][index]
+    chosen = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, index)
+    return {
+        "num_cpus": share["CPU"], "num_gpus": share.get("GPU", 0), "scheduling_strategy": chosen, "max_retries": 0,
+    }  # fmt: skip
+
+
+def addresses(ray: Any, group: Any) -> list[str]:
+    """The addresses of a placement group's nodes, by which other nodes reach them, in the order of its bundles."""
+    known = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
+    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    return [known[nodes[index]] for index in sorted(nodes)]
+
+
+def start_ranks(numbers: Sequence[int], settings: Mapping[str, str], call: Sequence[str]) -> Iterator[Ended]:
+    """Start these ranks on this node; yields each when it has ended. ``settings`` are environment variables of all of them."""
+    leftovers.sweep()
+    with leftovers.temporary() as folder, ThreadPoolExecutor(len(numbers)) as pool:
+        started: dict[int, subprocess.Popen[bytes]] = {}
+        try:
+            for local, rank in enumerate(numbers):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(local), "LOCAL_SIZE": str(len(numbers)), "TMPDIR": folder}
+                with (Path(folder) / f"rank-{rank}.log").open("wb") as said:
+                    started[rank] = subprocess.Popen(
+                        children.command("sparsebench.runtime.rank", *call),
+                        env={**os.environ, **children.imports(), **settings, **own}, cwd="/", start_new_session=True,
+                        stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+                    )  # fmt: skip
+            waiting = {pool.submit(process.wait): rank for rank, process in started.items()}
+            for ended in as_completed(waiting):
+                rank = waiting[ended]
+                lines = (Path(folder) / f"rank-{rank}.log").read_text(errors="replace").splitlines()
+                yield rank, ended.result(), "\n".join(lines[-TAIL_LINES:])
+        finally:
+            for process in started.values():
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)
+
+
+def start_there(
+    address: str, numbers: Sequence[int], settings: Mapping[str, str], call: Sequence[str]
+) -> Iterator[Ended]:
+    """The same in a task of Ray's on a node: gloo's connections take the interface that has the node's ``address`` for Ray."""
+    yield from start_ranks(numbers, {**settings, **interface(address)}, call)
+
+
+def interface(address: str) -> dict[str, str]:
+    """What has gloo use the network interface of an address of this machine, unless a person has chosen one.
+
+    By itself gloo takes the address that this machine's name means, which may be one that no other machine reaches.
+    """
+    import psutil
+
+    names = [name for name, known in psutil.net_if_addrs().items() if any(one.address == address for one in known)]
+    return {"GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", names[0])} if names else {}
+
+
+def main(words: Sequence[str]) -> int:
+    """Start all ranks, wait until they have ended or one has failed; the exit code."""
+    import ray
+
+    group, first, port, each, *call = words
+    cluster, _, name = group.rpartition("/")
+    ray.init(address=cluster, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    placed = ray.util.get_placement_group(name)
+    state = ray.util.placement_group_table(placed)["state"]
+    if state != "CREATED":
+        print(f"a node of the placement group is gone: Ray calls the group {state}")
+        return 1
+    where = addresses(ray, placed)
+    nodes, slots = len(where), int(each)
+    numbers = [range(node * slots, (node + 1) * slots) for node in range(nodes)]
+    settings = {"WORLD_SIZE": str(nodes * slots), "MASTER_ADDR": first, "MASTER_PORT": port}
+    heard: queue.Queue[Ended] = queue.Queue()
+
+    def follow(index: int, ended: Iterable[Ended]) -> None:
+        left = set(numbers[index])
+        try:
+            for one in ended:
+                left.discard(one[0])
+                heard.put(one)
+        except ray.exceptions.RayError as error:
+            why = (str(error).strip().splitlines() or [""])[0]
+            for rank in left:
+                heard.put((rank, -signal.SIGKILL, f"node {where[index]} is gone: {type(error).__name__}: {why}"))
+
+    def there(index: int) -> Iterator[Ended]:
+        asked = ray.remote(start_there).options(**on_bundle(ray, placed, index), num_returns="streaming")
+        yield from map(ray.get, asked.remote(where[index], numbers[index], settings, call))
+
+    for index in range(nodes):
+        ended = there(index) if index else start_there(where[0], numbers[0], settings, call)
+        threading.Thread(target=follow, args=(index, ended), daemon=True).start()
+    return _reported(heard.get, nodes * slots)
+
+
+def _reported(heard: Callable[..., Ended], ranks: int) -> int:
+    """Print how each rank has ended, until all have, or, when one has failed, for a moment more."""
+    code, until = 0, float("inf")
+    for _ in range(ranks):
+        try:
+            rank, ending, said = heard(timeout=max(0.0, until - time.monotonic()) if code else None)
+        except queue.Empty:
+            break
+        for line in said.splitlines():
+            print(f"rank {rank}: {line}")
+        if ending:
+            code, until = 1, min(until, time.monotonic() + GRACE_SECONDS)
+            words = f"died of signal {-ending}" if ending < 0 else f"ended with exit code {ending}"
+            print(f"rank {rank} {words}", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    from sparsebench.runtime import ray_launcher  # what Ray sends to nodes must be known there by its name
+
+    code = 1
+    try:
+        code = ray_launcher.main(sys.argv[1:])
+        import ray
+
+        ray.shutdown()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by an orderly end: threads may wait for ranks, which end with this process.
+        os._exit(code)

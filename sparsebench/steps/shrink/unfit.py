@@ -1,0 +1,51 @@
+"""Whether a model can be cut as a step asks, as far as its config.json tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsebench.errors import UnsupportedError
+from sparsebench.manifest.schema import Family
+from sparsebench.models import residual
+from sparsebench.models.architectures import architecture
+from sparsebench.models.families import family_of
+from sparsebench.models.types import PER_LAYER
+from sparsebench.steps.contract import Step
+from sparsebench.steps.recover import step as recover
+from sparsebench.steps.shrink.choosing import by_labels, kinds_of
+from sparsebench.steps.shrink.gated import GATES
+from sparsebench.steps.shrink.labelled import lacking
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why nothing of a config.json's model can go as a step asks, and the way out, as far as that alone tells."""
+    try:
+        check(step, config, family_of(config))
+    except UnsupportedError as error:
+        return error.message, error.hint or ""
+    return recover.refuses(step, config)
+
+
+def check(step: Step, config: Mapping[str, Any], family: Family | None) -> None:
+    """Raise UnsupportedError for what ``refuses`` tells of, but for what only a training rules out."""
+    own, how, type_ = step.settings, architecture(config), config.get("model_type")
+    of: Any = "blocks" if "blocks" in own else own.get("of")
+    if of == "hidden":
+        residual.refuse(config)
+    for kind in kinds_of(of) if of not in (None, "hidden") else ():
+        if why := how.cannot(kind):
+            raise UnsupportedError(f"{type_}: {why}", how.instead(kind))
+    if step.name == GATES and how.mixture:
+        raise UnsupportedError(f"{type_}: gates are not learned for mixtures of experts", "another criterion")
+    if own.get("uneven") and (how.mixture or family == "encoder-decoder"):
+        experts = "config.json has no key for an expert or a block of a mixture with fewer elements"
+        why = experts if how.mixture else f"`{PER_LAYER}` numbers the blocks of one stack, and there are two"
+        raise UnsupportedError(f"{type_}: uneven: {why}", "leave `uneven` out")
+    if own.get("operations") is not None and how.mixture:
+        why = "operations: shapes do not tell which experts a token takes, and how often"
+        raise UnsupportedError(f"{type_}: {why}", "`parameters` or `keep`")
+    if own.get("labels") == "text" and family == "encoder":
+        raise UnsupportedError("labels: text: an encoder predicts no next token of a text", "`labels: own`")
+    if by_labels(step) and (why := lacking(config)):
+        raise UnsupportedError(why, "`labels: own`, or a checkpoint that was fine-tuned to classify")

@@ -1,0 +1,250 @@
+"""Jobs whose ranks lie on several nodes of Ray's, without Ray: what is asked of it, refused, and removed again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sparsebench import records, runtime
+from sparsebench.errors import UserError
+from sparsebench.manifest.schema import Manifest
+from sparsebench.plan.cells import Job
+from sparsebench.plan.expand import Plan, expand
+from sparsebench.plan.jobs import jobs, nodes_of
+from sparsebench.run import cluster, handlers
+from sparsebench.run.cluster import Cluster, NodeIdentity, done_on_node
+from sparsebench.run.executor import RunSettings
+from sparsebench.run.placement import bundles
+from sparsebench.run.recorder import JobSpec
+from tests.run.test_executor import FakeRay, RayError, done, run
+from tests.run.test_executor import settings as settings  # a fixture
+
+SPREAD = {
+    "version": 1,
+    "models": [{"name": "m", "source": "path:m", "family": "decoder"}],
+    "runtime": {"engines": ["deepspeed"], "ranks": [1, 4], "nodes": 2},
+}
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return expand(Manifest.model_validate(SPREAD), "test", {"m": "r"})
+
+
+class Groups(FakeRay):
+    """The same with placement groups; as many ``nodes`` as a test says, and a group is there after so many looks."""
+
+    def __init__(self, work: Callable[..., Iterator[dict[str, Any]]], looks: int = 0) -> None:
+        super().__init__(work)
+        self.looks, self.alive = looks, 3
+        self.made: list[tuple[list[dict[str, float]], str]] = []
+        self.removed: list[str] = []
+        self.looking = threading.Event()
+        self.util = SimpleNamespace(
+            placement_group=self.group,
+            remove_placement_group=lambda group: self.removed.append(group.name),
+            placement_group_table=lambda group: {"bundles": dict(enumerate(group.shares))},
+            scheduling_strategies=SimpleNamespace(PlacementGroupSchedulingStrategy=lambda group, at: (group.name, at)),
+        )
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [node(f"node-{number}", CPU=4.0, memory=8e9) for number in range(self.alive)]
+
+    def group(self, shares: list[dict[str, float]], strategy: str, name: str) -> Any:
+        self.made.append((shares, strategy))
+
+        def wait(seconds: int) -> bool:
+            self.looks -= 1
+            self.looking.set()
+            return self.looks < 0
+
+        return SimpleNamespace(shares=shares, name=name, wait=wait)
+
+
+def node(name: str, **resources: float) -> dict[str, Any]:
+    return {"Alive": True, "NodeID": name, "NodeName": name, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks", "gpu", "found"),
+    [
+        (2, 4, False, [{"CPU": 16.0}, {"CPU": 8.0}]),
+        (2, 4, True, [{"GPU": 8.0, "CPU": 16.0}, {"GPU": 2.0, "CPU": 8.0}]),
+        (3, 3, False, [{"CPU": 16.0}, {"CPU": 8.0}, {"CPU": 2.0}]),
+        (2, 8, True, "8 ranks need 2 nodes with 4 CPUs and 4 GPUs each; 1 of this cluster's 4 can hold them: head"),
+        (3, 9, False, r"9 ranks need 3 nodes with 3 CPUs each; 2 of this cluster's 4 .* c \(2 CPUs\)"),
+        (5, 5, False, "5 ranks need 5 nodes with 1 CPU each; 3 of this cluster's 4"),
+    ],
+)
+def test_the_largest_nodes_are_asked_for_whole_or_too_few_are_named(
+    wanted: int, ranks: int, gpu: bool, found: object
+) -> None:
+    known = [
+        node("head"), node("c", CPU=2.0), node("a", CPU=8.0, GPU=2.0), node("b", CPU=16.0, GPU=8.0, memory=9.0)
+    ]  # fmt: skip
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=f"^nodes: {wanted}: {found}"):
+            bundles(known, wanted, ranks, gpu)
+    else:
+        assert bundles(known, wanted, ranks, gpu) == found
+
+
+def spread(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch, ray: Groups
+) -> tuple[dict[str, int], set[str]]:
+    """What a run counts, and why cells failed."""
+    monkeypatch.setattr("tests.run.test_executor.FakeRay", lambda work: ray)
+    counts, ingested, _ = run(plan, settings, monkeypatch, ray.work)
+    assert ingested == Counter({records.key(cell): 1 for cell in plan.cells}), "records come back to the run"
+    known = records.statuses(settings.workspace.records)
+    failed = (key for key, status in known.items() if status == "failed")
+    return counts, {str(records.read_cell(settings.workspace.records, key, "failed")["reason"]) for key in failed}
+
+
+def test_a_job_has_whole_nodes_of_a_group_that_ends_with_it(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def work(
+        spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str
+    ) -> Iterator[dict[str, Any]]:
+        given.append(group)
+        assert bool(group) == (nodes_of(spec.job) == 2)
+        yield from done(spec)
+
+    counts, _ = spread(plan, settings, monkeypatch, ray := Groups(work, looks=2))
+    assert counts["done"] == len(plan.cells)
+    assert ray.made == [([{"CPU": 4.0}, {"CPU": 4.0}], "STRICT_SPREAD")] * 2, "of latency and of memory"
+    names = [name for name in given if name]
+    assert sorted(ray.removed) == sorted(names) and len(set(names)) == 2
+    placed = [asked for asked in ray.asked if "scheduling_strategy" in asked]
+    assert {asked["scheduling_strategy"] for asked in placed} == {(name, 0) for name in names}, "on the first node"
+    assert {(asked["num_cpus"], asked["max_retries"], "memory" in asked) for asked in placed} == {(4.0, 0, False)}
+
+
+def test_a_group_is_removed_where_its_job_is_lost_and_made_anew(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    def work(spec: JobSpec, *words: Any) -> Iterator[dict[str, Any]]:
+        if words[-1] and not lost:
+            lost.append(words[-1])
+            raise RayError("the node died")
+        yield from done(spec)
+
+    counts, _ = spread(plan, settings, monkeypatch, ray := Groups(work))
+    assert counts["done"] == len(plan.cells)
+    assert len(ray.made) == 3 and len(set(ray.removed)) == 3 and lost[0] in ray.removed
+
+
+def test_nodes_that_are_gone_for_good_fail_the_cells_by_name(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Groups(done, looks=10**9)
+
+    def gone() -> None:
+        ray.looking.wait(30)
+        ray.alive = 1
+
+    threading.Thread(target=gone).start()
+    counts, why = spread(plan, settings, monkeypatch, ray)
+    assert counts["failed"] == 2, "latency and memory"
+    assert all("nodes: 2: 4 ranks need 2 nodes with 2 CPUs each; 1 of this cluster's 1" in reason for reason in why)
+    assert len(ray.removed) == len(ray.made)
+
+
+def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Groups(done)
+    ray.alive = 1
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    monkeypatch.setattr(Cluster, "_probed", lambda _: [])
+    with pytest.raises(UserError, match=r"nodes: 2: .* 1 of this cluster's 1 can hold them: node-0 \(4 CPUs\)"):
+        Cluster(settings).begin(plan.cells)
+    Cluster(settings).begin(cell for cell in plan.cells if not cell.nodes)
+
+
+def test_a_job_that_waits_for_nodes_can_be_given_up(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    ray = Groups(done, looks=10**9)
+    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
+    settings.workspace.logs.mkdir(parents=True)
+    with Cluster(settings) as executor:
+        task = executor.start(job, specification(plan, settings, job), settings.workspace.logs / "log", [])
+        ray.looking.wait(30)
+        task.kill()
+        task.wait()
+    assert len(ray.removed) == 1 and not ray.asked
+
+
+def test_jobs_share_the_nodes_that_there_are(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_ray", lambda: Groups(done))
+    executor = Cluster(settings)
+    every = [job for job in jobs(plan, plan.cells, lambda _: True) if job.exclusive]
+    one = next(job for job in every if nodes_of(job) == 1)
+    two = next(job for job in every if nodes_of(job) == 2)
+
+    def room(job: Job, *running: Job) -> bool:
+        return executor.room(job, [SimpleNamespace(job=other) for other in running])  # type: ignore[misc]
+
+    assert room(two) and room(two, one) and room(one, two)
+    assert not room(two, two) and not room(two, one, one) and not room(one, one, two)
+
+
+def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
+    return JobSpec(
+        "test",
+        job,
+        plan.model("m"),
+        plan.dense["m"],
+        settings.workspace,
+        settings.cache,
+        True,
+        "packed",
+        plan.calibration,
+    )
+
+
+def test_ranks_are_measured_on_the_nodes_that_ray_gave(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[runtime.Setting] = []
+    monkeypatch.setattr(runtime, "measure_latency", lambda *words: asked.append(words[3]))
+    where = (("10.0.0.5", 2), ("10.0.0.6", 2))
+    for job in jobs(plan, plan.cells, lambda _: True):
+        if job.kind == "latency":
+            spec = replace(specification(plan, settings, job), hosts=where, group="head:6379/name")
+            handlers.latency(spec, None)  # type: ignore[arg-type]
+    found = {setting.ranks: (setting.hosts, setting.group, setting.ranks_per_node) for setting in asked}
+    assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
+
+
+def test_a_node_of_the_group_that_differs_is_named(
+    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = spec_from_file_location("ray", Path(__file__).parent.parent / "runtime/fake_ray/ray.py")
+    assert found and found.loader
+    monkeypatch.setitem(sys.modules, "ray", fake := module_from_spec(found))
+    found.loader.exec_module(fake)
+    here, there = NodeIdentity.here("cpu"), replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))
+    told = iter([here, there, here])
+    monkeypatch.setattr(NodeIdentity, "here", lambda device: next(told))
+    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
+    with pytest.raises(UserError, match=r"node 127\.0\.0\.1: .*torch 1\.0 instead"):
+        next(done_on_node(specification(plan, settings, job), settings, 4, here, "name"))
