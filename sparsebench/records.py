@@ -220,10 +220,11 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
 def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
     """Write the records of a bundle as files, so that a run goes on from them: how many came, and how many were there already.
 
-    What is there stays. Plans are left out, since a run writes its own. Raises RecordError for what is no record, and for a
-    record whose key is no file's name.
+    What is there stays. Plans are left out, since a run writes its own. Of one cell the first counts: a bundle may hold an older
+    record that a kill has left, behind the one that is done. Raises RecordError for what is no record, and for a record whose
+    key is no file's name.
     """
-    there, came, met = statuses(folder), 0, 0
+    there, taken, met = statuses(folder).keys(), set[str](), 0
     for where, record in located([bundled]):
         if record.get("kind") == "plan":
             continue
@@ -234,10 +235,10 @@ def unbundle(bundled: Path, folder: Path) -> tuple[int, int]:
             )
         if key in there:
             met += 1
-            continue
-        write(folder, record)
-        came += 1
-    return came, met
+        elif key not in taken:
+            write(folder, record)
+            taken.add(key)
+    return len(taken), met
 
 
 def _chosen(folder: Path, manifests: Collection[str]) -> Iterator[dict[str, Any]]:

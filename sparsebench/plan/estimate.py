@@ -60,16 +60,6 @@ class ModelSize:
     blocks: int = 12
 
 
-def making(cell: Cell, size: ModelSize) -> float:
-    """Seconds to make a variant, without reading text."""
-    return size.bytes / SWEEP_BYTES
-
-
-def assessing(cell: Cell, size: ModelSize) -> float:
-    """Seconds for structure, or for storage."""
-    return size.bytes / ASSESS_BYTES
-
-
 def comparing(cell: Cell, size: ModelSize) -> float:
     """Seconds to run texts through the dense model once and through the variant twice."""
     flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.parameters

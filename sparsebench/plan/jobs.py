@@ -106,8 +106,8 @@ def alone(job: Job, on_gpu: bool) -> bool:
     return job.exclusive and job.kind != MEMORY.name and not any("alone" in cell.settings for cell in job.cells)
 
 
-def gpus_of(job: Job) -> int:
-    """How many GPUs a job needs that calculates on them and is not ``alone``: one, or one a rank."""
+def ranks_of(job: Job) -> int:
+    """How many ranks the cells of a job have, which is the same for all. On GPUs each has one of its own."""
     return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
 
 

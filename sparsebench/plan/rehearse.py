@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import models_of
-from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
@@ -29,7 +29,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
             f"cannot rehearse {', '.join(bare)}: no `architecture:`",
             "put the model's config.json under `architecture:` in the manifest",
         )
-    models = [_random(model) for model in manifest.models]
+    models = [model.model_copy(update={"source": "random"}) for model in manifest.models]
     update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks()}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
@@ -53,10 +53,6 @@ def _reads(step: Step) -> bool:
     kind = kinds()[step.verb]
     own = kind.settings()[step.name].model_fields
     return kind.reads_text(step) or step.verb == "trim" or any(key in own for key in kind.texts)
-
-
-def _random(model: ManifestModel) -> ManifestModel:
-    return model.model_copy(update={"source": "random"})
 
 
 def _one(entries: Sequence[Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from statistics import median
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, making, training
-from sparsebench.plan.jobs import alone, calculates, gpus_of
+from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, training
+from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
 from sparsebench.steps.registry import kinds
@@ -28,7 +28,7 @@ SILENCE_ESTIMATES = 10
 def cell_seconds(cell: Cell, size: ModelSize) -> float:
     """A cell's own time, without its process's start."""
     stage = stages().get(cell.stage)
-    return stage.seconds(cell, size) if stage else making(cell, size)
+    return stage.seconds(cell, size) if stage else size.bytes / SWEEP_BYTES
 
 
 def job_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
@@ -62,7 +62,7 @@ def at_once(job: Job, slots: int, gpus: int = 0) -> int:
     (or so many GPUs as they have ranks) where the run has ``gpus``, others in ``slots``."""
     if alone(job, bool(gpus)):
         return 1
-    return max(1, min(slots, gpus // gpus_of(job))) if gpus and calculates(job) else slots
+    return max(1, min(slots, gpus // ranks_of(job))) if gpus and calculates(job) else slots
 
 
 @dataclass
@@ -88,11 +88,7 @@ class JobGroup:
 
 
 def shares(
-    jobs: Iterable[Job],
-    sizes: dict[str, ModelSize],
-    slots: int,
-    pace: Mapping[str, float] | None = None,
-    gpus: int = 0,
+    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, pace: Mapping[str, float] | None = None, gpus: int = 0
 ) -> list[JobGroup]:
     """The jobs by kind and place. ``pace`` is what was ``learned``."""
     found: dict[tuple[str, bool, bool], JobGroup] = {}

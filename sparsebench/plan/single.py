@@ -52,11 +52,7 @@ class SingleModel:
 
 
 def single(
-    text: str,
-    family: str | None,
-    dtype: Dtype,
-    offline: bool,
-    check: Callable[[Mapping[str, Any]], None] | None = None,
+    text: str, family: str | None, dtype: Dtype, offline: bool, check: Callable[[Mapping[str, Any]], None] | None = None
 ) -> SingleModel:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 

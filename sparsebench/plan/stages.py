@@ -217,31 +217,30 @@ def _engine_version(settings: CellSettings, own: int = 0) -> list[Any]:
     return [row.version, own] if row else []
 
 
-def _memory_version(settings: CellSettings) -> list[Any]:
-    return _engine_version(settings, memory.VERSION)
-
-
 def _format_libraries(settings: CellSettings) -> tuple[str, ...]:
     return tuple(name for form in settings["formats"] for name in storage.formats()[form].libraries)
 
 
-def _workload(cell: Cell) -> str:
-    return repr(sorted(cell.settings.items()))
+def _assessing(_: Cell, size: ModelSize) -> float:
+    return size.bytes / estimate.ASSESS_BYTES
 
 
 _RUNNING = ("torch", "transformers", "tokenizers")
 _TIMING = ("torch", "transformers", "deepspeed")
 _STAGES = (
-    Stage("structure", ASSESS, structure, _structure, estimate.assessing),
-    Stage("storage", ASSESS, storage, _storage, estimate.assessing, _format_libraries),
+    Stage("structure", ASSESS, structure, _structure, _assessing),
+    Stage("storage", ASSESS, storage, _storage, _assessing, _format_libraries),
     Stage("outputs", COMPARE, outputs, _outputs, estimate.comparing, lambda _: _RUNNING, reads_text=True),
     Stage(
         "benchmarks", SCORE, benchmarks, _scores, estimate.scoring, lambda _: (*_RUNNING, "lm-eval"), _task_version,
         lambda cell: cell.variant.id,
     ),
-    Stage("latency", TIME, runtime, _latencies, estimate.timing, lambda _: _TIMING, _engine_version, _workload),
     Stage(
-        "memory", MEMORY, runtime, _memories, estimate.using_memory, lambda _: _TIMING, _memory_version,
-        lambda cell: cell.id,
+        "latency", TIME, runtime, _latencies, estimate.timing, lambda _: _TIMING, _engine_version,
+        lambda cell: repr(sorted(cell.settings.items())),
+    ),
+    Stage(
+        "memory", MEMORY, runtime, _memories, estimate.using_memory, lambda _: _TIMING,
+        lambda settings: _engine_version(settings, memory.VERSION), lambda cell: cell.id,
     ),
 )  # fmt: skip

@@ -29,18 +29,16 @@ from sparsebench import __version__, devices, environment, leftovers, records
 from sparsebench.errors import SparsebenchError, UserError, redacted
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import alone, calculates, gpus_of, nodes_of
+from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 from sparsebench.plan.resources import job_bytes
 from sparsebench.plan.stages import timed
 from sparsebench.run.executor import RunningJob, RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.placement import PlacementGroup, ask_nodes, bundles, ranks_of
+from sparsebench.run.placement import ANSWER_SECONDS, PlacementGroup, ask_others, bundles
 from sparsebench.run.recorder import JobSpec
 from sparsebench.runtime.ray_launcher import NAMESPACE
 
 CONNECT_SECONDS = 10.0
-PROBE_SECONDS = 300.0
-"""A node may take so long to start a process of ours and import this package."""
 REFRESH_SECONDS = 1.0
 BEAT_SECONDS = 60.0
 """How often a node says what its job has used. A timed job is disturbed for milliseconds; it may be silent for an hour."""
@@ -144,10 +142,10 @@ class Cluster:
                 ): f"{node['NodeName']} ({node['NodeID'][:6]})"
                 for node in self._alive()
             }
-            ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS)
+            ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
             found = []
             for one, node in asked.items():
-                told: dict[str, Any] = {"missing": f"no answer in {PROBE_SECONDS:g} seconds"}
+                told: dict[str, Any] = {"missing": f"no answer in {ANSWER_SECONDS} seconds"}
                 if one in ready:
                     try:
                         told = self.ray.get(one)
@@ -297,7 +295,7 @@ def resources(job: Job, settings: RunSettings, nodes: Sequence[dict[str, float]]
     cpus = most.get("CPU", 0.0)
     return {
         "CPU": max(1.0, cpus if whole else cpus // settings.slots),
-        "GPU": float(gpu and (most.get("GPU", 0.0) if whole else min(gpus_of(job), most.get("GPU", 1.0)))),
+        "GPU": float(gpu and (most.get("GPU", 0.0) if whole else min(ranks_of(job), most.get("GPU", 1.0)))),
         "memory": min(float(memory), most.get("memory", 0.0)),
     }
 
@@ -396,14 +394,17 @@ def _identity(device: str) -> NodeIdentity:
 
 
 def _placed(spec: JobSpec, device: str, same: NodeIdentity, group: str) -> JobSpec:
-    """The specification of a job with the nodes of its placement group. Raises UserError for one that is not as ``same``."""
+    """The specification of a job with the nodes of its placement group, of which this is the first.
+
+    Raises UserError for another that is not as ``same``, MeasureError for one that is gone.
+    """
     import ray
 
-    found = ask_nodes(ray, group, _identity, device)
-    for address, one in found:
+    where, told = ask_others(ray, group, _identity, device)
+    for address, one in zip(where[1:], told, strict=True):
         if why := same.differs(one, spec.job.exclusive):
             raise UserError(f"node {address}: {why}", "start the same environment on every node")
-    hosts = tuple((address, ranks_of(spec.job) // len(found)) for address, _ in found)
+    hosts = tuple((address, ranks_of(spec.job) // len(where)) for address in where)
     return replace(spec, hosts=hosts, group=f"{ray.get_runtime_context().gcs_address}/{group}")
 
 

@@ -40,8 +40,8 @@ class Clock:
         self.expected: dict[str, float] = {}
         self.by_kind: dict[str, float] = defaultdict(float)
         self.jobs: dict[str, Job] = {}
-        self.spent: dict[str, float] = {}
-        self.foreseen: dict[str, float] = {}
+        self.spent: dict[str, float] = defaultdict(float)
+        self.foreseen: dict[str, float] = defaultdict(float)
         self.starts: dict[str, float] = {}
 
     def begin(self, jobs: Iterable[Job]) -> None:
@@ -58,8 +58,8 @@ class Clock:
 
     def ended(self, job: Job, seconds: float) -> None:
         """A job took ``seconds``."""
-        self.foreseen[job.kind] = self.foreseen.get(job.kind, 0.0) + self._forget(job)
-        self.spent[job.kind] = self.spent.get(job.kind, 0.0) + seconds / self._side_by_side(job)
+        self.foreseen[job.kind] += self._forget(job)
+        self.spent[job.kind] += seconds / self._side_by_side(job)
         self.starts.pop(job.id, None)
 
     def skipped(self, job: Job) -> None:
@@ -86,8 +86,7 @@ class Clock:
         return expected
 
     def _pace(self, kind: str) -> float:
-        spent, foreseen = self.spent.get(kind, 0.0), self.foreseen.get(kind, 0.0)
-        return (spent + DAMPING_SECONDS) / (foreseen + DAMPING_SECONDS)
+        return (self.spent[kind] + DAMPING_SECONDS) / (self.foreseen[kind] + DAMPING_SECONDS)
 
     def _side_by_side(self, job: Job) -> int:
         return at_once(job, self.slots, self.gpus)

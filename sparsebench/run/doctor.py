@@ -49,13 +49,8 @@ def _machine() -> Iterator[Finding]:
     lacks = environment.emulated("bfloat16")
     words += ["no bfloat16 products: 16-bit models calculate in float32 (compute_dtype)"] if lacks else []
     yield Finding("cpu", "slower" if lacks else "ok", ", ".join(filter(None, words)))
-    low = available < 4 * GIB
-    yield Finding(
-        "memory",
-        "slower" if low else "ok",
-        f"{available / GIB:.1f} of {total / GIB:.1f} GiB free",
-        "close programs" if low else "",
-    )
+    low, free_memory = available < 4 * GIB, f"{available / GIB:.1f} of {total / GIB:.1f} GiB free"
+    yield Finding("memory", "slower" if low else "ok", free_memory, "close programs" if low else "")
     root = Cache().root
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -78,9 +73,8 @@ def _gpus() -> Finding:
         return Finding("gpu", "absent", "none found: everything runs on the CPU")
     why = devices.unseen(len(names))
     fix = "install a torch that was built for this driver (https://pytorch.org/get-started), or say device: cpu"
-    return (
-        Finding("gpu", "missing", f"{', '.join(names)}: {why}", fix) if why else Finding("gpu", "ok", ", ".join(names))
-    )
+    listed = ", ".join(names)
+    return Finding("gpu", "missing", f"{listed}: {why}", fix) if why else Finding("gpu", "ok", listed)
 
 
 def _libraries() -> Iterator[Finding]:

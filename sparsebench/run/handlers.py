@@ -14,7 +14,7 @@ from sparsebench import devices, environment
 from sparsebench.errors import ModelError, SparsebenchError, StorageError
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
-from sparsebench.plan.jobs import alone, gpus_of, reads_dense
+from sparsebench.plan.jobs import alone, ranks_of, reads_dense
 from sparsebench.plan.stages import PROCESSES
 from sparsebench.run.recorder import JobSpec, Recorder
 from sparsebench.sources.text import read_texts
@@ -248,7 +248,7 @@ def _threads(job: Job, device: str) -> int | None:
     """A rank's threads where its job runs beside others: of the share of the cores that the executor gave the job."""
     if not devices.is_gpu(device) or alone(job, True):
         return None
-    return max(1, int(os.environ["OMP_NUM_THREADS"]) // gpus_of(job))
+    return max(1, int(os.environ["OMP_NUM_THREADS"]) // ranks_of(job))
 
 
 def _listed(settings: dict[str, Any]) -> dict[str, Any]:

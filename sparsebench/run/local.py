@@ -14,7 +14,7 @@ from pathlib import Path
 from sparsebench import children, devices, environment, leftovers
 from sparsebench.paths import create
 from sparsebench.plan.cells import Cell, Job
-from sparsebench.plan.jobs import alone, calculates, gpus_of
+from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.run import precompile
 from sparsebench.run.executor import GRACE_SECONDS, RunningJob, RunSettings
 from sparsebench.run.forkserver import ForkServer, Process, at_work
@@ -77,7 +77,7 @@ class Local:
             return not running
         if any(self._alone(task.job) for task in running):
             return False
-        if self.gpus and calculates(job) and len(self._idle(running)) < gpus_of(job):
+        if self.gpus and calculates(job) and len(self._idle(running)) < ranks_of(job):
             return False
         return len(running) < self.settings.slots
 
@@ -94,7 +94,7 @@ class Local:
         if job.exclusive and self.compiler:
             self._compiled(self.compiler)
         path = spec.save(log.with_suffix(".job"))
-        own = self._idle(running)[: gpus_of(job)] if calculates(job) and not self._alone(job) else []
+        own = self._idle(running)[: ranks_of(job)] if calculates(job) and not self._alone(job) else []
         gpu = ",".join(own)
         reading, writing = os.pipe()
         process = self._process(job, path, log, writing, gpu)

@@ -6,13 +6,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sparsebench.errors import Interrupted, UserError
+from sparsebench.errors import Interrupted, MeasureError, UserError
 from sparsebench.plan.cells import Job
-from sparsebench.plan.jobs import nodes_of
+from sparsebench.plan.jobs import nodes_of, ranks_of
 from sparsebench.runtime.ray_launcher import addresses, on_bundle
 
 LOOK_SECONDS = 1
 """How often a group that waits is looked at. Ray takes whole seconds."""
+ANSWER_SECONDS = 300
+"""A node may take so long to start a process of ours and import this package."""
 
 
 def bundles(nodes: Sequence[dict[str, Any]], wanted: int, ranks: int, gpu: bool) -> list[dict[str, float]]:
@@ -41,11 +43,6 @@ def _told(number: float, kind: str) -> str:
     return f"{number:g} {kind}{'s' * (number != 1)}"
 
 
-def ranks_of(job: Job) -> int:
-    """How many ranks the cells of a job have, which is the same for all."""
-    return max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
-
-
 class PlacementGroup:
     """The nodes of one job; use as a context manager, whose beginning waits for them while enough of them live.
 
@@ -55,24 +52,32 @@ class PlacementGroup:
 
     def __init__(self, ray: Any, job: Job, gpu: bool, nodes: Callable[[], list[dict[str, Any]]]) -> None:
         self.ray, self.job, self.gpu, self.nodes = ray, job, gpu, nodes
-        self.name = f"sparsebench-{uuid.uuid4().hex}"
+        self.name = ""
         self.given_up = False
 
     def __enter__(self) -> PlacementGroup:
         """Raises UserError where the cluster has too few nodes left, Interrupted where the job is given up."""
-        self.group = self.ray.util.placement_group(self._bundles(), strategy="STRICT_SPREAD", name=self.name)
-        try:
-            while not self.group.wait(LOOK_SECONDS):
-                if self.given_up:
-                    raise Interrupted("given up while it waited for nodes")
-                self._bundles()
-        except BaseException:
-            self.__exit__()
-            raise
+        while not self._came():
+            pass
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ray.util.remove_placement_group(self.group)
+
+    def _came(self) -> bool:
+        """Ask for the nodes and wait for them; False where they are to be asked for anew: other nodes are the largest by now, and
+        perhaps none has what was asked for."""
+        asked, came = self._bundles(), False
+        self.name = f"sparsebench-{uuid.uuid4().hex}"
+        self.group = self.ray.util.placement_group(asked, strategy="STRICT_SPREAD", name=self.name)
+        try:
+            while not (came := self.group.wait(LOOK_SECONDS)) and self._bundles() == asked:
+                if self.given_up:
+                    raise Interrupted("given up while it waited for nodes")
+            return came
+        finally:
+            if not came:
+                self.__exit__()
 
     def _bundles(self) -> list[dict[str, float]]:
         return bundles(self.nodes(), nodes_of(self.job), ranks_of(self.job), self.gpu)
@@ -82,10 +87,18 @@ class PlacementGroup:
         return on_bundle(self.ray, self.group, 0)
 
 
-def ask_nodes(ray: Any, name: str, function: Callable[..., Any], *words: object) -> list[tuple[str, Any]]:
-    """On a group's first node: the address of each node, and what ``function(*words)`` gives there."""
+def ask_others(ray: Any, name: str, function: Callable[..., Any], *words: object) -> tuple[list[str], list[Any]]:
+    """On a group's first node: the addresses of all nodes, and what ``function(*words)`` gives on each but this one.
+
+    Raises MeasureError where one of them is gone, or gives no answer.
+    """
     group = ray.util.get_placement_group(name)
     where = addresses(ray, group)
     asking = ray.remote(function)
     asked = [asking.options(**on_bundle(ray, group, index)).remote(*words) for index in range(1, len(where))]
-    return list(zip(where, [function(*words), *ray.get(asked)], strict=True))
+    try:
+        return where, ray.get(asked, timeout=ANSWER_SECONDS)
+    except ray.exceptions.GetTimeoutError as error:
+        raise MeasureError(
+            f"no answer from one of {', '.join(where[1:])} in {ANSWER_SECONDS} seconds", "see `ray status`"
+        ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 
 from sparsebench.plan.cells import Job, Variant
-from sparsebench.plan.jobs import alone, calculates, gpus_of, nodes_of
+from sparsebench.plan.jobs import alone, calculates, nodes_of, ranks_of
 
 
 class Queue:
@@ -93,7 +93,7 @@ class Queue:
         return self._users[variant.id] > 0
 
     def _push(self, job: Job) -> None:
-        kind = (job.kind, job.exclusive, alone(job, True), calculates(job), gpus_of(job), nodes_of(job))
+        kind = (job.kind, job.exclusive, alone(job, True), calculates(job), ranks_of(job), nodes_of(job))
         heapq.heappush(self._ready.setdefault(kind, []), (self._places[job.id], job.id))
 
     def _drop(self, name: str) -> None:

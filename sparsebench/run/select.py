@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,11 +168,9 @@ def _previous(path: Path) -> dict[str, str]:
     again = "remove the file: the next run writes it again"
     plan = bounded.read_object(path, LedgerError, again, bounded.PLAN)
     try:
-        return dict(_questions(plan["cells"]))
+        return {
+            str(cell["cell_id"]): _question(Variant.read(cell["variant"]), cell["stage"], cell["settings"])
+            for cell in plan["cells"]
+        }
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"{path}: not a plan as sparsebench writes it ({error!r})", again) from error
-
-
-def _questions(cells: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    for cell in cells:
-        yield str(cell["cell_id"]), _question(Variant.read(cell["variant"]), cell["stage"], cell["settings"])

@@ -30,10 +30,15 @@ def cuda_graph(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[
         for _ in range(WARM):
             step()
             undo()
-    torch.cuda.current_stream().wait_stream(side)
+    current = torch.cuda.current_stream()
+    current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:
+        torch.cuda.set_stream(current)  # which torch does not do where a recording was broken off
+        raise
     replay: Callable[[], None] = graph.replay
     return replay
 
@@ -52,6 +57,8 @@ def why_eager(module: Any, ranks: int) -> str:
     """Why decoding ``module`` is not recorded; empty where it can be."""
     if ranks > 1:
         return "several ranks"
+    if any(hasattr(one, "ds_id") for one in module.parameters()):
+        return "ZeRO-3 gathers its parameters"
     if not getattr(module, "_can_compile_fullgraph", False):
         return "transformers has no static cache for this architecture"
     if any(type(layer).__name__ != "StaticLayer" for layer in static_cache(module, 1).layers):
@@ -78,6 +85,7 @@ class CapturedDecode(Decode):
         self.tokens, self.record = tokens, record
         self.why = why_eager(prefill.model.module, ranks)
         self.replay: Callable[[], None] | None = None
+        self.recorded: Callable[[], None] | None = None
         self.behind: list[tuple[Any, Any]] = []
 
     @property
@@ -103,7 +111,7 @@ class CapturedDecode(Decode):
         (self.replay or super().step)()
 
     def end(self) -> None:
-        self.replay, self.behind = None, []
+        self.replay, self.recorded, self.behind = None, None, []
         super().end()
 
     def _recorded(self) -> Callable[[], None]:
@@ -145,6 +153,8 @@ class CapturedDecode(Decode):
         step()
         eager = logits.clone()
         self._undo()
+        # A graph knows addresses only: what the step reads and writes would be freed with it, the mask and the logits among them.
+        self.recorded = step
         replay = self.record(step, self._undo)
         self._undo()
         logits.zero_()

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from sparsebench import children, leftovers
+from sparsebench.errors import MeasureError
 from sparsebench.runtime.hosts import Hosts
 from sparsebench.runtime.launch import GRACE_SECONDS, TAIL_LINES
 
@@ -51,9 +53,15 @@ def on_bundle(ray: Any, group: Any, index: int) -> dict[str, Any]:
 
 
 def addresses(ray: Any, group: Any) -> list[str]:
-    """The addresses of a placement group's nodes, by which other nodes reach them, in the order of its bundles."""
+    """The addresses of a placement group's nodes, by which other nodes reach them, in the order of its bundles.
+
+    Raises MeasureError where one of them is gone.
+    """
+    table = ray.util.placement_group_table(group)
+    if table["state"] != "CREATED":
+        raise MeasureError(f"a node of the placement group is gone: Ray calls the group {table['state']}")
     known = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
-    nodes = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    nodes = table["bundles_to_node_id"]
     return [known[nodes[index]] for index in sorted(nodes)]
 
 
@@ -109,11 +117,11 @@ def main(words: Sequence[str]) -> int:
     cluster, _, name = group.rpartition("/")
     ray.init(address=cluster, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     placed = ray.util.get_placement_group(name)
-    state = ray.util.placement_group_table(placed)["state"]
-    if state != "CREATED":
-        print(f"a node of the placement group is gone: Ray calls the group {state}")
+    try:
+        where = addresses(ray, placed)
+    except MeasureError as error:
+        print(error)
         return 1
-    where = addresses(ray, placed)
     nodes, slots = len(where), int(each)
     numbers = [range(node * slots, (node + 1) * slots) for node in range(nodes)]
     settings = {"WORLD_SIZE": str(nodes * slots), "MASTER_ADDR": first, "MASTER_PORT": port}
@@ -125,10 +133,13 @@ def main(words: Sequence[str]) -> int:
             for one in ended:
                 left.discard(one[0])
                 heard.put(one)
-        except ray.exceptions.RayError as error:
-            why = (str(error).strip().splitlines() or [""])[0]
+        except Exception as error:  # whatever it is, nobody else would tell of these ranks
+            raised = isinstance(error, ray.exceptions.RayTaskError) or not isinstance(error, ray.exceptions.RayError)
+            cause = getattr(error, "cause", None) or error
+            why = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0]}"
+            code, what = (1, "cannot run its ranks") if raised else (-signal.SIGKILL, "is gone")
             for rank in left:
-                heard.put((rank, -signal.SIGKILL, f"node {where[index]} is gone: {type(error).__name__}: {why}"))
+                heard.put((rank, code, f"node {where[index]} {what}: {why}"))
 
     def there(index: int) -> Iterator[Ended]:
         asked = ray.remote(start_there).options(**on_bundle(ray, placed, index), num_returns="streaming")
@@ -166,6 +177,8 @@ if __name__ == "__main__":
         import ray
 
         ray.shutdown()
+    except Exception:
+        traceback.print_exc()  # what ends below prints nothing
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

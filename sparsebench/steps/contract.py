@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from sparsebench.errors import SparsebenchError
@@ -250,15 +250,14 @@ class StepKind:
 
     def load(self) -> Run:
         """The function that makes the variants."""
-        module, function = self.run.split(":")
-        run: Run = getattr(import_module(module), function)
+        run: Run = resolve_name(self.run)
         return run
 
     def describe(self, step: Step) -> str:
         """The step's label."""
         if self.label:
             return self.label(step)
-        return " ".join([step.name, *(f"{key}={_short(value)}" for key, value in self.unusual(step).items())])
+        return " ".join([step.name, *said(self.unusual(step))])
 
     def unusual(self, step: Step) -> dict[str, Any]:
         """The settings of a step that differ from their defaults."""
@@ -322,5 +321,6 @@ def of_text(named: str) -> TextSource:
     return TextSource(source, content)
 
 
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def said(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as labels have them: ``rate=0.001``."""
+    return [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in settings.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def counted(
     """Zeros in the written files, over prunable weights and over all parameters (tied ones once).
 
     ``made`` may have the calibration's ``calibration_tokens`` and ``calibration_sha256``. ``already`` counts, of a tensor of
-    the written checkpoint, the zeros that the parent had as well.
+    the written checkpoint, the zeros that the parent had as well; where it raises ModelError, the folder is removed.
     """
     checkpoint = open_checkpoint(folder)
     places = parts(checkpoint, family)
@@ -42,7 +43,11 @@ def counted(
         else:
             counts = [sum(zeros_in(piece) for piece in checkpoint.pieces(info.name))]
         if already and place.prunable:
-            before += already(checkpoint, info.name)
+            try:
+                before += already(checkpoint, info.name)
+            except ModelError:
+                shutil.rmtree(folder)  # what has its name would pass for whole
+                raise
         total_zeros += sum(counts)
         for view, zeros in zip(place.views, counts, strict=False):
             size = info.numel // len(counts)

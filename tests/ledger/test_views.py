@@ -620,7 +620,6 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
 def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_lies_beyond_the_noise(
     found: list[dict[str, Any]], tmp_path: Path, ends: tuple[float, float], verdict: str
 ) -> None:
-    """The noise of a setting is that of the worst phase of its A/A run."""
     timed = copy.deepcopy([*of(found, stage="latency", model="mini")])
     timed = [one for one in timed if one["settings"]["ranks"] == 1 and one["variant"]["sparsity"] in (0.0, 0.5)]
     for record in timed:
@@ -634,6 +633,26 @@ def test_a_phase_that_did_not_settle_decides_nothing_unless_all_of_its_interval_
         tmp_path / "l.duckdb", "SELECT verdict, steady FROM latency WHERE sparsity = 0.5 AND phase = 'forward'"
     ).rows
     assert rows == ((verdict, False),)
+
+
+@pytest.mark.parametrize("processes", [1, 5])
+def test_each_phase_has_its_own_noise_where_several_processes_told_it(
+    found: list[dict[str, Any]], tmp_path: Path, processes: int
+) -> None:
+    itself = next(
+        record
+        for record in copy.deepcopy([*of(found, stage="latency", model="smol")])
+        if record["variant"]["sparsity"] == 0 and record["settings"]["ranks"] == 1
+    )
+    for difference in itself["result"]["differences"]:
+        wide = 1.1 if difference["phase"] == "generate" else 1.02
+        difference |= {"ratio": 1.0, "low": 1 / wide, "high": wide, "pairs": 5, "processes": processes}
+    Ledger(tmp_path / "l.duckdb").ingest([itself])
+    asked = "SELECT phase, noise FROM latency WHERE phase IN ('prefill', 'decode', 'generate')"
+    noise = dict(query.run(tmp_path / "l.duckdb", asked).rows)
+    worst, quiet = (math.exp(noise_bound(math.log(wide), 5)) - 1 for wide in (1.1, 1.02))
+    assert noise["generate"] == pytest.approx(worst, rel=1e-4)
+    assert noise["decode"] == noise["prefill"] == pytest.approx(quiet if processes > 1 else worst, rel=1e-4)
 
 
 def test_memory_is_per_rank_summed_and_overall(ledger: Path) -> None:

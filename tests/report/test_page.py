@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sparsebench.report import build
-from sparsebench.report.page import page
+from sparsebench.report.page import page, shape
 from tests.report.reading import whole
 
 VOID = {"meta", "img", "br", "hr", "mspace"}
@@ -150,6 +150,16 @@ def test_pictures_are_inside_with_their_text(written: tuple[str, str]) -> None:
     for _, caption in shown:
         assert f"<figcaption>{escape(caption)}" in html
     assert re.search(r'<figcaption>[^<]+ <a href="#q\d+">Q\d+</a></figcaption>', html)
+
+
+def test_each_image_becomes_a_figure_and_only_a_paragraph_its_caption() -> None:
+    from markdown_it import MarkdownIt
+
+    text = "![one](a.svg)\n\n![two](b.svg)\n\n*What two shows* [Q1](#q1)\n\n![three](c.svg)\n\n# *A heading*\n\n![four](d.svg)\n"
+    found = [token for token in shape.shaped(MarkdownIt().parse(text)) if token.type in ("figure", "heading_open")]
+    captions = ["".join(child.content for child in token.children or []) for token in found]
+    assert [token.content for token in found] == ["one", "two", "three", "", "four"]
+    assert captions == ["", "What two shows Q1", "", "", ""]
 
 
 def test_one_can_find_ones_way(written: tuple[str, str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sparsebench import records, runtime
-from sparsebench.errors import UserError
+from sparsebench.errors import MeasureError, UserError
 from sparsebench.manifest.schema import Manifest
 from sparsebench.plan.cells import Job
 from sparsebench.plan.expand import Plan, expand
@@ -23,7 +23,7 @@ from sparsebench.plan.jobs import jobs, nodes_of
 from sparsebench.run import cluster, handlers
 from sparsebench.run.cluster import Cluster, NodeIdentity, done_on_node
 from sparsebench.run.executor import RunSettings
-from sparsebench.run.placement import bundles
+from sparsebench.run.placement import PlacementGroup, bundles
 from sparsebench.run.recorder import JobSpec
 from tests.run.test_executor import FakeRay, RayError, done, run
 from tests.run.test_executor import settings as settings  # a fixture
@@ -164,6 +164,30 @@ def test_nodes_that_are_gone_for_good_fail_the_cells_by_name(
     assert len(ray.removed) == len(ray.made)
 
 
+def test_nodes_are_asked_for_anew_where_the_largest_is_gone(plan: Plan) -> None:
+    ray, sizes = Groups(done), [8.0, 4.0, 2.0]
+
+    def group(shares: list[dict[str, float]], strategy: str, name: str) -> Any:
+        ray.made.append((shares, strategy))
+        assert len(ray.made) < 3
+
+        def wait(seconds: int) -> bool:
+            ray.looks += 1
+            assert ray.looks < 9, "nobody can give these nodes any more"
+            if 8.0 in sizes:
+                sizes.remove(8.0)
+            return all(share["CPU"] in sizes for share in shares)
+
+        return SimpleNamespace(name=name, wait=wait)
+
+    ray.util.placement_group = group
+    job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
+    with PlacementGroup(ray, job, False, lambda: [node(f"node-{size}", CPU=size) for size in sizes]) as placed:
+        assert [shares for shares, _ in ray.made] == [[{"CPU": 8.0}, {"CPU": 4.0}], [{"CPU": 4.0}, {"CPU": 2.0}]]
+        assert len(ray.removed) == 1 and placed.name not in ray.removed
+    assert ray.removed[1:] == [placed.name]
+
+
 def test_a_cluster_that_can_never_hold_the_ranks_is_refused_before_work(
     plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,16 +259,31 @@ def test_ranks_are_measured_on_the_nodes_that_ray_gave(
     assert found == {1: ((), "", 1), 4: (where, "head:6379/name", 2)}
 
 
-def test_a_node_of_the_group_that_differs_is_named(
-    plan: Plan, settings: RunSettings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variables", "wrong", "said"),
+    [
+        ({}, UserError, r"node 127\.0\.0\.1: .*torch 1\.0 instead"),
+        ({"FAKE_STATE": "RESCHEDULING"}, MeasureError, "a node of the placement group is gone"),
+        ({"FAKE_LOSS": "silent"}, MeasureError, r"no answer from one of 127\.0\.0\.1"),
+    ],
+)
+def test_a_node_of_the_group_that_differs_or_is_gone_is_named(
+    variables: dict[str, str],
+    wrong: type[Exception],
+    said: str,
+    plan: Plan,
+    settings: RunSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     found = spec_from_file_location("ray", Path(__file__).parent.parent / "runtime/fake_ray/ray.py")
     assert found and found.loader
     monkeypatch.setitem(sys.modules, "ray", fake := module_from_spec(found))
     found.loader.exec_module(fake)
     here, there = NodeIdentity.here("cpu"), replace(NodeIdentity.here("cpu"), versions=(("torch", "1.0"),))
-    told = iter([here, there, here])
+    told = iter([here, there])
     monkeypatch.setattr(NodeIdentity, "here", lambda device: next(told))
     job = next(job for job in jobs(plan, plan.cells, lambda _: True) if nodes_of(job) == 2)
-    with pytest.raises(UserError, match=r"node 127\.0\.0\.1: .*torch 1\.0 instead"):
+    with pytest.raises(wrong, match=said):
         next(done_on_node(specification(plan, settings, job), settings, 4, here, "name"))

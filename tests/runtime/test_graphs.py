@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.models.load import load_model
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.graphs import GRAPH, CapturedDecode, recorded, told
+from sparsebench.runtime.graphs import GRAPH, WARM, CapturedDecode, cuda_graph, recorded, told
 from sparsebench.runtime.workload import Decode, Phase, Prompt, phases
 from tests.models.replaying import written
 from tests.models.test_axes import random_everywhere
@@ -89,6 +91,68 @@ def test_recorded_steps_give_the_eager_tokens(kind: str, tmp_path: Path) -> None
     assert undone == [2]
     assert not asked.found
     assert [one.name for one in ours] == [one.name for one in new()]
+
+
+def test_what_a_recorded_step_reads_and_writes_lives_as_long_as_its_replay(tmp_path: Path) -> None:
+    new = made("llama", tmp_path)
+
+    def record(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        held = weakref.ref(step)  # a CUDA graph holds no tensor alive
+
+        def replay() -> None:
+            kept = held()
+            assert kept is not None, "its tensors were freed"
+            kept()
+
+        return replay
+
+    with torch.inference_mode():
+        phase = decoding(recorded(new(), TOKENS, 1, record))
+        assert tokens(phase) == tokens(decoding(new()))
+    phase.end()
+    assert phase.recorded is None
+
+
+def test_a_recording_that_breaks_off_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = ["theirs"]
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    theirs = Stream()
+
+    @contextmanager
+    def graph(_: object) -> Iterator[None]:
+        streams[:] = ["recording"]
+        yield
+
+    fakes = {
+        "Stream": Stream,
+        "CUDAGraph": object,
+        "graph": graph,
+        "stream": nullcontext,
+        "current_stream": lambda: theirs,
+        "set_stream": lambda stream: streams.__setitem__(0, "theirs" if stream is theirs else "another"),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    called: list[int] = []
+
+    def step() -> None:
+        called.append(0)
+        if len(called) > WARM:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        cuda_graph(step, lambda: None)
+    assert streams == ["theirs"]
+
+
+def test_parameters_that_zero_3_gathers_are_not_recorded(tmp_path: Path) -> None:
+    phase = decoding(new := made("llama", tmp_path)())
+    next(phase.prefill.model.module.parameters()).ds_id = 0
+    assert told(recorded(new, TOKENS, 1)) == "decode: eager (ZeRO-3 gathers its parameters)"
 
 
 def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path) -> None:

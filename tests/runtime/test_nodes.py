@@ -351,11 +351,13 @@ def test_a_dead_rank_that_ray_started_is_named_within_ten_seconds(dying: int, mo
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"FAKE_LOSS": "1"}, "node 127.0.0.1 is gone: RayError: the raylet died"),
+        ({"FAKE_LOSS": "node"}, "rank 1: node 127.0.0.1 is gone: RayError: the raylet died"),
+        ({"FAKE_LOSS": "raised"}, "rank 1: node 127.0.0.1 cannot run its ranks: OSError: [Errno 28] No space left"),
+        ({"FAKE_ABSENCE": "1"}, "ConnectionError: no cluster there"),
         ({"FAKE_STATE": "RESCHEDULING"}, "a node of the placement group is gone"),
     ],
 )
-def test_a_node_that_ray_has_lost_is_named_before_its_ranks_have_called(
+def test_why_ray_cannot_start_ranks_is_said_before_they_have_called(
     variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():

@@ -39,22 +39,25 @@ WITH kernels AS (
     GROUP BY ALL
 ), itself AS (
     -- The dense model against itself.
-    SELECT manifest, model, engine, ranks, workload, asked, machine, _runs(processes, pairs) AS runs,
-           noise_bound(ratio, ratio_low, ratio_high, runs) AS bound
+    SELECT manifest, model, engine, ranks, workload, asked, machine, phase, _runs(processes, pairs) AS runs,
+           noise_bound(ratio, ratio_low, ratio_high, runs) AS bound, coalesce(processes, 1) > 1 AS several
     FROM _unforced
     WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'
-), noise AS (
-    -- Two copies of a model lie in memory differently, for better or worse: the worst phase stands for all.
-    SELECT manifest, model, engine, ranks, workload, asked, machine, max(bound) AS noise, arg_max(runs, bound) AS noise_runs
+    QUALIFY row_number() OVER (PARTITION BY manifest, model, engine, ranks, workload, asked, machine, phase ORDER BY bound DESC) = 1
+), floors AS (
+    -- Two copies of a model lie in memory differently, for better or worse. Several processes show by how much that changes a phase; of one
+    -- process, where the copies lay well or badly for one phase only, the worst phase stands for all.
+    SELECT * EXCLUDE (runs, bound, several), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
-    GROUP BY ALL
+    WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
+), noise AS (
+    FROM floors
     UNION ALL BY NAME
     -- An engine such as int8 stands beside the plain model even when nothing is pruned: plain transformers tell its noise.
-    SELECT manifest, model, other.engine, ranks, workload, asked, machine, max(bound) AS noise, arg_max(runs, bound) AS noise_runs
-    FROM itself
+    SELECT floors.* REPLACE (other.engine AS engine)
+    FROM floors
     JOIN (SELECT DISTINCT manifest, engine FROM _unforced WHERE beside_plain) other USING (manifest)
-    WHERE itself.engine = 'hf'
-    GROUP BY ALL
+    WHERE floors.engine = 'hf'
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
@@ -75,7 +78,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
 FROM (SELECT *, if(method <> 'dense', own - ln(ratio), NULL) AS zeros
       FROM _unforced
       LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase))
-LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine);
+LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase);
 
 COMMENT ON VIEW latency IS 'wall time of each phase beside the dense model''s, one row per variant, engine, ranks, workload and phase';
 COMMENT ON COLUMN latency.engine IS 'deepspeed, deepspeed-zero3 (parameters gathered layer by layer), hf (plain transformers), sparse (kernels that skip zeros), skip (reads only the weights that a token needs), or a plugin''s';
@@ -100,7 +103,7 @@ COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dens
 COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in records from before there were several';
 COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share';
 COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share';
-COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run), of the worst phase of the setting; where beside_plain, of plain transformers';
+COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting; where beside_plain, of plain transformers';
 COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; of one process alone, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
 COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup';

@@ -80,28 +80,26 @@ def _figures(tokens: Sequence[Token]) -> list[Token]:
     from markdown_it.token import Token
 
     shown: list[Token] = []
-    left = iter(tokens)
-    for token in left:
-        image = _only_image(token)
-        if image is None:
-            shown.append(token)
+    at = 0
+    while at < len(tokens):
+        inside = _paragraph(tokens, at)
+        if [child.type for child in inside] != ["image"]:
+            shown.append(tokens[at])
+            at += 1
             continue
-        shown.pop()  # the paragraph's beginning
-        next(left)  # and its end
-        figure = Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=[])
-        shown.append(figure)
-        following = [token for _, token in zip(range(3), left, strict=False)]
-        inline = following[1].children or [] if len(following) == 3 else []
-        if inline and any(child.type == "em_open" for child in inline[:2]):  # the parser puts an empty text before it
-            figure.children = [child for child in inline if child.type not in ("em_open", "em_close")]
-        else:
-            shown.extend(following)
+        image, caption = inside[0], _paragraph(tokens, at + 3)
+        if all(child.type != "em_open" for child in caption[:2]):  # the parser puts an empty text before it
+            caption = []
+        said = [child for child in caption if child.type not in ("em_open", "em_close")]
+        shown.append(Token("figure", "figure", 0, attrs=dict(image.attrs), content=image.content, children=said))
+        at += 6 if caption else 3
     return shown
 
 
-def _only_image(token: Token) -> Token | None:
-    children = token.children or []
-    return children[0] if token.type == "inline" and [child.type for child in children] == ["image"] else None
+def _paragraph(tokens: Sequence[Token], at: int) -> Sequence[Token]:
+    """What is inside the paragraph that begins at a token; nothing where none does."""
+    begins = at < len(tokens) and tokens[at].type == "paragraph_open"
+    return (tokens[at + 1].children or []) if begins else []
 
 
 def _tables(tokens: Sequence[Token]) -> list[Token]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Literal
 
 from sparsebench.errors import MeasureError
@@ -76,6 +76,5 @@ def engine(name: str) -> Engine:
     """A new engine of that name; only its own module is imported. Raises MeasureError for one that does not exist."""
     if name not in engines():
         raise MeasureError(f"no engine {name!r}", f"engines are {', '.join(engines())}")
-    module, attribute = engines()[name].place.split(":")
-    made: Engine = getattr(import_module(module), attribute)()
+    made: Engine = resolve_name(engines()[name].place)()
     return made

@@ -2,7 +2,7 @@
 
 MoEfication (2110.01786) cuts the graph of neurons that are active together. METIS wants whole numbers and a sparse graph: a
 neuron keeps its ``EDGES`` heaviest edges, and those that others keep to it, in thousandths of the heaviest of all. An edge takes
-16 bytes in each direction, so that a graph of 8,192 neurons takes at most 25 MB beside the 268 MB of its matrix.
+16 bytes in each direction, so that a graph of 8,192 neurons takes at most 25 MB, where its matrix takes 268 MB.
 """
 
 from __future__ import annotations
@@ -32,24 +32,25 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
         raise UserError(
             f"partition: metis: pymetis cannot be imported ({error})", "pip install sparsebench[moefy]"
         ) from error
-    graph, whole = _graph(gram), pymetis.zero_copy_dtype()
+    pairs = gram.clone().fill_diagonal_(0)
+    graph, whole = _graph(pairs), pymetis.zero_copy_dtype()
     adjacency = pymetis.CSRAdjacency(graph.indptr.astype(whole), graph.indices.astype(whole))
     # METIS seeds the C library's generator, for which 0 and 1 are the same seed: so that a recipe's are not, one is drawn.
     options = pymetis.Options(seed=int(torch.randint(2**31 - 1, (), generator=generator)))
     # In halves of halves: METIS's other way, all parts at once, left less inside and needed more moves afterwards.
     cut = pymetis.part_graph(groups, adjacency, eweights=graph.data.astype(whole), recursive=True, options=options)
-    return evened(gram, torch.tensor(cut.vertex_part), groups)
+    return evened(pairs, torch.tensor(cut.vertex_part), groups)
 
 
-def evened(gram: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
-    """``assignment`` (neurons,) int64 with groups of equal size, by as few moves as that takes.
+def evened(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
+    """``assignment`` (neurons,) int64 with groups of equal size, by as few moves as that takes. ``pairs`` (neurons, neurons) has 0
+    on its diagonal.
 
     Each goes from a group that has too many to one that has too few. Of all such moves the next is the one for which what the
-    neuron has of ``gram`` with its old group exceeds least what it has with the new one; of equal ones the first.
+    neuron has of ``pairs`` with its old group exceeds least what it has with the new one; of equal ones the first.
     """
-    size, assignment = len(gram) // groups, assignment.clone()
-    pairs = gram.clone().fill_diagonal_(0)
-    ties = pairs @ torch.nn.functional.one_hot(assignment, groups).to(gram.dtype)
+    size, assignment = len(pairs) // groups, assignment.clone()
+    ties = pairs @ torch.nn.functional.one_hot(assignment, groups).to(pairs.dtype)
     while (sizes := assignment.bincount(minlength=groups)).max() > size:
         loss = ties.gather(1, assignment[:, None]) - ties
         loss[sizes[assignment] <= size] = torch.inf
@@ -61,12 +62,12 @@ def evened(gram: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.T
     return assignment
 
 
-def _graph(gram: torch.Tensor) -> csr_array:
-    """The heaviest edges, in whole numbers; symmetric, without loops."""
+def _graph(pairs: torch.Tensor) -> csr_array:
+    """The heaviest edges, in whole numbers; symmetric, and without loops as ``pairs`` is."""
     from scipy.sparse import coo_array
 
-    neurons = len(gram)
-    weights, others = gram.clone().fill_diagonal_(0).topk(min(EDGES, neurons - 1), 1)
+    neurons = len(pairs)
+    weights, others = pairs.topk(min(EDGES, neurons - 1), 1)
     rows = torch.arange(neurons)[:, None].expand_as(others)
     kept = weights > 0
     whole = (weights[kept] / weights.max() * UNIT).round().clamp_min(1).long()

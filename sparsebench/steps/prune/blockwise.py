@@ -63,7 +63,8 @@ class BlockSweep:
         """Write every tensor of every version."""
         passes = 2 if any(target.allocation != "uniform" for target in self.targets) else 1
         streams = len(self.targets) if self.propagate == "pruned" else 1
-        with temporary(_beside(outputs) / ".activations") as spill:
+        # Where the versions are being made there is room for them, and so for activations too.
+        with temporary(next(iter(outputs.folders.values())).parent / ".activations") as spill:
             if passes == 2:
                 scout = self._replay(1, spill)
                 self._allocate(scout, _step(progress, 0, passes))
@@ -107,7 +108,7 @@ class BlockSweep:
         for names in block.portions(self._needs_gram):
             inputs = block.observe(0, gram=self._needs_gram, names=names)
             for target, layer, solution in self._solutions(block, inputs, self._left(self.targets, outputs), outputs):
-                self._write(outputs, target, layer, self._stored(layer.name, solution.weights), solution)
+                self._write(outputs, target, layer, self.views[layer.name].stored(solution.weights), solution)
             del inputs
         self._write_rest(block, outputs)
 
@@ -127,7 +128,7 @@ class BlockSweep:
                     outputs.fail(left, error)
                     break
                 for target, layer, solution in self._solutions(block, inputs, left, outputs):
-                    stored = self._stored(layer.name, solution.weights)
+                    stored = self.views[layer.name].stored(solution.weights)
                     changed[target][layer.name] = stored
                     self._write(outputs, target, layer, stored, solution)
                 del inputs
@@ -178,10 +179,6 @@ class BlockSweep:
         """Solutions for experts that no token reached."""
         return _solve(methods()["magnitude"], layers, quotas)
 
-    def _stored(self, name: str, weights: torch.Tensor) -> torch.Tensor:
-        """Weights (out, in) as the checkpoint stores them."""
-        return self.views[name].stored(weights)
-
     def _write(
         self, outputs: VariantWriters, target: Target, layer: Layer, stored: torch.Tensor, solution: Solution
     ) -> None:
@@ -222,11 +219,6 @@ def _kept(layer: Layer, quota: Quota, solution: Solution | SparsebenchError) -> 
 def _outlier_and_spread(target: Target) -> tuple[float, float]:
     own = dict(target.options)
     return own.get("outlier", OUTLIER), own.get("spread", SPREAD)
-
-
-def _beside(outputs: VariantWriters) -> Path:
-    """The folder in which the versions are being made: large enough for them, so for activations too."""
-    return next(iter(outputs.folders.values())).parent
 
 
 def _step(progress: Progress | None, number: int, passes: int) -> Progress | None:

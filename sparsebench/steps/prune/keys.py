@@ -38,16 +38,12 @@ def keys(scores: torch.Tensor, name: str) -> torch.Tensor:
     import torch
 
     if scores.dtype == torch.int32:
-        found = scores.contiguous()
-    elif scores.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        found = scores.float().contiguous().view(torch.int32)
-    else:
+        return scores.contiguous()
+    if scores.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ModelError(
             f"tensor {name}: {scores.dtype} cannot be ranked", "convert the checkpoint to float32 or below"
         )
-    if scores.dtype != torch.int32:
-        _refuse_broken(found, 0x7F800000, name)
-    return found
+    return _bits(scores.float(), torch.int32, 0x7F800000, name)
 
 
 def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
@@ -56,9 +52,7 @@ def narrow(scores: torch.Tensor, name: str) -> torch.Tensor:
 
     if scores.dtype not in (torch.bfloat16, torch.float16):
         return keys(scores, name)
-    found = scores.contiguous().view(torch.int16)
-    _refuse_broken(found, 0x7F80 if scores.dtype == torch.bfloat16 else 0x7C00, name)
-    return found
+    return _bits(scores, torch.int16, 0x7F80 if scores.dtype == torch.bfloat16 else 0x7C00, name)
 
 
 def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
@@ -67,23 +61,21 @@ def ordinals(scores: torch.Tensor, name: str) -> torch.Tensor:
 
     if scores.dtype != torch.float64:
         return keys(scores, name)
-    found = scores.contiguous().view(torch.int64)
-    _refuse_broken(found, 0x7FF0000000000000, name)
-    return found
+    return _bits(scores, torch.int64, 0x7FF0000000000000, name)
 
 
-def _refuse_broken(found: torch.Tensor, infinity: int, name: str) -> None:
-    """Raises ModelError where a float's bit pattern is that of NaN, infinity or a negative number."""
+def _bits(scores: torch.Tensor, kind: torch.dtype, infinity: int, name: str) -> torch.Tensor:
+    """Floats as their bit patterns. Raises ModelError for that of NaN, ``infinity`` or a negative number."""
     import torch
 
-    if not found.numel():
-        return
-    low, high = torch.aminmax(found)
-    if int(high) >= infinity or int(low) < 0:
+    found = scores.contiguous().view(kind)
+    ends = torch.aminmax(found) if found.numel() else None
+    if ends and (int(ends.max) >= infinity or int(ends.min) < 0):
         raise ModelError(
             f"tensor {name}: NaN or infinite values, or a negative score",
             "repair or fetch the checkpoint again; a method's scores are 0 or more",
         )
+    return found
 
 
 def thresholds(passes: Iterable[Iterable[torch.Tensor]], ranks: Sequence[int]) -> list[KeyThreshold]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from sparsebench.errors import UserError
@@ -61,19 +61,13 @@ class Method:
 
     def load_score(self) -> Score:
         """The function that ranks a layer's weights."""
-        score: Score = load(self.score)
+        score: Score = resolve_name(self.score)
         return score
 
     def load_solve(self) -> Solve:
         """The function that prunes and updates layers that read the same inputs."""
-        solve: Solve = load(self.solve)
+        solve: Solve = resolve_name(self.solve)
         return solve
-
-
-def load(where: str) -> Any:
-    """What is spelled ``module:function``."""
-    module, function = where.split(":")
-    return getattr(import_module(module), function)
 
 
 _FILES = "sparsebench.steps.prune.methods"
@@ -181,14 +175,10 @@ def label(step: Step) -> str:
     how = "/".join(filter(None, (method, setting["granularity"])))
     rest = " of what is left" * bool(setting.get("keep_zeros"))
     words = [how, setting["pattern"].replace("unstructured", ""), percent(setting["sparsity"]) + rest]
-    return " ".join(filter(None, (*words, *options_label(step))))
-
-
-def options_label(step: Step) -> list[str]:
-    """Options that are not the defaults, such as ``damping=0.1``."""
     fields = methods()[step.name].settings.model_fields
     said = {key: value for key, value in step.settings.items() if key in fields and key not in TARGET}
-    return [f"{key}={value}" for key, value in said.items() if value != fields[key].default]
+    options = [f"{key}={value}" for key, value in said.items() if value != fields[key].default]
+    return " ".join(filter(None, (*words, *options)))
 
 
 def percent(share: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
@@ -14,7 +15,7 @@ from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
-from sparsebench.steps.prune.registry import load, methods, needs_calibration, reads_text
+from sparsebench.steps.prune.registry import methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
 from sparsebench.steps.prune.tensorwise import TensorSweep
 from sparsebench.steps.quantize.grid import Quantize
@@ -38,7 +39,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
         quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
     apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
     for where in dict.fromkeys(apart.values()):
-        load(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
+        resolve_name(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
     steps = {target_of(step): step for step in targets if step not in joint and step not in apart}
     if not steps:
         return

@@ -107,6 +107,8 @@ class QuantizedWriters(VariantWriters):
         notes: Sequence[str] = (),
     ) -> None:
         """One weight of one version: ``weights`` (out, in) as the parent has them, of which ``removed`` are zero by pruning."""
+        import torch
+
         for part, tensor in stored_parts(codes, name, target.quantize.scheme):
             self.writers[target].write(part, tensor)
         tally, wide = self.tallies[target], weights.float()
@@ -114,8 +116,8 @@ class QuantizedWriters(VariantWriters):
         zero = codes.offsets() == 0
         tally.zeros += int(zero.sum())
         tally.already += int((zero & (weights == 0)).sum())
-        tally.size += float(wide.square().sum(dtype=_double()))
-        tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=_double()))
+        tally.size += float(wide.square().sum(dtype=torch.float64))
+        tally.error += float((wide - codes.expanded(wide.dtype)).square_().sum(dtype=torch.float64))
         self.notes[target].update(notes)
 
     def close(
@@ -171,9 +173,3 @@ class QuantizedWriters(VariantWriters):
         if cut:
             return f"stock transformers cannot load this folder: {cut[0].name} has {cut[0].shape[1]} inputs in groups of {group}"
         return ""
-
-
-def _double() -> torch.dtype:
-    import torch
-
-    return torch.float64

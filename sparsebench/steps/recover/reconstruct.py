@@ -10,7 +10,6 @@ Where neurons are grouped (``moefy``), the block in training computes those that
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -129,11 +128,7 @@ class Reconstruction:
             told(writer.left_out),
         ]
         note = "; ".join(filter(None, words))
-        try:
-            result = counted(folder, family, seconds, 1, note, self.text.told(), partial(kept_zeros, self.parent))
-        except ModelError:
-            shutil.rmtree(folder)  # what has its name would pass for whole
-            raise
+        result = counted(folder, family, seconds, 1, note, self.text.told(), partial(kept_zeros, self.parent))
         tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
         return replace(

@@ -11,7 +11,7 @@ from pydantic import Field
 from sparsebench.errors import ModelError, SparsebenchError, UnsupportedError
 from sparsebench.manifest.schema import Count, NonEmpty, Strict, wrong
 from sparsebench.models.families import family_of
-from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text
+from sparsebench.steps.contract import Context, Emit, Settings, Step, of_text, said
 from sparsebench.steps.recover import DENSE, OWN, PREDICTS, SEVERAL, teachers
 
 
@@ -209,18 +209,17 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     from sparsebench.steps.calibration import DEFAULT
 
     fields = kind.model_fields
-    said = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
-    named = said.pop("source", None)
+    told = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
+    named = told.pop("source", None)
     text = of_text(named) if named else None
     first = [text.name] if text and text.source != DEFAULT.source else []
-    if "teacher" in said:
+    if "teacher" in told:
         first.append(taught(own))
-    if student := said.pop("student", None):
+    if student := told.pop("student", None):
         first.append(
             "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
         )
-    rest = {key: value for key, value in said.items() if key not in ("field", "target", "teacher")}
-    return first + [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in rest.items()]
+    return first + said({key: value for key, value in told.items() if key not in ("field", "target", "teacher")})
 
 
 def taught(own: Mapping[str, Any]) -> str:
@@ -299,7 +298,7 @@ def run(
             raise UnsupportedError(
                 f"{parent}: its oracle chooses by weights that would be trained", "another `router` in `moefy`"
             )
-    if name not in OWN and _vocabulary(checkpoint) != _vocabulary(dense):
+    if name not in OWN and checkpoint.config.get("vocab_size") != dense.config.get("vocab_size"):
         raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")
     text = context.read() if context.read and name == "reconstruct" else None
     for number, (step, folder) in enumerate(targets.items()):
@@ -311,7 +310,3 @@ def run(
                 emit(step, job.run(folder))
         except SparsebenchError as error:
             emit(step, error)
-
-
-def _vocabulary(checkpoint: Any) -> Any:
-    return checkpoint.config.get("vocab_size")

@@ -59,9 +59,7 @@ def ask(
     found = called(**given, **quiet, output_hidden_states=True, output_attentions=attentions)
     side = "decoder_" if family == "encoder-decoder" else ""
     return ModelOutputs(
-        getattr(found, "logits", None),
-        found[f"{side}hidden_states"],
-        found[f"{side}attentions"] if attentions else (),
+        getattr(found, "logits", None), found[f"{side}hidden_states"], found[f"{side}attentions"] if attentions else ()
     )
 
 

@@ -119,11 +119,7 @@ class Training:
         made |= {"arithmetic": self._arithmetic(), "operations": operations}
         made |= {"curve": [asdict(point) for point in trained.curve]}
         note = "; ".join(filter(None, [*words, *self.write(folder, trained.weights, made)]))
-        try:
-            found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
-        except ModelError:
-            shutil.rmtree(folder)  # what has its name would pass for whole
-            raise
+        found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
         if self.context.resume:
             shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
         lost = trained.joules is None and not isinstance(spent.meter, energy.NoMeter)

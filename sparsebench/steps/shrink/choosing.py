@@ -88,7 +88,8 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
         )
     found: dict[Axis, int] = {}
     if "heads" in axes:
-        found |= {axis: _groups(shape, axis, share, wanted.uneven) for axis in axes["heads"]}
+        fitting = {axis: _fitting(shape, axis, wanted.uneven) for axis in axes["heads"]}
+        found |= {axis: _nearest(counts, share * axis.units) for axis, counts in fitting.items()}
         gone = sum((axis.units - found[axis]) * cost[axis] for axis in axes["heads"])
         if target is not None and "neurons" in axes:
             share = min(1.0, 1 - (target - gone) / worth["neurons"])
@@ -100,7 +101,7 @@ def numbers(shape: ModelShape, wanted: Cutting) -> dict[Axis, int]:
         count = max(1, round(share * width / step)) * step
         found[axis] = min(count, width) * axis.times
     for axis in axes.get("experts", ()):
-        found[axis] = min(fitting_experts(shape, axis), key=lambda count: (abs(count - share * axis.units), -count))
+        found[axis] = _nearest(fitting_experts(shape, axis), share * axis.units)
     return found
 
 
@@ -171,9 +172,9 @@ def _counted(shape: ModelShape, axis: Axis, count: int, uneven: bool, step: int)
     return count // each if axis.kind == "heads" else count * axis.times
 
 
-def _groups(shape: ModelShape, axis: Axis, share: float, uneven: bool) -> int:
-    """The number of an attention's groups of heads that is nearest to a share of them, of those that config.json can say."""
-    return min(_fitting(shape, axis, uneven), key=lambda count: (abs(count - share * axis.units), -count))
+def _nearest(counts: Iterable[int], wanted: float) -> int:
+    """Of two as near, the larger."""
+    return min(counts, key=lambda count: (abs(count - wanted), -count))
 
 
 def _fitting(shape: ModelShape, axis: Axis, uneven: bool) -> list[int]:
@@ -195,7 +196,7 @@ def part_way(
         count = axis.units - round((axis.units - last) * cut / cuts / step) * step
         if axis.kind == "heads":
             fitting = [one for one in _fitting(shape, axis, uneven) if one >= last]
-            count = min(fitting, key=lambda one: (abs(one - count), -one))
+            count = _nearest(fitting, count)
         found[axis] = count
     return found
 

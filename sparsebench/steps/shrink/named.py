@@ -76,8 +76,7 @@ class NamedElements:
                     f"{_where(self.path, shape, axis)}: both `go` and `stay`, and nothing decides on the others",
                     "name one of the two, or let a criterion choose",
                 )
-            gone = set(self.go.get(place, ()))
-            kept[axis] = sorted(self.stay[place]) if place in self.stay else [*_others(axis, gone)]
+            kept[axis] = sorted(self.stay.get(place, {*range(axis.units)} - {*self.go.get(place, ())}))
         return kept
 
 
@@ -136,7 +135,3 @@ def _block(shape: ModelShape, axis: Axis) -> str:
 
 def _where(path: Path, shape: ModelShape, axis: Axis) -> str:
     return f"{path}: `{_kind(axis)}`: `{_block(shape, axis)}`"
-
-
-def _others(axis: Axis, gone: set[int]) -> list[int]:
-    return [unit for unit in range(axis.units) if unit not in gone]

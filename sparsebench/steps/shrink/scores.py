@@ -95,8 +95,9 @@ class ActivationScorer:
 
     def visit(self, block: Any) -> None:
         """Look at one block of the replay."""
-        found = block.observe(0, gram=False, names=_outputs(self.scores, block), sums=True)
-        for axis, cut in outputs_in(self.scores, block):
+        read = outputs_in(self.scores, block)
+        found = block.observe(0, gram=False, names=[cut.name for _, cut in read], sums=True)
+        for axis, cut in read:
             inputs, weights = found[cut.name], block.matrix(cut.name)
             columns = weights.double().square().sum(0)
             if not inputs.tokens:  # no token took this expert
@@ -175,10 +176,6 @@ def outputs_in(axes: Iterable[Axis], block: Any) -> list[tuple[Axis, Cut]]:
     return [(axis, cut) for axis in axes for cut in axis.outputs if cut.tensor in block.tensors]
 
 
-def _outputs(axes: Iterable[Axis], block: Any) -> list[str]:
-    return [cut.name for _, cut in outputs_in(axes, block)]
-
-
 def taylor(
     model: WholeModel,
     axes: list[Axis],
@@ -248,9 +245,7 @@ def _rows_of(axis: Axis) -> list[Cut]:
     return [cut for cut in axis.cuts if cut not in axis.outputs and not cut.tensor.endswith("bias")]
 
 
-def _loss(
-    model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers | None = None
-) -> torch.Tensor:
+def _loss(model: WholeModel, rows: slice, labels: str, generator: torch.Generator, answers: Answers) -> torch.Tensor:
     """Mean loss over the tokens of a group; what is drawn from the model's own answers is looked for in ``answers`` first."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -266,7 +261,6 @@ def _loss(
         wanted = model.next_tokens(rows)
         return cross_entropy(said[:, :-1].flatten(0, 1), wanted.flatten(), ignore_index=-100)
     flat = said.reshape(-1, said.shape[-1])
-    answers = {} if answers is None else answers
     if rows.start not in answers:
         answers[rows.start] = torch.multinomial(flat.detach().softmax(-1), 1, generator=generator).squeeze(-1)
     wanted = answers[rows.start]

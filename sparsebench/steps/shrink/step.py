@@ -118,13 +118,18 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
             parts.setdefault((room.make, reads_text(step)), {})[step] = folder
         except UnsupportedError as error:
             emit(step, error)
-    told: set[Step] = set()
+    told, name = set[Step](), next(iter(targets)).name
 
     def tell(step: Step, result: Evidence | SparsebenchError) -> None:
         told.add(step)
         emit(step, result)
 
-    text = cache(lambda: _text(context, next(iter(targets)).name))
+    @cache
+    def text() -> Calibrated:
+        if context.read is None:
+            raise ModelError(f"shrink: {name} needs calibration text", "name it under `calibration:`")
+        return context.read()
+
     for (make, reads), chosen in parts.items():
         try:
             make(found, chosen, context, text() if reads else None, tell)
@@ -132,10 +137,3 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
             for step in chosen:
                 if step not in told:
                     emit(step, error)
-
-
-def _text(context: Context, criterion: str) -> Calibrated:
-    found = context.read() if context.read else None
-    if found is None:
-        raise ModelError(f"shrink: {criterion} needs calibration text", "name it under `calibration:`")
-    return found

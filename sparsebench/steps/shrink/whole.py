@@ -66,10 +66,8 @@ class WholeModel:
         batch = self.batch
         if self.family == "encoder-decoder" and side == "decoder":
             assert batch.decoder_input_ids is not None
-            mask = batch.decoder_attention_mask
-            return (batch.decoder_input_ids.new_ones(batch.decoder_input_ids.shape) if mask is None else mask)[
-                rows
-            ].bool()
+            mask, ids = batch.decoder_attention_mask, batch.decoder_input_ids
+            return (ids.new_ones(ids.shape) if mask is None else mask)[rows].bool()
         return batch.attention_mask[rows].bool()
 
     def run(self, rows: slice) -> Any:

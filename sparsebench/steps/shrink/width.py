@@ -81,8 +81,7 @@ def make(
         words = (choosing.told(shape, left), by, unseen, made.smaller.loads, told(made.writer.left_out))
         note = "; ".join(part for part in words if part)
         emit(
-            plan.step,
-            counted(targets[plan.step], context.family, seconds, sharing, note, work.told(plan.step) or None),
+            plan.step, counted(targets[plan.step], context.family, seconds, sharing, note, work.told(plan.step) or None)
         )
 
     at_once = [plan for plan in plans if _cuts(plan.step) == 1]

@@ -1,6 +1,7 @@
 """Stands in for Ray under its launcher: a placement group of two nodes, both this machine, whose tasks are threads.
 
-The ranks are those of ``fake_launcher``. FAKE_STATE is the group's; with FAKE_LOSS what is asked of the second node is lost.
+The ranks are those of ``fake_launcher``. FAKE_STATE is the group's; FAKE_LOSS, a name among ``LOSSES``, is what becomes of what
+is asked of the second node; with FAKE_ABSENCE there is no cluster.
 """
 
 from __future__ import annotations
@@ -21,10 +22,25 @@ class RayError(Exception):
     pass
 
 
-exceptions = SimpleNamespace(RayError=RayError)
+class RayTaskError(RayError):
+    cause = OSError(28, "No space left on device")
+
+
+class GetTimeoutError(RayError):
+    pass
+
+
+exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, GetTimeoutError=GetTimeoutError)
+LOSSES = {
+    "node": RayError("the raylet died"),
+    "raised": RayTaskError("ray::start_there()\n  File"),
+    "silent": GetTimeoutError("timed out"),
+}
 
 
 def init(**asked: Any) -> None:
+    if os.environ.get("FAKE_ABSENCE"):
+        raise ConnectionError("no cluster there")
     assert asked["address"] == "head:6379"
     children.command = lambda module, *words: [sys.executable, str(RANK), "rank", *words]  # type: ignore[assignment]
 
@@ -37,7 +53,9 @@ def nodes() -> list[dict[str, Any]]:
     return [{"NodeID": name, "NodeManagerAddress": ADDRESS} for name in "ab"]
 
 
-def get(one: Any) -> Any:
+def get(one: Any, timeout: float | None = None) -> Any:
+    if timeout and os.environ.get("FAKE_LOSS") == "silent":
+        raise LOSSES["silent"]
     return one
 
 
@@ -54,12 +72,12 @@ class Remote:
         return self
 
     def remote(self, *words: Any) -> Any:
-        if os.environ.get("FAKE_LOSS"):
-            return iter(self.lost())
+        if loss := os.environ.get("FAKE_LOSS"):
+            return self.lost(LOSSES[loss])
         return self.function(*words)
 
-    def lost(self) -> Any:
-        raise RayError("the raylet died")
+    def lost(self, error: Exception) -> Any:
+        raise error
         yield
 
 
