@@ -55,7 +55,7 @@ class Check:
 
 def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
     """Every check in turn on a resolved ``device`` with at most so many ranks, the last one on other ``nodes``; one that fails
-    with an error says no."""
+    with an error says no, and the next ones go on."""
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder), nodes)
         for number, (what, check) in enumerate(CHECKS.items(), 1):
@@ -66,13 +66,7 @@ def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
                 verdict = "skip" if passed is None else "yes" if passed else "no"
             except CheckSkipped as reason:
                 verdict, detail = "skip", str(reason)
-            except (
-                SparsebenchError,
-                RuntimeError,
-                OSError,
-                ValueError,
-                AssertionError,
-            ) as error:  # the next ones go on
+            except (SparsebenchError, RuntimeError, OSError, ValueError, AssertionError) as error:
                 verdict, detail = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
             yield Check(number, what, verdict, detail, numbers, round(time.perf_counter() - started, 2))
 
