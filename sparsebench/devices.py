@@ -24,6 +24,8 @@ PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
 _AMD = ["rocm-smi", "--showproductname", "--csv"]
 _PROBE_SECONDS = 120
+_TOOL_SECONDS = 120
+"""What the driver's tool may take: where no program keeps the driver awake it starts every GPU first, some seconds each."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _listed() -> tuple[Gpu, ...]:
 def _told(command: list[str]) -> str:
     """What a tool prints; nothing where it is not installed, fails or does not end."""
     try:
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if shown.returncode else shown.stdout
@@ -135,8 +137,8 @@ def cuda_version() -> str:
 def resolve(asked: str = "auto") -> str:
     """``cpu``, ``cuda`` or ``cuda:N`` for what was asked: ``auto`` is the GPUs where the driver lists any, else the CPU.
 
-    Raises UserError for a device that is not here, and where the driver lists GPUs and torch sees none: all would run on the
-    CPU, for days, and nobody would have asked for that.
+    Raises UserError for a device that is not here, where the driver lists GPUs and torch sees none, and where a driver is here
+    whose tool lists none: all would run on the CPU, for days, and nobody would have asked for that.
     """
     if not re.fullmatch(PATTERN, asked):
         raise UserError(f"device: there is no {asked!r}", "auto, cpu, cuda, or cuda:N for the GPU of that number")
@@ -144,8 +146,13 @@ def resolve(asked: str = "auto") -> str:
         return "cpu"
     found = visible()
     if not found:
-        if asked == "auto":
+        if asked == "auto" and not _silent():
             return "cpu"
+        if asked == "auto":
+            raise UserError(
+                f"device: auto: NVIDIA's driver is here ({children.GPUS[0]}), and nvidia-smi lists no GPU that may be used",
+                f"see what nvidia-smi says, and {VISIBLE}; or say `device: cpu`",
+            )
         hidden = f"{VISIBLE} hides them" if VISIBLE in os.environ else "nvidia-smi lists none"
         raise UserError(f"device: {asked}: there is no GPU here ({hidden})", "say `device: auto` or `device: cpu`")
     number = int(asked.partition(":")[2] or 0)
@@ -160,6 +167,11 @@ def resolve(asked: str = "auto") -> str:
             "install a torch that was built for this driver (https://pytorch.org/get-started), or say `device: cpu`",
         )
     return "cuda" if asked == "auto" else asked
+
+
+def _silent() -> bool:
+    """Whether NVIDIA's driver is here, and nobody hides its GPUs."""
+    return Path(children.GPUS[0]).exists() and bool(re.match(r"\d|GPU-|MIG-", os.environ.get(VISIBLE, "0").strip()))
 
 
 def unseen(count: int) -> str:
@@ -197,9 +209,10 @@ def chosen(device: str) -> tuple[Gpu, ...]:
     return visible()[_index(device)] if ":" in device else visible()
 
 
-def free_memory(device: str) -> int | None:
-    """Free bytes of the fullest GPU that a resolved device means; None where there is none, or its tool does not say."""
-    return min((one.free for one in chosen(device) if one.free is not None), default=None)
+def free_memory(device: str, ranks: int | None = None) -> int | None:
+    """Free bytes of the fullest GPU that a resolved device means, or of those that its first ``ranks`` are on; None where there
+    is none, or its tool does not say."""
+    return min((one.free for one in chosen(device)[:ranks] if one.free is not None), default=None)
 
 
 def only(device: str) -> dict[str, str]:

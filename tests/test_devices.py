@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench import devices, environment
+from sparsebench import children, devices, environment
 from sparsebench.errors import UserError
 from tests.gpus import H100, Driver
 
@@ -20,6 +20,25 @@ def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="device: cuda: there is no GPU here") as caught:
         devices.resolve("cuda")
     assert "device: cpu" in (caught.value.hint or "")
+
+
+def test_a_driver_whose_tool_lists_nothing_is_no_reason_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(children, "GPUS", (str(tmp_path / "nvidiactl"),))
+    for visible in (None, "0,1", "GPU-a"):
+        if visible:
+            monkeypatch.setenv(devices.VISIBLE, visible)
+        with pytest.raises(UserError, match="nvidia-smi lists no GPU") as caught:
+            devices.resolve("auto")
+        assert "device: cpu" in (caught.value.hint or "")
+        assert devices.resolve("cpu") == "cpu"
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv(devices.VISIBLE, hidden)
+        assert devices.resolve("auto") == "cpu", "who hides them asks for it"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,8 @@ def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypa
     driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100")])
     assert devices.free_memory("cuda") == 100 * 2**20
     assert devices.free_memory("cuda:0") == 80000 * 2**20
+    assert devices.free_memory("cuda", 1) == 80000 * 2**20, "one rank is on the first, whatever others hold of the second"
+    assert devices.free_memory("cuda", 2) == 100 * 2**20
     monkeypatch.setenv(devices.VISIBLE, "0")
     assert devices.free_memory("cuda") == 80000 * 2**20
     assert devices.free_memory("cpu") is None

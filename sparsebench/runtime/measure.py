@@ -323,7 +323,7 @@ def _gpu_room(setting: Setting) -> int | None:
     """Bytes for a rank's share on its GPU; None where it lies elsewhere."""
     if setting.device == "cpu" or engines()[setting.engine].offloads:
         return None
-    return devices.free_memory("cuda" if setting.device == "auto" else setting.device)
+    return devices.free_memory("cuda" if setting.device == "auto" else setting.device, setting.ranks)
 
 
 SMALLER = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, StorageError, UnsupportedError
@@ -15,7 +16,7 @@ from sparsebench.models.topology import View
 from sparsebench.native import Missing
 from sparsebench.runtime.engines.base import SavedModel
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
+from sparsebench.runtime.parity import BLOCKS, checked, distance, out_of_memory, outputs, shorten
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
@@ -64,8 +65,9 @@ class Sparse:
 
         self.choices, self.cuda = Choices(), torch.cuda.is_available()
         if self.cuda:
-            self.bitmask = find_spec("triton") is not None
-            other = "others by Triton over a bitmask" if self.bitmask else "others stay dense, for there is no triton"
+            why = _no_triton()
+            self.bitmask = not why
+            other = f"others stay dense, for {why}" if why else "others by Triton over a bitmask"
             return (f"2:4 layers by cuSPARSELt, {other}; nobody has tried this on a GPU yet",)
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
@@ -198,6 +200,23 @@ class Sparse:
 
         layer = BitmaskLinear(weight, "cuda")
         return layer if layer.pays or self.forced else None
+
+
+def _no_triton() -> str:
+    """Why Triton compiles nothing here; empty where it does. It takes a C compiler and Python's headers, not only its package."""
+    if find_spec("triton") is None:
+        return "there is no triton"
+    import torch
+
+    from sparsebench.runtime.kernels.bitmask_gpu import BitmaskLinear
+
+    try:
+        BitmaskLinear(torch.eye(16, 256, device="cpu"), "cuda")(torch.ones(1, 256, device="cuda"))
+    except (RuntimeError, OSError, SubprocessError) as error:
+        if out_of_memory(error):
+            raise
+        return f"triton does not compile here ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    return ""
 
 
 def _counted(roles: Counter[str]) -> str:

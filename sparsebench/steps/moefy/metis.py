@@ -43,8 +43,8 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
 
 
 def evened(pairs: torch.Tensor, assignment: torch.Tensor, groups: int) -> torch.Tensor:
-    """``assignment`` (neurons,) int64 with groups of equal size, by as few moves as that takes. ``pairs`` (neurons, neurons) has 0
-    on its diagonal.
+    """``assignment`` (neurons,) int64 with groups of equal size, by as few moves as that takes. ``pairs`` (neurons, neurons) has
+    0 on its diagonal.
 
     Each goes from a group that has too many to one that has too few. Of all such moves the next is the one for which what the
     neuron has of ``pairs`` with its old group exceeds least what it has with the new one; of equal ones the first.
