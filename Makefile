@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev
 
 # What takes a minute or more by itself, and drawn inputs, more and other ones; not run on every change.
 test-long: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt
+	$(BIN)/python -m pip install --quiet 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt -r requirements-moefy.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other --timeout 3600
 
 # What is done on GPUs, by doing it: for a machine that has one. The JSON is worth keeping, with the card and the date.

@@ -67,7 +67,7 @@ def test_free_memory_is_that_of_the_gpus_that_are_meant(driver: Driver, monkeypa
     driver.lists([("GPU-a0", H100, "80000"), ("GPU-b1", H100, "100")])
     assert devices.free_memory("cuda") == 100 * 2**20
     assert devices.free_memory("cuda:0") == 80000 * 2**20
-    assert devices.free_memory("cuda", 1) == 80000 * 2**20, "one rank is on the first, whatever others hold of the second"
+    assert devices.free_memory("cuda", 1) == 80000 * 2**20, "one rank is on the first, whatever the second holds"
     assert devices.free_memory("cuda", 2) == 100 * 2**20
     monkeypatch.setenv(devices.VISIBLE, "0")
     assert devices.free_memory("cuda") == 80000 * 2**20

@@ -177,13 +177,19 @@ def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.Monk
         found = timed(cell)
         if cell.variant.is_dense:
             return found
-        twice = tuple(replace(d, ratio=d.ratio / 2, low=d.low / 2, high=d.high / 2) for d in found.differences)
-        return replace(found, differences=twice)
+        by = 4 if ruined(cell.variant) else 2
+        more = tuple(replace(d, ratio=d.ratio / by, low=d.low / by, high=d.high / by) for d in found.differences)
+        return replace(found, differences=more)
+
+    def ruined(variant: Any) -> bool:
+        return bool(variant.last("sparsity") > 0.8)
 
     monkeypatch.setattr(samples, "timed", faster)
+    monkeypatch.setattr(samples, "skill", lambda variant: 0.0 if ruined(variant) else 2.0)
     text = write()
+    # Not the 4 times of what scores no more than a guess.
     assert re.search(
-        r"\*Speed\*: up to 2\.\d\d times as fast \((decode|forward), \S+ at \d+%, engine deepspeed\)", text
+        r"\*Speed\*: up to 2\.\d\d times as fast \((decode|forward), \S+ at 50%, engine deepspeed\)\.", text
     )
     assert "**no gain**" not in text
     assert "| no gain |" not in text

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,6 +224,25 @@ def test_experts_without_their_zeros_say_what_the_plain_model_says(kind: str, fo
         layers = [name for name in sparse_layers(loaded) if ".experts." in name]
         assert len(layers) == (24 if (kind, form) == ("mixtral", "published") else 16), "gate and up lie apart there"
         assert "experts" not in found.kernel
+
+
+@pytest.mark.parametrize("said", ["Failed to find C compiler.\nmore", "CUDA out of memory"])
+def test_on_a_gpu_without_a_compiler_layers_stay_dense_and_a_note_says_why(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def layer(weight: torch.Tensor, device: str) -> Any:
+        raise RuntimeError(said)
+
+    monkeypatch.setitem(sys.modules, "sparsebench.runtime.kernels.bitmask_gpu", SimpleNamespace(BitmaskLinear=layer))
+    monkeypatch.setattr("sparsebench.runtime.engines.sparse.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = Sparse()
+    if "memory" in said:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            found.start(0, 1)
+        return
+    (note,) = found.start(0, 1)
+    assert not found.bitmask and "stay dense" in note and "(Failed to find C compiler.)" in note
 
 
 def test_experts_that_stay_dense_are_said_to(tmp_path: Path) -> None:
