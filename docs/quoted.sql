@@ -21,9 +21,10 @@ WITH wanda AS (
     GROUP BY manifest, variant_id
 ), sparse AS (
     SELECT any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS decode_30, any_value(speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.9) AS decode_90,
+           any_value(zeros_speedup) FILTER (phase = 'decode' AND round(sparsity, 2) = 0.3) AS zeros_30,
            any_value(speedup) FILTER (phase = 'prefill' AND round(sparsity, 2) = 0.9) AS prefill_90
     FROM latency
-    WHERE manifest = 'engines' AND engine = 'sparse'
+    WHERE manifest = 'engines' AND engine = 'sparse' AND model = 'smollm2-135m'
 ), deepspeed AS (
     SELECT count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster
     FROM latency
@@ -55,6 +56,7 @@ WITH wanda AS (
 SELECT 'real_models' AS key, format('{}', count(DISTINCT model)) AS said FROM cells WHERE weights <> 'random'
 UNION ALL SELECT 'rehearsed_models', format('{}', count(DISTINCT model)) FROM cells WHERE weights = 'random'
 UNION ALL SELECT 'sparsegpt_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'sparsegpt/layer 30% propagate=dense'
+UNION ALL SELECT 'magnitude_30_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'magnitude/layer 30%'
 UNION ALL SELECT 'int8_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8'
 UNION ALL SELECT 'int8_packed_0', format('{:.0f}%', 100 * packed) FROM kinds WHERE recipe = 'int8'
 UNION ALL SELECT 'shapes_flap_fitted', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters, least squares'
@@ -77,6 +79,7 @@ UNION ALL SELECT 'gguf', format('{:.0f}%', 100 * gguf) FROM files
 UNION ALL SELECT 'archive_least', format('{:.0f}%', 100 * min(share)) FROM archives
 UNION ALL SELECT 'archive_most', format('{:.0f}%', 100 * max(share)) FROM archives
 UNION ALL SELECT 'sparse_decode_30', format('{:.1f}', decode_30) FROM sparse
+UNION ALL SELECT 'sparse_zeros_30', format('{:.1f}', zeros_30) FROM sparse
 UNION ALL SELECT 'sparse_decode_90', format('{:.1f}', decode_90) FROM sparse
 UNION ALL SELECT 'sparse_prefill_90', format('{:.1f}', prefill_90) FROM sparse
 UNION ALL SELECT 'deepspeed_comparisons', format('{}', comparisons) FROM deepspeed

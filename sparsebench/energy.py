@@ -121,7 +121,8 @@ def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMe
         return _rapl(powercap or POWERCAP)
     try:
         with nvml() as library:
-            return Nvml([gpu(library, index) for index in range(ranks)])
+            first = int(device.partition(":")[2] or 0)
+            return Nvml([gpu(library, index) for index in range(first, first + ranks)])
     except Unavailable as error:
         return NoMeter(f"none: {error}")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sparsebench import environment
-from sparsebench.errors import SparsebenchError
 from sparsebench.run.acceptance import engines, failures, hardware, instruments, numerics, parallel
 from sparsebench.run.acceptance.bench import Bench, CheckResult, CheckSkipped
 from sparsebench.runtime.hosts import Hosts
@@ -58,6 +57,10 @@ def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
     with an error says no, and the next ones go on."""
     with tempfile.TemporaryDirectory(prefix="sparsebench-doctor-") as folder:
         bench = Bench(device, ranks, Path(folder), nodes)
+        if bench.gpu:
+            import torch
+
+            torch.cuda.set_device(device)  # what names no GPU means this one
         for number, (what, check) in enumerate(CHECKS.items(), 1):
             started = time.perf_counter()
             numbers: dict[str, Any] = {}
@@ -66,7 +69,7 @@ def run_checks(device: str, ranks: int, nodes: Hosts = ()) -> Iterator[Check]:
                 verdict = "skip" if passed is None else "yes" if passed else "no"
             except CheckSkipped as reason:
                 verdict, detail = "skip", str(reason)
-            except (SparsebenchError, RuntimeError, OSError, ValueError, AssertionError) as error:
+            except Exception as error:  # whatever it is, it is the check's result, and the next checks matter too
                 verdict, detail = "no", " ".join(f"{type(error).__name__}: {error}".split())[:400]
             yield Check(number, what, verdict, detail, numbers, round(time.perf_counter() - started, 2))
 

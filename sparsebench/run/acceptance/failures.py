@@ -51,7 +51,7 @@ def too_large(bench: Bench) -> CheckResult:
     import torch
 
     torch.cuda.empty_cache()
-    free, need = devices.free_memory(bench.device), working_bytes(folder, bench.setting("hf"))
+    free, need = devices.free_memory(bench.device, 1), working_bytes(folder, bench.setting("hf"))
     if free is None:
         raise CheckSkipped("the driver does not say what is free")
     taken = torch.empty(int(free - 0.5 * need), dtype=torch.uint8, device="cuda")

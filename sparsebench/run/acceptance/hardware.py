@@ -12,8 +12,8 @@ from sparsebench.run.acceptance.bench import GIB, Bench, CheckResult, CheckSkipp
 from sparsebench.runtime.latency import Peers
 
 NOMINAL = {
-    "H200": (4.8e12, 989e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12), "L40S": (0.864e12, 362e12),
-    "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
+    "H200": (4.8e12, 989e12), "H100 PCIe": (2.0e12, 756e12), "H100": (3.35e12, 989e12), "A100": (2.0e12, 312e12),
+    "L40S": (0.864e12, 362e12), "L4": (0.3e12, 121e12), "A10": (0.6e12, 125e12),
 }  # fmt: skip
 """By a part of the GPU's name, bytes a second of its memory and bfloat16 operations a second, as its maker says."""
 
@@ -30,19 +30,19 @@ def visible(bench: Bench) -> CheckResult:
         "listed": listed, "seen": seen, "cuda": devices.cuda_version(), "cusparselt": torch.backends.cusparselt.is_available(),
         "nccl": ".".join(map(str, torch.cuda.nccl.version())), "nvcc": shutil.which("nvcc") or "", "shm_bytes": shm,
         "capability": ".".join(map(str, torch.cuda.get_device_capability())), "names": list(devices.names()),
-        **_driver(),
+        **_driver(torch.device(bench.device).index or 0),
     }  # fmt: skip
     return listed == seen > 0, f"the driver lists {listed}, torch sees {seen}", numbers
 
 
-def _driver() -> dict[str, Any]:
+def _driver(index: int) -> dict[str, Any]:
     """The driver's version and whether the GPU is parted (MIG), by NVML; why not where it does not say."""
     from sparsebench.energy import Unavailable, gpu, nvml
 
     found: dict[str, Any] = {}
     for key, ask in (
         ("driver", lambda library: library.nvmlSystemGetDriverVersion()),
-        ("mig", lambda library: bool(library.nvmlDeviceGetMigMode(gpu(library, 0))[0])),
+        ("mig", lambda library: bool(library.nvmlDeviceGetMigMode(gpu(library, index))[0])),
     ):
         try:
             with nvml() as library:

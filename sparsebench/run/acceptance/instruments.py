@@ -69,7 +69,7 @@ def energy(bench: Bench) -> CheckResult:
 
     from sparsebench.energy import NoMeter, Unavailable, gpu, meter, nvml
 
-    counter = meter("cuda:0")
+    counter, index = meter(bench.device), torch.device(bench.device).index or 0
     if isinstance(counter, NoMeter):
         raise CheckSkipped(counter.source)
     x = torch.randn(8192, 8192, device="cuda").to(torch.bfloat16)
@@ -80,7 +80,7 @@ def energy(bench: Bench) -> CheckResult:
             x = (x @ x).clamp_(-1, 1)
             torch.cuda.synchronize()
             with nvml() as library:
-                powers.append(library.nvmlDeviceGetPowerUsage(gpu(library, 0)) / 1e3)
+                powers.append(library.nvmlDeviceGetPowerUsage(gpu(library, index)) / 1e3)
     except Unavailable as error:
         raise CheckSkipped(str(error)) from error
     joules = counter.joules() or 0.0
