@@ -58,9 +58,11 @@ def check_supported(config: Mapping[str, Any], family: str, setting: Setting) ->
 
 
 def check_device(setting: Setting, encoding: str = FLOAT) -> None:
-    """Raise UnsupportedError where no GPU runs weights of an ``encoding`` so, or there are fewer GPUs than ranks."""
+    """Raise UnsupportedError where no GPU runs the engine, or weights of an ``encoding``, or there are fewer GPUs than ranks."""
     if not setting.on_gpu:
         return
+    if setting.engine in engines() and engines()[setting.engine].cpu_only:
+        raise UnsupportedError(f"the {setting.engine} engine runs on a CPU only", "say `device: cpu`, or --device cpu")
     there = len(devices.chosen(setting.device))
     if setting.ranks > there and not setting.hosts:
         raise UnsupportedError(

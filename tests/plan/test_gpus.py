@@ -103,6 +103,21 @@ runtime:
 """
 
 
+def test_an_engine_without_kernels_for_gpus_is_refused_there(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    driver.lists([("GPU-a", H100, "80000")])
+    path = tmp_path / "m.yaml"
+    path.write_text(MIXED.replace("quantize: int8", "prune: magnitude, sparsity: 0.5").replace("deepspeed", "skip"))
+    ready = prepare(PlanRequest(path, ledger=tmp_path / "l.duckdb", device="cuda"))
+    refused = {
+        cell.settings["engine"] for cell in ready.plan.cells if cell.id in ready.refused and cell.settings["ranks"] == 1
+    }
+    assert refused == {"skip"}
+    assert "the skip engine runs on a CPU only" in {problem.message for problem in ready.refused.values()}
+
+
 def test_what_gpus_cannot_do_is_said_at_its_line_and_never_made(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

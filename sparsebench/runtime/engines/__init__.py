@@ -37,6 +37,8 @@ class EngineInfo:
     skipping: Literal["", "masked", "unread"] = ""
     """How it runs models that compute with some of their weights for each token (the steps ``skip`` and ``moefy``): not at all,
     with masks and dense arithmetic, or leaving the others unread."""
+    cpu_only: bool = False
+    """Whether it has no kernels for GPUs."""
     version: int = 0
     """Raised when the engine's own code changes what is measured: its cells, and no other engine's, are then measured anew."""
 
@@ -61,7 +63,7 @@ BUILT_IN = (
         "deepspeed-zero3", "sparsebench.runtime.engines.zero3:Zero3", shards=True, offloads=True, imports=DEEPSPEED
     ),
     EngineInfo("hf", "sparsebench.runtime.engines.hf:HuggingFace", encodings=ALL, skipping="masked"),
-    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", version=1),
+    EngineInfo("skip", "sparsebench.runtime.engines.skip:SkipEngine", skipping="unread", cpu_only=True, version=1),
     EngineInfo("sparse", "sparsebench.runtime.engines.sparse:Sparse", skips_zeros=True, version=1),
 )
 

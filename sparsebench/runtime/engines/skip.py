@@ -47,13 +47,9 @@ class SkipEngine:
         """Any model: what a layer's kernel cannot do is known when it is loaded."""
 
     def start(self, rank: int, ranks: int) -> tuple[str, ...]:
-        """Compile or load the kernels. Raises UnsupportedError where there are none, and on a GPU."""
-        import torch
-
+        """Compile or load the kernels. Raises UnsupportedError where there are none."""
         from sparsebench.runtime.kernels import kernels
 
-        if torch.cuda.is_available():
-            raise UnsupportedError("the skip engine runs on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
         self.kernels = kernels()
         if isinstance(self.kernels, Missing):
             raise UnsupportedError(
