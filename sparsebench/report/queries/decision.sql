@@ -13,7 +13,7 @@ WITH asked AS (
     WHERE v.verdict <> 'invalid'
     QUALIFY row_number() OVER (PARTITION BY s.variant_id, s.task ORDER BY s.n DESC, s.manifest, s.record_id) = 1
 ), each AS (
-    SELECT model, weights, variant_id, count(*) AS tasks, string_agg(task, ', ' ORDER BY task) AS judged_on, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, bool_or(_lost(verdict)) AS small, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
+    SELECT model, weights, variant_id, count(*) AS tasks, bool_or(lost) AS lost, bool_and(half AND NOT collapsed AND NOT at_chance) AS works, count(*) FILTER (lost) AS losses, bool_or(_lost(verdict)) AS small, max(if(scale = 'perplexity', ratio, 1 - v_gain)) AS worst,
            string_agg(task || if(scale = 'perplexity', format(' ×{:.2f}', ratio), format(' {:+.3f}', difference)), ', ' ORDER BY task) FILTER (lost) AS what
     FROM judged
     GROUP BY model, weights, variant_id
@@ -34,7 +34,10 @@ WITH asked AS (
     JOIN files f USING (variant_id)
     JOIN plain p ON p.model = e.model
     LEFT JOIN times t USING (variant_id)
-    WHERE NOT k.chance AND e.works
+    -- Of chains of three and more the concepts' list has an example.
+    WHERE NOT k.chance AND e.works AND k.kind NOT LIKE '% + % + %'
+          -- An oracle is a bound, and no choice.
+          AND e.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
     QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
 ), chosen AS (
     SELECT 'no loss detected' AS claim, 1 AS place, * FROM whole WHERE NOT lost
@@ -43,13 +46,13 @@ WITH asked AS (
     SELECT 'keeps half', 2, * FROM whole WHERE lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), losses, worst, recipe) = 1
 )
-SELECT model, weights, kind, claim, recipe, tasks, judged_on, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase, place
+SELECT model, weights, kind, claim, recipe, tasks, coalesce(replace(what, ' -', ' −'), if(small, 'less than a point or 2%', 'none detected')) AS what, share, speedup, engine, phase, place
 FROM chosen c
 -- What keeps half is told only where it is smaller than what loses nothing.
 WHERE place = 1 OR NOT EXISTS (FROM chosen o WHERE o.model = c.model AND o.weights = c.weights AND o.kind = c.kind AND o.place = 1 AND o.share <= c.share)
 UNION ALL
 -- The file that a model was dequantized from holds dense's weights in fewer bytes, without a step of ours.
-SELECT DISTINCT model, weights, 'as fetched', 'dense was made from it', 'GGUF', 0, '–', 'nothing', share, NULL, NULL, NULL, 0
+SELECT DISTINCT model, weights, 'as fetched', 'dense was made from it', 'GGUF', NULL, 'nothing', share, NULL, NULL, NULL, 0
 FROM sizes
 WHERE format = 'source' AND weights = 'dequantized' AND model IN (SELECT model FROM chosen)
 ORDER BY model, kind, place
