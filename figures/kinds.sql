@@ -22,13 +22,13 @@
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
 ), points AS (
-    SELECT DISTINCT c.model, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, c.dense, bytes / 1e6 AS megabytes,
+    SELECT DISTINCT c.model, c.panel, c.sparsity, c.variant_id, c.score, c.low, c.high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, bytes / 1e6 AS megabytes,
            CASE WHEN format = 'source' THEN 'GGUF' ELSE coalesce(words, 'dense') END AS label,
            CASE WHEN format = 'source' THEN 'as fetched' ELSE coalesce(kind, 'dense') END AS kind
     FROM curves c
     JOIN packed USING (variant_id)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
-    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
+    WHERE scale = 'perplexity' AND score <= 10 * c.dense AND NOT coalesce(r.chance, false) AND (format = 'packed' OR weights = 'dequantized')
       -- What skips keeps every byte: it stands in bytes_read.
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts')
     -- One panel a model: the one that was scored on the most text.

@@ -28,11 +28,11 @@ WITH fastest AS (
     WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND NOT beside_plain AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
 ), points AS (
-    SELECT DISTINCT c.panel || ', ' || setting AS panel, score, low, high, dense, words || ' (' || engine || ')' AS label, kind, shown, setting, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
+    SELECT DISTINCT c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, setting, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high
     FROM curves c
     JOIN fastest USING (variant_id)
     JOIN _recipes r USING (variant_id)
-    WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT r.chance
+    WHERE scale = 'perplexity' AND score <= 10 * c.dense AND NOT r.chance
 ), told AS (
     -- The fastest that stays within a tenth of the dense perplexity.
     SELECT panel, any_value(setting) AS setting, any_value(dense) AS whole, arg_min(label, relative) FILTER (close) AS best, min(relative) FILTER (close) AS least,

@@ -13,7 +13,7 @@
 -- xscale: sparsity
 -- xlabel: sparsity of the prunable weights, %
 -- ylabel: peak of the largest rank, MB
--- note: The peak of the phases that compute, above the process's size before the model; loading apart. Whiskers: down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown, and int8 as an engine.
+-- note: The peak of the phases that compute, above the process's size before the model; loading apart. Whiskers: down to the smallest rank. The point at 0% is the dense model. Only pruned models are shown.
 
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak
