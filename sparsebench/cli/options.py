@@ -13,11 +13,11 @@ from sparsebench.errors import UserError
 from sparsebench.manifest.schema import Dtype
 
 
-def names_of(room: str, table: str) -> Callable[[str], list[str]]:
-    """What a shell completes an option with: the names in a room's table, read when a tab asks, plugins' among them."""
+def names_of(package: str, table: str) -> Callable[[str], list[str]]:
+    """What a shell completes an option with: the names in a package's table, read when a tab asks, plugins' among them."""
 
     def names(incomplete: str) -> list[str]:
-        found = getattr(import_module(f"sparsebench.{room}"), table)
+        found = getattr(import_module(f"sparsebench.{package}"), table)
         known: Iterable[str] = found() if callable(found) else found
         return [name for name in known if name.startswith(incomplete)]
 

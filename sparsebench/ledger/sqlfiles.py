@@ -1,4 +1,4 @@
-"""The SQL of this room, read once: a process keeps to one version of it even while the program is being upgraded."""
+"""The SQL of this package, read once: a process keeps to one version of it even while the program is being upgraded."""
 
 from __future__ import annotations
 

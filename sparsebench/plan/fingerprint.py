@@ -52,7 +52,7 @@ def cell_id(stage: str, variant: str, settings: Mapping[str, Any]) -> str:
         return digest([stage, variant])
     row = stages()[stage]
     return digest(
-        [stage, variant, dict(settings), row.room.VERSION, _libraries(row.libraries(settings)), row.own(settings)]
+        [stage, variant, dict(settings), row.module.VERSION, _libraries(row.libraries(settings)), row.own(settings)]
     )
 
 

@@ -111,7 +111,7 @@ def _limited(loaded: LoadedManifest, manifest: Manifest) -> None:
 
 
 def checks() -> Checks:
-    """What the manifest room cannot know by itself."""
+    """What the package `manifest` cannot know by itself."""
     return Checks(
         step_files=lambda: {verb: kind.files for verb, kind in kinds().items()},
         step_names=lambda: {verb: kind.settings() for verb, kind in kinds().items()},

@@ -58,7 +58,7 @@ PROCESSES = {one.name: one for one in (PREPARE, MAKE, ASSESS, COMPARE, SCORE, TI
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of measurement, done by the module ``room``, whose VERSION is part of its cells' ids.
+    """One kind of measurement, done by ``module``, whose VERSION is part of its cells' ids.
 
     ``settings`` gives what a manifest asks of a variant, one mapping a cell; ``seconds`` is the estimate; ``libraries`` and
     ``own`` (versions of a task or an engine) say what else can change a result; cells of equal ``shares`` are done by one job.
@@ -67,7 +67,7 @@ class Stage:
 
     name: str
     process: JobKind
-    room: Any
+    module: Any
     settings: Callable[[Manifest, ManifestModel, Variant], Iterator[dict[str, Any]]]
     seconds: Callable[[Cell, ModelSize], float]
     libraries: Callable[[CellSettings], tuple[str, ...]] = lambda _: ()

@@ -18,7 +18,7 @@ from sparsebench.runtime.machine import process_bytes
 from sparsebench.runtime.results import RankMemory
 
 VERSION = 1
-"""Counts the changes of how memory alone is measured; the room's own VERSION those of time too."""
+"""Counts the changes of how memory alone is measured; the package's own VERSION those of time too."""
 STATUS = Path("/proc/self/status")
 CROWDED = "CUDA max_memory_allocated; held by the process: all that is taken of the GPU, other programs' too"
 RESET_PEAK = "5"  # proc(5), clear_refs: reset VmHWM to the current RSS

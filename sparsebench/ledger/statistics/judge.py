@@ -80,7 +80,7 @@ def judged(
 
 
 def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
-    """Whether ``score`` is what its outcomes give: a metric that this room does not know gets no interval."""
+    """Whether ``score`` is what its outcomes give: a metric that this package does not know gets no interval."""
     if not len(values):
         return False
     found = resampling.value(Metric.named(metric).pooling, values, labels)

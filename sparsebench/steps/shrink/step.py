@@ -112,10 +112,10 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     parts: dict[tuple[Any, bool], dict[Step, Path]] = {}
     for step, folder in targets.items():
         hidden = step.settings.get("of") == "hidden"
-        room: Any = gates if trains(step) else depth if "blocks" in step.settings else channels if hidden else width
+        module: Any = gates if trains(step) else depth if "blocks" in step.settings else channels if hidden else width
         try:
             check(step, checkpoint.config, context.family)
-            parts.setdefault((room.make, reads_text(step)), {})[step] = folder
+            parts.setdefault((module.make, reads_text(step)), {})[step] = folder
         except UnsupportedError as error:
             emit(step, error)
     told, name = set[Step](), next(iter(targets)).name
