@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.models.dimensions import dimensions
 from sparsebench.models.topology import NO_TEXT
 from sparsebench.models.types import MODEL_TYPES, PER_LAYER, transformers_config
 
@@ -217,6 +218,29 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 def stated(config: Mapping[str, Any], key: str) -> Any:
     """What config.json says under a key, or transformers' default for the type."""
     return config[key] if config.get(key) is not None else getattr(transformers_config(config), key, None)
+
+
+def is_mixture(config: Mapping[str, Any]) -> bool:
+    """Whether the blocks of a config.json's model choose among experts."""
+    how = ARCHITECTURES.get(str(config.get("model_type")))
+    return dimensions(config).experts > 1 or bool(how and how.mixture)
+
+
+def neurons(config: Mapping[str, Any]) -> set[int]:
+    """How many neurons the feed-forward parts have, every number that occurs; none for a type that is not declared."""
+    how = ARCHITECTURES.get(str(config.get("model_type")))
+    if how is None:
+        return set()
+    usual = {key: int(stated(config, key) or 4 * dimensions(config).hidden) for key in how.neurons.values()}
+    own = widths(config)
+    found = {block[key] for block in own.values() for key in usual if key in block}
+    # Of one stack alone blocks differ; where each has a width of its own, the usual one is nobody's.
+    whole = (
+        bool(own)
+        and len(own) == int(stated(config, how.layers[""]))
+        and all(usual.keys() & one for one in own.values())
+    )
+    return found if whole else found | set(usual.values())
 
 
 def widths(config: Mapping[str, Any]) -> dict[int, dict[str, int]]:

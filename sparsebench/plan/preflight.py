@@ -368,8 +368,11 @@ def _refused_by_steps(
         chains = list(recipes(entry))
         for name in models_of(entry) or configs:
             for chain in chains:
-                for number, step in enumerate(chain):
-                    words, hint = kinds()[step.verb].refuses(step, configs[name]) if name in configs else ("", "")
+                for number, step in enumerate(chain if name in configs else ()):
+                    kind, before = kinds()[step.verb], chain[:number]
+                    words, hint = kind.refuses(step, configs[name])
+                    if not words and not any(kinds()[one.verb].reshapes(one) for one in before):
+                        words, hint = kind.unequal(step, configs[name])
                     at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
                     if words and (*at, name, words) not in told:
                         told.add((*at, name, words))

@@ -230,6 +230,10 @@ class StepKind:
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
     refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
     """Why a model of a config.json cannot be given the step, and the way out, as far as that tells; empty where it can."""
+    unequal: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
+    """The same by what a step that ``reshapes`` changes: asked where none stands before."""
+    reshapes: Callable[[Step], bool] = lambda step: False
+    """Whether the shapes of its result are others than those of config.json."""
     only_named: tuple[str, ...] = ()
     """The names of steps that read one of ``texts`` only where it is named."""
     teachers: tuple[str, ...] = ()

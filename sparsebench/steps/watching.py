@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.architectures import is_mixture
 from sparsebench.models.hooks import hooked
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sparsebench.models.replay import Block
+
+UNNAMED = frozenset({"bloom", "mpt"})
+"""Model types whose activation function is no module of transformers' table."""
+_ONE = "activation functions stand in it, where a feed-forward part has one"
+_WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
 
 Take = Callable[["torch.Tensor"], None]
 """Given the rows of some samples' tokens, padding left out: (tokens, width)."""
@@ -76,8 +82,14 @@ def activation(module: nn.Module, where: str) -> str:
     kinds = {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()}
     found = [path for path, one in module.named_modules() if type(one) in kinds]
     if len(found) != 1:
-        raise UnsupportedError(
-            f"{where}: {len(found) or 'no'} activation functions stand in it, where a feed-forward part has one",
-            "choose another model; `skip: teal` looks at what linear layers read",
-        )
+        raise UnsupportedError(f"{where}: {len(found) or 'no'} {_ONE}", _WAY_OUT)
     return found[0]
+
+
+def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
+    """Why values inside the blocks of a config.json's model cannot be watched, those of ``activations`` if so asked, and the way
+    out; empty where they can."""
+    kind = str(config.get("model_type"))
+    if is_mixture(config):
+        return f"{kind}: it is a mixture of experts", "choose a model without experts"
+    return (f"{kind}: no {_ONE}", _WAY_OUT) if activations and kind in UNNAMED else ("", "")

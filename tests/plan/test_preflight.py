@@ -239,3 +239,56 @@ def test_a_hidden_size_that_cannot_be_cut_is_refused_with_its_line(tmp_path: Pat
     assert str(caught.value).count("plain: bert: its hidden size") == 1 and "mine.yaml:14" in str(caught.value)
     path.write_text(path.read_text().replace("model_type: bert", "model_type: nomic_bert"))
     assert prepare(PlanRequest(path)).plan.cells
+
+
+LEFT_OUT = (
+    ONE.replace("model_type: bert, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2", "{model}")
+    + """calibration: {{source: "path:text.txt"}}
+variants:
+  - - {{prune: magnitude, sparsity: 0.5}}
+    - {{{step}}}
+"""
+)
+GROUPS = "moefy: kmeans, experts: {}, active: 0.5"
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "said"),
+    [
+        ("mixtral, num_local_experts: 4", "skip: teal, share: 0.4", "mixtral: it is a mixture of experts"),
+        ("qwen3_moe", GROUPS.format(4), "qwen3_moe: it is a mixture of experts"),
+        ("mamba", GROUPS.format(4), "mamba cannot be calibrated block by block"),
+        ("bloom, hidden_size: 16", "skip: cats, share: 0.4", "bloom: no activation functions stand in it"),
+        ("bloom, hidden_size: 16", "skip: teal, share: 0.4", ""),
+        ("bloom, hidden_size: 16", GROUPS.format(4), "bloom: no activation functions stand in it"),
+        ("bert, intermediate_size: 48", GROUPS.format([6, 8, 16]), ""),
+        ("bert, intermediate_size: 48", GROUPS.format([8, 7]), "48 neurons make no 7 experts"),
+        ("gpt2, n_embd: 12, n_inner: null", GROUPS.format(32), "48 neurons make no 32 experts"),
+        ("bart, is_encoder_decoder: true, encoder_ffn_dim: 48, decoder_ffn_dim: 40", GROUPS.format(16), "40 neurons make no 16"),
+    ],
+)  # fmt: skip
+def test_a_model_whose_weights_cannot_be_left_out_so_is_refused_with_its_line(
+    model: str, step: str, said: str, tmp_path: Path
+) -> None:
+    from sparsebench.models.families import family_of
+
+    (tmp_path / "text.txt").write_text("some words\n")
+    path, config = tmp_path / "mine.yaml", f"model_type: {model}"
+    family = family_of({"model_type": model.partition(",")[0]}) or "decoder"
+    path.write_text(LEFT_OUT.format(model=config, step=step).replace("family: encoder", f"family: {family}"))
+    if not said:
+        assert prepare(PlanRequest(path)).plan.cells
+        return
+    with pytest.raises(ManifestError) as caught:
+        prepare(PlanRequest(path))
+    assert str(caught.value).count(said) == 1 and "mine.yaml:11" in str(caught.value)
+
+
+def test_experts_that_a_smaller_shape_may_divide_are_not_refused(tmp_path: Path) -> None:
+    """What a step before leaves is not known from config.json."""
+    (tmp_path / "text.txt").write_text("some words\n")
+    path = tmp_path / "mine.yaml"
+    model, step = "model_type: bert, hidden_size: 16, intermediate_size: 48", GROUPS.format(5)
+    cut = LEFT_OUT.format(model=model, step=step).replace("prune: magnitude, sparsity: 0.5", "shrink: l2, keep: 0.8333")
+    path.write_text(cut)
+    assert prepare(PlanRequest(path)).plan.cells

@@ -10,10 +10,14 @@ from pydantic import Field
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Count, Share, wrong
+from sparsebench.models.architectures import neurons
 from sparsebench.models.grouped import COUNTED, count
+from sparsebench.models.topology import REFUSED, refusal
 from sparsebench.steps.contract import Context, Emit, Settings, Step
+from sparsebench.steps.watching import lacking
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
+DIVIDES = "choose a number that divides them"
 
 
 class Moefy(Settings):
@@ -90,6 +94,20 @@ def label(step: Step) -> str:
 def shares(step: Step) -> tuple[Any, ...]:
     """What is grouped alike is grouped once."""
     return step.name, step.settings["experts"], step.settings["shared"], metis(step), reads_text(step)
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why the neurons of a config.json's model cannot be grouped, and the way out, as far as that tells."""
+    kind = str(config.get("model_type"))
+    if kind in REFUSED and not reads_text(step):  # what reads text is refused by the plan itself
+        return refusal(kind), "choose another model"
+    return lacking(config, activations=True)
+
+
+def unequal(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """The same of their number, which a step before may have changed."""
+    odd = [] if refuses(step, config)[0] else [one for one in sorted(neurons(config)) if one % step.settings["experts"]]
+    return (f"{odd[0]} neurons make no {step.settings['experts']} experts of equal size", DIVIDES) if odd else ("", "")
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

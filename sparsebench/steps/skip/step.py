@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import Share, wrong
 from sparsebench.steps.contract import Context, Emit, Settings, Step
+from sparsebench.steps.watching import lacking
 
 
 class Skip(Settings):
@@ -53,6 +54,11 @@ def label(step: Step) -> str:
 def shares(step: Step) -> object:
     """Steps of which this is equal are found in one pass."""
     return step.name, _allocation(step)
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why nothing of a config.json's model can be skipped as a step asks, and the way out, as far as that tells."""
+    return lacking(config, activations=step.name == "cats")
 
 
 def _allocation(step: Step) -> str:

@@ -196,3 +196,21 @@ def test_refusals_name_the_culprit(tmp_path: Path) -> None:
     for damaged in ([], {}, {"router": "dice", "experts": 4, "active": 2, "shared": 0, "parts": []}):
         with pytest.raises(ModelError, match=KEY):
             experts_of({KEY: damaged})
+
+
+@pytest.mark.parametrize(
+    "kind", ["bloom", "mpt", "falcon", "gpt2", "gpt_neo", "distilbert", "modernbert", "phi3", "bart", "mixtral", "llama4_text"]
+)  # fmt: skip
+def test_what_a_plan_refuses_by_config_json_a_job_refuses_too_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    parent, family = written(kind, tmp_path / "parent")
+    for experts in (16, 7):
+        step, row = single("moefy", "random", experts=experts, active=0.5), kinds()["moefy"]
+        config = Checkpoint(parent).config
+        words = row.refuses(step, config)[0] or row.unequal(step, config)[0]
+        assert words or experts == 16
+        try:
+            made(parent, family, {step: tmp_path / str(experts)})
+        except UnsupportedError:
+            assert words
+        else:
+            assert not words
