@@ -36,6 +36,8 @@ PATTERN = re.compile(r"^([1-9]\d{0,8}):([1-9]\d{0,8})$")
 BLOCK = re.compile(r"^([1-9]\d{0,3})x([1-9]\d{0,3})$")
 LINES = ("rows", "columns")
 """Patterns of whole rows, a layer's outputs, and of whole columns, its inputs."""
+COUPLED = ("neurons", "heads")
+"""Patterns of whole neurons and of whole heads: of everything that makes or reads one."""
 PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -78,12 +80,12 @@ def _share(value: Any) -> Any:
 
 
 def _pattern(value: str) -> str:
-    if value not in ("unstructured", *LINES) and not is_nm(value) and not BLOCK.fullmatch(value):
+    if value not in ("unstructured", *LINES, *COUPLED) and not is_nm(value) and not BLOCK.fullmatch(value):
         match = PATTERN.fullmatch(value)
         hint = f"did you mean {match[2]}:{match[1]}?" if match and match[1] != match[2] else ""
         raise wrong(
             f"`{value}` is no pattern",
-            "`unstructured`, N:M with N below M, such as 2:4, blocks such as 4x4, `rows` or `columns`",
+            "`unstructured`, N:M with N below M, such as 2:4, blocks such as 4x4, `rows`, `columns`, `neurons` or `heads`",
             hint,
         )
     return value
@@ -125,7 +127,7 @@ Share = Annotated[float, BeforeValidator(_share), _Published((("minimum", 0), ("
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonEmpty = Annotated[str, Field(min_length=1)]
-_PATTERNS = "|".join(["^(unstructured|rows|columns)$", PATTERN.pattern, BLOCK.pattern])
+_PATTERNS = "|".join(["^(unstructured|rows|columns|neurons|heads)$", PATTERN.pattern, BLOCK.pattern])
 Pattern = Annotated[str, AfterValidator(_pattern), _Published((("pattern", _PATTERNS),))]
 Sha256 = Annotated[
     str,

@@ -41,7 +41,7 @@ BUILT_IN = (
         on_device=lambda step: prune.reads_text(step) or prune.trained(step),
         trains=lambda step: recover.trains(step) if prune.trained(step) else 0.0,
         holds=lambda step: recover.holds(step) if prune.trained(step) else 0.0,
-        refuses=recover.refuses,
+        refuses=prune.refuses,
         reads_dense=prune.trained,
         draws=lambda step: step.name == "random" or prune.trained(step),
         shares=prune.shares,

@@ -5,18 +5,22 @@ An entry point in the group ``sparsebench.methods`` names a ``Method``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-from sparsebench.errors import UserError
+from sparsebench.errors import UnsupportedError, UserError
+from sparsebench.manifest.schema import COUPLED
+from sparsebench.models.architectures import architecture
 from sparsebench.plugins import table
 from sparsebench.steps.contract import Settings, Step, of_file
 from sparsebench.steps.prune.contract import Score, Solve
 from sparsebench.steps.prune.settings import ALPS, TARGET, Magnitude, Mask, Prune, SparseGPT
 from sparsebench.steps.prune.trained import Elsa, Gradual
 from sparsebench.steps.recover import LIBRARIES
+from sparsebench.steps.recover import step as recover
 from sparsebench.steps.recover.step import unusual
 
 
@@ -149,6 +153,19 @@ def reads_text(step: Step) -> bool:
 def trained(step: Step) -> bool:
     """Whether a pruning step trains the whole model."""
     return methods()[step.name].trains
+
+
+def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Why a config.json's model cannot be pruned as a step asks, and the way out, as far as that tells: where neurons or heads
+    go, they must be declared."""
+    kind = step.settings.get("pattern")
+    if kind not in COUPLED:
+        return recover.refuses(step, config)
+    try:
+        why = architecture(config).cannot(kind)
+    except UnsupportedError as error:
+        return error.message, "`pattern: rows` or `columns`"
+    return (f"{config.get('model_type')}: {why}", "`pattern: rows` or `columns`") if why else ("", "")
 
 
 def shares(step: Step) -> tuple[str, ...]:

@@ -8,7 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from sparsebench.manifest.problems import one_of
-from sparsebench.manifest.schema import LINES, Count, NonEmpty, Pattern, Positive, Share, is_nm, pattern_sparsity, wrong
+from sparsebench.manifest.schema import (
+    COUPLED,
+    LINES,
+    Count,
+    NonEmpty,
+    Pattern,
+    Positive,
+    Share,
+    is_nm,
+    pattern_sparsity,
+    wrong,
+)
 from sparsebench.steps.contract import Settings
 from sparsebench.steps.quantize.grid import GROUP, Bits
 
@@ -41,7 +52,8 @@ class Prune(Settings):
     default: as the method was published (`layer` for magnitude and random)."""
     pattern: Pattern = "unstructured"
     """`unstructured`, `N:M` (N kept of every M along the input), which fixes the sparsity, blocks such as `4x4`, or whole `rows`
-    (a layer's outputs) or `columns` (its inputs), for methods that rank weights."""
+    (a layer's outputs) or `columns` (its inputs), for methods that rank weights. `magnitude` and `random` have whole `neurons`
+    and `heads` too, with everything that makes or reads one."""
     allocation: Allocation = "uniform"
     """How the sparsity is spread over the transformer blocks: `uniform`, or `owl` (less where activations have outliers)."""
     propagate: Propagate = "pruned"
@@ -76,8 +88,12 @@ class Prune(Settings):
         if self.granularity == "global" and (self.pattern != "unstructured" or self.allocation == "owl"):
             what = f"pattern {self.pattern}" if self.pattern != "unstructured" else "`allocation: owl`"
             raise wrong(f"{what} has no global form", "`granularity: layer` or `row`", at="granularity")
-        if self.granularity == "row" and self.pattern in LINES:
-            raise wrong(f"whole {self.pattern} compete within their matrix", "`granularity: layer`", at="granularity")
+        if self.granularity == "row" and self.pattern in (*LINES, *COUPLED):
+            within = "matrix" if self.pattern in LINES else "block"
+            raise wrong(f"whole {self.pattern} compete within their {within}", "`granularity: layer`", at="granularity")
+        for key, usual in (("keep_zeros", False), ("allocation", "uniform")) if self.pattern in COUPLED else ():
+            if getattr(self, key) != usual:
+                raise wrong(f"`{key}` beside `pattern: {self.pattern}`", f"no `{key}`", at=key)
         if is_nm(self.pattern) and self.allocation == "owl":
             raise wrong(
                 f"pattern {self.pattern} fixes every matrix's sparsity", "`allocation: uniform`", at="allocation"
@@ -96,8 +112,12 @@ class Prune(Settings):
         if self.pattern in LINES and not self.ranks:
             ranking = "a method that ranks weights, such as magnitude or wanda"
             raise wrong(f"`{name}` does not remove whole {self.pattern}", ranking, at="pattern")
+        if self.pattern in COUPLED and name not in ("magnitude", "random"):
+            raise wrong(
+                f"`{name}` does not remove whole {self.pattern}", "magnitude, random, or `shrink`", at="pattern"
+            )
         idle = {*OWL, *(() if self.calibrated else ("propagate",))} if self.allocation == "uniform" else set()
-        usual = "layer" if self.pattern in LINES else self.granularities[0]
+        usual = "layer" if self.pattern in (*LINES, *COUPLED) else self.granularities[0]
         found = self.model_dump(exclude=idle) | {"granularity": self.granularity or usual}
         return found | ({"sparsity": pattern_sparsity(self.pattern)} if is_nm(self.pattern) else {})
 
@@ -127,16 +147,22 @@ class Magnitude(Prune):
     """Magnitude's settings."""
 
     norm: Literal[1, 2, "inf"] | None = None
-    """With `pattern: rows` or `columns`: the order of the norm that they are ranked by (`n` of PyTorch's `ln_structured`);
-    default: 2."""
+    """With `pattern: rows` or `columns`: the order of the norm that they are ranked by (`n` of PyTorch's `ln_structured`), with
+    `neurons` or `heads` 1 or 2; default: 2."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without a norm where weights are ranked one by one or in blocks."""
         found = super().complete(name)
-        if self.pattern in LINES:
+        if self.pattern in COUPLED and self.norm == "inf":
+            raise wrong(f"`norm: inf` beside `pattern: {self.pattern}`", "1 or 2", at="norm")
+        if self.pattern in (*LINES, *COUPLED):
             return found | {"norm": self.norm or 2}
         if self.norm is not None:
-            raise wrong(f"`norm` beside `pattern: {self.pattern}`", "`pattern: rows` or `columns`", at="norm")
+            raise wrong(
+                f"`norm` beside `pattern: {self.pattern}`",
+                "`pattern: rows`, `columns`, `neurons` or `heads`",
+                at="norm",
+            )
         return {key: value for key, value in found.items() if key != "norm"}
 
 

@@ -9,11 +9,13 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import ModelError, SparsebenchError
+from sparsebench.manifest.schema import COUPLED
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, prunable_parts
 from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.prune.blockwise import BlockSweep
 from sparsebench.steps.prune.contract import Target
+from sparsebench.steps.prune.coupled import CoupledSweep
 from sparsebench.steps.prune.outputs import EmitTarget, VariantWriters
 from sparsebench.steps.prune.registry import methods, needs_calibration, reads_text
 from sparsebench.steps.prune.settings import TARGET
@@ -89,10 +91,12 @@ class Sweep:
         """
         checkpoint = Checkpoint(self.dense)
         places = prunable_parts(checkpoint, self.family)
-        plain = [target for target in self.folders if not needs_calibration(target.method, target.allocation)]
-        calibrated = [target for target in self.folders if target not in plain]
+        coupled = [target for target in self.folders if target.pattern in COUPLED]
+        calibrated = [target for target in self.folders if needs_calibration(target.method, target.allocation)]
+        plain = [target for target in self.folders if target not in (*coupled, *calibrated)]
         failed: dict[Target, SparsebenchError] = {}
-        for targets, one_pass in ((plain, self._tensorwise), (calibrated, self._blockwise)):
+        passes = ((plain, self._tensorwise), (coupled, self._coupled), (calibrated, self._blockwise))
+        for targets, one_pass in passes:
             try:
                 if targets:
                     sweep, made = one_pass(checkpoint, places, targets)
@@ -110,6 +114,10 @@ class Sweep:
     def _tensorwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """The sweep of versions that read no text, and what their ``sparsebench.json`` says of how they were made."""
         return TensorSweep(checkpoint, places, targets, self.seed), {}
+
+    def _coupled(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
+        """The sweep of versions without whole neurons or heads, and the same of these."""
+        return CoupledSweep(checkpoint, places, self.family, targets, self.seed), {}
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
         """The sweep of calibrated versions, and the same of these."""
