@@ -140,6 +140,10 @@ class Block:
         """
         return self._side.forward(self._place, weights, stream, number)
 
+    def given(self, stream: int, rows: slice) -> torch.Tensor:
+        """What the block reads of these samples: (group, length, width)."""
+        return self._side.states.read(stream if self.index else 0, rows)
+
     def output(self, stream: int, rows: slice) -> torch.Tensor:
         """What the block, once it was observed or advanced, made of these samples: (group, length, width)."""
         return self._side.states.written(stream, rows)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsebench.errors import SparsebenchError, UnsupportedError
-from sparsebench.models.hooks import hooked
+from sparsebench.models.replay import Block, Replay
 from sparsebench.models.safety import told
-from sparsebench.steps.contract import Context, Emit, Progress, Step, reported
+from sparsebench.steps.contract import Context, Emit, Progress, Step
 from sparsebench.steps.evidence import counted
-from sparsebench.steps.shrink import whole, writing
+from sparsebench.steps.shrink import writing
 from sparsebench.steps.shrink.whole import WholeModel
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def make(
             emit(step, error)
     made: dict[Step, list[str]] = {}
     read = text.told() if text else {}
-    for step, removed in chosen(shape, free, context, text).items() if free else ():
+    spill = next(iter(targets.values())).parent
+    for step, removed in chosen(shape, free, context, text, spill).items() if free else ():
         try:
             smaller = writing.without(shape, removed)
             settings = {"family": context.family, "shrink": step.name, **step.settings, "removed": removed}
@@ -94,9 +95,14 @@ def floor(name: str, free: list[int], removed: int, seed: str) -> list[int]:
 
 
 def chosen(
-    shape: ModelShape, free: Mapping[Step, dict[str, list[int]]], context: Context, text: Calibrated | None
+    shape: ModelShape,
+    free: Mapping[Step, dict[str, list[int]]],
+    context: Context,
+    text: Calibrated | None,
+    spill: Path | None = None,
 ) -> dict[Step, dict[str, list[int]]]:
-    """By step, the blocks of every side that go; ``free`` are those that may. All steps are of one criterion."""
+    """By step, the blocks of every side that go; ``free`` are those that may. All steps are of one criterion. Hidden states that
+    are too large for memory lie in files under ``spill``."""
     name = next(iter(free)).name
     if name in ("random", "first", "last"):
         return {
@@ -106,19 +112,21 @@ def chosen(
             for step, sides in free.items()
         }
     assert text is not None, "the criterion reads text"
-    model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
+    if name in ("influence", "angular"):
+        replay = Replay(shape.checkpoint, context.family, text.batch, spill=spill, dtype=context.dtype)
     if name == "influence":
-        found = influences(model, context.progress)
+        found = influences(replay, context.progress)
         return {
             step: {side: lowest(found[side], own, step.settings["blocks"]) for side, own in sides.items()}
             for step, sides in free.items()
         }
     if name == "angular":
-        states = inputs_of_last_tokens(model, context.progress)
+        states = states_of_last_tokens(replay, context.progress)
         return {
             step: {side: nearest_run(states[side], own, step.settings["blocks"]) for side, own in sides.items()}
             for step, sides in free.items()
         }
+    model = WholeModel.load(shape.checkpoint.folder, context.family, text.batch, context.dtype)
     gone: dict[Step, dict[str, list[int]]] = {}
     for stacks in dict.fromkeys(step.settings["stacks"] for step in free):
         alike = [step for step in free if step.settings["stacks"] == stacks]
@@ -129,62 +137,45 @@ def chosen(
     return gone
 
 
-Seen = Callable[[slice, str, int, "torch.Tensor", "torch.Tensor"], None]
-"""Told of a block's run on a group of samples: the group, its side and number, what it read and what it returned."""
-
-
-def influences(model: WholeModel, progress: Progress | None = None) -> dict[str, list[float]]:
+def influences(replay: Replay, progress: Progress | None = None) -> dict[str, list[float]]:
     """BI of every block, by side."""
     import torch
 
-    sums = {side: torch.zeros(len(own), dtype=torch.float64) for side, own in model.blocks.items()}
-    counts = {side: torch.zeros(len(own), dtype=torch.int64) for side, own in model.blocks.items()}
+    found: dict[str, list[float]] = {}
 
-    def see(rows: slice, side: str, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        mask = model.mask(rows, side)
-        cosines = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
-        sums[side][index] += float(cosines[mask].sum(dtype=torch.float64))
-        counts[side][index] += int(mask.sum())
+    def visit(block: Block) -> None:
+        block.advance(0, {})
+        total, tokens = 0.0, 0
+        for rows in block.samples:
+            mask = block.mask(rows)
+            before, after = block.given(0, rows).float(), block.output(0, rows).float()
+            cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
+            total += float(cosines[mask].sum(dtype=torch.float64))
+            tokens += int(mask.sum())
+        found.setdefault(block.side, []).append(1 - total / max(1, tokens))
 
-    _watched(model, see, progress)
-    return {side: (1 - own / counts[side].clamp(min=1)).tolist() for side, own in sums.items()}
+    replay.run(visit, progress)
+    return found
 
 
-def inputs_of_last_tokens(model: WholeModel, progress: Progress | None = None) -> dict[str, torch.Tensor]:
+def states_of_last_tokens(replay: Replay, progress: Progress | None = None) -> dict[str, torch.Tensor]:
     """By side, what each block reads at every sample's last token and what the last one returns: (blocks + 1, samples, width)."""
     import torch
 
-    seen: dict[str, list[list[torch.Tensor]]] = {
-        side: [[] for _ in range(len(own) + 1)] for side, own in model.blocks.items()
-    }
+    seen: dict[str, list[torch.Tensor]] = {}
 
-    def see(rows: slice, side: str, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
-        mask = model.mask(rows, side)
-        last = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
-        samples = torch.arange(len(last))
-        seen[side][index].append(before[samples, last].float())
-        if index + 1 == len(model.blocks[side]):
-            seen[side][-1].append(after[samples, last].float())
+    def visit(block: Block) -> None:
+        block.advance(0, {})
+        states = seen.setdefault(block.side, [])
+        for read in [block.output] if states else [block.given, block.output]:
+            states.append(torch.cat([last(read(0, rows), block.mask(rows)) for rows in block.samples]))
 
-    _watched(model, see, progress)
-    return {side: torch.stack([torch.cat(parts) for parts in own]) for side, own in seen.items()}
+    def last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        places = mask.shape[1] - 1 - mask.int().flip(1).argmax(1)
+        return states[torch.arange(len(places)), places].float()
 
-
-def _watched(model: WholeModel, see: Seen, progress: Progress | None) -> None:
-    """Run the whole text, and let ``see`` look at every block of every side."""
-    import torch
-
-    def hook(side: str, index: int) -> Any:
-        def look(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
-            see(rows, side, index, whole.read(args, kwargs), whole.written(returned))
-
-        return look
-
-    every = [(side, index, block) for side, own in model.blocks.items() for index, block in enumerate(own)]
-    hooks = [block.register_forward_hook(hook(side, index), with_kwargs=True) for side, index, block in every]
-    with hooked(hooks), torch.no_grad():
-        for rows in reported(model.groups(), progress):
-            model.run(rows)
+    replay.run(visit, progress)
+    return {side: torch.stack(own) for side, own in seen.items()}
 
 
 def nearest_run(states: torch.Tensor, free: list[int], removed: int) -> list[int]:

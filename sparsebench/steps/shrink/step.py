@@ -86,7 +86,7 @@ def trains(step: Step) -> bool:
 
 def whole(step: Step) -> bool:
     """Whether the model is run as it stands, and not block by block."""
-    return step.name in ("sleb", "influence", "angular", "taylor") or step.settings.get("compensation") == "rescale"
+    return step.name in ("sleb", "taylor") or step.settings.get("compensation") == "rescale"
 
 
 def size(step: Step) -> float:

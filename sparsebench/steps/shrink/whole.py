@@ -154,9 +154,3 @@ def read(args: Any, kwargs: Any) -> torch.Tensor:
     """The hidden states that a block is given."""
     found: torch.Tensor = args[0] if args else kwargs["hidden_states"]
     return found
-
-
-def written(returned: Any) -> torch.Tensor:
-    """The hidden states that a block returns."""
-    found: torch.Tensor = returned[0] if isinstance(returned, tuple) else returned
-    return found

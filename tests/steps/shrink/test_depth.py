@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from sparsebench.errors import UnsupportedError
+from sparsebench.models.architectures import ARCHITECTURES
 from sparsebench.models.axes import shape
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
+from sparsebench.models.replay import Replay
 from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink import depth
@@ -41,11 +44,17 @@ EXACT = {
     "llama4_text": {"interleave_moe_layer_step": 2},
     "gpt_oss": {**SLIDING, "sliding_window": 4},
 }
+"""Types whose config.json says something of single blocks, and one of each layout; the others are looked at in the long tests."""
+KINDS = [*EXACT] + [
+    pytest.param(kind, marks=pytest.mark.long)
+    for kind, how in sorted(ARCHITECTURES.items())
+    if how.layers and kind in MODEL_TYPES and kind not in EXACT
+]
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path: Path) -> None:
-    folder, family = four_blocks(kind, tmp_path / "model", **EXACT[kind])
+    folder, family = four_blocks(kind, tmp_path / "model", **EXACT.get(kind, {}))
     found = shape(Checkpoint(folder), family)
     removed = {side: [0, 2] if number == 0 else [0, 3] for number, side in enumerate(found.blocks)}
     if found.how.pinned:
@@ -55,12 +64,14 @@ def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path:
     smaller = WholeModel.load(tmp_path / "smaller", family, text(family).batch, "auto")
     assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
     rows = slice(0, 1)
+    whole.model.double()
+    smaller.model.double()
     with torch.no_grad():
         dense = whole.run(rows)
         with whole.without([(side, index) for side, gone in removed.items() for index in gone]):
             passed = whole.run(rows)
         alone = smaller.run(rows)
-    assert torch.allclose(alone, passed, atol=1e-5), float((alone - passed).abs().max())
+    assert torch.allclose(alone, passed, atol=1e-6), float((alone - passed).abs().max())
     assert not torch.allclose(alone, dense, atol=1e-2)
 
 
@@ -73,25 +84,49 @@ def test_a_first_block_unlike_the_others_stays(tmp_path: Path) -> None:
         depth.going(4, 4, 1, "encoder")
 
 
-def test_influence_is_one_minus_the_cosine_of_a_blocks_input_and_output(tmp_path: Path) -> None:
-    folder, family = four_blocks("llama", tmp_path / "model")
-    given = text(family)
-    found = depth.influences(WholeModel.load(folder, family, given.batch, "auto"))[family]
-    model = load_model(folder, family)
-    states = []
-    for block in model.model.layers:
-        block.register_forward_hook(lambda _, args, out: states.append((args[0], out)))
+def watched(model: WholeModel) -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The slow reference: by side, what every block reads and returns (samples, length, width) as the whole model runs."""
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {side: [] for side in model.blocks}
+    for side, own in model.blocks.items():
+        for block in own:
+            block.register_forward_hook(
+                lambda _, args, given, out, side=side: seen[side].append(
+                    (args[0] if args else given["hidden_states"], out[0] if isinstance(out, tuple) else out)
+                ),
+                with_kwargs=True,
+            )
     with torch.no_grad():
-        model(input_ids=given.batch.input_ids, attention_mask=given.batch.attention_mask.long())
-    inside = given.batch.attention_mask
-    expected = [
-        1 - float(torch.nn.functional.cosine_similarity(before[inside], after[inside], dim=-1).double().mean())
-        for before, after in states
-    ]
-    assert found == pytest.approx(expected, abs=1e-6)
-    removed = shrunk(folder, family, tmp_path / "two", "influence", blocks=2)[1]
-    lowest = sorted(sorted(range(4), key=lambda index: expected[index])[:2])
-    assert isinstance(removed, Evidence) and removed.note.endswith(f"without {lowest[0]}, {lowest[1]}")
+        model.run(slice(None))
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5", "gpt2", "mixtral"])
+def test_block_by_block_the_scores_are_those_of_the_whole_model(kind: str, tmp_path: Path) -> None:
+    """Influence is one minus the cosine of a block's input and output; angles are those of samples' last tokens."""
+    folder, family = four_blocks(kind, tmp_path / "model")
+    given = text(family)
+    model = WholeModel.load(folder, family, given.batch, "auto")
+    influences = depth.influences(Replay(Checkpoint(folder), family, given.batch, group=2))
+    states = depth.states_of_last_tokens(Replay(Checkpoint(folder), family, given.batch, group=2))
+    every = slice(None)
+    for side, pairs in watched(model).items():
+        inside = model.mask(every, side)
+        expected = [
+            1 - float(torch.nn.functional.cosine_similarity(before[inside], after[inside], dim=-1).double().mean())
+            for before, after in pairs
+        ]
+        assert influences[side] == pytest.approx(expected, abs=1e-6)
+        last = [int(row.nonzero().max()) for row in inside]
+        for index, whole in enumerate([*(before for before, _ in pairs), pairs[-1][1]]):
+            own = torch.stack([sample[place] for sample, place in zip(whole, last, strict=True)])
+            assert torch.allclose(states[side][index], own, atol=1e-5)
+    if len(influences) == 1:
+        removed = shrunk(folder, family, tmp_path / "two", "influence", blocks=2)[1]
+        lowest = sorted(sorted(range(4), key=lambda index: expected[index])[:2])
+        assert isinstance(removed, Evidence) and removed.note.endswith(f"without {lowest[0]}, {lowest[1]}")
+        turned = shrunk(folder, family, tmp_path / "angular", "angular", blocks=2)[1]
+        first = depth.nearest_run(states[side], [0, 1, 2, 3], 2)[0]
+        assert isinstance(turned, Evidence) and turned.note.endswith(f"without {first}, {first + 1}")
 
 
 def test_the_run_of_blocks_across_which_states_turn_least() -> None:
