@@ -96,10 +96,12 @@ def _check(tasks: Collection[str], shared: Sequence[tuple[str, str]], a: Measure
 
 
 def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: list[Values]) -> TaskComparison:
-    """Compare the two records of one task that are most alike: same settings, else most documents, each the newest."""
+    """Compare the two records of one task that are most alike: same settings, most documents, same machine, each the newest."""
     choices = [(x, y) for x in own for y in other]
     same = [pair for pair in choices if pair[0]["settings"] == pair[1]["settings"]]
-    x, y = max(same or choices, key=lambda pair: min(pair[0]["n"], pair[1]["n"]))
+    x, y = max(
+        same or choices, key=lambda pair: (min(pair[0]["n"], pair[1]["n"]), pair[0]["machine"] == pair[1]["machine"])
+    )
     notes = []
     if x["num_fewshot"] != y["num_fewshot"]:
         notes.append("different numbers of examples in the prompt")

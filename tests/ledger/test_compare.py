@@ -14,7 +14,7 @@ from sparsebench.errors import UserError
 from sparsebench.ledger import naming, query
 from sparsebench.ledger.compare import side_by_side
 from sparsebench.ledger.store import Ledger
-from tests.ledger.test_views import of, outcomes, windows, without_skill
+from tests.ledger.test_views import elsewhere, of, outcomes, windows, without_skill
 
 WORN = "smol/magnitude/layer/90%"
 
@@ -54,6 +54,19 @@ def test_what_overrides_a_test_in_the_view_does_so_here(
     (one,) = side_by_side(path, base["variant"]["id"], made["variant"]["id"]).scores
     assert query.run(path, "SELECT verdict FROM vs_dense").rows == ((verdict,),)
     assert one.verdict == verdict
+
+
+def test_scores_of_one_machine_are_compared_where_there_are(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, made = (
+        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method)[0])
+        for method in ("dense", "magnitude")
+    )
+    dense["result"], made["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
+    later = elsewhere(dense, "second")
+    later["result"] = outcomes([1] * 30 + [0] * 10)
+    Ledger(tmp_path / "m.duckdb").ingest([dense, made, later])
+    (one,) = side_by_side(tmp_path / "m.duckdb", dense["variant"]["id"], made["variant"]["id"]).scores
+    assert (one.a, one.paired.difference) == (1.0, -0.5)
 
 
 def test_the_other_way_round_everything_is_mirrored(ledger: Path) -> None:

@@ -138,6 +138,49 @@ def test_a_new_dense_record_is_compared_again(scored: list[dict[str, Any]], tmp_
     assert query.run(path, "SELECT difference, dense_score FROM vs_dense").rows == ((-0.25, 0.75),)
 
 
+def elsewhere(record: dict[str, Any], machine: str, days: int = 1) -> dict[str, Any]:
+    """The same cell's record of another machine, some days later."""
+    places = {
+        "where": record["where"] | {"id": machine, "machine": machine},
+        "environment": record["environment"] | {"id": machine, "machine": machine},
+        "started_at": (samples.START + timedelta(days=days)).isoformat(),
+    }
+    return copy.deepcopy(record) | places
+
+
+@pytest.mark.parametrize(("machine", "difference"), [("own", -0.5), ("second", -0.25), ("third", -0.25)])
+def test_a_score_is_compared_with_one_dense_score_of_its_own_machine_if_it_can_be(
+    scored: list[dict[str, Any]], tmp_path: Path, machine: str, difference: float
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
+    second = elsewhere(dense, "second")
+    second["result"] = outcomes([1] * 30 + [0] * 10)
+    path = tmp_path / "machines.duckdb"
+    Ledger(path).ingest([dense, second, variant if machine == "own" else elsewhere(variant, machine)])
+    asked = "SELECT difference, difference = score - dense_score, tests, q_tests, p_holm = p AND q = p FROM vs_dense"
+    assert query.run(path, asked).rows == ((difference, True, 1, 1, True),)
+    assert query.run(path, "SELECT count(*) FROM results WHERE method <> 'dense'").rows == ((1,),)
+
+
+def test_a_cell_that_two_machines_did_counts_once_and_the_manifests_own_before_anothers(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "machines.duckdb"
+    theirs = [elsewhere(record, "second") | {"manifest": "theirs"} for record in found[1:]]
+    Ledger(path).ingest(found + theirs)
+    machines = dict(query.run(path, "SELECT manifest, list(DISTINCT machine) FROM scores GROUP BY manifest").rows)
+    assert machines == {"sample": [found[1]["environment"]["machine"]], "theirs": ["second"]}
+    counts = "SELECT stage, count(*), count(DISTINCT cell_id) FROM cells WHERE manifest = '{}' GROUP BY stage"
+    for manifest in machines:
+        for stage, rows, cells in query.run(path, counts.format(manifest)).rows:
+            assert rows == (2 if stage in ("latency", "memory") else 1) * cells, (manifest, stage)
+    asked = "SELECT tests, q_tests FROM vs_dense WHERE manifest = '{}' ORDER BY ALL"
+    assert query.run(path, asked.format("sample")).rows == query.run(path, asked.format("theirs")).rows
+    Ledger(path).ingest([elsewhere(record, "second", days=2) for record in found[1:]])
+    assert query.run(path, "SELECT DISTINCT machine FROM scores").rows == (("second",),), "the newest of its own"
+
+
 @pytest.mark.parametrize(
     ("dense", "variant", "verdict", "retained"),
     [
@@ -194,6 +237,16 @@ def test_a_measured_floor_takes_the_place_of_chance_where_it_is_better(
     asked = "SELECT recipe, floor, models, separable FROM floors"
     assert query.run(path, asked).rows == (("random-weights", 0.7, 2, True),)
     assert {row[0] for row in query.run(path, "SELECT DISTINCT method FROM results").rows} == {"dense", "magnitude"}
+
+
+def test_a_floor_is_one_model_however_many_dense_scores_it_is_beside(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"] = outcomes([1] * 40)
+    floor = without_skill(variant, "zero-weights", [0] * 40)
+    Ledger(tmp_path / "floor.duckdb").ingest([dense, elsewhere(dense, "second"), floor])
+    assert query.run(tmp_path / "floor.duckdb", "SELECT models FROM floors").rows == ((1,),)
 
 
 def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(

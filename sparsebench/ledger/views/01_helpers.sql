@@ -51,10 +51,10 @@ CREATE OR REPLACE MACRO range_label(digits, low, high) AS if(format(digits, low)
 CREATE OR REPLACE VIEW _contents AS
 SELECT variant_id, arg_min(content, (status <> 'done', started_at)) AS content FROM base.records WHERE content <> '' GROUP BY variant_id;
 
--- The record that counts for each cell, in each place where times or memory were measured, of the weights that count: one with a
--- result before one without, and of those the one that arrived last. When a record was made is not asked: clocks are wrong at times.
+-- The record that counts for each cell in each place, of the weights that count: one with a result before one without, and of those
+-- the one that arrived last. When a record was made is not asked: clocks are wrong at times.
 CREATE OR REPLACE VIEW _latest AS
-SELECT r.*
+SELECT r.*, r.rowid AS arrived
 FROM base.records r
 LEFT JOIN _contents c USING (variant_id)
 WHERE coalesce(r.content, '') IN ('', coalesce(c.content, ''))
@@ -67,7 +67,7 @@ CREATE OR REPLACE VIEW _without_skill AS SELECT DISTINCT variant_id FROM base.st
 CREATE OR REPLACE VIEW _floors AS
 SELECT v.source, v.revision, v.family, v.dtype, s.task, s.metric, _same(r.settings) AS settings,
        arg_max(s.score, _goodness(s.score, coalesce(m.higher_is_better, true))) AS floor, arg_max(v.recipe, _goodness(s.score, coalesce(m.higher_is_better, true))) AS recipe,
-       count(*) AS models,
+       count(DISTINCT variant_id) AS models,
        bool_and(if(coalesce(m.higher_is_better, true), c.high < 0, c.low > 0)) AS separable
 FROM base.scores s
 JOIN _latest r USING (record_id)
@@ -92,10 +92,11 @@ WITH newest AS (
 )
 FROM planned
 UNION ALL
-SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY started_at, cell_id))::INTEGER, stage,
-       stage, variant_id, NULL, settings
+SELECT manifest, cell_id, (row_number() OVER (PARTITION BY manifest ORDER BY min(started_at), cell_id))::INTEGER, any_value(stage),
+       any_value(stage), any_value(variant_id), NULL, any_value(settings)
 FROM _latest
-WHERE manifest NOT IN (SELECT manifest FROM newest);
+WHERE manifest NOT IN (SELECT manifest FROM newest)
+GROUP BY manifest, cell_id;
 
 -- What was counted in a variant that no setting gives a sparsity: masks from a file, and what keeps their zeros. Zeros by rounding
 -- are not of pruning.
@@ -107,17 +108,22 @@ JOIN base.makings USING (record_id)
 WHERE v.sparsity IS NULL
 GROUP BY variant_id;
 
--- Every cell of every manifest with its variant and, where it has one, the record that counts.
-CREATE OR REPLACE VIEW _cells AS
+-- Every cell of every manifest with its variant and its records, one a place. `choice` is 1 for the record that counts: times and memory
+-- are each place's own; of all else one record counts, the manifest's own before another manifest's, and of those the one that arrived last.
+CREATE OR REPLACE VIEW _measured AS
 SELECT m.manifest, m.position, m.cell_id, m.stage, m.label, m.settings,
        v.* REPLACE (v.method || CASE WHEN v.allocation <> 'uniform' THEN '+' || v.allocation ELSE '' END AS method,
                     coalesce(m.model, v.model) AS model, coalesce(v.sparsity, g.given) AS sparsity), r.record_id, r.status, r.reason, r.started_at,
-       r.seconds, e.machine
+       r.seconds, e.machine, row_number() OVER (PARTITION BY m.manifest, m.cell_id, if(m.stage IN ('latency', 'memory'), r.place, NULL)
+                                                ORDER BY r.status <> 'done', r.manifest <> m.manifest, r.arrived DESC) AS choice
 FROM _members m
 JOIN base.variants v USING (variant_id)
 LEFT JOIN _given g USING (variant_id)
 LEFT JOIN _latest r USING (cell_id)
 LEFT JOIN base.environments e USING (environment_id);
+
+-- Every cell of every manifest with its variant and, where it has one, the record that counts.
+CREATE OR REPLACE VIEW _cells AS SELECT * EXCLUDE (choice) FROM _measured WHERE choice = 1;
 
 -- The first engine, ranks and workload that each manifest names for a model.
 CREATE OR REPLACE VIEW _first_runtime AS

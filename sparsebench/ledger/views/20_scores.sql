@@ -1,4 +1,5 @@
-CREATE OR REPLACE VIEW scores AS
+-- With the scores of other machines than the one that counts, which are there for the scores of those machines to be compared with.
+CREATE OR REPLACE VIEW _scores AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
        coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
@@ -6,14 +7,16 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
        _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
        coalesce(if(coalesce(m.higher_is_better, true), i.low <= greatest(s.chance, f.floor), i.high >= least(s.chance, f.floor)), false) AS at_chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
        (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
-       c.record_id
-FROM _cells c
+       c.record_id, c.choice
+FROM _measured c
 JOIN base.scores s USING (record_id)
 LEFT JOIN base.intervals i USING (record_id)
 LEFT JOIN metrics m USING (metric)
 LEFT JOIN _floors f ON (f.source, f.revision, f.family, f.dtype, f.task, f.metric, f.settings)
                      = (c.source, c.revision, c.family, c.dtype, s.task, s.metric, _same(c.settings))
 WHERE c.variant_id NOT IN (FROM _without_skill);
+
+CREATE OR REPLACE VIEW scores AS SELECT * EXCLUDE (choice) FROM _scores WHERE choice = 1;
 
 COMMENT ON VIEW scores IS 'benchmark scores with their intervals, one row per variant and task';
 COMMENT ON COLUMN scores.task IS 'benchmark';

@@ -4,9 +4,12 @@ WITH paired AS (
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
            c.method AS test, c.loss_at_most, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
     FROM scores s
-    JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
+    JOIN _scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
+    -- One dense score for each: of the same machine where there is one, else calculated in the same precision, else the one that counts.
+    QUALIFY row_number() OVER (PARTITION BY s.manifest, s.record_id
+                               ORDER BY d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice) = 1
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
     SELECT *, p * count(p) OVER (PARTITION BY manifest) / count(p) OVER (PARTITION BY manifest ORDER BY p) AS discovery
@@ -29,7 +32,7 @@ FROM ranked;
 COMMENT ON VIEW vs_dense IS 'each sparsified variant against its dense model on the same documents, one row per variant and task';
 COMMENT ON COLUMN vs_dense.metric IS 'metric, as in scores';
 COMMENT ON COLUMN vs_dense.score IS 'the variant''s score';
-COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score, same task and settings';
+COMMENT ON COLUMN vs_dense.dense_score IS 'the dense model''s score, same task and settings, of the same machine where there is one';
 COMMENT ON COLUMN vs_dense.chance IS 'score of a model without skill';
 COMMENT ON COLUMN vs_dense.difference IS 'variant minus dense over the documents of both, in the metric''s unit';
 COMMENT ON COLUMN vs_dense.low IS 'lower end of the 95% interval of difference (0/1 outcomes: Newcombe, paired; else paired bootstrap); clusters are resampled, or discounted, as a whole';
