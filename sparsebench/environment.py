@@ -102,6 +102,11 @@ def arithmetic(dtype: str, asked: str = "auto", device: str = "cpu") -> str:
     return "float32" if not devices.is_gpu(device) and emulated(dtype) else dtype
 
 
+def training_arithmetic(stored: str, asked: str, device: str = "cpu") -> str:
+    """The precision of matrix products in a training, whose weights are float32: as ``arithmetic``, but float16 only if asked."""
+    return arithmetic("bfloat16" if stored == "bfloat16" else "float32", asked, device)
+
+
 def cores() -> int:
     """Cores that this process may run on, which in a container are fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

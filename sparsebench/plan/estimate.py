@@ -168,14 +168,18 @@ def training(job: Job, size: ModelSize) -> float:
 def _trained(step: Step, cell: Cell, size: ModelSize) -> float:
     kind, asked = kinds()[step.verb], step.settings.get("precision", "auto")
     device = size.device if kind.on_device(step) else "cpu"
-    stored = cell.variant.dtype if asked == "auto" else asked
-    dtype = "bfloat16" if devices.is_gpu(device) and stored == "bfloat16" else "float32"
+    dtype = environment.training_arithmetic(cell.variant.dtype, asked, device)
     return 2 * size.parameters * kind.trains(step) / speed(dtype, device)
 
 
 def held(steps: Iterable[Step], size: ModelSize) -> int:
     """Bytes that a step holds beside what any does, of ``steps`` that are made one after another."""
     return int(size.parameters * max((kinds()[step.verb].holds(step) for step in steps), default=0.0))
+
+
+def _share(step: Step, tokens: int) -> float:
+    """The share of a text of so many tokens that a step reads."""
+    return min(1.0, kinds()[step.verb].at_most(step) / tokens)
 
 
 def calibrating(job: Job, size: ModelSize) -> float:
@@ -187,7 +191,7 @@ def calibrating(job: Job, size: ModelSize) -> float:
     tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
     last = [step for cell in read for step in cell.variant.steps[-1:]]
-    trained = sum(kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)
+    trained = sum(_share(step, tokens) * kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)
     step = read[0].variant.steps[-1]
     device = size.device if kinds()[step.verb].on_device(step) else "cpu"
     forward = 2 * size.parameters * tokens / speed(calculated(read[0], device), device)

@@ -5,10 +5,51 @@ Each gives a scalar, float32. ``mask`` (samples, length) is true where a token i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional
 
 TINY = 1e-9
+PIECE = 1 << 22
+"""Logits that are looked at together, 16 MB in float32: what fits a processor's cache."""
+
+
+class _InPieces(torch.autograd.Function):
+    """The mean of a loss over tokens, and its gradient, which is known at once and kept in the logits' own precision."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, logits: torch.Tensor, loss: Callable[..., torch.Tensor], beside: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), device=logits.device)
+        size = max(1, PIECE // logits.shape[-1])
+        for start in range(0, len(logits), size):
+            rows = slice(start, start + size)
+            with torch.set_grad_enabled(gradient is not None):
+                piece = logits[rows].detach().requires_grad_(gradient is not None)
+                found = loss(piece, *(one[rows] for one in beside)) * (len(piece) / len(logits))
+            if gradient is not None:
+                (gradient[rows],) = torch.autograd.grad(found, piece)
+            total += found.detach()
+        ctx.gradient = gradient
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        return ctx.gradient * given, None, None
+
+
+def in_pieces(loss: Callable[..., torch.Tensor], logits: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+    """``loss`` of ``logits`` (tokens, vocabulary) and what is ``beside`` them, (tokens, …): a mean over tokens.
+
+    It is calculated for some tokens at a time. Losses over a vocabulary make several float32 copies of the logits, and whole
+    ones take gigabytes, and longer to be had from the system than to be calculated.
+    """
+    found: torch.Tensor = _InPieces.apply(logits, loss, beside)
+    return found
 
 
 def kl(student: torch.Tensor, ids: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,9 +231,10 @@ class Distillation:
             assert said.logits is not None
             told.append(losses.likeliest(said.logits, own["top_k"] or None, own["temperature"]))
         told += [kept.get(rows, mask.shape[1]) for kept in self.kept]
+        said_here = logits[mask]
+        kl = partial(losses.kl, temperature=own["temperature"])
         each = [
-            losses.kl(logits[mask], ids.to(self.device)[mask], logs.to(self.device)[mask], own["temperature"])
-            for ids, logs in told
+            losses.in_pieces(kl, said_here, ids.to(self.device)[mask], logs.to(self.device)[mask]) for ids, logs in told
         ]
         return torch.stack(each).mean()
 
@@ -262,4 +264,8 @@ class Distillation:
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The mean negative log-likelihood of the labels (rows, length), NONE left out, by logits (rows, length, vocabulary)."""
     asked = labels != NONE
-    return functional.cross_entropy(logits[asked].float(), labels[asked])
+
+    def loss(piece: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(piece.float(), wanted)
+
+    return losses.in_pieces(loss, logits[asked], labels[asked])

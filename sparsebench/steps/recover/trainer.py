@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from sparsebench import heap
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.filling import stored_views
@@ -243,6 +244,7 @@ class Trainer:
     joules: Callable[[], float | None] = lambda: None
     """Joules since that began, where there is a counter."""
 
+    @heap.kept_for_reuse()
     def run(self) -> Trained:
         """Train. Raises ModelError where the loss is no number any more."""
         from transformers import get_scheduler

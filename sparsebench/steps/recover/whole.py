@@ -223,13 +223,9 @@ class Training:
             self.context.progress(done, total, "samples shown to a teacher")
 
     def _arithmetic(self) -> str:
-        """The precision of matrix products: bfloat16 for such a checkpoint where the machine has instructions for it."""
-        asked: str = self.step.settings["precision"]
-        if asked != "auto":
-            return asked
+        """The precision of matrix products."""
         stored = precision.of_config(self.parent.config)
-        fast = devices.is_gpu(self.context.device) or not environment.emulated("bfloat16")
-        return "bfloat16" if stored == "bfloat16" and fast else "float32"
+        return environment.training_arithmetic(stored, self.step.settings["precision"], self.context.device)
 
     @contextmanager
     def _place(self, folder: Path) -> Iterator[Path]:

@@ -53,6 +53,26 @@ def test_kl_of_the_likeliest_tokens_counts_the_others_as_one() -> None:
     assert float(losses.kl(teacher, *losses.likeliest(teacher, 3, 1.0), 1.0)) == pytest.approx(0, abs=1e-6)
 
 
+def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven tokens, two at a time: the loss and the gradient in the logits' own precision."""
+    monkeypatch.setattr(losses, "PIECE", 2 * 11)
+    drawn, teacher = (torch.randn(7, 11, generator=GENERATOR) for _ in range(2))
+    ids, logs = losses.likeliest(teacher, 3, 2.0)
+    for dtype, near in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
+        whole, pieces = (drawn.to(dtype, copy=True).requires_grad_() for _ in range(2))
+        wanted = losses.kl(whole, ids, logs, 2.0)
+        found = losses.in_pieces(lambda *rows: losses.kl(*rows, 2.0), pieces, ids, logs)
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+        (3 * wanted).backward()
+        (3 * found).backward()
+        assert whole.grad is not None and pieces.grad is not None and pieces.grad.dtype == dtype
+        torch.testing.assert_close(pieces.grad, whole.grad, rtol=near, atol=1e-6)
+        with torch.no_grad():
+            assert float(losses.in_pieces(lambda *rows: losses.kl(*rows, 2.0), drawn.to(dtype), ids, logs)) == float(
+                found
+            )
+
+
 def test_states() -> None:
     one, other = states(), states()
     a, b = one.double().numpy(), other.double().numpy()
