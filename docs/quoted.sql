@@ -36,10 +36,15 @@ WITH wanda AS (
     JOIN (SELECT DISTINCT variant_id, propagate FROM cells) USING (variant_id)
     WHERE manifest = 'methods' AND task = 'perplexity' AND pattern = 'unstructured' AND round(sparsity, 2) IN (0, 0.5)
 ), skipping AS (
-    SELECT recipe, d.ratio, 100 * read_share AS read
+    SELECT recipe, d.ratio, 100 * read_share AS read, seconds
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'kinds'
+), prompts AS (
+    SELECT recipe, 1 / speedup AS slower
+    FROM latency l
+    JOIN variants USING (variant_id)
+    WHERE l.manifest = 'kinds' AND engine = 'skip' AND phase = 'prefill'
 ), shapes AS (
     SELECT recipe, d.ratio
     FROM vs_dense d
@@ -91,6 +96,10 @@ UNION ALL SELECT 'teal_25_read', format('{:.1f}%', read) FROM skipping WHERE rec
 UNION ALL SELECT 'teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 25% of inputs'
 UNION ALL SELECT 'int8_teal_25_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
 UNION ALL SELECT 'int8_teal_25_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'int8, then teal 25% of inputs'
+UNION ALL SELECT 'teal_40_seconds', format('{:.0f}', seconds) FROM skipping WHERE recipe = 'teal 40% of inputs'
+UNION ALL SELECT 'greedy_40_seconds', format('{:.0f}', seconds) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'
+UNION ALL SELECT 'teal_40_prompt', format('{:.2f}', slower) FROM prompts WHERE recipe = 'teal 40% of inputs'
+UNION ALL SELECT 'greedy_40_prompt', format('{:.2f}', slower) FROM prompts WHERE recipe = 'teal 40% of inputs, greedy'
 UNION ALL SELECT 'teal_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs'
 UNION ALL SELECT 'teal_40_ratio', format('{:.2f}', ratio) FROM skipping WHERE recipe = 'teal 40% of inputs'
 UNION ALL SELECT 'greedy_40_read', format('{:.1f}%', read) FROM skipping WHERE recipe = 'teal 40% of inputs, greedy'

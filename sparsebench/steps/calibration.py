@@ -119,6 +119,16 @@ def tokens(
     )
 
 
+def first(text: Calibrated, tokens: int) -> Calibrated:
+    """The first samples of a text, as many as have at most so many tokens together; one at least."""
+    batch, more = text.batch, text.batch.decoder_attention_mask
+    counts = (batch.attention_mask.sum(1) + (0 if more is None else more.sum(1))).cumsum(0)
+    samples = max(1, int((counts <= tokens).sum()))
+    batch = replace(batch, **{name: one[:samples] for name, one in vars(batch).items() if one is not None})
+    notes = (*text.notes, f"of these the first {samples}") if samples < len(counts) else text.notes
+    return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[samples - 1]), notes=notes)
+
+
 def drawn(
     folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
 ) -> Iterator[str]:

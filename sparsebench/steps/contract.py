@@ -148,6 +148,11 @@ class Progress(Protocol):
         """``done`` of ``total``."""
 
 
+def remaining(seconds: float) -> str:
+    """A duration as progress shows it: ``45 s``, ``12 min``."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
 T = TypeVar("T")
 
 
@@ -199,6 +204,8 @@ class StepKind:
     """Whether the step looks at calibration text."""
     passes: Callable[[Step, int], float] = lambda step, blocks: 1.0
     """How often that text goes through a model of so many blocks, in forwards: for the plan's estimate."""
+    at_most: Callable[[Step], float] = lambda step: float("inf")
+    """How many of the text's tokens it reads, where that may be fewer than all: for the plan's estimate."""
     trains: Callable[[Step], float] = lambda step: 0.0
     """How many tokens of a text of its own go through the whole model, every forward pass counted (a backward pass is two): for
     the plan's estimate."""

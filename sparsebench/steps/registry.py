@@ -99,6 +99,7 @@ BUILT_IN = (
         reads_text=lambda step: step.name == "reconstruct",
         on_device=lambda step: step.name != "reconstruct",
         passes=recover.passes,
+        at_most=recover.at_most,
         trains=recover.trains,
         holds=recover.holds,
         refuses=recover.refuses,

@@ -6,7 +6,7 @@ import pytest
 
 from sparsebench import environment
 from sparsebench.plan.cells import Cell, Job, Variant
-from sparsebench.plan.estimate import ModelSize
+from sparsebench.plan.estimate import ModelSize, calibrating
 from sparsebench.plan.resources import job_bytes, job_seconds, learned, shares, silence_seconds, total_seconds
 from sparsebench.steps.registry import kinds, single
 
@@ -29,6 +29,19 @@ def test_what_finished_jobs_took_of_their_estimates_is_learned_by_kind() -> None
     other = Job("d", "assess", (Cell("d", "structure", model, {}),))
     before, after = (total_seconds(shares([*found, other], sizes, 1, known)) for known in (None, pace))
     assert after == {"benchmarks": pytest.approx(3 * before["benchmarks"]), "assess": before["assess"]}
+
+
+def test_a_reconstruction_is_estimated_by_the_tokens_that_it_reads() -> None:
+    size, read = ModelSize(10**8, 2 * 10**8, blocks=30), {"samples": 16, "length": 512}
+
+    def seconds(**more: int) -> float:
+        step = single("recover", "reconstruct", **more)
+        made = Variant("v", "m", "decoder", "path:m", "r", "real", "float32", steps=(step,))
+        return calibrating(Job("a", "make", (Cell("a", "make", made, read),), (made,)), size)
+
+    assert seconds() == seconds(tokens=8192) == seconds(tokens=10**6)
+    assert seconds() - seconds(tokens=4096) == pytest.approx(2 * (seconds(tokens=4096) - seconds(tokens=2048)))
+    assert seconds(tokens=2048) < seconds() / 2
 
 
 def test_what_reads_the_whole_model_takes_its_memory_and_a_pass_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:

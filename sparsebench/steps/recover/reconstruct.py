@@ -6,11 +6,16 @@ Compression: Revisiting Retraining after Pruning" (2510.14444), which trains att
 (2312.15230). No more than one block of either model is in memory, with its gradients and Adam's two moments, in float32.
 The published run reads 128 samples of 512 tokens, at most ten times; a run on a smaller text says what share of it that is.
 Where neurons are grouped (``moefy``), the block in training computes those that its router chooses; the router stays as it is.
+A block that is done is kept. A killed run goes on behind the last one: the text is read through those that are done once more.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,14 +24,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sparsebench import energy
+from sparsebench import energy, heap
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
-from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.contract import Context, Evidence, Step, remaining
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.trainer import LowRank
@@ -40,6 +45,8 @@ PUBLISHED = 128 * 512
 """Tokens of text that the paper named above trains on."""
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
+
+UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
 
 BlockTensors = dict[str, torch.Tensor]
 """A block's parameters by their names inside it, float32."""
@@ -62,6 +69,53 @@ class Fit:
     after: float
 
 
+@dataclass
+class KeptBlocks:
+    """What killed processes have done of a reconstruction: a file for each block, with all that was spent until then.
+
+    Each is known by the blocks that it was made from, and by what the one before it is known by; nothing is kept without a
+    ``place``.
+    """
+
+    place: Path | None
+    identity: str
+    seconds: float = 0.0
+    joules: float | None = 0.0
+    restored: int = 0
+
+    def restore(self, ours: Block, theirs: Block) -> Fit | None:
+        """Put the block's recovered tensors in place; None where they are not here."""
+        if self.place is None:
+            return None
+        total = zlib.crc32(self.identity.encode())
+        for tensor in (*ours.tensors.values(), *theirs.tensors.values()):
+            total = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data, total)
+        self.identity = f"{total:08x}"
+        if not self._file(ours).is_file():
+            return None
+        device = next(iter(ours.tensors.values())).device
+        found = torch.load(self._file(ours), weights_only=True, map_location=device)
+        if found["identity"] != self.identity:
+            return None
+        ours.tensors = found["tensors"]
+        self.seconds, self.joules, self.restored = found["seconds"], found["joules"], self.restored + 1
+        return Fit(**found["fit"])
+
+    def keep(self, ours: Block, fit: Fit, seconds: float, joules: float | None) -> None:
+        """Leave a block behind, whole or not at all."""
+        if self.place is None:
+            return
+        self.place.mkdir(parents=True, exist_ok=True)
+        whole = {"identity": self.identity, "fit": asdict(fit), "tensors": ours.tensors}
+        partial = self._file(ours).with_suffix(f".{os.getpid()}")
+        torch.save({**whole, "seconds": seconds, "joules": joules}, partial)
+        partial.replace(self._file(ours))
+
+    def _file(self, block: Block) -> Path:
+        assert self.place is not None
+        return self.place / f"{block.side}-{block.index}.pt"
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """One recovered model: made from ``parent`` after ``dense``, by the settings of ``step``; ``turn`` is (number, of)."""
@@ -73,6 +127,7 @@ class Reconstruction:
     context: Context
     turn: tuple[int, int] = (0, 1)
 
+    @heap.kept_for_reuse()
     def run(self, folder: Path) -> Evidence:
         """Train, write and count.
 
@@ -101,22 +156,32 @@ class Reconstruction:
                     f"its states are {ours_wide} wide where the dense model's are {theirs_wide}: blocks cannot be compared",
                     "`recover: distill`, or `train` the whole model",
                 )
-            number, turns = self.turn
+            earlier = self._earlier()
+
+            def total() -> tuple[float, float | None]:
+                now = spent.joules()
+                joules = None if earlier.joules is None or now is None else earlier.joules + now
+                return earlier.seconds + time.perf_counter() - started, joules
+
             for theirs, ours in zip(dense.walk(), own.walk(), strict=True):
                 theirs.advance(0, {})
-                found, weights = self.fit(ours, theirs)
-                ours.replace(weights)
+                found = earlier.restore(ours, theirs)
+                if found is None:
+                    found, weights = self.fit(ours, theirs)
+                    ours.replace(weights)
+                    earlier.keep(ours, found, *total())
                 ours.advance(0, {})
                 for name, tensor in ours.tensors.items():
                     writer.write(name, tensor)
                 fits.append(found)
-                if self.context.progress is not None:
-                    self.context.progress(number * len(own) + len(fits), turns * len(own))
+                self._tell(found, len(fits), len(own), len(fits) - earlier.restored, time.perf_counter() - started)
             for name in list(writer.missing):
                 writer.write(name, self.parent.load(name))
             made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
-        seconds, joules = time.perf_counter() - started, spent.joules()
+        seconds, joules = total()
+        if earlier.place is not None:
+            shutil.rmtree(earlier.place, ignore_errors=True)
         first, last = fits[0], fits[-1]
         read = sum(one.tokens for one in fits) // len(fits)
         words = [
@@ -131,10 +196,25 @@ class Reconstruction:
         result = counted(folder, family, seconds, 1, note, self.text.told(), partial(kept_zeros, self.parent))
         tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
+        lost = earlier.joules is None and not isinstance(spent.meter, energy.NoMeter)
         return replace(
             result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share,
-            joules=joules, energy_source=spent.source,
+            joules=joules, energy_source=UNCOUNTED if lost else spent.source,
         )  # fmt: skip
+
+    def _earlier(self) -> KeptBlocks:
+        """What is kept of the same reconstruction."""
+        told = json.dumps([asdict(self.step), self.context.seed, torch.__version__, self.text.sha256])
+        return KeptBlocks(self.context.resume(self.step) if self.context.resume else None, told)
+
+    def _tell(self, fit: Fit, done: int, blocks: int, trained: int, seconds: float) -> None:
+        """Say how much of all turns is done: ``done`` of this one's ``blocks``, ``trained`` of them in so many seconds."""
+        if self.context.progress is None:
+            return
+        number, turns = self.turn
+        left = f", {remaining(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
+        told = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
+        self.context.progress(number * blocks + done, turns * blocks, told)
 
     def fit(self, block: Block, dense: Block) -> tuple[Fit, BlockTensors]:
         """Train one block to give what the ``dense`` one gives: what that achieved, and its parameters."""

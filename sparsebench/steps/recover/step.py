@@ -23,6 +23,8 @@ class Reconstruct(Settings):
     (`low_rank`); or `norms` and biases alone."""
     rank: Count = 16
     """With `low_rank`: columns of the one factor, rows of the other."""
+    tokens: Count | None = None
+    """At most so many of the calibration text's tokens are read, in whole samples, those held out among them; default: all."""
     epochs: Count = 5
     """How often each block reads the text; the best of them stays, by windows that are held out, or none of them."""
     batch: Count = 4
@@ -38,7 +40,8 @@ class Reconstruct(Settings):
             raise wrong(f"a rate of {self.rate:g}", "a learning rate between 0 and 1, such as 5e-4", at="rate")
         if not 0 < self.held_out < 1:
             raise wrong(f"held_out is {self.held_out:g}", "a share between 0 and 1, such as 0.125", at="held_out")
-        return self.model_dump(exclude=set() if self.train == "low_rank" else {"rank"})
+        idle = {"rank": self.train != "low_rank", "tokens": self.tokens is None}
+        return self.model_dump(exclude={key for key, is_idle in idle.items() if is_idle})
 
 
 class TrainingSettings(Settings):
@@ -101,7 +104,7 @@ class Distill(TrainingSettings):
 
     teacher: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = DENSE
     """Who teaches: `dense`, or another model with the same tokenizer, in any notation that a model's `source` takes. A list is
-    several at once, whose probabilities are averaged; a list of lists is swept. A result is known by the content."""
+    several at once: the divergences from each are averaged; a list of lists is swept. A result is known by the content."""
     alpha: float = 1.0
     """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
     temperature: float = 1.0
@@ -236,6 +239,11 @@ def passes(step: Step, blocks: int) -> float:
     return float(3 * step.settings["epochs"] + 3) if step.name == "reconstruct" else 0.0
 
 
+def at_most(step: Step) -> float:
+    """Tokens of the calibration text that are read."""
+    return float(step.settings.get("tokens") or "inf")
+
+
 def trains(step: Step) -> float:
     """Tokens in forward passes: three for each that is trained on, what is held out, and the teachers', as if each model were as
     large as the dense one."""
@@ -281,6 +289,7 @@ def run(
     from sparsebench.models.grouped import experts_of
     from sparsebench.models.quantized import FLOAT, encoding_of
     from sparsebench.models.skipping import skips
+    from sparsebench.steps.calibration import first
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction
 
@@ -306,7 +315,8 @@ def run(
             if text is None:
                 emit(step, whole.run(checkpoint, dense, step, context, folder, pruner))
             else:
-                job = Reconstruction(dense, checkpoint, text, step, context, (number, len(targets)))
+                read = first(text, step.settings["tokens"]) if "tokens" in step.settings else text
+                job = Reconstruction(dense, checkpoint, read, step, context, (number, len(targets)))
                 emit(step, job.run(folder))
         except SparsebenchError as error:
             emit(step, error)

@@ -16,6 +16,7 @@ from sparsebench.models.load import load_model
 from sparsebench.models.topology import parts
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
+from sparsebench.steps.recover.reconstruct import Reconstruction
 from sparsebench.steps.registry import kinds, label, single
 from tests.models.replaying import batch, written
 
@@ -29,7 +30,7 @@ def text(family: str, samples: int) -> Calibrated:
     return Calibrated(given, "sha", "text", int(given.attention_mask.sum()), ())
 
 
-def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = 24) -> Any:
+def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, samples: int = 24, **options: Any) -> Any:
     """What came of one step: its evidence, or why it failed."""
     found: list[Any] = []
 
@@ -37,7 +38,7 @@ def made(parent: Path, family: Any, folder: Path, step: Step, dense: Path, sampl
         assert told == step
         found.append(result)
 
-    context = Context(family, 0, "auto", lambda: text(family, samples), dense=dense)
+    context = Context(family, 0, "auto", lambda: text(family, samples), dense=dense, **options)
     kinds()[step.verb].load()(parent, {step: folder}, context, emit)
     return found[0]
 
@@ -111,6 +112,80 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
 
 
+class Killed(BaseException):
+    """The end of a process."""
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_killed_reconstruction_goes_on_from_its_last_block_to_the_same_weights(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, parent, family = pruned(kind, tmp_path)
+    whole = made(parent, family, tmp_path / "whole", RECONSTRUCT, dense)
+    trained: list[tuple[str, int]] = []
+    fit = Reconstruction.fit
+
+    def watched(self: Reconstruction, block: Any, target: Any) -> Any:
+        trained.append((block.side, block.index))
+        return fit(self, block, target)
+
+    monkeypatch.setattr(Reconstruction, "fit", watched)
+
+    def go(kill: int = 0, step: Step = RECONSTRUCT) -> Any:
+        def told(done: int, total: int, words: str = "") -> None:
+            if done == kill:
+                raise Killed
+
+        kept: Any = {"resume": lambda _: tmp_path / "kept", "progress": told}
+        return made(parent, family, tmp_path / "out", step, dense, **kept)
+
+    for kill in (1, 2) if kind == "t5" else (1,):
+        with pytest.raises(Killed):
+            go(kill)
+    with pytest.raises(Killed):  # what another reconstruction left is not its own
+        go(1, single("recover", "reconstruct", epochs=1))
+    assert trained.pop() == trained[0]
+    with pytest.raises(Killed):
+        go(1)
+    assert trained.pop() == trained[0]  # the other one's stood in its place
+    found = go()
+    blocks = json.loads((tmp_path / "out" / "sparsebench.json").read_text())["fits"]
+    assert trained == [(one["side"], one["block"]) for one in blocks]
+    one, other = Checkpoint(tmp_path / "whole"), Checkpoint(tmp_path / "out")
+    assert all(torch.equal(one.load(name), other.load(name)) for name in one.tensors)
+    assert (found.trained_tokens, found.operations, found.note) == (whole.trained_tokens, whole.operations, whole.note)
+    assert found.joules is None or found.joules > 0
+    assert not (tmp_path / "kept").exists()
+
+
+def test_progress_tells_the_error_of_each_block_and_the_time_left(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    said: list[tuple[int, int, str]] = []
+    made(
+        parent, family, tmp_path / "out", RECONSTRUCT, dense,
+        progress=lambda done, total, words="": said.append((done, total, words)),
+    )  # fmt: skip
+    fits = json.loads((tmp_path / "out" / "sparsebench.json").read_text())["fits"]
+    assert [one[:2] for one in said] == [(1, 2), (2, 2)]
+    for (_, _, words), fit in zip(said, fits, strict=True):
+        assert words.startswith(f"error {fit['before']:.3g} → {fit['after']:.3g}, ") and words.endswith(" s left")
+
+
+def test_no_more_tokens_are_read_than_asked_for(tmp_path: Path) -> None:
+    dense, parent, family = pruned("llama", tmp_path)
+    step = single("recover", "reconstruct", epochs=1, tokens=200)
+    assert "tokens=200" in label(step) and "tokens" not in RECONSTRUCT.settings
+    found = made(parent, family, tmp_path / "out", step, dense)
+    told = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
+    counts = text(family, 24).batch.attention_mask.sum(1).cumsum(0)
+    assert found.calibration_tokens == told["calibration_tokens"] == max(one for one in counts.tolist() if one <= 200)
+    assert all(one["tokens"] <= 200 for one in told["fits"])
+    few = made(parent, family, tmp_path / "few", single("recover", "reconstruct", tokens=20), dense)
+    assert isinstance(few, ModelError) and "none is left to train on" in str(few)
+    kind = kinds()["recover"]
+    assert (kind.at_most(step), kind.at_most(RECONSTRUCT)) == (200, float("inf"))
+
+
 @pytest.mark.parametrize("train", ["norms", "low_rank"])
 def test_what_is_trained(train: str, tmp_path: Path) -> None:
     dense, parent, family = pruned("llama", tmp_path)
@@ -143,12 +218,13 @@ def test_smaller_blocks_are_trained_too(tmp_path: Path) -> None:
     assert (after - wanted).square().sum() < 0.95 * (before - wanted).square().sum()
 
 
+@pytest.mark.parametrize("train", ["weights", "low_rank"])
 @pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
-def test_grouped_neurons_are_trained_behind_their_router(kind: str, tmp_path: Path) -> None:
+def test_grouped_neurons_are_trained_behind_their_router(kind: str, train: str, tmp_path: Path) -> None:
     dense, family = written(kind, tmp_path / "dense")
     groups = single("moefy", "kmeans", experts=8, active=0.5, router="centroid")
     grouped = made(dense, family, tmp_path / "grouped", groups, dense)
-    step = single("recover", "reconstruct", rate=0.003, batch=2)
+    step = single("recover", "reconstruct", rate=0.003, batch=2, train=train)
     found = made(tmp_path / "grouped", family, tmp_path / "out", step, dense)
     assert found.read_share == grouped.read_share < 1
     read = slice(0, 24)

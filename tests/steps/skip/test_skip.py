@@ -24,7 +24,8 @@ from tests.steps.skip.making import made, said
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("llama", "teal"), ("t5", "teal"), ("bert", "cats"), ("t5:gated", "cats"), ("gpt2", "cats")]
+    ("kind", "name"),
+    [("llama", "teal"), ("t5", "teal"), ("bert", "teal"), ("bert", "cats"), ("t5:gated", "cats"), ("gpt2", "cats")],
 )
 def test_a_share_of_0_is_the_model_and_more_is_further_off(kind: str, name: str, tmp_path: Path) -> None:
     parent, family = written(kind, tmp_path / "parent")

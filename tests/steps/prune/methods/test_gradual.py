@@ -41,16 +41,18 @@ def exactly(share: float, folder: Path, family: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("initial", "final", "start", "end", "frequency"), [(0.0, 0.8, 0, 100, 10), (0.2, 0.95, 7, 61, 9)]
+    ("initial", "final", "start", "end", "frequency"),
+    [(0.0, 0.8, 0, 100, 10), (0.2, 0.95, 7, 61, 9), (0.1, 0.7, 3, 50, 9), (0.0, 0.5, 0, 8, 30)],
 )
 def test_the_course_is_that_of_polynomial_decay(
     initial: float, final: float, start: int, end: int, frequency: int
 ) -> None:
-    """By the words of ``PolynomialDecay`` and its ``_should_prune_in_step``, at every step."""
+    """By the words of ``PolynomialDecay`` and its ``_should_prune_in_step``, at every step; and once more at the end, where the
+    frequency does not divide the course: ``PolynomialDecay`` would never reach its sparsity."""
     course = SparsitySchedule(initial, final, start, end, frequency)
     for step in range(end + 20):
-        due = start <= step <= end and (step - start) % frequency == 0
-        assert course.due(step) == due
+        theirs = start <= step <= end and (step - start) % frequency == 0
+        assert course.due(step) == (theirs or step == end)
         share = min(1.0, max(0.0, (step - start) / (end - start)))
         assert course.share(step) == pytest.approx((initial - final) * (1 - share) ** 3 + final, abs=1e-7)
 
