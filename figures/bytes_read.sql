@@ -20,10 +20,9 @@
 
 WITH points AS (
     SELECT DISTINCT c.panel, c.score, c.low, c.high, c.dense, coalesce(words, 'dense') AS label, coalesce(kind, 'dense') AS kind,
-           (bytes - (1 - read_share) * prunable_bytes) / 1e6 AS megabytes
+           read_bytes / 1e6 AS megabytes
     FROM curves c
     JOIN sizes s USING (variant_id)
-    JOIN variants v USING (variant_id)
     LEFT JOIN _recipes r ON r.variant_id = c.variant_id AND c.method <> 'dense'
     WHERE scale = 'perplexity' AND score <= 10 * dense AND NOT coalesce(r.chance, false) AND format = 'packed'
 ), told AS (

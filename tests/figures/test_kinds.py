@@ -233,8 +233,7 @@ def test_what_is_skipped_is_not_read() -> None:
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE MACRO _kind_place(kind) AS 0;
-            CREATE TABLE sizes (variant_id TEXT, format TEXT, bytes DOUBLE, prunable_bytes DOUBLE);
-            CREATE TABLE variants (variant_id TEXT, read_share DOUBLE);
+            CREATE TABLE sizes (variant_id TEXT, format TEXT, read_bytes DOUBLE);
             CREATE TABLE curves (variant_id TEXT, panel TEXT, score DOUBLE, low DOUBLE, high DOUBLE, dense DOUBLE, scale TEXT,
                 method TEXT);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
@@ -242,8 +241,8 @@ def test_what_is_skipped_is_not_read() -> None:
             connection.execute(
                 "INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity', ?)", [name, score, method]
             )
-            connection.execute("INSERT INTO sizes VALUES (?, 'packed', ?, ?)", [name, size * 1e6, 0.8 * size * 1e6])
-            connection.execute("INSERT INTO variants VALUES (?, ?)", [name, share])
+            read = size * 1e6 * (1 - 0.8 * (1 - share))
+            connection.execute("INSERT INTO sizes VALUES (?, 'packed', ?)", [name, read])
             connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])
         rows = connection.execute(parse(SHIPPED / "bytes_read.sql").sql).df().to_dict("records")
     assert {row["label"]: row["megabytes"] for row in rows} == pytest.approx(

@@ -113,6 +113,15 @@ def test_what_a_token_reads_is_all_but_where_its_making_says_otherwise(
     Ledger(path).ingest([old, skipping])
     shares = dict(query.run(path, "SELECT variant_id, read_share FROM variants").rows)
     assert [shares[one["variant"]["id"]] for one in (old, skipping)] == [1.0, 0.6]
+    path = tmp_path / "bytes.duckdb"
+    stored = [one for one in of(found, stage="storage") if one["variant"]["id"] in shares]
+    Ledger(path).ingest([old, skipping, *stored])
+    read = dict(
+        query.run(
+            path, "SELECT variant_id, min(round((bytes - read_bytes) / prunable_bytes, 6)) FROM sizes GROUP BY 1"
+        ).rows
+    )
+    assert [read[one["variant"]["id"]] for one in (old, skipping)] == [0, 0.4]
 
 
 def test_the_dense_record_may_come_last(found: list[dict[str, Any]], ledger: Path, tmp_path: Path) -> None:
@@ -907,6 +916,7 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
         {"quantize": "int4", "rounding": "gptq"},
         [{"prune": "magnitude", "sparsity": 0.5}, {"recover": "reconstruct"}, {"quantize": "int8"}],
         [{"prune": "magnitude", "sparsity": 0.3}, {"prune": "random", "sparsity": 0.5}],
+        {"prune": "elsa", "sparsity": 0.9, "source": "path:text.txt"},
         {"shrink": "l2", "parameters": 0.9},
     ]
     path = tmp_path / "recipes.duckdb"
@@ -915,6 +925,7 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
     assert rows == (
         ("bits", "int4 GPTQ", False),
         ("smaller shapes", "l2 10%", False),
+        ("zeros", "elsa 90% (2M tokens)", False),
         ("zeros", "magnitude 30%", False),
         ("zeros", "magnitude 30%, random 50%", True),
         ("zeros", "magnitude 50%", False),

@@ -77,7 +77,9 @@ COMMENT ON COLUMN steps.value IS 'its value';
 CREATE OR REPLACE VIEW _recipes AS
 WITH words AS (
     SELECT variant_id, position, step, name,
-           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%')
+           -- What ADMM gets to says nothing without its budget.
+           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%',
+                                              max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
                      WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
                      WHEN 'recover' THEN 'trained'

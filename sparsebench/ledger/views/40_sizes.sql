@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW sizes AS
 WITH stored AS (
     SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
-           c.dtype, z.format, z.bytes, z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
+           c.dtype, z.format, z.bytes, z.bytes - (1 - coalesce(m.read_share, 1)) * z.prunable_bytes AS read_bytes, z.prunable_bytes, t.unprunable_bytes, t.raw_value_bound, t.entropy_bound,
            -- A smaller shape, or integers, are smaller than the dense model, not than themselves.
            coalesce(max(z.bytes) FILTER (z.format = 'dense' AND c.method = 'dense') OVER one_model,
                     max(z.bytes) FILTER (z.format = 'dense') OVER one_variant) AS dense_bytes,
@@ -12,6 +12,12 @@ WITH stored AS (
     FROM _cells c
     JOIN base.storage t USING (record_id)
     JOIN base.sizes z USING (record_id)
+    LEFT JOIN (
+        SELECT variant_id, arg_max(read_share, started_at) AS read_share
+        FROM _latest
+        JOIN base.makings USING (record_id)
+        GROUP BY variant_id
+    ) m USING (variant_id)
     WINDOW one_variant AS (PARTITION BY c.manifest, c.record_id),
            one_model AS (PARTITION BY c.manifest, c.model),
            one_format AS (PARTITION BY c.manifest, c.model, z.format)
@@ -24,6 +30,7 @@ FROM stored;
 COMMENT ON VIEW sizes IS 'bytes on disk, one row per variant and storage format, with what no format can beat';
 COMMENT ON COLUMN sizes.format IS 'dense (safetensors, zeros stored), packed (bitmask or gap-coded per tensor), archive (that, in byte planes under zstd), a plugin''s, or source: the unpruned model''s own file as it was fetched';
 COMMENT ON COLUMN sizes.bytes IS 'weight files in this format, headers included, bytes';
+COMMENT ON COLUMN sizes.read_bytes IS 'of these bytes, those that one token reads: all but the prunable weights that skip or moefy leaves unread (variants.read_share), which are taken to be as large as the others';
 COMMENT ON COLUMN sizes.prunable_bytes IS 'the prunable tensors alone, bytes';
 COMMENT ON COLUMN sizes.unprunable_bytes IS 'all other tensors, stored dense, bytes';
 COMMENT ON COLUMN sizes.raw_value_bound IS 'least bytes for the prunable tensors when values are taken as incompressible: H(s) n / 8 + non-zeros x bytes each';

@@ -3,13 +3,12 @@
 WITH done AS (
     SELECT DISTINCT variant_id FROM cells WHERE status = 'done' /* manifests */
 ), costs AS (
-    SELECT r.kind, s.model, r.words, s.score / v.dense_score AS perplexity, share AS file, share * (1 - (1 - read_share) * prunable_bytes / bytes) AS read
+    SELECT r.kind, s.model, r.words, s.score / v.dense_score AS perplexity, share AS file, share * read_bytes / bytes AS read
     FROM (FROM scores WHERE metric = 'perplexity') s
     JOIN done ON done.variant_id = s.variant_id
     JOIN vs_dense v USING (manifest, record_id)
     JOIN sizes z ON z.variant_id = s.variant_id AND z.manifest = s.manifest AND z.format = 'packed'
     JOIN _recipes r ON r.variant_id = s.variant_id
-    JOIN variants n ON n.variant_id = s.variant_id
     WHERE NOT r.chance
     QUALIFY row_number() OVER (PARTITION BY r.kind ORDER BY perplexity > 1.25, if(perplexity > 1.25, perplexity, read), words, s.model) = 1
 )
