@@ -12,7 +12,7 @@
 -- reference: one = dense
 -- xlabel: over the dense model's
 -- columns: 2
--- note: Of each kind the variants with nearest to 20% of all parameters gone (beside the name; zeros count as gone), and of those the best in each panel, for time the most exactly known. Perplexity: lower is better; collapsed models are left out. A task: what is retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
+-- note: Of each kind one variant, the same in all panels: of those nearest to 20% of all parameters gone (beside the name; zeros count as gone) that with the most panels, and of these the best. Perplexity and bits a byte: lower is better. Without some tokens a text takes others, so that only bits a byte compare; that panel has no intervals. A task: what is retained, (score - chance) / (dense - chance). File: the smaller of the dense and the packed one. Time: lower is better. Whiskers: 95% intervals.
 
 WITH kinds AS (
     SELECT variant_id, count(DISTINCT position) AS steps,
@@ -25,27 +25,38 @@ WITH kinds AS (
     -- Models of which something smaller was made: for the others the figure of sparsity says all.
     SELECT DISTINCT model FROM variants WHERE parameters_removed > 0 AND recipe <> 'dense'
 ), candidates AS (
-    SELECT v.variant_id, v.model, v.weights, k.what || if(k.random, ', at random', '') AS kind, k.random,
+    SELECT v.variant_id, v.model, v.weights, k.what || if(k.random, ', random', '') AS kind, k.random,
            1 - (1 - coalesce(total_zeros / v.parameters, 0)) * (1 - parameters_removed) AS gone
     FROM variants v
     JOIN kinds k USING (variant_id)
     JOIN smaller USING (model)
-    WHERE k.steps = 1 AND k.what IS NOT NULL AND v.weights <> 'random'
+    -- Zeros at random destroy any model.
+    WHERE k.steps = 1 AND k.what IS NOT NULL AND v.weights <> 'random' AND NOT (k.random AND k.what LIKE 'zeros%')
 ), near AS (
     SELECT DISTINCT ON (variant_id) *
     FROM candidates
-    QUALIFY round(20 * abs(gone - 0.2)) = min(round(20 * abs(gone - 0.2))) OVER (PARTITION BY model, kind) AND gone BETWEEN 0.03 AND 0.5
+    QUALIFY round(20 * abs(gone - 0.2)) = min(round(20 * abs(gone - 0.2))) OVER (PARTITION BY model, kind) AND gone BETWEEN 0.05 AND 0.4
+), bits AS (
+    SELECT s.variant_id, s.bits_per_byte / d.bits_per_byte AS over_dense
+    FROM scores s
+    JOIN scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model AND d.task = s.task
+                 AND d.dtype = s.dtype AND _same(d.settings) = _same(s.settings)
+    WHERE s.bits_per_byte IS NOT NULL AND NOT s.collapsed
 ), measured AS (
     SELECT variant_id, 1 AS place, task || if(ratio IS NULL, ': retained', '') AS panel, coalesce(ratio, retained) AS over_dense, coalesce(ratio_low, retained_low) AS low,
            coalesce(ratio_high, retained_high) AS high, if(ratio IS NULL, -retained, ratio) AS badness
     FROM vs_dense
     WHERE verdict NOT IN ('invalid', 'collapsed')
     UNION ALL BY NAME
-    SELECT variant_id, 2 AS place, 'file' AS panel, share AS over_dense, share AS badness
+    SELECT variant_id, 2 AS place, 'bits a byte' AS panel, over_dense, over_dense AS badness
+    FROM bits
+    UNION ALL BY NAME
+    SELECT variant_id, 3 AS place, 'file' AS panel, share AS over_dense, share AS badness
     FROM sizes
     WHERE format IN ('dense', 'packed') AND method <> 'dense'
     UNION ALL BY NAME
-    SELECT variant_id, 3 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
+    -- Of several measurements that which is known most exactly.
+    SELECT variant_id, 4 AS place, concat('time: ', phase, ', ', engine) AS panel, 1 / speedup AS over_dense, 1 / speedup_high AS low, 1 / speedup_low AS high, high - low AS badness
     FROM latency
     WHERE phase NOT IN ('load', 'generate') AND method <> 'dense' AND speedup IS NOT NULL
 ), points AS (
@@ -54,23 +65,32 @@ WITH kinds AS (
     JOIN measured USING (variant_id)
     -- The axis is logarithmic: what retains nothing has no place on it.
     WHERE over_dense > 0
-    QUALIFY row_number() OVER (PARTITION BY model, kind, panel ORDER BY badness, variant_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY variant_id, panel ORDER BY badness) = 1
 ), panels AS (
-    SELECT model, panel FROM points GROUP BY ALL HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1
+    -- Those that compare kinds, of models whose quality is known.
+    SELECT model, panel
+    FROM (SELECT model, panel, place FROM points GROUP BY ALL HAVING count(DISTINCT kind) FILTER (NOT starts_with(kind, 'zeros')) > 1)
+    QUALIFY min(place) OVER (PARTITION BY model) = 1
+), chosen AS (
+    SELECT model, kind, arg_min(variant_id, (-panels, badness, variant_id)) AS variant_id
+    FROM (SELECT model, kind, variant_id, count(*) AS panels, coalesce(avg(badness) FILTER (place = 1), 1e9) AS badness
+          FROM points JOIN panels USING (model, panel) GROUP BY ALL)
+    GROUP BY ALL
 ), told AS (
     -- Of the model with most kinds, what costs least and what costs most where shapes shrink, beside zeros.
     SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little, arg_max(kind, over_dense) FILTER (shrunk) AS most,
            max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds
-    FROM (SELECT *, NOT random AND NOT starts_with(kind, 'zeros') AS shrunk FROM points WHERE panel = 'perplexity')
+    FROM (SELECT p.*, NOT p.random AND NOT starts_with(p.kind, 'zeros') AS shrunk FROM points p JOIN chosen USING (model, kind, variant_id) WHERE panel = 'perplexity')
     GROUP BY model
     HAVING kinds > 1
     ORDER BY kinds DESC, model
     LIMIT 1
 )
 SELECT model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), panel) AS panel, format('{}, {:.0f}%', kind, 100 * gone) AS what,
-       over_dense, if(low > 0, low, NULL) AS low, high, 1.0 AS one,
+       over_dense, if(low > 0, low, NULL) AS low, high, 1::DOUBLE AS one,
        (SELECT format('With about a fifth of {} gone, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f}){}',
                t.model, least, little, most, much, coalesce(format('; as zeros {:.1f}', zeros), '')) FROM told t) AS finding
 FROM points p
 JOIN panels USING (model, panel)
-ORDER BY p.model, p.place, p.panel, random, list_position(['zeros', 'zeros 2:4', 'neurons', 'heads', 'neurons and heads', 'blocks', 'vocabulary'], replace(kind, ', at random', '')), kind;
+JOIN chosen USING (model, kind, variant_id)
+ORDER BY p.model, p.place, p.panel, random, list_position(['zeros', 'zeros 2:4', 'neurons', 'heads', 'neurons and heads', 'blocks', 'vocabulary'], replace(kind, ', random', '')), kind;

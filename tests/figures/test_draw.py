@@ -33,14 +33,14 @@ SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99)
 NAMES = [
     "allocation", "block_error", "bytes_read", "calibration", "engines", "failures", "kinds", "kinds_time", "latency",
     "magnitudes", "memory", "near_zero", "pareto_bytes", "pareto_latency", "pareto_perplexity", "perplexity", "recovered",
-    "retained", "rms", "runtime", "score", "shapes", "size", "structure", "training",
+    "removed", "retained", "rms", "runtime", "score", "shapes", "size", "structure", "training",
 ]  # fmt: skip
 
 
 SAMPLED = [
     name
     for name in NAMES
-    if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "recovered", "shapes", "training")
+    if name not in ("block_error", "bytes_read", "kinds", "kinds_time", "recovered", "removed", "shapes", "training")
 ]
 """Figures that the sample has rows for: it has zeros only, and nothing was trained."""
 SAMPLE = ("perplexity", "runtime", "structure")

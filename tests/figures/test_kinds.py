@@ -278,3 +278,22 @@ def test_what_is_far_below_chance_is_drawn_at_minus_half(tmp_path: Path) -> None
     assert drawn == tuple(tuple(value and max(value, -0.5) for value in row) for row in true)
     assert {row[0]: row[3] is None for row in drawn} == {0.0: True, 0.5: False, 0.9: False}
     assert any(row[3] and row[3] < -0.5 for row in true) and any(row[2] and row[2] > -0.5 for row in true)
+
+
+def test_figures_of_smaller_shapes_show_what_was_measured(tmp_path: Path) -> None:
+    """One variant of a kind, the same in all panels; the share of the parameters beside the quality; nothing overlaps."""
+    records = Path(__file__).parents[2] / "ledger" / "published" / "shapes.jsonl.zst"
+    path = tmp_path / "shapes.duckdb"
+    Ledger(path).rebuild([records], pytest.fail)
+    found = {name: query.run(path, parse(SHIPPED / f"{name}.sql").sql) for name in ("shapes", "removed")}
+    rows = found["shapes"].dicts()
+    for model in {row["model"] for row in rows}:
+        labels = {row["what"] for row in rows if row["model"] == model}
+        assert len(labels) == len({label.rpartition(",")[0] for label in labels}) > 2
+    assert {"vocabulary"} <= {row["what"].split(",")[0] for row in rows if row["panel"].endswith("bits a byte")}
+    removed = found["removed"].dicts()
+    assert {"neurons", "heads", "neurons and heads", "blocks"} <= {row["what"] for row in removed}
+    assert all(0 < row["gone"] < 100 and row["over_dense"] > 0 for row in removed)
+    for name, table_ in found.items():
+        assert table_.dicts()[0]["finding"]
+        assert overlaps(draw(parse(SHIPPED / f"{name}.sql"), table_, [])) == []

@@ -28,6 +28,7 @@ EXACT = {
     "gpt2": {},
     "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
     "gemma2": {**SLIDING, "sliding_window": 4},
+    "gemma3_text": {**SLIDING, "sliding_window": 4},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 4},
     "bert": {},
     "t5": {},
@@ -64,8 +65,9 @@ def test_the_folder_is_the_model_whose_blocks_are_passed_by(kind: str, tmp_path:
     smaller = WholeModel.load(tmp_path / "smaller", family, text(family).batch, "auto")
     assert {side: len(own) for side, own in smaller.blocks.items()} == dict.fromkeys(found.blocks, 2)
     rows = slice(0, 1)
-    whole.model.double()
-    smaller.model.double()
+    if kind != "xglm":  # transformers gives its attention a lowest number that only float32 has
+        whole.model.double()
+        smaller.model.double()
     with torch.no_grad():
         dense = whole.run(rows)
         with whole.without([(side, index) for side, gone in removed.items() for index in gone]):
