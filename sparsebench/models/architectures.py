@@ -93,7 +93,7 @@ _HEADS = Heads()
 
 _CANNOT = {
     "neurons": "its feed-forward width follows from its hidden size, so that no neuron can go",
-    "heads": "its heads share norms, tables or slopes, or no key is for fewer heads in two stacks, so that no head can go",
+    "heads": "how its heads lie in its tensors is not declared, so that no head can go",
     "experts": "it is no mixture of experts",
     "blocks": "which kind a block is follows from its number, so that no block can go",
 }
@@ -113,6 +113,13 @@ def _experts(
     return _plain(neurons, heads=heads, biases={kind: _BIASES[kind] for kind in biases}, mixture=mixture)
 
 
+def _no_heads(why: str) -> dict[str, str]:
+    return {"heads": f"{why}, so that no head can go"}
+
+
+_NORMS = _no_heads("its norms of queries and keys span all heads")
+_SLOPES = _no_heads("the slopes of its position biases follow from the number of its heads")
+_ONE_GROUP = "all of its heads share one key and one value"
 _QWEN_MOE = Mixture("moe_intermediate_size", "num_experts")
 _DEEPSEEK = Mixture(
     "moe_intermediate_size", "n_routed_experts", times="n_shared_experts", groups="n_group", taken="topk_group"
@@ -120,6 +127,7 @@ _DEEPSEEK = Mixture(
 _BART = Architecture(
     {"encoder": "encoder_layers", "decoder": "decoder_layers"},
     {"encoder": "encoder_ffn_dim", "decoder": "decoder_ffn_dim"},
+    why=_no_heads("its config.json has no key for the size of a head, nor one for single blocks of two stacks"),
 )
 _T5 = Architecture(
     {"encoder": "num_layers", "decoder": "num_decoder_layers"}, {"": "d_ff"}, Heads("num_heads", "", "d_kv")
@@ -131,22 +139,24 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(("granite", "smollm3"), _grouped("o", "down")),
     "llama": _grouped("o", "down", whole=True),
     **dict.fromkeys(("gemma2", "gemma3_text"), _grouped("o", whole=True)),
-    **dict.fromkeys(("olmo2", "stablelm"), _plain()),
-    "falcon": _plain("ffn_hidden_size"),
-    "gpt_neo": _plain(layers="num_layers"),
+    "olmo2": _plain(why=_NORMS),
+    "stablelm": _plain(why=_no_heads("each of its heads may have norms of its own")),
+    "falcon": _plain("ffn_hidden_size", why=_no_heads(f"{_ONE_GROUP}, or lie group by group in one fused matrix")),
+    "gpt_neo": _plain(layers="num_layers", heads=Heads("num_heads", "", "")),
     "gpt_neox": _plain(heads=Heads(groups="", size="", mixed=True)),
     "phi": _plain(heads=Heads(size="")),
-    **dict.fromkeys(("codegen", "gpt_bigcode"), _plain("n_inner", "n_layer")),
+    "codegen": _plain("n_inner", "n_layer", why=_no_heads("its fused matrix has queries, values and keys in four parts")),
+    "gpt_bigcode": _plain("n_inner", "n_layer", why=_no_heads(_ONE_GROUP)),
     **dict.fromkeys(("gpt2", "gptj"), _plain("n_inner", "n_layer", heads=Heads("n_head", "", ""))),
     "opt": _plain("ffn_dim", heads=Heads(groups="", size="")),
     "xglm": _plain("ffn_dim", "num_layers", heads=Heads("attention_heads", "", "")),
-    "bloom": _plain("", "n_layer"),
-    "mpt": _plain("", "n_layers"),
+    "bloom": _plain("", "n_layer", why=_SLOPES),
+    "mpt": _plain("", "n_layers", why=_SLOPES),
     **dict.fromkeys(
         ("bert", "camembert", "electra", "ernie", "megatron-bert", "roberta", "roberta-prelayernorm", "xlm-roberta",
          "xlm-roberta-xl"), _plain(heads=Heads(groups="", size="")),
     ),
-    "mpnet": _plain(),
+    "mpnet": _plain(why=_no_heads("its heads share a table of positions outside the blocks")),
     "nomic_bert": _plain(heads=Heads(groups="")),
     "distilbert": _plain("hidden_dim", "n_layers", heads=Heads("n_heads", "", "")),
     "modernbert": _plain(pinned=1, heads=Heads(groups="", size="")),
@@ -155,27 +165,27 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deberta-v2": _plain(pinned=1, heads=Heads(groups="", size="", beside=("pos_key_proj", "pos_query_proj"))),
     **dict.fromkeys(("mixtral", "phimoe"), _experts(Mixture())),
     "granitemoe": _experts(Mixture(), "o"),
-    # Its norms of queries and keys span all heads.
-    "olmoe": _experts(Mixture(count="num_experts"), heads=None),
+    "olmoe": replace(_experts(Mixture(count="num_experts"), heads=None), why=_NORMS),
     "qwen2_moe": _experts(replace(_QWEN_MOE, shared="shared_expert_intermediate_size")),
     "qwen3_moe": _experts(_QWEN_MOE, "o"),
     "deepseek_v3": replace(
-        _experts(_DEEPSEEK, heads=None), why={"heads": "its heads are read out of one compressed state, so that no head can go"}
+        _experts(_DEEPSEEK, heads=None), why=_no_heads("its heads are read out of one compressed state")
     ),
     "glm4_moe": _experts(_DEEPSEEK),
     "qwen3_next": replace(
         _experts(replace(_QWEN_MOE, shared="shared_expert_intermediate_size"), heads=None),
-        why={"heads": "three of four blocks have linear attention in place of heads, so that no head can go"},
+        why=_no_heads("three of four blocks have linear attention in place of heads"),
     ),
     "jamba": Architecture(
         {}, {"": "intermediate_size"}, mixture=Mixture(count="num_experts"),
-        why={"heads": "most of its blocks have a state-space layer in place of heads, so that no head can go"},
+        why=_no_heads("most of its blocks have a state-space layer in place of heads"),
     ),
     "gpt_oss": _experts(Mixture(mixed=True), heads=Heads(beside=("sinks",))),
     "llama4_text": _experts(Mixture(shared="intermediate_size"), "o", neurons="intermediate_size_mlp"),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    # Its attention over summaries of the text has a table of positions of its own.
-    "longt5": replace(_T5, heads=None),
+    "longt5": replace(
+        _T5, heads=None, why=_no_heads("its attention over summaries of the text has a table of positions of its own")
+    ),
     "switch_transformers": replace(
         _T5, layers={}, why={"experts": "each of its experts takes a share of the tokens that changes with their number"}
     ),
