@@ -206,6 +206,17 @@ def test_pictures_are_linked_relatively_and_only_if_they_exist(ledger: Path, tmp
     assert text.index("### Further pictures") < text.index("my%20own.png") < text.index("## The queries")
 
 
+def test_the_kinds_lead_to_the_picture_of_the_bytes_that_they_read(calibrated_ledger: Path, tmp_path: Path) -> None:
+    def paper() -> str:
+        return build(calibrated_ledger, tmp_path / "report.md", tmp_path)[0].read_text()
+
+    plain = paper()
+    (tmp_path / "bytes_read.png").write_bytes(b"")
+    linked = paper()
+    assert "[fewest bytes](report-results.md#further-pictures)" in linked and "fewest bytes" in plain
+    assert "further-pictures" not in plain and len(linked.split()) == len(plain.split())
+
+
 @pytest.mark.long
 def test_two_manifests(tmp_path: Path) -> None:
     ledger = tmp_path / "two.duckdb"
