@@ -12,7 +12,7 @@ LIBRARIES = ("transformers", "tokenizers", "accelerate")
 DENSE = "dense"
 """The teacher that every model has: what its recipe began with."""
 SEVERAL = ("the states of several encoders have no mean", "one `teacher`")
-PREDICTS = ("an encoder is distilled by its states, which are no predictions", "alpha: 1")
+PREDICTS = ("an encoder is distilled by its states, which are no predictions", "alpha: 1, without `alpha_schedule`")
 """Why an encoder is refused, and the way out."""
 
 

@@ -99,6 +99,9 @@ class Finetune(TrainingSettings):
     """The whole model on its own loss: the next token, masked words, or what an encoder-decoder is to write. Zeros stay zeros."""
 
 
+LayerPair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
+
+
 class Distill(TrainingSettings):
     """The whole model, to say what the dense model says. Zeros stay zeros; any shape may have been cut but the vocabulary."""
 
@@ -107,6 +110,9 @@ class Distill(TrainingSettings):
     several at once: the divergences from each are averaged; a list of lists is swept. A result is known by the content."""
     alpha: float = 1.0
     """The share of the loss that is the divergence from the teacher; the rest is the model's own loss (`finetune`'s)."""
+    alpha_schedule: Literal["none", "linear_decay", "linear_growth"] = "none"
+    """Whether that share falls from `alpha` to 0 while the model is trained, or grows from 0 to it, as TextBrewer's schedulers of
+    weights. The loss on what is held out has `alpha` all the time."""
     temperature: float = 1.0
     """By which the logits of both are divided."""
     top_k: Annotated[int, Field(ge=0)] = 64
@@ -116,8 +122,10 @@ class Distill(TrainingSettings):
     """What else is compared inside, as TextBrewer calls it: hidden states, attention, or the flow between layers."""
     match_weight: float = 1.0
     """What that counts beside the rest of the loss."""
-    layers: Literal["uniform", "last"] = "uniform"
-    """The layers that are compared: every one of the model's, with the teacher's spread evenly; or the last."""
+    layers: Literal["uniform", "last"] | LayerPair | Annotated[list[LayerPair], Field(min_length=1)] = "uniform"
+    """The layers that are compared: every one of the model's, with the teacher's spread evenly; or the last; or named pairs of
+    the model's and the teacher's, such as `[[1, 2], [2, 4]]`. They are numbered from 1; 0 is what the first one reads, which
+    has states alone. A list of such lists is swept."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """Without what is not looked at."""
@@ -125,16 +133,19 @@ class Distill(TrainingSettings):
             raise wrong(f"alpha is {self.alpha:g}", "a share between 0 and 1", at="alpha")
         _between(self, "temperature", 0, 1000, "2.0")
         _between(self, "match_weight", 0, 1e6, "1.0")
+        if isinstance(self.layers, list) and not all(isinstance(one, list) for one in self.layers):
+            raise wrong(f"layers is {self.layers}", "pairs of layers, such as [[1, 2], [2, 4]]", at="layers")
         named = teachers(self.model_dump())
         if len(named) > 1 and self.match != "none":
             raise wrong("`match` beside several teachers", "`match: none`, or one teacher", at="match")
         found = super().complete(name) | {"teacher": named[0] if len(named) == 1 else named}
         idle = ("match_weight", "layers") if self.match == "none" else ()
+        idle = (*idle, "alpha_schedule") if self.alpha_schedule == "none" else idle
         return {key: value for key, value in found.items() if key not in idle}
 
     @classmethod
     def alternatives(cls, given: Mapping[str, Sequence[Any]]) -> Sequence[Mapping[str, Any]] | None:
-        """A plain list of teachers is one setting; lists in a list are swept."""
+        """A plain list of teachers, or of pairs of layers, is one setting; lists of such lists are swept."""
         return [together(given)]
 
 
@@ -185,10 +196,11 @@ class DistillInto(Distill):
 
 
 def together(given: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
-    """The values of a sweep, with a plain list of teachers as one of them."""
-    named = given.get("teacher", ())
+    """The values of a sweep, with a plain list of teachers, or of pairs of layers, as one of them."""
+    named, layers = given.get("teacher", ()), given.get("layers", ())
     several = len(named) > 1 and all(isinstance(one, str) for one in named)
-    return {**given, "teacher": [list(named)]} if several else given
+    pairs = layers and all(isinstance(one, list) and isinstance(one[0], int) for one in layers)
+    return {**given, **({"teacher": [list(named)]} if several else {}), **({"layers": [list(layers)]} if pairs else {})}
 
 
 def _between(own: Settings, key: str, low: float, high: float, example: str) -> None:
@@ -265,7 +277,7 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
         return "", ""
     if len(teachers(own)) > 1:
         return SEVERAL
-    return PREDICTS if own["alpha"] < 1 else ("", "")
+    return PREDICTS if own["alpha"] < 1 or "alpha_schedule" in own else ("", "")
 
 
 def holds(step: Step) -> float:

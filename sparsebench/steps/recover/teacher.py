@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.steps.recover import PREDICTS, SEVERAL, losses
-from sparsebench.steps.recover.reading import NONE
+from sparsebench.steps.recover.reading import NONE, held_out, schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,10 +95,20 @@ def _file(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]
     return found
 
 
-def mapped(student: int, teacher: int, layers: str) -> list[tuple[int, int]]:
-    """The student's layers, from 1, each with the teacher's that it is compared with: all of them evenly, or the last alone."""
+def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int = 0) -> list[tuple[int, int]]:
+    """The student's layers, from 1, each with the teacher's that it is compared with: all of them evenly, the last alone, or the
+    pairs that are named. Raises UnsupportedError for a pair that lies outside, or below the ``least`` number.
+    """
     if layers == "last":
         return [(student, teacher)]
+    if not isinstance(layers, str):
+        for one, other in layers:
+            if not (least <= one <= student and least <= other <= teacher):
+                raise UnsupportedError(
+                    f"layers: [{one}, {other}]: the model has {student} layers, and the teacher {teacher}",
+                    f"pairs of the model's and the teacher's, from {least} on",
+                )
+        return [(one, other) for one, other in layers]
     return [(layer, round(layer * teacher / student)) for layer in range(1, student + 1)]
 
 
@@ -120,6 +130,8 @@ class Distillation:
     pairs: list[tuple[int, int]] = field(default_factory=list)
     parameters: int = 0
     """Of all teachers together."""
+    steps: int = 0
+    """Of the training, where the teacher's part depends on them."""
     asked: int = 0
     """Tokens that each teacher was asked about, where what it says is kept."""
 
@@ -128,9 +140,12 @@ class Distillation:
 
         Raises UnsupportedError where the match cannot be had of these two models.
         """
-        match = self.settings["match"]
-        if self.family == "encoder" and self.settings["alpha"] < 1:
+        match, asked = self.settings["match"], self.settings
+        if self.family == "encoder" and (asked["alpha"] < 1 or "alpha_schedule" in asked):
             raise UnsupportedError(*PREDICTS)
+        if "alpha_schedule" in asked:
+            seen = self.text.counts()[: -held_out(asked, self.text.samples)]
+            self.steps = len(schedule(seen, asked["tokens"], asked["batch"], seed))
         if self.family == "encoder" and len(self.teachers) > 1:
             raise UnsupportedError(*SEVERAL)
         if match == "none":
@@ -144,7 +159,7 @@ class Distillation:
         with torch.no_grad():
             own, theirs = (ask(one, self.family, self._given([0]), match in ATTENTION) for one in (self.model, teacher))
         if match in ATTENTION:
-            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings["layers"])
+            self.pairs = mapped(len(own.attentions), len(theirs.attentions), self.settings["layers"], 1)
             heads = [said.attentions[0].shape[1] for said in (own, theirs)]
             if heads[0] != heads[1]:
                 raise UnsupportedError(
@@ -214,13 +229,22 @@ class Distillation:
             total = losses.relative(said.states[-1], theirs[0].states[-1], mask) if same else nothing
         else:
             assert said.logits is not None
-            total = own["alpha"] * self._divergence(said.logits, theirs, rows, mask)
-            if own["alpha"] < 1:
+            alpha = self.alpha(number)
+            total = alpha * self._divergence(said.logits, theirs, rows, mask)
+            if alpha < 1:
                 wanted = self.text.next_tokens(rows).to(self.device)
-                total = total + (1 - own["alpha"]) * cross_entropy(said.logits, wanted)
+                total = total + (1 - alpha) * cross_entropy(said.logits, wanted)
         if match != "none":
             total = total + own["match_weight"] * self._matched(said, theirs[0], mask)
         return total
+
+    def alpha(self, number: int) -> float:
+        """The teacher's part in a step's loss; of what is held out (-1) the same all the time, so that its losses compare."""
+        whole: float = self.settings["alpha"]
+        way = self.settings.get("alpha_schedule")
+        if way is None or number < 0:
+            return whole
+        return whole * (number / self.steps if way == "linear_growth" else 1 - number / self.steps)
 
     def _divergence(
         self, logits: torch.Tensor, theirs: Sequence[ModelOutputs], rows: Sequence[int], mask: torch.Tensor

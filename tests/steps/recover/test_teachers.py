@@ -120,6 +120,21 @@ def test_a_plain_list_is_one_setting_and_a_list_of_lists_is_swept() -> None:
     assert alone == single("recover", "distill"), "a list of one is that one"
 
 
+def test_pairs_of_layers_are_one_setting_and_a_list_of_lists_is_swept() -> None:
+    def asked(layers: Any) -> list[Any]:
+        return [
+            one.settings["layers"] for one in combinations("recover", "distill", {"match": "cos", "layers": layers})
+        ]
+
+    assert asked([[1, 2], [2, 4]]) == [[[1, 2], [2, 4]]]
+    assert asked([[1, 2]]) == [[[1, 2]]]
+    assert asked([[[1, 2]], "last", [[1, 1], [2, 2]]]) == [[[1, 2]], "last", [[1, 1], [2, 2]]]
+    with pytest.raises(PydanticCustomError, match="layers"):
+        asked(["last", [1, 2]])
+    assert "layers" not in single("recover", "distill").settings
+    assert "alpha_schedule" not in single("recover", "distill").settings
+
+
 def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     dense, wide, _, family = family_of_three(tmp_path)
     tokenizer(wide, "b")

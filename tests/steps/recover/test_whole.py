@@ -22,6 +22,7 @@ from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.contract import TextSource as Source
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.reading import TrainingText, WordMasking, schedule
+from sparsebench.steps.recover.teacher import Distillation
 from sparsebench.steps.registry import fitted_to, kinds, label, single
 from tests.models.replaying import batch, written
 from tests.runtime.test_energy import zone
@@ -299,6 +300,42 @@ def test_matches_with_fewer_blocks(match: str, tmp_path: Path) -> None:
     found = made(tmp_path / "cut", family, tmp_path / "out", asked, dense)
     assert isinstance(found, Evidence), found
     assert min(one.held_out for one in found.curve) < found.curve[0].held_out
+
+
+def test_layers_are_compared_as_they_are_paired(tmp_path: Path) -> None:
+    dense, family = written("llama", tmp_path / "dense", num_hidden_layers=4)
+    made(dense, family, tmp_path / "half", single("shrink", "last", blocks=2), dense)
+
+    def distilled(match: str, layers: Any) -> Any:
+        folder = tmp_path / f"{match}-{len(list(tmp_path.iterdir()))}"
+        found = made(tmp_path / "half", family, folder, step("distill", match=match, layers=layers), dense)
+        return found if isinstance(found, SparsebenchError) else found.curve
+
+    same = distilled("hidden_mse", "uniform")
+    assert distilled("hidden_mse", [[1, 2], [2, 4]]) == same != distilled("hidden_mse", [[0, 0], [1, 1], [2, 4]])
+    assert distilled("attention_mse", [[2, 4]]) == distilled("attention_mse", "last")
+    for match, pair in (("hidden_mse", [3, 4]), ("hidden_mse", [2, 5]), ("attention_ce", [0, 1])):
+        words = f"layers: {pair}: the model has 2 layers, and the teacher 4"
+        assert words in str(distilled(match, [[1, 1], pair]))
+
+
+@pytest.mark.parametrize("way", ["linear_decay", "linear_growth"])
+def test_the_teachers_part_falls_or_grows(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: dict[int, float] = {}
+    plain = Distillation.alpha
+
+    def watched(self: Distillation, number: int) -> float:
+        return parts.setdefault(number, plain(self, number))
+
+    monkeypatch.setattr(Distillation, "alpha", watched)
+    dense, parent, family = pruned("llama", tmp_path)
+    found = made(parent, family, tmp_path / "out", step("distill", alpha=0.8, alpha_schedule=way), dense)
+    assert parts.pop(-1) == 0.8
+    steps = found.curve[-1].step
+    course = [0.8 * number / steps for number in range(steps)]
+    assert [parts[number] for number in range(steps)] == pytest.approx(
+        course if way == "linear_growth" else [0.8 - one for one in course]
+    )
 
 
 def test_a_narrower_model_is_distilled_through_a_projection(tmp_path: Path) -> None:
