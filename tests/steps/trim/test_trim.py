@@ -10,7 +10,11 @@ import pytest
 
 from sparsebench.errors import SparsebenchError, UnsupportedError, UserError
 from sparsebench.models.checkpoint import Checkpoint
-from tests.steps.trim.tiny import LEARNED, MODELS, OTHER, TEXT, bert, llama, step_of, t5, trimmed
+from sparsebench.models.topology import NO_TEXT
+from sparsebench.steps.trim import companions, weights
+from tests.models.model_zoo import CONFIGS, EXPERT_TYPES
+from tests.models.replaying import written
+from tests.steps.trim.tiny import LEARNED, MODELS, OTHER, TEXT, bert, byte_fallback, llama, step_of, t5, trimmed
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -29,6 +33,46 @@ def loaded(folder: Path, kind: str) -> tuple[Any, Any]:
     model, info = getattr(transformers, MODELS[kind][2]).from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"]
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+USUAL = ("bart", "bert", "electra", "gpt2", "llama", "mixtral", "roberta", "t5")
+"""One of each way to hold a vocabulary; the other types are looked at in the long tests."""
+TYPES = [
+    kind if kind in USUAL else pytest.param(kind, marks=pytest.mark.long)
+    for kind in sorted(CONFIGS)
+    if kind not in NO_TEXT
+]
+FLOAT32 = (*EXPERT_TYPES, "xglm")
+"""Types whose experts, or whose mask, torch calculates in float32 and not in float64."""
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_says_of_the_tokens_that_stay_what_it_said(kind: str, tmp_path: Path) -> None:
+    """The rows of a vocabulary drawn at random, and those that config.json names."""
+    import torch
+
+    from sparsebench.models.load import load_model
+
+    folder, family = written(kind, tmp_path / "model")
+    size, drawn = 96, torch.Generator().manual_seed(2)
+    named = {row for row in companions.named_ids(folder) if row < size}
+    rows = sorted(named | set(torch.randperm(size, generator=drawn)[:40].tolist()))
+    new = {old: number for number, old in enumerate(rows)}
+    with weights.cut(folder, family, rows, tmp_path / "cut") as writer:
+        companions.rewrite(writer.partial, new, {})
+        writer.close({})
+    words = torch.tensor([row for row in rows if row not in named])
+    ids = words[torch.randint(len(words), (3, 12), generator=drawn)]
+    said = []
+    for place, read in ((folder, ids), (tmp_path / "cut", ids.clone().apply_(new.__getitem__))):
+        model: Any = load_model(place, family)
+        model = model.float() if kind in FLOAT32 else model.double()
+        given = {"input_ids": read} | ({"decoder_input_ids": read[:, :7]} if family == "encoder-decoder" else {})
+        with torch.no_grad():
+            said.append(model(**given)[0])
+    whole = said[0][..., torch.tensor(rows)] if said[0].shape[-1] == size else said[0]
+    assert family == "encoder" or said[1].shape[-1] == len(rows)
+    torch.testing.assert_close(whole, said[1], rtol=0, atol=1e-5 if kind in FLOAT32 else 1e-6)
 
 
 def test_outputs_on_kept_tokens_are_the_same(pair: tuple[str, Path, Path, Any]) -> None:
@@ -165,6 +209,26 @@ def test_a_chain_gives_one_folder_that_loads(chain: str, kind: str, tmp_path: Pa
         with torch.inference_mode():
             outputs.append(model(**given, **extra)[0])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=1e-6)
+
+
+def test_bytes_write_what_no_token_does(tmp_path: Path) -> None:
+    """BPE with byte fallback, as Llama 2 has it: bytes and the merges on the way stay; rare characters are written in bytes."""
+    from transformers import AutoTokenizer
+
+    dense = byte_fallback(tmp_path / "dense")
+    evidence = trimmed(dense, tmp_path / "out", "decoder", [*TEXT, "naïve 雪"])
+    assert "the same as before" in evidence.note
+    trimmed(dense, tmp_path / "bare", "decoder", characters=False)
+    old, new, bare = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("dense", "out", "bare"))
+    assert len(bare.get_vocab()) < len(new.get_vocab()) < len(old.get_vocab())
+    fallback = {f"<0x{byte:02X}>" for byte in range(256)}
+    for tokenizer in (new, bare):
+        assert fallback <= set(tokenizer.get_vocab())
+        for text in [*TEXT, *OTHER, *LEARNED, "naïve 雪 🙂"]:
+            tokens = tokenizer.tokenize(text)
+            assert tokenizer.unk_token not in tokens
+            assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() == text
+    assert {*"雪".encode()} <= {int(token[3:5], 16) for token in new.tokenize("雪") if token in fallback}
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -41,6 +41,29 @@ def llama(folder: Path, tied: bool = True) -> Path:
     return _saved(LlamaForCausalLM, config, tokenizer, folder)
 
 
+def byte_fallback(folder: Path) -> Path:
+    """A decoder with BPE of characters as Llama 2 has it: what no token writes is written in bytes, ``<0x0A>``."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    special = ["<unk>", "<s>", "</s>"]
+    core.train_from_iterator(LEARNED, trainers.BpeTrainer(vocab_size=480, special_tokens=[*special, *bytes_]))
+    data = json.loads(core.to_str())
+    data["added_tokens"] = [entry for entry in data["added_tokens"] if entry["content"] in special]
+    core = Tokenizer.from_str(json.dumps(data))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(steps)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return _saved(LlamaForCausalLM, config, tokenizer, folder)
+
+
 def bert(folder: Path) -> Path:
     """A masked language model with WordPiece: a head with a bias, which is stored under two names."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
