@@ -36,6 +36,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/kinds.yaml", {"make", "storage", "outputs", "benchmarks", "latency", "memory"}),
         ("examples/engines.yaml", {"make", "benchmarks", "latency", "memory"}),
         ("examples/skipping.yaml", {"make", "storage", "benchmarks", "latency", "memory"}),
+        ("examples/g2p-skipping.yaml", {"make", "storage", "benchmarks"}),
         ("examples/shapes.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/coder.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/floors.yaml", {"make", "structure", "storage", "benchmarks"}),

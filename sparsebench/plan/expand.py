@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from sparsebench import sources
@@ -136,7 +137,7 @@ def count(manifest: Manifest) -> int:
 def resolved(calibration: schema.ManifestCalibration, seed: int) -> Calibration:
     """A manifest's calibration with its defaults filled in."""
     default = calibration.source is None
-    source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source).text
+    source = DEFAULT.source if calibration.source is None else sources.parse(calibration.source, Path()).text
     column = calibration.field or (DEFAULT.field if default else None)
     return Calibration(source, calibration.samples, calibration.length, seed, column, calibration.target)
 

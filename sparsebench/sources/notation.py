@@ -88,7 +88,7 @@ def parse(value: str | Mapping[str, Any], base: Path | None = None) -> Source:
     if kind == "hf":
         return _hub(text, rest)
     if kind == "path":
-        location = os.path.join(base or Path.cwd(), os.path.expanduser(rest))
+        location = str(Path(base or Path.cwd(), os.path.expanduser(rest)))
         return Source("path", f"path:{location}", location=location)
     named = _JOINED_NAME.search(rest)
     pieces = _NEXT_PART.split(rest[: named.start()] if named else rest)

@@ -10,10 +10,10 @@ import pytest
 
 from sparsebench import environment, records
 from sparsebench.benchmarks import all_tasks
-from sparsebench.manifest.schema import Manifest
+from sparsebench.manifest.schema import Manifest, ManifestCalibration
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
-from sparsebench.plan.expand import DataInfo, Plan, expand
+from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
 from sparsebench.plan.preflight import PlanRequest, prepare
@@ -568,3 +568,9 @@ def test_libraries_move_what_they_can_change(library: str, monkeypatch: pytest.M
     assert moved >= {"wanda", "sparsegpt"}
     plain = {cell.id for cell in after.cells if cell.variant.recipe == "magnitude/layer 50%" and cell.stage == "make"}
     assert (plain <= ids(before)) == (library != "torch")
+
+
+def test_where_a_calibration_text_lies_is_told_as_the_manifest_says_it() -> None:
+    """Not from the root of the file system: records are published."""
+    named = ManifestCalibration(source="path:texts/words.jsonl")
+    assert resolved(named, 0).source == "path:texts/words.jsonl"
