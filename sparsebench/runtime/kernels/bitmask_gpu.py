@@ -21,10 +21,37 @@ BLOCK = tl.constexpr(256)
 WORD = tl.constexpr(32)
 FEW = 16
 """Tokens at most that the kernel multiplies; more are multiplied by a dense matrix that is made for the while."""
+PART = 1 << 22
+"""Weights that are packed at a time: on a GPU torch counts what it picks out in int64, eight bytes a weight."""
 ROWS = {1: 4, FEW: 16}
 """Rows of a program, by the tokens that it multiplies: a tensor core's product takes sixteen of both."""
 SHARE = 0.75
 """Of the dense bytes: what a layer may read at most to be worth it, as long as nobody has measured that."""
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _weights(values: Any, words: Any, starts: Any, row: Any, inside: Any, block: Any, blocks: Any) -> Any:
+    """The dense weights (rows, BLOCK) of a block of columns."""
+    lane = tl.arange(0, BLOCK)
+    word = tl.load(
+        words + (row[:, None] * blocks + block) * (BLOCK // WORD) + (lane // WORD)[None, :],
+        mask=inside[:, None], other=0,
+    )  # fmt: skip
+    bit = (word >> (lane % WORD)[None, :]) & 1
+    start = tl.load(starts + row * blocks + block, mask=inside, other=0)
+    return tl.load(values + start[:, None] + tl.cumsum(bit, axis=1) - bit, mask=bit == 1, other=0.0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _expand(
+    values: Any, words: Any, starts: Any, dense: Any, rows: Any, cols: Any, blocks: Any, height: tl.constexpr
+) -> None:
+    """dense (rows, cols) from its bitmask; ``height`` rows and a block of columns a program."""
+    row, block = tl.program_id(0) * height + tl.arange(0, height), tl.program_id(1)
+    column, inside = block * BLOCK + tl.arange(0, BLOCK), row < rows
+    weight = _weights(values, words, starts, row, inside, block, blocks)
+    place = row.to(tl.int64)[:, None] * cols + column[None, :]
+    tl.store(dense + place, weight, mask=inside[:, None] & (column < cols)[None, :])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -40,13 +67,7 @@ def _multiply(
     blocks = tl.cdiv(cols, BLOCK)
     total = tl.zeros((height, width), tl.float32)
     for block in range(blocks):
-        word = tl.load(
-            words + (row[:, None] * blocks + block) * (BLOCK // WORD) + (lane // WORD)[None, :],
-            mask=inside[:, None], other=0,
-        )  # fmt: skip
-        bit = (word >> (lane % WORD)[None, :]) & 1
-        start = tl.load(starts + row * blocks + block, mask=inside, other=0)
-        weight = tl.load(values + start[:, None] + tl.cumsum(bit, axis=1) - bit, mask=bit == 1, other=0.0)
+        weight = _weights(values, words, starts, row, inside, block, blocks)
         column = block * BLOCK + lane
         if width == 1:
             given = tl.load(x + column, mask=column < cols, other=0.0)
@@ -82,14 +103,12 @@ class BitmaskLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, device: str) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        present = nn.functional.pad(weight.to(device) != 0, (0, -self.in_features % BLOCK.value))
-        bits = present.view(self.out_features, -1, WORD.value).long()
-        words = (bits << torch.arange(WORD.value, device=device)).sum(-1)
-        counts = present.view(-1, BLOCK.value).sum(-1)
-        self.nonzeros = int(counts.sum())
-        self.register_buffer("values", weight.to(device)[weight.to(device) != 0], persistent=False)
-        # The upper half of 32 bits without a sign is the lower half with one.
-        self.register_buffer("words", torch.where(words >= 2**31, words - 2**32, words).int(), persistent=False)
+        rows = max(1, PART // self.in_features)
+        packed = [_packed(part.to(device)) for part in weight.split(rows)]
+        values, words, counts = (torch.cat(parts) for parts in zip(*packed, strict=True))
+        self.nonzeros = len(values)
+        self.register_buffer("values", values, persistent=False)
+        self.register_buffer("words", words, persistent=False)
         self.register_buffer("starts", (counts.cumsum(0) - counts).int(), persistent=False)
         self.register_parameter("bias", None)
         self.weight = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
@@ -118,8 +137,21 @@ class BitmaskLinear(nn.Module):
         return found.reshape(*x.shape[:-1], self.out_features)
 
     def expanded(self) -> torch.Tensor:
-        """The dense matrix (out, in)."""
-        bits = self.words.view(self.out_features, -1, 1) >> torch.arange(WORD.value, device=self.words.device)
-        present = (bits & 1).bool().view(self.out_features, -1)[:, : self.in_features]
-        dense = torch.zeros(present.shape, dtype=self.values.dtype, device=self.values.device)
-        return dense.masked_scatter_(present, self.values)
+        """The dense matrix (out, in), which is all the memory that it takes."""
+        dense = torch.empty((self.out_features, self.in_features), dtype=self.values.dtype, device=self.values.device)
+        blocks = triton.cdiv(self.in_features, BLOCK.value)
+        _expand[triton.cdiv(self.out_features, ROWS[FEW]), blocks](
+            self.values, self.words, self.starts, dense, self.out_features, self.in_features, blocks, ROWS[FEW]
+        )
+        return dense
+
+
+def _packed(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The nonzeros of some rows, their words (the lowest bit is the first column's), and each block's count."""
+    live = weight != 0
+    eights = nn.functional.pad(live, (0, -weight.shape[1] % BLOCK.value)).view(-1, 8).view(torch.uint8)
+    places = torch.tensor([1 << place for place in range(8)], dtype=torch.uint8, device=weight.device)
+    # Not more than a byte a weight: a sum of bytes into int64 first makes int64 of them.
+    words = (eights * places).sum(-1, dtype=torch.uint8).view(torch.int32)
+    counts = eights.sum(-1, dtype=torch.uint8).view(-1, BLOCK.value // 8).sum(-1)
+    return weight[live], words, counts

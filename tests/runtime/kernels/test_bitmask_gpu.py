@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparsebench.runtime.engines.sparse import Sparse
 
@@ -37,6 +38,33 @@ def test_products_are_the_dense_ones(kernel: Any, rows: int, cols: int, tokens: 
     torch.testing.assert_close(layer(x), x @ weight.t(), rtol=1e-5, atol=1e-4)
     layer.bias = torch.nn.Parameter(torch.arange(rows, dtype=torch.float32))
     torch.testing.assert_close(layer(x[None])[0], x @ weight.t() + layer.bias, rtol=1e-5, atol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and not found.is_meta:
+            self.bytes = max(self.bytes, found.nbytes)
+        return found
+
+
+def test_no_tensor_is_larger_than_the_dense_matrix(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = drawn(64, 2048, 0.5, torch.bfloat16), drawn(17, 2048, 1, torch.bfloat16, 1)
+    with Largest() as packing:
+        layer = kernel.BitmaskLinear(weight, "cpu")
+    with Largest() as expanding:
+        layer(x)
+    assert packing.bytes <= weight.nbytes and expanding.bytes <= weight.nbytes
+    monkeypatch.setattr(kernel, "PART", 3 * 2048)
+    with Largest() as parts:
+        other = kernel.BitmaskLinear(weight, "cpu")
+    assert parts.bytes <= layer.values.nbytes, "some rows at a time"
+    for name, one in layer.named_buffers():
+        assert torch.equal(one, getattr(other, name)), name
 
 
 def test_sums_of_bfloat16_are_rounded_once(kernel: Any) -> None:
