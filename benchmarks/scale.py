@@ -19,7 +19,6 @@ Seconds are of CPU, of all threads, so that a busy machine tells the same as an 
 from __future__ import annotations
 
 import argparse
-import heapq
 import io
 import json
 import resource
@@ -49,7 +48,7 @@ from sparsebench.run.cluster import places, resources
 from sparsebench.run.display import Clock
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
-from sparsebench.run.queue import Queue
+from sparsebench.run.simulate import play
 from sparsebench.run.workspace import Workspace
 
 TASKS = (
@@ -202,21 +201,19 @@ def schedule(asked: Asked) -> dict[str, Any]:
 
 def _simulated(name: str, every: list[Job], room: Callable[[Job, list[Any]], bool], clock: Clock) -> dict[str, Any]:
     started = time.process_time()
-    queue = Queue(every)
     clock.begin(every)
-    now, most, done = 0.0, 0, 0
-    running: list[Any] = []
-    ends: list[tuple[float, int, Any]] = []
-    while queue or running:
-        while job := queue.take(lambda job: room(job, running)):
-            clock.started(job)
-            task = SimpleNamespace(job=job, gpu="")
-            running.append(task)
-            heapq.heappush(ends, (now + job_seconds(job, clock.sizes), done + len(running), task))
-        most = max(most, len(running))
-        now, _, task = heapq.heappop(ends)
-        running.remove(task)
-        queue.end(task.job)
+    now, at_once, most, done = 0.0, 0, 0, 0
+
+    def start(job: Job, running: Any) -> Any:
+        return SimpleNamespace(job=job, gpu="")
+
+    for moment in play(every, lambda job: job_seconds(job, clock.sizes), room, start):
+        now, task, begins = moment
+        at_once += 1 if begins else -1
+        most = max(most, at_once)
+        if begins:
+            clock.started(task.job)
+            continue
         clock.ended(task.job, job_seconds(task.job, clock.sizes))
         for _ in task.job.cells:
             clock.left()  # a line a cell says it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from sparsebench.cli.output import emit_json_list, emit_table, note, size
 from sparsebench.errors import LedgerError
 
 if TYPE_CHECKING:
-    from sparsebench.plan.cells import Cell
+    from sparsebench.plan.cells import Cell, Job
     from sparsebench.plan.preflight import Prepared
     from sparsebench.plan.resources import JobGroup
 
@@ -144,6 +144,8 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
         note(f"  on {gpus} GPU{'s' * (gpus > 1)} ({environment.where(ready.device)['device']}), a guess of its speed")
         for line in _places(by_place):
             note(f"  {line}")
+        for line in _each_gpu(ready, work, pace) if ready.request.executor == "local" else ():
+            note(f"  {line}")
     for text in () if devices.is_gpu(ready.device) else _emulated(ready, cells):
         note(f"  {text}")
     for text in dict.fromkeys(filter(None, map(_unseen, cells))):
@@ -177,6 +179,23 @@ def _places(by_place: list[JobGroup]) -> Iterator[str]:
             words = many.format(most) if most > 1 else one
             jobs = ", ".join(f"{own.count} {own.kind} {duration(own.wall)}" for own in found)
             yield f"{words}: {jobs}"
+
+
+def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> Iterator[str]:
+    """What each GPU does, and for how long, as a run by the estimates goes."""
+    from sparsebench.plan.resources import job_seconds, slots
+    from sparsebench.run.display import duration
+    from sparsebench.run.executor import RunSettings
+    from sparsebench.run.local import Local
+    from sparsebench.run.simulate import by_gpu
+    from sparsebench.run.workspace import Workspace
+
+    space = Workspace.of(ready.ledger, ready.work)
+    local = Local(RunSettings(space, ready.cache.root, slots=slots(ready), sizes=ready.sizes, device=ready.device))
+    found, whole = by_gpu(local, work, lambda job: job_seconds(job, ready.sizes) * pace.get(job.kind, 1.0))
+    for number, kinds in enumerate(found):
+        jobs = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in kinds.items()) or "nothing"
+        yield f"GPU {number}, busy {duration(sum(kinds.values()))} of {duration(whole)}: {jobs}"
 
 
 def _learned(ready: Prepared) -> tuple[dict[str, float], str]:

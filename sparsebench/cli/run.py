@@ -32,7 +32,11 @@ def run(
     full: FULL = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed cell.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once; timed ones run alone. Default: as fits.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Jobs at once; timed ones run alone. On GPUs, so many there and so many on the CPU. Default: as fits.",
+        ),
     ] = None,
     silence: Annotated[
         float | None,

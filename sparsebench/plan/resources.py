@@ -226,11 +226,14 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
 def slots(ready: Prepared) -> int:
     """Jobs to run side by side: one per core, at most four, or one a GPU, fewer where the largest model would not fit so often.
 
+    On GPUs there are so many of either kind, those that calculate on one and those that do not: each has half of the memory.
+
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
     beside = [cell for cell in ready.plan.cells if not timed(cell.stage) or devices.is_gpu(ready.device)]
     cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
-    fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES)
-    return max(1, min(environment.cores(), max(MOST_SLOTS, len(devices.chosen(ready.device))), fitting))
+    gpus = len(devices.chosen(ready.device))
+    fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES) // (2 if gpus else 1)
+    return max(1, min(environment.cores(), max(MOST_SLOTS, gpus), fitting))

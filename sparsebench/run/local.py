@@ -1,4 +1,7 @@
-"""Jobs in processes of this machine: those that must be alone have it to themselves, the others run side by side in ``slots``."""
+"""Jobs in processes of this machine: those that must be alone have it to themselves, the others run side by side in ``slots``.
+
+Where jobs calculate on GPUs, those that stay on the CPU have as many slots of their own, so that no GPU waits for one of them.
+"""
 
 from __future__ import annotations
 
@@ -72,14 +75,18 @@ class Local:
         self.compiler = precompile.compiler(cells, self.temporary, self.settings.device)
 
     def room(self, job: Job, running: Sequence[RunningJob]) -> bool:
-        """A slot, and GPUs where it calculates on them; for a job that is alone the whole machine."""
+        """A slot among those of its kind, and GPUs where it calculates on them; for a job that is alone the whole machine."""
         if self._alone(job):
             return not running
         if any(self._alone(task.job) for task in running):
             return False
-        if self.gpus and calculates(job) and len(self._idle(running)) < ranks_of(job):
+        on_gpu = self._on_gpu(job)
+        if on_gpu and len(self._idle(running)) < ranks_of(job):
             return False
-        return len(running) < self.settings.slots
+        return sum(self._on_gpu(task.job) == on_gpu for task in running) < self.settings.slots
+
+    def _on_gpu(self, job: Job) -> bool:
+        return bool(self.gpus) and calculates(job)
 
     def _alone(self, job: Job) -> bool:
         return alone(job, bool(self.gpus))
@@ -89,13 +96,17 @@ class Local:
         taken = {gpu for task in running if isinstance(task, LocalJob) for gpu in task.gpu.split(",")}
         return [gpu for gpu in self.gpus if gpu not in taken]
 
+    def gpus_of(self, job: Job, running: Sequence[RunningJob]) -> str:
+        """The GPUs that a job for which there is room would have to itself, as CUDA_VISIBLE_DEVICES has them."""
+        own = calculates(job) and not self._alone(job)
+        return ",".join(self._idle(running)[: ranks_of(job)]) if own else ""
+
     def start(self, job: Job, spec: JobSpec, log: Path, running: Sequence[RunningJob] = ()) -> LocalJob:
         """A process for the job; a timed one waits here for the compiler."""
         if job.exclusive and self.compiler:
             self._compiled(self.compiler)
         path = spec.save(log.with_suffix(".job"))
-        own = self._idle(running)[: ranks_of(job)] if calculates(job) and not self._alone(job) else []
-        gpu = ",".join(own)
+        gpu = self.gpus_of(job, running)
         reading, writing = os.pipe()
         process = self._process(job, path, log, writing, gpu)
         os.close(writing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +24,11 @@ from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import at_once
 from sparsebench.run.executor import RunSettings
-from sparsebench.run.local import Local
+from sparsebench.run.local import Local, LocalJob
 from sparsebench.run.queue import Queue
 from sparsebench.run.runner import Runner
 from sparsebench.run.select import LEFT_OUT, decisions
+from sparsebench.run.simulate import by_gpu, play
 from sparsebench.run.workspace import Workspace
 from tests.gpus import H100, Driver
 
@@ -78,6 +80,15 @@ def test_what_calculates_has_a_gpu_to_itself_and_the_others_see_none(runner: Any
     assert runner.started[-1] == ("benchmarks", "GPU-a", "GPU-a", "cuda") and not runner.waiting
 
 
+def test_jobs_on_the_cpu_take_no_slot_of_those_on_gpus(runner: Any) -> None:
+    runner.settings = runner.executor.settings = replace(runner.settings, slots=2)
+    wanted(runner, "assess", "make")
+    assert [gpu for _, gpu, _, _ in runner.started] == ["", ""] and len(runner.waiting), "no more than slots"
+    runner.waiting = Queue([*runner.waiting, *(job for job in runner.every if job.kind == "benchmarks")])
+    runner._start_ready()
+    assert [one[:2] for one in runner.started[2:]] == [("benchmarks", "GPU-a"), ("benchmarks", "GPU-b")]
+
+
 def test_a_timed_job_has_the_machine_with_all_its_gpus(runner: Any) -> None:
     wanted(runner, "latency")
     assert runner.started == [("latency", "", None, "cuda")]
@@ -118,6 +129,42 @@ def test_on_a_cpu_no_job_sees_a_gpu(runner: Any) -> None:
     runner.executor.gpus = []
     wanted(runner, "benchmarks")
     assert {one[1:] for one in runner.started} == {("", "", "cpu")} and len(runner.started) == 3
+
+
+def test_a_run_by_its_estimates_gives_no_gpu_two_jobs_at_once(runner: Any) -> None:
+    takes, busy = {"benchmarks": 50.0, "make": 20.0}, dict[str, str]()
+    local = runner.executor
+
+    def start(job: Job, running: Any) -> Any:
+        return LocalJob(job, None, -1, local.gpus_of(job, running))  # type: ignore[arg-type]
+
+    begun, ended = list[str](), list[str]()
+    for moment in play(runner.every, lambda job: takes.get(job.kind, 5.0), local.room, start):
+        task = moment.task
+        (begun if moment.begins else ended).append(task.job.id)
+        for gpu in filter(None, task.gpu.split(",")):
+            assert busy.pop(gpu, "") == ("" if moment.begins else task.job.id)
+            if moment.begins:
+                busy[gpu] = task.job.id
+    assert sorted(begun) == sorted(ended) == sorted(job.id for job in runner.every) and not busy
+    found, whole = by_gpu(local, runner.every, lambda job: takes.get(job.kind, 5.0))
+    scored = sum(job.kind == "benchmarks" for job in runner.every)
+    assert sum(kinds["benchmarks"] for kinds in found) == 50.0 * scored == 150.0
+    assert all(sum(kinds.values()) <= whole for kinds in found) and whole >= 100
+
+
+def test_the_plan_says_what_each_gpu_does_and_for_how_long(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "unseen", lambda count: "")
+    driver.lists([(f"GPU-{name}", H100, "80000") for name in "abcdefgh"])
+    path = tmp_path / "m.yaml"
+    path.write_text(REFUSED.format(home=tmp_path))
+    done = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"])
+    lines = re.findall(r"GPU (\d), busy (.+) of (.+): (.+)", " ".join(done.stderr.split()).replace(" GPU ", "\nGPU "))
+    assert [line[0] for line in lines] == list("01234567"), done.stderr
+    assert "latency" in lines[0][3] and "latency" in lines[1][3], "two ranks have two"
+    assert lines[7][3].startswith("nothing")
 
 
 REFUSED = """\
