@@ -88,7 +88,7 @@ class CausalScorer(HFLM):
             for place, answer in self._in_parts(rows, asked, False, batch).items():
                 results[place] = answer
             self._advance(len(rows))
-        tree = BatchSize(max(map(len, trees), default=1))
+        tree = BatchSize(largest := max(map(len, trees), default=1))
         for rows in trees:
             answers = self._in_parts(rows, asked, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):
@@ -99,6 +99,8 @@ class CausalScorer(HFLM):
                 results[place] = answer
             self._advance(len(rows))
         self._note(batch)
+        if tree.most < largest:
+            self.notes = {**self.notes, "prefix_batch_size": tree.most}
         return results
 
     def _most(self) -> int:

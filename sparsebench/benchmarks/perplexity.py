@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench import sources
+from sparsebench.benchmarks.batching import BatchSize, tokens_at_once
 from sparsebench.benchmarks.catalog import Benchmark
 from sparsebench.benchmarks.contract import DAMAGED, Outcome, Progress, ScoreResult, TaskSpec, sampled
 from sparsebench.benchmarks.own import WINDOW
@@ -89,7 +90,8 @@ class Perplexity:
         every = cut([*lead, *token_ids(self.tokenizer, found.text)], size, task.stride, before)
         places = sampled(len(every.ids), spec.limit)
         part = every.only(places)
-        values = likelihoods(self.model, part, self.progress)
+        batch = windows_at_once(self.model, size)
+        values = likelihoods(self.model, part, self.progress, batch)
         shown = [as_dense(ids, self.original) for ids in part.ids]
         scored = [ScoredWindow(*window) for window in zip(places, shown, values, part.scored, strict=True)]
         return result(
@@ -109,7 +111,7 @@ class Perplexity:
                 "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer):,} tokens",
                 "dropped_tokens": every.dropped,
                 "chance_rule": task.chance,
-                "batch_size": 1,
+                "batch_size": batch.most,
                 "dtype": str(self.model.dtype).removeprefix("torch."),
                 "logits_dtype": "float32",
                 **in_bytes(self.tokenizer, found.text, part, places, (len(lead), len(before)), values),
@@ -163,25 +165,42 @@ def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequen
     )
 
 
-def likelihoods(model: PreTrainedModel, windows: Windows, progress: Progress | None = None) -> list[float]:
+def windows_at_once(model: PreTrainedModel, size: int) -> BatchSize:
+    """How many windows of ``size`` tokens a forward pass takes: one on a CPU, as many as fit on a GPU."""
+    return BatchSize(max(1, tokens_at_once(model, 0) // size))
+
+
+def likelihoods(
+    model: PreTrainedModel, windows: Windows, progress: Progress | None = None, batch: BatchSize | None = None
+) -> list[float]:
     """Each window's negative log-likelihood summed over its scored tokens, in nats.
 
-    The output head multiplies in float32, and so does all behind it, one window at a time. Raises BenchmarkError for the
-    first that is not finite, and for a model whose logits come out in another precision all the same.
+    The output head multiplies in float32, and so does all behind it, ``batch`` windows at a time (default: one). Raises
+    BenchmarkError for the first that is not finite, where memory is too small for one window, and for a model whose logits come
+    out in another precision all the same.
     """
+    found: list[float] = []
+    every = list(zip(windows.ids, windows.starts, strict=True))
+    for _, values in (batch or BatchSize(1)).parts(every, lambda part: _sums(model, part)):
+        for value in values:
+            found.append(value)
+            check_finite("perplexity", value, len(found), len(every))
+            if progress:
+                progress(len(found), len(every))
+    return found
+
+
+def _sums(model: PreTrainedModel, windows: Sequence[tuple[tuple[int, ...], int]]) -> list[float]:
+    """The negative log-likelihoods of windows of one length, each (tokens, the place from which they are scored)."""
     import torch
 
-    found = []
-    for place, (ids, start) in enumerate(zip(windows.ids, windows.starts, strict=True), start=1):
-        tokens = torch.tensor([ids], device=model.device)
-        with torch.inference_mode(), wide_head(model):
-            logits = model(input_ids=tokens, use_cache=False).logits[0, start - 1 : -1]
-            value = _summed(logits, tokens[0, start:])
-        check_finite("perplexity", value, place, len(windows.ids))
-        found.append(value)
-        if progress:
-            progress(place, len(windows.ids))
-    return found
+    tokens = torch.tensor([ids for ids, _ in windows], device=model.device)
+    with torch.inference_mode(), wide_head(model):
+        logits = model(input_ids=tokens, use_cache=False).logits
+        return [
+            _summed(given[start - 1 : -1], ids[start:])
+            for given, ids, (_, start) in zip(logits, tokens, windows, strict=True)
+        ]
 
 
 @contextmanager

@@ -105,6 +105,27 @@ def sharing(folder: Path, model: Any, **settings: Any) -> Any:
     return scorer
 
 
+def test_trees_that_were_halved_for_want_of_memory_are_recorded(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    model = load_model(tiny_llama, "decoder")
+    asked = [
+        SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree", "big", "red")
+    ]
+    scorer = sharing(tiny_llama, model)
+    whole, answers = scorer.loglikelihood(asked), scorer._answers
+    assert scorer.sharing == "on" and scorer.notes == {}
+
+    def short(rows: list[Any], asked: Any, together: bool) -> Any:
+        if together and len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answers(rows, asked, together)
+
+    monkeypatch.setattr(scorer, "_answers", short)
+    assert_equal(scorer.loglikelihood(asked), whole, {"rel": 1e-5})
+    assert scorer.notes == {"prefix_batch_size": 2}
+
+
 def stock(folder: Path, model: Any, asked: list[Any]) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sparsebench import sources
 from sparsebench.benchmarks import TaskSpec, all_tasks, check, perplexity
+from sparsebench.benchmarks.batching import BatchSize
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.perplexity import cut, likelihoods, pooled, wikitext
 from sparsebench.errors import BenchmarkError
@@ -130,6 +131,8 @@ def test_every_kind_of_decoder_is_scored_as_by_a_plain_loop(
     model = AutoModelForCausalLM.from_config(transformers_config(small(model_type)), dtype=dtype).eval()
     ids = [5 + (place * 37) % 90 for place in range(100)]
     found = likelihoods(model, cut(ids, 32))
+    batch = BatchSize(3)
+    assert likelihoods(model, cut(ids, 32), batch=batch) == pytest.approx(found, rel=1e-6) and batch.most == 3
     assert [value / 31 for value in found] == pytest.approx(plain(model, ids, 32, []), rel=1e-5)
     assert len(set(found)) == 3
 
