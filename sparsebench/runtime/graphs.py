@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sparsebench.runtime.parity import out_of_memory
+from sparsebench.runtime.parity import distance, out_of_memory
 from sparsebench.runtime.workload import Decode, Phase, Prefill
 
 WARM = 3
@@ -159,7 +159,9 @@ class CapturedDecode(Decode):
         self._undo()
         logits.zero_()
         replay()
-        if not torch.equal(eager, logits):
+        # Not bit for bit: cuBLAS may choose another algorithm while a graph is recorded: all models would then decode eagerly.
+        # In bfloat16 other rounding moves logits by 0.4% at most; a wrong token, position or cache moves them by 7% and more.
+        if distance(logits, eager) > max(1e-4, 4 * torch.finfo(logits.dtype).eps):
             raise RuntimeError("the recorded step does not give the logits of the eager one")
         return replay
 

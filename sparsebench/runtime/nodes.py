@@ -33,8 +33,9 @@ JOIN_SECONDS = 300.0
 JOIN_LOOK_SECONDS = 0.5
 END_SECONDS = 10.0
 """So long the launcher may take to see that its ranks have ended: it looks once a second."""
-SILENT_SECONDS, PROBES = 15, 3
-"""A connection without a sign of life is probed after so long, and as often, before it counts as closed."""
+KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 9000}
+"""A connection counts as closed after nine seconds without a sign of life: three (s), then six probes (one a second); so does
+one over which something was sent that is not confirmed (ms). The other system answers, however busy the rank is."""
 NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",), "ray": ()}
 CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""
@@ -315,6 +316,6 @@ def _closed(channel: socket.socket) -> bool:
 def _keep_alive(line: socket.socket) -> None:
     """Let the system find out that the other machine has vanished."""
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", SILENT_SECONDS), ("TCP_KEEPINTVL", SILENT_SECONDS), ("TCP_KEEPCNT", PROBES)):
+    for name, value in KEEP_ALIVE.items():
         if hasattr(socket, name):
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -174,6 +174,35 @@ def test_what_cannot_be_recorded_is_decoded_eagerly_and_says_why(tmp_path: Path)
             assert why in told(ours)
 
 
+def test_a_replay_may_round_otherwise_but_not_be_a_token_further(tmp_path: Path) -> None:
+    """As where cuBLAS chooses another algorithm for a step that is recorded."""
+    new = made("llama", tmp_path)
+
+    def rounding(phase: Any) -> Callable[..., Callable[[], None]]:
+        weight = phase.prefill.model.module.lm_head.weight
+
+        def record(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+            def replay() -> None:
+                kept = weight.data.clone()
+                weight.data.mul_(1 + 1e-5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+                step()
+                weight.data.copy_(kept)
+
+            return replay
+
+        return record
+
+    def further(step: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (step(), step())[0]
+
+    with torch.inference_mode():
+        expected = tokens(decoding(new()))
+        found = recorded(phases := new(), TOKENS, 1, rounding(decoding(phases)))
+        assert tokens(decoding(found)) == expected and told(found) == f"decode: {GRAPH}"
+        wrong = recorded(new(), TOKENS, 1, further)
+        assert tokens(decoding(wrong)) == expected and "does not give the logits" in told(wrong)
+
+
 def test_running_out_of_memory_is_no_reason_to_decode_eagerly(tmp_path: Path) -> None:
     new = made("llama", tmp_path)
 
