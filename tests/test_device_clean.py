@@ -6,21 +6,25 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from sparsebench.steps.contract import Evidence
 from sparsebench.steps.registry import single
 from sparsebench.structure.outputs import compare_outputs
-from tests.test_elsewhere import calibrated, made
+from tests.steps.recover import test_whole as whole_model
+from tests.test_elsewhere import SCORED, calibrated, made, tiny_masked  # noqa: F401
 
 ROOT = Path(__file__).parent.parent / "sparsebench"
 MAKERS = (
     "arange empty empty_strided eye full linspace logspace ones rand randint randn randperm tensor zeros as_tensor asarray"
 ).split()
 STAYS = "of a step that stays on the CPU: it reads and writes files, or replays a block at a time"
+GROUPED = "neurons are grouped, and routers trained, on the CPU"
 ON_THE_CPU = {
     "models/axes.py": "marks of what goes, counted on the CPU",
     "models/checkpoint.py": "the bytes of a file",
@@ -29,12 +33,12 @@ ON_THE_CPU = {
     "runtime/kernels/matrix.py": "what C++ kernels write",
     "runtime/kernels/speeds.py": "what C++ kernels read",
     "steps/floor.py": "weights on their way into a file",
-    **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "metis", "routers", "use")), STAYS),
+    **dict.fromkeys((f"steps/moefy/{name}.py" for name in ("grouping", "making", "metis", "routers", "use")), GROUPED),
     **dict.fromkeys(
         (f"steps/shrink/{name}.py" for name in "channels compensation depth labelled rescaling scores writing".split()),
         STAYS,
     ),
-    "steps/skip/magnitudes.py": STAYS,
+    "steps/skip/magnitudes.py": "counts, which stay on the CPU",
     "steps/trim/weights.py": STAYS,
     "steps/samples.py": "texts in tokens, before a model reads them",
     "storage/packed.py": "the bytes of a file",
@@ -107,6 +111,37 @@ def test_no_step_makes_a_tensor_without_a_device(verb: str, tiny_llama: Path, tm
             if verb == "prune":
                 assert compare_outputs(tiny_llama, folders[step], "decoder", calibrated("decoder").batch).tokens > 0
             assert (folders[step] / "config.json").is_file()
+
+
+@pytest.mark.parametrize("way", SCORED)
+def test_no_score_makes_a_tensor_without_a_device(way: str, request: pytest.FixtureRequest) -> None:
+    fixture, scored = SCORED[way]
+    with Stated():
+        assert scored(request.getfixturevalue(fixture), "cpu")
+
+
+def test_no_embedding_and_no_harness_makes_one(tiny_llama: Path, tiny_bert: Path) -> None:
+    from sparsebench.benchmarks.causal import CausalScorer
+    from sparsebench.benchmarks.encoder import Encoder
+    from sparsebench.models.load import load_model, load_tokenizer
+
+    asked = [SimpleNamespace(args=("the cat sat on a", f" {word} mat")) for word in ("cat", "dog", "tree")]
+    model, tokenizer = load_model(tiny_llama, "decoder"), load_tokenizer(tiny_llama)
+    scorer: Any = CausalScorer(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=2)
+    scorer.share = True
+    with Stated():
+        assert len(scorer.loglikelihood(asked)) == 3 and scorer.sharing == "on"
+        assert len(Encoder(tiny_bert, None, None).embed(["the cat sat", "on the mat"])) == 2
+
+
+@pytest.mark.parametrize("asked", [{"recover": "finetune"}, {"recover": "distill", "top_k": 8}])
+def test_no_training_makes_one(asked: dict[str, Any], tmp_path: Path) -> None:
+    dense, parent, family = whole_model.pruned("llama", tmp_path)
+    name = asked["recover"]
+    step = whole_model.step(name, tokens=400, **{key: value for key, value in asked.items() if key != "recover"})
+    with Stated():
+        found = whole_model.made(parent, family, tmp_path / "out", step, dense)
+    assert isinstance(found, Evidence), found
 
 
 def test_a_tensor_that_does_not_say_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,15 @@ import pytest
 import torch
 
 from sparsebench import devices
+from sparsebench.errors import ModelError
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
+from sparsebench.models.replay import Replay
 from sparsebench.steps.calibration import Calibrated
 from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.registry import combinations, kinds, single
 from sparsebench.structure.outputs import compare_outputs
+from tests.benchmarks.masked_models import save
 from tests.elsewhere import DEVICE, There, elsewhere
 from tests.steps.recover import test_whole as whole_model
 
@@ -100,6 +105,98 @@ def test_what_reads_text_is_made_on_the_device_and_is_the_same(
                     assert same >= LEAST.get(step.name, 0.995), f"{step.name}: {name}: {same:.2%} of the mask"
 
 
+BLOCKWISE: list[dict[str, Any]] = [
+    {"recover": "reconstruct", "epochs": 2, "rate": 3e-3},
+    {"recover": "reconstruct", "epochs": 1, "rate": 3e-3, "train": "low_rank", "rank": 4},
+    {"skip": "teal", "share": 0.5, "allocation": "greedy"},
+    {"skip": "cats", "share": 0.5},
+    {"moefy": "coactivation", "experts": 4, "active": 0.5, "router": "learned"},
+]
+
+
+@pytest.mark.parametrize("asked", BLOCKWISE, ids=lambda one: "-".join(map(str, one.values())))
+def test_what_replays_blocks_does_so_on_the_device_and_is_the_same(
+    asked: dict[str, Any], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb, name = next(iter(asked.items()))
+    step = single(verb, name, **{key: value for key, value in asked.items() if key != verb})
+    half = single("prune", "magnitude", sparsity=0.5)
+    parent = made(tiny_llama, "decoder", [half], tmp_path / "half", "cpu")[half] if verb == "recover" else tiny_llama
+    here = made(parent, "decoder", [step], tmp_path, "cpu", dense=tiny_llama)[step]
+    walk, walked = Replay.walk, set()
+    monkeypatch.setattr(Replay, "walk", lambda self: walked.add(self.device) or walk(self))
+    with elsewhere() as device:
+        there = made(parent, "decoder", [step], tmp_path, device, dense=tiny_llama)[step]
+    assert walked == {DEVICE} and kinds()[verb].on_device(step)
+    one, other = Checkpoint(here), Checkpoint(there)
+    assert one.tensors.keys() == other.tensors.keys()
+    for tensor in one.tensors:
+        theirs, ours = other.load(tensor).double(), one.load(tensor).double()
+        assert torch.equal(theirs == 0, ours == 0) and float((theirs - ours).norm()) <= 1e-3 * float(ours.norm()), (
+            tensor
+        )
+    assert other.config == one.config or verb == "skip"
+    assert thresholds(other.config) == pytest.approx(thresholds(one.config), rel=1e-2)
+
+
+def test_the_next_block_is_read_while_one_is_visited(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, batch = Checkpoint(tiny_llama), calibrated("decoder").batch
+    load, read, second = Checkpoint.load, list[tuple[str, int]](), threading.Event()
+
+    def spied(self: Checkpoint, name: str) -> torch.Tensor:
+        read.append((name, threading.get_ident()))
+        found = load(self, name)
+        if ".layers.1." in name:
+            second.set()
+        return found
+
+    monkeypatch.setattr(Checkpoint, "load", spied)
+
+    def readers(device: str) -> set[int]:
+        """The threads that read the blocks."""
+        replay = Replay(checkpoint, "decoder", batch, device=device)
+        read.clear()
+        second.clear()
+        for number, block in enumerate(replay.walk()):
+            assert {tensor.device.type for tensor in block.tensors.values()} == {device}
+            if number == 0:
+                assert second.wait(0 if device == "cpu" else 30) == (device != "cpu"), "before it is asked for"
+        assert len({name for name, _ in read}) == len(read), "each once"
+        return {thread for _, thread in read}
+
+    assert readers("cpu") == {threading.get_ident()}
+    with elsewhere() as device:
+        assert threading.get_ident() not in readers(device)
+
+
+def test_a_block_that_cannot_be_read_ends_the_walk_where_it_is_visited(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Checkpoint.load
+
+    def broken(self: Checkpoint, name: str) -> torch.Tensor:
+        return load(self, name) * (torch.nan if ".layers.1.mlp.up" in name else 1)
+
+    monkeypatch.setattr(Checkpoint, "load", broken)
+    with elsewhere() as device:
+        walk = Replay(Checkpoint(tiny_llama), "decoder", calibrated("decoder").batch, device=device).walk()
+        assert next(walk).index == 0
+        with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight: NaN"):
+            next(walk)
+
+
+def thresholds(config: Any) -> dict[str, float]:
+    """Every number in what a config.json says of skipped values, by its place."""
+    found, waiting = dict[str, float](), [("", config)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{place}/{key}", one) for key, one in value.items()]
+        elif isinstance(value, float):
+            found[place] = value
+    return found
+
+
 def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> None:
     from sparsebench.benchmarks.causal import CausalScorer
     from sparsebench.models.load import load_model, load_tokenizer
@@ -125,6 +222,70 @@ def test_scores_are_computed_on_the_device(tiny_llama: Path, tiny_t5: Path) -> N
             there, also = scored(device, family, folder)
         assert there == pytest.approx(here, rel=1e-4)
         assert sharing == also
+
+
+def perplexities(folder: Path, device: str) -> list[float]:
+    from sparsebench.benchmarks.batching import BatchSize
+    from sparsebench.benchmarks.perplexity import cut, likelihoods
+    from sparsebench.models.load import load_model
+
+    model = load_model(folder, "decoder", "float32", device)
+    return likelihoods(model, cut([3 + n % 90 for n in range(70)], 16), batch=BatchSize(3))
+
+
+def pseudo_likelihoods(folder: Path, device: str) -> list[float]:
+    from sparsebench.benchmarks.pll import PllScorer, PllTokenizer
+    from sparsebench.models.load import load_masked_lm, load_tokenizer
+
+    tokenizer, config = load_tokenizer(folder), json.loads((folder / "config.json").read_text())
+    reader, scorer = PllTokenizer(tokenizer, config), PllScorer(load_masked_lm(folder, "float32", device), tokenizer, 3)
+    texts = [reader.continuation("the cat sat", f" on {word} mat") for word in ("the", "a", "big")]
+    return [value for answers in scorer.score(texts) for value, _ in answers]
+
+
+def generated(folder: Path, device: str) -> list[float]:
+    """Of each text the tokens that are written, as numbers."""
+    from sparsebench.benchmarks.generation import Generation
+    from sparsebench.models.load import load_model, load_tokenizer
+
+    family: Any = "encoder-decoder" if "t5" in folder.name else "decoder"
+    model, tokenizer = load_model(folder, family, "float32"), load_tokenizer(folder)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        # Else a model of random weights writes one token again and again, or what is none.
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw, device="cpu") / 2)
+        head: Any = model.get_output_embeddings()
+        head.weight[:5], head.weight[len(tokenizer) :] = 0, 0
+    moved: Any = model.to(torch.device(device))
+    scorer = Generation(moved, tokenizer, 2)
+    written = scorer.write(["the cat sat", "a big red house", "the dog ran"], 4)
+    return [float(sum(map(ord, symbol))) for symbols in written for symbol in symbols]
+
+
+SCORED: dict[str, Any] = {
+    "perplexity": ("tiny_llama", perplexities),
+    "pseudo-likelihoods": ("tiny_masked", pseudo_likelihoods),
+    "generation, decoder": ("tiny_llama", generated),
+    "generation, encoder-decoder": ("tiny_t5", generated),
+}
+"""Ways to score beside the harness and embeddings: the model's fixture, and what gives numbers of it on a device."""
+
+
+@pytest.fixture(scope="session")
+def tiny_masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with its masked-language-model head."""
+    return save(tmp_path_factory.mktemp("masked") / "bert", "bert")
+
+
+@pytest.mark.parametrize("way", SCORED)
+def test_other_scores_are_computed_on_the_device(way: str, request: pytest.FixtureRequest) -> None:
+    fixture, scored = SCORED[way]
+    folder = request.getfixturevalue(fixture)
+    here = scored(folder, "cpu")
+    with elsewhere() as device:
+        there = scored(folder, device)
+    assert len(set(here)) > 2 and there == pytest.approx(here, rel=1e-4)
 
 
 def test_an_encoder_embeds_on_the_device(tiny_bert: Path) -> None:
@@ -173,6 +334,7 @@ class Accelerator:
     [
         ("llama", {"recover": "distill", "train": "low_rank", "rank": 4, "top_k": 8, "rate": 1e-2}),
         ("llama", {"recover": "distill", "top_k": 0, "alpha": 0.5, "match": "cos"}),
+        ("llama", {"recover": "finetune"}),
         ("bert", {"recover": "distill"}),
         ("llama", {"prune": "gradual", "sparsity": 0.6, "frequency": 2}),
         ("llama", {"prune": "gradual", "by": "movement", "sparsity": 0.6, "frequency": 2}),

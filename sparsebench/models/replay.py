@@ -7,6 +7,7 @@ stream is one version of the model: its states have gone through its own, perhap
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,7 @@ class Replay:
     """A checkpoint's blocks, visited in order with the calibration text at hand.
 
     It calculates in ``dtype`` (``auto``: the checkpoint's) on ``device``, where a block's tensors lie while it is visited.
-    Memory: one block's weights, two copies of every stream's
+    Memory: one block's weights (on a GPU also the next one's in main memory), two copies of every stream's
     hidden states in that precision (files under ``spill`` when they would take more than ``memory`` bytes), and
     activations of ``group`` samples (default: of about `GROUP` tokens).
     Raises UnsupportedError or ModelError, with a name, before any work when the model cannot be replayed.
@@ -235,6 +236,7 @@ class Replay:
 
         diverged = False
         side: StackReplay | None = None
+        coming = self._coming([place for stack in self._skeleton.stacks for place in stack.places])
         for stack in self._skeleton.stacks:
             if side is not None:
                 with torch.no_grad():
@@ -243,8 +245,7 @@ class Replay:
             with torch.no_grad():
                 side.begin()
             for place in stack.places:
-                names = dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values())))
-                tensors = {name: self._loaded(name) for name in names}
+                tensors = next(coming)
                 block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
                 yield block
                 for stream in set(range(self.streams)) - block.done:
@@ -263,12 +264,34 @@ class Replay:
         with torch.no_grad():
             return torch.cat([self._last.result(stream, rows) for rows in self._last.groups])
 
-    def _loaded(self, name: str) -> torch.Tensor:
-        """Raises ModelError where a weight is NaN or infinite: behind it everything would be, and another tensor blamed."""
-        tensor = self.checkpoint.load(name)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
-        return tensor.to(self.device)
+    def _coming(self, places: Sequence[SkeletonBlock]) -> Iterator[dict[str, torch.Tensor]]:
+        """Each block's tensors, where it calculates. If that is no CPU, a thread reads the next block's while one is visited."""
+        if self.device == "cpu" or not places:
+            yield from map(self._read, places)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, places[0])
+            for place in (*places[1:], None):
+                tensors = ahead.result()
+                if place is not None:
+                    ahead = reader.submit(self._read, place)
+                # From pinned memory copies do not hold this thread up; what the GPU computes with them waits for them.
+                tensors = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+                yield tensors
+                tensors = {}
+
+    def _read(self, place: SkeletonBlock) -> dict[str, torch.Tensor]:
+        """A block's tensors in main memory, pinned for a GPU.
+
+        Raises ModelError where a weight is NaN or infinite: behind it everything would be, and another tensor blamed.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for name in dict.fromkeys((*place.tensors, *(view.tensor for view in place.parameters.values()))):
+            tensor = self.checkpoint.load(name)
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ModelError(f"{name}: NaN or infinite values", "repair or fetch the checkpoint again")
+            found[name] = tensor.pin_memory() if self.device.startswith("cuda") else tensor
+        return found
 
     def _side(self, stack: blocks.Stack, encoder: StackReplay | None) -> StackReplay:
         from sparsebench.models.spill import States

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,10 +191,14 @@ def _visited(
         for place in places.values():
             yield place, lambda name: turned[name].views[0].shaped(checkpoint.load(name)), None
         return
-    replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype)
+    replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, device=context.device)
     for block in replay.walk():
         place = places[block.path]
-        yield place, block.matrix, _seen(block, place)
+        yield place, partial(_on_cpu, block), _seen(block, place).on_cpu()
+
+
+def _on_cpu(block: Block, name: str) -> torch.Tensor:
+    return block.matrix(name).cpu()
 
 
 def _seen(block: Block, place: FeedForwardPart) -> routers.NeuronStatistics:

@@ -63,8 +63,14 @@ class NeuronStatistics:
         largest = sizes.topk(max(1, int(LARGEST * sizes.shape[1])), 1)
         active = torch.zeros_like(sizes).scatter_(1, largest.indices, (largest.values > 0).float())
         if self.counts is None:
-            self.counts = torch.zeros(sizes.shape[1], sizes.shape[1])
+            self.counts = torch.zeros(sizes.shape[1], sizes.shape[1], device=sizes.device)
         self.counts += active.T @ active
+
+    def on_cpu(self) -> NeuronStatistics:
+        """The same, once all tokens were seen, on the CPU, where neurons are grouped and routers trained."""
+        counts = None if self.counts is None else self.counts.cpu()
+        kept = [[rows.cpu() for rows in kept] for kept in (self.inputs, self.neurons)]
+        return NeuronStatistics(self.function, counts, self.magnitudes, *kept)
 
     def gram(self, way: str) -> torch.Tensor:
         """Inner products of what stands for neurons: their counts, for ``coactivation`` over how often each is active."""

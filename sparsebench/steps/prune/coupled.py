@@ -67,7 +67,7 @@ class CoupledSweep:
         found: Marks = {}
         for axis in axes:
             gone = count(target.sparsity, axis.units)
-            going = torch.ones(axis.units, dtype=torch.bool)
+            going = torch.ones(axis.units, dtype=torch.bool, device="cpu")
             going[best(scores[axis], axis.units - gone)] = False
             what = "groups of heads" if target.pattern == "heads" else target.pattern
             outputs.notes[target].add(f"{gone} of {axis.units} {what} of a block are zero")
@@ -80,7 +80,7 @@ def _mask(tensor: torch.Tensor, marks: list[tuple[Cut, torch.Tensor]]) -> torch.
     """True at the entries of all elements that go."""
     import torch
 
-    mask = torch.zeros(tensor.shape, dtype=torch.bool)
+    mask = torch.zeros(tensor.shape, dtype=torch.bool, device="cpu")
     for cut, going in marks:
         part, dim = cut.of(mask)
         part.movedim(dim, 0)[cut.marks(going, part.shape[dim])] = True

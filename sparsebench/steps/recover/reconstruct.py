@@ -46,8 +46,6 @@ PUBLISHED = 128 * 512
 PATIENCE = 2
 """Epochs in a row without a better result after which a block's training ends."""
 
-UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
-
 BlockTensors = dict[str, torch.Tensor]
 """A block's parameters by their names inside it, float32."""
 
@@ -136,14 +134,15 @@ class Reconstruction:
         """
         started, fits = time.perf_counter(), list[Fit]()
         with (
-            energy.spending("cpu") as spent,
+            energy.spending(self.context.device) as spent,
             temporary(folder.parent / ".activations") as spill,
             CheckpointWriter(folder, list(self.parent.tensors.values()), self.parent.folder) as writer,
         ):
             family, batch = self.context.family, self.text.batch
             group = self.step.settings["batch"]
             dense, own = (
-                Replay(one, family, batch, 1, spill, "float32", group=group) for one in (self.dense, self.parent)
+                Replay(one, family, batch, 1, spill, "float32", group=group, device=self.context.device)
+                for one in (self.dense, self.parent)
             )
             if len(dense) != len(own):
                 raise UnsupportedError(
@@ -172,7 +171,7 @@ class Reconstruction:
                     earlier.keep(ours, found, *total())
                 ours.advance(0, {})
                 for name, tensor in ours.tensors.items():
-                    writer.write(name, tensor)
+                    writer.write(name, tensor.cpu())
                 fits.append(found)
                 self._tell(found, len(fits), len(own), len(fits) - earlier.restored, time.perf_counter() - started)
             for name in list(writer.missing):
@@ -199,7 +198,7 @@ class Reconstruction:
         lost = earlier.joules is None and not isinstance(spent.meter, energy.NoMeter)
         return replace(
             result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share,
-            joules=joules, energy_source=UNCOUNTED if lost else spent.source,
+            joules=joules, energy_source=energy.UNCOUNTED if lost else spent.source,
         )  # fmt: skip
 
     def _earlier(self) -> KeptBlocks:

@@ -14,7 +14,8 @@ NEAR = 0.01
 
 @dataclass
 class Magnitudes:
-    """How many values are no larger than each magnitude that bfloat16 knows; ``counts`` (BINS,) int64, ``squares`` their Σ x²."""
+    """How many values are no larger than each magnitude that bfloat16 knows; ``counts`` (BINS,) int64, ``squares`` their Σ x².
+    They are counted where the values lie, and the counts kept on the CPU."""
 
     counts: torch.Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.int64))
     squares: float = 0.0
@@ -22,7 +23,7 @@ class Magnitudes:
     def add(self, values: torch.Tensor) -> None:
         """Count some values of any shape, each under the smallest magnitude of bfloat16 that is no smaller."""
         bits = values.detach().float().abs().reshape(-1).view(torch.int32)
-        self.counts += torch.bincount((bits + 0xFFFF) >> 16, minlength=BINS)
+        self.counts += torch.bincount((bits + 0xFFFF) >> 16, minlength=BINS).cpu()
         self.squares += float(values.double().square().sum())
 
     def threshold(self, share: float) -> tuple[float, float]:

@@ -100,7 +100,9 @@ def make(
     with temporary(next(iter(targets.values())).parent / ".activations") as spill:
         # What is tried again and again is tried on one sample.
         group = 1 if greedy else None
-        replay = Replay(checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group)
+        replay = Replay(
+            checkpoint, context.family, text.batch, 1, spill, context.dtype, group=group, device=context.device
+        )
         replay.run(lambda block: seen.look(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
