@@ -109,7 +109,7 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: lis
         notes.append(f"A was calculated in {x['dtype']}, B in {y['dtype']}")
     paired = statistics.none(statistics.UNEXPLAINED)
     if paired.method not in (x["interval"], y["interval"]):
-        pairs = derive.pairs(connection, y["record_id"], x["record_id"])
+        (pairs,) = derive.pairs(connection, [(y["record_id"], x["record_id"])])
         paired = statistics.compare(x["metric"], pairs, x["chance"])
         if 0 < paired.n < min(x["n"], y["n"]):
             notes.append(f"only {paired.n} documents were shown to both, word for word")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.ledger import migrate, sqlfiles, statistics
@@ -11,47 +13,85 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Rows = list[tuple[Any, ...]]
+
+HELD = 1_000_000
+"""Documents whose outcomes are in memory at once; those of one score at least. A query for each score would be slow."""
+
 
 def derive(connection: duckdb.DuckDBPyConnection) -> None:
     """Add the intervals and comparisons that are missing; the dense record may come before or after its variants."""
-    for record_id, metric, score in connection.execute(sqlfiles.read("derive/open_intervals")).fetchall():
-        data = connection.execute(sqlfiles.read("derive/outcomes"), {"record_id": record_id}).fetchnumpy()
-        around = statistics.interval(
-            metric, score, _plain(data["value"]), _plain(data["label"]), _clusters(data["cluster"])
-        )
-        connection.execute(sqlfiles.read("derive/insert_interval"), {"record_id": record_id} | vars(around))
+    for part in _parts(connection.execute(sqlfiles.read("derive/open_intervals")).fetchall()):
+        _add_intervals(connection, part)
     comparisons = sqlfiles.read("derive/open_comparisons")
     migrate.stand_in(connection, comparisons)
-    for record_id, dense_id, metric, explained, chance in connection.execute(
-        comparisons, {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
-    ).fetchall():
-        found = (
-            statistics.compare(metric, pairs(connection, record_id, dense_id), chance)
-            if explained
-            else statistics.none(statistics.UNEXPLAINED)
-        )
-        ids = {"record_id": record_id, "dense_id": dense_id}
-        connection.execute(sqlfiles.read("derive/drop_comparison"), ids)
-        connection.execute(sqlfiles.read("derive/insert_comparison"), ids | {"chance": chance} | vars(found))
+    unexplained = {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
+    for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
+        _add_comparisons(connection, part)
 
 
-def pairs(connection: duckdb.DuckDBPyConnection, record_id: str, dense_id: str) -> statistics.Pairs:
-    """The outcomes of two records on the documents that both were shown, word for word."""
-    ids = {"record_id": record_id, "dense_id": dense_id}
-    data = connection.execute(sqlfiles.read("derive/paired_outcomes"), ids).fetchnumpy()
-    variant, dense, label, own = (_plain(data[name]) for name in ("variant", "dense", "label", "variant_label"))
-    return statistics.Pairs(variant, dense, label, _clusters(data["cluster"]), own)
+def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
+    ids = {"record_id": [record_id for record_id, *_ in part]}
+    found = [
+        statistics.interval(metric, score, data["value"], data["label"], data["cluster"])
+        for (_, metric, score, _), data in zip(part, _each(connection, "derive/outcomes", ids), strict=True)
+    ]
+    connection.execute(sqlfiles.read("derive/insert_intervals"), ids | _columns(found))
 
 
-def _plain(column: Any) -> npt.NDArray[np.float64]:
-    """A column of DOUBLE as an array, NULL as NaN."""
+def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
+    outcomes = pairs(connection, [(record_id, dense_id) for record_id, dense_id, _, explained, *_ in part if explained])
+    found = [
+        statistics.compare(metric, next(outcomes), chance) if explained else statistics.none(statistics.UNEXPLAINED)
+        for _, _, metric, explained, chance, _ in part
+    ]
+    ids = {"record_id": [row[0] for row in part], "dense_id": [row[1] for row in part]}
+    chances = {"chance": [row[4] for row in part]}
+    connection.execute(sqlfiles.read("derive/drop_comparisons"), ids)
+    connection.execute(sqlfiles.read("derive/insert_comparisons"), ids | chances | _columns(found))
+
+
+def pairs(connection: duckdb.DuckDBPyConnection, ids: Sequence[tuple[str, str]]) -> Iterator[statistics.Pairs]:
+    """The outcomes of each variant's record and its dense one, on the documents that both were shown, word for word."""
+    columns = {"record_id": [one for one, _ in ids], "dense_id": [other for _, other in ids]}
+    for data in _each(connection, "derive/paired_outcomes", columns):
+        yield statistics.Pairs(data["variant"], data["dense"], data["label"], data["cluster"], data["variant_label"])
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    """The rows, whose last column says how many documents each needs, in parts that need ``HELD`` of them."""
+    part: Rows = []
+    held = 0
+    for row in rows:
+        if part and held + row[-1] > HELD:
+            yield part
+            part, held = [], 0
+        part.append(row)
+        held += row[-1]
+    if part:
+        yield part
+
+
+def _each(
+    connection: duckdb.DuckDBPyConnection, query: str, ids: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
+    """For each of the ids its rows of a query, which says whose each row is, and has them in order; NULL is NaN."""
     import numpy as np
 
-    return np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan)
+    data = connection.execute(sqlfiles.read(query), ids).fetchnumpy()
+    whose, cluster = data.pop("whose"), np.ma.asarray(data.pop("cluster"))
+    plain = {name: np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan) for name, column in data.items()}
+    ends = np.searchsorted(whose, np.arange(1, len(next(iter(ids.values()))) + 1), side="right").tolist()
+    for start, end in pairwise([0, *ends]):
+        yield {name: column[start:end] for name, column in plain.items()} | {"cluster": _clusters(cluster[start:end])}
 
 
-def _clusters(column: Any) -> npt.NDArray[np.int64] | None:
+def _clusters(names: np.ma.MaskedArray[Any, Any]) -> npt.NDArray[np.int64] | None:
     """A column of cluster names, NULL for a document of its own, as numbers."""
     import numpy as np
 
-    return statistics.codes(np.ma.asarray(column).tolist())
+    return None if np.ma.getmaskarray(names).all() else statistics.codes(names.tolist())
+
+
+def _columns(found: Sequence[Any]) -> dict[str, list[Any]]:
+    return {name: [getattr(one, name) for one in found] for name in vars(found[0])}

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from sparsebench.errors import LedgerError, RecordError
-from sparsebench.ledger import query
+from sparsebench.ledger import derive, query
 from sparsebench.ledger.store import Ledger
 from sparsebench.records import bundle
 from tests.ledger import samples
@@ -59,6 +59,15 @@ def test_rebuilt_from_files_and_bundles_in_any_order_it_is_equal(
     assert bundle(rest, packed / "rest.jsonl.zst") == len(found[1::2])
     path = tmp_path / "rebuilt.duckdb"
     assert Ledger(path).rebuild([packed, loose]) == len(found)
+    assert contents(path) == contents(ledger)
+
+
+def test_what_is_derived_is_the_same_however_few_documents_are_held_at_once(
+    found: list[dict[str, Any]], ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derive, "HELD", 1)
+    path = tmp_path / "parts.duckdb"
+    Ledger(path).ingest(found)
     assert contents(path) == contents(ledger)
 
 

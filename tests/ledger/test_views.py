@@ -365,8 +365,15 @@ def test_many_tests_are_corrected_for_the_whole_manifest_too(scored: list[dict[s
                 "key": f"{record['key']}{task}",
             }
             records.append(copy.deepcopy(record) | settings | {"result": outcomes(values, task)})
-    Ledger(tmp_path / "q.duckdb").ingest(records)
-    rows = query.run(tmp_path / "q.duckdb", "SELECT p, q, tests FROM vs_dense ORDER BY p").rows
+    other = {"settings": {"task": "other"}, "cell_id": "other", "key": "other"}
+    apart = copy.deepcopy([dense | other, variant | other | {"cell_id": "apart"}])
+    for record in apart:
+        record["result"] = outcomes([1] * 80, "other")
+        for document in record["result"]["outcomes"]:
+            document["doc_hash"] = record["cell_id"]
+    Ledger(tmp_path / "q.duckdb").ingest(records + apart)
+    *rows, untested = query.run(tmp_path / "q.duckdb", "SELECT p, q, tests FROM vs_dense ORDER BY p NULLS LAST").rows
+    assert untested == (None, None, 6)
     assert [q for _, q, _ in rows] == pytest.approx(list(false_discovery_control([p for p, *_ in rows])))
     assert {tests for *_, tests in rows} == {6}
 

@@ -1,7 +1,7 @@
 -- Each variant's score beside its dense model's: same weights at the origin, same task, same settings. Again where a floor has moved what
 -- the score is held against.
 WITH scored AS (
-    SELECT s.record_id, s.metric, s.task, s.chance, i.method <> $unexplained AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
+    SELECT s.record_id, s.metric, s.task, s.chance, s.n, i.method <> $unexplained AS explained, _same(r.settings) AS settings, v.method, v.source, v.revision, v.family,
            v.dtype, v.weights
     FROM base.scores s
     JOIN base.intervals i USING (record_id)
@@ -9,7 +9,7 @@ WITH scored AS (
     JOIN base.variants v USING (variant_id)
 ), paired AS (
     SELECT s.record_id, d.record_id AS dense_record_id, s.metric, s.explained AND d.explained AS explained,
-           _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance
+           _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance, least(s.n, d.n) AS n
     FROM scored s
     JOIN scored d ON d.method = 'dense' AND s.method <> 'dense' AND s.task = d.task AND s.metric = d.metric
                  AND s.settings = d.settings AND s.source = d.source AND s.revision = d.revision AND s.family = d.family

@@ -18,7 +18,7 @@ WITH paired AS (
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
        metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
        p, count(p) OVER (PARTITION BY manifest, variant_id) AS tests, _holm(p, list(p) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
-       least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) AS q, count(p) OVER (PARTITION BY manifest) AS q_tests,
+       CASE WHEN p IS NOT NULL THEN least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) END AS q, count(p) OVER (PARTITION BY manifest) AS q_tests,
        if(separable IS false, NULL, retained) AS retained, if(separable IS false, NULL, retained_low) AS retained_low,
        if(separable IS false, NULL, retained_high) AS retained_high,
        _overridden(_verdict(difference, p_holm, higher_is_better), separable, fallen, at_chance) AS verdict,

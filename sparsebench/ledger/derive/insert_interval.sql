@@ -1,1 +1,0 @@
-INSERT INTO base.intervals VALUES ($record_id, $low, $high, $method);
