@@ -40,6 +40,16 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'kinds'
+), t5_skipping AS (
+    SELECT recipe, d.manifest = 'g2p-skipping' AS words, d.score, d.dense_score, 100 * read_share AS read
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest IN ('skipping', 'g2p-skipping') AND d.model = 'g2p-t5'
+), minilm_skipping AS (
+    SELECT recipe, d.score, d.dense_score, d.verdict
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest = 'skipping' AND d.model = 'minilm-l6' AND d.task = 'sciq_retrieval'
 ), prompts AS (
     SELECT recipe, 1 / speedup AS slower
     FROM latency l
@@ -128,3 +138,48 @@ UNION ALL SELECT 'sparsegpt_50_score', format('{:.2f}', score) FROM kinds WHERE 
 UNION ALL SELECT 'sparsegpt_50_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'sparsegpt_50_int8_score', format('{:.2f}', score) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then int8'
 UNION ALL SELECT 'sparsegpt_50_int8_packed', format('{:.1f}%', 100 * packed) FROM kinds WHERE recipe = 'sparsegpt/layer 50% propagate=dense, then int8'
+UNION ALL SELECT 't5_random_oracle_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'random/oracle 16 of 32 experts'
+UNION ALL SELECT 't5_random_representative_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'random/representative 16 of 32 experts'
+UNION ALL SELECT 't5_random_oracle_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'random/oracle 8 of 32 experts'
+UNION ALL SELECT 't5_random_representative_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'random/representative 8 of 32 experts'
+UNION ALL SELECT 't5_kmeans_oracle_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/oracle 16 of 32 experts'
+UNION ALL SELECT 't5_kmeans_learned_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/learned 16 of 32 experts'
+UNION ALL SELECT 't5_kmeans_representative_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/representative 16 of 32 experts'
+UNION ALL SELECT 't5_kmeans_oracle_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/oracle 8 of 32 experts'
+UNION ALL SELECT 't5_kmeans_learned_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/learned 8 of 32 experts'
+UNION ALL SELECT 't5_kmeans_representative_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'kmeans/representative 8 of 32 experts'
+UNION ALL SELECT 't5_coactivation_oracle_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/oracle 16 of 32 experts'
+UNION ALL SELECT 't5_coactivation_learned_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/learned 16 of 32 experts'
+UNION ALL SELECT 't5_coactivation_representative_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/representative 16 of 32 experts'
+UNION ALL SELECT 't5_coactivation_oracle_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/oracle 8 of 32 experts'
+UNION ALL SELECT 't5_coactivation_learned_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/learned 8 of 32 experts'
+UNION ALL SELECT 't5_coactivation_representative_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'coactivation/representative 8 of 32 experts'
+UNION ALL SELECT 't5_cmoe_oracle_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/oracle 16 of 32 experts'
+UNION ALL SELECT 't5_cmoe_learned_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/learned 16 of 32 experts'
+UNION ALL SELECT 't5_cmoe_representative_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/representative 16 of 32 experts'
+UNION ALL SELECT 't5_cmoe_oracle_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/oracle 8 of 32 experts'
+UNION ALL SELECT 't5_cmoe_learned_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/learned 8 of 32 experts'
+UNION ALL SELECT 't5_cmoe_representative_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'cmoe/representative 8 of 32 experts'
+UNION ALL SELECT 't5_dense', format('{:.3f}', any_value(dense_score)) FROM t5_skipping
+UNION ALL SELECT 't5_teal_25', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'teal 25% of inputs'
+UNION ALL SELECT 't5_teal_25_read', format('{:.0f}%', read) FROM t5_skipping WHERE words AND recipe = 'teal 25% of inputs'
+UNION ALL SELECT 't5_teal_40', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'teal 40% of inputs'
+UNION ALL SELECT 't5_teal_40_read', format('{:.0f}%', read) FROM t5_skipping WHERE words AND recipe = 'teal 40% of inputs'
+UNION ALL SELECT 't5_teal_50', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'teal 50% of inputs'
+UNION ALL SELECT 't5_teal_50_read', format('{:.0f}%', read) FROM t5_skipping WHERE words AND recipe = 'teal 50% of inputs'
+UNION ALL SELECT 't5_passages_coactivation_50', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'coactivation/learned 16 of 32 experts'
+UNION ALL SELECT 't5_passages_coactivation_25', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'coactivation/learned 8 of 32 experts'
+UNION ALL SELECT 't5_passages_cmoe_50', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'cmoe/learned 16 of 32 experts'
+UNION ALL SELECT 't5_passages_cmoe_25', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'cmoe/learned 8 of 32 experts'
+UNION ALL SELECT 't5_cats_read', format('{:.0f}%', read) FROM t5_skipping WHERE NOT words AND recipe = 'cats 50% of activations'
+UNION ALL SELECT 't5_cats', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'cats 50% of activations'
+UNION ALL SELECT 't5_sparse', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 't5_sparse_teal', format('{:.3f}', score) FROM t5_skipping WHERE words AND recipe = 'sparsegpt/layer 50% propagate=dense, then teal 40% of inputs'
+UNION ALL SELECT 't5_passages_sparse_teal', format('{:.3f}', score) FROM t5_skipping WHERE NOT words AND recipe = 'sparsegpt/layer 50% propagate=dense, then teal 40% of inputs'
+UNION ALL SELECT 'minilm_dense', format('{:.3f}', any_value(dense_score)) FROM minilm_skipping
+UNION ALL SELECT 'minilm_least', format('{:.3f}', min(score)) FROM minilm_skipping WHERE recipe LIKE '%16 of 32 experts'
+UNION ALL SELECT 'minilm_most', format('{:.3f}', max(score)) FROM minilm_skipping WHERE recipe LIKE '%16 of 32 experts'
+UNION ALL SELECT 'minilm_worse_50', format('{}', count(*) FILTER (_lost(verdict))) FROM minilm_skipping WHERE recipe LIKE '%16 of 32 experts'
+UNION ALL SELECT 'minilm_random_25', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'random/representative 8 of 32 experts'
+UNION ALL SELECT 'minilm_learned_25', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'coactivation/learned 8 of 32 experts'
+UNION ALL SELECT 'minilm_teal_50', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'teal 50% of inputs'

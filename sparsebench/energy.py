@@ -17,6 +17,7 @@ from typing import Any
 POWERCAP = Path("/sys/class/powercap")
 SECONDS = 20.0
 """How often a counter is read while something long runs: one of RAPL's starts again after a minute or more."""
+UNCOUNTED = "none: a part of the training, before it was resumed, was not counted"
 
 
 class Unavailable(Exception):

@@ -26,7 +26,7 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.filling import stored_views
 from sparsebench.models.topology import View, parts
-from sparsebench.steps.contract import Context, Point, Step
+from sparsebench.steps.contract import Context, Point, Step, remaining
 from sparsebench.steps.recover.reading import schedule
 
 if TYPE_CHECKING:
@@ -344,9 +344,8 @@ class Trainer:
     def _tell(self, state: State, steps: int) -> None:
         if self.context.progress is not None:
             left = state.seconds / state.number * (steps - state.number)
-            said = f"{left / 60:.0f} min" if left >= 90 else f"{left:.0f} s"
             last = state.losses[-1] if state.losses else float("nan")
-            self.context.progress(state.number, steps, f"loss {last:.3f}, {said} left")
+            self.context.progress(state.number, steps, f"loss {last:.3f}, {remaining(left)} left")
 
     @property
     def _identity(self) -> str:

@@ -125,7 +125,7 @@ class Training:
         lost = trained.joules is None and not isinstance(spent.meter, energy.NoMeter)
         return replace(
             found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
-            energy_source="none: a part of the training, before it was resumed, was not counted" if lost else spent.source,
+            energy_source=energy.UNCOUNTED if lost else spent.source,
         )  # fmt: skip
 
     def write(self, folder: Path, weights: Mapping[str, torch.Tensor], made: Mapping[str, Any]) -> list[str]:
@@ -224,7 +224,7 @@ class Training:
 
     def _arithmetic(self) -> str:
         """The precision of matrix products."""
-        stored = precision.of_config(self.parent.config)
+        stored = precision.of_config(self.parent.config) or "float32"
         return environment.training_arithmetic(stored, self.step.settings["precision"], self.context.device)
 
     @contextmanager
