@@ -33,9 +33,12 @@ JOIN_SECONDS = 300.0
 JOIN_LOOK_SECONDS = 0.5
 END_SECONDS = 10.0
 """So long the launcher may take to see that its ranks have ended: it looks once a second."""
-KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 9000}
-"""A connection counts as closed after nine seconds without a sign of life: three (s), then six probes (one a second); so does
-one over which something was sent that is not confirmed (ms). The other system answers, however busy the rank is."""
+KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 6}
+"""A connection counts as closed after nine seconds without a sign of life: three, then six probes, one a second. The other
+system answers them, however busy its process is."""
+UNCONFIRMED_MS = 9000
+"""So does, in the parent, one over which something was sent that is not confirmed. Not in a rank: its parent may be stopped for
+a while, and then confirms no more than its buffer takes."""
 NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",), "ray": ()}
 CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""
@@ -163,7 +166,7 @@ class NodeGroup(RankGroup):
             if secrets.compare_digest(hello["token"], self.token):
                 found[int(hello["rank"])], self.places[int(hello["rank"])] = channel, str(hello["host"])
                 channel.settimeout(None)
-                _keep_alive(channel)
+                _keep_alive(channel, {**KEEP_ALIVE, "TCP_USER_TIMEOUT": UNCONFIRMED_MS})
                 return
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -313,9 +316,9 @@ def _closed(channel: socket.socket) -> bool:
         return True
 
 
-def _keep_alive(line: socket.socket) -> None:
+def _keep_alive(line: socket.socket, settings: Mapping[str, int] = KEEP_ALIVE) -> None:
     """Let the system find out that the other machine has vanished."""
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
+    for name, value in settings.items():
         if hasattr(socket, name):
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -305,17 +306,24 @@ def test_a_dead_rank_that_srun_started_is_named_within_ten_seconds(
     assert_nobody_left(ranks)
 
 
-def test_a_machine_that_vanishes_is_noticed_within_ten_seconds() -> None:
+def test_a_machine_that_vanishes_is_noticed_within_ten_seconds(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the system is told; no machine vanishes here."""
-    with socket.socket() as line:
-        nodes._keep_alive(line)
+    made, names = list[dict[str, int]](), ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    keep_alive = nodes._keep_alive
+
+    def spied(line: socket.socket, *settings: Any) -> None:
+        keep_alive(line, *settings)
         assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        idle, each, probes, unheard = (
-            line.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
-            for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
-        )
-        assert idle + each * probes < 10 and unheard < 10_000, "also where something was sent that nobody confirms"
-        assert probes >= 3, "a lost packet is no lost machine"
+        made.append({name: line.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names})
+
+    monkeypatch.setattr(nodes, "_keep_alive", spied)
+    with group(monkeypatch, "nothing", "nothing") as ranks:
+        list(ranks.messages())
+    assert len(made) == 2, "the parent's end of each"
+    for told in made:
+        assert told["TCP_KEEPIDLE"] + told["TCP_KEEPINTVL"] * told["TCP_KEEPCNT"] < 10
+        assert 0 < told["TCP_USER_TIMEOUT"] < 10_000, "also where something was sent that nobody confirms"
+        assert told["TCP_KEEPCNT"] >= 3, "a lost packet is no lost machine"
 
 
 def test_srun_s_words_for_several_ranks_are_read() -> None:
