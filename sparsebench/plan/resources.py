@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -231,8 +232,10 @@ def slots(ready: Prepared) -> int:
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
-    beside = [cell for cell in ready.plan.cells if not timed(cell.stage) or devices.is_gpu(ready.device)]
-    cells = {name: [cell for cell in beside if cell.variant.model == name] for name in ready.sizes}
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    for cell in ready.plan.cells:
+        if not timed(cell.stage) or devices.is_gpu(ready.device):
+            cells[cell.variant.model].append(cell)
     largest = max(_running_bytes(cells[name], size) for name, size in ready.sizes.items())
     gpus = len(devices.chosen(ready.device))
     fitting = environment.memory()[1] // int(1.5 * largest + PROCESS_BYTES) // (2 if gpus else 1)
