@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt: how much may lie free at the end of the heap; from what size on a block is the system's own."""
-_USUAL, _ALL = 128 << 10, (1 << 31) - 1
+_MMAP_USUAL, _TRIM_USUAL = 32 << 20, 64 << 20
+"""What glibc's own adjustment grows to, which ends for good once a threshold is set."""
+_ALL = (1 << 31) - 1
 
 
 @contextmanager
@@ -16,17 +18,17 @@ def kept_for_reuse() -> Iterator[None]:
     """While it lasts, glibc gives no freed memory back to the system; afterwards all of it. Without glibc nothing changes.
 
     Every step of a training takes and frees the same gigabytes. Given back and taken again they cost a page fault for every
-    4 kB, which was a third to a half of the time of a step with 135 million parameters (benchmarks/training.py).
+    4 kB, which was a sixth to a third of the time of a step with 135 million parameters (benchmarks/training.py).
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
-    libc.mallopt(_MMAP_THRESHOLD, _ALL)
+    libc.mallopt(_MMAP_THRESHOLD, _ALL) or libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)  # older ones allow no more
     libc.mallopt(_TRIM_THRESHOLD, _ALL)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_THRESHOLD, _USUAL)
-        libc.mallopt(_TRIM_THRESHOLD, _USUAL)
+        libc.mallopt(_MMAP_THRESHOLD, _MMAP_USUAL)
+        libc.mallopt(_TRIM_THRESHOLD, _TRIM_USUAL)
         libc.malloc_trim(0)

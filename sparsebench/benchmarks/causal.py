@@ -88,7 +88,8 @@ class CausalScorer(HFLM):
             for place, answer in self._in_parts(rows, asked, False, batch).items():
                 results[place] = answer
             self._advance(len(rows))
-        tree = BatchSize(largest := max(map(len, trees), default=1))
+        largest = max(map(len, trees), default=1)
+        tree = BatchSize(largest)
         for rows in trees:
             answers = self._in_parts(rows, asked, True, tree)
             if not all(math.isfinite(likelihood) for likelihood, _ in answers.values()):

@@ -113,10 +113,10 @@ def show(ready: Prepared, as_json: bool) -> None:
 
 def announce(ready: Prepared, cells: list[Cell]) -> None:
     """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
+    from sparsebench.durations import duration
     from sparsebench.plan.jobs import jobs
     from sparsebench.plan.resources import crowded, needs, shares, slots, total_seconds
     from sparsebench.plan.stages import MAKE
-    from sparsebench.run.display import duration
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
@@ -166,7 +166,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
 
 def _places(by_place: list[JobGroup]) -> Iterator[str]:
     """Which jobs have a GPU each, which the machine, and which stay on the CPU, with the hours of each."""
-    from sparsebench.run.display import duration
+    from sparsebench.durations import duration
 
     for calculates, alone, many, one in (
         (True, False, "one a GPU, up to {} side by side", "one after another, on a GPU"),
@@ -183,8 +183,8 @@ def _places(by_place: list[JobGroup]) -> Iterator[str]:
 
 def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> Iterator[str]:
     """What each GPU does, and for how long, as a run by the estimates goes."""
+    from sparsebench.durations import duration
     from sparsebench.plan.resources import job_seconds, slots
-    from sparsebench.run.display import duration
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.local import Local
     from sparsebench.run.simulate import by_gpu

@@ -176,8 +176,8 @@ def _look_up(
     """The manifest with every source where it is found; fingerprint and config.json of each model; the fingerprints of
     what steps read.
 
-    Sources are in canonical notation: paths absolute, revisions of the hub as commits. All that fail are reported
-    together, each at its line.
+    Sources are in canonical notation: paths from the current folder or absolute, revisions of the hub as commits. All that
+    fail are reported together, each at its line.
     """
     lock = Lock(request.path.with_suffix(".lock"))
     revisions: dict[str, str] = {}
@@ -372,7 +372,7 @@ def _refused_by_steps(
                     kind, before = kinds()[step.verb], chain[:number]
                     words, hint = kind.refuses(step, configs[name])
                     if not words and not any(kinds()[one.verb].reshapes(one) for one in before):
-                        words, hint = kind.unequal(step, configs[name])
+                        words, hint = kind.refuses_shape(step, configs[name])
                     at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
                     if words and (*at, name, words) not in told:
                         told.add((*at, name, words))

@@ -192,7 +192,7 @@ class Cluster:
             options = group.first() if group else own
             task = self.task.options(name=f"{job.kind}-{job.id}", num_returns="streaming", **options)
             words = spec, replace(self.settings, sizes={}), int(options["num_cpus"]), self.same
-            return task.remote(*words, group.name if group else "")
+            return task.remote(*words, group.name if group else "", Path.cwd())
 
         gpu = devices.is_gpu(self.settings.device)
         group = PlacementGroup(self.ray, job, gpu, self._alive) if nodes_of(job) > 1 else None
@@ -357,15 +357,17 @@ _kept: dict[str, Local] = {}
 
 
 def done_on_node(
-    spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = ""
+    spec: JobSpec, settings: RunSettings, cpus: int, same: NodeIdentity, group: str = "", start: Path | None = None
 ) -> Iterator[dict[str, Any]]:
     """Do a job in a process of this node, in a Ray task of ``cpus`` CPUs. Yields its events, those of cells with their records,
     now and then what it has used, and last how it ended and what it printed. This is the first node of the placement ``group``
-    where the job's ranks lie on several.
+    where the job's ranks lie on several. ``start`` is where relative ``path:`` sources start, in a folder that nodes share.
 
     Raises UserError where this node is not as ``same``: it may have joined after the run had asked all nodes.
     """
     job = spec.job
+    if start is not None and start.is_dir():
+        os.chdir(start)
     if why := same.differs(NodeIdentity.here(settings.device), job.exclusive):
         raise UserError(f"node {socket.gethostname()}: {why}", "start the same environment on every node")
     if group:

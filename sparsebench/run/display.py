@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from sparsebench.durations import duration
 from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
@@ -232,11 +233,3 @@ def display(sizes: Mapping[str, ModelSize], slots: int, console: Console, gpus: 
     if console.is_terminal:
         return LiveDisplay(sizes, slots, console, gpus)
     return Display(sizes, slots, console.file, gpus)
-
-
-def duration(seconds: float) -> str:
-    """``45s``, ``3m``, ``2h05m``: as exact as an estimate deserves."""
-    if seconds < 90:
-        return f"{seconds:.0f}s"
-    minutes = round(seconds / 60)
-    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02d}m"

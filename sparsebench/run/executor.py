@@ -18,8 +18,8 @@ GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run. ``slots`` jobs at once on a machine, each with an equal share of the cores; on GPUs of either kind, those
-    that calculate on one and those that do not. ``keep`` is a storage format or none.
+    """How to run. ``slots`` jobs at once on a machine, each with an equal share of the cores. On GPUs there are as many
+    of those that calculate on one, which need few cores, and of those that do not. ``keep`` is a storage format or none.
 
     ``device`` is resolved; of several GPUs a job that calculates has one to itself, and a timed one all.
 

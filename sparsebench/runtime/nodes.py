@@ -37,8 +37,8 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 6}
 """A connection counts as closed after nine seconds without a sign of life: three, then six probes, one a second. The other
 system answers them, however busy its process is."""
 UNCONFIRMED_MS = 9000
-"""So does, in the parent, one over which something was sent that is not confirmed. Not in a rank: its parent may be stopped for
-a while, and then confirms no more than its buffer takes."""
+"""In the parent a connection also counts as closed if what was sent over it stays unconfirmed for so long. A rank does not do
+this: its parent may be stopped for a while, and then confirms no more than its buffer takes."""
 NEEDED = {"pdsh": ("pdsh", "ssh"), "srun": ("srun",), "ray": ()}
 CARRIED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "LD_LIBRARY_PATH")
 """Beginnings of the names of variables that say how ranks reach each other: they go along to the nodes. srun takes all along."""

@@ -148,11 +148,6 @@ class Progress(Protocol):
         """``done`` of ``total``."""
 
 
-def remaining(seconds: float) -> str:
-    """A duration as progress shows it: ``45 s``, ``12 min``."""
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 T = TypeVar("T")
 
 
@@ -237,8 +232,8 @@ class StepKind:
     stands for it in the id; whoever reads the text takes both apart (``of_text``)."""
     refuses: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
     """Why a model of a config.json cannot be given the step, and the way out, as far as that tells; empty where it can."""
-    unequal: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
-    """The same by what a step that ``reshapes`` changes: asked where none stands before."""
+    refuses_shape: Callable[[Step, Mapping[str, Any]], tuple[str, str]] = lambda step, config: ("", "")
+    """As ``refuses``, but by the shapes in config.json: asked only where no earlier step of the recipe ``reshapes``."""
     reshapes: Callable[[Step], bool] = lambda step: False
     """Whether the shapes of its result are others than those of config.json."""
     only_named: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ WITH paired AS (
     LEFT JOIN base.comparisons c ON c.record_id = s.record_id AND c.dense_record_id = d.record_id
     -- One dense score for each: of the same machine where there is one, else calculated in the same precision, else the one that counts.
     QUALIFY row_number() OVER (PARTITION BY s.manifest, s.record_id
-                               ORDER BY d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice) = 1
+                               ORDER BY d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice, c.record_id IS NULL, d.record_id) = 1
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
     SELECT *, p * count(p) OVER (PARTITION BY manifest) / count(p) OVER (PARTITION BY manifest ORDER BY p) AS discovery

@@ -12,12 +12,7 @@ WITH stored AS (
     FROM _cells c
     JOIN base.storage t USING (record_id)
     JOIN base.sizes z USING (record_id)
-    LEFT JOIN (
-        SELECT variant_id, arg_max(read_share, started_at) AS read_share
-        FROM _latest
-        JOIN base.makings USING (record_id)
-        GROUP BY variant_id
-    ) m USING (variant_id)
+    LEFT JOIN (SELECT variant_id, read_share FROM variants) m USING (variant_id)
     WINDOW one_variant AS (PARTITION BY c.manifest, c.record_id),
            one_model AS (PARTITION BY c.manifest, c.model),
            one_format AS (PARTITION BY c.manifest, c.model, z.format)

@@ -69,7 +69,7 @@ class NeuronStatistics:
     def on_cpu(self) -> NeuronStatistics:
         """The same, once all tokens were seen, on the CPU, where neurons are grouped and routers trained."""
         counts = None if self.counts is None else self.counts.cpu()
-        kept = [[rows.cpu() for rows in kept] for kept in (self.inputs, self.neurons)]
+        kept = [[rows.cpu() for rows in own] for own in (self.inputs, self.neurons)]
         return NeuronStatistics(self.function, counts, self.magnitudes, *kept)
 
     def gram(self, way: str) -> torch.Tensor:

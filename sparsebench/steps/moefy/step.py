@@ -17,7 +17,6 @@ from sparsebench.steps.contract import Context, Emit, Settings, Step
 from sparsebench.steps.watching import lacking
 
 WAYS = ("coactivation", "kmeans", "cmoe", "random")
-DIVIDES = "choose a number that divides them"
 
 
 class Moefy(Settings):
@@ -104,10 +103,12 @@ def refuses(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     return lacking(config, activations=True)
 
 
-def unequal(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
+def refuses_shape(step: Step, config: Mapping[str, Any]) -> tuple[str, str]:
     """The same of their number, which a step before may have changed."""
-    odd = [] if refuses(step, config)[0] else [one for one in sorted(neurons(config)) if one % step.settings["experts"]]
-    return (f"{odd[0]} neurons make no {step.settings['experts']} experts of equal size", DIVIDES) if odd else ("", "")
+    experts = step.settings["experts"]
+    odd = [one for one in sorted(neurons(config)) if one % experts]
+    why = f"{odd[0]} neurons make no {experts} experts of equal size" if odd else ""
+    return why, why and "choose a number that divides them"
 
 
 def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit) -> None:

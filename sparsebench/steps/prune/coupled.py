@@ -18,7 +18,7 @@ from sparsebench.steps.prune.masks import count
 from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.zeroing import zeroed
 from sparsebench.steps.shrink.choosing import best
-from sparsebench.steps.shrink.scores import drawn, norms
+from sparsebench.steps.shrink.scores import Scores, drawn, norms
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,8 @@ class CoupledSweep:
         self.targets = targets
         self.seed = seed
         self.shape = shape(checkpoint, family)
+        self.scores: dict[tuple[str, int], Scores] = {}
+        """By pattern and norm (0: drawn), for all targets that share them."""
 
     def run(self, outputs: VariantWriters, progress: Progress | None = None) -> None:
         """Write every tensor of every version, one in memory at a time."""
@@ -62,8 +64,11 @@ class CoupledSweep:
         import torch
 
         axes = self.shape.of(cast(AxisKind, target.pattern))
-        norm = dict(target.options).get("norm")
-        scores = norms(self.shape, axes, int(norm)) if norm else drawn(axes, self.seed)
+        norm = int(dict(target.options).get("norm") or 0)
+        key = (target.pattern, norm)
+        if key not in self.scores:
+            self.scores[key] = norms(self.shape, axes, norm) if norm else drawn(axes, self.seed)
+        scores = self.scores[key]
         found: Marks = {}
         for axis in axes:
             gone = count(target.sparsity, axis.units)

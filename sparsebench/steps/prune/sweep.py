@@ -116,7 +116,7 @@ class Sweep:
         return TensorSweep(checkpoint, places, targets, self.seed), {}
 
     def _coupled(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:
-        """The sweep of versions without whole neurons or heads, and the same of these."""
+        """The sweep of versions in which whole neurons or heads are zero, and what their ``sparsebench.json`` says."""
         return CoupledSweep(checkpoint, places, self.family, targets, self.seed), {}
 
     def _blockwise(self, checkpoint: Checkpoint, places: Places, targets: list[Target]) -> tuple[Any, dict[str, Any]]:

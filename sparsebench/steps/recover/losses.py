@@ -5,6 +5,7 @@ Each gives a scalar, float32. ``mask`` (samples, length) is true where a token i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,8 @@ class _InPieces(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, loss: Callable[..., torch.Tensor], beside: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), device=logits.device)
+        # A mean over nothing is no number.
+        total = torch.full((), 0.0 if len(logits) else math.nan, device=logits.device)
         size = max(1, PIECE // logits.shape[-1])
         for start in range(0, len(logits), size):
             rows = slice(start, start + size)

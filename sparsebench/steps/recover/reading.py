@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -137,18 +137,13 @@ def draw(step: Step, context: Context, config: dict[str, Any]) -> tuple[Calibrat
         if found < asked or text.tokens * share >= own["tokens"]:
             break
         asked = ceil(1.1 * asked * own["tokens"] / share / text.tokens) + 1
-    held = held_out(own, found)
+    held = max(1, round(own["held_out"] * found))
     if held >= found:
         raise ModelError(
             f"{step.verb}: {step.name}: {found} samples of text, of which {held} are held out: none is left to train on",
             "name a longer `source`, or a smaller `length`",
         )
     return text, held
-
-
-def held_out(own: Mapping[str, Any], samples: int) -> int:
-    """How many of so many samples are held out."""
-    return max(1, round(own["held_out"] * samples))
 
 
 def schedule(counts: Sequence[int], tokens: int, size: int, seed: int) -> list[list[int]]:

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsebench import energy, heap
+from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.replay import Replay
 from sparsebench.models.safety import told
-from sparsebench.steps.contract import Context, Evidence, Step, remaining
+from sparsebench.steps.contract import Context, Evidence, Step
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.recover.trainer import LowRank
@@ -144,17 +145,7 @@ class Reconstruction:
                 Replay(one, family, batch, 1, spill, "float32", group=group, device=self.context.device)
                 for one in (self.dense, self.parent)
             )
-            if len(dense) != len(own):
-                raise UnsupportedError(
-                    f"{len(own)} blocks are left of {len(dense)}: which of them is to give what, is not known",
-                    "recover models of which no block was removed",
-                )
-            theirs_wide, ours_wide = (dimensions(one.config).hidden for one in (self.dense, self.parent))
-            if theirs_wide != ours_wide:
-                raise UnsupportedError(
-                    f"its states are {ours_wide} wide where the dense model's are {theirs_wide}: blocks cannot be compared",
-                    "`recover: distill`, or `train` the whole model",
-                )
+            self._comparable(len(dense), len(own))
             earlier = self._earlier()
 
             def total() -> tuple[float, float | None]:
@@ -179,8 +170,29 @@ class Reconstruction:
             made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
         seconds, joules = total()
+        lost = earlier.joules is None and not isinstance(spent.meter, energy.NoMeter)
+        source = energy.UNCOUNTED if lost else spent.source
+        evidence = self._evidence(folder, fits, writer.left_out)
         if earlier.place is not None:
             shutil.rmtree(earlier.place, ignore_errors=True)
+        return replace(evidence, seconds=seconds, joules=joules, energy_source=source)
+
+    def _comparable(self, theirs: int, ours: int) -> None:
+        """Raise UnsupportedError where the models' blocks, of which there are so many, differ in number or width."""
+        if theirs != ours:
+            raise UnsupportedError(
+                f"{ours} blocks are left of {theirs}: which of them is to give what, is not known",
+                "recover models of which no block was removed",
+            )
+        wide, own = (dimensions(one.config).hidden for one in (self.dense, self.parent))
+        if wide != own:
+            raise UnsupportedError(
+                f"its states are {own} wide where the dense model's are {wide}: blocks cannot be compared",
+                "`recover: distill`, or `train` the whole model",
+            )
+
+    def _evidence(self, folder: Path, fits: list[Fit], left_out: list[str]) -> Evidence:
+        """What was made, counted in the written files; raises ModelError where a pruned weight came back."""
         first, last = fits[0], fits[-1]
         read = sum(one.tokens for one in fits) // len(fits)
         words = [
@@ -189,17 +201,14 @@ class Reconstruction:
             f"trained on {read:,} tokens, {read / PUBLISHED:.2g} of the published run's {PUBLISHED:,}"
             if read < PUBLISHED * (1 - self.step.settings["held_out"])
             else "",
-            told(writer.left_out),
+            told(left_out),
         ]
         note = "; ".join(filter(None, words))
-        result = counted(folder, family, seconds, 1, note, self.text.told(), partial(kept_zeros, self.parent))
+        family = self.context.family
+        result = counted(folder, family, 0.0, 1, note, self.text.told(), partial(kept_zeros, self.parent))
         tokens = sum(one.tokens * one.epochs for one in fits) // len(fits)
         share = read_share(Checkpoint(folder), family)
-        lost = earlier.joules is None and not isinstance(spent.meter, energy.NoMeter)
-        return replace(
-            result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share,
-            joules=joules, energy_source=energy.UNCOUNTED if lost else spent.source,
-        )  # fmt: skip
+        return replace(result, trained_tokens=tokens, operations=sum(one.operations for one in fits), read_share=share)
 
     def _earlier(self) -> KeptBlocks:
         """What is kept of the same reconstruction."""
@@ -211,7 +220,7 @@ class Reconstruction:
         if self.context.progress is None:
             return
         number, turns = self.turn
-        left = f", {remaining(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
+        left = f", {duration(seconds / trained * (turns * blocks - number * blocks - done))} left" if trained else ""
         told = f"error {fit.before:.3g} → {fit.after:.3g}{left}"
         self.context.progress(number * blocks + done, turns * blocks, told)
 

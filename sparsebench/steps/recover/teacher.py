@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from sparsebench.errors import UnsupportedError
 from sparsebench.steps.recover import PREDICTS, SEVERAL, losses
-from sparsebench.steps.recover.reading import NONE, held_out, schedule
+from sparsebench.steps.recover.reading import NONE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,21 +131,19 @@ class Distillation:
     parameters: int = 0
     """Of all teachers together."""
     steps: int = 0
-    """Of the training, where the teacher's part depends on them."""
+    """Of the training."""
     asked: int = 0
     """Tokens that each teacher was asked about, where what it says is kept."""
 
-    def prepare(self, seed: int) -> None:
-        """Find which layers are matched, with a linear projection each where widths differ.
+    def prepare(self, seed: int, steps: int) -> None:
+        """Of a training of so many ``steps``: find which layers are matched, with a linear projection each where widths differ.
 
         Raises UnsupportedError where the match cannot be had of these two models.
         """
         match, asked = self.settings["match"], self.settings
         if self.family == "encoder" and (asked["alpha"] < 1 or "alpha_schedule" in asked):
             raise UnsupportedError(*PREDICTS)
-        if "alpha_schedule" in asked:
-            seen = self.text.counts()[: -held_out(asked, self.text.samples)]
-            self.steps = len(schedule(seen, asked["tokens"], asked["batch"], seed))
+        self.steps = steps
         if self.family == "encoder" and len(self.teachers) > 1:
             raise UnsupportedError(*SEVERAL)
         if match == "none":

@@ -22,11 +22,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from sparsebench import heap
+from sparsebench.durations import duration
 from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.models.checkpoint import Checkpoint, torch_dtype
 from sparsebench.models.filling import stored_views
 from sparsebench.models.topology import View, parts
-from sparsebench.steps.contract import Context, Point, Step, remaining
+from sparsebench.steps.contract import Context, Point, Step
 from sparsebench.steps.recover.reading import schedule
 
 if TYPE_CHECKING:
@@ -345,7 +346,7 @@ class Trainer:
         if self.context.progress is not None:
             left = state.seconds / state.number * (steps - state.number)
             last = state.losses[-1] if state.losses else float("nan")
-            self.context.progress(state.number, steps, f"loss {last:.3f}, {remaining(left)} left")
+            self.context.progress(state.number, steps, f"loss {last:.3f}, {duration(left)} left")
 
     @property
     def _identity(self) -> str:

@@ -185,7 +185,7 @@ class Training:
                     loss.keep(teacher, place / f"said-{number}", read, self._asking)
                 else:
                     loss.teachers.append(teacher)
-            loss.prepare(seed)
+            loss.prepare(seed, len(plan))
             extra = list(loss.projections.parameters())
         weights = TrainedWeights(model, self.parent, family, own["train"], own.get("rank", 0), seed)
         return Trainer(

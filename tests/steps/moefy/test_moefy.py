@@ -206,7 +206,7 @@ def test_what_a_plan_refuses_by_config_json_a_job_refuses_too_and_nothing_else(k
     for experts in (16, 7):
         step, row = single("moefy", "random", experts=experts, active=0.5), kinds()["moefy"]
         config = Checkpoint(parent).config
-        words = row.refuses(step, config)[0] or row.unequal(step, config)[0]
+        words = row.refuses(step, config)[0] or row.refuses_shape(step, config)[0]
         assert words or experts == 16
         try:
             made(parent, family, {step: tmp_path / str(experts)})

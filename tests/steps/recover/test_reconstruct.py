@@ -168,7 +168,7 @@ def test_progress_tells_the_error_of_each_block_and_the_time_left(tmp_path: Path
     fits = json.loads((tmp_path / "out" / "sparsebench.json").read_text())["fits"]
     assert [one[:2] for one in said] == [(1, 2), (2, 2)]
     for (_, _, words), fit in zip(said, fits, strict=True):
-        assert words.startswith(f"error {fit['before']:.3g} → {fit['after']:.3g}, ") and words.endswith(" s left")
+        assert words.startswith(f"error {fit['before']:.3g} → {fit['after']:.3g}, ") and words.endswith("s left")
 
 
 def test_no_more_tokens_are_read_than_asked_for(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_hidden_states_of_another_width_are_compared_through_a_projection(tmp_pa
     settings = step("distill", match="hidden_mse", match_weight=0.5, top_k=0).settings
     text = TrainingText(family, batch(family))
     loss = Distillation(small, [large], family, text, settings, torch.device("cpu"))
-    loss.prepare(3)
+    loss.prepare(3, 1)
     rows = [0, 2]
     with torch.no_grad():
         found = float(loss(rows, 0))

@@ -54,7 +54,7 @@ def test_the_loss_is_the_divergence_from_the_mean_of_probabilities_up_to_a_const
     loss = Distillation(student, [] if kept else [one, other], family, text, settings, torch.device("cpu"))
     for number, teacher in enumerate((one, other)) if kept else ():
         loss.keep(teacher, tmp_path / str(number), range(text.samples), lambda done, total: None)
-    loss.prepare(0)
+    loss.prepare(0, 1)
     found = loss(rows, 0)
     found.backward()
     gradient = student.model.layers[0].mlp.up_proj.weight.grad.clone()
