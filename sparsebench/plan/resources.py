@@ -49,13 +49,20 @@ def silence_seconds(job: Job, sizes: dict[str, ModelSize]) -> float:
 
 
 def learned(jobs: Iterable[Job], sizes: dict[str, ModelSize], seconds: Mapping[str, float]) -> dict[str, float]:
-    """By kind of job, what finished ones took of their estimates: the median. ``seconds`` are those of the cells, by id."""
+    """By ``pace``, what finished jobs took of their estimates: the median. ``seconds`` are those of the cells, by id."""
     ratios: dict[str, list[float]] = {}
     for job in jobs:
         if job.cells:
             took = sum(seconds[cell.id] for cell in job.cells)
-            ratios.setdefault(job.kind, []).append(took / job_seconds(job, sizes))
+            ratios.setdefault(pace(job), []).append(took / job_seconds(job, sizes))
     return {kind: median(found) for kind, found in ratios.items()}
+
+
+def pace(job: Job) -> str:
+    """What jobs have in common whose estimates are wrong by the same factor: their kind, and what is made and how. That weights
+    were rounded in less time than expected says nothing of a training."""
+    last = [variant.steps[-1] for variant in job.makes if variant.steps][-1:]
+    return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
 
 
 def at_once(job: Job, slots: int, gpus: int = 0) -> int:
@@ -89,14 +96,14 @@ class JobGroup:
 
 
 def shares(
-    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, pace: Mapping[str, float] | None = None, gpus: int = 0
+    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, known: Mapping[str, float] | None = None, gpus: int = 0
 ) -> list[JobGroup]:
-    """The jobs by kind and place. ``pace`` is what was ``learned``."""
+    """The jobs by kind and place. ``known`` is what was ``learned``."""
     found: dict[tuple[str, bool, bool], JobGroup] = {}
     for job in jobs:
         key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
         own, many = found.setdefault(key, JobGroup(*key)), at_once(job, slots, gpus)
-        expected = job_seconds(job, sizes) * (pace or {}).get(job.kind, 1.0)
+        expected = job_seconds(job, sizes) * (known or {}).get(pace(job), 1.0)
         own.count, own.at_once = own.count + 1, max(own.at_once, many)
         own.seconds, own.longest = own.seconds + expected / many, max(own.longest, expected)
     return list(found.values())

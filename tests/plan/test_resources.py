@@ -65,3 +65,15 @@ def test_what_reads_the_whole_model_takes_its_memory_and_a_pass_for_each_trial(m
     assert sleb > 20 * influence and taylor > influence and activation > influence
     needed = [job_bytes(job, size) for job in jobs]
     assert needed[0] == needed[2] == needed[1] + 4 * 10**8 == needed[3] + 4 * 10**8
+
+
+def test_what_rounding_took_says_nothing_of_a_training() -> None:
+    def made(*step: str) -> Job:
+        variant = Variant("v", "m", "decoder", "path:m", "r", "real", "float32", steps=(single(*step),))
+        return Job("a", "make", (Cell("a", "make", variant, {}),), (variant,))
+
+    rounded, trained = made("quantize", "int8"), made("recover", "finetune")
+    sizes = {"m": ModelSize(1_000_000, 4_000_000)}
+    known = learned([rounded], sizes, {"a": 100 * job_seconds(rounded, sizes)})
+    seconds = [total_seconds(shares([job], sizes, 1, known))["make"] for job in (rounded, trained)]
+    assert seconds == [pytest.approx(100 * job_seconds(rounded, sizes)), job_seconds(trained, sizes)]
