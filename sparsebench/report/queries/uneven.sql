@@ -5,7 +5,7 @@ SELECT model, weights, method_label(method, granularity, 'unstructured') || way 
        max(zero_share) FILTER (scope = 'layer and kind') AS fullest,
        count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind' AND zero_share >= 0.999) AS emptied,
        count(DISTINCT concat_ws(' ', side, kind, layer)) FILTER (scope = 'layer and kind') AS matrices, any_value(moved) AS moved,
-       arg_max(concat_ws(' ', CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END, kind, 'of block', layer), zero_share)
+       arg_max(concat_ws(' ', CASE WHEN family = 'encoder-decoder' THEN nullif(side, '') END, kind, 'of block', layer), (zero_share, side, kind, layer))
            FILTER (scope = 'layer and kind') AS fullest_at
 FROM structure
 JOIN ways USING (variant_id)
