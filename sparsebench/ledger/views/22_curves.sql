@@ -21,7 +21,11 @@ WITH scored AS (
                         THEN pattern ELSE 'N:M' END) || way AS how
     FROM scored
 ), dense AS (
-    SELECT * FROM named WHERE method = 'dense'
+    -- One dense score a panel, the newest: those of other machines differ in the last digits, and would be drawn beside it.
+    SELECT n.* REPLACE (o.score AS score, o.low AS low, o.high AS high)
+    FROM named n
+    JOIN (FROM named WHERE method = 'dense' QUALIFY row_number() OVER (PARTITION BY panel ORDER BY started_at DESC, manifest) = 1) o USING (panel)
+    WHERE n.method = 'dense'
 ), lines AS (
     SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.scale = 'perplexity') > 1, ', seed ' || s.seed, '')
         AS line, regexp_matches(s.method, '^random(\+|$)') AS bound
