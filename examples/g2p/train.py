@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 nice -n 5 python examples/g2p/train.py --out examples/g2p/model
 
 About an hour on one core. Interrupted, the same command goes on from its last checkpoint, with the same result. With ``--words
-out/g2p-words.jsonl`` it writes the words that it trains on, for examples/g2p-recovery.yaml, and trains nothing. examples/g2p/words.jsonl, with which
-the quickstart recovers a pruned model, has 12,000 of them (``--count 12000``).
+out/g2p-words.jsonl`` it writes the words that it trains on, for examples/g2p-recovery.yaml, and trains nothing.
+examples/g2p/words.jsonl, with which the quickstart recovers a pruned model, has 12,000 of them (``--count 12000``).
 """
 
 from __future__ import annotations
