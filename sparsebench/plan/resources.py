@@ -96,7 +96,11 @@ class JobGroup:
 
 
 def shares(
-    jobs: Iterable[Job], sizes: dict[str, ModelSize], slots: int, known: Mapping[str, float] | None = None, gpus: int = 0
+    jobs: Iterable[Job],
+    sizes: dict[str, ModelSize],
+    slots: int,
+    known: Mapping[str, float] | None = None,
+    gpus: int = 0,
 ) -> list[JobGroup]:
     """The jobs by kind and place. ``known`` is what was ``learned``."""
     found: dict[tuple[str, bool, bool], JobGroup] = {}
