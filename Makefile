@@ -43,7 +43,7 @@ report: $(VENV)/.installed
 	$(BIN)/sparsebench figures --ledger ledger/report.duckdb --out figures
 	$(BIN)/sparsebench report --ledger ledger/report.duckdb --out report.md --results docs/results.md --figures figures
 	$(BIN)/sparsebench ingest ledger/published --ledger ledger/published.duckdb
-	$(BIN)/sparsebench figures shapes removed --format png --ledger ledger/published.duckdb --out docs
+	$(BIN)/sparsebench figures shapes removed training --format png --ledger ledger/published.duckdb --out docs
 	$(BIN)/python docs/quotes.py ledger/published.duckdb
 
 # The pages and the JSON Schema that are made from the code; a test compares them.

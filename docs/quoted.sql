@@ -49,7 +49,12 @@ WITH wanda AS (
     SELECT recipe, d.score, d.dense_score, d.verdict
     FROM vs_dense d
     JOIN variants USING (variant_id)
-    WHERE d.manifest = 'skipping' AND d.model = 'minilm-l6' AND d.task = 'sciq_retrieval'
+    WHERE d.manifest = 'skipping' AND d.model = 'minilm-l6' AND d.task = 'sciq_retrieval')
+, training AS (
+    SELECT recipe, d.task, d.ratio, d.score, d.dense_score, -100 * d.difference AS points
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest = 'training'
 ), prompts AS (
     SELECT recipe, 1 / speedup AS slower
     FROM latency l
@@ -183,3 +188,21 @@ UNION ALL SELECT 'minilm_worse_50', format('{}', count(*) FILTER (_lost(verdict)
 UNION ALL SELECT 'minilm_random_25', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'random/representative 8 of 32 experts'
 UNION ALL SELECT 'minilm_learned_25', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'coactivation/learned 8 of 32 experts'
 UNION ALL SELECT 'minilm_teal_50', format('{:.3f}', score) FROM minilm_skipping WHERE recipe = 'teal 50% of inputs'
+UNION ALL SELECT 'trained_sparsegpt_50', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'trained_sparsegpt_70', format('{:.1f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 70% propagate=dense'
+UNION ALL SELECT 'trained_sparsegpt_90', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 90% propagate=dense'
+UNION ALL SELECT 'trained_sparsegpt_95', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 95% propagate=dense'
+UNION ALL SELECT 'trained_alps_50', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'alps/layer 50% propagate=dense'
+UNION ALL SELECT 'trained_alps_70', format('{:.1f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'alps/layer 70% propagate=dense'
+UNION ALL SELECT 'trained_alps_90', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'alps/layer 90% propagate=dense'
+UNION ALL SELECT 'trained_alps_95', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'alps/layer 95% propagate=dense'
+UNION ALL SELECT 'trained_wanda_50', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'wanda/row 50% propagate=dense'
+UNION ALL SELECT 'trained_blocks_50', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct'
+UNION ALL SELECT 'trained_chain_50', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
+UNION ALL SELECT 'trained_elsa_90', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'elsa 90% tokens=200000 length=256 interval=8'
+UNION ALL SELECT 'trained_elsa_95', format('{:,}', ratio::BIGINT) FROM training WHERE task = 'perplexity' AND recipe = 'elsa 95% tokens=200000 length=256 interval=8'
+UNION ALL SELECT 'trained_int8', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'int8'
+UNION ALL SELECT 'trained_int4', format('{:.2f}', ratio) FROM training WHERE task = 'perplexity' AND recipe = 'int4'
+UNION ALL SELECT 'trained_arc_dense', format('{:.3f}', any_value(dense_score)) FROM training WHERE task = 'arc_easy'
+UNION ALL SELECT 'trained_arc_sparsegpt_50', format('{:.3f}', score) FROM training WHERE task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense'
+UNION ALL SELECT 'trained_arc_chain_50', format('{:.3f}', score) FROM training WHERE task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
