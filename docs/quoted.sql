@@ -55,6 +55,11 @@ WITH wanda AS (
     FROM vs_dense d
     JOIN variants USING (variant_id)
     WHERE d.manifest = 'training'
+), smol_skipping AS (
+    SELECT recipe, d.ratio, d.ratio_low, d.ratio_high
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest = 'skipping' AND d.model = 'smollm2-135m'
 ), prompts AS (
     SELECT recipe, 1 / speedup AS slower
     FROM latency l
@@ -206,3 +211,13 @@ UNION ALL SELECT 'trained_int4', format('{:.2f}', ratio) FROM training WHERE tas
 UNION ALL SELECT 'trained_arc_dense', format('{:.3f}', any_value(dense_score)) FROM training WHERE task = 'arc_easy'
 UNION ALL SELECT 'trained_arc_sparsegpt_50', format('{:.3f}', score) FROM training WHERE task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'trained_arc_chain_50', format('{:.3f}', score) FROM training WHERE task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
+UNION ALL SELECT 'smol_random_oracle', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'random/oracle 16 of 32 experts'
+UNION ALL SELECT 'smol_random_representative', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'random/representative 16 of 32 experts'
+UNION ALL SELECT 'smol_kmeans_oracle', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'kmeans/oracle 16 of 32 experts'
+UNION ALL SELECT 'smol_kmeans_representative', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'kmeans/representative 16 of 32 experts'
+UNION ALL SELECT 'smol_coactivation_oracle', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'coactivation/oracle 16 of 32 experts'
+UNION ALL SELECT 'smol_coactivation_learned', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'coactivation/learned 16 of 32 experts'
+UNION ALL SELECT 'smol_coactivation_representative', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'coactivation/representative 16 of 32 experts'
+UNION ALL SELECT 'smol_cmoe_oracle', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'cmoe/oracle 16 of 32 experts'
+UNION ALL SELECT 'smol_cmoe_learned', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'cmoe/learned 16 of 32 experts'
+UNION ALL SELECT 'smol_cmoe_representative', format('{:.2f}', ratio) FROM smol_skipping WHERE recipe = 'cmoe/representative 16 of 32 experts'
