@@ -184,7 +184,7 @@ def _places(by_place: list[JobGroup]) -> Iterator[str]:
 def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> Iterator[str]:
     """What each GPU does, and for how long, as a run by the estimates goes."""
     from sparsebench.durations import duration
-    from sparsebench.plan.resources import job_seconds, slots
+    from sparsebench.plan.resources import expected_seconds, slots
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.local import Local
     from sparsebench.run.simulate import by_gpu
@@ -192,7 +192,7 @@ def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> It
 
     space = Workspace.of(ready.ledger, ready.work)
     local = Local(RunSettings(space, ready.cache.root, slots=slots(ready), sizes=ready.sizes, device=ready.device))
-    found, whole = by_gpu(local, work, lambda job: job_seconds(job, ready.sizes) * pace.get(job.kind, 1.0))
+    found, whole = by_gpu(local, work, lambda job: expected_seconds(job, ready.sizes, pace))
     for number, kinds in enumerate(found):
         jobs = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in kinds.items()) or "nothing"
         yield f"GPU {number}, busy {duration(sum(kinds.values()))} of {duration(whole)}: {jobs}"

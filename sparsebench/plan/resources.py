@@ -65,6 +65,11 @@ def pace(job: Job) -> str:
     return " ".join([job.kind, *(f"{step.verb} {step.name}" for step in last)])
 
 
+def expected_seconds(job: Job, sizes: dict[str, ModelSize], known: Mapping[str, float]) -> float:
+    """A job's time by its estimate and by what was ``learned`` of its like."""
+    return job_seconds(job, sizes) * known.get(pace(job), 1.0)
+
+
 def at_once(job: Job, slots: int, gpus: int = 0) -> int:
     """How many jobs like this one run at once, as ``run/local`` has room: a timed one alone, those that calculate one a GPU
     (or so many GPUs as they have ranks) where the run has ``gpus``, others in ``slots``."""
@@ -107,7 +112,7 @@ def shares(
     for job in jobs:
         key = job.kind, bool(gpus) and calculates(job), alone(job, bool(gpus))
         own, many = found.setdefault(key, JobGroup(*key)), at_once(job, slots, gpus)
-        expected = job_seconds(job, sizes) * (known or {}).get(pace(job), 1.0)
+        expected = expected_seconds(job, sizes, known or {})
         own.count, own.at_once = own.count + 1, max(own.at_once, many)
         own.seconds, own.longest = own.seconds + expected / many, max(own.longest, expected)
     return list(found.values())
