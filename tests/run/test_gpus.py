@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparsebench import devices, records
+from sparsebench.cli import plan
 from sparsebench.cli.app import app
 from sparsebench.ledger import query
 from sparsebench.manifest.schema import Manifest
@@ -165,6 +166,12 @@ def test_the_plan_says_what_each_gpu_does_and_for_how_long(
     assert [line[0] for line in lines] == list("01234567"), done.stderr
     assert "latency" in lines[0][3] and "latency" in lines[1][3], "two ranks have two"
     assert lines[7][3].startswith("nothing")
+    path.write_text(path.read_text() + "variants: [{prune: magnitude, sparsity: 0.5}]\n")
+    seen = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"]).stderr
+    monkeypatch.setattr(plan, "_learned", lambda ready: ({"make prune magnitude": 10_000.0}, ""))
+    slow = CliRunner().invoke(app, ["plan", str(path), "--device", "cuda"]).stderr
+    whole = [re.findall(r"GPU 0, busy .+? of (\S+):", " ".join(text.split())) for text in (seen, slow)]
+    assert whole[0] and whole[0] != whole[1], "what was learned of making counts here too"
 
 
 REFUSED = """\
