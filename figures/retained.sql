@@ -33,5 +33,6 @@ SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_lo
                       count(*) FILTER (sparsity = 0.9 AND low <= 0), count(*) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
 WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
-QUALIFY sparsity > 0 OR NOT apart
+-- A line whose variants are left out would be its dense point alone.
+QUALIFY (sparsity > 0 OR NOT apart) AND max(sparsity) OVER (PARTITION BY panel, line) > 0
 ORDER BY panel, bound, line, sparsity;
