@@ -53,7 +53,7 @@ class Canvas:
         self.panel_height = PANEL if len(self.facets) > 1 else 1.6 * PANEL
         self.rowing = 0.0
         if spec.kind in NAMED_ROWS:
-            self.rowing = CHARACTER * max(len(str(row[spec.get("y")])) for row in rows)
+            self.rowing = CHARACTER * max(len(line) for row in rows for line in self.row_name(row).split("\n"))
         fitting = max(1, int(width / max(NARROWEST.get(spec.kind, ELSE), 1.0 + self.rowing)))
         most = min(int(spec.get("columns", "1" if spec.kind in NAMED_ROWS else "3")), fitting)
         # Four panels stand two by two rather than three and one.
@@ -76,6 +76,10 @@ class Canvas:
     def facet(self, row: Mapping[str, Any]) -> str:
         """The name of a row's panel."""
         return str(row[self.spec.get("facet")]) if "facet" in self.spec.values else ""
+
+    def row_name(self, row: Mapping[str, Any]) -> str:
+        """The name of a row of named rows, in several lines where it would take more than its share of the sheet."""
+        return textwrap.fill(str(row[self.spec.get("y")]), int(SHARE * self.width / CHARACTER))
 
     def across(self, value: Any) -> Any:
         """Where a value of x lies on the horizontal axis."""
@@ -147,9 +151,10 @@ class Canvas:
         return self.panel_height
 
     def _cell(self, rows: Rows) -> float:
-        """The height of a row; a forest's holds a point of each series below each other."""
+        """The height of a row: it holds the lines of its name, and a forest's a point of each series below each other."""
         points = len({self.series(row) for row in rows}) if self.spec.kind == "forest" else 1
-        return max(CELL, POINT * (points + 1))
+        lines = max(self.row_name(row).count("\n") for row in rows) if self.spec.kind in NAMED_ROWS else 0
+        return max(CELL + LEGEND_LINE * lines, POINT * (points + 1))
 
     def _rows_of(self, rows: Rows) -> int:
         return len({row[self.spec.get("y")] for row in rows})
@@ -171,9 +176,11 @@ class Canvas:
         from matplotlib.patches import Patch
 
         handles: list[Any] = []
-        for name, look in self.looks.items():
-            if line is None or not name:
+        room = int((self.width - 0.2 - HANDLE) / CHARACTER)
+        for series, look in self.looks.items():
+            if line is None or not series:
                 continue
+            name = textwrap.fill(series, room)
             if line:
                 shape: Any = {
                     "marker": look.marker,
@@ -181,14 +188,14 @@ class Canvas:
                     "markeredgecolor": "white",
                     "markeredgewidth": 0.3,
                 }
-                dashes: Any = look.dashes if joined and name not in self.apart else "none"
+                dashes: Any = look.dashes if joined and series not in self.apart else "none"
                 handles.append(Line2D([], [], color=look.colour, linestyle=dashes, linewidth=1.2, label=name, **shape))
             else:
                 edge: Any = {"edgecolor": "white", "linewidth": 0.3}
                 handles.append(Patch(facecolor=look.colour, hatch=look.hatch, label=name, **edge))
         for label, colour, dashes in levels:
             handles.append(Line2D([], [], color=colour, linestyle=dashes, linewidth=1.2, label=label))
-        widest = max((len(handle.get_label()) for handle in handles), default=1)
+        widest = max((len(part) for handle in handles for part in handle.get_label().splitlines()), default=1)
         columns = max(1, min(len(handles), int((self.width - 0.2) / (widest * CHARACTER + HANDLE))))
         self._legend = {"handles": handles, "ncols": columns}
 
@@ -196,7 +203,8 @@ class Canvas:
         """Give the sheet the height that its content needs."""
         title = TITLE_LINE * len(self._title_lines) + 0.1
         self._bottom = 0.06 + NOTE_LINE * len(self._note_lines)
-        rows = -(-len(self._legend["handles"]) // self._legend["ncols"]) if self._legend else 0
+        lines = sum(handle.get_label().count("\n") + 1 for handle in self._legend["handles"]) if self._legend else 0
+        rows = -(-lines // self._legend["ncols"]) if self._legend else 0
         self._legend_top = self._bottom + (LEGEND_LINE * rows + 0.06 if rows else 0.0)
         below = self._legend_top + TITLE_LINE * len(self._xlabel_lines)
         height = title + self.height + 0.25 + below

@@ -21,10 +21,10 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
     spec = canvas.spec
     across = canvas.categories if "text" in spec.values else canvas.categories_of(rows)
-    down = list(dict.fromkeys(row[spec.get("y")] for row in rows))
+    down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
     grid = np.full((len(down), len(across)), np.nan)
     for row in rows:
-        grid[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = row[spec.get("value")]
+        grid[down.index(canvas.row_name(row)), across.index(row[spec.get("x")])] = row[spec.get("value")]
     low, high = _range(canvas)
     colours = style.INK if "text" in spec.values else style.MAP
     axes.imshow(grid, cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
@@ -37,7 +37,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-    axes.set_yticks(range(len(down)), [str(value) for value in down])
+    axes.set_yticks(range(len(down)), down)
     labels = [style.percent(value) if spec.get("xscale") == "sparsity" else str(value) for value in across]
     room = (canvas.width / canvas.across_panels - 1.2) / (0.1 + 0.06 * max(map(len, labels)))
     step = max(1, -(-len(across) // max(1, int(room))))
@@ -46,7 +46,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         letters, texts = _letters(canvas), {}
         for row in rows:
             shown = f"{row[spec.get('text')] or ''} {letters.get(row.get(spec.get('remark')) or '', '')}"
-            texts[down.index(row[spec.get("y")]), across.index(row[spec.get("x")])] = shown.strip()
+            texts[down.index(canvas.row_name(row)), across.index(row[spec.get("x")])] = shown.strip()
     elif len(across) * canvas.across_panels <= WRITTEN * canvas.width / style.WIDTH:
         texts = {at: canvas.written(float(value), digits=0) for at, value in np.ndenumerate(grid) if value == value}
     else:

@@ -19,9 +19,9 @@ def strip_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     """Draw one panel; rows keep the query's order, the first on top, and share a line with the same y."""
     import numpy as np
 
-    x, y = canvas.spec.get("x"), canvas.spec.get("y")
+    x = canvas.spec.get("x")
     for place, name in enumerate(scales.name_rows(axes, given, canvas)):
-        mine = [row for row in given if str(row[y]) == name]
+        mine = [row for row in given if canvas.row_name(row) == name]
         colour = canvas.looks[canvas.series(mine[0])].colour
         values = np.sort(np.array([row[x] for row in mine], dtype=float))
         # One path of a row's ticks, broken by NaN: a figure of thousands of samples stays small.
@@ -50,7 +50,7 @@ def forest_panel(axes: Axes, given: Rows, canvas: Canvas) -> None:
     for row in given:
         series = canvas.series(row)
         look = canvas.looks[series]
-        place = down.index(str(row[spec.get("y")])) + (order.index(series) - (len(order) - 1) / 2) * step
+        place = down.index(canvas.row_name(row)) + (order.index(series) - (len(order) - 1) / 2) * step
         low, high = (row[spec.get(end)] if end in spec.values else None for end in ("xlow", "xhigh"))
         if low is not None and high is not None:
             axes.hlines([place], [low], [high], color=look.colour, linewidth=1.0, alpha=0.75, zorder=2)

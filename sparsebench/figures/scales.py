@@ -41,7 +41,7 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 def name_rows(axes: Axes, rows: Rows, canvas: Canvas) -> list[str]:
     """Name the rows of a panel, the first on top, rule it downwards, draw the levels, and give the names in their order."""
-    down = [str(name) for name in dict.fromkeys(row[canvas.spec.get("y")] for row in rows)]
+    down = list(dict.fromkeys(canvas.row_name(row) for row in rows))
     axes.set_yticks(range(len(down)), down)
     axes.set_ylim(canvas.most_rows - 0.4, -0.6)  # rows are as high as those of the panels beside
     axes.tick_params(axis="y", length=0)

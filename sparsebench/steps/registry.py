@@ -172,20 +172,24 @@ def known(step: Step) -> bool:
 
 
 def details(step: Step) -> list[str]:
-    """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``."""
-    unusual = kinds()[step.verb].unusual(step) if known(step) else step.settings
-    kind = kinds()[step.verb] if known(step) else None
+    """What a step's own settings say beyond the defaults, and beyond what tables have columns for: ``damping=0.1``. A text is
+    told by its name, where it is not the usual one."""
+    if not known(step):
+        return [f"{key}={value}" for key, value in step.settings.items() if key not in COLUMNS]
+    kind = kinds()[step.verb]
+    columns = {column for named in kind.texts.values() for column in named}
 
     def said(key: str, value: Any) -> str:
-        if kind and key in kind.files:
+        if key in kind.files:
             return of_file(value)[0].name
-        if kind and key in kind.texts:
-            return of_text(value).name
-        if kind and key in kind.teachers:
+        if key in kind.texts:
+            return recover.text_name(value)
+        if key in kind.teachers:
             return recover.taught(step.settings)
         return f"{key}={value}"
 
-    return [said(key, value) for key, value in unusual.items() if key not in COLUMNS]
+    told = {key: value for key, value in kind.unusual(step).items() if key not in COLUMNS and key not in columns}
+    return [*filter(None, (said(key, value) for key, value in told.items()))]
 
 
 @cache

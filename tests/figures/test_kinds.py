@@ -17,7 +17,7 @@ from sparsebench.figures.scatter import front
 from sparsebench.figures.spec import parse
 from sparsebench.ledger import query
 from sparsebench.ledger.store import Ledger
-from tests.figures.test_draw import overlaps
+from tests.figures.test_draw import overlaps, rows_of
 from tests.ledger import samples
 
 SERIES = pytest.mark.parametrize("series", [3, 10, 40])
@@ -81,6 +81,31 @@ def test_strips_clip_and_overlap_nothing(series: int, width: float) -> None:
     assert overlaps(figure) == []
     heights = [axes.bbox.height / (axes.get_ylim()[0] + 0.6) for axes in figure.axes]
     assert max(heights) == pytest.approx(min(heights), rel=0.25), "rows of one figure are alike"
+
+
+CHAIN = "magnitude/layer, then distill words.jsonl tokens=200000 length=64 batch=64 rate=0.001"
+"""What a chain is called."""
+
+
+@WIDTHS
+def test_a_chains_name_takes_several_lines(width: float) -> None:
+    rows = [
+        {
+            "relative": 1 + step / 100, "one": 1, "engine": "deepspeed", "facet": f"a-model-{facet}\ndecode, b1 p64 g8",
+            "label": f"DeepSpeed, 1 rank {name}, 1.3 ms",
+        }
+        for facet in range(2) for name in ("dense", "magnitude/layer 80%", f"{CHAIN} 80%") for step in range(5)
+    ]  # fmt: skip
+    assert overlaps(draw(parse(SHIPPED / "latency.sql"), table(rows), [], width)) == []
+
+
+@WIDTHS
+def test_a_chains_name_in_a_legend_takes_several_lines(width: float) -> None:
+    rows = [{**row, "line": f"{row['line']}, {CHAIN}"} for row in rows_of(3, 2)]
+    figure = draw(parse(SHIPPED / "score.sql"), table(rows), [], width)
+    assert overlaps(figure) == []
+    (legend,) = figure.legends
+    assert all(CHAIN in text.get_text().replace("\n", " ") for text in legend.get_texts()[:3])
 
 
 @WIDTHS

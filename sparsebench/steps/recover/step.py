@@ -221,13 +221,10 @@ def label(step: Step) -> str:
 
 def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
     """The settings of a training that differ from their defaults, each in a word."""
-    from sparsebench.steps.calibration import DEFAULT
-
     fields = kind.model_fields
     told = {key: value for key, value in own.items() if key in fields and value != fields[key].default}
     named = told.pop("source", None)
-    text = of_text(named) if named else None
-    first = [text.name] if text and text.source != DEFAULT.source else []
+    first = [name] if named and (name := text_name(named)) else []
     if "teacher" in told:
         first.append(taught(own))
     if student := told.pop("student", None):
@@ -235,6 +232,14 @@ def unusual(own: Mapping[str, Any], kind: type[Settings]) -> list[str]:
             "into " + " ".join(f"{key}={_listed(value)}" for key, value in student.items() if value != "sliced")
         )
     return first + said({key: value for key, value in told.items() if key not in ("field", "target", "teacher")})
+
+
+def text_name(named: str) -> str:
+    """The name of a text that a step reads; empty where it is the usual one."""
+    from sparsebench.steps.calibration import DEFAULT
+
+    text = of_text(named)
+    return text.name if text.source != DEFAULT.source else ""
 
 
 def taught(own: Mapping[str, Any]) -> str:

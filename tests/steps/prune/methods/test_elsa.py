@@ -14,12 +14,12 @@ from pydantic_core import PydanticCustomError
 from sparsebench.models.batch import Batch
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
-from sparsebench.steps.calibration import Calibrated
+from sparsebench.steps.calibration import DEFAULT, Calibrated
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.prune.methods.elsa import ElsaPruning
 from sparsebench.steps.recover import trainer
 from sparsebench.steps.recover.trainer import MaskedParameter
-from sparsebench.steps.registry import kinds, label, single
+from sparsebench.steps.registry import details, kinds, label, single
 from tests.models.replaying import written
 from tests.steps.prune.methods.test_gradual import exactly
 from tests.steps.recover.test_whole import made, resumed, step
@@ -160,6 +160,11 @@ def test_settings() -> None:
     assert label(single("prune", "elsa", pattern="2:4", tokens=7)) == "elsa 2:4 50% tokens=7"
     own = single("prune", "elsa", sparsity=0.9, source="path:/b/a.txt")
     assert label(own) == "elsa 90% tokens=2000000 a.txt"
+    # On a figure's line there is the text's name alone, and none of the usual text.
+    assert details(own) == ["a.txt"]
+    assert details(single("prune", "elsa", sparsity=0.9, tokens=7, source=DEFAULT.source, field="passage")) == [
+        "tokens=7"
+    ]
     kind = kinds()["prune"]
     assert kind.draws(own) and kind.on_device(own) and kind.trains(own) > 3 * 2_000_000 and kind.holds(own) == 32.0
     for wrong in (
