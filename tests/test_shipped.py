@@ -43,6 +43,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/training.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/g2p-recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
+        ("examples/minilm-recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
     ],
 )
 def test_examples_of_one_question_pass_the_preflight_offline(name: str, stages: set[str], tmp_path: Path) -> None:

@@ -334,6 +334,9 @@ def connect(ray: Any, address: str | None) -> None:
             f"--executor ray: no cluster of Ray's at {where or 'this machine'} ({_first_line(error)})",
             "see `ray status`; the driver needs the cluster's versions of Ray and Python",
         ) from error
+    # Ray has no setting against its printing a lost node's whole state on our standard output. A run tells itself what is lost.
+    if worker := getattr(getattr(ray, "_private", None), "worker", None):
+        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _ray() -> Any:
