@@ -12,10 +12,10 @@ WITH asked AS (
     FROM errors
     QUALIFY row_number() OVER (PARTITION BY model ORDER BY error, words) = 1
 )
-SELECT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
+SELECT DISTINCT model, weights, count(DISTINCT (side, layer)) AS blocks, any_value(words) AS words, any_value(own) AS own, any_value(error) AS error
 FROM tensors
 JOIN asked USING (variant_id)
 LEFT JOIN nearest USING (model)
 WHERE method = 'dense' AND layer IS NOT NULL
 GROUP BY model, weights, variant_id
-ORDER BY model, variant_id
+ORDER BY model, weights, blocks

@@ -6,6 +6,6 @@ FROM sizes
 LEFT JOIN (SELECT DISTINCT variant_id, bytes AS dense_bytes FROM sizes WHERE format = 'dense') dense USING (variant_id)
 JOIN ways USING (variant_id)
 WHERE format NOT IN ('dense', 'source') /* manifests */
-QUALIFY row_number() OVER (PARTITION BY variant_id, format ORDER BY manifest) = 1
+QUALIFY row_number() OVER (PARTITION BY model, weights, label, sparsity, seed, format, bytes ORDER BY manifest, variant_id) = 1
 ORDER BY weights = 'random', model, format = 'archive', format, method <> 'dense', method, pattern <> 'unstructured', granularity,
          pattern, label, sparsity, seed, variant_id

@@ -18,4 +18,5 @@ SELECT model, weights, variant_id, CASE WHEN family = 'encoder-decoder' THEN nul
 FROM near_zero
 JOIN tails USING (variant_id, side, kind)
 WHERE kind NOT IN ('norm', 'bias')
+QUALIFY variant_id = min(variant_id) OVER (PARTITION BY model, weights, side, kind, params, near)
 ORDER BY model, variant_id, params DESC, side, kind

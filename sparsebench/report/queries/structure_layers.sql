@@ -8,11 +8,11 @@ WITH dense AS (
       AND (scope <> 'kind' OR (variant_id, kind) IN (SELECT (variant_id, kind) FROM structure WHERE scope = 'layer and kind')) /* manifests */
     QUALIFY rank() OVER (PARTITION BY variant_id ORDER BY abs(ln(threshold / 0.1))) = 1
 )
-SELECT model, weights, threshold, max(far_share) FILTER (scope = 'prunable') AS far,
+SELECT DISTINCT model, weights, threshold, max(far_share) FILTER (scope = 'prunable') AS far,
        min(far_share) FILTER (scope = 'layer') AS lowest, arg_min(block, (far_share, block)) FILTER (scope = 'layer') AS lowest_at,
        max(far_share) FILTER (scope = 'layer') AS highest, arg_max(block, (far_share, block)) FILTER (scope = 'layer') AS highest_at,
        min(far_share) FILTER (scope = 'kind') AS lowest_kind, arg_min(module, (far_share, module)) FILTER (scope = 'kind') AS lowest_kind_at,
        max(far_share) FILTER (scope = 'kind') AS highest_kind, arg_max(module, (far_share, module)) FILTER (scope = 'kind') AS highest_kind_at
 FROM dense
 GROUP BY model, weights, variant_id, threshold
-ORDER BY model, variant_id
+ORDER BY model, weights, far
