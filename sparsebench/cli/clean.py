@@ -15,7 +15,11 @@ from sparsebench.cli.output import emit_json, emit_table, note, size
 def clean(
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="KIND", help="models, variants, packed or leftovers; repeatable. Default: all."),
+        typer.Option(
+            "--only",
+            metavar="KIND",
+            help="models, variants, packed, training (of runs that were killed) or leftovers; repeatable. Default: all.",
+        ),
     ] = None,
     work: Annotated[
         Path | None, typer.Option(help="A manifest's work_dir, if it names one.", show_default=False)

@@ -27,7 +27,7 @@ def measure(
     engine: Annotated[
         str,
         typer.Option(
-            help="deepspeed, deepspeed-zero3, hf, sparse, or one added by a plugin.",
+            help="deepspeed, deepspeed-zero3, hf, sparse, skip, or one added by a plugin.",
             autocompletion=names_of("runtime.engines", "engines"),
         ),
     ] = "deepspeed",

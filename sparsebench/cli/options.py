@@ -71,7 +71,8 @@ ONLY = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="Only matching cells: model, method, granularity, pattern, sparsity, stage, task, engine, ranks; repeatable.",
+        help="Only matching cells: model, method, recipe, stage, task, engine, ranks, a verb (quantize=int8) or a setting of a "
+        "step (sparsity=0.5); repeatable.",
     ),
 ]
 REHEARSE = Annotated[

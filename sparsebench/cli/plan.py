@@ -111,8 +111,8 @@ def show(ready: Prepared, as_json: bool) -> None:
     announce(ready, [d.cell for d in found if d.runs])
 
 
-def announce(ready: Prepared, cells: list[Cell]) -> None:
-    """The estimate, on stderr: how many cells, how long, how much disk, memory and download."""
+def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
+    """The estimate, on stderr: how many cells, how long, how much disk, memory and download; and what it ``learned``."""
     from sparsebench.durations import duration
     from sparsebench.plan.jobs import jobs
     from sparsebench.plan.resources import crowded, needs, shares, slots, total_seconds
@@ -127,7 +127,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     for (place, why), count in unable.items():
         note(f"  {place}: {why}: {count} cell{'s' * (count > 1)} cannot run here", "yellow")
     if not cells:
-        return
+        return {}
     pace, told = _learned(ready)
     gpus = len(devices.chosen(ready.device))
     by_place = shares(work, ready.sizes, slots(ready), pace, gpus)
@@ -162,6 +162,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> None:
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")
+    return pace
 
 
 def _places(by_place: list[JobGroup]) -> Iterator[str]:

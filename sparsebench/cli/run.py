@@ -74,7 +74,7 @@ def run(
     from sparsebench.ledger.connect import refuse_other
     from sparsebench.ledger.store import Ledger
     from sparsebench.plan.resources import slots
-    from sparsebench.run.display import display
+    from sparsebench.run.display import Clock, display
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.runner import Runner
     from sparsebench.run.select import decisions
@@ -95,13 +95,14 @@ def run(
     found = decisions(ready, space.records, retry_failed)
     cells = [decision.cell for decision in found if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
-    announce(ready, cells)
+    pace = announce(ready, cells)
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = jobs or slots(ready)
     settings = RunSettings(
         space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )
     chosen = _executor(executor, address, settings)
+    clock = Clock(ready.sizes, side_by_side, len(devices.chosen(ready.device)), pace)
     refuse_other(space.ledger)
     if cells or refused:
         space.work.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ def run(
             settings,
             chosen,
             Ledger(space.ledger).ingest,
-            display(ready.sizes, side_by_side, stderr(), len(devices.chosen(ready.device))),
+            display(clock, stderr()),
         ).run(cells, refused)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")

@@ -36,7 +36,9 @@ def sparsify(
     ] = None,
     pattern: Annotated[
         list[str] | None,
-        typer.Option(help="N:M, such as 2:4, which fixes the sparsity, or blocks, such as 4x4; repeatable."),
+        typer.Option(
+            help="N:M, such as 2:4, which fixes the sparsity; blocks, such as 4x4; rows, columns, neurons or heads; repeatable."
+        ),
     ] = None,
     granularity: Annotated[
         settings.Granularity | None,

@@ -1,6 +1,6 @@
 """What a person sees of a run: a live bar on a terminal, plain lines in a log. One interface, two faces.
 
-Time left is the jobs' estimates, scaled by how the finished ones of their kind compared with theirs.
+Time left is the plan's estimates of the jobs, scaled by how the finished ones of their like compared with theirs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sparsebench.escape import visible
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.jobs import alone
-from sparsebench.plan.resources import at_once, job_seconds
+from sparsebench.plan.resources import at_once, expected_seconds, pace
 
 MARKS = {"done": "✓", "failed": "✗", "unsupported": "–", "skipped": "·"}
 SILENCE_SECONDS = 30.0
@@ -33,10 +33,13 @@ COLOURS = {"done": "green", "failed": "bold red", "unsupported": "yellow", "skip
 
 
 class Clock:
-    """Expected seconds still to go. ``sizes`` by model name; so many jobs run ``at_once`` on ``slots`` and ``gpus``."""
+    """Expected seconds still to go. ``sizes`` by model name; so many jobs run ``at_once`` on ``slots`` and ``gpus``; ``known`` is
+    what the plan ``learned``."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, gpus: int = 0) -> None:
-        self.sizes = dict(sizes)
+    def __init__(
+        self, sizes: Mapping[str, ModelSize], slots: int = 1, gpus: int = 0, known: Mapping[str, float] | None = None
+    ) -> None:
+        self.sizes, self.known = dict(sizes), dict(known or {})
         self.slots, self.gpus = slots, gpus
         self.expected: dict[str, float] = {}
         self.by_kind: dict[str, float] = defaultdict(float)
@@ -50,8 +53,8 @@ class Clock:
         for job in jobs:
             self._forget(job)
             self.jobs[job.id] = job
-            self.expected[job.id] = job_seconds(job, self.sizes) / self._side_by_side(job)
-            self.by_kind[job.kind] += self.expected[job.id]
+            self.expected[job.id] = expected_seconds(job, self.sizes, self.known) / self._side_by_side(job)
+            self.by_kind[pace(job)] += self.expected[job.id]
 
     def started(self, job: Job) -> None:
         """A job has begun."""
@@ -59,8 +62,8 @@ class Clock:
 
     def ended(self, job: Job, seconds: float) -> None:
         """A job took ``seconds``."""
-        self.foreseen[job.kind] += self._forget(job)
-        self.spent[job.kind] += seconds / self._side_by_side(job)
+        self.foreseen[pace(job)] += self._forget(job)
+        self.spent[pace(job)] += seconds / self._side_by_side(job)
         self.starts.pop(job.id, None)
 
     def skipped(self, job: Job) -> None:
@@ -74,14 +77,14 @@ class Clock:
         waiting = dict(self.by_kind)
         for name, start in self.starts.items():
             job, expected = self.jobs[name], self.expected[name]
-            waiting[job.kind] -= expected
-            left += max(0.0, self._pace(job.kind) * expected - (now - start) / self._side_by_side(job))
+            waiting[pace(job)] -= expected
+            left += max(0.0, self._pace(pace(job)) * expected - (now - start) / self._side_by_side(job))
         return left + sum(self._pace(kind) * max(0.0, expected) for kind, expected in waiting.items())
 
     def _forget(self, job: Job) -> float:
         """Take a job's estimate away; what it was."""
         expected = self.expected.pop(job.id, 0.0)
-        self.by_kind[job.kind] -= expected
+        self.by_kind[pace(job)] -= expected
         if not self.expected:
             self.by_kind.clear()  # what rounding has left
         return expected
@@ -96,10 +99,8 @@ class Clock:
 class Display:
     """The plain face: one line per finished cell. Also the base of the live one."""
 
-    def __init__(
-        self, sizes: Mapping[str, ModelSize], slots: int = 1, stream: IO[str] | None = None, gpus: int = 0
-    ) -> None:
-        self.clock = Clock(sizes, slots, gpus)
+    def __init__(self, clock: Clock, stream: IO[str] | None = None) -> None:
+        self.clock = clock
         self.stream = stream or sys.stderr
         self.total = 0
         self.count = 0
@@ -168,8 +169,8 @@ class Display:
 class LiveDisplay(Display):
     """The face for terminals: finished cells scroll by above a bar with the jobs that run."""
 
-    def __init__(self, sizes: Mapping[str, ModelSize], slots: int, console: Console, gpus: int = 0) -> None:
-        super().__init__(sizes, slots, gpus=gpus)
+    def __init__(self, clock: Clock, console: Console) -> None:
+        super().__init__(clock)
         self.console = console
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.jobs: dict[str, tuple[Job, str]] = {}
@@ -228,8 +229,6 @@ class LiveDisplay(Display):
         return grid
 
 
-def display(sizes: Mapping[str, ModelSize], slots: int, console: Console, gpus: int = 0) -> Display:
+def display(clock: Clock, console: Console) -> Display:
     """The face that fits where the console writes."""
-    if console.is_terminal:
-        return LiveDisplay(sizes, slots, console, gpus)
-    return Display(sizes, slots, console.file, gpus)
+    return LiveDisplay(clock, console) if console.is_terminal else Display(clock, console.file)

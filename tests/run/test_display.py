@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
-from sparsebench.plan.resources import job_seconds
+from sparsebench.plan.resources import job_seconds, pace
 from sparsebench.run.display import DAMPING_SECONDS, SILENCE_SECONDS, Clock, Display
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
@@ -31,9 +31,16 @@ def test_the_pace_of_one_kind_of_job_says_nothing_about_another() -> None:
     clock.begin(jobs)
     assert clock.left() == pytest.approx(2 * scoring / 2 + timing)
     clock.ended(jobs[0], 3 * scoring)
-    pace = (3 * scoring / 2 + DAMPING_SECONDS) / (scoring / 2 + DAMPING_SECONDS)
-    assert 1 < pace < 3
-    assert clock.left() == pytest.approx(pace * scoring / 2 + timing)
+    rate = (3 * scoring / 2 + DAMPING_SECONDS) / (scoring / 2 + DAMPING_SECONDS)
+    assert 1 < rate < 3
+    assert clock.left() == pytest.approx(rate * scoring / 2 + timing)
+
+
+def test_it_begins_with_what_the_plan_learned() -> None:
+    jobs = [scored("a"), timed("c")]
+    clock = Clock(SIZES, known={pace(jobs[0]): 0.25})
+    clock.begin(jobs)
+    assert clock.left() == pytest.approx(job_seconds(jobs[0], SIZES) / 4 + job_seconds(jobs[1], SIZES))
 
 
 def test_a_running_job_is_worked_off_and_never_below_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +68,7 @@ def test_jobs_that_calculate_wait_for_the_only_gpu() -> None:
 def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now, stream = 0.0, io.StringIO()
     monkeypatch.setattr("time.monotonic", lambda: now)
-    shown, job = Display(SIZES, 1, stream), timed("c")
+    shown, job = Display(Clock(SIZES), stream), timed("c")
     shown.begin(list(job.cells), [job])
     shown.started(job)
     shown.progress(job, 3, 8)

@@ -24,7 +24,7 @@ from sparsebench.plan.expand import Plan, expand
 from sparsebench.plan.jobs import jobs
 from sparsebench.run import cluster
 from sparsebench.run.cluster import Cluster, NodeIdentity, connect, done_on_node, places, resources
-from sparsebench.run.display import Display
+from sparsebench.run.display import Clock, Display
 from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import LOSSES, Runner
@@ -99,7 +99,7 @@ def run(
     monkeypatch.setattr(Cluster, "_probed", lambda _: [])
     ingested: Counter[str] = Counter()
     took = lambda found: ingested.update(record["key"] for record in found if "key" in record)  # noqa: E731
-    display = Display(settings.sizes, stream=io.StringIO())
+    display = Display(Clock(settings.sizes), io.StringIO())
     return Runner(plan, settings, Cluster(settings), took, display).run(plan.cells), ingested, ray
 
 

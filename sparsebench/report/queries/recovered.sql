@@ -1,12 +1,17 @@
--- What training after a cut was worth, by model and task.
+-- What training after a cut was worth, by model and task; at each sparsity the best.
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
+), found AS (
+    SELECT DISTINCT model, recipe, sparsity, task, scale = 'perplexity' AS lost_in_logs, recovered.higher_is_better, before, after, dense_score, regained,
+           trained_tokens, hours, recovered_per_hour
+    FROM recovered
+    JOIN asked USING (variant_id)
+    JOIN metrics USING (metric)
 )
-SELECT DISTINCT model, recipe, task, if(scale = 'perplexity', NULL, before) AS before, if(scale = 'perplexity', before, NULL) AS before_perplexity,
-       if(scale = 'perplexity', NULL, after) AS after, if(scale = 'perplexity', after, NULL) AS after_perplexity,
-       if(scale = 'perplexity', NULL, dense_score) AS dense_score, if(scale = 'perplexity', dense_score, NULL) AS dense_perplexity,
-       regained, trained_tokens, hours, recovered_per_hour, 'real' AS weights
-FROM recovered
-JOIN asked USING (variant_id)
-JOIN metrics USING (metric)
-ORDER BY model, task, recipe
+SELECT model, recipe, sparsity, task, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
+       if(lost_in_logs, NULL, after) AS after, if(lost_in_logs, after, NULL) AS after_perplexity,
+       if(lost_in_logs, NULL, dense_score) AS dense_score, if(lost_in_logs, dense_score, NULL) AS dense_perplexity,
+       regained, trained_tokens, hours, recovered_per_hour, 'real' AS weights,
+       row_number() OVER (PARTITION BY model, task, sparsity ORDER BY if(higher_is_better, -after, after), recipe) = 1 AS best
+FROM found
+ORDER BY model, NOT lost_in_logs, task, sparsity, recipe, after

@@ -1,4 +1,1 @@
 """Linear weights on a grid of 8 or 4 bits: rounded to the nearest, or column by column (GPTQ)."""
-
-VERSION = 1
-"""Bumped by hand when a change here can change a variant's weights."""
