@@ -69,7 +69,12 @@ def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     values, owns = _columns([one for one, _ in both])
     others, labels = _columns([one for _, one in both])
     codes = statistics.codes(one.cluster for one, _ in both)
-    return statistics.compare(variant.metric, Pairs(values, others, labels, codes, owns), dense.chance)
+    return statistics.compare(variant.metric, Pairs(values, others, labels, codes, owns), _chance(dense))
+
+
+def _chance(result: ScoreResult) -> float | None:
+    """What guessing gets: by the task, or by its metric."""
+    return Metric.named(result.metric).guessed if result.chance is None else result.chance
 
 
 def _explained(result: ScoreResult) -> bool:
@@ -100,7 +105,7 @@ def _row(result: ScoreResult) -> dict[str, Any]:
     around = interval(result)
     return {
         "task": result.task, "metric": result.metric, "score": result.score, "low": around.low, "high": around.high,
-        "stderr": result.stderr, "n": result.n, "limited": result.limited, "chance": result.chance,
+        "stderr": result.stderr, "n": result.n, "limited": result.limited, "chance": _chance(result),
     }  # fmt: skip
 
 

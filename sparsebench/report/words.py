@@ -194,4 +194,4 @@ def sign_test(wins: int, of: int) -> float:
     """The two-sided p of so many wins if both sides were equally good: the exact binomial test, which knows no sizes."""
     from scipy.stats import binomtest
 
-    return float(binomtest(wins, of).pvalue)
+    return float(binomtest(wins, of).pvalue) if of else 1.0

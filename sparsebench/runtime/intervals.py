@@ -14,7 +14,7 @@ from sparsebench.runtime.results import PhaseDifference, PhaseSummary, Side, Tim
 
 P90_SAMPLES = 64
 STEADY = 0.02
-"""From half to half a steady phase changes by at most so much, or by no more than its processes differ in that."""
+"""From half to half a steady phase changes by at most so much."""
 WAITING = 0.8
 """CPU seconds per rank and wall second below which a phase is flagged."""
 
@@ -49,7 +49,7 @@ def summary(
         high_s=math.exp(centre + half),
         mad_s=median(abs(wall - middle) for wall in walls),
         n=len(walls),
-        steady=phase != "load" and (_even(samples) if len(_processes(samples)) > 1 else settled > 0),
+        steady=phase != "load" and _steady(samples, settled),
         cpu_s=median(sample.cpu_s for sample in samples),
         p90_s=walls[math.ceil(0.9 * len(walls)) - 1] if len(walls) >= P90_SAMPLES else None,
         energy_j=fmean(energy) if energy else None,
@@ -180,18 +180,18 @@ def _median(samples: Sequence[TimingSample], place: tuple[int, int]) -> float:
     return median(one.wall_s for one in samples if (one.process, one.block) == place)
 
 
-def _even(samples: Sequence[TimingSample]) -> bool:
-    """Whether the second halves of the processes' samples were as fast as the first, as far as can be told.
-
-    A handful of noisy steps is never even to two percent; what goes on changing does so in every process.
-    """
+def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
+    """Whether most processes settled, and the second halves of their samples were as fast as the first, on average. Steps so noisy
+    that this cannot be told are not steady. Of one process its own word counts."""
+    processes = _processes(samples)
+    if len(processes) == 1:
+        return settled > 0
     changes = []
-    for process in _processes(samples):
+    for process in processes:
         walls = [one.wall_s for one in samples if one.process == process]
         half = len(walls) // 2
         if half:
             changes.append(math.log(median(walls[-half:]) / median(walls[:half])))
     if not changes:  # a step so slow that each process takes one
         return True
-    change, half_width = _interval(changes)
-    return abs(change) <= max(math.log1p(STEADY), half_width)
+    return 2 * settled > len(processes) and abs(fmean(changes)) <= math.log1p(STEADY)

@@ -79,9 +79,8 @@ class PhaseSummary:
     """One phase of one side, in seconds: median of a process (mean over them), its 95% interval, MAD, number of samples, median
     CPU time.
 
-    ``steady`` is false where the samples go on changing from half to half in every process (of one alone, where its warm-up ended
-    at its cap and its halves disagree); ``p90_s`` is None below
-    64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
+    ``steady`` is false where warm-up did not settle in most processes, or the halves of their samples differ by more than 2% on
+    average (of one process alone: where neither its warm-up settled nor its halves agree); ``p90_s`` is None below 64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
     """
 
     phase: str

@@ -268,6 +268,7 @@ def test_a_task_on_which_the_dense_model_is_no_better_than_none_is_invalid(
     (row,) = query.run(tmp_path / "i.duckdb", "FROM vs_dense").dicts()
     assert (row["verdict"], row["retained"]) == ("invalid", None)
     assert row["p"] < 1e-6, "what it is not to be told apart from is another matter"
+    assert (row["tests"], row["p_holm"], row["q_tests"], row["q"]) == (0, None, 0, None), "nor is it one of a family"
 
 
 def errors(wrong: list[float]) -> dict[str, Any]:
@@ -293,6 +294,16 @@ def test_the_floor_of_an_error_rate_is_used_in_its_own_direction(scored: list[di
     assert row["retained"] == pytest.approx((0.8 - 0.35) / (0.8 - 0.05))
     assert row["retained_low"] < row["retained"] < row["retained_high"] < 1
     assert query.run(path, "SELECT bool_or(at_chance) FROM scores").rows == ((False,),)
+
+
+def test_an_error_rate_of_one_is_that_of_writing_nothing(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = errors([1.0, 0.0] * 40), errors([10.0, 11.0] * 40)
+    Ledger(tmp_path / "n.duckdb").ingest(scored)
+    (row,) = query.run(tmp_path / "n.duckdb", "FROM vs_dense").dicts()
+    assert (row["chance"], row["retained"]) == (1.0, pytest.approx((1 - 1.05) / (1 - 0.05)))
+    guesses = query.run(tmp_path / "n.duckdb", "SELECT at_chance FROM scores ORDER BY score").rows
+    assert guesses == ((False,), (True,))
 
 
 def test_what_is_retained_of_a_perplexity_is_counted_in_logarithms(
@@ -680,6 +691,11 @@ def test_a_speedup_is_the_kernels_part_times_the_zeros(found: list[dict[str, Any
     assert pruned[4] == pytest.approx(noise, rel=1e-4), "the kernel's own gain is no noise"
     drawn = query.run(tmp_path / "l.duckdb", "SELECT speedup FROM speedups WHERE sparsity = 0").rows
     assert drawn == ((pytest.approx(1.25),),), "a line of such an engine begins at what its kernel does"
+    for record in timed:
+        record["result"]["kernel"] = "dense torch linear ×12"
+    Ledger(tmp_path / "d.duckdb").ingest([*timed, forced])
+    parts = query.run(tmp_path / "d.duckdb", "SELECT DISTINCT zeros_speedup FROM latency WHERE sparsity > 0").rows
+    assert parts == ((None,),), "what skips no zeros owes them nothing"
 
 
 @pytest.mark.parametrize(

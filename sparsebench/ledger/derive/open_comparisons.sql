@@ -9,7 +9,7 @@ WITH scored AS (
     JOIN base.variants v USING (variant_id)
 ), paired AS (
     SELECT s.record_id, d.record_id AS dense_record_id, s.metric, s.explained AND d.explained AS explained,
-           _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance, least(s.n, d.n) AS n
+           _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, least(s.n, d.n) AS n
     FROM scored s
     JOIN scored d ON d.method = 'dense' AND s.method <> 'dense' AND s.task = d.task AND s.metric = d.metric
                  AND s.settings = d.settings AND s.source = d.source AND s.revision = d.revision AND s.family = d.family

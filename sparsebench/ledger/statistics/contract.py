@@ -30,7 +30,8 @@ class Metric:
 
     ``pooling`` says what the labels of outcomes are. A ranking's are 1 and 0, a correlation's what its values are correlated
     with; per token they count the tokens that an outcome's log-likelihood sums up, per symbol those of the right
-    answer (of an F1 the entities that are there and those that were found).
+    answer (of an F1 the entities that are there and those that were found). ``guessed`` is what a model without skill gets in
+    every task, where that is so.
     """
 
     higher_is_better: bool = True
@@ -38,6 +39,7 @@ class Metric:
     smallest: float | None = None
     collapsed_above: float | None = None
     pooling: str = "mean"
+    guessed: float | None = None
 
     @classmethod
     @cache

@@ -1,6 +1,8 @@
 -- What is known of each metric, in one place: SQL joins this view, Python asks it (ledger/statistics). A metric that is not here, such as
 -- one of a user's own lm-eval task, is better when higher, never collapses, and is taken to be the mean of its documents.
 CREATE OR REPLACE VIEW metrics AS
+-- What writes nothing misses every symbol: its error rate is 1.
+SELECT *, if(scale = 'error rate', 1.0::DOUBLE, NULL) AS guessed
 FROM (VALUES
     ('acc', true, 'share', 0.0::DOUBLE, NULL::DOUBLE, 'mean'),
     ('acc_norm', true, 'share', 0.0, NULL, 'mean'),
@@ -33,3 +35,4 @@ COMMENT ON COLUMN metrics.scale IS 'share (0 to 1), correlation (-1 to 1), error
 COMMENT ON COLUMN metrics.smallest IS 'the smallest value that the metric can have';
 COMMENT ON COLUMN metrics.collapsed_above IS 'score above which a model has collapsed, and by how much it is worse means nothing; NULL where there is no such score';
 COMMENT ON COLUMN metrics.pooling IS 'how a score is made of its documents: mean (where that does not give the score, it has no interval), per token, per symbol, ranking or correlation';
+COMMENT ON COLUMN metrics.guessed IS 'score of a model without skill on every task, where there is one: 1 of an error rate, that of writing nothing; NULL where it depends on the task';

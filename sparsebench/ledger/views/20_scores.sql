@@ -4,8 +4,8 @@ SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granu
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
        coalesce(m.scale, 'unknown') AS scale, s.score, coalesce(s.score > m.collapsed_above, false) AS collapsed, i.low, i.high, i.method AS interval, s.stderr, s.n, s.limited,
        CASE WHEN s.limited THEN if(c.settings ->> '$.draw' IS NULL, 'first', 'drawn') ELSE 'all' END AS subset,
-       _better(s.chance, f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
-       coalesce(if(coalesce(m.higher_is_better, true), i.low <= greatest(s.chance, f.floor), i.high >= least(s.chance, f.floor)), false) AS at_chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
+       _better(coalesce(s.chance, m.guessed), f.floor, coalesce(m.higher_is_better, true)) AS chance, f.floor, f.separable,
+       coalesce(if(coalesce(m.higher_is_better, true), i.low <= greatest(coalesce(s.chance, m.guessed), f.floor), i.high >= least(coalesce(s.chance, m.guessed), f.floor)), false) AS at_chance, (c.settings ->> '$.num_fewshot')::INTEGER AS num_fewshot, s.protocol ->> '$.repeats' AS repeats,
        (s.protocol ->> '$.bits_per_byte')::DOUBLE AS bits_per_byte, s.protocol, c.settings, c.machine, c.started_at,
        c.record_id, c.choice
 FROM _measured c
@@ -32,7 +32,7 @@ COMMENT ON COLUMN scores.stderr IS 'standard error of score, as the benchmark''s
 COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n documents';
 COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or the first, as in records from before there was a draw';
-COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, or the measured floor where that is better';
+COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, of an error rate 1, which is that of writing nothing; or the measured floor where that is better';
 COMMENT ON COLUMN scores.floor IS 'best score of this model without its weights (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.separable IS 'whether the task tells the dense model from each floor (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance, or lies beyond it: no skill is shown';

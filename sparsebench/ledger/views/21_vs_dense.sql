@@ -2,7 +2,9 @@ CREATE OR REPLACE VIEW vs_dense AS
 WITH paired AS (
     SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
-           c.method AS test, c.loss_at_most, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
+           c.method AS test, c.loss_at_most,
+           -- A task that cannot tell dense from no skill tests nothing.
+           if(s.separable IS false, NULL, c.p) AS counted, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
     FROM scores s
     JOIN _scores d ON d.method = 'dense' AND s.method <> 'dense' AND d.manifest = s.manifest AND d.model = s.model
                  AND d.dtype = s.dtype AND d.task = s.task AND d.metric = s.metric AND _same(d.settings) = _same(s.settings)
@@ -12,13 +14,13 @@ WITH paired AS (
                                ORDER BY d.machine IS DISTINCT FROM s.machine, d.protocol ->> '$.dtype' IS DISTINCT FROM s.protocol ->> '$.dtype', d.choice, c.record_id IS NULL, d.record_id) = 1
 ), ranked AS (
     -- Benjamini and Hochberg (J. of the Royal Statistical Society B 57, 289-300, 1995): p times the tests over its rank.
-    SELECT *, p * count(p) OVER (PARTITION BY manifest) / count(p) OVER (PARTITION BY manifest ORDER BY p) AS discovery
+    SELECT *, counted * count(counted) OVER (PARTITION BY manifest) / count(counted) OVER (PARTITION BY manifest ORDER BY counted) AS discovery
     FROM paired
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, calibration, dtype, task,
        metric, score, dense_score, chance, difference, difference_low AS low, difference_high AS high, pairs, clusters, gained, lost,
-       p, count(p) OVER (PARTITION BY manifest, variant_id) AS tests, _holm(p, list(p) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
-       CASE WHEN p IS NOT NULL THEN least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY p DESC)) END AS q, count(p) OVER (PARTITION BY manifest) AS q_tests,
+       p, count(counted) OVER (PARTITION BY manifest, variant_id) AS tests, _holm(counted, list(counted) OVER (PARTITION BY manifest, variant_id)) AS p_holm,
+       CASE WHEN counted IS NOT NULL THEN least(1, min(discovery) OVER (PARTITION BY manifest ORDER BY counted DESC)) END AS q, count(counted) OVER (PARTITION BY manifest) AS q_tests,
        if(separable IS false, NULL, retained) AS retained, if(separable IS false, NULL, retained_low) AS retained_low,
        if(separable IS false, NULL, retained_high) AS retained_high,
        _overridden(_verdict(difference, p_holm, higher_is_better), separable, fallen, at_chance) AS verdict,
@@ -42,7 +44,7 @@ COMMENT ON COLUMN vs_dense.clusters IS 'contexts (passages, say) that those docu
 COMMENT ON COLUMN vs_dense.gained IS 'documents that only the variant gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.lost IS 'documents that only the dense model gets right (0/1 outcomes)';
 COMMENT ON COLUMN vs_dense.p IS 'two-sided p value (0/1 outcomes: exact McNemar, in clusters the exact sign-flip test; else paired bootstrap)';
-COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant';
+COMMENT ON COLUMN vs_dense.p_holm IS 'p after Holm''s correction across the tasks of this variant; NULL where the task is invalid, which no family counts';
 COMMENT ON COLUMN vs_dense.retained IS '(score - chance) / (dense_score - chance); NULL where the dense model''s own interval reaches chance';
 COMMENT ON COLUMN vs_dense.retained_low IS 'lower end of the 95% interval of retained (0/1 outcomes: MOVER, Newcombe''s interval solved for the ratio; else paired bootstrap); NULL where it has no end';
 COMMENT ON COLUMN vs_dense.retained_high IS 'upper end of the 95% interval of retained';

@@ -75,7 +75,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
             ELSE 'no difference detected' END AS verdict,
        baseline, beside_plain, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
-FROM (SELECT *, if(method <> 'dense', own - ln(ratio), NULL) AS zeros
+FROM (SELECT *, if(method <> 'dense' AND kernel NOT LIKE 'dense%', own - ln(ratio), NULL) AS zeros
       FROM _unforced
       LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase))
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase);
@@ -90,7 +90,7 @@ COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% interval of ms: Studen
 COMMENT ON COLUMN latency.high_ms IS 'upper end of that interval';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where one of the two was faster or slower in the second half of its steps in process after process (with one process: where warm-up ended at its cap): distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where one of the two was more than 2% faster or slower in the second half of its steps, or did not warm up in most processes (with one process: where warm-up ended at its cap): distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
 COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
@@ -106,7 +106,7 @@ COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up betw
 COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting; where beside_plain, of plain transformers';
 COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; of one process alone, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
 COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
-COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup';
+COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup; where `kernel` is another than the bitmask''s (runs), with what that format gives; NULL where the variant ran a dense kernel';
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from those of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
 COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';

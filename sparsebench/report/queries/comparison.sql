@@ -1,5 +1,5 @@
 -- Methods side by side: perplexity at equal sparsity and pattern, and how many times the lowest each is, window by window (the
--- ratio of sums, with a 95% interval from the spread of the windows; from ten windows on).
+-- ratio of sums, with a 95% interval, Student's t over the windows; from ten windows on).
 WITH scored AS (
     SELECT s.record_id, s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.subset, s.num_fewshot, s.pattern, s.sparsity, s.seed,
            method_label(s.method, if(s.pattern LIKE '%:%', '', s.granularity), 'unstructured') || way AS label,
@@ -24,7 +24,7 @@ WITH scored AS (
     GROUP BY r.record_id
 ), spread AS (
     SELECT record_id, d / l AS shift,
-           CASE WHEN windows >= 10 THEN 1.96 * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
+           CASE WHEN windows >= 10 THEN t_975(windows - 1) * sqrt(greatest(dd - 2 * (d / l) * dl + (d / l) ** 2 * ll, 0) * windows / (windows - 1)) / l END AS half
     FROM sums
 )
 SELECT model, weights, dtype, task, metric, n, subset, num_fewshot, pattern, sparsity, seed, label, score, low, high, collapsed, dense_score,

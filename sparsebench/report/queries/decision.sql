@@ -6,7 +6,7 @@ WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), judged AS (
     SELECT s.model, s.weights, s.variant_id, s.task, s.scale, s.score / v.dense_score AS ratio, v.difference, _goodness(v.difference, s.higher_is_better) AS v_gain, v.verdict, s.collapsed,
-           s.at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR s.at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, true)) AS half
+           s.at_chance, _lost(v.verdict) AND NOT coalesce(v.loses_less, false) OR s.at_chance AS lost, if(scale = 'perplexity', ratio <= 3, coalesce(v.retained >= 0.5, false)) AS half
     FROM scores s
     JOIN asked USING (variant_id)
     JOIN vs_dense v USING (manifest, record_id)
@@ -40,7 +40,7 @@ WITH asked AS (
           AND e.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
     QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
 ), chosen AS (
-    SELECT 'no loss detected' AS claim, 1 AS place, * FROM whole WHERE NOT lost
+    SELECT if(small, 'small loss', 'no loss detected') AS claim, 1 AS place, * FROM whole WHERE NOT lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), worst, recipe) = 1
     UNION ALL
     SELECT 'keeps half', 2, * FROM whole WHERE lost

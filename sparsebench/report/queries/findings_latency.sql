@@ -1,10 +1,10 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
--- were not steady, had no noise floor, or had a noise above 20%, under which a gain may hide. Where the baseline is plain transformers whatever the engine (int8), the
+-- were not steady, had no noise floor, or could not resolve 20%, under which a gain may hide. A whole request is its prefill and decode again. Where the baseline is plain transformers whatever the engine (int8), the
 -- unpruned model is one of those compared.
 WITH every AS (
     SELECT *, if(sparsity > 0, 'at ' || percent_label(sparsity) || '%', coalesce((SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'of dense')) AS what, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
     FROM latency
-    WHERE phase <> 'load' /* manifests */
+    WHERE phase NOT IN ('load', 'generate') /* manifests */
 ), compared AS (
     SELECT *
     FROM every
@@ -13,7 +13,7 @@ WITH every AS (
 )
 SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
-       count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND noise > 0.2) AS unclear,
+       count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
        if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, coalesce(nullif(regexp_extract(machine, '\(([^)]*)\)', 1), ''), processor), processor) AS short,
        max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, coalesce(max(speedup) FILTER (verdict = 'faster'), max(speedup)) AS best,
        max(speedup) FILTER (method = 'dense') AS best_dense,

@@ -5,7 +5,7 @@ SELECT model, weights, machine, engine, beside_plain, kernel, device, ranks, thr
        (SELECT max(ratio) FROM vs_dense v WHERE v.variant_id = latency.variant_id) AS perplexity_ratio, parity_l2, parity_tolerance,
        wraps_only, notes, CASE WHEN method = 'dense' AND beside_plain THEN 'dense in ' || engine WHEN method = 'dense' THEN 'dense against itself' ELSE
        method_label(method, granularity, pattern) || inputs END AS label,
-       CASE WHEN method = 'dense' AND NOT beside_plain THEN 'noise floor' WHEN verdict = 'no difference detected' AND noise > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
+       CASE WHEN method = 'dense' AND NOT beside_plain THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
 JOIN ways USING (variant_id)
