@@ -2,39 +2,51 @@
 
     python benchmarks/honesty.py FOLDER --family encoder [--trials 200] [--processes 5] [--slowdown 0.05] [--out trials.jsonl]
 
-In every trial fresh processes, as many as a setting has, load two copies of the model each and time them as a pair: for the noise
-floor, as a comparison of equals, and with one side made slower: after each of its steps it spins for that share of the
-step's own time. Each of the three has processes of its own, as ``run`` has it. The rule is the
-ledger's: the interval of the paired ratio excludes 1, and the ratio exceeds the noise. A slowdown that is not found is no
-fault where the row says that it would hide: where its `resolution`, the larger of noise and half the interval's width, is
-above it.
+A trial is three paired measurements of a model and a second copy of it: one for the noise floor, one as a comparison of equals,
+and one in which the copy is slower (after each of its steps it spins for that share of the step's own time). Each has processes
+of its own, which load both copies anew, and half as many more where `sparsebench.runtime.measure.further` asks for them, as it
+does in a run. A ledger then judges the trial by its view `latency`: each phase has its own floor (with one process the worst
+phase's), and what did not settle decides nothing.
+
+A slowdown that is not found is no fault where the row says so: where its `resolution` is above the slowdown, or its verdict is
+`not steady`.
+
+`--out` appends each trial to a file. The trials that are in it already count among `--trials` and are not run again, so that a
+benchmark may be stopped and continued. What is printed at the end is of all trials of the file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 
+from sparsebench import environment, records
 from sparsebench.children import apart
 from sparsebench.energy import NoMeter
+from sparsebench.ledger import query
+from sparsebench.ledger.store import Ledger
+from sparsebench.manifest.schema import Manifest
 from sparsebench.models.load import load_model
-from sparsebench.runtime import intervals, latency, memory
+from sparsebench.plan.expand import expand
+from sparsebench.runtime import intervals, latency, measure, memory
 from sparsebench.runtime.engines.hf import Plain
 from sparsebench.runtime.latency import LoadedModel, Peers
 from sparsebench.runtime.machine import threads_per_rank
-from sparsebench.runtime.results import PhaseDifference, Setting, TimingSample, Workload
+from sparsebench.runtime.results import Setting, TimingSample, Workload
 from sparsebench.runtime.workload import Phase, inputs, phases
+
+STAND_INS = {"floor": "dense", "equal": "magnitude", "slow": "random"}
+"""The methods of the variants whose records a trial's measurements become."""
 
 
 class Slower(Phase):
@@ -65,10 +77,11 @@ def loaded(folder: Path, family: str, setting: Setting) -> tuple[Any, list[Phase
     return model, [phase for phase in made if phase.name != "generate"]
 
 
-def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[str, PhaseDifference]:
-    """One paired measurement, its processes forks of this one, which has imported everything and calculated nothing."""
+def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[str, Any]:
+    """One paired measurement, as a record has it. Its processes are forks of this one, which has imported everything and
+    calculated nothing."""
     with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "samples.jsonl"
+        out = Path(place) / "heard.jsonl"
 
         def timed(process: int) -> int:
             torch.set_num_threads(threads_per_rank(setting))
@@ -80,28 +93,86 @@ def compared(folder: Path, family: str, setting: Setting, share: float) -> dict[
                 side = [Slower(phase, share) if share else phase for phase in variant]
                 sides = {"dense": LoadedModel(dense, (1, 1)), "variant": LoadedModel(side, (1, 1))}
                 peers, meter = Peers(1, False), NoMeter("not asked for")
-                samples, *_ = latency.run(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
+                samples, settled, _ = latency.run(sides, setting, peers, lambda: None, meter, process)  # type: ignore[arg-type]
             with out.open("a") as file:
-                file.writelines(json.dumps(asdict(sample)) + "\n" for sample in samples)
+                file.write(json.dumps({"samples": [asdict(sample) for sample in samples], "steady": settled}) + "\n")
             return 0
 
-        for process in range(setting.processes):
-            if apart(partial(timed, process), lambda _: None):
-                raise SystemExit(f"process {process} failed")
-        samples = [TimingSample(**json.loads(line)) for line in out.read_text().splitlines()]
-    return {found.phase: found for found in intervals.differences(samples, True)}
+        def heard(processes: Iterable[int]) -> list[dict[str, Any]]:
+            for process in processes:
+                if apart(partial(timed, process), lambda _: None):
+                    raise SystemExit(f"process {process} failed")
+            return [json.loads(line) for line in out.read_text().splitlines()]
+
+        said = heard(range(setting.processes))
+        said = heard(measure.further(taken(said), setting))
+    settled = Counter((phase, side) for one in said for phase, side in one["steady"])
+    samples = taken(said)
+    return {
+        "engine": "hf", "ranks": 1, "kernel": "torch", "baseline": "paired",
+        "phases": [asdict(one) for one in intervals.summaries(samples, settled)],
+        "differences": [asdict(one) for one in intervals.differences(samples, True)],
+    }  # fmt: skip
 
 
-def called(found: PhaseDifference, noise: float) -> bool:
-    """Whether the ledger would call this a difference."""
-    return (found.high < 1 or found.low > 1) and abs(math.log(found.ratio)) > noise
+def taken(said: Sequence[dict[str, Any]]) -> list[TimingSample]:
+    """The samples of all processes."""
+    return [TimingSample(**row) for one in said for row in one["samples"]]
 
 
-def noise_bound(found: PhaseDifference) -> float:
-    """The ledger's macro of this name, of a model's comparison with itself."""
-    n = found.processes if found.processes > 1 else max(found.pairs, 2)
-    k = stats.nct.ppf(0.95, n - 1, stats.norm.ppf(0.95))
-    return float(abs(math.log(found.ratio)) + k * math.log(found.high / found.low) / 2 / stats.t.ppf(0.975, n - 1))
+def judged(trials: Sequence[dict[str, Any]], family: str) -> list[dict[str, Any]]:
+    """The rows of the ledger's view ``latency`` for the equal and the slowed copy. Each trial is a model of its own."""
+    names = [f"trial-{number}" for number in range(len(trials))]
+    manifest = Manifest.model_validate({
+        "version": 1,
+        "models": [{"name": name, "source": f"path:{name}", "family": family, "dtype": "float32"} for name in names],
+        "variants": [{"prune": STAND_INS[name], "sparsity": [0.5]} for name in ("equal", "slow")],
+        "runtime": {"engines": ["hf"], "ranks": [1], "workloads": [{"prompt": 128, "generate": 16}]},
+    })  # fmt: skip
+    made = expand(manifest, "honesty", {name: name for name in names})
+    cells = {(cell.variant.model, cell.variant.method): cell for cell in made.cells if cell.stage == "latency"}
+    found = [
+        records.make(cells[name, method], made.manifest, records.CellOutcome("done", trial[measurement]))
+        for name, trial in zip(names, trials, strict=True)
+        for measurement, method in STAND_INS.items()
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "ledger.duckdb"
+        Ledger(path).ingest(found)
+        return query.run(path, "FROM latency WHERE verdict IS NOT NULL ORDER BY model, phase, method").dicts()
+
+
+def counted(rows: Sequence[dict[str, Any]], setting: Setting, slowdown: float) -> dict[str, Counter[str]]:
+    """Of each phase, in how many trials what was seen."""
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        count = counts.setdefault(row["phase"], Counter())
+        differs = row["verdict"] in ("faster", "slower")
+        excludes = row["speedup_low"] > 1 or row["speedup_high"] < 1
+        if row["method"] == STAND_INS["equal"]:
+            count["trials"] += 1
+            count["noise floor above the slowdown"] += row["noise"] > slowdown
+            count["equals called different"] += differs
+            count["interval alone calls equals different"] += excludes
+        else:
+            hides = row["resolution"] > slowdown or row["verdict"] == "not steady"
+            slower = row["verdict"] == "slower"
+            count["slowdown found"] += slower
+            count["its interval alone excludes 1"] += row["speedup_high"] < 1
+            count["the row says that the slowdown would hide"] += hides
+            count["found, of rows that do not say so"] += slower and not hides
+        count["measurements with more processes"] += row["processes"] > setting.processes
+        count["measurements not steady"] += row["verdict"] == "not steady"
+    return counts
+
+
+def read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials of a file, which must be of the same question."""
+    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for number, trial in enumerate(found, 1):
+        if trial.get("asked") != asked:
+            raise SystemExit(f"{path}:{number}: a trial of {trial.get('asked')}, not of {asked}; name another file")
+    return found
 
 
 def main() -> None:
@@ -112,28 +183,21 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--slowdown", type=float, default=0.05)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    setting = Setting("hf", 1, Workload(), processes=asked.processes)
-    counts: dict[str, Counter[str]] = {}
-    for trial in range(asked.trials):
-        floor, equal, slow = (compared(asked.folder, asked.family, setting, share) for share in (0, 0, asked.slowdown))
-        noise = max(map(noise_bound, floor.values()))
-        for name in floor:
-            count = counts.setdefault(name, Counter())
-            count["trials"] += 1
-            count["interval alone calls equals different"] += equal[name].high < 1 or equal[name].low > 1
-            count["equals called different"] += called(equal[name], noise)
-            count["slowdown found"] += called(slow[name], noise) and slow[name].ratio > 1
-            count["its interval alone excludes 1"] += slow[name].low > 1
-            hides = max(noise, math.log(slow[name].high / slow[name].low) / 2) > math.log1p(asked.slowdown)
-            count["noise floor above the slowdown"] += noise > math.log1p(asked.slowdown)
-            count["the row says that the slowdown would hide"] += hides
-            count["found, of rows that do not say so"] += not hides and called(slow[name], noise)
-            told = {"floor": vars(floor[name]), "equal": vars(equal[name]), "slow": vars(slow[name])}
-            if asked.out:
-                with asked.out.open("a") as file:
-                    file.write(json.dumps({"trial": trial, "phase": name, "noise": noise, **told}) + "\n")
-    for name, count in counts.items():
+    given = parser.parse_args()
+    setting = Setting("hf", 1, Workload(), processes=given.processes)
+    asked = {
+        "model": given.folder.resolve().name, "family": given.family, "processes": given.processes,
+        "slowdown": given.slowdown, "machine": environment.where("cpu")["id"],
+    }  # fmt: skip
+    trials = read(given.out, asked) if given.out else []
+    for _ in range(given.trials - len(trials)):
+        shares = {"floor": 0, "equal": 0, "slow": given.slowdown}
+        trial = {name: compared(given.folder, given.family, setting, share) for name, share in shares.items()}
+        trials.append({"asked": asked, **trial})
+        if given.out:
+            with given.out.open("a") as file:
+                file.write(json.dumps(trials[-1]) + "\n")
+    for name, count in counted(judged(trials, given.family), setting, given.slowdown).items():
         print(name, *(f"{what}: {number}" for what, number in count.items()), sep="; ")
 
 

@@ -25,7 +25,8 @@ def rows(results: Results, against: Results | None = None) -> list[dict[str, Any
     found = [_row(result) for result in results.values()]
     if against is None:
         for row, result in zip(found, results.values(), strict=True):
-            binary = all(outcome.value in (0, 1) for outcome in result.outcomes)
+            mean = Metric.named(result.metric).pooling == "mean"
+            binary = mean and all(outcome.value in (0, 1) for outcome in result.outcomes)
             row["detectable"] = statistics.detectable(result.n) if binary else None
         return found
     missing = statistics.none("the other model has no score")
@@ -63,7 +64,7 @@ def interval(result: ScoreResult) -> Interval:
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Two scores of one task, on the documents that both models were shown, word for word."""
     if variant.metric != dense.metric or not all(map(_explained, (variant, dense))):
-        return statistics.none(statistics.UNEXPLAINED)
+        return statistics.none(statistics.UNEXPLAINED, Metric.named(variant.metric).higher_is_better)
     other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
     both = [(one, other[key]) for one in variant.outcomes if (key := (one.doc_id, one.doc_hash)) in other]
     values, owns = _columns([one for one, _ in both])

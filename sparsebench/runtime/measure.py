@@ -184,9 +184,10 @@ def _timed(
     numbers = range(setting.processes)
     for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
         go(list(left), some)
-    wide = [key for key, messages in heard.items() if not baseline and _wide(messages, setting)]
-    more = range(setting.processes, setting.processes + setting.processes // 2)
-    for some in [more] if _forks(setting) else [[number] for number in more]:
+    more = {} if baseline else {key: further(_samples(messages), setting) for key, messages in heard.items()}
+    wide = [key for key, numbers in more.items() if numbers]
+    numbers = more[wide[0]] if wide else range(0)
+    for some in [numbers] if _forks(setting) else [[number] for number in numbers]:
         go([key for key in wide if key in left], some)
     return heard
 
@@ -196,11 +197,14 @@ def _forks(setting: Setting) -> bool:
     return children.may_fork() and not setting.hosts
 
 
-def _wide(messages: Sequence[Heard], setting: Setting) -> bool:
-    """Whether more processes are needed: where there are several, and a difference is not known to two percent yet."""
-    samples = _samples(messages)
+def further(samples: Sequence[TimingSample], setting: Setting) -> range:
+    """The numbers of the processes to run besides those of ``setting``, which took ``samples`` of one variant.
+
+    Half as many more, where there are several and a difference is not known to two percent yet; else none.
+    """
     paired = {"dense", "variant"} == {one.side for one in samples}
-    return setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
+    wide = setting.processes > 1 and paired and intervals.wide(intervals.differences(samples, True), PRECISION)
+    return range(setting.processes, setting.processes + (setting.processes // 2 if wide else 0))
 
 
 def _samples(messages: Sequence[Heard]) -> list[TimingSample]:

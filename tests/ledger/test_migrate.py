@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from sparsebench.errors import LedgerError
 from sparsebench.ledger import connect, migrate, query, sqlfiles
 from sparsebench.ledger.store import Ledger
+from tests.ledger.test_views import of, outcomes
 
 HERE = Path(__file__).parent
 COLUMNS = """
@@ -127,3 +129,24 @@ def test_what_was_a_method_with_its_settings_is_a_recipe_of_one_step(tmp_path: P
     assert dict(query.run(path, "SELECT field, value FROM steps").rows) == {
         "sparsity": "0.5", "granularity": "row", "pattern": "2:4", "allocation": "uniform", "propagate": "dense",
     }  # fmt: skip
+
+
+def test_errors_that_were_compared_the_wrong_way_round_are_compared_again(
+    found: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path, last = tmp_path / "old.duckdb", of(found, stage="storage")[0]
+    scored = [
+        copy.deepcopy(of(found, stage="benchmarks", model="smol", method=method, sparsity=sparsity)[0])
+        for method, sparsity in (("dense", 0.0), ("magnitude", 0.5))
+    ]
+    for record, wrong in zip(scored, (100, 130), strict=True):
+        record["result"] |= outcomes([1] * wrong + [0] * (1000 - wrong)) | {"metric": "wer"}
+    Ledger(path).ingest(scored)
+    asked = "SELECT loss_at_most, loses_less, gained, lost FROM vs_dense"
+    now = query.run(path, asked).rows
+    assert now == ((pytest.approx(0.0396, abs=1e-4), False, 0, 30),)
+    with connect.writer(path, 5) as connection:
+        connection.execute("UPDATE base.comparisons SET loss_at_most = -0.02, gained = 30, lost = 0")
+        connection.execute(sqlfiles.read("migrations/0021_lower_is_better"))
+    Ledger(path).ingest([last])
+    assert query.run(path, asked).rows == now

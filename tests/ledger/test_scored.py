@@ -50,6 +50,8 @@ def test_documents_are_paired_by_what_was_shown() -> None:
     assert scored.compare(WORN, moved).n == 70
     assert scored.compare(WORN, replace(DENSE, score=0.3)).method.startswith("none")
     assert scored.rows({"t": WORN}, {})[0]["verdict"] is None
+    errors = replace(DENSE, metric="wer", score=0.3)
+    assert not scored.compare(errors, errors).higher_is_better, "also where nothing is compared"
 
 
 def test_alone_a_score_has_an_interval_and_what_it_could_show() -> None:
@@ -57,6 +59,11 @@ def test_alone_a_score_has_an_interval_and_what_it_could_show() -> None:
     assert row["low"] < row["score"] == 0.7 < row["high"]
     assert row["detectable"] == pytest.approx(0.088, abs=0.002)
     assert scored.rows({"t": result([0.3, 0.5])})[0]["detectable"] is None
+    words = tuple(replace(one, label=5.0) for one in WORN.outcomes)
+    row = scored.rows({"t": replace(WORN, metric="per", score=0.14, outcomes=words)})[0]
+    assert row["low"] < 0.14 < row["high"] and row["detectable"] is None, (
+        "errors of five symbols are not right and wrong"
+    )
 
 
 def test_outcomes_are_lines_with_both_sides(tmp_path: Path) -> None:

@@ -114,8 +114,17 @@ def test_the_interval_of_an_average_precision_is_a_t_of_its_logit_with_a_jackkni
     wanted = expit(logit(score) + np.array([-1, 1]) * stats.t.ppf(0.975, 39) * error)
     found = statistics.interval("ap", score, values, labels)
     assert (found.low, found.high) == pytest.approx(tuple(wanted))
-    perfect = statistics.interval("ap", 1.0, labels, labels)
-    assert (perfect.low, perfect.high) == (1.0, 1.0)
+
+
+def test_a_perfect_ranking_has_no_interval_and_nothing_is_retained_of_it() -> None:
+    """Four pairs ranked without an error leave much else possible: no interval of no width stands for that."""
+    labels = np.array([1.0, 1.0, 0.0, 0.0])
+    found = statistics.interval("ap", 1.0, np.array([0.9, 0.8, 0.2, 0.1]), labels)
+    assert (found.low, found.high) == (None, None) and found.method.startswith("none: ")
+    wrong = statistics.interval("ap", 0.5, np.array([0.9, 0.8]), np.array([0.0, 1.0]))
+    assert wrong.low is None, "of one true pair no part can be left out"
+    compared = statistics.compare("ap", Pairs(np.array([0.9, 0.1, 0.5, 0.2]), labels, labels), 0.5)
+    assert compared.difference is not None and compared.difference < 0 and compared.retained is None
 
 
 def test_an_interval_needs_outcomes_that_make_the_score() -> None:
@@ -463,6 +472,44 @@ def test_retained_s_interval_holds_1_when_the_difference_s_holds_0(
     assert all(end is not None for end in ends)
     if min(abs(end) for end in ends if end is not None) > 1e-6:
         assert (low <= 1 <= high) == (found.low <= 0 <= found.high)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("metric", ["wer", "ter", "brier_score", "nll", "loss", "bits_per_byte"])
+def test_wrong_documents_are_compared_as_right_ones_are_the_other_way_round(metric: str) -> None:
+    """30 more of 1,000 documents are wrong: the loss that they leave possible is more than 0.03, and none is gained."""
+    dense = np.repeat([1.0, 0.0], [100, 900])
+    worse, nothing = np.repeat([1.0, 0.0], [130, 870]), np.full(1000, np.nan)
+    for variant, other in ((worse, dense), (dense, worse)):
+        found = statistics.compare(metric, Pairs(variant, other, nothing), 1.0)
+        wanted = statistics.compare("acc", Pairs(1 - variant, 1 - other, nothing), 0.0)
+        assert (found.difference, found.low, found.high) == pytest.approx(
+            (-wanted.difference, -wanted.high, -wanted.low)  # type: ignore[operator]
+        )
+        for name in ("p", "gained", "lost", "loss_at_most", "detectable", "retained", "retained_low", "retained_high"):
+            assert getattr(found, name) == pytest.approx(getattr(wanted, name)), name
+        assert statistics.judged([found])[0][1] == statistics.judged([wanted])[0][1]
+    found = statistics.compare(metric, Pairs(worse, dense, nothing))
+    assert statistics.judged([found])[0][1] == "worse"
+    assert (found.gained, found.lost) == (0, 30)
+    assert found.loss_at_most is not None and 0.03 < found.loss_at_most < 0.0417, "below the two-sided end"
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("acc", 1), ("f1", 1), ("wer", -1), ("per", -1), ("perplexity", -1)])
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_loss_left_possible_lies_beyond_the_observed_one_whichever_way_is_better(
+    metric: str, sign: int, binary: bool
+) -> None:
+    generator = np.random.default_rng(3)
+    dense = (generator.random(400) < 0.5) * (1.0 if binary else 0.9)
+    for more in (0.1, -0.1):
+        moved = generator.random(400) < abs(more)
+        variant = np.where(moved, dense.max() if more > 0 else 0.0, dense)
+        found = statistics.compare(metric, Pairs(variant, dense, np.ones(400)))
+        assert found.difference is not None and found.loss_at_most is not None
+        assert found.low is not None and found.high is not None
+        loss, worst = -sign * found.difference, max(-sign * found.low, -sign * found.high)
+        assert (loss > 0) == (more * sign < 0)
+        assert loss < found.loss_at_most < worst
 
 
 @pytest.mark.parametrize(("chance", "shares"), [(0.25, (0.4, 0.05, 0.15, 0.4)), (0.0, (0.1, 0.1, 0.5, 0.3))])

@@ -84,7 +84,8 @@ class Pairs:
 class Comparison:
     """Variant minus dense over ``n`` shared documents in ``clusters`` contexts: 95% interval, two-sided p value.
 
-    ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes).
+    ``gained`` and ``lost`` count the documents that only the variant, or only the dense model, gets right (0/1 outcomes; of an
+    error 0 is right).
     ``loss_at_most`` is the largest loss that the documents leave possible, in the metric's unit: the one-sided 95% limit.
     ``detectable`` is the smallest true difference that such documents show in four samples of five; None where none
     would be. ``retained`` is (variant - chance) / (dense - chance), None where dense cannot be told from chance.

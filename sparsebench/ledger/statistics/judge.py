@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparsebench.ledger import sqlfiles
@@ -43,7 +44,10 @@ def interval(
     if many < 2:
         return Interval(None, None, "none: one document does not show how much documents vary")
     if pooling == "ranking":
-        return Interval(*resampling.jackknife((values, labels), clusters), f"jackknife of the logit{_in(many, n)}")
+        ends = resampling.jackknife((values, labels), clusters)
+        if ends is None:
+            return Interval(None, None, "none: leaving out documents does not show how much they vary")
+        return Interval(*ends, f"jackknife of the logit{_in(many, n)}")
     drawn = resampling.resampled(pooling, [(values, labels)], clusters, seed)[:, 0]
     return Interval(*resampling.quantiles(drawn, many), f"bootstrap, {RESAMPLES} resamples{_in(many, n)}")
 
@@ -88,9 +92,12 @@ def explains(metric: str, score: float, values: Floats, labels: Floats) -> bool:
 
 
 def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
-    """0/1 outcomes, by how many documents each side alone gets right."""
+    """0/1 outcomes, by how many documents each side alone gets right. Where lower is better, 0 is right."""
     import numpy as np
 
+    if not metric.higher_is_better:
+        pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
+        chance = None if chance is None else 1 - chance
     n, net = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
     many = _many(n, pairs.cluster)
     gained, lost = int((net > 0).sum()), int((net < 0).sum())
@@ -98,12 +105,13 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
     table = PairedCounts(both, gained, lost, n - both - gained - lost)
     effect = design_effect(pairs.variant - pairs.dense, pairs.cluster)
     independent = table.scaled(1 / effect)
-    low, high = proportions.newcombe(independent)
+    sign = 1 if metric.higher_is_better else -1
+    low, high = sorted(sign * end for end in proportions.newcombe(independent))
     sums = net if pairs.cluster is None else np.bincount(pairs.cluster, weights=net).round().astype(int)
     test = "McNemar exact" if many == n else f"exact sign-flip test{_in(many, n)}"
     return Comparison(
         n=n,
-        difference=(gained - lost) / n,
+        difference=sign * (gained - lost) / n,
         low=low,
         high=high,
         p=proportions.sign_flip(sums),
@@ -114,18 +122,13 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         clusters=many,
         detectable=sensitivity.detectable(int(n / effect), (gained + lost) / n),
         loss_at_most=-proportions.newcombe(independent, Z95_ONE_SIDED)[0],
-        **_retained_of_counts(metric, table, pairs, chance),
+        **_retained_of_counts(table, pairs, chance),
     )
 
 
-def _retained_of_counts(
-    metric: Metric, table: PairedCounts, pairs: Pairs, chance: float | None
-) -> dict[str, float | None]:
+def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None) -> dict[str, float | None]:
     if chance is None:
         return {}
-    if not metric.higher_is_better:
-        # Of errors, what is not one counts: the ratio is the same.
-        table, chance = PairedCounts(table.neither, table.lost, table.gained, table.both), 1 - chance
     n, right = table.n, table.both + table.lost
     alone = design_effect(pairs.dense, pairs.cluster)
     if proportions.wilson(right / alone, n / alone)[0] <= chance:
@@ -146,10 +149,10 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
     variant, dense = (resampling.value(metric.pooling, *side) for side in pairs.sides)
     retained: dict[str, float | None] = {}
     if metric.pooling == "ranking":
-        dense_low, dense_high = resampling.jackknife(pairs.sides[1], pairs.cluster)
+        around = resampling.jackknife(pairs.sides[1], pairs.cluster)
     else:
-        dense_low, dense_high = resampling.quantiles(drawn[:, 1], many)
-    if chance is not None and (dense_low > chance if metric.higher_is_better else dense_high < chance):
+        around = resampling.quantiles(drawn[:, 1], many)
+    if chance is not None and around and (around[0] > chance if metric.higher_is_better else around[1] < chance):
         base = drawn[:, :1] * 0 + chance
         if metric.pooling == "ranking" and chance <= pairs.label.mean():
             # A random ranking's average precision is the share of true pairs, in each resample its own.
