@@ -181,8 +181,8 @@ def _median(samples: Sequence[TimingSample], place: tuple[int, int]) -> float:
 
 
 def _steady(samples: Sequence[TimingSample], settled: int) -> bool:
-    """Whether most processes settled, and the second halves of their samples were as fast as the first, on average. Steps so noisy
-    that this cannot be told are not steady. Of one process its own word counts."""
+    """Whether most processes settled, and the second halves of their samples were as fast as the first, on average. Steps so
+    noisy that this cannot be told are not steady. Of one process its own word counts."""
     processes = _processes(samples)
     if len(processes) == 1:
         return settled > 0

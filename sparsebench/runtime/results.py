@@ -80,7 +80,8 @@ class PhaseSummary:
     CPU time.
 
     ``steady`` is false where warm-up did not settle in most processes, or the halves of their samples differ by more than 2% on
-    average (of one process alone: where neither its warm-up settled nor its halves agree); ``p90_s`` is None below 64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
+    average (of one process alone: where neither its warm-up settled nor its halves agree); ``p90_s`` is None below
+    64 samples. ``energy_j`` are joules per step, the mean over all blocks; None where the machine has no counter.
     """
 
     phase: str
