@@ -952,8 +952,8 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
         ("zeros", "magnitude 30%", False),
         ("zeros", "magnitude 30%, random 50%", True),
         ("zeros", "magnitude 50%", False),
-        ("zeros + recovery", "magnitude 50%, trained", False),
-        ("zeros + recovery + bits", "magnitude 50%, trained, int8", False),
+        ("zeros + recovery", "magnitude 50%, blocks trained", False),
+        ("zeros + recovery + bits", "magnitude 50%, blocks trained, int8", False),
     )
 
 

@@ -82,7 +82,7 @@ WITH words AS (
                                               max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
                      WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
-                     WHEN 'recover' THEN 'trained'
+                     WHEN 'recover' THEN if(name = 'reconstruct', 'blocks trained', 'trained')
                      WHEN 'skip' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')), '%', max(' ' || value) FILTER (field = 'allocation' AND value <> 'uniform'))
                      WHEN 'moefy' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')), '% by ', max(value) FILTER (field = 'router'))
                      ELSE name END AS word

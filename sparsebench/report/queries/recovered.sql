@@ -2,13 +2,14 @@
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
 ), found AS (
-    SELECT DISTINCT model, recipe, sparsity, task, scale = 'perplexity' AS lost_in_logs, recovered.higher_is_better, before, after, dense_score, regained,
+    SELECT DISTINCT model, recipe, words, sparsity, task, scale = 'perplexity' AS lost_in_logs, recovered.higher_is_better, before, after, dense_score, regained,
            trained_tokens, hours, recovered_per_hour
     FROM recovered
     JOIN asked USING (variant_id)
     JOIN metrics USING (metric)
+    JOIN _recipes USING (variant_id)
 )
-SELECT model, recipe, sparsity, task, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
+SELECT model, recipe, words, sparsity, task, if(lost_in_logs, NULL, before) AS before, if(lost_in_logs, before, NULL) AS before_perplexity,
        if(lost_in_logs, NULL, after) AS after, if(lost_in_logs, after, NULL) AS after_perplexity,
        if(lost_in_logs, NULL, dense_score) AS dense_score, if(lost_in_logs, dense_score, NULL) AS dense_perplexity,
        regained, trained_tokens, hours, recovered_per_hour, 'real' AS weights,

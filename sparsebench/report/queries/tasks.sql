@@ -1,9 +1,15 @@
 -- What was asked of each dense model, and how well it did.
 -- Blind: a model without skill is not shown to be worse.
+WITH asked AS (
+    SELECT s.*, (SELECT count(*) FROM scores v WHERE v.method <> 'dense' AND (v.manifest, v.model, v.task, v.n) = (s.manifest, s.model, s.task, s.n)) AS variants
+    FROM scores s
+    WHERE method = 'dense' AND weights <> 'random' /* manifests */
+)
 SELECT at_chance OR separable IS false AS blind, task, model, weights, dtype, metric, n, subset, num_fewshot, chance, score, low, high,
        CASE WHEN scale = 'perplexity' THEN score END AS perplexity, if(higher_is_better, 'higher', 'lower') AS better, if(higher_is_better, '↑', '↓') AS arrow
-FROM scores
-WHERE method = 'dense' AND weights <> 'random' /* manifests */
--- The same model scored once more, say by another version of what loads it, says nothing new.
-QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot, score ORDER BY manifest, record_id) = 1
+FROM asked
+-- Another machine, or another version of what loads the model, scores it once more: the score beside most variants stands for all. What no
+-- variant was asked is told where nothing else is.
+QUALIFY row_number() OVER (PARTITION BY model, weights, dtype, task, metric, n, subset, num_fewshot ORDER BY variants DESC, manifest, record_id) = 1
+    AND (variants > 0 OR max(variants) OVER () = 0)
 ORDER BY model, dtype, task, n, num_fewshot, record_id
