@@ -236,7 +236,8 @@ def in_blocks(folder: Path, model: Any, given: argparse.Namespace) -> list[float
 
 
 def memory(given: argparse.Namespace, out: Any) -> None:
-    """The peak while a fifth of the blocks' parameters goes, by criteria that read weights alone and by one that reads text."""
+    """The peak while a fifth of the blocks' parameters goes, by criteria that read weights alone and by one that reads text; and
+    while a block goes."""
     import torch
 
     from benchmarks.quantize import Peak
@@ -247,8 +248,12 @@ def memory(given: argparse.Namespace, out: Any) -> None:
 
     ids = torch.randint(5, 1000, (given.samples, given.length), generator=torch.Generator().manual_seed(0))
     text = Calibrated(Batch(ids, torch.ones_like(ids)), "", "", ids.numel(), ())
-    for name, settings in (("random", {}), ("l2", {}), ("activation", {}), ("l2", {"compensation": "least_squares"})):
-        step = single("shrink", name, parameters=0.8, **settings)
+    fifth, block = {"parameters": 0.8}, {"blocks": 1}
+    for name, settings in (
+        ("influence", block), ("angular", block), ("random", fifth), ("l2", fifth), ("activation", fifth),
+        ("l2", fifth | {"compensation": "least_squares"}),
+    ):  # fmt: skip
+        step = single("shrink", name, **settings)
         told = f"memory {given.folder.name} {name} {settings.get('compensation', '')}".strip()
         if told in out:
             continue

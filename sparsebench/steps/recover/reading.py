@@ -76,21 +76,11 @@ class TrainingText:
         return torch.cat([ids[:, 1:], ids.new_full((len(ids), 1), NONE)], 1)
 
     def groups(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """The rows in parts of about GROUP tokens, padding counted: what runs at once. Of words that is hundreds of samples."""
+        """The rows in parts of about GROUP tokens, padding counted: what runs at once."""
         batch = self.batch
-        widths = batch.attention_mask[list(rows)].sum(1)
-        if batch.decoder_attention_mask is not None:
-            widths = widths + batch.decoder_attention_mask[list(rows)].sum(1)
-        part: list[int] = []
-        widest = 0
-        for row, width in zip(rows, widths.tolist(), strict=True):
-            widest = max(widest, int(width))
-            if part and widest * (len(part) + 1) > GROUP:
-                yield part
-                part, widest = [], int(width)
-            part.append(row)
-        if part:
-            yield part
+        length = batch.input_ids.shape[1] + (0 if batch.decoder_input_ids is None else batch.decoder_input_ids.shape[1])
+        size = max(1, GROUP // length)
+        return (list(rows[start : start + size]) for start in range(0, len(rows), size))
 
 
 @dataclass(frozen=True)

@@ -443,19 +443,3 @@ def test_words_are_masked_as_bert_does() -> None:
     assert float((seen[asked] == 7).float().mean()) == pytest.approx(0.1, abs=0.03)
     short = words.masked(torch.tensor([[2, 7, 2]]), torch.ones(1, 3), 0)[1]
     assert short.tolist() == [[-100, 7, -100]]  # never nothing
-
-
-def test_short_samples_run_in_large_parts_and_long_ones_in_small_ones() -> None:
-    from sparsebench.models.replay import GROUP
-
-    lengths = torch.tensor([3] * 500 + [GROUP // 2] * 3 + [4] * 10)
-    mask = torch.arange(GROUP // 2)[None] < lengths[:, None]
-    text = TrainingText("encoder-decoder", Batch(mask.long(), mask, mask[:, :4].long(), mask[:, :4]))
-    rows = list(reversed(range(len(lengths))))
-    parts = list(text.groups(rows))
-    assert [row for part in parts for row in part] == rows
-    assert [len(part) for part in parts] == [10, 1, 1, 1, *_parts(500, GROUP // 6)]
-
-
-def _parts(count: int, most: int) -> list[int]:
-    return [most] * (count // most) + [count % most] * bool(count % most)
