@@ -17,7 +17,8 @@ SELECT v.id AS variant_id, any_value(v.model) AS model, any_value(v.family) AS f
        any_value(v.method) AS method, any_value(v.granularity) AS granularity, any_value(v.pattern) AS pattern,
        any_value(v.sparsity) AS sparsity, any_value(v.seed) AS seed, any_value(v.calibration) AS calibration,
        any_value(coalesce(v.allocation, 'uniform')) AS allocation, any_value(coalesce(v.propagate, '')) AS propagate,
-       any_value(v.recipe) AS recipe, any_value(v.beside) AS beside, any_value(v.parents[-1]) AS parent
+       -- Versions of this program may name a variant in other words.
+       min(v.recipe) AS recipe, min(v.beside) AS beside, any_value(v.parents[-1]) AS parent
 FROM typed
 WHERE v.id NOT IN (SELECT variant_id FROM base.variants)
 GROUP BY v.id;
