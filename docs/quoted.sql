@@ -202,54 +202,58 @@ UNION ALL SELECT 'trained_int4', format('{:.2f}', ratio) FROM compared WHERE man
 UNION ALL SELECT 'trained_arc_dense', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'training' AND task = 'arc_easy'
 UNION ALL SELECT 'trained_arc_sparsegpt_50', format('{:.3f}', score) FROM compared WHERE manifest = 'training' AND task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense'
 UNION ALL SELECT 'trained_arc_chain_50', format('{:.3f}', score) FROM compared WHERE manifest = 'training' AND task = 'arc_easy' AND recipe = 'sparsegpt/layer 50% propagate=dense, then reconstruct, then distill tokens=200000 length=256'
-UNION ALL SELECT 't5_dense_whole', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p'
-UNION ALL SELECT 't5_dense_per', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per'
-UNION ALL SELECT 't5_50', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 50%'
-UNION ALL SELECT 't5_50_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 50%'
-UNION ALL SELECT 't5_50_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 50%'
-UNION ALL SELECT 't5_50_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 50%'
-UNION ALL SELECT 't5_70', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%'
-UNION ALL SELECT 't5_70_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%'
-UNION ALL SELECT 't5_70_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%'
-UNION ALL SELECT 't5_70_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%'
-UNION ALL SELECT 't5_80', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 80%'
-UNION ALL SELECT 't5_80_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 80%'
-UNION ALL SELECT 't5_80_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 80%'
-UNION ALL SELECT 't5_80_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 80%'
-UNION ALL SELECT 't5_70_1m', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_1m_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_1m_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_1m_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_4m', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_4m_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_4m_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_70_4m_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_80_1m', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_80_1m_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p' AND recipe = 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_80_1m_per', format('{:.3f}', score) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 't5_80_1m_per_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'g2p-recovery' AND task = 'g2p_per' AND recipe = 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'
-UNION ALL SELECT 'ml_dense', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval'
-UNION ALL SELECT 'ml_50', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 50%'
-UNION ALL SELECT 'ml_60', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 60%'
-UNION ALL SELECT 'ml_60_trained', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_60_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_70', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 70%'
-UNION ALL SELECT 'ml_70_trained', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_70_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_80', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 80%'
-UNION ALL SELECT 'ml_80_trained', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_80_most', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sciq_retrieval' AND recipe = 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_dense_sst2', format('{:.3f}', any_value(dense_score)) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe'
-UNION ALL SELECT 'ml_50_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 50%'
-UNION ALL SELECT 'ml_60_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 60%'
-UNION ALL SELECT 'ml_60_trained_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_60_most_sst2', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_70_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 70%'
-UNION ALL SELECT 'ml_70_trained_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_70_most_sst2', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_80_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 80%'
-UNION ALL SELECT 'ml_80_trained_sst2', format('{:.3f}', score) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'
-UNION ALL SELECT 'ml_80_most_sst2', format('{:.3f}', loss_at_most) FROM compared WHERE manifest = 'minilm-recovery' AND task = 'sst2_probe' AND recipe = 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'
+UNION ALL SELECT key, format('{:.3f}', CASE what WHEN 'score' THEN score WHEN 'dense' THEN dense_score ELSE loss_at_most END)
+FROM compared
+JOIN (VALUES
+    ('t5_dense_whole', 'g2p-recovery', 'g2p', 'dense', 'magnitude/layer 50%'),
+    ('t5_dense_per', 'g2p-recovery', 'g2p_per', 'dense', 'magnitude/layer 50%'),
+    ('t5_50', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 50%'),
+    ('t5_50_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 50%'),
+    ('t5_50_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 50%'),
+    ('t5_50_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 50%'),
+    ('t5_70', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%'),
+    ('t5_70_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%'),
+    ('t5_70_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%'),
+    ('t5_70_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 70%'),
+    ('t5_80', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 80%'),
+    ('t5_80_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 80%'),
+    ('t5_80_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 80%'),
+    ('t5_80_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 80%'),
+    ('t5_70_1m', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_70_1m_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_70_1m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_70_1m_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_70_4m', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
+    ('t5_70_4m_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
+    ('t5_70_4m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
+    ('t5_70_4m_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 70%, then distill g2p-words.jsonl tokens=4000000 length=64 batch=64 rate=0.001'),
+    ('t5_80_1m', 'g2p-recovery', 'g2p', 'score', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_80_1m_most', 'g2p-recovery', 'g2p', 'loss', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_80_1m_per', 'g2p-recovery', 'g2p_per', 'score', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('t5_80_1m_per_most', 'g2p-recovery', 'g2p_per', 'loss', 'magnitude/layer 80%, then distill g2p-words.jsonl length=64 batch=64 rate=0.001'),
+    ('ml_dense', 'minilm-recovery', 'sciq_retrieval', 'dense', 'sparsegpt/layer 50%'),
+    ('ml_50', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 50%'),
+    ('ml_60', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 60%'),
+    ('ml_60_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_60_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_70', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 70%'),
+    ('ml_70_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_70_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_80', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 80%'),
+    ('ml_80_trained', 'minilm-recovery', 'sciq_retrieval', 'score', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_80_most', 'minilm-recovery', 'sciq_retrieval', 'loss', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_dense_sst2', 'minilm-recovery', 'sst2_probe', 'dense', 'sparsegpt/layer 50%'),
+    ('ml_50_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 50%'),
+    ('ml_60_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 60%'),
+    ('ml_60_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_60_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 60%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_70_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 70%'),
+    ('ml_70_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_70_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 70%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_80_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 80%'),
+    ('ml_80_trained_sst2', 'minilm-recovery', 'sst2_probe', 'score', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003'),
+    ('ml_80_most_sst2', 'minilm-recovery', 'sst2_probe', 'loss', 'sparsegpt/layer 80%, then distill tokens=400000 length=256 rate=0.0003')
+) AS asked(key, manifest, task, what, recipe) USING (manifest, task, recipe)
 UNION ALL SELECT 'smol_random_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'random/oracle 16 of 32 experts'
 UNION ALL SELECT 'smol_random_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'random/representative 16 of 32 experts'
 UNION ALL SELECT 'smol_kmeans_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'kmeans/oracle 16 of 32 experts'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.figures import style
@@ -79,7 +80,7 @@ class Canvas:
 
     def row_name(self, row: Mapping[str, Any]) -> str:
         """The name of a row of named rows, in several lines where it would take more than its share of the sheet."""
-        return textwrap.fill(str(row[self.spec.get("y")]), int(SHARE * self.width / CHARACTER))
+        return _in_lines(str(row[self.spec.get("y")]), int(SHARE * self.width / CHARACTER))
 
     def across(self, value: Any) -> Any:
         """Where a value of x lies on the horizontal axis."""
@@ -246,6 +247,12 @@ class Canvas:
     @property
     def _note_lines(self) -> list[str]:
         return [line for note in self.notes for line in textwrap.wrap(note, int(130 * self.width / style.WIDTH))]
+
+
+@cache
+def _in_lines(text: str, width: int) -> str:
+    """Thousands of samples share a row's name."""
+    return textwrap.fill(text, width)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def _paired(connection: duckdb.DuckDBPyConnection, own: list[Values], other: lis
         notes.append("different numbers of examples in the prompt")
     if x["dtype"] != y["dtype"]:
         notes.append(f"A was calculated in {x['dtype']}, B in {y['dtype']}")
-    paired = statistics.none(statistics.UNEXPLAINED, statistics.Metric.named(x["metric"]).higher_is_better)
+    paired = statistics.unexplained(x["metric"])
     if paired.method not in (x["interval"], y["interval"]):
         (pairs,) = derive.pairs(connection, [(y["record_id"], x["record_id"])])
         paired = statistics.compare(x["metric"], pairs, x["chance"])

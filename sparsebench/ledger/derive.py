@@ -42,9 +42,7 @@ def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
 def _add_comparisons(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:
     outcomes = pairs(connection, [(record_id, dense_id) for record_id, dense_id, _, explained, *_ in part if explained])
     found = [
-        statistics.compare(metric, next(outcomes), chance)
-        if explained
-        else statistics.none(statistics.UNEXPLAINED, statistics.Metric.named(metric).higher_is_better)
+        statistics.compare(metric, next(outcomes), chance) if explained else statistics.unexplained(metric)
         for _, _, metric, explained, chance, _ in part
     ]
     ids = {"record_id": [row[0] for row in part], "dense_id": [row[1] for row in part]}

@@ -64,7 +64,7 @@ def interval(result: ScoreResult) -> Interval:
 def compare(variant: ScoreResult, dense: ScoreResult) -> Comparison:
     """Two scores of one task, on the documents that both models were shown, word for word."""
     if variant.metric != dense.metric or not all(map(_explained, (variant, dense))):
-        return statistics.none(statistics.UNEXPLAINED, Metric.named(variant.metric).higher_is_better)
+        return statistics.unexplained(variant.metric)
     other = {(outcome.doc_id, outcome.doc_hash): outcome for outcome in dense.outcomes}
     both = [(one, other[key]) for one in variant.outcomes if (key := (one.doc_id, one.doc_hash)) in other]
     values, owns = _columns([one for one, _ in both])

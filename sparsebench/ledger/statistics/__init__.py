@@ -15,11 +15,12 @@ from sparsebench.ledger.statistics.contract import (
     Standing,
     codes,
     none,
+    unexplained,
 )
 from sparsebench.ledger.statistics.judge import compare, explains, interval, judged
 from sparsebench.ledger.statistics.sensitivity import ASSUMED, detectable, needed, power
 
 __all__ = [
     "ASSUMED", "UNEXPLAINED", "Comparison", "Interval", "Metric", "Pairs", "Standing", "codes", "compare", "detectable",
-    "explains", "interval", "judged", "needed", "none", "power",
+    "explains", "interval", "judged", "needed", "none", "power", "unexplained",
 ]  # fmt: skip

@@ -134,6 +134,11 @@ def none(reason: str, higher_is_better: bool = True) -> Comparison:
     return Comparison(0, None, None, None, None, None, None, f"none: {reason}", higher_is_better)
 
 
+def unexplained(metric: str) -> Comparison:
+    """The comparison of scores that their documents do not explain."""
+    return none(UNEXPLAINED, Metric.named(metric).higher_is_better)
+
+
 def codes(names: Iterable[str | None]) -> Integers | None:
     """Numbers for the clusters named, in order of appearance; None when no two documents share one."""
     import numpy as np

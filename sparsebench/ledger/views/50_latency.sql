@@ -75,7 +75,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
             ELSE 'no difference detected' END AS verdict,
        baseline, beside_plain, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
-FROM (SELECT *, if(method <> 'dense' AND kernel NOT LIKE 'dense%', own - ln(ratio), NULL) AS zeros
+FROM (SELECT *, if(method <> 'dense' AND coalesce(kernel, '') NOT LIKE 'dense%', own - ln(ratio), NULL) AS zeros
       FROM _unforced
       LEFT JOIN kernels USING (manifest, model, engine, ranks, workload, asked, machine, phase))
 LEFT JOIN noise USING (manifest, model, engine, ranks, workload, asked, machine, phase);
