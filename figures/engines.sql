@@ -38,7 +38,7 @@ WITH chosen AS (
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,
        coalesce(first_faster, false) AS first_faster, 1 AS dense,
        (SELECT format('Skipping zeros decodes up to {:.2f} times as fast, {} ({}% zeros, {})', best,
-                      coalesce(format('{:.2f} of it by the zeros', by_zeros), 'its kernel''s own gain included'), percent_label(zeros), setting)
+                      coalesce(format('zeros ×{:.2f}', by_zeros), 'its kernel''s own gain included'), percent_label(zeros), setting)
                || CASE WHEN plain = 0 OR plain_faster > 0 THEN '' WHEN 2 * plain_unclear > plain THEN '; dense kernels show no gain' ELSE '; dense kernels gain nothing from zeros' END FROM told) AS finding
 FROM chosen
 ORDER BY weights = 'random', model, list_position(['decode', 'prefill', 'encode', 'forward'], phase), panel, series, sparsity;

@@ -40,7 +40,7 @@ def doctor(
 ) -> None:
     """What works on this machine, what is slower than it could be, and the fix for each.
 
-    Exits with 1 where something is missing without which a stage cannot run,
+    Exits with 1 where something is missing that a stage needs to run,
     or where a check of --gpu says no.
 
     \b

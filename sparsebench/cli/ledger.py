@@ -156,8 +156,8 @@ def ingest(
 ) -> None:
     """Bring records into the ledger: rebuild it, or merge another machine's.
 
-    What is there already stays there once. What is no record is named and
-    left out; the exit code is then 1.
+    A record that is there already is not added again. What is no record is
+    named and left out; the exit code is then 1.
 
     \b
     sparsebench ingest ledger/records

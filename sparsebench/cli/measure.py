@@ -48,7 +48,7 @@ def measure(
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="Processes that time it, each with models loaded anew; more where that says too little."
+            min=1, help="Processes that time it, each with models loaded anew; more where the interval is wide."
         ),
     ] = 5,
     family: FAMILY = None,

@@ -9,7 +9,7 @@ from sparsebench.cli.output import emit_json, emit_table, size
 
 
 def models(as_json: JSON = False) -> None:
-    """Models that have an alias, which stands wherever a source does: in a manifest and behind a verb.
+    """List the models that have an alias. An alias can stand wherever a source does.
 
     Sizes are downloads; the hub tells its own when a manifest is planned.
 

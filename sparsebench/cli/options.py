@@ -78,5 +78,5 @@ ONLY = Annotated[
 REHEARSE = Annotated[
     bool, typer.Option("--rehearse", help="Seeded random weights of the true architectures; no hub, no scores.")
 ]
-FULL = Annotated[bool, typer.Option("--full", help="Rehearse every sparsity and method that reads no text, not one.")]
+FULL = Annotated[bool, typer.Option("--full", help="Rehearse every variant that reads no text, not just one.")]
 JSON = Annotated[bool, typer.Option("--json", help="Data for scripts.")]

@@ -35,7 +35,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Jobs at once; timed ones run alone. On GPUs, so many there and so many on the CPU. Default: as fits.",
+            help="Jobs at once; timed jobs run alone. With GPUs, as many again on the CPU. Default: as many as fit.",
         ),
     ] = None,
     silence: Annotated[
@@ -43,7 +43,7 @@ def run(
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="Give a job up that says and does nothing for so long. Default: an hour, or ten times its estimate.",
+            help="Give up a job silent and idle for so long. Default: an hour, or ten times its estimate if longer.",
             show_default=False,
         ),
     ] = None,
@@ -180,10 +180,10 @@ def status(
     ledger: LEDGER = None,
     as_json: JSON = False,
 ) -> None:
-    """What is done, failed, skipped and left, with the reasons.
+    """Show what is done, failed, skipped and left, with the reasons.
 
-    Without a manifest it says what the ledger holds, also one that other
-    machines' records were brought into. It changes nothing that a run needs:
+    Without a manifest it says what the ledger holds, the records brought in
+    from other machines included. It changes nothing that a run needs:
     safe while one goes on.
 
     \b

@@ -27,7 +27,7 @@ def score(
     manifest: Annotated[
         Path | None,
         typer.Option(
-            help="An experiment file: its tasks for such a model too, as it asks for them, over your own data as well."
+            help="An experiment file: score its tasks for this family too, with their settings, your own data included."
         ),
     ] = None,
     limit: Annotated[

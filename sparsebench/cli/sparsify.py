@@ -51,7 +51,7 @@ def sparsify(
     propagate: Annotated[
         settings.Propagate,
         typer.Option(
-            help="Calibrate behind the version's own pruned layers (as published), or on the dense model, once."
+            help="Calibrate on outputs of the version's own pruned blocks (as published), or of the dense ones."
         ),
     ] = "pruned",
     own: Annotated[

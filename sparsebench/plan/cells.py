@@ -183,10 +183,6 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What a person reads while it runs."""
-        first = self.variants[0]
-        if self.kind in ("benchmarks", "memory"):
-            return f"{self.kind}  {first.label}"
-        many = f" ({len(self.variants)} variants)" if len(self.variants) > 1 else ""
-        recipes = ", ".join(dict.fromkeys(variant.recipe for variant in self.variants))
-        return f"{self.kind}  {first.model} {recipes}{many}"
+        """What a person reads while it runs: ``make  smollm2 wanda/layer 50% and 3 more``."""
+        first, *others = self.variants
+        return f"{self.kind}  {first.label}{f' and {len(others)} more' if others else ''}"

@@ -18,7 +18,7 @@ from sparsebench.models.families import MODEL_TYPES
 from sparsebench.models.load import load_model
 from sparsebench.models.operations import operations_a_token
 from sparsebench.models.replay import Replay
-from sparsebench.steps.contract import Context, Evidence
+from sparsebench.steps.contract import Context, Evidence, with_hash
 from sparsebench.steps.registry import kinds, single
 from sparsebench.steps.shrink.choosing import config_of
 from sparsebench.steps.shrink.writing import Smaller, without, write
@@ -106,6 +106,19 @@ def test_uneven_widths_are_those_of_one_threshold(tmp_path: Path) -> None:
         assert result.parameters == left
         with pytest.raises(Exception, match="per-layer"):
             AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_as_many_heads_everywhere_may_still_need_each_blocks_own_number(tmp_path: Path) -> None:
+    """Llama's one number of heads divides the hidden size: 3 of 64 do not, and each block can say so."""
+    folder, family = four_blocks(
+        "llama", tmp_path / "model", hidden_size=64, num_attention_heads=4, num_key_value_heads=4, head_dim=16
+    )
+    names = tmp_path / "heads.json"
+    names.write_text(json.dumps({"heads": {str(block): {"go": [block % 4]} for block in range(4)}}))
+    out, result = shrunk(folder, family, tmp_path / "out", "list", file=with_hash(names, ""))
+    assert isinstance(result, Evidence) and "3 of 4 heads" in result.note, result
+    assert len(json.loads((out / "config.json").read_text())["per_layer_config"]) == 4
+    assert result.parameters == sum(one.numel() for one in load_model(out, family).parameters())
 
 
 def test_what_follows_an_uneven_cut(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ SELECT DISTINCT variant_id, if(propagate = 'dense', ', dense inputs', '') AS inp
 FROM _cells cells
 LEFT JOIN texts ON text = regexp_replace(calibration, ' seed \d+$', '');
 
-COMMENT ON VIEW ways IS 'what tells variants apart in a label that have the same method, granularity and pattern: how they were calibrated';
+COMMENT ON VIEW ways IS 'how variants with the same method, granularity and pattern were calibrated, so that labels tell them apart';
 COMMENT ON COLUMN ways.variant_id IS 'the variant';
 COMMENT ON COLUMN ways.inputs IS '", dense inputs" where the method saw the unpruned model''s activations, else empty';
 COMMENT ON COLUMN ways.text IS 'the calibration without its seed: source, field, samples x tokens; NULL where none was read';

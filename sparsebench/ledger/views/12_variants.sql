@@ -13,7 +13,7 @@ WITH made AS (
     JOIN base.makings m USING (record_id)
     GROUP BY variant_id
 ), whole AS (
-    -- What the dense model has, by its structure: nothing makes it, so that nothing else has counted it.
+    -- The dense model's parameters come from its structure: no step makes it, so no step has counted them.
     SELECT v.model, v.family, v.revision, v.dtype, max(t.parameters) AS dense_parameters
     FROM base.variants v
     JOIN (
@@ -82,7 +82,7 @@ WITH words AS (
                                               max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
                      WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))
-                     WHEN 'recover' THEN if(name = 'reconstruct', 'blocks trained', 'trained')
+                     WHEN 'recover' THEN CASE name WHEN 'reconstruct' THEN 'blocks trained' WHEN 'distill' THEN 'distilled' ELSE 'trained' END
                      WHEN 'skip' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'share')), '%', max(' ' || value) FILTER (field = 'allocation' AND value <> 'uniform'))
                      WHEN 'moefy' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'active')), '% by ', max(value) FILTER (field = 'router'))
                      ELSE name END AS word

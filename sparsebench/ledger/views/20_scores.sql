@@ -1,4 +1,4 @@
--- With the scores of other machines than the one that counts, which are there for the scores of those machines to be compared with.
+-- Every machine's scores, not only those that count: a variant is compared with its own machine's dense score (vs_dense).
 CREATE OR REPLACE VIEW _scores AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        c.calibration, c.dtype, s.task, s.metric, coalesce(m.higher_is_better, true) AS higher_is_better,
@@ -33,21 +33,21 @@ COMMENT ON COLUMN scores.n IS 'documents scored';
 COMMENT ON COLUMN scores.limited IS 'true where the task has more than these n documents';
 COMMENT ON COLUMN scores.subset IS 'which documents were scored: all, drawn (at random), or the first, as in records from before there was a draw';
 COMMENT ON COLUMN scores.chance IS 'score of a model without skill: what guessing gets, of an error rate 1, which is that of writing nothing; or the measured floor where that is better';
-COMMENT ON COLUMN scores.floor IS 'best score of this model without its weights (see floors); NULL where none was measured';
+COMMENT ON COLUMN scores.floor IS 'best score without skill (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.separable IS 'whether the task tells the dense model from each floor (see floors); NULL where none was measured';
 COMMENT ON COLUMN scores.at_chance IS 'true where the interval of score reaches chance, or lies beyond it: no skill is shown';
 COMMENT ON COLUMN scores.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
-COMMENT ON COLUMN scores.repeats IS 'what came of computing one batch of the model''s twice: to the bit, or by how much it differs; NULL in records before this was asked';
+COMMENT ON COLUMN scores.repeats IS 'whether one batch computed twice agrees to the bit, or by how much it differs; NULL in records from before this was checked';
 COMMENT ON COLUMN scores.bits_per_byte IS 'mean negative log-likelihood of a perplexity''s text in bits a byte of UTF-8, which no tokenizer changes; NULL for other tasks, and where a tokenizer does not say where its tokens stand';
 COMMENT ON COLUMN scores.protocol IS 'what is needed to score the same way again (JSON)';
 
 CREATE OR REPLACE VIEW floors AS
 SELECT source, revision, family, dtype, task, metric, floor, recipe, models, separable, settings FROM _floors;
 
-COMMENT ON VIEW floors IS 'what each task gives for nothing: the best score of models without skill, random or zero weights in the architecture of the model';
+COMMENT ON VIEW floors IS 'the best score without skill on each task: by random or zero weights in the architecture of the model, or by a heuristic';
 COMMENT ON COLUMN floors.metric IS 'metric, as in scores';
 COMMENT ON COLUMN floors.floor IS 'the best of their scores';
 COMMENT ON COLUMN floors.recipe IS 'whose score that is';
 COMMENT ON COLUMN floors.models IS 'how many were scored';
-COMMENT ON COLUMN floors.separable IS 'whether the 95% interval of dense against each of them leaves out 0: if not, the task says nothing about this model';
+COMMENT ON COLUMN floors.separable IS 'whether dense is shown to be better than each of them (the 95% interval of the difference leaves out 0): if not, the task says nothing about this model';
 COMMENT ON COLUMN floors.settings IS 'the cell''s settings, keys in order';

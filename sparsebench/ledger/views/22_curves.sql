@@ -21,10 +21,12 @@ WITH scored AS (
                         THEN pattern ELSE 'N:M' END) || way AS how
     FROM scored
 ), dense AS (
-    -- One dense score a panel, the newest: those of other machines differ in the last digits, and would be drawn beside it.
+    -- One dense score a panel: those of other machines differ a little, and would be drawn beside it. It is the newest of those that
+    -- variants were compared with.
     SELECT n.* REPLACE (o.score AS score, o.low AS low, o.high AS high)
     FROM named n
-    JOIN (FROM named WHERE method = 'dense' QUALIFY row_number() OVER (PARTITION BY panel ORDER BY started_at DESC, manifest) = 1) o USING (panel)
+    JOIN (FROM (SELECT *, count(*) FILTER (method <> 'dense') OVER (PARTITION BY manifest, panel) > 0 AS compared FROM named) WHERE method = 'dense'
+          QUALIFY row_number() OVER (PARTITION BY panel ORDER BY compared DESC, started_at DESC, manifest) = 1) o USING (panel)
     WHERE n.method = 'dense'
 ), lines AS (
     SELECT s.*, d.score AS dense, s.how || if(count(DISTINCT s.seed) OVER (PARTITION BY s.scale = 'perplexity') > 1, ', seed ' || s.seed, '')

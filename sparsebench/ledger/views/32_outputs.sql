@@ -7,4 +7,4 @@ JOIN base.outputs o USING (record_id);
 COMMENT ON VIEW outputs IS 'how far what each block of a variant gives is from the dense model''s, on the same text';
 COMMENT ON COLUMN outputs.block IS 'index of the transformer block';
 COMMENT ON COLUMN outputs.own IS 'mean over tokens of the length of the difference over that of the dense block''s output, where both blocks read what the dense one reads';
-COMMENT ON COLUMN outputs.error IS 'the same where each reads what the blocks before it give: what has come together until here';
+COMMENT ON COLUMN outputs.error IS 'the same where each block reads what its own model''s earlier blocks give: the error of all blocks up to this one';

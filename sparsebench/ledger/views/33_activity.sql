@@ -22,4 +22,4 @@ COMMENT ON COLUMN activity.busiest_to_mean IS 'busiest over the mean of all: 1 w
 COMMENT ON COLUMN activity.evenness IS 'entropy of how choices fall on experts over its maximum: 1 where all are chosen equally often, 0 where one alone is';
 COMMENT ON COLUMN activity.uses IS 'share of the tokens for which each of them is computed, in up to 8,192 tokens';
 COMMENT ON COLUMN activity.together IS 'how often two neurons of one expert are active for the same token, over how often any two are: 1 by chance. Active are a token''s largest tenth';
-COMMENT ON COLUMN activity.inside IS 'share of the co-activation of all pairs of neurons that is of two in one expert, 1 less the cut: how often both are active over the root of how often the one times how often the other';
+COMMENT ON COLUMN activity.inside IS 'share of the co-activation of all pairs of neurons that lies inside experts, 1 less the cut; that of a pair is how often both are active, over the geometric mean of how often each is';

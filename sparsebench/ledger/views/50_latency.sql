@@ -90,7 +90,7 @@ COMMENT ON COLUMN latency.low_ms IS 'lower end of the 95% interval of ms: Studen
 COMMENT ON COLUMN latency.high_ms IS 'upper end of that interval';
 COMMENT ON COLUMN latency.mad_ms IS 'median absolute deviation, ms';
 COMMENT ON COLUMN latency.n IS 'timed steps';
-COMMENT ON COLUMN latency.steady IS 'false where one of the two was more than 2% faster or slower in the second half of its steps, or did not warm up in most processes (with one process: where warm-up ended at its cap): distrust the number';
+COMMENT ON COLUMN latency.steady IS 'false where one of the two was more than 2% faster or slower in the second half of its steps, or did not warm up in most processes (with one process: where warm-up ended at its cap and the halves differ by more than 5%): distrust the number';
 COMMENT ON COLUMN latency.p90_ms IS '90th percentile, ms; NULL below 64 samples';
 COMMENT ON COLUMN latency.cpu_ms IS 'median CPU time of one step over all threads and ranks, ms';
 COMMENT ON COLUMN latency.energy_j IS 'joules of one step, the mean over all timed blocks, of everything that energy_source counts; NULL without a counter';
@@ -110,7 +110,7 @@ COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kerne
 COMMENT ON COLUMN latency.zeros_speedup_low IS 'lower end of the 95% interval of zeros_speedup, from those of both';
 COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval of zeros_speedup';
 COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';
-COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where a warm-up ended at its cap and not the whole interval lies beyond the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
+COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval lies within the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
 COMMENT ON COLUMN latency.beside_plain IS 'true where the baseline is plain transformers, whatever the engine: there the unpruned model is one of those compared';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';

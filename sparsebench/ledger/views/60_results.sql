@@ -73,7 +73,7 @@ COMMENT ON COLUMN results.detectable IS 'smallest true difference from dense tha
 COMMENT ON COLUMN results.loss_at_most IS 'largest loss against dense that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN results.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity';
 COMMENT ON COLUMN results.documents_to_clear IS 'documents on which loses_less would be true in four cases of five, where these are too few, as in vs_dense';
-COMMENT ON COLUMN results.floor IS 'best score of this model without its weights; NULL where none was measured';
+COMMENT ON COLUMN results.floor IS 'best score without skill (see floors); NULL where none was measured';
 COMMENT ON COLUMN results.bits_per_byte IS 'a perplexity''s mean negative log-likelihood in bits a byte of text, as in scores';
 COMMENT ON COLUMN results.bytes_dense IS 'weight files as safetensors, bytes';
 COMMENT ON COLUMN results.bytes_packed IS 'weight files in the packed format, bytes';

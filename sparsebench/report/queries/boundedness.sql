@@ -2,7 +2,7 @@
 WITH phases AS (
     SELECT model, weights, machine, engine, ranks, threads, dtype, workload,
            regexp_extract(workload, 'b(\d+)', 1)::INTEGER AS batch, regexp_extract(workload, 'p(\d+)', 1)::INTEGER AS prompt,
-           max(ms) FILTER (phase = 'prefill') AS prefill_ms, max(ms) FILTER (phase = 'decode') AS decode_ms
+           median(ms) FILTER (phase = 'prefill') AS prefill_ms, median(ms) FILTER (phase = 'decode') AS decode_ms
     FROM latency
     WHERE method = 'dense' AND family = 'decoder' /* manifests */
     GROUP BY ALL

@@ -1,5 +1,5 @@
 -- What one ingredient of a method is worth: two variants of equal sparsity, on the same documents, that differ in it. Of
--- several that differ in their granularity or seed only, the better one.
+-- several that differ in their granularity or seed only, the better one. Zeros alone: a chain differs in more than one ingredient.
 WITH scored AS (
     SELECT model, weights, dtype, task, metric, higher_is_better, scale, n, subset, num_fewshot, sparsity, method, granularity,
            text_number, inputs, method_label(method, granularity, 'unstructured') AS label, score, collapsed, v.dense_score, at_chance
@@ -7,12 +7,14 @@ WITH scored AS (
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score FROM vs_dense) v USING (manifest, record_id)
     WHERE weights <> 'random' AND pattern = 'unstructured' /* manifests */
+          AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
     QUALIFY row_number() OVER (PARTITION BY model, dtype, task, metric, n, num_fewshot, sparsity, method, inputs, text_number
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (
     SELECT a.*, b.label AS after_label, b.score AS after, a.collapsed AND b.collapsed AS both_collapsed, b.text_number AS after_text, coalesce(a.at_chance AND b.at_chance, false) AS guessed,
            CASE WHEN a.method = 'magnitude' AND b.method = 'wanda' AND b.inputs = '' AND b.text_number = 1 THEN 'inputs'
-                WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
+                -- As both are published: calibrated on the pruned model's inputs.
+                WHEN a.inputs = '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = 'wanda' AND b.method = 'sparsegpt' THEN 'update'
                 WHEN a.inputs = b.inputs AND a.text_number = b.text_number AND b.method = a.method || '+owl' THEN 'allocation'
                 WHEN a.inputs = b.inputs AND a.text_number < b.text_number AND a.method = b.method THEN 'text'
                 WHEN a.inputs <> '' AND b.inputs = '' AND a.text_number = b.text_number AND a.method = b.method THEN 'propagation'

@@ -193,7 +193,9 @@ def part_way(
     found: dict[Axis, int] = {}
     for axis, last in numbers.items():
         step = axis.times * (alignment(numbers) if axis.kind == "neurons" else 1)
-        count = axis.units - round((axis.units - last) * cut / cuts / step) * step
+        # What is there need not be a multiple of the step, but what stays must be.
+        full = -(-axis.units // step) * step
+        count = min(axis.units, full - round((full - last) * cut / cuts / step) * step)
         if axis.kind == "heads":
             fitting = [one for one in _fitting(shape, axis, uneven) if one >= last]
             count = _nearest(fitting, count)
@@ -263,7 +265,7 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
             )
         if kind == "experts":
             _check_experts(shape, kept)
-        if len(numbers) == 1 and (kind != "heads" or (how.heads and how.heads.size)):
+        if len(numbers) == 1 and (kind != "heads" or _said_once(shape, left)):
             changed |= _words(shape, kind, key, int(numbers.pop()))
             continue
         if how.mixture:
@@ -282,6 +284,12 @@ def config_of(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> dict[str
     if blocks or PER_LAYER in config:
         changed[PER_LAYER] = {str(block): blocks[block] for block in sorted(blocks)} or None
     return changed
+
+
+def _said_once(shape: ModelShape, left: Mapping[Axis, int]) -> bool:
+    """Whether config.json can say for all blocks at once how many groups of heads stay."""
+    axis, count = next(iter(left.items()))
+    return bool(shape.how.heads and shape.how.heads.size) and count in _fitting(shape, axis, uneven=False)
 
 
 def _check_experts(shape: ModelShape, kept: Mapping[Axis, Sequence[int]]) -> None:

@@ -110,6 +110,13 @@ class Width(Settings):
         single = experts and name in ("flap", "taylor", "activation")
         others = f"one of l1, l2, random, {', '.join(ROUTED)}"
         yield single, f"experts by {name}: it scores single neurons and heads", others, "of"
+        routed = f"`of: {of}` by {name}: it scores whole experts"
+        yield (
+            name in ROUTED and not experts,
+            routed,
+            "a number of `experts`, or a share to `keep`",
+            of if counts else "of",
+        )
         for idle, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1), ("operations", None)):
             yield experts and getattr(self, idle) != plain, f"`{idle}` beside experts", "leave it out", idle
         yield experts and how not in (None, "none"), f"{said} beside experts", "`none`", key

@@ -60,6 +60,13 @@ def test_cuts_in_turn_are_a_chain_of_steps(kind: str, name: str, settings: dict[
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "model", "once", "out", "second"]
 
 
+def test_every_cut_of_experts_is_aligned_though_they_are_not(tmp_path: Path) -> None:
+    folder, family = written("mixtral", tmp_path / "model", intermediate_size=100)
+    out, result = shrunk(folder, family, tmp_path / "out", "l2", keep=0.5, of="neurons", iterations=2)
+    assert isinstance(result, Evidence) and "48 of 100 neurons" in result.note, result
+    load_model(out, family)
+
+
 def test_the_answers_of_later_cuts_are_the_whole_models(tmp_path: Path) -> None:
     from sparsebench.steps.shrink import scores
     from sparsebench.steps.shrink.whole import WholeModel

@@ -299,6 +299,8 @@ def test_what_a_mixture_cannot_be_asked_for_is_refused_by_name(tmp_path: Path) -
         ("l2", {"experts": 2, "iterations": 2}, "iterations"),
         ("frequency", {"keep": 0.5, "compensation": "least_squares"}, "compensation"),
         ("reap", {}, "parameters"),
+        ("reap", {"neurons": 16}, "neurons"),
+        ("frequency", {"heads": 2}, "heads"),
     ],
 )
 def test_settings_of_experts_that_do_not_go_together(name: str, settings: dict[str, Any], key: str) -> None:
