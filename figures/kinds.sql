@@ -17,7 +17,7 @@
 -- yscale: log
 -- xlabel: weight files in the packed format, MB
 -- ylabel: perplexity (lower is better)
--- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out.
+-- note: A percentage is that of the weights that are zero, or of the blocks' parameters that are gone. GGUF: the file that the model came as, from which its weights were dequantized. Solid and joined: no other variant made here is as good and smaller (to three digits); the GGUF stands beside that front. Whiskers: 95% intervals of each; within them neighbours may change places. Models above ten times the dense perplexity are left out. Of variants with one name (calibrated in several ways) the best stands.
 
 WITH packed AS (
     SELECT variant_id, format, any_value(bytes) AS bytes FROM sizes WHERE format IN ('packed', 'source') GROUP BY ALL
@@ -33,6 +33,8 @@ WITH packed AS (
       AND NOT regexp_matches(coalesce(kind, ''), 'skipped inputs|experts')
     -- One panel a model: the one that was scored on the most text.
     QUALIFY n = max(n) OVER (PARTITION BY c.model)
+), named AS (
+    SELECT * FROM points QUALIFY row_number() OVER (PARTITION BY panel, label, kind ORDER BY score, megabytes) = 1
 ), told AS (
     -- The smallest of each kind that stays within a tenth of the dense perplexity. One kind beside dense is what the other figures show.
     SELECT panel, model, count(*) OVER () > 1 AS several, min(megabytes) FILTER (kind = 'dense') AS whole, min(megabytes) FILTER (kind = 'as fetched') AS fetched,
@@ -52,7 +54,7 @@ WITH packed AS (
 )
 SELECT panel, label, kind, round(megabytes, 2 - floor(log10(megabytes))::INTEGER) AS megabytes, score, low, high, dense,
        _kind_place(kind) AS place, if(kind = 'as fetched', NULL, false) AS high_wins, finding
-FROM points
+FROM named
 JOIN told USING (panel)
 CROSS JOIN said
 ORDER BY panel, kind IN ('dense', 'as fetched'), place, megabytes, label;

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LEVEL: Any = (0, (1, 1.5))
 """Dashes of a level across named rows."""
-FIRST = (0.0, 0.99, 0.5, 0.9, 0.95, 0.1)
+FIRST = (0.0, 1.0, 0.99, 0.5, 0.9, 0.95, 0.1)
 """Sparsities that keep their tick label where there is no room for all."""
 
 

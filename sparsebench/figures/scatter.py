@@ -42,8 +42,8 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
 
 
 def finish(panels: Panels, canvas: Canvas) -> None:
-    """One legend, unless all points have texts; the levels' names at the edge; the points' texts where they touch nothing."""
-    if "series" in canvas.spec.values and canvas.spec.get("texts") != "all":
+    """One legend; the levels' names at the edge; the points' texts where they touch nothing."""
+    if "series" in canvas.spec.values:
         canvas.legend(line=True, joined=False)
     names.write(canvas, panels, [names.levels(canvas, rows) for _, rows in panels])
     if "text" not in canvas.spec.values:

@@ -42,6 +42,8 @@ CREATE OR REPLACE MACRO model_label(model, weights) AS
     model || CASE weights WHEN 'random' THEN ' (random weights)' WHEN 'dequantized' THEN ' (dequantized)' ELSE '' END;
 CREATE OR REPLACE MACRO method_label(method, granularity, pattern) AS
     concat_ws(' ', concat_ws('/', method, nullif(if(pattern LIKE '%:%', '', granularity), '')), nullif(pattern, 'unstructured'));
+-- `AVX-512 BF16` of `AMD EPYC (AVX-512 BF16) ×2, 23 GiB`: what tells processors apart in a title.
+CREATE OR REPLACE MACRO machine_label(machine) AS coalesce(nullif(regexp_extract(machine, '\(([^)]*)\)', 1), ''), trim(regexp_extract(machine, '^[^×]*')));
 CREATE OR REPLACE MACRO engine_label(engine, ranks) AS concat(engine, ' ×' || ranks);
 CREATE OR REPLACE MACRO percent_label(share) AS format('{:g}', round(100 * share, 2));
 -- From low to high, or the one number that both are to so many digits.
