@@ -13,6 +13,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -203,16 +204,18 @@ def greedy(
     done = 0
     for _ in range(removed):
         for side, own in free.items():
-            losses: dict[int, float] = {}
-            for index in own:
-                if (side, index) not in gone:
-                    losses[index] = model.loss([*gone, (side, index)])
-                    done += 1
-                    if progress:
-                        progress(done, total)
-            gone.append((side, min(losses, key=lambda index: (losses[index], index))))
+            tried = [(side, index) for index in own if (side, index) not in gone]
+            tell = partial(_tell, progress, done, len(tried), total) if progress else None
+            losses = model.losses(gone, tried, tell)
+            done += len(tried)
+            gone.append(min(losses, key=lambda place: (losses[place], place[1])))
         rounds.append(list(gone))
     return rounds
+
+
+def _tell(progress: Progress, done: int, trials: int, total: int, part: int, parts: int) -> None:
+    """So many parts of a round's trials are done, behind those of earlier rounds."""
+    progress(done + trials * part // parts, total)
 
 
 def lowest(scores: Iterable[float], free: list[int], removed: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
     from sparsebench.manifest.schema import Family
     from sparsebench.models.batch import Batch
+    from sparsebench.steps.contract import Progress
+
+Place = tuple[str, int]
+"""A block: its side, and its number there."""
+Passed = tuple[Any, tuple[Any, ...] | None]
+"""The states that a block was given, (samples, length, width), and what it returned beside states."""
 
 
 @dataclass
@@ -96,37 +103,82 @@ class WholeModel:
         wanted = ids[rows][:, 1:].clone()
         return wanted.masked_fill_(~self.mask(rows, self.last)[:, 1:], -100)
 
-    def loss(self, skipped: list[tuple[str, int]]) -> float:
-        """How much worse the model is without some blocks, over the whole text.
+    def losses(
+        self, gone: Sequence[Place], tried: Sequence[Place], progress: Progress | None = None
+    ) -> dict[Place, float]:
+        """How much worse the model is without the blocks that are ``gone`` and one of those ``tried``, over the whole text.
 
         Of a model that predicts tokens the mean negative log-likelihood of the text's; of an encoder, which has no such loss,
-        the squared distance of what it says to what the whole model says, over that one's squared length.
+        the squared distance of what it says to what the whole model says, over that one's squared length. What comes before a
+        block is run once for all that are tried.
         """
+        import torch
+
+        groups = self.groups()
+        sums = {place: torch.zeros(2, dtype=torch.float64) for place in tried}
+        with torch.no_grad():
+            if self.family == "encoder" and not self.dense:
+                self.dense = [self.run(rows) for rows in groups]
+            for number, rows in enumerate(groups):
+                with self.without(gone), self._seen() as seen:
+                    self.run(rows)
+                for done, place in enumerate(tried, 1):
+                    with self._from(place, gone, seen):
+                        sums[place] += self._worse(self.run(rows), number, rows)
+                    if progress:
+                        progress(number * len(tried) + done, len(groups) * len(tried))
+        return {place: float(total / max(count, 1e-30)) for place, (total, count) in sums.items()}
+
+    def _worse(self, said: torch.Tensor, number: int, rows: slice) -> torch.Tensor:
+        """Of a group, the loss of what a model ``said`` (``losses``), and what it is divided by: (2,) float64."""
         import torch
         from torch.nn.functional import cross_entropy
 
-        if self.family == "encoder" and not self.dense:
-            with torch.no_grad():
-                self.dense = [self.run(rows) for rows in self.groups()]
-        total, count = 0.0, 0.0
-        with torch.no_grad(), self.without(skipped):
-            for number, rows in enumerate(self.groups()):
-                said = self.run(rows)
-                if self.family == "encoder":
-                    dense = self.dense[number].float()
-                    inside = self.mask(rows, self.last)
-                    inside = inside[..., None] if said.ndim == 3 else torch.ones_like(said, dtype=torch.bool)
-                    total += float(((said.float() - dense) * inside).square().sum(dtype=torch.float64))
-                    count += float((dense * inside).square().sum(dtype=torch.float64))
-                else:
-                    wanted = self.next_tokens(rows)
-                    logits = said[:, :-1].flatten(0, 1)
-                    for part, labels in zip(logits.split(256), wanted.flatten().split(256), strict=True):
-                        total += float(cross_entropy(part.float(), labels, ignore_index=-100, reduction="sum"))
-                    count += float((wanted != -100).sum())
-        return total / max(count, 1e-30)
+        if self.family == "encoder":
+            dense = self.dense[number].float()
+            inside = self.mask(rows, self.last)
+            inside = inside[..., None] if said.ndim == 3 else torch.ones_like(said, dtype=torch.bool)
+            found = [((said.float() - dense) * inside).square().sum(dtype=torch.float64)]
+            return torch.stack([*found, (dense * inside).square().sum(dtype=torch.float64)]).cpu()
+        wanted = self.next_tokens(rows).flatten()
+        parts = zip(said[:, :-1].flatten(0, 1).split(256), wanted.split(256), strict=True)
+        total = sum(float(cross_entropy(part.float(), own, ignore_index=-100, reduction="sum")) for part, own in parts)
+        return torch.tensor([total, float((wanted != -100).sum())], dtype=torch.float64)
 
-    def without(self, skipped: list[tuple[str, int]]) -> ExitStack:
+    @contextmanager
+    def _seen(self) -> Iterator[dict[Place, Passed]]:
+        """By block, what it was given and what it returned beside the states, in the run that follows."""
+        seen: dict[Place, Passed] = {}
+
+        def note(place: Place) -> Any:
+            def hook(module: Any, args: Any, kwargs: Any, returned: Any) -> None:
+                seen[place] = read(args, kwargs), returned[1:] if isinstance(returned, tuple) else None
+
+            return hook
+
+        with hooked(
+            block.register_forward_hook(note((side, index)), with_kwargs=True)
+            for side, own in self.blocks.items()
+            for index, block in enumerate(own)
+        ):
+            yield seen
+
+    @contextmanager
+    def _from(self, place: Place, gone: Sequence[Place], seen: Mapping[Place, Passed]) -> Iterator[None]:
+        """While this lasts, a block returns what it was given in the run that was ``seen``, and neither those before it in its
+        stack nor those that are ``gone`` compute anything."""
+        side, index = place
+        idle = {place: self.blocks[place[0]][place[1]] for place in (*gone, *((side, one) for one in range(index + 1)))}
+        for one, block in idle.items():
+            given, beside = seen[one]
+            block.forward = _stand_in(given if one == place else None, beside)
+        try:
+            yield
+        finally:
+            for block in idle.values():
+                del block.forward
+
+    def without(self, skipped: Sequence[Place]) -> ExitStack:
         """While this lasts, what these blocks make of the states is dropped: later blocks read what they read.
 
         They run all the same, for what T5's first block makes besides: the position biases of the whole stack.
@@ -148,6 +200,16 @@ def module_of(model: Any, tensor: str) -> Any:
 def _pass_on(module: Any, args: Any, kwargs: Any, returned: Any) -> Any:
     hidden = read(args, kwargs)
     return (hidden, *returned[1:]) if isinstance(returned, tuple) else hidden
+
+
+def _stand_in(states: torch.Tensor | None, beside: tuple[Any, ...] | None) -> Any:
+    """A block's forward that returns the ``states``, or those that it is given, with what it had returned ``beside`` them."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        found = read(args, kwargs) if states is None else states
+        return found if beside is None else (found, *beside)
+
+    return forward
 
 
 def read(args: Any, kwargs: Any) -> torch.Tensor:
