@@ -85,6 +85,12 @@ UNION ALL SELECT 'shapes_random_4', format('{:.2f}', ratio) FROM shapes WHERE re
 UNION ALL SELECT 'shapes_random_8', format('{:.1f}', ratio) FROM shapes WHERE recipe = 'random -8 blocks'
 UNION ALL SELECT 'shapes_sleb_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sleb -8 blocks'
 UNION ALL SELECT 'shapes_influence_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'influence -8 blocks'
+UNION ALL SELECT 'shapes_angular_4', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'angular -4 blocks'
+UNION ALL SELECT 'shapes_angular_8', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'angular -8 blocks'
+UNION ALL SELECT 'shapes_taylor_text', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, labels=text'
+UNION ALL SELECT 'shapes_taylor_cuts', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'taylor/both to 0.8 of parameters, labels=text, iterations=4'
+UNION ALL SELECT 'shapes_flap_bias', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'flap/both to 0.8 of parameters'
+UNION ALL SELECT 'shapes_zeros_20', format('{:.2f}', ratio) FROM shapes WHERE recipe = 'sparsegpt/layer 20%'
 UNION ALL SELECT 'wanda_30_losses' AS key, format('{}', losses) AS said FROM wanda WHERE sparsity = 0.3
 UNION ALL SELECT 'wanda_50_losses', format('{}', losses) FROM wanda WHERE sparsity = 0.5
 UNION ALL SELECT 'wanda_tasks', format('{}', tasks) FROM wanda WHERE sparsity = 0.3

@@ -1,4 +1,4 @@
--- title: What about a fifth of the parameters costs and saves, by what is removed
+-- title: What removing about a fifth of the parameters costs and saves, by what is removed
 -- about: quality, bytes and time with a fifth of the parameters gone: zeros, neurons, heads, blocks, tokens
 -- finding: finding
 -- kind: forest
@@ -79,7 +79,8 @@ WITH kinds AS (
 ), told AS (
     -- Of the model with most kinds, what costs least and what costs most where shapes shrink, beside zeros.
     SELECT model, arg_min(kind, over_dense) FILTER (shrunk) AS least, min(over_dense) FILTER (shrunk) AS little, arg_max(kind, over_dense) FILTER (shrunk) AS most,
-           max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds
+           max(over_dense) FILTER (shrunk) AS much, min(over_dense) FILTER (kind = 'zeros') AS zeros, count(*) FILTER (shrunk) AS kinds,
+           range_label('{:.0f}', 100 * min(gone) FILTER (shrunk), 100 * max(gone) FILTER (shrunk)) AS share
     FROM (SELECT p.*, NOT p.random AND NOT starts_with(p.kind, 'zeros') AS shrunk FROM points p JOIN chosen USING (model, kind, variant_id) WHERE panel = 'perplexity')
     GROUP BY model
     HAVING kinds > 1
@@ -88,8 +89,8 @@ WITH kinds AS (
 )
 SELECT model_label(model, weights) AS model, concat(model_label(model, weights), chr(10), panel) AS panel, format('{}, {:.0f}%', kind, 100 * gone) AS what,
        over_dense, if(low > 0, low, NULL) AS low, high, 1::DOUBLE AS one,
-       (SELECT format('With about a fifth of {} gone, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f}){}',
-               t.model, least, little, most, much, coalesce(format('; as zeros {:.1f}', zeros), '')) FROM told t) AS finding
+       (SELECT format('With {}% of {} gone, {} cost least ({:.1f} times the dense perplexity) and {} most ({:.1f}){}',
+               share, t.model, least, little, most, much, coalesce(format('; as zeros {:.1f}', zeros), '')) FROM told t) AS finding
 FROM points p
 JOIN panels USING (model, panel)
 JOIN chosen USING (model, kind, variant_id)

@@ -1,27 +1,33 @@
-"""Folders in the system's folder for temporary files that bear the number of their process: what a killed one leaves is known."""
+"""Folders in the system's folder for temporary files that bear their machine's name and the number of their process: what a
+killed one leaves is known, also where machines share that folder."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_NAME = "sparsebench-"
+
+def ours() -> str:
+    """What the names of this machine's folders begin with."""
+    return f"sparsebench-{socket.gethostname()}-"
 
 
 def temporary() -> tempfile.TemporaryDirectory[str]:
     """A new folder of this process."""
-    return tempfile.TemporaryDirectory(prefix=f"{_NAME}{os.getpid()}-", ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{ours()}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
 def of_the_dead() -> Iterator[Path]:
     """The folders of processes that are no more; of this user, and of this machine."""
     import psutil
 
-    for path in Path(tempfile.gettempdir()).glob(f"{_NAME}*"):
-        owner = path.name.removeprefix(_NAME).partition("-")[0]
+    for path in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours())}*"):
+        owner = path.name.removeprefix(ours()).partition("-")[0]
         mine = not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.getuid()
         if mine and owner.isdigit() and not psutil.pid_exists(int(owner)):
             yield path

@@ -119,6 +119,11 @@ def _recipe(recipe: Mapping[str, Any] | Sequence[Mapping[str, Any]], text: Calib
         found += steps
     if not found:
         raise UserError("a recipe without a step", "such as {'prune': 'magnitude', 'sparsity': 0.5}")
+    for place, step in enumerate(found[:-1]):
+        kind, behind = kinds()[step.verb], found[place + 1 :]
+        fitting = not kind.last or all((one.verb, one.name) in kind.but for one in behind)
+        if kind.ends(step) or not fitting:
+            raise UserError(f"{step.verb}: {step.name} lets no such step follow", "make it the last of the recipe")
     return found
 
 
@@ -242,7 +247,13 @@ def measure(
     work = runtime.Workload(batch, prompt, generate)
     setting = runtime.Setting(engine, ranks, work, run_in, samples, processes=processes, device=there)
     timed = runtime.measure_pair((against or model).folder, model.folder, model.family, setting)
-    peaks = {one.phase: one.peak_bytes for one in runtime.measure_memory(model.folder, model.family, setting).phases}
+    peaks: dict[str, int] = {}
+    try:
+        peaks = {
+            one.phase: one.peak_bytes for one in runtime.measure_memory(model.folder, model.family, setting).phases
+        }
+    except SparsebenchError as error:
+        warnings.warn(f"peak_bytes: {error}", stacklevel=2)
     faster = {one["phase"]: one for one in speedups(timed)}
     rows = [
         {"phase": one.phase, "ms": one.median_s * 1e3, "ms_low": one.low_s * 1e3, "ms_high": one.high_s * 1e3,

@@ -11,7 +11,7 @@ import typer
 
 from sparsebench.cli.options import COMPUTE_DTYPE, DEVICE, DTYPE, FAMILY, JSON, OFFLINE, SOURCE, check_name, names_of
 from sparsebench.cli.output import emit_json, emit_table, note, open_model, size
-from sparsebench.errors import UserError
+from sparsebench.errors import SparsebenchError, UserError
 from sparsebench.notebook import speedups
 
 if TYPE_CHECKING:
@@ -95,11 +95,18 @@ def measure(
     note(f"timing {model.name} against {dense.name if against else 'itself'} …", "dim")
     timed = runtime.measure_pair(dense.folder, model.folder, model.family, setting)
     note("measuring its memory …", "dim")
-    memory = runtime.measure_memory(model.folder, model.family, setting)
+    memory, failure = None, None
+    try:
+        memory = runtime.measure_memory(model.folder, model.family, setting)
+    except SparsebenchError as error:  # times are shown all the same
+        failure = error
     if as_json:
-        emit_json({"latency": asdict(timed) | {"differences": speedups(timed)}, "memory": asdict(memory)})
-        return
-    _show(timed, memory)
+        told = asdict(memory) if memory else None
+        emit_json({"latency": asdict(timed) | {"differences": speedups(timed)}, "memory": told})
+    else:
+        _show(timed, memory)
+    if failure:
+        raise failure
 
 
 def _show_launch(placed: Hosts) -> None:
@@ -115,7 +122,7 @@ def _show_launch(placed: Hosts) -> None:
     typer.echo(shlex.join(command))
 
 
-def _show(timed: LatencyResult, memory: MemoryResult) -> None:
+def _show(timed: LatencyResult, memory: MemoryResult | None) -> None:
     """The result as a person reads it."""
     faster = {one["phase"]: one for one in speedups(timed)}
     rows: list[list[Any]] = []
@@ -129,7 +136,8 @@ def _show(timed: LatencyResult, memory: MemoryResult) -> None:
             [phase.phase, f"{phase.median_s * 1e3:.2f}", interval, shown, phase.n, "" if phase.steady else "not steady"]
         )
     emit_table(["phase", "median ms", "95% interval", "speed-up [95%]", "n", ""], rows)
-    emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
+    if memory:
+        emit_table(["phase", "peak, all ranks"], [[phase.phase, size(phase.peak_bytes)] for phase in memory.phases])
     facts = (
         f"{timed.engine} ×{timed.ranks}, {timed.kernel}, {timed.threads} threads a rank, {timed.device}, {timed.dtype}"
     )

@@ -81,6 +81,7 @@ def _target(folder: Path, out: Path | None, suffix: str) -> Path:
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "name a model folder")
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
     stem, _, form = folder.name.rpartition(".")  # `pack` has put the format behind the name
     target = out or folder.with_name((stem if form in formats() else folder.name) + suffix)
     if target.exists():

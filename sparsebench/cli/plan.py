@@ -68,13 +68,16 @@ def prepared(
     only: list[str] | None,
     device: str | None = None,
     executor: str = "local",
+    retry_failed: bool = False,
+    jobs: int | None = None,
 ) -> Prepared:
     """The manifest after its preflight. Raises UserError for an executor that is none."""
     from sparsebench.plan.preflight import PlanRequest, prepare
     from sparsebench.run.select import parse_only
 
     check_name("executor", executor, EXECUTORS)
-    return prepare(PlanRequest(manifest, ledger, offline, rehearse, full, parse_only(only or []), device, executor))
+    chosen = parse_only(only or [])
+    return prepare(PlanRequest(manifest, ledger, offline, rehearse, full, chosen, device, executor, retry_failed, jobs))
 
 
 def show(ready: Prepared, as_json: bool) -> None:
@@ -84,7 +87,7 @@ def show(ready: Prepared, as_json: bool) -> None:
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
-    found = decisions(ready, space.records, retry_failed=False)
+    found = decisions(ready, space.records, ready.request.retry_failed)
     rows = (
         {
             "cell": d.cell.id,

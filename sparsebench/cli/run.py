@@ -82,7 +82,7 @@ def run(
     from sparsebench.runtime import hosts
 
     hosts.refuse_copies()
-    ready = prepared(manifest, ledger, offline, rehearse, full, only, device, executor)
+    ready = prepared(manifest, ledger, offline, rehearse, full, only, device, executor, retry_failed, jobs)
     if dry_run:
         show(ready, as_json=False)
         return
@@ -97,7 +97,7 @@ def run(
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
     pace = announce(ready, cells)
     keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
-    side_by_side = jobs or slots(ready)
+    side_by_side = slots(ready)
     settings = RunSettings(
         space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )

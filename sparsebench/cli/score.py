@@ -93,6 +93,8 @@ def score(
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if manifest and not task and (num_fewshot is not None or batch or data):
         raise UserError("--num-fewshot, --batch and --data are for a --task", "say it in the manifest")
+    if outcomes and outcomes.is_dir():
+        raise UserError(f"--outcomes {outcomes}: a folder", "name a file in it")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
     models = [open_model(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
@@ -110,12 +112,13 @@ def score(
         found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing))
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
-    if outcomes:
-        scored.write_outcomes(outcomes, found[-1], dense)
     if as_json:
         emit_json([row | (scored.whole(found[-1][row["task"]]) if documents else {}) for row in rows])
     elif rows:
         emit_table(list(rows[0]), [list(row.values()) for row in rows], title=models[-1].name)
+    # Behind what is shown: a full disk does not take the scores along.
+    if outcomes:
+        scored.write_outcomes(outcomes, found[-1], dense)
     for failure in failures:
         note(failure, "red")
     if failures:

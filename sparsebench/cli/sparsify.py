@@ -178,13 +178,18 @@ _USUAL = {"allocation": "uniform", "propagate": "pruned"}
 
 def _settings(words: list[str]) -> dict[str, object]:
     """``damping=0.1`` as a field and its value."""
-    import yaml
+    from sparsebench.manifest.nodes import read
 
     pairs = [word.partition("=") for word in words]
-    for word, (_, equals, _) in zip(words, pairs, strict=True):
+    found: dict[str, object] = {}
+    for word, (key, equals, text) in zip(words, pairs, strict=True):
         if not equals:
             raise UserError(f"--set {word}: not KEY=VALUE", "such as --set damping=0.1")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+        # As a manifest reads it: 1e-2 is a number.
+        found[key], _, problems = read(text, "--set")
+        if problems:
+            raise UserError(f"--set {word}: {problems[0].message}", problems[0].hint or "quote what is a text")
+    return found
 
 
 def _patterns(sparsity: list[float] | None, patterns: list[str]) -> list[str]:

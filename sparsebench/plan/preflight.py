@@ -54,6 +54,8 @@ class PlanRequest:
     only: tuple[tuple[str, str], ...] = ()
     device: str | None = None
     executor: str = "local"
+    retry_failed: bool = False
+    jobs: int | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
             "put the model's config.json under `architecture:` in the manifest",
         )
     models = [model.model_copy(update={"source": "random"}) for model in manifest.models]
-    update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks()}
+    update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks(), "outputs": None}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
         update["variants"] = [chain for entry in manifest.variants for chain in _without_text(entry)]

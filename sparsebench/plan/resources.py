@@ -137,21 +137,22 @@ class Needs:
 
 
 def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
-    """The needs of ``jobs``: the dense models that are not there yet, the folders of what is timed, which wait until nothing
-    else runs, the widest sweep's, the packed copies kept; in memory two models when timed, unless only one fits into what is
-    free now, else one for each job that runs beside others."""
+    """The needs of ``jobs``: the dense models that are not there yet, the folders of what is kept, or timed and so waits until
+    nothing else runs, the widest sweep's, the packed copies kept; in memory two models when timed, unless only one fits into
+    what is free now, else one for each job that runs beside others."""
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
+    keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     waiting = widest = kept = memory = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            stay = sum(variant.id in timed for variant in job.makes)
+            stay = sum(keep == "dense" or variant.id in timed for variant in job.makes)
             waiting += size.bytes * stay
             resumed = held([variant.steps[-1] for variant in job.makes], size)
             widest = max(widest, size.bytes * (len(job.makes) - stay) + resumed)
-            if ready.manifest.storage and ready.manifest.storage.keep != "none":
+            if keep == "packed":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)
@@ -241,13 +242,16 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
 
 
 def slots(ready: Prepared) -> int:
-    """Jobs to run side by side: one per core, at most four, or one a GPU, fewer where the largest model would not fit so often.
+    """Jobs to run side by side: as many as were asked for, else one per core, at most four, or one a GPU; fewer where the largest
+    model would not fit so often.
 
     On GPUs there are so many of either kind, those that calculate on one and those that do not: each has half of the memory.
 
     On few cores several single-threaded jobs finish more than one job with several threads: imports, tokenizing and
     small matrices do not parallelize.
     """
+    if ready.request.jobs:
+        return ready.request.jobs
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in ready.plan.cells:
         if not timed(cell.stage) or devices.is_gpu(ready.device):

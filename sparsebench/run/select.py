@@ -132,7 +132,9 @@ def _with_allocation(variant: Variant) -> str:
 
 
 def _same(own: Any, value: str) -> bool:
-    if isinstance(own, int | float) and not isinstance(own, bool):
+    if isinstance(own, bool):
+        return value.lower() == str(own).lower()
+    if isinstance(own, int | float):
         try:
             return abs(float(value) - own) < 1e-9
         except ValueError:

@@ -1,7 +1,8 @@
 """How far a variant's blocks are from the dense model's, by what they give on the same text.
 
     error = mean over tokens of ‖h' - h‖ / ‖h‖        h is a block of the dense model's output, h' the variant's
-    own   = the same where the variant's block reads what the dense model's block reads
+    own   = the same where the variant's block reads what the dense model's block reads, of an encoder-decoder also what the
+            dense encoder gives
 
 ``error`` is all that has come together behind so many blocks, ``own`` is one block's part.
 """
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Family
     from sparsebench.models.batch import Batch
 
-VERSION = 1
+VERSION = 2
 """Bumped by hand when a change here can change a result."""
 GROUP = 1024
 """Tokens that run at a time, in whole samples: what all blocks give for them is held."""
 
 
+ENCODED = "the encoder's output"
+"""Beside the blocks' paths: what the decoder's cross-attentions read."""
 _OUT = "its outputs cannot be compared block by block: leave `outputs` out, or let this one stand as it is"
 
 
@@ -204,7 +207,13 @@ def _hooked(
 
         return hook
 
-    hooks = []
+    def encoded(module: Any, args: Any, output: Any) -> Any:
+        reads[ENCODED] = output.last_hidden_state
+        if ENCODED in given:
+            output.last_hidden_state = given[ENCODED]
+        return output
+
+    hooks = [model.get_encoder().register_forward_hook(encoded)] if model.config.is_encoder_decoder else []
     for place in places:
         block = model.get_submodule(place.path)
         hooks += [block.register_forward_pre_hook(before(place.path), with_kwargs=True)]

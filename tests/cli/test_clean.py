@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsebench import leftovers
 from sparsebench.cli import app
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.models import building
@@ -44,8 +45,8 @@ def test_what_can_go_goes_and_what_is_used_stays(
     model = ManifestModel(name="m", source="path:m", family="decoder")
     plan = expand(Manifest(version=1, models=[model]), "x", {"m": "1"})
     used = plan.dense["m"]
-    mine = tmp_path / "tmp" / f"sparsebench-{os.getpid()}-a"
-    ranks = tmp_path / "tmp" / f"sparsebench-{dead}-a"
+    mine = tmp_path / "tmp" / f"{leftovers.ours()}{os.getpid()}-a"
+    ranks = tmp_path / "tmp" / f"{leftovers.ours()}{dead}-a"
     partial = work / "variants" / f"{'2' * 20}{building._ours()}{dead}"
     free = [work / "models" / ("1" * 20), work / "packed" / ("1" * 20)]
     held = work / "models" / used.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from sparsebench.cli.app import VERBS
-from sparsebench.cli.sparsify import _check_room
+from sparsebench.cli.sparsify import _check_room, _settings
 from sparsebench.errors import UserError
 
 
@@ -66,6 +67,17 @@ def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
     assert call("pack", tmp_path / "pruned" / "0.90", "--format", "archive").returncode == 0
     assert call("unpack", tmp_path / "pruned" / "0.90.archive").returncode == 0
     assert (tmp_path / "pruned" / "0.90.unpacked" / "model.safetensors").read_bytes() == before
+    assert call("pack", ".", cwd=tmp_path / "pruned" / "0.50").returncode == 0
+    assert (tmp_path / "pruned" / "0.50.packed").is_dir()
+
+
+def test_a_setting_is_read_as_a_manifest_reads_it() -> None:
+    assert _settings(["damping=1e-2", "keep_zeros=true", "file=m.st"]) == {
+        "damping": 0.01, "keep_zeros": True, "file": "m.st",
+    }  # fmt: skip
+    for word in ("damping", "file=@masks", "file=[a", "file=*.safetensors"):
+        with pytest.raises(UserError, match=r"^--set " + re.escape(word)):
+            _settings([word])
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.plan.resources import cell_seconds, crowded, needs
+from sparsebench.plan.resources import cell_seconds, crowded, needs, slots
 from sparsebench.plan.sizes import parameters
 from sparsebench.run import precompile
 from sparsebench.runtime import memory
@@ -369,6 +369,7 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
         device="cpu",
         sizes={"m": ModelSize(5 * 10**9, 10**10)},
         manifest=SimpleNamespace(storage=None),
+        request=SimpleNamespace(jobs=None),
         plan=plan,
         has=lambda _: True,
     )
@@ -385,6 +386,12 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     assert needs(ready, work).memory == alone  # type: ignore[arg-type]
     assert short(30 * 10**9) == []
     assert needs(ready, work).memory > 2 * 10**10  # type: ignore[arg-type]
+    ready.request.jobs = 7
+    assert slots(ready) == 7  # type: ignore[arg-type]
+    make = next(job for job in work if job.kind == "make")
+    passing = needs(ready, [make, make]).disk  # type: ignore[arg-type]
+    ready.manifest.storage = SimpleNamespace(keep="dense")
+    assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"  # type: ignore[arg-type]
 
 
 def test_a_phase_is_timed_as_long_as_its_cap_or_as_a_comparison_needs() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sparsebench import records, structure
 from sparsebench.plan.preflight import PlanRequest, prepare
-from sparsebench.run.select import decisions
+from sparsebench.run.select import _same, decisions
 
 MANIFEST = """\
 version: 1
@@ -42,6 +42,11 @@ def why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         return found
 
     return planned
+
+
+def test_a_setting_is_meant_as_yaml_writes_it() -> None:
+    assert _same(True, "true") and _same(False, "False") and not _same(True, "1") and not _same(False, "true")
+    assert _same(0.5, "0.50") and not _same(0.5, "half") and _same("2:4", "2:4")
 
 
 def test_a_second_dtype_or_sample_count_is_new_and_another_version_or_file_is_a_change(

@@ -69,15 +69,18 @@ def test_what_dead_processes_left_half_done_is_swept_and_what_living_ones_make_i
     left = [space.work / "variants" / f"{name}{ended}" for name in (PRUNED.id, ".activations")]
     made = space.work / "variants" / f"{PRUNED.id}{ours}"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    theirs = tmp_path / f"sparsebench-{dead.pid}-x"
+    theirs = tmp_path / f"{leftovers.ours()}{dead.pid}-x"
+    elsewhere = tmp_path / f"sparsebench-another-{dead.pid}-x"
     half, whole = space.records / f".{'2' * 20}.done.json.{dead.pid}", space.records / f"{'2' * 20}.done.json"
     with leftovers.temporary() as living:
-        for folder in (*left, made, theirs, space.records):
+        for folder in (*left, made, theirs, elsewhere, space.records):
             folder.mkdir(parents=True)
         half.touch()
         whole.touch()
         space.sweep()
-        assert made.is_dir() and Path(living).is_dir() and whole.exists() and space.present(PRUNED)
+        assert (
+            made.is_dir() and Path(living).is_dir() and elsewhere.is_dir() and whole.exists() and space.present(PRUNED)
+        )
     assert not any(path.exists() for path in (*left, theirs, half))
 
 

@@ -68,6 +68,14 @@ def test_widths_that_differ_are_not_sharded() -> None:
         check_supported(config, "decoder", Setting("deepspeed", 2, Workload()))
 
 
+def test_a_t5_with_fewer_heads_than_ranks_is_refused() -> None:
+    config = {"model_type": "t5", "vocab_size": 50}
+    for heads, ranks in ((3, 2), (2, 2), (1, 1)):
+        check_supported(config | {"num_heads": heads}, "encoder-decoder", Setting("deepspeed", ranks, Workload()))
+    with pytest.raises(UnsupportedError, match="1 are fewer than ranks"):
+        check_supported(config | {"num_heads": 1}, "encoder-decoder", Setting("deepspeed", 2, Workload()))
+
+
 def test_the_plain_engine_runs_in_one_process() -> None:
     with pytest.raises(UnsupportedError, match="one process"):
         check_supported(CONFIG, "decoder", Setting("hf", 2, Workload()))

@@ -45,6 +45,7 @@ def test_floors_are_models_of_the_same_shapes_that_have_learned_nothing(
         assert (folder / "tokenizer_config.json").is_file()
         load_model(folder, family)  # type: ignore[arg-type]
     assert emptied.achieved_all == 1 and drawn.achieved_all < 0.2
+    assert emptied.parameters == emptied.total_zeros == drawn.parameters
     one, other, true = (Checkpoint(folder) for folder in (first, second, parent))
     name = max(true.tensors, key=lambda name: true.tensors[name].numel)
     assert not torch.equal(one.load(name), other.load(name)) and not torch.equal(one.load(name), true.load(name))

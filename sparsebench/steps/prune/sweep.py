@@ -97,15 +97,17 @@ class Sweep:
         failed: dict[Target, SparsebenchError] = {}
         passes = ((plain, self._tensorwise), (coupled, self._coupled), (calibrated, self._blockwise))
         for targets, one_pass in passes:
+            own: dict[Target, SparsebenchError] = {}
             try:
                 if targets:
                     sweep, made = one_pass(checkpoint, places, targets)
                     with VariantWriters(checkpoint, {target: self.folders[target] for target in targets}) as outputs:
+                        own = outputs.failed
                         sweep.run(outputs, progress)
                         outputs.finish(self.family, {"seed": self.seed, **made}, emit)
-                    failed |= outputs.failed
-            except SparsebenchError as error:
-                failed |= dict.fromkeys(targets, error)
+                failed |= own
+            except SparsebenchError as error:  # of all; what failed before has a reason of its own
+                failed |= dict.fromkeys(targets, error) | own
         if len(failed) == len(self.folders):
             raise next(iter(failed.values()))
         for target, reason in failed.items():

@@ -7,7 +7,6 @@ tensor is written); at any moment one tensor is in memory, whatever the size of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -50,20 +49,18 @@ class TensorSweep:
         """Write every tensor of every version."""
         limits = self._global_thresholds()
         for name in reported([*self.checkpoint.tensors], progress):
-            # A tied repeat is treated like the tensor that it repeats.
-            part = self.places[self.checkpoint.ties.get(name, name)]
+            part = self.places[name]
             for view in part.views:
-                self._prune(view, name, limits, outputs)
+                self._prune(view, limits, outputs)
             if not part.prunable:
                 outputs.copy(name)
 
-    def _prune(self, view: View, name: str, limits: dict[Target, KeyThreshold], outputs: VariantWriters) -> None:
-        """All versions of one matrix of tensor ``name``. The tie budgets in ``limits`` are spent here."""
-        place = replace(view, tensor=name)
-        weights = self._weights(place)
+    def _prune(self, view: View, limits: dict[Target, KeyThreshold], outputs: VariantWriters) -> None:
+        """All versions of one matrix. The tie budgets in ``limits`` are spent here."""
+        weights = self._weights(view)
 
         def write(target: Target, version: torch.Tensor, removed: int, notes: tuple[str, ...] = ()) -> None:
-            outputs.write(target, place, view.stored(version), removed, notes)
+            outputs.write(target, view, view.stored(version), removed, notes)
 
         for method, asked in self.sweeps.items():
             targets = [target for target in asked if target not in outputs.failed]

@@ -17,6 +17,7 @@ from sparsebench.models.topology import CONV1D_TYPES, Part
 from sparsebench.steps.evidence import peak_rss
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.outputs import VariantWriters
+from sparsebench.steps.prune.zeroing import zeros_in
 from sparsebench.steps.quantize.grid import Quantize
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class QuantizeEvidence:
     """What was done to the prunable weights, counted in the written files.
 
     ``zeros`` are weights that pruning made zero, before or in the same sweep; ``rounded_to_zero`` are zero besides;
-    ``already_zero`` are those of both that the parent has as zeros.
+    ``already_zero`` are those of both that the parent has as zeros; ``other_zeros`` are parameters that are not prunable.
     ``bits_per_weight`` counts scales, zero points and shapes; ``relative_error`` is ‖W - Ŵ‖ / ‖W‖ over all of them.
     ``seconds`` and ``peak_rss_bytes`` are those of all versions made together, ``tokens`` what calibration read.
     """
@@ -45,6 +46,7 @@ class QuantizeEvidence:
     tokens: int
     relative_error: float
     already_zero: int = 0
+    other_zeros: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -145,11 +147,13 @@ class QuantizedWriters(VariantWriters):
         stored = sum(math.prod(shape) * ITEM_SIZE[dtype] for _, dtype, shape in parts)
         prunable = sum(info.numel for info in self.prunable.values())
         ties = self.checkpoint.ties
+        rest = [name for name in self.checkpoint.tensors if name not in self.prunable and name not in ties]
         refused = self._unreadable(target)
         evidence = QuantizeEvidence(
             prunable=prunable,
             zeros=tally.removed,
             rounded_to_zero=zeros - tally.removed,
+            other_zeros=sum(zeros_in(piece) for name in rest for piece in again.pieces(name)),
             parameters=sum(info.numel for info in self.checkpoint.tensors.values() if info.name not in ties),
             bits_per_weight=8 * stored / prunable,
             seconds=time.perf_counter() - self.started,

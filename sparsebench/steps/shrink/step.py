@@ -64,11 +64,11 @@ _PLAIN = {"multiple_of": 1, "labels": "own", "damping": 0.01, "iterations": 1, "
 
 
 def passes(step: Step, blocks: int) -> float:
-    """How often the text goes through the model: of sleb once for each block that is tried; of Taylor there and back, where the
-    way back costs one forward, because no weight has a gradient."""
+    """How often the text goes through the model: of sleb once a round, and on average half of the way for each block that is
+    tried; of Taylor there and back, where the way back costs one forward, because no weight has a gradient."""
     own = step.settings
     if step.name == "sleb":
-        return float(sum(max(1, blocks - gone) for gone in range(own["blocks"])))
+        return float(sum(1 + max(1, blocks - gone) / 2 for gone in range(own["blocks"])))
     scored = 0 if by_labels(step) else (step.name in READ_TEXT) + (step.name == "taylor")
     once = scored + (own.get("compensation") in REFITS)
     return float(once * own.get("iterations", 1))

@@ -53,6 +53,20 @@ def test_the_highest_scores_stay_by_a_slow_reference(name: str, tmp_path: Path) 
     assert json.loads((out / "config.json").read_text())["intermediate_size"] == 24
 
 
+@pytest.mark.parametrize("kind", ["llama", "bert", "t5"])
+@pytest.mark.parametrize("given", [{"keep": 0.5, "of": "neurons"}, {"blocks": 1}])
+def test_stock_transformers_finds_every_tensor_of_the_smaller_model(
+    kind: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, family = written(kind, tmp_path / "model")
+    out, result = shrunk(folder, family, tmp_path / "out", "random", **given)
+    assert isinstance(result, Evidence), result
+    stock = type(load_model(folder, family))
+    model, info = stock.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"] and not info["unexpected_keys"], info
+    assert sum(one.numel() for one in model.parameters()) == result.parameters
+
+
 @pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "bert", "roberta", "t5", "gpt2", "phi3"])
 def test_taylor_is_textpruners_score_of_weights_and_gradients(kind: str, even: bool, tmp_path: Path) -> None:

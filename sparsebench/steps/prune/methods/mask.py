@@ -57,12 +57,17 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
             emit(step, error)
     if not masks:
         return
-    with VariantWriters(checkpoint, {step: targets[step] for step in masks}) as outputs:
-        for name in reported([*checkpoint.tensors], context.progress):
-            _write(name, masks, outputs)
-        for step in outputs.writers:
-            outputs.notes[step] |= {masks[step].note(places)} - {""}
-        outputs.finish(context.family, {}, emit)
+    outputs = VariantWriters(checkpoint, {step: targets[step] for step in masks})
+    try:
+        with outputs:
+            for name in reported([*checkpoint.tensors], context.progress):
+                _write(name, masks, outputs)
+            for step in outputs.writers:
+                outputs.notes[step] |= {masks[step].note(places)} - {""}
+            outputs.finish(context.family, {}, emit)
+    except SparsebenchError:
+        if outputs.writers:  # else each has failed by itself
+            raise
     for step, reason in outputs.failed.items():
         emit(step, reason)
 
