@@ -1,6 +1,6 @@
 """Reading what strangers wrote, within limits: no small file may cost minutes or gigabytes.
 
-All limits stand here. What is beyond one is refused by an error of the caller's kind, which names the file, its line
+Most limits stand here. What is beyond one is refused by an error of the caller's kind, which names the file, its line
 where there is one, and the limit.
 """
 
