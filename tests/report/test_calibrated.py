@@ -189,7 +189,7 @@ def test_a_method_that_cannot_be_told_from_the_lowest_is_said_to_be_so(
     some = [{"prune": name, "sparsity": [0.5]} for name in ("alps", "ria", "wanda")]
     text = written(tmp_path, calibrated.sample(variants=some))
     assert re.search(
-        r"- 50%: (alps|ria)/layer is lowest, .+; not to be told from it: (alps|ria)/layer; behind it wanda/row", text
+        r"- 50%: (alps|ria)/layer is lowest, .+; indistinguishable from it: (alps|ria)/layer; behind it wanda/row", text
     )
     assert re.search(r"\| (alps|ria)/layer \| 30\.\d\d ≈ \|", text)
 
