@@ -96,10 +96,9 @@ def run(
     cells = [decision.cell for decision in found if decision.runs]
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
     pace = announce(ready, cells)
-    keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     side_by_side = slots(ready)
     settings = RunSettings(
-        space, Path(ready.cache.root), offline, keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
+        space, Path(ready.cache.root), offline, ready.keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
     )
     chosen = _executor(executor, address, settings)
     clock = Clock(ready.sizes, side_by_side, len(devices.chosen(ready.device)), pace)
@@ -113,7 +112,7 @@ def run(
         elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
         if not cells and not refused:
-            if keep != "dense" and os.access(space.work, os.W_OK):
+            if ready.keep != "dense" and os.access(space.work, os.W_OK):
                 with Leases(space, ready.plan.variants.values()) as leases:
                     leases.tidy(ready.plan.variants.values())
             _nothing(found, manifest)

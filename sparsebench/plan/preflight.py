@@ -73,6 +73,11 @@ class Prepared:
     refused: Mapping[str, Problem] = field(default_factory=dict)
     """The cells that the device or the executor cannot do, by id, each with the manifest's line that asks for it."""
 
+    @property
+    def keep(self) -> str:
+        """Which folders of variants stay: `packed`, `dense` or `none`."""
+        return self.manifest.storage.keep if self.manifest.storage else "none"
+
     def has(self, model: str) -> bool:
         """Whether the model lies prepared in the work folder."""
         return (self.work / "models" / self.plan.dense[model].id / "config.json").is_file()

@@ -143,16 +143,15 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     models = {job.variants[0].model: ready.sizes[job.variants[0].model] for job in jobs}
     free, beside, gpus = environment.memory()[1], slots(ready), len(devices.chosen(ready.device))
     timed = {variant.id for job in jobs if alone(job, bool(gpus)) for variant in job.variants}
-    keep = ready.manifest.storage.keep if ready.manifest.storage else "none"
     waiting = widest = kept = memory = 0
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            stay = sum(keep == "dense" or variant.id in timed for variant in job.makes)
+            stay = sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
             waiting += size.bytes * stay
             resumed = held([variant.steps[-1] for variant in job.makes], size)
             widest = max(widest, size.bytes * (len(job.makes) - stay) + resumed)
-            if keep == "packed":
+            if ready.keep == "packed":
                 kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)

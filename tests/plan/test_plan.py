@@ -369,6 +369,7 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
         device="cpu",
         sizes={"m": ModelSize(5 * 10**9, 10**10)},
         manifest=SimpleNamespace(storage=None),
+        keep="none",
         request=SimpleNamespace(jobs=None),
         plan=plan,
         has=lambda _: True,
@@ -390,7 +391,7 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     assert slots(ready) == 7  # type: ignore[arg-type]
     make = next(job for job in work if job.kind == "make")
     passing = needs(ready, [make, make]).disk  # type: ignore[arg-type]
-    ready.manifest.storage = SimpleNamespace(keep="dense")
+    ready.keep = "dense"
     assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"  # type: ignore[arg-type]
 
 

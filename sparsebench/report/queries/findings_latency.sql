@@ -14,7 +14,7 @@ WITH every AS (
 SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
        count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster, count(*) FILTER (verdict = 'slower') AS slower,
        count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
-       if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, coalesce(nullif(regexp_extract(machine, '\(([^)]*)\)', 1), ''), processor), processor) AS short,
+       if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, machine_label(machine), processor) AS short,
        max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, coalesce(max(speedup) FILTER (verdict = 'faster'), max(speedup)) AS best,
        max(speedup) FILTER (method = 'dense') AS best_dense,
        coalesce(arg_max(phase, speedup) FILTER (verdict = 'faster'), arg_max(phase, speedup)) AS best_phase,

@@ -110,12 +110,13 @@ class Width(Settings):
         single = experts and name in ("flap", "taylor", "activation")
         others = f"one of l1, l2, random, {', '.join(ROUTED)}"
         yield single, f"experts by {name}: it scores single neurons and heads", others, "of"
-        routed = f"`of: {of}` by {name}: it scores whole experts"
+        # Only a number of neurons or heads can say so: `of` takes nothing else there.
+        whole = f"`{of}` by {name}: it scores whole experts"
         yield (
             name in ROUTED and not experts,
-            routed,
+            whole,
             "a number of `experts`, or a share to `keep`",
-            of if counts else "of",
+            counts[0] if counts else "of",
         )
         for idle, plain in (("uneven", False), ("iterations", 1), ("multiple_of", 1), ("operations", None)):
             yield experts and getattr(self, idle) != plain, f"`{idle}` beside experts", "leave it out", idle

@@ -168,23 +168,27 @@ class WholeModel:
         """While this lasts, a block returns what it was given in the run that was ``seen``, and neither those before it in its
         stack nor those that are ``gone`` compute anything."""
         side, index = place
-        idle = {place: self.blocks[place[0]][place[1]] for place in (*gone, *((side, one) for one in range(index + 1)))}
-        for one, block in idle.items():
+        idle = {*gone, *((side, before) for before in range(index + 1))}
+        for one in idle:
             given, beside = seen[one]
-            block.forward = _stand_in(given if one == place else None, beside)
+            self.block(one).forward = _stand_in(given if one == place else None, beside)
         try:
             yield
         finally:
-            for block in idle.values():
-                del block.forward
+            for one in idle:
+                del self.block(one).forward
 
     def without(self, skipped: Sequence[Place]) -> ExitStack:
         """While this lasts, what these blocks make of the states is dropped: later blocks read what they read.
 
         They run all the same, for what T5's first block makes besides: the position biases of the whole stack.
         """
-        blocks = [self.blocks[side][index] for side, index in skipped]
-        return hooked(block.register_forward_hook(_pass_on, with_kwargs=True) for block in blocks)
+        return hooked(self.block(one).register_forward_hook(_pass_on, with_kwargs=True) for one in skipped)
+
+    def block(self, place: Place) -> Any:
+        """The module of a block."""
+        side, index = place
+        return self.blocks[side][index]
 
 
 def module_of(model: Any, tensor: str) -> Any:
