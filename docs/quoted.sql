@@ -28,7 +28,7 @@ WITH wanda AS (
 ), deepspeed AS (
     SELECT count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster
     FROM latency
-    WHERE engine = 'deepspeed' AND model = 'smollm2-135m' AND method <> 'dense' AND phase NOT IN ('load', 'generate') AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    WHERE engine = 'deepspeed' AND model = 'smollm2-135m' AND method <> 'dense' AND phase NOT IN ('load', 'generate') AND variant_id NOT IN (FROM _more_than_zeros)
 ), perplexity AS (
     SELECT any_value(score) FILTER (method = 'dense') AS dense, any_value(score) FILTER (method = 'magnitude' AND granularity = 'layer') AS magnitude,
            any_value(score) FILTER (method = 'wanda' AND propagate = 'pruned') AS wanda

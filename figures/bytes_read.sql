@@ -42,4 +42,4 @@ SELECT panel, label, kind, megabytes, score, low, high, dense, _kind_place(kind)
 FROM points
 JOIN told USING (panel)
 WHERE skipping
-ORDER BY panel, kind = 'dense', place, megabytes, label;
+ORDER BY panel, kind = 'dense', place, megabytes, label, score;

@@ -18,7 +18,7 @@
 WITH ranked AS (
     SELECT manifest, variant_id, model, weights, method, sparsity, seed, engine, ranks, workload, machine, started_at, rank, max(peak_bytes) / 1e6 AS peak
     FROM memory
-    WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    WHERE phase <> 'load' AND rank IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
 ), peaks AS (
     SELECT * EXCLUDE (rank, peak), min(peak) AS least, max(peak) AS most FROM ranked GROUP BY ALL
@@ -44,6 +44,6 @@ SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, face
                       percent_label(arg_min(sparsity, ratio) FILTER (engine = 'sparse')))
                || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
                                   100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed')))), '')
-        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')) AS finding
+        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -27,7 +27,7 @@ WITH shown AS (
     SELECT panel, c.line, method_label(method, if(pattern LIKE '%:%', '', granularity), if(pattern LIKE '%:%', 'N:M', 'unstructured')) AS short
     FROM curves c
     JOIN ways USING (variant_id)
-    WHERE NOT resized AND method <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    WHERE NOT resized AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY panel, c.line, method, granularity, pattern LIKE '%:%'
     QUALIFY rank() OVER (PARTITION BY panel, method, granularity, pattern LIKE '%:%' ORDER BY min(text_number), min(inputs)) = 1
 ), named AS (

@@ -23,7 +23,7 @@
 WITH best AS (
     SELECT panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
     FROM curves
-    WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
 )
 SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
@@ -32,7 +32,7 @@ SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_lo
                       range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
                       count(*) FILTER (sparsity = 0.9 AND low <= 0), count(*) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
-WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
 -- A line whose variants are left out would be its dense point alone.
 QUALIFY (sparsity > 0 OR NOT apart) AND max(sparsity) OVER (PARTITION BY panel, line) > 0
 ORDER BY panel, bound, line, sparsity;

@@ -22,7 +22,7 @@ SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_byt
 FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
              max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes)
 -- A mean over zeros, fewer bits, smaller shapes and skipped inputs would be of nothing.
-WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
 GROUP BY facet, sparsity, format
 ), packed AS (
     SELECT p.sparsity, p.megabytes / d.megabytes AS share

@@ -72,6 +72,9 @@ COMMENT ON COLUMN steps.name IS 'by which method';
 COMMENT ON COLUMN steps.field IS 'a setting of the step';
 COMMENT ON COLUMN steps.value IS 'its value';
 
+-- Variants of which a step does something else than prune: fewer bits, smaller shapes, training, skipping.
+CREATE OR REPLACE VIEW _more_than_zeros AS SELECT DISTINCT variant_id FROM base.steps WHERE step <> 'prune';
+
 -- What a recipe is, for figures and tables: its kinds in order (`zeros + bits`), in a few words (`sparsegpt 50%, int8`), and whether
 -- any of it is chance.
 CREATE OR REPLACE VIEW _recipes AS

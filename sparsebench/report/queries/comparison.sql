@@ -7,7 +7,7 @@ WITH scored AS (
     FROM scores s
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score, verdict, detectable FROM vs_dense) v USING (manifest, record_id)
-    WHERE s.weights <> 'random' AND s.metric = 'perplexity' AND s.variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune') /* manifests */
+    WHERE s.weights <> 'random' AND s.metric = 'perplexity' AND s.variant_id NOT IN (FROM _more_than_zeros) /* manifests */
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), ranked AS (
     SELECT *, count(DISTINCT label) OVER contest AS rivals, first_value(record_id) OVER (contest ORDER BY score, label, record_id) AS best_id,

@@ -7,7 +7,7 @@ WITH scored AS (
     JOIN ways USING (variant_id)
     JOIN (SELECT manifest, record_id, dense_score FROM vs_dense) v USING (manifest, record_id)
     WHERE weights <> 'random' AND pattern = 'unstructured' /* manifests */
-          AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+          AND variant_id NOT IN (FROM _more_than_zeros)
     QUALIFY row_number() OVER (PARTITION BY model, dtype, task, metric, n, num_fewshot, sparsity, method, inputs, text_number
                                ORDER BY _goodness(score, higher_is_better) DESC, granularity, record_id) = 1
 ), paired AS (

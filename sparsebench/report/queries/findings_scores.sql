@@ -16,7 +16,7 @@ WITH compared AS (
     JOIN vs_dense v USING (manifest, record_id)
     WHERE s.weights <> 'random' AND s.pattern = 'unstructured' AND v.verdict <> 'invalid' /* manifests */
           -- Zeros alone: fewer bits and smaller shapes are no sparsity.
-          AND s.variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+          AND s.variant_id NOT IN (FROM _more_than_zeros)
     WINDOW sweep AS (PARTITION BY s.model, s.weights, s.dtype, s.task, s.metric, s.n, s.num_fewshot, s.method, s.granularity, way)
     QUALIFY row_number() OVER (PARTITION BY record_id ORDER BY manifest) = 1
 ), found AS (

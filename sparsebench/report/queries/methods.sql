@@ -4,7 +4,7 @@ WITH applied AS (
            if(spread = 'uniform', method, left(method, length(method) - length(spread) - 1)) AS method,
            concat_ws(', ', nullif(spread, 'uniform'), CASE WHEN propagate = 'dense' THEN 'dense inputs' END) AS way
     FROM cells
-    WHERE method <> 'dense' AND status = 'done' AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune') /* manifests */
+    WHERE method <> 'dense' AND status = 'done' AND variant_id NOT IN (FROM _more_than_zeros) /* manifests */
 ), swept AS (
     SELECT method, granularity, pattern, spread, way, list(DISTINCT sparsity ORDER BY sparsity) AS sparsities
     FROM applied

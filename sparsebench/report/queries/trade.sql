@@ -4,7 +4,7 @@
 WITH asked AS (
     SELECT DISTINCT variant_id FROM cells WHERE weights <> 'random' /* manifests */
     -- Zeros alone: fewer bits and smaller shapes are no sparsity.
-    AND variant_id NOT IN (SELECT variant_id FROM steps WHERE step <> 'prune')
+    AND variant_id NOT IN (FROM _more_than_zeros)
 ), judged AS (
     SELECT s.model, s.weights, s.dtype, s.variant_id, s.sparsity, method_label(s.method, s.granularity, 'unstructured') || way AS label,
            s.task, s.metric, s.score / v.dense_score AS ratio, s.scale, s.collapsed, _goodness(v.difference, s.higher_is_better) AS gain, v.difference,
