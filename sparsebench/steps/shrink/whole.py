@@ -115,7 +115,7 @@ class WholeModel:
         import torch
 
         groups = self.groups()
-        sums = {place: torch.zeros(2, dtype=torch.float64) for place in tried}
+        sums = {place: torch.zeros(2, dtype=torch.float64, device="cpu") for place in tried}
         with torch.no_grad():
             if self.family == "encoder" and not self.dense:
                 self.dense = [self.run(rows) for rows in groups]
@@ -143,7 +143,7 @@ class WholeModel:
         wanted = self.next_tokens(rows).flatten()
         parts = zip(said[:, :-1].flatten(0, 1).split(256), wanted.split(256), strict=True)
         total = sum(float(cross_entropy(part.float(), own, ignore_index=-100, reduction="sum")) for part, own in parts)
-        return torch.tensor([total, float((wanted != -100).sum())], dtype=torch.float64)
+        return torch.tensor([total, float((wanted != -100).sum())], dtype=torch.float64, device="cpu")
 
     @contextmanager
     def _seen(self) -> Iterator[dict[Place, Passed]]:
