@@ -8,7 +8,7 @@ WITH wanda AS (
 ), easy AS (
     SELECT any_value(score) FILTER (method = 'wanda' AND round(sparsity, 2) = 0.9) AS score, any_value(chance) AS chance
     FROM scores
-    WHERE manifest = 'small' AND task = 'arc_easy'
+    WHERE manifest = 'small' AND model = 'smollm2-135m' AND task = 'arc_easy'
 ), files AS (
     SELECT any_value(share) FILTER (format = 'packed' AND method = 'wanda' AND round(sparsity, 2) = 0.3) AS packed,
            any_value(share) FILTER (format = 'source') AS gguf
@@ -27,7 +27,7 @@ WITH wanda AS (
     WHERE manifest = 'engines' AND engine = 'sparse' AND model = 'smollm2-135m'
 ), deepspeed AS (
     SELECT count(*) AS comparisons, count(*) FILTER (verdict = 'faster') AS faster
-    FROM latency
+    FROM (FROM latency QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1)
     WHERE engine = 'deepspeed' AND model = 'smollm2-135m' AND method <> 'dense' AND phase NOT IN ('load', 'generate') AND variant_id NOT IN (FROM _more_than_zeros)
 ), perplexity AS (
     SELECT any_value(score) FILTER (method = 'dense') AS dense, any_value(score) FILTER (method = 'magnitude' AND granularity = 'layer') AS magnitude,

@@ -16,4 +16,4 @@ SELECT DISTINCT ON (facet, series, layer) layer, achieved, percent_label(sparsit
 FROM layer_sparsity
 JOIN ways USING (variant_id)
 WHERE (allocation <> 'uniform' OR granularity = 'global') AND weights <> 'random' AND layer IS NOT NULL
-ORDER BY facet, sparsity, series, layer;
+ORDER BY facet, sparsity, series, layer, variant_id;

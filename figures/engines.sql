@@ -31,14 +31,13 @@ WITH chosen AS (
     -- Dense kernels are those of engines that skip no zero, beside the dense model in the same engine.
     SELECT max(speedup) FILTER (skips AND verdict = 'faster') AS best, arg_max([zeros_speedup], speedup) FILTER (skips AND verdict = 'faster')[1] AS by_zeros, arg_max(sparsity, speedup) FILTER (skips AND verdict = 'faster') AS zeros,
            arg_max(machine_label(machine), speedup) FILTER (skips AND verdict = 'faster') AS setting,
-           count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0) AS plain, count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0 AND verdict = 'faster') AS plain_faster,
-           count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0 AND verdict IN ('not steady', 'no noise floor')) AS plain_unclear
+           count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0) AS plain, count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0 AND verdict = 'faster') AS plain_faster
     FROM (SELECT *, engine NOT IN ('hf', 'deepspeed', 'deepspeed-zero3', 'int8') AND sparsity > 0 AS skips FROM chosen WHERE phase = 'decode' AND weights <> 'random')
 )
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,
        coalesce(first_faster, false) AS first_faster, 1 AS dense,
        (SELECT format('Skipping zeros decodes up to {:.2f} times as fast ({}; {}% zeros, {})', best,
                       coalesce(format('the zeros'' part ×{:.2f}', by_zeros), 'its kernel''s own gain included'), percent_label(zeros), setting)
-               || CASE WHEN plain = 0 OR plain_faster > 0 THEN '' WHEN 2 * plain_unclear > plain THEN '; dense kernels show no gain' ELSE '; dense kernels gain nothing from zeros' END FROM told) AS finding
+               || if(plain > 0 AND plain_faster = 0, '; dense kernels show no gain', '') FROM told) AS finding
 FROM chosen
 ORDER BY weights = 'random', model, list_position(['decode', 'prefill', 'encode', 'forward'], phase), panel, series, sparsity;

@@ -46,9 +46,9 @@ WITH packed AS (
     HAVING count(DISTINCT kind) FILTER (kind <> 'dense') > 2
 ), said AS (
     SELECT 'Within a tenth of the dense perplexity: ' || string_agg(concat(
-               if(several, model || ' ', ''), format('{} in {:.0f}% of the bytes', best, 100 * least / whole), format(' (GGUF {:.0f}%)', 100 * fetched / whole),
-               CASE WHEN zeros <> best THEN format(', zeros in {:.0f}%', 100 * by_zeros / whole) END,
-               CASE WHEN zeros IS NULL THEN format(', no zeros of {}% or more', percent_label(fewest)) END), '; ' ORDER BY whole DESC) AS finding
+               if(several, model || ' ', ''), format('{} takes {:.0f}% of the bytes', best, 100 * least / whole), format(' (GGUF {:.0f}%)', 100 * fetched / whole),
+               CASE WHEN zeros <> best THEN format(', zeros take {:.0f}%', 100 * by_zeros / whole) END,
+               CASE WHEN zeros IS NULL THEN format(', {}% zeros lose more', percent_label(fewest)) END), '; ' ORDER BY whole DESC) AS finding
     FROM told
     WHERE best IS NOT NULL
 )

@@ -40,10 +40,10 @@ WITH ranked AS (
     WHERE method = 'dense'
 )
 SELECT DISTINCT ON (facet, series, sparsity) sparsity, least, most, series, facet,
-       (SELECT format('Zeros lower the peak in the sparse engine, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (engine = 'sparse'),
+       (SELECT CASE WHEN min(ratio) FILTER (engine = 'sparse') < 1 THEN format('Zeros lower the peak in the sparse engine, to {:.0f}% of dense at {}%', 100 * min(ratio) FILTER (engine = 'sparse'),
                       percent_label(arg_min(sparsity, ratio) FILTER (engine = 'sparse')))
                || coalesce(format('; under dense kernels it stays at {}%', range_label('{:.0f}', 100 * min(ratio) FILTER (engine IN ('hf', 'deepspeed')),
-                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed')))), '')
-        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)) AS finding
+                                  100 * max(ratio) FILTER (engine IN ('hf', 'deepspeed')))), '') END
+        FROM memory WHERE phase = 'overall' AND rank IS NULL AND method <> 'dense' AND weights <> 'random' AND variant_id NOT IN (FROM _more_than_zeros)) AS finding
 FROM points
 ORDER BY weights = 'random', facet, series, sparsity, started_at DESC;

@@ -21,16 +21,16 @@
 -- boundnote: Grey: random masks, which know nothing: where they retain much, the benchmark does not see the damage.
 
 WITH best AS (
-    SELECT panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
+    SELECT model, task, panel, sparsity, max(retained) AS retained, arg_max(coalesce(retained_low, retained), retained) AS low
     FROM curves
     WHERE pattern = 'unstructured' AND NOT resized AND NOT bound AND retained IS NOT NULL AND variant_id NOT IN (FROM _more_than_zeros)
     GROUP BY ALL
 )
 SELECT sparsity, if(retained < -0.5, -0.5, retained) AS retained, if(retained_low < -0.5, -0.5, retained_low) AS retained_low, if(retained_high < -0.5, -0.5, retained_high) AS retained_high, 0 AS zero, 1 AS one, line, bound, place, panel,
        bool_or(pattern LIKE '%:%') OVER (PARTITION BY panel, line) AS apart,
-       (SELECT format('At 50% zeros the best method keeps {}% of dense''s score above chance; at 90% it is at chance on {} of {} tasks',
+       (SELECT format('With pruning alone the best method keeps {}% of dense''s score above chance at 50% zeros; at 90% it is at chance on {} of {} tasks',
                       range_label('{:.0f}', 100 * min(retained) FILTER (sparsity = 0.5), 100 * max(retained) FILTER (sparsity = 0.5)),
-                      count(*) FILTER (sparsity = 0.9 AND low <= 0), count(*) FILTER (sparsity = 0.9)) FROM best) AS finding
+                      count(DISTINCT (model, task)) FILTER (sparsity = 0.9 AND low <= 0), count(DISTINCT (model, task)) FILTER (sparsity = 0.9)) FROM best) AS finding
 FROM curves
 WHERE NOT resized AND retained IS NOT NULL AND line <> 'dense' AND variant_id NOT IN (FROM _more_than_zeros)
 -- A line whose variants are left out would be its dense point alone.

@@ -13,7 +13,8 @@
 WITH each AS (
     SELECT model, weights, family, side, kind, layer,
            sqrt(sum(rms ** 2 * count) / sum(count)) / sqrt(sum(sum(rms ** 2 * count)) OVER whole / sum(sum(count)) OVER whole) AS rms
-    FROM (SELECT DISTINCT ON (model, weights, name) * FROM tensors WHERE method = 'dense' AND weights <> 'random' AND prunable)
+    FROM (SELECT DISTINCT ON (model, weights, name) * FROM tensors WHERE method = 'dense' AND weights <> 'random' AND prunable
+          ORDER BY model, weights, name, variant_id, manifest)
     GROUP BY model, weights, family, side, kind, layer
     WINDOW whole AS (PARTITION BY model, weights)
 ), spread AS (

@@ -19,8 +19,10 @@ WITH drawn AS (
 SELECT sparsity, format, avg(bytes) / 1e6 AS megabytes, avg(bytes - prunable_bytes) / 1e6 AS rest, min(bytes) / 1e6 AS least,
        max(bytes) / 1e6 AS most, min(unprunable_bytes + raw_value_bound) / 1e6 AS raw_bound,
        min(least_rest + entropy_bound) / 1e6 AS entropy_bound, min(own) / 1e6 AS own, model_label(model, weights) AS facet, bool_or(weights = 'random') AS rehearsal
-FROM (SELECT *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
-             max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes)
+FROM (SELECT DISTINCT ON (variant_id, format) *, min(bytes - prunable_bytes) OVER (PARTITION BY manifest, variant_id) AS least_rest,
+             max(bytes) FILTER (format = 'source' AND weights = 'dequantized') OVER (PARTITION BY manifest, model) AS own FROM sizes
+      -- A variant counts once, in however many manifests it is.
+      ORDER BY variant_id, format, own IS NULL, manifest)
 -- A mean over zeros, fewer bits, smaller shapes and skipped inputs would be of nothing.
 WHERE pattern = 'unstructured' AND format <> 'source' AND variant_id NOT IN (FROM _more_than_zeros)
 GROUP BY facet, sparsity, format

@@ -10,7 +10,7 @@
 -- ylabel: near zero, %
 -- note: Weights from a normal distribution would have 8.0% below this threshold; more means a heavier tail.
 
-SELECT s.layer, if(s.family = 'encoder-decoder', s.side || ' ', '') || s.kind AS kind, any_value(near_share) AS near_share,
+SELECT s.layer, if(s.family = 'encoder-decoder', s.side || ' ', '') || s.kind AS kind, arg_min(near_share, (variant_id, manifest)) AS near_share,
        model_label(model, weights) AS facet
 FROM structure s
 WHERE method = 'dense' AND weights <> 'random' AND scope = 'layer and kind' AND scale = 'relative' AND threshold = 0.1

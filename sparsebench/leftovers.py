@@ -27,9 +27,12 @@ def of_the_dead() -> Iterator[Path]:
     import psutil
 
     for path in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours())}*"):
-        owner = path.name.removeprefix(ours()).partition("-")[0]
+        owner, _, drawn = path.name.removeprefix(ours()).partition("-")
+        # What tempfile draws has no "-": a second one belongs to a machine whose name goes on, `node-5` where this one is `node`.
+        if not owner.isdigit() or "-" in drawn:
+            continue
         mine = not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.getuid()
-        if mine and owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if mine and not psutil.pid_exists(int(owner)):
             yield path
 
 

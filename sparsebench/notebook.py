@@ -1,4 +1,4 @@
-"""For notebooks: one variant made, measured and scored, and a ledger as tables. Everything here calls what the verbs call.
+"""For notebooks: one variant made, measured and scored, and a ledger as tables. Everything here does what the commands do.
 
     from sparsebench import apply, load, measure, score, sql
 
@@ -202,6 +202,7 @@ def results(
     dtype: Dtype,
     device: str,
     failing: Callable[[str, SparsebenchError], None],
+    offline: bool = False,
 ) -> dict[str, ScoreResult]:
     """The model's result of each task by its name; ``failing`` is told of a task that has none."""
     from sparsebench import benchmarks, sources
@@ -214,7 +215,8 @@ def results(
         else:
             found[spec.task] = result
 
-    benchmarks.score(model.folder, model.family, list(specs), sources.Cache(), emit, dtype=dtype, device=device)
+    cache = sources.Cache(offline=offline)
+    benchmarks.score(model.folder, model.family, list(specs), cache, emit, dtype=dtype, device=device)
     return found
 
 

@@ -107,11 +107,15 @@ def _asked(cell: Cell, device: str, known: dict[str, dict[str, Any]]) -> dict[st
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with create(partial) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    file = create(partial)
+    try:
+        with file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # there only where writing failed
 
 
 def sweep(folder: Path) -> None:
@@ -300,10 +304,13 @@ def _parse(text: str, where: Path | str, longest: int = bounded.JSON) -> dict[st
         raise RecordError(f"{where}: record format {record['format']}, this program reads {FORMAT}", way)
     if len(text) > bounded.TEXT:
         bounded.refuse_long(record, where, RecordError, "remove the file")
-    missing = [key for key in _NEEDED.get(str(record.get("kind", "cell")), ()) if record.get(key) is None]
+    kind = record.get("kind", "cell")
+    if kind not in list(_NEEDED):  # a list, because a kind may be what has no hash
+        raise RecordError(f"{where}: a record of an unknown kind, {kind!r}", "remove the file, or copy it again")
+    missing = [key for key in _NEEDED[kind] if record.get(key) is None]
     if missing:
         raise RecordError(f"{where}: a record without {', '.join(missing)}", "remove the file, or copy it again")
-    cells = record["cells"] if record.get("kind") == "plan" else []
+    cells = record["cells"] if kind == "plan" else []
     if not isinstance(cells, list) or any(not isinstance(cell, dict) or "cell_id" not in cell for cell in cells):
         raise RecordError(f"{where}: a plan whose cells are not as they must be", "remove it: a run writes it anew")
     return record

@@ -271,7 +271,7 @@ def test_a_run_writes_through_no_link_among_its_logs(
     assert code == 2 and link.name in said
 
 
-@pytest.mark.parametrize("name", ["records", "logs", ".test.duckdb.lock", "test.duckdb", "test.duckdb.wal"])
+@pytest.mark.parametrize("name", ["records", "logs", ".run.lock", "test.duckdb", "test.duckdb.wal"])
 def test_a_run_writes_through_no_link_in_the_ledger_s_folder(
     name: str, home: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,7 +309,7 @@ def test_files_under_foreseeable_names_are_no_links(tmp_path: Path, canary: Path
     for write, link in (
         (lambda: write_atomically(tmp_path / "r.json", "{}"), tmp_path / f".r.json.{os.getpid()}"),
         (lambda: records.bundle(tmp_path / "none", tmp_path / "b.zst"), tmp_path / ".b.zst.partial"),
-        (lambda: exclusive(tmp_path / "l.duckdb").__enter__(), tmp_path / ".l.duckdb.lock"),
+        (lambda: exclusive(tmp_path / "l.duckdb").__enter__(), tmp_path / ".run.lock"),
         (lambda: create(tmp_path / "loop", "ab"), tmp_path / "loop"),
     ):
         planted(link, canary)

@@ -1,4 +1,4 @@
-"""The command line's verbs, and the one place where an error becomes a message and an exit code."""
+"""The command line's commands, and the one place where an error becomes a message and an exit code."""
 
 from __future__ import annotations
 

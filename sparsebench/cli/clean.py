@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sparsebench.cli.options import JSON
 from sparsebench.cli.output import emit_json, emit_table, note, size
+
+if TYPE_CHECKING:
+    from sparsebench.run.cleaning import Removable
 
 
 def clean(
@@ -38,20 +42,41 @@ def clean(
     """
     from sparsebench import sources
     from sparsebench.cli.options import check_name
-    from sparsebench.run.cleaning import KINDS, removable, remove
+    from sparsebench.run.cleaning import KINDS, removable
 
     for kind in kinds or ():
         check_name("only", kind, [*KINDS, "leftovers"])
     found = [one for one in removable(work or sources.Cache().root / "work") if not kinds or one.kind in kinds]
+    left: list[str] = []
     if yes:
-        found = [one for one in found if remove(one)]
+        found = [one for one in found if _removed(one, left)]
     if as_json:
         rows = [{"path": str(one.path), "kind": one.kind, "bytes": one.bytes, "why": one.why} for one in found]
         emit_json({"removed": yes, "bytes": sum(one.bytes for one in found), "paths": rows})
-        return
-    emit_table(["size", "kind", "path", "why"], [[size(one.bytes), one.kind, str(one.path), one.why] for one in found])
-    total = Counter[str]()
-    for one in found:
-        total[one.kind] += one.bytes
-    told = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
-    note(f"removed: {told}" if yes else f"can go: {told}" + ("; remove it: sparsebench clean --yes" if found else ""))
+    else:
+        lines = [[size(one.bytes), one.kind, str(one.path), one.why] for one in found]
+        emit_table(["size", "kind", "path", "why"], lines)
+        total = Counter[str]()
+        for one in found:
+            total[one.kind] += one.bytes
+        told = ", ".join(f"{kind} {size(count)}" for kind, count in total.items()) or "nothing"
+        # The same choice again: another folder, or other kinds, would be removed unseen.
+        again = ["sparsebench", "clean", *(word for kind in kinds or () for word in ("--only", kind))]
+        again += [*(["--work", str(work)] if work else ()), "--yes"]
+        way = f"; remove it: {shlex.join(again)}" if found else ""
+        note(f"removed: {told}" if yes else f"can go: {told}{way}")
+    for reason in left:
+        note(reason, "red")
+    if left:
+        raise typer.Exit(1)
+
+
+def _removed(one: Removable, left: list[str]) -> bool:
+    """Whether it was removed; what cannot be is told among what is ``left``, and does not keep the others."""
+    from sparsebench.run.cleaning import remove
+
+    try:
+        return remove(one)
+    except OSError as error:
+        left.append(f"left: {error.filename or one.path}: {error.strerror or error}")
+        return False

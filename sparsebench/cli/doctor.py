@@ -50,6 +50,11 @@ def doctor(
     sparsebench doctor --gpu --device cpu
     """
     if gpu:
+        if offline:
+            raise UserError("--offline is for the checks without --gpu", "leave it out: those of GPUs fetch nothing")
+        if out and (out.is_dir() or not out.parent.is_dir()):
+            way = "name a file in it" if out.is_dir() else f"make the folder {out.parent}, or name another file"
+            raise UserError(f"--out {out}: no file can be written there", way)
         _accept(device, ranks, hostfile, out, as_json)
         return
     if out or ranks or hostfile or device != "auto":

@@ -32,11 +32,15 @@ def init(
     if path.exists() and not force:
         raise UserError(f"{path} exists", "name another file, or replace it with --force")
     try:
+        beside, text = path.with_name(FILE), json.dumps(manifest_schema(), indent=2) + "\n" if editor else ""
+        # Several manifests of a folder share the file: one that says the same stays without a word.
+        if editor and not force and beside.exists() and beside.read_bytes() != text.encode():
+            raise UserError(f"{beside} exists, and says something else", "replace it with --force")
         with create(path) as file:
             file.write((MODELINE if editor else "") + starter())
         if editor:
-            with create(path.with_name(FILE)) as file:
-                file.write(json.dumps(manifest_schema(), indent=2) + "\n")
+            with create(beside) as file:
+                file.write(text)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}", "name a file that can be written") from error
     note(f"wrote {path}; next: sparsebench plan {path}")

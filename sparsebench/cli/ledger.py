@@ -1,4 +1,4 @@
-"""The verbs of a ledger: ``sql``, ``figures``, ``report``, ``compare``, ``ingest``, ``export``, ``bundle``, ``unbundle``."""
+"""The commands of a ledger: ``sql``, ``figures``, ``report``, ``compare``, ``ingest``, ``export``, ``bundle``, ``unbundle``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sparsebench.cli.options import JSON, LEDGER
+from sparsebench.cli.options import JSON, LEDGER_ALONE
 from sparsebench.cli.output import emit_json, emit_table, emit_text, figure, note, size
 from sparsebench.errors import RecordError, UserError
 from sparsebench.escape import visible
@@ -40,7 +40,7 @@ def sql(
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds that a query may take; 0: no limit.")] = 300,
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
 ) -> None:
     """Ask the ledger. Without a query: what can be asked.
 
@@ -84,7 +84,7 @@ def figures(
     width: Annotated[
         float, typer.Option(min=2.5, max=20, help="Inches: 3.3 is a column of a paper, 6.5 its page.")
     ] = 6.5,
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
     """Render figures from the ledger.
@@ -131,9 +131,12 @@ def report(
     ] = None,
     formats: Annotated[
         list[Page] | None,
-        typer.Option("--format", help="Markdown, or one page with everything in it. Repeatable; default: both."),
+        typer.Option(
+            "--format",
+            help="Markdown, or one page with everything in it. Repeatable; default: both, with --brief Markdown.",
+        ),
     ] = None,
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
 ) -> None:
     """Write what the ledger shows: a report, all results with the SQL behind every number, and one HTML page of both.
 
@@ -145,14 +148,14 @@ def report(
     from sparsebench.plan.preflight import ledger_path
     from sparsebench.report import build
 
-    kinds = [str(kind) for kind in formats or Page]
+    kinds = [str(kind) for kind in formats or ([Page.md] if brief else Page)]
     for path in build(ledger_path(ledger), out, figures, manifest or (), kinds, results, brief):
         typer.echo(path)
 
 
 def ingest(
     folders: Annotated[list[Path], typer.Argument(help="Folders of records, also from other machines.")],
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
 ) -> None:
     """Bring records into the ledger: rebuild it, or merge another machine's.
 
@@ -181,7 +184,7 @@ def ingest(
 def export(
     path: Annotated[Path, typer.Argument(help="A folder (parquet, csv) or a file (sqlite).")],
     to: Annotated[Literal["parquet", "csv", "sqlite"], typer.Option(help="The format.")] = "parquet",
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
 ) -> None:
     """Write the ledger's views to other formats.
 
@@ -236,7 +239,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=VARIANT)],
     b: Annotated[str, typer.Argument(metavar="B", help="The variant that is held against A.")],
     task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
-    ledger: LEDGER = None,
+    ledger: LEDGER_ALONE = None,
     as_json: JSON = False,
 ) -> None:
     """Compare two measured variants: scores on the same documents, size, time, memory.

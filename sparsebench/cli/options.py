@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that they read the same everywhere."""
+"""Options that several commands share, so that they read the same everywhere."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ LEDGER = Annotated[
     Path | None,
     typer.Option(help="The DuckDB file; default: the manifest's, $SPARSEBENCH_LEDGER, ledger/sparsebench.duckdb."),
 ]
+LEDGER_ALONE = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="The DuckDB file; default: $SPARSEBENCH_LEDGER, else ledger/sparsebench.duckdb."),
+]
+"""The ledger of a command that reads no manifest."""
 OFFLINE = Annotated[bool, typer.Option("--offline", help="Use only what is in the caches.")]
 ONLY = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""How verbs speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe.
+"""How commands speak: data to stdout, everything else to stderr, tables that fit the terminal or go plain into a pipe.
 
 What a ledger says cannot act on the terminal: control characters are shown and not sent.
 """

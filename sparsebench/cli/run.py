@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def run(
     from sparsebench.run.display import Clock, display
     from sparsebench.run.executor import RunSettings
     from sparsebench.run.runner import Runner
-    from sparsebench.run.select import decisions
+    from sparsebench.run.select import LEFT_OUT, decisions
     from sparsebench.run.workspace import Leases, Workspace, exclusive
     from sparsebench.runtime import hosts
 
@@ -108,14 +109,19 @@ def run(
     with exclusive(space.ledger):
         if not space.ledger.exists() and space.records.is_dir():
             made = Ledger(space.ledger).rebuild([space.records], _left_out)
-            note(f"{space.ledger} is gone: made anew from {made} records")
+            note(f"no {space.ledger}: made anew from the {made} records in {space.records}")
         elif added := Ledger(space.ledger).catch_up(space.records, _left_out):
             note(f"{added} record{'s' * (added > 1)} had not reached {space.ledger}: added")
+        # What --only leaves out may be another run's, which has stopped to go on later.
+        meant = {
+            name for one in found if one.why != LEFT_OUT for name in (one.cell.variant.id, *one.cell.variant.parents)
+        }
+        own = [variant for variant in ready.plan.variants.values() if variant.id in meant]
         if not cells and not refused:
             if ready.keep != "dense" and os.access(space.work, os.W_OK):
-                with Leases(space, ready.plan.variants.values()) as leases:
-                    leases.tidy(ready.plan.variants.values())
-            _nothing(found, manifest)
+                with Leases(space, own) as leases:
+                    leases.tidy(own)
+            _nothing(found, ready)
             return
         counts = Runner(
             ready.plan,
@@ -123,14 +129,14 @@ def run(
             chosen,
             Ledger(space.ledger).ingest,
             display(clock, stderr()),
-        ).run(cells, refused)
+        ).run(cells, refused, own)
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     note(f"{told}; ledger: {space.ledger}")
     before = _failed_before(found)
     if before:
         note(f"{before} cell{'s' * (before > 1)} failed before and {'were' if before > 1 else 'was'} not tried again")
     if counts["failed"] or counts["skipped"] or before:
-        note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
+        note(_ways(ready))
         raise typer.Exit(1)
 
 
@@ -156,25 +162,45 @@ def _failed_before(found: list[Decision]) -> int:
     return sum(decision.why == "failed before" and not decision.runs for decision in found)
 
 
-def _nothing(found: list[Decision], manifest: Path) -> None:
+def _again(verb: str, ready: Prepared) -> str:
+    """The command that asks ``verb`` for the same cells as this run."""
+    asked = ready.request
+    words = ["sparsebench", verb, str(asked.path), *["--rehearse"] * asked.rehearse, *["--full"] * asked.full]
+    words += ["--device", asked.device] if asked.device else []
+    words += ["--ledger", str(asked.ledger)] if asked.ledger else []
+    if verb != "status":
+        words += [word for key, value in asked.only for word in ("--only", f"{key}={value}")]
+        words += ["--executor", asked.executor] if asked.executor != "local" else []
+    return shlex.join(words)
+
+
+def _ways(ready: Prepared) -> str:
+    """What to do where cells have failed."""
+    return f"see why: {_again('status', ready)}; try again: {_again('run', ready)} --retry-failed"
+
+
+def _nothing(found: list[Decision], ready: Prepared) -> None:
     """Why nothing runs; raises UserError where --only names nothing, Exit where cells have failed before."""
     from sparsebench.run.select import LEFT_OUT
 
     asked = [decision for decision in found if decision.why != LEFT_OUT]
     if found and not asked:
-        raise UserError("no cell of the manifest is meant by --only", f"see them all: sparsebench plan {manifest}")
+        raise UserError(
+            "no cell of the manifest is meant by --only", f"see them all: sparsebench plan {ready.request.path}"
+        )
     if failed := _failed_before(found):
         note(f"nothing to do: {failed} cell{'s' * (failed > 1)} failed before, all others have their result")
-        note(f"see why: sparsebench status {manifest}; try again: sparsebench run {manifest} --retry-failed")
+        note(_ways(ready))
         raise typer.Exit(1)
     unable = sum(decision.why.startswith("unsupported") for decision in asked)
-    but = f" but {unable}, which cannot run here: sparsebench status {manifest}" if unable else ""
+    but = f" but {unable}, which cannot run here: {_again('status', ready)}" if unable else ""
     note(f"nothing to do: every cell has its result{but}")
 
 
 def status(
     manifest: Annotated[Path | None, typer.Argument(help="The experiment file; default: all in the ledger.")] = None,
     rehearse: REHEARSE = False,
+    full: FULL = False,
     device: MANIFEST_DEVICE = None,
     ledger: LEDGER = None,
     as_json: JSON = False,
@@ -194,7 +220,7 @@ def status(
     from sparsebench.run.workspace import holder
 
     if manifest:
-        ready = prepared(manifest, ledger, True, rehearse, False, None, device)
+        ready = prepared(manifest, ledger, True, rehearse, full, None, device)
         path = ready.ledger
         cells = _planned(ready)
     else:
@@ -274,6 +300,11 @@ def _recorded(folder: Path, plans: Mapping[str, list[tuple[str, str, str]]]) -> 
         for key, stage, label in cells:
             status = known.get(key, "left")
             told = status not in ("done", "left")
-            reason = str(read_cell(folder, key, status).get("reason")) if told else ""
+            try:
+                reason = str(read_cell(folder, key, status).get("reason")) if told else ""
+            except RecordError:
+                if statuses(folder).get(key) == status:
+                    raise
+                status, reason = statuses(folder).get(key, "left"), ""  # a run has just replaced it
             found.append(_Cell(manifest, stage, label, status, reason))
     return found

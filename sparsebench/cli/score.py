@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +71,8 @@ def score(
     sparsebench score pruned/0.50 --against path:my-model --task piqa
     sparsebench score path:my-model --manifest experiments.yaml
     """
+    if offline:  # lm-eval and datasets ask the hub themselves; they read this when they are imported
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     from sparsebench import benchmarks, devices
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
@@ -93,6 +96,8 @@ def score(
         raise UserError("a model and at least one --task are needed", "see the tasks: sparsebench score --list")
     if manifest and not task and (num_fewshot is not None or batch or data):
         raise UserError("--num-fewshot, --batch and --data are for a --task", "say it in the manifest")
+    if documents and not as_json:
+        raise UserError("--documents alone shows nothing", "add --json, or write them to a file: --outcomes FILE")
     if outcomes and outcomes.is_dir():
         raise UserError(f"--outcomes {outcomes}: a folder", "name a file in it")
     if outcomes and not outcomes.parent.is_dir():
@@ -109,7 +114,7 @@ def score(
         def failing(name: str, error: SparsebenchError, of: str = model.name) -> None:
             failures.append(f"{of}, {name}: {error}")
 
-        found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing))
+        found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing, offline))
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
     if as_json:

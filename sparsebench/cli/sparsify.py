@@ -125,7 +125,8 @@ def sparsify(
     if as_masks and write:
         raise UserError(f"--as-masks beside --format {form}", "masks are written in the dense form")
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
-    there = devices.resolve(device) if reads else "cpu"
+    named = devices.resolve(device) if reads or device != "auto" else "cpu"  # a wrong name is told whatever the method
+    there = named if reads else "cpu"
     model = single(source, family, dtype, offline, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []

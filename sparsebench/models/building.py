@@ -85,7 +85,8 @@ def of_the_dead(parent: Path, name: str = "*") -> Iterator[Path]:
     import psutil
 
     for left in parent.glob((glob.escape(name) if name != "*" else name) + glob.escape(_ours()) + "*"):
-        number = left.name.rpartition("-")[2]
+        # All of the rest, or the machine is another whose name goes on: `node-5` where this one is `node`.
+        number = left.name.rpartition(_ours())[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
             yield left
 

@@ -306,14 +306,23 @@ class CheckpointWriter:
         self.slices: dict[str, set[int]] = {}
         self.places: dict[str, int] = {}
         self.open: dict[str, BinaryIO] = {}
-        self.left_out = left_out(source) if source else []
+        self.left_out: list[str] = []
+        try:
+            self._begin(source, config)
+        except BaseException:
+            self.abort()  # no `with` has begun that would
+            raise
+
+    def _begin(self, source: Path | None, config: Mapping[str, Any] | None) -> None:
+        """Copy what belongs to the model ``source``, and lay out the files."""
+        self.left_out += left_out(source) if source else []
         for path in companions(source) if source else []:
             self.left_out += copy_companion(path, self.partial / path.name)
         if config:
             path = self.partial / "config.json"
             path.write_text(json.dumps({**bounded.read_object(path), **config}, indent=2))
-        for file in dict.fromkeys(info.file for info in layout):
-            self._start(file, [info for info in layout if info.file == file])
+        for file in dict.fromkeys(info.file for info in self.layout):
+            self._start(file, [info for info in self.layout if info.file == file])
 
     def write(self, name: str, tensor: torch.Tensor, index: int | None = None) -> None:
         """Write one tensor, or its slice ``index``, in its place; shape and dtype must be the layout's, each comes once."""

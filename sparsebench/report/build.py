@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -99,9 +100,16 @@ def build(
     ``NAME-results.md``); ``html`` is one page of both, beside ``out``. A ``brief`` report is the paper's first page alone.
     The same ledger and pictures give the same bytes. Pictures that lie in ``figures`` are linked relatively, and are inside
     the page. ``manifests`` limits everything to these experiments (default: all).
-    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold.
+    Raises LedgerError where there is no ledger, UserError for a manifest that it does not hold, for a brief report in another
+    format than ``md``, and where two documents would be one file.
     """
-    results = results or out.with_name(f"{out.stem}-results.md")
+    results, html = results or out.with_name(f"{out.stem}-results.md"), out.with_suffix(".html")
+    if brief and set(formats) != {"md"}:
+        raise UserError("a brief report is Markdown alone", "leave out --format, or --brief")
+    markdown = [out] if brief else [out, results] if "md" in formats else []
+    for one, other in combinations([*markdown, *([html] if "html" in formats else ())], 2):
+        if one.resolve() == other.resolve():
+            raise UserError(f"{one}: two documents of the report would be this file", "name another --out or --results")
     written: dict[Path, str] = {}
     with query.session(ledger) as run:
         _check(ledger, run, manifests)
@@ -132,12 +140,12 @@ def build(
         elif "md" in formats:
             place = Path(os.path.relpath(results.resolve(), out.resolve().parent)).as_posix()
             (written[out], written[results]), _ = rendered({"paper.md.j2": out, "results.md.j2": results}, quote(place))
-        if "html" in formats and not brief:
+        if "html" in formats:
             from sparsebench.report.page import page
 
             # Both lie in one page: what is cited is on it.
             whole, pictures = rendered({"paper.md.j2": out, "results.md.j2": out}, "")
-            written[out.with_suffix(".html")] = page("\n".join(whole), pictures.files)
+            written[html] = page("\n".join(whole), pictures.files)
     for path, content in written.items():
         path.resolve().parent.mkdir(parents=True, exist_ok=True)
         with create(path) as file:

@@ -47,12 +47,18 @@ def removable(work: Path) -> list[Removable]:
 
 
 def remove(one: Removable) -> bool:
-    """Take its name away, and then what it holds; False where a run has begun to use it."""
+    """Take its name away, and then what it holds; False where a run has begun to use it, or another process removed it.
+
+    Raises OSError for what cannot be removed.
+    """
     if one.kind in KINDS and leased(one.path.parent.parent, one.path.name):
         return False
-    place = building.aside(one.path) if one.kind in KINDS else one.path
-    shutil.rmtree(place)
-    sums.forget(one.path)
+    try:
+        place = building.aside(one.path) if one.kind in KINDS else one.path
+        sums.forget(one.path)
+        shutil.rmtree(place)
+    except FileNotFoundError:
+        return False
     return True
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from sparsebench.durations import duration
 from sparsebench.escape import visible
@@ -225,7 +226,7 @@ class LiveDisplay(Display):
         grid.add_row(bar, f"{self.count}/{self.total} cells · {elapsed} · {left} left")
         for job, detail in self.jobs.values():
             quiet = " (quiet: being timed)" if self._quiet(job) else ""
-            grid.add_row("", f"{job.label} {detail}{quiet}")
+            grid.add_row("", Text(visible(f"{job.label} {detail}{quiet}")))  # a name may look like markup
         return grid
 
 

@@ -176,7 +176,7 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
         recorder.told(tasks[task], result)
 
     folder = spec.workspace.folder(variant)
-    cache = sources.Cache(spec.cache)
+    cache = sources.Cache(spec.cache, spec.offline)
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, emit)
         return

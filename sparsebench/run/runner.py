@@ -108,19 +108,22 @@ class Runner:
         self.took = 0.0
         self.counts: dict[str, int] = dict.fromkeys(records.STATUSES, 0)
 
-    def run(self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = ()) -> dict[str, int]:
+    def run(
+        self, cells: Iterable[Cell], refused: Iterable[tuple[Cell, str]] = (), own: Iterable[Variant] | None = None
+    ) -> dict[str, int]:
         """Do ``cells``, and record why others are ``refused``; how many ended in each status.
 
+        The folders of its ``own`` variants, by default the plan's, are removed where no cell needs them.
         Raises Interrupted after Ctrl-C or SIGTERM, with all finished work kept.
         """
         with Leases(self.space, self.plan.variants.values()) as self.leases, self.executor:
-            return self._run(list(cells), list(refused))
+            return self._run(list(cells), list(refused), self.plan.variants.values() if own is None else own)
 
-    def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]]) -> dict[str, int]:
+    def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
         self.waiting = Queue(jobs(self.plan, todo, self.space.present))
         self.space.sweep()
-        self._release(self.plan.variants.values())
+        self._release(own)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             self.executor.begin(todo)

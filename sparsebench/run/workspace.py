@@ -195,12 +195,13 @@ def holder(ledger: Path) -> int | None:
 
 
 def _lock(ledger: Path) -> Path:
-    return ledger.with_name(f".{ledger.name}.lock")
+    """Ledgers of one folder have their records and logs in common, and therefore their lock."""
+    return ledger.with_name(".run.lock")
 
 
 @contextmanager
 def exclusive(ledger: Path) -> Iterator[None]:
-    """Hold the ledger's run lock. Raises UserError naming the process that holds it. Freed by the system if we die."""
+    """Hold the lock of the ledger's folder. Raises UserError naming the process that holds it. Freed by the system if we die."""
     ledger.parent.mkdir(parents=True, exist_ok=True)
     path = _lock(ledger)
     with create(path, "a+") as file:
@@ -210,7 +211,8 @@ def exclusive(ledger: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(
-                f"process {holder} is running on {ledger}", "wait for it, or name another file with --ledger"
+                f"process {holder} is running in {ledger.parent}",
+                "wait for it, or name a ledger in another folder with --ledger",
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

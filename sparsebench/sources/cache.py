@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sparsebench.paths import create
 
 
 @dataclass(frozen=True, init=False)
@@ -19,13 +21,16 @@ class Cache:
     """A folder: ``root``, else $SPARSEBENCH_CACHE, else the platform's user cache. It is made when first written to."""
 
     root: Path
+    offline: bool = False
+    """Whether nothing may be fetched into it."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, offline: bool = False) -> None:
         if root is None:
             import platformdirs
 
             root = Path(os.environ.get("SPARSEBENCH_CACHE") or platformdirs.user_cache_dir("sparsebench"))
         object.__setattr__(self, "root", Path(root).expanduser().absolute())
+        object.__setattr__(self, "offline", offline)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -37,7 +42,8 @@ class Cache:
             yield
 
     def sha256(self, path: Path) -> str:
-        """The file's sha256 in hexadecimal, remembered by path, size and mtime."""
+        """The file's sha256 in hexadecimal, remembered by absolute path, size and mtime."""
+        path = path.absolute()
         stamp = [str(path), *stamp_of(path)]
         note = self.root / "hashes" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
         known = read_json(note)
@@ -73,6 +79,11 @@ def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> 
     """Write a JSON file so that nobody ever sees half of it."""
     text = json.dumps(value, indent=indent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
+    # Made by `open`, so that whoever may read the folder may read the file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with create(partial) as file:
+            file.write(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

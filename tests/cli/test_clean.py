@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sparsebench import leftovers
 from sparsebench.cli import app
@@ -68,3 +73,50 @@ def test_what_can_go_goes_and_what_is_used_stays(
     clean(capsys, monkeypatch, "--work", str(work), "--yes")
     assert not free[0].exists() and not sums.beside(free[0]).exists()
     assert mine.exists() and (tmp_path / "sources").exists()
+
+
+def test_what_another_machine_left_is_not_taken_for_this_ones(
+    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "node")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ours = [tmp_path / f"x.partial-node-{dead}", tmp_path / f"sparsebench-node-{dead}-a_1"]
+    theirs = [tmp_path / f"x.partial-node-5-{dead}", tmp_path / f"sparsebench-node-{dead}-77-a_1"]
+    for folder in (*ours, *theirs):
+        folder.mkdir()
+    assert [*building.of_the_dead(tmp_path), *leftovers.of_the_dead()] == ours
+
+
+def test_the_command_that_removes_what_is_shown_names_the_same_choice(
+    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    work = tmp_path / "my work"
+    left, model = work / "variants" / f"a{building._ours()}{dead}", work / "models" / ("1" * 20)
+    for folder in (left, model):
+        folder.mkdir(parents=True)
+    shown = CliRunner().invoke(app.app, ["clean", "--only", "leftovers", "--work", str(work)])
+    again = shlex.split(shown.stderr.replace("\n", " ").partition("remove it: ")[2])
+    assert again == ["sparsebench", "clean", "--only", "leftovers", "--work", str(work), "--yes"]
+    assert CliRunner().invoke(app.app, again[1:]).exit_code == 0
+    assert model.exists() and not left.exists()
+
+
+def test_what_cannot_be_removed_does_not_keep_the_rest(
+    dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    held, gone, free = (tmp_path / "variants" / f"{name}{building._ours()}{dead}" for name in "abc")
+    for folder in (held, gone, free):
+        folder.mkdir(parents=True)
+    real = shutil.rmtree
+
+    def refused(path: Path, **more: Any) -> None:
+        if path in (held, gone):
+            raise (PermissionError if path == held else FileNotFoundError)(13, "no", str(path))
+        real(path, **more)
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    done = CliRunner().invoke(app.app, ["clean", "--work", str(tmp_path), "--yes"])
+    assert done.exit_code == 1 and held.name in done.stderr.replace("\n", "") and not free.exists()
+    assert done.stdout.count(".partial-") == 1, "what another process removed was not removed here"

@@ -48,6 +48,11 @@ def test_init_for_an_editor_brings_the_schema_that_it_names(tmp_path: Path) -> N
     named = tmp_path / first.removeprefix("# yaml-language-server: $schema=")
     assert json.loads(named.read_text()) == json.loads(call("schema").stdout)
     assert call("plan", tmp_path / "mine.yaml", "--offline").returncode == 0
+    assert call("init", tmp_path / "second.yaml", "--editor").returncode == 0, "it says the same"
+    named.write_text("{}")
+    refused = call("init", tmp_path / "third.yaml", "--editor")
+    assert refused.returncode == 2 and "--force" in refused.stderr and named.name in refused.stderr
+    assert named.read_text() == "{}" and not (tmp_path / "third.yaml").exists()
 
 
 def test_inspect_sparsify_pack_unpack(tiny_llama: Path, tmp_path: Path) -> None:
@@ -196,7 +201,11 @@ def test_a_packed_model_is_measured_where_it_lies(tiny_llama: Path, tmp_path: Pa
         (["sparsify", "random", "--sparsity", "0.5", "--as-masks", "--format", "packed", "--out", "x"], "--as-masks"),
         (["sparsify", "random", "--pattern", "4x4", "--out", "x"], "sparsity"),
         (["sparsify", "random", "--granularity", "global", "--pattern", "2:4", "--out", "x"], "--granularity"),
+        (["sparsify", "random", "--sparsity", "0.5", "--device", "nonsense", "--out", "x"], "nonsense"),
         (["score", "path:nowhere", "--task", "arc_esay"], "arc_easy"),
+        (["score", "path:nowhere", "--task", "piqa", "--documents"], "--json"),
+        (["doctor", "--gpu", "--offline"], "--offline"),
+        (["doctor", "--gpu", "--device", "cpu", "--out", "none/found.json"], "--out none/found.json"),
         (["sql", "select 1"], "no ledger"),
         (["status"], ""),
     ],

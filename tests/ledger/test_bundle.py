@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from sparsebench.errors import LedgerError, RecordError
-from sparsebench.records import bundle, read, statuses, unbundle, write
+from sparsebench.records import bundle, read, statuses, unbundle, write, write_atomically
 
 AT = "2026-01-02T03:04:05.000+00:00"
 
@@ -76,3 +77,20 @@ def test_a_bundle_writes_no_file_outside_of_its_folder(tmp_path: Path, wrong: di
     with pytest.raises(RecordError, match="no key and status"):
         unbundle(tmp_path / "in" / "a.done.json", tmp_path / "x" / "y" / "out")
     assert [path.name for path in tmp_path.rglob("*.json")] == ["a.done.json"]
+
+
+@pytest.mark.parametrize("kind", ["note", None, ["plan"]])
+def test_a_record_of_an_unknown_kind_is_named(tmp_path: Path, kind: object) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps({"format": 2, "kind": kind}))
+    with pytest.raises(RecordError, match=r"odd\.json.*kind"):
+        unbundle(tmp_path / "odd.json", tmp_path / "out")
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "a.done.json", "{}")
+    assert not list(tmp_path.iterdir())

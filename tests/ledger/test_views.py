@@ -64,7 +64,7 @@ def test_every_variant_has_its_score_beside_the_dense_one(ledger: Path) -> None:
 def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "removed.duckdb"
     whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
-    made = of(found, stage="make", model="smol")[:2]
+    made = copy.deepcopy(of(found, stage="make", model="smol")[:2])
     parameters = sum(tensor["count"] for tensor in whole["result"]["tensors"])
     for record, kept in zip(made, (0.75, 1.0), strict=True):
         record["result"]["parameters"] = round(parameters * kept)
@@ -78,7 +78,7 @@ def test_the_share_of_parameters_that_is_gone(found: list[dict[str, Any]], tmp_p
 
 
 def test_operations_of_a_token_are_those_of_the_latest_structure(found: list[dict[str, Any]], tmp_path: Path) -> None:
-    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
+    whole = copy.deepcopy(next(one for one in of(found, stage="structure", model="smol", method="dense")))
     path = tmp_path / "operations.duckdb"
     old = copy.deepcopy(whole)
     del old["result"]["operations_token"]  # as records from before have it
@@ -969,3 +969,108 @@ def test_a_recipe_is_told_by_its_kinds_and_in_a_few_words(tmp_path: Path) -> Non
 def test_a_workload_says_on_how_many_nodes_its_ranks_were(placed: str, where: str, ledger: Path) -> None:
     settings = '{"workload": {"batch": 1, "prompt": 128, "generate": 16}' + placed + "}"
     assert list(query.run(ledger, f"SELECT _workload('{settings}'::JSON)").rows) == [(f"b1 p128 g16{where}",)]
+
+
+def other_cell(record: dict[str, Any], name: str, result: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """The record of a cell of the same variant with other settings."""
+    made = copy.deepcopy(record) | {key: f"{record[key]}-{name}" for key in ("cell_id", "key")}
+    return made | {"settings": record["settings"] | settings, "result": result}
+
+
+def test_a_score_on_some_documents_has_its_line_where_only_dense_was_scored_on_all(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    some = {"limited": True}
+    dense["result"], variant["result"] = outcomes([1] * 40) | some, outcomes([1] * 20 + [0] * 20) | some
+    every = other_cell(dense, "all", outcomes([1] * 50), limit=None)
+    every["manifest"] = "whole"
+    Ledger(tmp_path / "c.duckdb").ingest([*scored, every])
+    asked = "SELECT DISTINCT n, sparsity, dense FROM curves ORDER BY ALL"
+    assert query.run(tmp_path / "c.duckdb", asked).rows == ((40, 0.0, 1.0), (40, 0.5, 1.0), (50, 0.0, 1.0))
+
+
+def test_scores_with_more_examples_in_the_prompt_have_a_panel_of_their_own(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 40), outcomes([1] * 20 + [0] * 20)
+    shown = [
+        other_cell(dense, "five", outcomes([1] * 40), num_fewshot=5),
+        other_cell(variant, "five", outcomes([1] * 30 + [0] * 10), num_fewshot=5),
+    ]
+    Ledger(tmp_path / "e.duckdb").ingest([*scored, *shown])
+    asked = "SELECT panel LIKE '%5 examples%' AS five, score FROM curves WHERE sparsity > 0 ORDER BY ALL"
+    assert query.run(tmp_path / "e.duckdb", asked).rows == ((False, 0.5), (True, 0.75))
+    assert query.run(tmp_path / "e.duckdb", "SELECT DISTINCT num_fewshot FROM results ORDER BY ALL").rows == (
+        (5,),
+        (None,),
+    )
+
+
+def test_another_limit_of_a_task_beats_nobody(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    records = copy.deepcopy(of(found, model="smol", method="dense"))
+    (one,) = [each for each in of(records, stage="benchmarks") if each["result"]["task"] == "piqa"]
+    one["result"] = outcomes([1] * 41 + [0] * 9)
+    better = other_cell(one, "few", outcomes([1] * 9 + [0]), limit=10)
+    Ledger(tmp_path / "p.duckdb").ingest([*records, better])
+    asked = "SELECT n, bool_and(on_front) FROM pareto WHERE task = 'piqa' GROUP BY n ORDER BY n"
+    assert query.run(tmp_path / "p.duckdb", asked).rows == ((10, True), (50, True))
+
+
+def test_a_dense_score_that_was_measured_again_no_longer_makes_a_task_invalid(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = outcomes([1] * 50 + [0] * 50), outcomes([1] * 60 + [0] * 40)
+    floor = without_skill(variant, "zero-weights", [1] * 49 + [0] * 51)
+    again = copy.deepcopy(dense) | {"started_at": (samples.START + timedelta(days=1)).isoformat()}
+    again["result"] = outcomes([1] * 90 + [0] * 10)
+    path = tmp_path / "again.duckdb"
+    Ledger(path).ingest([*scored, floor])
+    assert query.run(path, "SELECT verdict FROM vs_dense").rows == (("invalid",),)
+    Ledger(path).ingest([again])
+    assert query.run(path, "SELECT verdict FROM vs_dense").rows == (("worse",),)
+
+
+def test_windows_that_only_one_of_two_perplexities_has_give_no_ratio(
+    scored: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = windows([300.0] * 12), windows([340.0] * 12)
+    for document in variant["result"]["outcomes"][5:]:
+        document["doc_hash"] = "other tokens"
+    Ledger(tmp_path / "w.duckdb").ingest(scored)
+    assert query.run(tmp_path / "w.duckdb", "SELECT pairs, ratio FROM vs_dense").rows == ((5, None),)
+    assert query.run(tmp_path / "w.duckdb", "SELECT DISTINCT sparsity FROM curves").rows == ((0.0,),)
+
+
+def test_two_windows_are_two_though_they_show_no_difference(scored: list[dict[str, Any]], tmp_path: Path) -> None:
+    dense, variant = scored
+    dense["result"], variant["result"] = windows([300.0, 310.0]), windows([340.0, 330.0])
+    Ledger(tmp_path / "f.duckdb").ingest(scored)
+    assert query.run(tmp_path / "f.duckdb", "SELECT pairs, verdict FROM vs_dense").rows == ((2, None),)
+    assert query.run(tmp_path / "f.duckdb", "SELECT sparsity FROM curves ORDER BY ALL").rows == ((0.0,), (0.5,))
+
+
+def test_the_parameters_of_a_checkpoint_are_known_under_any_name(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    whole = next(one for one in of(found, stage="structure", model="smol", method="dense"))
+    made = copy.deepcopy(of(found, stage="make", model="smol")[0])
+    made["variant"] |= {"model": "called otherwise"}
+    made["result"]["parameters"] = sum(tensor["count"] for tensor in whole["result"]["tensors"]) // 2
+    Ledger(tmp_path / "n.duckdb").ingest([made, whole])
+    asked = "SELECT parameters_removed FROM variants WHERE recipe <> 'dense'"
+    ((share,),) = query.run(tmp_path / "n.duckdb", asked).rows
+    assert share == pytest.approx(0.5, abs=1e-4)
+
+
+def test_memory_of_another_machine_does_not_stand_beside_times(found: list[dict[str, Any]], tmp_path: Path) -> None:
+    records = copy.deepcopy(of(found, model="mini", method="dense"))
+    away = [elsewhere(one, "second") for one in records if one["stage"] == "memory"]
+    path = tmp_path / "two.duckdb"
+    Ledger(path).ingest([*records, *away])
+    asked = "SELECT DISTINCT machine, prefill_ms IS NULL, peak_bytes IS NULL FROM results"
+    (here,) = {one["environment"]["machine"] for one in records}
+    assert query.run(path, asked).rows == ((here, False, False),)
+    Ledger(tmp_path / "apart.duckdb").ingest([*(one for one in records if one["stage"] != "memory"), *away])
+    assert query.run(tmp_path / "apart.duckdb", asked).rows == ((here, False, True),)

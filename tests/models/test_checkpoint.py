@@ -195,3 +195,11 @@ def test_a_tensor_may_be_read_and_written_in_pieces(tmp_path: Path, monkeypatch:
     with pytest.raises(ModelError, match="c has 4 entries of I64"):
         copy.write_piece("c", 1, tensors["c"])
     copy.abort()
+
+
+def test_what_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        CheckpointWriter(tmp_path / "out", lay_out([("a", "F32", (2,))]), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

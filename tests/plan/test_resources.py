@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from sparsebench import environment
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize, calibrating
-from sparsebench.plan.resources import job_bytes, job_seconds, learned, shares, silence_seconds, total_seconds
+from sparsebench.plan.resources import (
+    PACKED_SHARE,
+    job_bytes,
+    job_seconds,
+    learned,
+    needs,
+    shares,
+    silence_seconds,
+    total_seconds,
+)
+from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds, single
 
 
@@ -77,3 +90,20 @@ def test_what_rounding_took_says_nothing_of_a_training() -> None:
     known = learned([rounded], sizes, {"a": 100 * job_seconds(rounded, sizes)})
     seconds = [total_seconds(shares([job], sizes, 1, known))["make"] for job in (rounded, trained)]
     assert seconds == [pytest.approx(100 * job_seconds(rounded, sizes)), job_seconds(trained, sizes)]
+
+
+def test_the_disk_of_variants_is_what_their_steps_leave_of_the_model() -> None:
+    def disk(keep: str, *steps: Step) -> int:
+        made = Variant("v", "m", "decoder", "path:m", "r", "real", "float32", steps=steps)
+        ready: Any = SimpleNamespace(
+            sizes={"m": ModelSize(10**9, 10**9)}, device="cpu", keep=keep, request=SimpleNamespace(jobs=1),
+            has=lambda model: True,
+        )  # fmt: skip
+        return needs(ready, [Job("a", "make", (), (made,))]).disk
+
+    pruned, halved, rounded = (
+        single("prune", "magnitude", sparsity=0.5), single("shrink", "activation", keep=0.5), single("quantize", "int4"),
+    )  # fmt: skip
+    for keep in ("none", "dense"):
+        assert [disk(keep, pruned), disk(keep, halved), disk(keep, halved, rounded)] == [10**9, 5 * 10**8, 175 * 10**6]
+    assert disk("packed", halved) == 5 * 10**8 + int(5 * 10**8 * PACKED_SHARE)

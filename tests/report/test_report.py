@@ -371,12 +371,22 @@ def test_the_verb(ledger: Path, report: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_brief_report_is_the_first_page_alone(ledger: Path, report: str, tmp_path: Path) -> None:
-    (path,) = build(ledger, tmp_path / "brief.md", tmp_path / "figures", formats=("md", "html"), brief=True)
+    (path,) = build(ledger, tmp_path / "brief.md", tmp_path / "figures", brief=True)
     text = path.read_text()
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["In short"]
     first = [line for line in report.split("## 1.")[0].splitlines() if line.startswith(("| ", "- **"))]
     assert first and [line for line in text.splitlines() if line.startswith(("| ", "- **"))] == first
     assert not re.search(r"\[Q\d+]|#q\d", text)
+    with pytest.raises(UserError, match="Markdown"):
+        build(ledger, tmp_path / "brief.html", tmp_path / "figures", formats=("html",), brief=True)
+
+
+@pytest.mark.parametrize(("out", "results"), [("r.html", None), ("r.md", "../x/r.md"), ("r.md", "r.html")])
+def test_two_documents_of_one_name_are_refused(ledger: Path, tmp_path: Path, out: str, results: str | None) -> None:
+    beside = tmp_path / "x" / results if results else None
+    with pytest.raises(UserError, match=r"r\.(html|md): two documents"):
+        build(ledger, tmp_path / "x" / out, tmp_path, formats=("md", "html"), results=beside)
+    assert not list(tmp_path.rglob("r.*"))
 
 
 def test_what_is_cited_is_among_the_queries_once(report: str) -> None:

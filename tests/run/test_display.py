@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.plan.resources import job_seconds, pace
-from sparsebench.run.display import DAMPING_SECONDS, SILENCE_SECONDS, Clock, Display
+from sparsebench.run.display import DAMPING_SECONDS, SILENCE_SECONDS, Clock, Display, LiveDisplay
 
 MODEL = Variant("v", "m", "decoder", "path:m", "r", "real", "float32")
 SIZES = {"m": ModelSize(100_000_000, 400_000_000)}
@@ -78,3 +80,15 @@ def test_a_log_says_something_at_least_every_half_a_minute(monkeypatch: pytest.M
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 and all(job.label in line and "3/8" in line for line in lines)
     assert shown.due() == SILENCE_SECONDS / 2
+
+
+def test_the_bar_shows_names_as_they_are() -> None:
+    """To rich ``[/b]`` is the end of something that never began."""
+    named = replace(MODEL, model="a[/b]\x1b[2J")
+    job = Job("a", "benchmarks", (Cell("a", "benchmarks", named, {"task": "piqa"}),))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    shown = LiveDisplay(Clock(SIZES | {named.model: SIZES["m"]}), console)
+    shown.begin(list(job.cells), [job])
+    shown.started(job)
+    shown.end({})
+    assert "a[/b]\\x1b[2J" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -238,7 +238,7 @@ def test_two_runs_on_one_ledger_are_refused(manifest: Path, tmp_path: Path, spar
     with exclusive(tmp_path / "ledger" / "test.duckdb"):
         refused = sparsebench("run", manifest)
     assert refused.returncode == 2
-    assert "is running on" in refused.stderr
+    assert "is running in" in refused.stderr
 
 
 @pytest.mark.long
@@ -280,8 +280,15 @@ def test_records_that_a_killed_run_left_behind_reach_the_ledger(
     ],
 )
 def test_only_takes_what_it_understands(only: str, says: str, code: int, manifest: Path, sparsebench: Call) -> None:
+    from sparsebench.plan.preflight import PlanRequest, prepare
+
+    variants = prepare(PlanRequest(manifest)).plan.variants.values()
+    (left_out,) = [one.id for one in variants if one.last("sparsity") == 0.9]
+    of_another_run = manifest.parent / "work" / "variants" / left_out
+    of_another_run.mkdir(parents=True)
     done = sparsebench("run", manifest, "--only", only, "--only", "stage=storage")
     assert done.returncode == code, done.stderr
+    assert of_another_run.is_dir()
     assert says.replace("2 cells", "1 of 8 cells to do") in done.stderr
 
 

@@ -50,6 +50,32 @@ def test_a_file_moved_within_a_folder_changes_the_fingerprint(tmp_path: Path) ->
     assert sources.fingerprint(source, Cache()) != before
 
 
+def test_files_of_one_relative_path_in_two_projects_have_a_hash_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("m.gguf").write_bytes(name.encode())
+        os.utime("m.gguf", (1, 1))  # as an archive unpacks them: sizes and times are the same
+        found.append(Cache().sha256(Path("m.gguf")))
+    assert found[0] != found[1]
+
+
+def test_what_is_written_may_be_read_by_whoever_may_read_the_folder(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        cache.write_json(tmp_path / "m.lock", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.lock").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        cache.write_json(tmp_path / "taken", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.lock", "taken"]
+
+
 def test_hashes_are_computed_once_and_again_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "m.gguf"
     file.write_bytes(b"one")

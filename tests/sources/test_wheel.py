@@ -16,6 +16,7 @@ import pytest
 
 from sparsebench import sources
 from sparsebench.errors import SourceError
+from sparsebench.sources import Cache
 from sparsebench.sources.wheel import payload_name
 from tests.sources.servers import Served, index, wheel
 
@@ -234,6 +235,8 @@ def test_each_failure_of_pip_is_named_with_its_way_out(
         return caught.value
 
     assert "offline" in failing("wheel:pack==1.0!pack/other.txt", offline=True).message
+    with pytest.raises(SourceError, match="not in the cache, and offline"):
+        sources.fetch(sources.parse("wheel:pack==1.0!pack/other.txt"), Cache(cache().root, offline=True))
     assert "has no wheel of pack==9" in failing("wheel:pack==9!pack/other.txt").message
     assert "has no wheel of absent==1" in failing("wheel:absent==1!x").message
     monkeypatch.setenv("PIP_INDEX_URL", "http://token:password@127.0.0.1:9/simple")

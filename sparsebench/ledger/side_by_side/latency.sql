@@ -5,7 +5,7 @@ WITH timed AS (
            if(itself, 1, 1 / speedup_low) AS ratio_high
     FROM latency
     WHERE variant_id IN ($a, $b) AND phase <> 'load'
-    QUALIFY row_number() OVER (PARTITION BY variant_id, engine, ranks, workload, dtype, phase, machine ORDER BY started_at DESC, record_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY variant_id, engine, ranks, workload, dtype, phase, machine ORDER BY started_at DESC, record_id, noise DESC NULLS LAST, manifest) = 1
 ), paired AS (
     -- Beside a dense model's variant stands the time of the dense model in the same job.
     SELECT engine, ranks, workload, dtype, phase, machine, if(a.itself AND a.model = b.model, coalesce(b.dense_ms, a.ms), a.ms) AS a_ms,

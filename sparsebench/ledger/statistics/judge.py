@@ -65,7 +65,9 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
     if known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense):
         return _counted(known, pairs, chance)
     if _many(n, pairs.cluster) < 2:
-        return none("one document does not show how much documents vary", known.higher_is_better)
+        return replace(
+            none("one document does not show how much documents vary", known.higher_is_better), n=n, clusters=1
+        )
     return _bootstrapped(known, pairs, chance, seed)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, none
@@ -87,7 +87,8 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     """
     many = _many(pairs.variant, pairs.cluster)
     if many < LEAST:
-        return none(f"{_windows(many)} do not show how much windows vary", higher_is_better=False)
+        few = none(f"{_windows(many)} do not show how much windows vary", higher_is_better=False)
+        return replace(few, n=len(pairs.variant), clusters=many)
     dense = _exp(float(pairs.dense.sum() / pairs.label.sum()))
     found = mean(pairs.variant - pairs.dense, pairs.label, pairs.cluster)
     low, high = found.interval

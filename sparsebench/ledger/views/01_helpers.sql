@@ -76,7 +76,8 @@ JOIN _latest r USING (record_id)
 JOIN base.variants v USING (variant_id)
 JOIN _without_skill USING (variant_id)
 LEFT JOIN metrics m USING (metric)
-LEFT JOIN base.comparisons c USING (record_id)
+-- A dense score that was measured again no longer counts.
+LEFT JOIN (SELECT c.* FROM base.comparisons c JOIN _latest d ON d.record_id = c.dense_record_id) c USING (record_id)
 GROUP BY ALL;
 
 -- The cells of each manifest: those of its newest plan on each machine; where there is no plan, those it has recorded.
@@ -127,10 +128,11 @@ LEFT JOIN base.environments e USING (environment_id);
 -- Every cell of every manifest with its variant and, where it has one, the record that counts.
 CREATE OR REPLACE VIEW _cells AS SELECT * EXCLUDE (choice) FROM _measured WHERE choice = 1;
 
--- The first engine, ranks and workload that each manifest names for a model.
+-- The first engine, ranks, workload and number format that each manifest names for a model.
 CREATE OR REPLACE VIEW _first_runtime AS
 SELECT manifest, coalesce(m.model, v.model) AS model, arg_min(settings ->> '$.engine', position) AS engine,
-       arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload
+       arg_min((settings ->> '$.ranks')::INTEGER, position) AS ranks, arg_min(_workload(settings), position) AS workload,
+       arg_min(coalesce(settings ->> '$.dtype', ''), position) AS asked
 FROM _members m
 JOIN base.variants v USING (variant_id)
 WHERE stage IN ('latency', 'memory')

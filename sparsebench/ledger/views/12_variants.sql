@@ -14,7 +14,8 @@ WITH made AS (
     GROUP BY variant_id
 ), whole AS (
     -- The dense model's parameters come from its structure: no step makes it, so no step has counted them.
-    SELECT v.model, v.family, v.revision, v.dtype, max(t.parameters) AS dense_parameters
+    -- Manifests may name one checkpoint differently; random weights have nothing but their name.
+    SELECT if(v.weights = 'random', v.model, '') AS named, v.family, v.revision, v.dtype, v.weights, max(t.parameters) AS dense_parameters
     FROM base.variants v
     JOIN (
         SELECT r.variant_id, r.record_id, sum(count) AS parameters
@@ -30,7 +31,7 @@ WITH made AS (
     JOIN base.structure USING (record_id)
     GROUP BY variant_id
 )
-SELECT variant_id, model, family, weights, source, revision, dtype, recipe, parent, seed, calibration, prunable, parameters,
+SELECT variant_id, v.model, v.family, v.weights, source, v.revision, v.dtype, recipe, parent, seed, calibration, prunable, parameters,
        1 - coalesce(parameters, if(recipe = 'dense', dense_parameters, NULL)) / dense_parameters AS parameters_removed,
        -- A weight is multiplied and added once for a token: two operations less for one that meets nothing.
        operations_token - 2 * (1 - coalesce(read_share, 1)) * coalesce(prunable, 0) AS operations_token, zeros, already_zero, total_zeros,
@@ -39,7 +40,7 @@ SELECT variant_id, model, family, weights, source, revision, dtype, recipe, pare
 FROM base.variants v
 LEFT JOIN made USING (variant_id)
 LEFT JOIN counted USING (variant_id)
-LEFT JOIN whole USING (model, family, revision, dtype)
+LEFT JOIN whole w ON (w.named, w.family, w.revision, w.dtype, w.weights) = (if(v.weights = 'random', v.model, ''), v.family, v.revision, v.dtype, v.weights)
 LEFT JOIN _contents c USING (variant_id);
 
 COMMENT ON VIEW variants IS 'every model and every version of it: what it was made from and how, and what came of it';
@@ -81,7 +82,7 @@ CREATE OR REPLACE VIEW _recipes AS
 WITH words AS (
     SELECT variant_id, position, step, name,
            -- What ADMM gets to says nothing without its budget.
-           CASE step WHEN 'prune' THEN concat(name, ' ', percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')), '%',
+           CASE step WHEN 'prune' THEN concat(name, coalesce(' ' || percent_label(max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'sparsity')) || '%', ''),
                                               max(format(' ({:.3g}M tokens)', TRY_CAST(value AS DOUBLE) / 1e6)) FILTER (name = 'elsa' AND field = 'tokens'))
                      WHEN 'quantize' THEN name || coalesce(max(' ' || upper(value)) FILTER (field = 'rounding' AND value = 'gptq'), '')
                      WHEN 'shrink' THEN concat(name, coalesce(' ' || percent_label(1 - max(TRY_CAST(value AS DOUBLE)) FILTER (field = 'parameters')) || '%', ''))

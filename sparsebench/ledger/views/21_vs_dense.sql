@@ -3,6 +3,8 @@ WITH paired AS (
     SELECT s.*, d.score AS dense_score, s.collapsed AND NOT d.collapsed AS fallen, c.n AS pairs, c.clusters, c.difference, c.low AS difference_low,
            c.high AS difference_high, c.p, c.gained, c.lost, c.detectable, c.retained, c.retained_low, c.retained_high,
            c.method AS test, c.loss_at_most,
+           -- The difference is of windows that both were shown: a ratio to the whole score only where these are all.
+           if(s.scale = 'perplexity' AND c.n = s.n AND c.n = d.n, d.score, NULL) AS whole,
            -- A task that cannot tell dense from no skill tests nothing.
            if(s.separable IS false, NULL, c.p) AS counted, if(s.scale = 'perplexity', 0.02 * d.score, 0.01) AS margin, -_goodness(c.difference, s.higher_is_better) AS loss
     FROM scores s
@@ -26,8 +28,7 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        _overridden(_verdict(difference, p_holm, higher_is_better), separable, fallen, at_chance) AS verdict,
        detectable, loss_at_most, _loses_less(loss_at_most, margin) AS loses_less, CASE WHEN verdict NOT IN ('invalid', 'worse', 'collapsed', 'at chance')
            THEN _documents_to_clear(pairs, clusters - 1, loss, loss_at_most, margin) END AS documents_to_clear,
-       if(scale = 'perplexity', 1 + difference / dense_score, NULL) AS ratio, if(scale = 'perplexity', 1 + difference_low / dense_score, NULL) AS ratio_low,
-       if(scale = 'perplexity', 1 + difference_high / dense_score, NULL) AS ratio_high,
+       1 + difference / whole AS ratio, 1 + difference_low / whole AS ratio_low, 1 + difference_high / whole AS ratio_high,
        floor, test, limited, record_id
 FROM ranked;
 
@@ -56,7 +57,7 @@ COMMENT ON COLUMN vs_dense.q_tests IS 'tests of the manifest: the family that q 
 COMMENT ON COLUMN vs_dense.loss_at_most IS 'largest loss that the documents leave possible (one-sided 95%), in the metric''s unit';
 COMMENT ON COLUMN vs_dense.loses_less IS 'whether the variant is shown to lose less than one point of a score, or 2% of a perplexity (one-sided 5%); false is not a loss, but none ruled out';
 COMMENT ON COLUMN vs_dense.documents_to_clear IS 'documents on which a loss below that margin would be shown in four cases of five, if the loss is the one observed; NULL where it is shown already, and where the observed loss reaches the margin or a loss is shown';
-COMMENT ON COLUMN vs_dense.ratio IS 'perplexity over the dense model''s; NULL for other metrics';
+COMMENT ON COLUMN vs_dense.ratio IS 'perplexity over the dense model''s, where both read the same windows; NULL elsewhere, and for other metrics';
 COMMENT ON COLUMN vs_dense.ratio_low IS 'lower end of the 95% interval of ratio';
 COMMENT ON COLUMN vs_dense.ratio_high IS 'upper end of the 95% interval of ratio';
 COMMENT ON COLUMN vs_dense.floor IS 'best score without skill (see floors); NULL where none was measured';

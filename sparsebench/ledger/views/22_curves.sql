@@ -1,17 +1,19 @@
 CREATE OR REPLACE VIEW curves AS
 WITH scored AS (
     SELECT s.*, v.retained, v.retained_low, v.retained_high, way, coalesce(r.parameters_removed, 0) > 0 AS resized, s.pattern LIKE '%:%' AS nm,
+           -- Some documents only, where the whole task was scored as well.
+           s.limited AND bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task) AS partly,
            concat(model_label(s.model, s.weights), chr(10), s.task,
                   CASE WHEN s.scale = 'perplexity' THEN concat(', ', if(s.subset = 'first', 'first ', ''), s.n, ' windows', if(s.subset = 'drawn', ' drawn', ''))
-                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), CASE s.subset WHEN 'first' THEN ', first ' || s.n WHEN 'drawn' THEN concat(', ', s.n, ' drawn') ELSE '' END, ')') END) AS panel
+                       ELSE concat(' (', s.metric, if(s.higher_is_better, '', ', lower is better'), coalesce(format(', {} examples', s.num_fewshot), ''), CASE s.subset WHEN 'first' THEN ', first ' || s.n WHEN 'drawn' THEN concat(', ', s.n, ' drawn') ELSE '' END, ')') END) AS panel
     FROM scores s
     JOIN ways USING (variant_id)
     LEFT JOIN vs_dense v ON v.record_id = s.record_id AND v.manifest = s.manifest
     LEFT JOIN (SELECT variant_id, parameters_removed FROM variants) r ON r.variant_id = s.variant_id
     -- The perplexity of other tokens cannot stand beside the dense model's.
-    WHERE s.weights <> 'random' AND NOT (s.scale = 'perplexity' AND coalesce(v.pairs, 1) = 0)
-    -- Some documents only: left out where the whole task was scored as well.
-    QUALIFY NOT s.limited OR NOT bool_or(NOT s.limited) OVER (PARTITION BY s.variant_id, s.task)
+    WHERE s.weights <> 'random' AND NOT (s.scale = 'perplexity' AND coalesce(v.pairs < s.n, false))
+    -- The dense model's stays for variants that have no other.
+    QUALIFY NOT partly OR s.method = 'dense'
 ), named AS (
     -- N:M patterns, which fix the sparsity, share a line, unless several fix the same one.
     SELECT *,
@@ -42,6 +44,7 @@ WITH scored AS (
            coalesce(l.bound, false) AS bound, coalesce(l.resized, false) AS resized
     FROM dense d
     LEFT JOIN (SELECT DISTINCT manifest, panel, line, bound, resized FROM lines WHERE sparsity > 0) l USING (manifest, panel)
+    WHERE NOT d.partly OR (d.manifest, d.panel) IN (SELECT (manifest, panel) FROM lines)
 )
 SELECT manifest, variant_id, model, weights, method, granularity, pattern, sparsity, seed, line, bound, resized, place, task, metric, higher_is_better, scale, limited, n, panel,
        score, collapsed, low, high, chance, dense, retained, retained_low, retained_high, started_at

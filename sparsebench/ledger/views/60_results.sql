@@ -1,24 +1,29 @@
--- Each variant's numbers at the first engine, ranks and workload that its manifest has for the model, newest machine first.
+-- Each variant's numbers at the first engine, ranks, workload and number format that its manifest has for the model: all of one
+-- machine, the newest that has times, or else the newest.
 CREATE OR REPLACE VIEW _runtime AS
-WITH timed AS (
-    SELECT l.manifest, l.variant_id, any_value(l.model) AS model, any_value(l.machine) AS machine, max(l.started_at) AS started_at,
+WITH asked AS (
+    SELECT record_id, coalesce(settings ->> '$.dtype', '') AS asked FROM base.records
+), timed AS (
+    SELECT l.manifest, l.variant_id, any_value(l.model) AS model, l.machine, max(l.started_at) AS started_at,
            sum(ms) FILTER (phase IN ('forward', 'encode', 'prefill')) AS prefill_ms, sum(ms) FILTER (phase = 'decode') AS decode_ms
     FROM latency l
-    JOIN _first_runtime f USING (manifest, model, engine, ranks, workload)
-    GROUP BY l.manifest, l.variant_id, l.record_id
-    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id ORDER BY max(l.started_at) DESC) = 1
+    JOIN asked USING (record_id)
+    JOIN _first_runtime f USING (manifest, model, engine, ranks, workload, asked)
+    GROUP BY l.manifest, l.variant_id, l.machine, l.record_id
+    QUALIFY row_number() OVER (PARTITION BY l.manifest, l.variant_id, l.machine ORDER BY max(l.started_at) DESC, l.record_id) = 1
 ), peaks AS (
     SELECT manifest, variant_id, model, machine, started_at, peak_bytes
     FROM memory
-    JOIN _first_runtime USING (manifest, model, engine, ranks, workload)
+    JOIN asked USING (record_id)
+    JOIN _first_runtime USING (manifest, model, engine, ranks, workload, asked)
     WHERE phase = 'overall'
-    QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY started_at DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY manifest, variant_id, machine ORDER BY started_at DESC, record_id) = 1
 )
-SELECT manifest, variant_id, coalesce(timed.machine, peaks.machine) AS machine, f.engine, f.ranks, f.workload, prefill_ms,
-       decode_ms, peak_bytes
+SELECT manifest, variant_id, machine, f.engine, f.ranks, f.workload, prefill_ms, decode_ms, peak_bytes
 FROM timed
-FULL JOIN peaks USING (manifest, variant_id, model)
-JOIN _first_runtime f USING (manifest, model);
+FULL JOIN peaks USING (manifest, variant_id, model, machine)
+JOIN _first_runtime f USING (manifest, model)
+QUALIFY row_number() OVER (PARTITION BY manifest, variant_id ORDER BY timed.started_at IS NULL, greatest(timed.started_at, peaks.started_at) DESC, machine) = 1;
 
 CREATE OR REPLACE VIEW results AS
 WITH variants AS (
@@ -44,7 +49,7 @@ WITH variants AS (
 )
 SELECT v.manifest, v.variant_id, v.model, v.family, v.weights, v.recipe, v.method, v.granularity, v.pattern, v.sparsity,
        coalesce(a.achieved, k.zero_share) AS achieved_sparsity, v.seed, v.calibration, v.dtype,
-       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited,
+       coalesce(r.machine, s.machine, v.machine) AS machine, s.task, s.metric, s.higher_is_better, s.score, s.collapsed, s.low, s.high, s.n, s.limited, s.num_fewshot,
        s.chance, coalesce(c.dense_score, CASE WHEN v.method = 'dense' THEN s.score END) AS dense_score, c.retained, c.retained_low, c.retained_high,
        c.verdict, c.tests, c.q, c.q_tests, c.detectable, c.loss_at_most, c.loses_less, c.documents_to_clear, s.floor,
        s.bits_per_byte,
@@ -65,6 +70,7 @@ COMMENT ON COLUMN results.metric IS 'metric, as in scores';
 COMMENT ON COLUMN results.score IS 'the metric''s value, in its own unit, as in scores';
 COMMENT ON COLUMN results.collapsed IS 'true where the score is beyond metrics.collapsed_above, as in scores';
 COMMENT ON COLUMN results.chance IS 'score of a model without skill';
+COMMENT ON COLUMN results.num_fewshot IS 'examples in the prompt; NULL is the task''s default';
 COMMENT ON COLUMN results.retained_low IS 'lower end of the 95% interval of retained';
 COMMENT ON COLUMN results.verdict IS 'better, worse, no difference detected, at chance, collapsed or invalid, as in vs_dense';
 COMMENT ON COLUMN results.tests IS 'tasks of this variant that were tested: the family that the verdict is corrected for (Holm)';

@@ -10,6 +10,7 @@ WITH last AS (
     JOIN last USING (variant_id)
     JOIN variants v USING (variant_id)
     JOIN results p ON p.manifest = r.manifest AND p.variant_id = v.parent AND p.task = r.task AND p.metric = r.metric
+                AND p.n = r.n AND p.num_fewshot IS NOT DISTINCT FROM r.num_fewshot
     LEFT JOIN metrics m ON m.metric = r.metric
 ), scaled AS (
     -- A perplexity is an exponential: what it loses is counted before that.

@@ -27,7 +27,7 @@ WITH asked AS (
     WHERE verdict = 'faster' AND phase IN ('decode', 'forward') AND NOT beside_plain
     GROUP BY variant_id
 ), whole AS (
-    SELECT e.*, k.kind, if(contains(k.kind, '+'), k.words, v.recipe) AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
+    SELECT e.*, k.kind, if(contains(k.kind, '+') OR k.kind IN ('smaller shapes', 'skipped inputs'), k.words, v.recipe) AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase
     FROM each e
     JOIN _recipes k USING (variant_id)
     JOIN variants v USING (variant_id)
@@ -35,10 +35,10 @@ WITH asked AS (
     JOIN plain p ON p.model = e.model
     LEFT JOIN times t USING (variant_id)
     -- Of chains of three and more the concepts' list has an example.
-    WHERE NOT k.chance AND e.works AND k.kind NOT LIKE '% + % + %'
+    WHERE NOT k.chance AND k.kind NOT LIKE '% + % + %'
           -- An oracle is a bound, and no choice.
           AND e.variant_id NOT IN (SELECT variant_id FROM steps WHERE field = 'router' AND value = 'oracle')
-    QUALIFY e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
+    QUALIFY e.works AND e.tasks = max(e.tasks) OVER (PARTITION BY e.model, e.weights, k.kind)
 ), chosen AS (
     SELECT if(small, 'small loss', 'no loss detected') AS claim, 1 AS place, * FROM whole WHERE NOT lost
     QUALIFY row_number() OVER (PARTITION BY model, weights, kind ORDER BY round(share, 2), worst, recipe) = 1

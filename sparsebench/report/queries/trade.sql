@@ -30,7 +30,7 @@ WITH asked AS (
     QUALIFY row_number() OVER (PARTITION BY model, weights, sparsity ORDER BY tasks DESC, losses, standing DESC, label, variant_id) = 1
 ), files AS (
     SELECT model, sparsity, format, avg(share) AS share
-    FROM sizes
+    FROM (SELECT DISTINCT variant_id, model, sparsity, pattern, format, share FROM sizes)
     JOIN asked USING (variant_id)
     WHERE pattern = 'unstructured' AND format IN ('packed', 'archive')
     GROUP BY ALL
