@@ -103,6 +103,10 @@ class Block:
         self._run(stream, changed, None)
         self.changed = self.changed or bool(changed)
 
+    def drop(self, stream: int) -> None:
+        """Give a stream up: neither this block nor a later one is run on its states, which need not be finite."""
+        self._side.dropped.add(stream)
+
     def matrix(self, name: str) -> torch.Tensor:
         """The weights (out, in) of a prunable matrix."""
         view = self._place.prunable[name].view
@@ -231,7 +235,8 @@ class Replay:
         return sum(len(stack.places) for stack in self._skeleton.stacks)
 
     def walk(self) -> Iterator[Block]:
-        """Every block in order, the encoder's first. A stream that its visitor leaves out goes through the stored block."""
+        """Every block in order, the encoder's first. A stream that its visitor leaves out goes through the stored block, unless
+        it was dropped."""
         import torch
 
         diverged = False
@@ -248,8 +253,9 @@ class Replay:
                 tensors = next(coming)
                 block = Block(side, place, tensors, fresh=self.streams == 1 or not diverged)
                 yield block
-                for stream in set(range(self.streams)) - block.done:
-                    block.advance(stream, {})
+                for stream in side.live:
+                    if stream not in block.done:
+                        block.advance(stream, {})
                 side.swap()
                 block.tensors = tensors = {}
                 diverged = diverged or block.changed

@@ -32,7 +32,8 @@ class StackReplay:
     """The blocks of one side, run one after another for several streams over ``groups`` of samples.
 
     Every block reads what was kept of the one before it, the first what the model's embeddings make of the texts: looked up
-    once, by ``begin``, and the same in all streams. ``encoder`` is, on a decoder's side, the finished encoder.
+    once, by ``begin``, and the same in all streams. ``encoder`` is, on a decoder's side, the finished encoder. Streams that are
+    ``dropped`` are not run any more.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class StackReplay:
         self.states = states
         self.groups = groups
         self.encoder = encoder
+        self.dropped: set[int] = set() if encoder is None else encoder.dropped
         self.partial = PartialForward(stack)
         streams = states.streams
         self._extras: list[list[Extras]] = [[None] * len(groups) for _ in range(streams)]
@@ -60,10 +62,15 @@ class StackReplay:
         """Where it runs."""
         return self.texts.ids.device
 
+    @property
+    def live(self) -> list[int]:
+        """The streams that go on."""
+        return [stream for stream in range(self.states.streams) if stream not in self.dropped]
+
     def begin(self) -> None:
         """Look the texts up and keep what the first block reads, in the first stream's states."""
         for rows in self.groups:
-            forward, _ = self._forward(0, rows)
+            forward, _ = self._forward(self.live[0], rows)  # a decoder's forward is given its stream's encoder states
             hidden = self.partial.to(0, None, forward, lookup=True).hidden
             if not _finite(hidden, self.texts.mask[rows]):
                 raise self._broken(f"inputs of {self.stack.side} block 0")
@@ -121,7 +128,7 @@ class StackReplay:
     def finish(self) -> None:
         """Put the side's results in the place of its last block's states."""
         self.states.shrink()  # results may have another width and precision
-        for stream in range(self.states.streams):
+        for stream in self.live:
             for rows in self.groups:
                 self.states.write(stream, rows, self.result(stream, rows))
         self.states.swap()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UnsupportedError
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sparsebench.models.replay import Block
+    from sparsebench.models.topology import Part
 
 UNNAMED = frozenset({"bloom", "mpt"})
 """Model types whose activation function is no module of transformers' table."""
 _ONE = "activation functions stand in it, where a feed-forward part has one"
+_WITHOUT = "choose a model without experts"
 _WAY_OUT = "choose another model; `skip: teal` looks at what linear layers read"
 
 Take = Callable[["torch.Tensor"], None]
@@ -91,5 +94,11 @@ def lacking(config: Mapping[str, Any], activations: bool) -> tuple[str, str]:
     out; empty where they can."""
     kind = str(config.get("model_type"))
     if is_mixture(config):
-        return f"{kind}: it is a mixture of experts", "choose a model without experts"
+        return f"{kind}: it is a mixture of experts", _WITHOUT
     return (f"{kind}: no {_ONE}", _WAY_OUT) if activations and kind in UNNAMED else ("", "")
+
+
+def refuse_experts(parent: Path, parts: Mapping[str, Part]) -> None:
+    """Raise UnsupportedError, with a tensor's name, where the ``parts`` of the model in ``parent`` are a mixture of experts."""
+    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
+        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", _WITHOUT)

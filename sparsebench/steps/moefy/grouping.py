@@ -7,6 +7,8 @@ G_ii - 2/|e| Σ_{j∈e} G_ij + 1/|e|² Σ_{j,k∈e} G_jk, so that nothing but G 
     coactivation  G_ij = how often both are among the largest tenth of a token's |h|, over √(how often i · how often j)
     cmoe          the counts themselves; neurons that are most often among them are experts that all tokens share (2502.04416)
     random        no G: drawn
+
+A tenth of all neurons counts as active in every way; CMoE itself counts the ten largest of a token, whatever the width.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from sparsebench.steps.moefy import routers
 from sparsebench.steps.moefy.grouping import grouped
 from sparsebench.steps.moefy.share import read_share
 from sparsebench.steps.moefy.use import activity
-from sparsebench.steps.watching import ActivationHooks, activation
+from sparsebench.steps.watching import ActivationHooks, activation, refuse_experts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,8 +90,7 @@ def make(
     first = next(iter(targets))
     experts, shared, partition = (first.settings[key] for key in ("experts", "shared", "partition"))
     parts = prunable_parts(checkpoint, context.family)
-    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
-        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
+    refuse_experts(parent, parts)
     places = _places(checkpoint, context.family, parts, experts)
     wanted = {step.settings["router"] for step in targets}
     text, made = read() if read else None, RouterTables(tables={router: {} for router in wanted})

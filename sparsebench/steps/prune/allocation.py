@@ -32,11 +32,6 @@ def outliers(layers: Sequence[Layer], limits: Sequence[float]) -> tuple[list[int
     return above, count
 
 
-def uniform(sizes: Sequence[int], sparsity: float) -> list[float]:
-    """The same sparsity for every block."""
-    return [sparsity] * len(sizes)
-
-
 def owl(shares: Sequence[float], sizes: Sequence[int], sparsity: float, spread: float = SPREAD) -> list[float]:
     """The sparsity s_l of each block, from its share D_l of outliers and its ``sizes`` n_l of weights.
 

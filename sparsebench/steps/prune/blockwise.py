@@ -133,7 +133,12 @@ class BlockSweep:
                     self._write(outputs, target, layer, stored, solution)
                 del inputs
             for target in self._left(targets, outputs):
-                block.advance(self.targets.index(target), changed.pop(target))
+                try:
+                    block.advance(self.targets.index(target), changed.pop(target))
+                except SparsebenchError as error:  # its own weights may have made its activations infinite
+                    outputs.fail([target], error)
+        for target in outputs.failed:
+            block.drop(self.targets.index(target))
         self._write_rest(block, outputs)
 
     def _solutions(
@@ -173,7 +178,7 @@ class BlockSweep:
 
     def _quota(self, target: Target, place: BlockKey) -> Quota:
         share = self.shares[target][place] if target in self.shares else target.sparsity
-        return Quota(share, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
+        return target.quota(share)
 
     def _unread(self, layers: list[Layer], quotas: list[Quota]) -> Iterator[list[Solution | SparsebenchError]]:
         """Solutions for experts that no token reached."""

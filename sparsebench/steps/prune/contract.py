@@ -22,9 +22,10 @@ T = TypeVar("T", bound="Prune")
 class Target:
     """One version to make.
 
-    ``granularity`` is what weights compete with (global, layer or row), ``pattern`` unstructured, N:M or RxC blocks,
-    ``allocation`` how the sparsity is spread over the transformer blocks (uniform or owl), ``options`` what the method
-    alone has settings for. ``keep_zeros``: what is zero already stays so, and ``sparsity`` is a share of the rest.
+    ``granularity`` is what weights compete with (global, layer or row), ``pattern`` unstructured, N:M, RxC blocks, or whole
+    rows, columns, neurons or heads. ``allocation`` is how the sparsity is spread over the transformer blocks (uniform or
+    owl), ``options`` are what the method alone has settings for. ``keep_zeros``: what is zero already stays so, and
+    ``sparsity`` is a share of the rest.
     """
 
     method: str
@@ -34,6 +35,10 @@ class Target:
     allocation: str = "uniform"
     options: tuple[tuple[str, Any], ...] = ()
     keep_zeros: bool = False
+
+    def quota(self, sparsity: float) -> Quota:
+        """What one matrix must lose, where its share is ``sparsity``."""
+        return Quota(sparsity, self.granularity, self.pattern, self.options, keep_zeros=self.keep_zeros)
 
 
 @dataclass(frozen=True)

@@ -117,14 +117,16 @@ class VariantWriters:
         return zero_in_both(self.checkpoint, written, name)
 
     def finish(self, family: str, made: dict[str, Any], emit: EmitTarget) -> None:
-        """Give each folder its name, count what lies in it, and emit the result.
+        """Give each folder its name, count what lies in all of them, and emit the results.
 
-        ``made`` says how all of them were made. Raises ModelError when fewer zeros are on disk than were written.
+        ``made`` says how all of them were made. Raises ModelError, before any is emitted, when fewer zeros are on disk than were
+        written.
         """
         every = {target: {"family": family, **asdict(target), **made} for target in self.writers}
         for target, settings in every.items():
             self.unverified[target] = self.writers[target].close(settings)
         seconds = time.perf_counter() - self.started
+        found: dict[Any, Evidence] = {}
         for target, settings in every.items():
             note = "; ".join(sorted(self.notes[target]))
             result = counted(self.folders[target], family, seconds, len(self.folders), note, made, self._already)
@@ -135,5 +137,7 @@ class VariantWriters:
             text = json.dumps({**settings, **summary}, indent=1)
             (self.folders[target] / NOTES).write_text(text)
             note_left_out(self.folders[target], self.writers[target].left_out)
+            found[target] = result
+        for target, result in found.items():
             del self.unverified[target]
             emit(target, result)

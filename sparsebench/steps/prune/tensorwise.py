@@ -15,7 +15,7 @@ from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import Part, View
 from sparsebench.steps.contract import Progress, reported
 from sparsebench.steps.prune import masks
-from sparsebench.steps.prune.contract import Layer, Quota, Score, Target
+from sparsebench.steps.prune.contract import Layer, Score, Target
 from sparsebench.steps.prune.keys import KeyThreshold, keys, narrow, thresholds
 from sparsebench.steps.prune.outputs import VariantWriters
 from sparsebench.steps.prune.registry import methods
@@ -85,10 +85,7 @@ class TensorSweep:
                 if target in limits:
                     limits[target] = KeyThreshold(own[target].key, own[target].ties - spent)
                 write(target, version, removed)
-            quotas = [
-                Quota(target.sparsity, target.granularity, target.pattern, target.options, keep_zeros=target.keep_zeros)
-                for target in other
-            ]
+            quotas = [target.quota(target.sparsity) for target in other]
             for target, choice in zip(other, masks.choose(scores, quotas, view.name, weights), strict=True):
                 write(target, zeroed(weights, choice.mask), int(choice.mask.count_nonzero()), choice.notes)
 

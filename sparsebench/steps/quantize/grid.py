@@ -50,7 +50,7 @@ class Quantize:
             object.__setattr__(self, "group", GROUP)
         prunes = self.sparsity > 0 or self.pattern != "unstructured"
         problems = {
-            f"bits: {self.bits}": self.bits not in ("int8", "int8-dynamic", "int4") and "int8, int8-dynamic or int4",
+            f"bits: {self.bits}": self.bits not in BITS and "int8, int8-dynamic or int4",
             f"rounding: {self.rounding}": self.rounding not in ("nearest", "gptq") and "nearest or gptq",
             f"group: {self.group}": (
                 (small and (self.group or 0) < 1 and "a number of columns, such as 64")

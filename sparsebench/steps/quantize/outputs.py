@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.checkpoint import ITEM_SIZE, Checkpoint, TensorInfo, lay_out
 from sparsebench.models.quantized import KEY, Codes, open_checkpoint, parts_of, stored_parts
+from sparsebench.models.safety import NOTES, note_left_out
 from sparsebench.models.topology import CONV1D_TYPES, Part
 from sparsebench.steps.evidence import peak_rss
 from sparsebench.steps.prune.contract import Target
@@ -128,10 +130,15 @@ class QuantizedWriters(VariantWriters):
         """Give each folder its name, count what lies in it, and say what became of each version; one that fails is dropped."""
         found: dict[QuantizeTarget, QuantizeEvidence | SparsebenchError] = {}
         for target in self.folders:
+            if target in self.failed:
+                found[target] = self.failed[target]
+                continue
             try:
                 found[target] = self._closed(target, family, made, tokens)
             except SparsebenchError as error:
                 self.writers[target].abort()
+                if named := self.unverified.pop(target, None):
+                    shutil.rmtree(named, ignore_errors=True)  # what has its name already would pass for whole
                 found[target] = error
         return found
 
@@ -164,7 +171,8 @@ class QuantizedWriters(VariantWriters):
             notes=(*sorted(self.notes[target]), *([refused] if refused else [])),
         )
         text = json.dumps({**settings, "stock": refused or STOCK, **asdict(evidence)}, indent=1)
-        (folder / "sparsebench.json").write_text(text)
+        (folder / NOTES).write_text(text)
+        note_left_out(folder, writer.left_out)
         del self.unverified[target]
         return evidence
 

@@ -309,6 +309,7 @@ def run(
     from sparsebench.steps.calibration import first
     from sparsebench.steps.recover import whole
     from sparsebench.steps.recover.reconstruct import Reconstruction
+    from sparsebench.steps.trim.weights import NESTED, SIZE
 
     name = next(iter(targets)).name
     if context.dense is None or (name == "reconstruct" and context.read is None):
@@ -324,7 +325,9 @@ def run(
             raise UnsupportedError(
                 f"{parent}: its oracle chooses by weights that would be trained", "another `router` in `moefy`"
             )
-    if name not in OWN and checkpoint.config.get("vocab_size") != dense.config.get("vocab_size"):
+    # Where neither config.json says it, nothing is known to differ.
+    sizes = {{**(one.config.get(NESTED) or {}), **one.config}.get(SIZE) for one in (checkpoint, dense)}
+    if name not in OWN and len(sizes) > 1:
         raise UnsupportedError("the vocabulary is not the dense model's", "recover first, then trim")
     text = context.read() if context.read and name == "reconstruct" else None
     for number, (step, folder) in enumerate(targets.items()):

@@ -109,7 +109,8 @@ def mapped(student: int, teacher: int, layers: str | list[list[int]], least: int
                     f"pairs of the model's and the teacher's, from {least} on",
                 )
         return [(one, other) for one, other in layers]
-    return [(layer, round(layer * teacher / student)) for layer in range(1, student + 1)]
+    # Of a much shallower teacher the first layers round to 0, which has states and no attention.
+    return [(layer, max(least, round(layer * teacher / student))) for layer in range(1, student + 1)]
 
 
 @dataclass
@@ -128,8 +129,8 @@ class Distillation:
     kept: list[TeacherCache] = field(default_factory=list)
     projections: nn.ModuleList = field(default_factory=nn.ModuleList)
     pairs: list[tuple[int, int]] = field(default_factory=list)
-    parameters: int = 0
-    """Of all teachers together."""
+    parameters: float = 0.0
+    """Those that a token meets, of all teachers together."""
     steps: int = 0
     """Of the training."""
     asked: int = 0

@@ -28,6 +28,7 @@ from sparsebench.models.load import load_masked_lm, load_model
 from sparsebench.models.prepare import prepare
 from sparsebench.models.safety import told
 from sparsebench.models.tokenizers import same_tokenizer
+from sparsebench.models.topology import parts
 from sparsebench.steps.contract import Context, Evidence, Step, of_text
 from sparsebench.steps.evidence import counted, kept_zeros
 from sparsebench.steps.recover import DENSE, OWN, student, teachers
@@ -104,8 +105,7 @@ class Training:
                 trainer.prepared, trainer.joules = time.perf_counter() - began, spent.joules
                 trained = trainer.run()
         looks = len(trained.curve) * sum(trainer.text.counts()[-held:])
-        size = sum(info.numel for info in self.parent.tensors.values())
-        operations = size * (6.0 * trained.tokens + 2.0 * looks)
+        operations = self._a_token(self.parent, trainer.text) * (6.0 * trained.tokens + 2.0 * looks)
         if self.step.name not in OWN:
             operations += 2.0 * loss.parameters * (loss.asked or trained.tokens + looks)
         last = next(point for point in trained.curve if point.held_out == trained.best)
@@ -136,6 +136,15 @@ class Training:
                 writer.write(name, self.parent.load(name) if changed is None else changed)
             writer.close(dict(made))
         return [told(writer.left_out)]
+
+    def _a_token(self, checkpoint: Checkpoint, text: TrainingText) -> float:
+        """How many parameters a token meets, tied ones once: of two stacks each side's, by its share of the text's tokens."""
+        places, share = parts(checkpoint, self.context.family), dict[str, float]()
+        if self.context.family == "encoder-decoder":
+            encoder = int(text.batch.attention_mask.sum()) / sum(text.counts())
+            share = {"encoder": encoder, "decoder": 1 - encoder}
+        met = (info for info in checkpoint.tensors.values() if info.name not in checkpoint.ties)
+        return sum(info.numel * share.get(places[info.name].side, 1.0) for info in met)
 
     def _budget(self, trained: Trained) -> str:
         """What the published run had, where this one had less than a hundredth of it."""
@@ -180,7 +189,7 @@ class Training:
             read = sorted({row for rows in plan for row in rows} | {*range(text.samples - held, text.samples)})
             for number, one in enumerate(taught_by):
                 teacher = load_model(one, family, arithmetic).requires_grad_(False).to(device)
-                loss.parameters += sum(info.numel for info in Checkpoint(one).tensors.values())
+                loss.parameters += self._a_token(Checkpoint(one), text)
                 if own["top_k"] and own["match"] == "none" and family != "encoder":
                     loss.keep(teacher, place / f"said-{number}", read, self._asking)
                 else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsebench.errors import ModelError, UnsupportedError
+from sparsebench.errors import ModelError, SparsebenchError
 from sparsebench.models.building import temporary
 from sparsebench.models.checkpoint import Checkpoint, CheckpointWriter
 from sparsebench.models.quantized import open_checkpoint
@@ -26,7 +26,7 @@ from sparsebench.steps.contract import Activity, Context, Emit, Step
 from sparsebench.steps.evidence import counted
 from sparsebench.steps.skip.greedy import allocated
 from sparsebench.steps.skip.magnitudes import NEAR, Magnitudes, SkipSite
-from sparsebench.steps.watching import ActivationHooks, activation, paths
+from sparsebench.steps.watching import ActivationHooks, activation, paths, refuse_experts
 
 if TYPE_CHECKING:
     from sparsebench.models.replay import Block
@@ -92,8 +92,7 @@ def make(
     if skips(checkpoint.config):
         raise ModelError(f"{parent}: it skips weights already", "start from the model that it was made from")
     parts = prunable_parts(checkpoint, context.family)
-    if expert := next((name for name, part in parts.items() if part.experts or part.kind == "router"), None):
-        raise UnsupportedError(f"{parent}: it is a mixture of experts ({expert})", "choose a model without experts")
+    refuse_experts(parent, parts)
     text, outputs = read(), next(iter(targets)).name == "cats"
     greedy = next(iter(targets)).settings.get("allocation") == "greedy"
     seen = SkipStatistics(tuple(step.settings["share"] for step in targets) if greedy else ())
@@ -106,15 +105,14 @@ def make(
         replay.run(lambda block: seen.look(block, parts, outputs), context.progress)
     seconds = time.perf_counter() - started
     for step, folder in targets.items():
-        found, activity, notes = _chosen(seen, step.settings["share"], outputs)
-        _copy(
-            parent,
-            folder,
-            found,
-            {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()},
-        )
-        told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
-        emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
+        try:
+            found, activity, notes = _chosen(seen, step.settings["share"], outputs)
+            made = {"family": context.family, "skip": step.name, **step.settings, **notes, **text.told()}
+            _copy(parent, folder, found, made)
+            told = counted(folder, context.family, seconds, len(targets), notes["note"], text.told())
+            emit(step, replace(told, already_zero=told.zeros, read_share=notes["read"], activity=activity))
+        except SparsebenchError as error:  # of this share alone
+            emit(step, error)
 
 
 def _chosen(

@@ -52,7 +52,6 @@ def test_owl_stays_below_one_where_the_published_rule_does_not() -> None:
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
 def test_blocks_alike_are_treated_alike(sparsity: float) -> None:
     assert allocation.owl([0.1, 0.1], [3, 8], sparsity) == pytest.approx([sparsity] * 2, abs=1e-15)
-    assert allocation.uniform([3, 8], sparsity) == [sparsity] * 2
 
 
 def test_everything_and_nothing() -> None:

@@ -316,3 +316,30 @@ def test_a_solver_that_gives_kept_zeros_a_value_fails(
     with pytest.raises(UnsupportedError, match="weight"):
         swept(tmp_path / "first", "encoder", tmp_path / "out", [Target("alps", 0.5, "layer", keep_zeros=True)])
     assert not (tmp_path / "out" / "0").exists()
+
+
+@pytest.mark.parametrize(("model", "family"), [FAMILIES[0], FAMILIES[2]])
+def test_a_version_whose_activations_break_fails_alone(
+    model: str, family: Family, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, whose states are those that a decoder would begin with."""
+    from sparsebench.steps.prune import blockwise
+    from sparsebench.steps.prune.contract import Solution
+
+    class Exploding:
+        needs, consumes, score, solve = "gram", False, "", "here"
+
+        def load_solve(self) -> Any:
+            return lambda layers, quotas: [
+                [Solution(layer.weights * (1e30 if quota.sparsity == 0.9 else 0.5)) for quota in quotas]
+                for layer in layers
+            ]
+
+    known = {**blockwise.methods(), "alps": Exploding()}
+    monkeypatch.setattr(blockwise, "methods", lambda: known)
+    dense, breaking, whole = request.getfixturevalue(model), Target("alps", 0.9, "layer"), Target("alps", 0.5, "layer")
+    found: dict[Target, Any] = swept(dense, family, tmp_path / "both", [breaking, whole])
+    assert isinstance(found[breaking], ModelError) and "block 0: what it returns is NaN" in str(found[breaking])
+    assert isinstance(found[whole], Evidence) and not (tmp_path / "both" / "0").exists()
+    swept(dense, family, tmp_path / "alone", [whole])
+    assert same_weights(tmp_path / "both" / "1", tmp_path / "alone" / "0")

@@ -113,6 +113,24 @@ def test_a_version_that_lost_its_zeros_on_the_way_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_version_that_cannot_be_counted_is_told_of_once(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsebench.steps.prune import outputs
+
+    def failing(folder: Path, *rest: object) -> Evidence:
+        if folder.name == "1":
+            raise ModelError("unreadable")
+        return counted(folder, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outputs, "counted", failing)
+    targets, told = [Target("magnitude", share, "layer") for share in (0.5, 0.9)], []
+    sweep = Sweep(tiny_llama, "decoder", {target: tmp_path / str(place) for place, target in enumerate(targets)})
+    with pytest.raises(ModelError, match="unreadable"):
+        sweep.run(lambda target, _: told.append(target))
+    assert not told and not list(tmp_path.iterdir())
+
+
 def test_a_global_sweep_reads_no_tensor_for_thresholds_of_its_own(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from sparsebench.models.tokenizers import same_tokens
 from sparsebench.steps.contract import Evidence
 from sparsebench.steps.recover.reading import TrainingText
 from sparsebench.steps.recover.step import trains
-from sparsebench.steps.recover.teacher import Distillation
+from sparsebench.steps.recover.teacher import Distillation, mapped
 from sparsebench.steps.registry import combinations, label, single
 from tests.models.replaying import batch, written
 from tests.steps.recover.test_whole import made, step
@@ -166,3 +166,9 @@ def test_merges_are_the_same_however_they_are_written(tmp_path: Path) -> None:
         (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
     assert same_tokens(*folders[:2]) and same_tokens(folders[0], folders[2]) is False
     assert same_tokens(folders[0], tmp_path) is None
+
+
+def test_a_much_shallower_teacher_is_compared_by_layers_that_it_has() -> None:
+    assert mapped(4, 2, "uniform", 1) == [(1, 1), (2, 1), (3, 2), (4, 2)], "attention begins with layer 1"
+    assert mapped(4, 2, "uniform")[0] == (1, 0), "states begin with what the first layer reads"
+    assert mapped(2, 4, "uniform", 1) == mapped(2, 4, "uniform") == [(1, 2), (2, 4)]

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def score(layer: Layer) -> torch.Tensor:
-    """Uniform int32 draws of the weights' shape, in [0, 2^31 - 1). Raises ModelError for NaN and infinite weights."""
+    """Uniform int32 draws of the weights' shape and device, in [0, 2^31 - 1). Raises ModelError for NaN or infinite weights."""
     import torch
 
     check_weights([layer])
 
     # torch's generator looks at 32 bits of its seed: both go into the hash.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{layer.seed}:{layer.name}".encode()))
-    return torch.randint(0, 2**31 - 1, layer.weights.shape, generator=generator, dtype=torch.int32)
+    drawn = torch.randint(0, 2**31 - 1, layer.weights.shape, generator=generator, dtype=torch.int32)
+    # Drawn on the CPU wherever the weights lie, so that a seed has the same mask everywhere.
+    return drawn.to(layer.weights.device)

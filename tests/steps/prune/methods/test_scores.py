@@ -120,3 +120,8 @@ def test_the_weights_are_never_modified(rows: int, columns: int, dtype: torch.dt
     scores = method.score(Layer("w", weights, 0, inputs_of(activations(columns, 20))))
     assert scores.shape == weights.shape
     assert torch.equal(weights, before)
+
+
+def test_random_scores_lie_where_the_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "check_weights", lambda layers: None)
+    assert random.score(Layer("w", torch.empty(2, 3, device="meta"))).device.type == "meta"
