@@ -32,7 +32,7 @@ WITH chosen AS (
     SELECT max(speedup) FILTER (skips AND verdict = 'faster') AS best, arg_max([zeros_speedup], speedup) FILTER (skips AND verdict = 'faster')[1] AS by_zeros, arg_max(sparsity, speedup) FILTER (skips AND verdict = 'faster') AS zeros,
            arg_max(machine_label(machine), speedup) FILTER (skips AND verdict = 'faster') AS setting,
            count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0) AS plain, count(*) FILTER (engine IN ('hf', 'deepspeed') AND sparsity > 0 AND verdict = 'faster') AS plain_faster
-    FROM (SELECT *, engine NOT IN ('hf', 'deepspeed', 'deepspeed-zero3', 'int8') AND sparsity > 0 AS skips FROM chosen WHERE phase = 'decode' AND weights <> 'random')
+    FROM (SELECT *, engine NOT IN ('hf', 'deepspeed', 'deepspeed-zero3') AND sparsity > 0 AS skips FROM chosen WHERE phase = 'decode' AND weights <> 'random')
 )
 SELECT sparsity, speedup, speedup_low, speedup_high, engine_label(engine, NULL) || if(several, ', ' || line, '') AS series, panel,
        coalesce(first_faster, false) AS first_faster, 1 AS dense,

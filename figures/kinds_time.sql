@@ -25,7 +25,7 @@ WITH fastest AS (
            if(apart, zeros_speedup_high, speedup_high) AS gain_high, verdict IN ('faster', 'slower') AND 1 NOT BETWEEN gain_low AND gain_high AS shown,
            concat(trim(regexp_extract(machine, '^[^×]*')), ', ', dtype, ', prompt of ', regexp_extract(workload, 'p(\d+)', 1), ' tokens') AS setting, machine_label(machine) AS short
     FROM latency
-    WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND NOT beside_plain AND speedup IS NOT NULL
+    WHERE phase = 'decode' AND ranks = 1 AND method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY variant_id ORDER BY shown AND gain > 1 DESC, gain DESC, engine) = 1
 ), points AS (
     SELECT DISTINCT c.panel || ', ' || setting AS panel, score, low, high, min(c.dense) OVER (PARTITION BY c.panel) AS dense, words || ' (' || engine || ')' AS label, kind, shown, short, 1 / gain AS relative, 1 / gain_high AS relative_low, 1 / gain_low AS relative_high

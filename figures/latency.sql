@@ -7,7 +7,7 @@
 -- facet: facet
 -- reference: one = median of the dense model
 -- xlabel: time of a step / median of the dense model in the same job
--- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself, the noise; in int8 against the plain model. Steps over 2.5 medians are drawn at 2.5.
+-- note: A tick is one timed step, a shaded box the middle half, a black bar the median, written beside its row. Of the sparsities, those nearest to 50 and 90%. Rows of the dense model are dense against itself, the noise. Steps over 2.5 medians are drawn at 2.5.
 
 WITH dense AS (
     SELECT record_id, phase, median(ms) AS dense_ms FROM samples WHERE side = 'dense' GROUP BY ALL

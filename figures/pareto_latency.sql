@@ -15,7 +15,7 @@
 -- columns: 2
 -- xlabel: time of a step / that of the dense model in the same engine and job
 -- ylabel: score
--- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Where the kernel was timed on the dense model too, only what the zeros save counts; elsewhere its own gain is in the number. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros; so is int8, whose rounded weights were not scored.
+-- note: Numbers: sparsity, %. Solid and joined: no other point is as good and faster; the front is one of measured values: within their 95% intervals (whiskers) neighbours may change places. Times are paired, because a machine's speed changes from job to job; one without a difference beyond the noise stands at 1. Where the kernel was timed on the dense model too, only what the zeros save counts; elsewhere its own gain is in the number. Panels in which no time differs are left out. Dense kernels are left out, because they skip no zeros.
 
 WITH points AS (
     SELECT DISTINCT c.panel || substr(s.panel, strpos(s.panel, chr(10))) AS facet, if(c.method = 'dense', 'dense', c.line) AS line, engine, ranks,
@@ -25,7 +25,7 @@ WITH points AS (
     FROM curves c
     JOIN speedups s ON s.variant_id = c.variant_id
     -- A dense kernel skips no zeros: what differs there is chance, or the processor's clock.
-    WHERE engine NOT IN ('int8', 'deepspeed', 'deepspeed-zero3', 'hf') AND scale <> 'perplexity' AND phase <> 'encode'
+    WHERE engine NOT IN ('deepspeed', 'deepspeed-zero3', 'hf') AND scale <> 'perplexity' AND phase <> 'encode'
       AND c.panel NOT IN (SELECT panel FROM curves WHERE method = 'dense' AND if(higher_is_better, low <= chance, high >= chance))
 ), moved AS (
     SELECT DISTINCT facet FROM points WHERE NOT dense_model AND speedup <> 1

@@ -10,7 +10,7 @@
 -- xshare: yes
 -- reference: dense = break-even
 -- xlabel: speed-up over dense
--- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. Under int8 everything but the baseline has 8 bits: dense itself is what they alone do. In the sparse engine it is what the kernel does without a zero.
+-- note: Paired with the dense model in the same engine and job, 95% intervals; dense against itself is the noise. In the sparse engine it is what the kernel does without a zero.
 
 WITH alike AS (
     -- A pattern's zeros are as good as any others to a dense kernel: its lines would only say the same again.

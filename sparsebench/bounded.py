@@ -150,7 +150,7 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
             # Unpacking is fast and what follows is not: it begins when the size is known.
             _weigh(_plain(packed, suffix), path, wrong)
             packed.seek(0)
-        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8")
+        yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig")  # spreadsheets begin with a mark
 
 
 def _plain(packed: BinaryIO, suffix: str) -> Any:

@@ -19,6 +19,9 @@ from sparsebench import children
 from sparsebench.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+ORDER = "CUDA_DEVICE_ORDER"
+# CUDA would count the fastest GPU first, the driver's tool does not.
+os.environ.setdefault(ORDER, "PCI_BUS_ID")
 PATTERN = r"auto|cpu|cuda(:\d{1,3})?"
 """What a device may be called."""
 _QUERY = ["nvidia-smi", "--query-gpu=uuid,name,memory.free", "--format=csv,noheader,nounits"]
@@ -44,7 +47,7 @@ class Gpu:
 
 
 def visible() -> tuple[Gpu, ...]:
-    """The GPUs that a program started now can see, in CUDA's order, with what is free on each at this moment."""
+    """The GPUs that a program started now can see, in CUDA's order (``ORDER``), with what is free on each at this moment."""
     chosen = os.environ.get(VISIBLE)
     if chosen is not None and not chosen.strip():
         return ()

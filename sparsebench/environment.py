@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sparsebench import devices
 
+_GROUP = Path("/sys/fs/cgroup")
+
 LIBRARIES = (
     "torch", "transformers", "accelerate", "deepspeed", "lm-eval", "datasets", "duckdb", "safetensors", "numpy",
     "tokenizers", "gguf", "scipy", "zstandard", "pymetis",
@@ -108,10 +110,13 @@ def training_arithmetic(stored: str, asked: str, device: str = "cpu") -> str:
 
 
 def cores() -> int:
-    """Cores that this process may run on, which in a container are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may run on, or whose time it may use, which in a container are fewer than the machine has."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (_GROUP / "cpu.max").read_text().split()
+        return min(found, max(1, int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # no control group, or no limit: `max`
+        return found
 
 
 def memory() -> tuple[int, int]:
@@ -120,13 +125,12 @@ def memory() -> tuple[int, int]:
 
     state = psutil.virtual_memory()
     total, available = int(state.total), int(state.available)
-    group = Path("/sys/fs/cgroup")
     try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
+        limit = int((_GROUP / "memory.max").read_text())
+        used = int((_GROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return total, available
-    return min(total, limit), min(available, max(0, limit - used + _reclaimable(group)))
+    return min(total, limit), min(available, max(0, limit - used + _reclaimable(_GROUP)))
 
 
 def _reclaimable(group: Path) -> int:

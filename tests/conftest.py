@@ -28,10 +28,18 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 WORDS = ("the a of to and in is it was that cat dog sat ran on mat house tree red blue big small one two").split()
 
 
+@pytest.fixture(scope="session")
+def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is compiled, and timed, once for all tests of a process: named by its content, so that none can get another's."""
+    return tmp_path_factory.mktemp("native")
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, native_folder: Path) -> None:
     """No test sees the user's caches or ledger."""
     home = tmp_path_factory.mktemp("home")
+    (home / "cache").mkdir()
+    (home / "cache" / "native").symlink_to(native_folder)
     monkeypatch.setenv("SPARSEBENCH_CACHE", str(home / "cache"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.delenv("SPARSEBENCH_LEDGER", raising=False)

@@ -53,3 +53,16 @@ def test_files_that_were_read_do_not_count_as_used(tmp_path: Path) -> None:
     assert environment._reclaimable(tmp_path) == 0
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 4096\nactive_file 7\n")
     assert environment._reclaimable(tmp_path) == 4096
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("150000 100000", 1), ("50000 100000", 1), ("max 100000", None), (None, None)]
+)
+def test_cores_are_those_whose_time_a_container_may_use(
+    limit: str | None, most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_GROUP", tmp_path)
+    whole = environment.cores()
+    if limit:
+        (tmp_path / "cpu.max").write_text(limit)
+    assert environment.cores() == (most or whole)

@@ -77,6 +77,11 @@ class CausalScorer(HFLM):
             return self._stock(requests, batch)
         asked: Asked = {}
         for place, (_, context, continuation) in enumerate(requests):
+            if not context or not 0 < len(continuation) <= self.max_length:
+                raise BenchmarkError(
+                    f"an answer of {len(continuation)} tokens behind {len(context)}: it must have 1 to {self.max_length}",
+                    "leave the document out, or shorten its answer",
+                )
             # Answers of one token share their input, as in stock's logits cache.
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             asked.setdefault(row, []).append((place, continuation))

@@ -205,6 +205,12 @@ def documents(
     """
     if own_data:
         rows_read = own.rows(task.name, own_data.fetch(cache), task.fields)
+        for number, row in enumerate(rows_read, 1):
+            for name, value in zip(task.fields, row, strict=True):
+                if value is None or (isinstance(value, str) and not value.strip()):
+                    raise BenchmarkError(
+                        f"task {task.name}: record {number}: {name} is empty", "fill it in, or leave the record out"
+                    )
         return [dict(zip(task.fields, row, strict=True)) for row in rows_read]
     if data:
         return _records(task, sources.fetch(sources.parse(data), cache))

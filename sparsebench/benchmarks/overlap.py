@@ -174,6 +174,8 @@ def _texts(value: Any) -> Iterator[str]:
     """Every text in a record, whatever its name."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, list) and value and all(isinstance(one, str) and len(one.split()) == 1 for one in value):
+        yield " ".join(value)  # the words of one sentence
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(part)

@@ -7,6 +7,7 @@ text does not fill are dropped, and by default no two overlap.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,8 +142,12 @@ def perplexity(
 
 def wikitext(path: Path) -> str:
     """A raw WikiText file as published evaluations read it: its lines, blank ones emptied, joined with blank lines."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return JOINER.join(line if line.strip() else "" for line in file)
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
+            return JOINER.join(line if line.strip() else "" for line in file)
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise BenchmarkError(f"{path}: cannot be read as text ({error})", "save it as UTF-8") from error
 
 
 def cut(ids: Sequence[int], size: int, stride: int | None = None, before: Sequence[int] = ()) -> Windows:

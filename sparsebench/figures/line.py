@@ -28,7 +28,7 @@ def panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     for place, name in enumerate(here):
         look = canvas.looks[name]
         mine = [row for row in rows if canvas.series(row) == name and row[spec.get("y")] is not None]
-        mine.sort(key=lambda row: row[spec.get("x")])
+        mine.sort(key=lambda row: canvas.across(row[spec.get("x")]))
         dashes: Any = "none" if name in canvas.apart else look.dashes
         axes.plot(
             [canvas.across(row[spec.get("x")]) for row in mine], [row[spec.get("y")] for row in mine], color=look.colour,
@@ -50,7 +50,7 @@ def curve_panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     axes.margins(x=0.02, y=0.05)
     for place, (name, look) in enumerate(canvas.looks.items()):
         mine = [row for row in rows if canvas.series(row) == name and row[y] is not None]
-        mine.sort(key=lambda row: row[x])
+        mine.sort(key=lambda row: canvas.across(row[x]))
         xs = [canvas.across(row[x]) for row in mine]
         grey = look.colour == style.BOUND
         axes.plot(
@@ -58,7 +58,8 @@ def curve_panel(axes: Axes, rows: Rows, canvas: Canvas) -> None:
             zorder=(2.5 if grey else 3) + place / 100,
         )  # fmt: skip
         if "low" in canvas.spec.values and "high" in canvas.spec.values:
-            low, high = ([row[canvas.spec.get(end)] for row in mine] for end in ("low", "high"))
+            ends = ([row[canvas.spec.get(end)] for row in mine] for end in ("low", "high"))
+            low, high = ([math.nan if end is None else end for end in each] for each in ends)
             axes.fill_between(xs, low, high, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
     levels(axes, rows, canvas)
 

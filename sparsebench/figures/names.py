@@ -24,7 +24,9 @@ class PointLabel:
 def series(canvas: Canvas, rows: Rows) -> list[PointLabel]:
     """The name of each line of a panel, at the line's last point."""
     x, y = canvas.spec.get("x"), canvas.spec.get("y")
-    ends = {canvas.series(row): row for row in sorted(rows, key=lambda row: row[x]) if row[y] is not None}
+    ends = {
+        canvas.series(row): row for row in sorted(rows, key=lambda row: canvas.across(row[x])) if row[y] is not None
+    }
     return [PointLabel(name, canvas.across(row[x]), row[y], canvas.looks[name].colour) for name, row in ends.items()]
 
 

@@ -57,6 +57,9 @@ def _numbers(spec: FigureSpec) -> dict[str, str]:
         found[spec.values["y"]] = spec.get("yscale")
     if spec.kind in _ALONG and spec.get("xscale") != "category":
         found[spec.values["x"]] = spec.get("xscale")
+    for axis, ends in (("y", ("low", "high")), ("x", ("xlow", "xhigh"))):
+        if spec.get(f"{axis}scale") == "log":
+            found |= {spec.values[end]: "log" for end in ends if end in spec.values}
     return found
 
 

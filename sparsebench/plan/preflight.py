@@ -218,7 +218,7 @@ def _look_up(
     if calibrated or manifest.outputs:
         try:
             read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
-            text = sources.fingerprint(read, cache, request.offline)
+            text = "!".join(filter(None, (sources.fingerprint(read, cache, request.offline), read.file)))
             if calibration.source is not None:
                 calibration = calibration.model_copy(update={"source": read.text})
         except SourceError as error:
@@ -412,7 +412,9 @@ def _same_checkpoint(
 ) -> Iterator[Problem]:
     """Two names for one checkpoint: its results would stand under one of them alone."""
     seen: dict[tuple[str, str, str], str] = {}
-    for index, model in enumerate(models):
+    places = {model.name: index for index, model in enumerate(loaded.manifest.models)}
+    for model in models:
+        index = places[model.name]
         key = (revisions.get(model.name, model.name), model.family, model.dtype)
         if key in seen and model.source != "random":
             yield loaded.problem(

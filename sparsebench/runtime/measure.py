@@ -151,7 +151,8 @@ def _timed(
 ) -> dict[str, list[Heard]]:
     """What each process said of each of ``variants``, but for those that fail, of which ``emit`` is told.
 
-    Raises the error that two fail with one after the other: it is no variant's own. A ``baseline``'s error is raised too.
+    Raises the error that two fail with one after the other, with nothing in between: it is no variant's own. A ``baseline``'s
+    error is raised too.
     """
     left, heard = dict(variants), {key: list[Heard]() for key in variants}
     said = ""
@@ -171,7 +172,7 @@ def _timed(
                 return
             except SparsebenchError as error:
                 place, index = divmod(count, len(waiting))
-                if baseline or place == len(todo) or str(error) == said:
+                if baseline or place == len(todo) or (not count and str(error) == said):
                     raise
                 said = "" if isinstance(error, ParityError) else str(error)
                 emit(waiting[index], error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
@@ -19,6 +20,7 @@ from sparsebench import benchmarks, sources
 from sparsebench.benchmarks import OwnData, ScoreResult, TaskSpec, kind_of
 from sparsebench.benchmarks.contract import sampled
 from sparsebench.benchmarks.own import content
+from sparsebench.benchmarks.perplexity import wikitext
 from sparsebench.cli.app import app
 from sparsebench.errors import BenchmarkError, SourceError, UserError
 from sparsebench.manifest.problems import ManifestError
@@ -102,6 +104,12 @@ def test_wikitext_is_read_as_published_whether_from_the_hubs_table_or_a_raw_file
     assert both[0].n == len(ids) // 128
     assert both[0].protocol["window"] == 128
     assert "bits_per_byte" in both[0].protocol
+    packed = tmp_path / "wiki.test.raw.gz"
+    packed.write_bytes(gzip.compress(raw.read_bytes()))
+    assert wikitext(packed) == wikitext(raw)
+    packed.write_bytes(raw.read_bytes())
+    with pytest.raises(BenchmarkError, match="cannot be read as text"):
+        wikitext(packed)
 
 
 def test_the_first_token_of_a_published_text_stands_once(tiny_llama: Path, tmp_path: Path) -> None:
@@ -227,6 +235,11 @@ def test_similarity_is_spearmans_correlation_with_the_scores(tiny_bert: Path, tm
     assert found.score == pytest.approx(spearmanr(values, gold).statistic)
     with pytest.raises(BenchmarkError, match="no field 'sentence1'|no column 'sentence1'"):
         scored(tiny_bert, "encoder", "similarity", path)
+    path.write_text("\ufeff" + "\n".join(lines))  # as spreadsheets save it
+    assert scored(tiny_bert, "encoder", "similarity", path, columns=columns).score == found.score
+    path.write_text("\n".join([*lines[:2], "alone", *lines[2:]]))
+    with pytest.raises(BenchmarkError, match="record 2: right is empty"):
+        scored(tiny_bert, "encoder", "similarity", path, columns=columns)
 
 
 def test_a_probe_takes_classes_by_name(tiny_bert: Path, tmp_path: Path) -> None:

@@ -226,12 +226,12 @@ def test_in_time_zeros_stand_by_what_they_save_and_not_by_their_kernel() -> None
             CREATE TABLE latency (variant_id TEXT, engine TEXT, verdict TEXT,
                 speedup DOUBLE, speedup_low DOUBLE, speedup_high DOUBLE,
                 zeros_speedup DOUBLE, zeros_speedup_low DOUBLE, zeros_speedup_high DOUBLE,
-                phase TEXT, ranks INT, method TEXT, beside_plain BOOL, machine TEXT, dtype TEXT, workload TEXT);
+                phase TEXT, ranks INT, method TEXT, machine TEXT, dtype TEXT, workload TEXT);
             CREATE TABLE curves (variant_id TEXT, panel TEXT, score DOUBLE, low DOUBLE, high DOUBLE, dense DOUBLE, scale TEXT);
             CREATE TABLE _recipes (variant_id TEXT, kind TEXT, words TEXT, chance BOOL)""")
         for name, kind, score, engine, verdict, speedup, zeros in variants:
             where = ["CPU (AVX) ×2, 9 GiB", "float32", "b1 p16 g8"]
-            row = [name, engine, verdict, *speedup, *zeros, "decode", 1, "any", False, *where]
+            row = [name, engine, verdict, *speedup, *zeros, "decode", 1, "any", *where]
             connection.execute(f"INSERT INTO latency VALUES ({', '.join('?' * len(row))})", row)
             connection.execute("INSERT INTO curves VALUES (?, 'p', ?, 0, 99, 10, 'perplexity')", [name, score])
             connection.execute("INSERT INTO _recipes VALUES (?, ?, ?, false)", [name, kind, name])

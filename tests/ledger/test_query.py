@@ -25,6 +25,7 @@ RESULTS = [
         "high",
         "n",
         "limited",
+        "num_fewshot",
         "chance",
         "dense_score",
         "retained",

@@ -139,7 +139,7 @@ def test_findings_of_perplexity(calibrated_report: str) -> None:
     assert next(row for row in fallen if row[1] == "perplexity")[3:] == ["7", "90%", "1", "90%", "90%"]
     quality = calibrated_report.split("## 5.")[1].split("## 6.")[0]
     assert (
-        "- smol, perplexity (all 24 windows of text), dense 25.00: 50% alps/layer 30.16; 90% alps/layer 864." in quality
+        "- smol, perplexity (all 24 windows of text), dense 25: 50% alps/layer: 30.16; 90% alps/layer: 864." in quality
     )
     assert "on perplexity, which does not notice" not in calibrated_report
 

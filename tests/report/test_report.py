@@ -189,7 +189,7 @@ def test_a_speed_up_is_not_called_no_gain(write: Write, monkeypatch: pytest.Monk
     text = write()
     # Not the 4 times of what scores no more than a guess.
     assert re.search(
-        r"\*Speed\*, ruined models apart: up to 2\.\d\d times as fast \((decode|forward), \S+ at 50%, engine deepspeed\)\.",
+        r"\*Speed\*, without ruined models: up to 2\.\d\d times as fast \((decode|forward), \S+ at 50%, engine deepspeed\)\.",
         text,
     )
     assert "**no gain**" not in text

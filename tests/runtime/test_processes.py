@@ -137,6 +137,12 @@ def test_what_is_not_a_variants_own_ends_the_job(monkeypatch: pytest.MonkeyPatch
         measured(monkeypatch, ["off", "off too", "quick"], said="no compiler")
 
 
+def test_two_that_fail_alike_around_one_that_does_not_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = measured(monkeypatch, ["off", "quick", "off too"], said="out of memory")
+    assert isinstance(found["quick"], LatencyResult)
+    assert (found["off"], found["off too"]) == ("out of memory", "out of memory")
+
+
 FORK = """
 import os, sys
 from sparsebench.children import apart

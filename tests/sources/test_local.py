@@ -128,7 +128,8 @@ def test_random_has_no_files() -> None:
 
 
 def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Cache().root == Path(os.environ["SPARSEBENCH_CACHE"]) and not Cache().root.exists()
+    monkeypatch.setenv("SPARSEBENCH_CACHE", str(tmp_path / "named"))
+    assert Cache().root == tmp_path / "named" and not Cache().root.exists()
     assert Cache(tmp_path).root == tmp_path
     monkeypatch.delenv("SPARSEBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

@@ -1,7 +1,7 @@
 -- Both variants under the same engine, ranks, workload and machine, the newest of each. Times are compared through the dense model
 -- that ran in the same job as each of them: the interval of a ratio of two ratios is wider than that of one.
 WITH timed AS (
-    SELECT *, method = 'dense' AND NOT beside_plain AS itself, if(itself, 1, 1 / speedup) AS ratio, if(itself, 1, 1 / speedup_high) AS ratio_low,
+    SELECT *, method = 'dense' AS itself, if(itself, 1, 1 / speedup) AS ratio, if(itself, 1, 1 / speedup_high) AS ratio_low,
            if(itself, 1, 1 / speedup_low) AS ratio_high
     FROM latency
     WHERE variant_id IN ($a, $b) AND phase <> 'load'

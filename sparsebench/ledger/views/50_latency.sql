@@ -1,7 +1,7 @@
 CREATE OR REPLACE VIEW _latency_phases AS
 SELECT c.manifest, c.variant_id, c.model, c.family, c.weights, c.method, c.granularity, c.pattern, c.sparsity, c.seed,
        l.engine, l.ranks, _workload(c.settings) AS workload, coalesce(c.settings ->> '$.dtype', '') AS asked,
-       coalesce(c.settings ->> '$.baseline', '') = 'plain' AS beside_plain, coalesce(c.settings ->> '$.forced', '') = 'true' AS forced, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
+       coalesce(c.settings ->> '$.forced', '') = 'true' AS forced, p.phase, p.median_s, p.low_s, p.high_s, p.mad_s, p.n, p.steady AND coalesce(d.steady, true) AS steady,
        p.cpu_s, p.p90_s, p.energy_j, d.median_s AS dense_s, d.energy_j AS dense_energy_j, r.ratio, r.low AS ratio_low,
        r.high AS ratio_high, r.pairs, r.processes, r.within_sd, r.between_sd, l.placement, l.stolen, l.baseline, l.kernel, l.device, l.dtype, l.threads, l.parity_l2, l.parity_tolerance,
        l.wraps_only, l.load_before, l.load_after, l.governor, l.mhz_before, l.mhz_after, l.energy_source, l.notes,
@@ -42,22 +42,14 @@ WITH kernels AS (
     SELECT manifest, model, engine, ranks, workload, asked, machine, phase, _runs(processes, pairs) AS runs,
            noise_bound(ratio, ratio_low, ratio_high, runs) AS bound, coalesce(processes, 1) > 1 AS several
     FROM _unforced
-    WHERE method = 'dense' AND NOT beside_plain AND phase <> 'load'
+    WHERE method = 'dense' AND phase <> 'load'
     QUALIFY row_number() OVER (PARTITION BY manifest, model, engine, ranks, workload, asked, machine, phase ORDER BY bound DESC) = 1
-), floors AS (
+), noise AS (
     -- Two copies of a model lie in memory differently, for better or worse. Several processes show by how much that changes a phase; of one
     -- process, where the copies lay well or badly for one phase only, the worst phase stands for all.
     SELECT * EXCLUDE (runs, bound, several), if(several, bound, max(bound) OVER setting) AS noise, if(several, runs, arg_max(runs, bound) OVER setting) AS noise_runs
     FROM itself
     WINDOW setting AS (PARTITION BY manifest, model, engine, ranks, workload, asked, machine)
-), noise AS (
-    FROM floors
-    UNION ALL BY NAME
-    -- An engine such as int8 stands beside the plain model even when nothing is pruned: plain transformers tell its noise.
-    SELECT floors.* REPLACE (other.engine AS engine)
-    FROM floors
-    JOIN (SELECT DISTINCT manifest, engine FROM _unforced WHERE beside_plain) other USING (manifest)
-    WHERE floors.engine = 'hf'
 )
 SELECT manifest, variant_id, model, family, weights, method, granularity, pattern, sparsity, seed, engine, ranks, workload,
        phase, 1000 * median_s AS ms, 1000 * low_s AS low_ms, 1000 * high_s AS high_ms, 1000 * mad_s AS mad_ms, n, steady,
@@ -67,13 +59,13 @@ SELECT manifest, variant_id, model, family, weights, method, granularity, patter
        exp(zeros - sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_low,
        exp(zeros + sqrt(half ** 2 + (ln(ratio_high / ratio_low) / 2) ** 2)) AS zeros_speedup_high,
        CASE WHEN noise IS NOT NULL AND ratio IS NOT NULL THEN exp(greatest(noise, ln(ratio_high / ratio_low) / 2)) - 1 END AS resolution,
-       CASE WHEN ratio IS NULL OR method = 'dense' AND NOT beside_plain THEN NULL
+       CASE WHEN ratio IS NULL OR method = 'dense' THEN NULL
             WHEN noise IS NULL THEN 'no noise floor'
             WHEN NOT steady AND ln(ratio_low) <= noise AND ln(ratio_high) >= -noise THEN 'not steady'
             WHEN ratio_high < 1 AND abs(ln(ratio)) > noise THEN 'faster'
             WHEN ratio_low > 1 AND abs(ln(ratio)) > noise THEN 'slower'
             ELSE 'no difference detected' END AS verdict,
-       baseline, beside_plain, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
+       baseline, kernel, device, dtype, threads, parity_l2, parity_tolerance, wraps_only, load_before, load_after,
        governor, mhz_before, mhz_after, energy_source, placement, stolen, notes, machine, started_at, record_id
 FROM (SELECT *, if(method <> 'dense' AND coalesce(kernel, '') NOT LIKE 'dense%', own - ln(ratio), NULL) AS zeros
       FROM _unforced
@@ -103,7 +95,7 @@ COMMENT ON COLUMN latency.pairs IS 'pairs of blocks behind speedup; 0 where dens
 COMMENT ON COLUMN latency.processes IS 'processes that each loaded and timed the pair anew; NULL in records from before there were several';
 COMMENT ON COLUMN latency.within_sd IS 'standard deviation of a pair''s speed-up within a process, as a share';
 COMMENT ON COLUMN latency.between_sd IS 'standard deviation of the speed-up between processes, without what pairs explain, as a share';
-COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting; where beside_plain, of plain transformers';
+COMMENT ON COLUMN latency.noise IS 'upper tolerance bound (95% of comparisons, with 95% confidence) of the relative difference of the dense model from itself (A/A run) in this phase; with one process, in the worst phase of the setting';
 COMMENT ON COLUMN latency.noise_runs IS 'processes of the A/A run behind noise; of one process alone, its pairs of blocks. The fewer, the wider the bound: with 4 it reaches 1.9 times as far as a 95% interval, with 30 1.7 times';
 COMMENT ON COLUMN latency.kernel_speedup IS 'what the engine''s kernel makes of the dense model, where no weight is zero: the kernel''s part of speedup; of engines that skip zeros';
 COMMENT ON COLUMN latency.zeros_speedup IS 'the zeros'' part: speedup over kernel_speedup; where `kernel` is another than the bitmask''s (runs), with what that format gives; NULL where the variant ran a dense kernel';
@@ -112,7 +104,6 @@ COMMENT ON COLUMN latency.zeros_speedup_high IS 'upper end of the 95% interval o
 COMMENT ON COLUMN latency.resolution IS 'relative differences below this one hide in the row: the larger of noise and half the interval''s width';
 COMMENT ON COLUMN latency.verdict IS 'faster or slower where the interval excludes 1 and speedup exceeds the noise; not steady where steady is false and part of the interval lies within the noise; no noise floor where there is no A/A run to tell chance by; else no difference detected';
 COMMENT ON COLUMN latency.baseline IS 'paired (dense in the same processes, in alternating blocks) or unpaired';
-COMMENT ON COLUMN latency.beside_plain IS 'true where the baseline is plain transformers, whatever the engine: there the unpruned model is one of those compared';
 COMMENT ON COLUMN latency.kernel IS 'the kernel that ran';
 COMMENT ON COLUMN latency.device IS 'cpu or the GPU';
 COMMENT ON COLUMN latency.dtype IS 'number format in which it ran';

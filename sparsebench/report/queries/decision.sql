@@ -24,7 +24,7 @@ WITH asked AS (
 ), times AS (
     SELECT variant_id, max(speedup) AS speedup, arg_max(engine, speedup) AS engine, arg_max(phase, speedup) AS phase
     FROM latency
-    WHERE verdict = 'faster' AND phase IN ('decode', 'forward') AND NOT beside_plain
+    WHERE verdict = 'faster' AND phase IN ('decode', 'forward')
     GROUP BY variant_id
 ), whole AS (
     SELECT e.*, k.kind, if(contains(k.kind, '+') OR k.kind IN ('smaller shapes', 'skipped inputs'), k.words, v.recipe) AS recipe, f.bytes, f.bytes / p.bytes AS share, t.speedup, t.engine, t.phase

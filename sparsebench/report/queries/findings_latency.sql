@@ -1,6 +1,5 @@
 -- Per setting: how many comparisons with dense there are, how many were faster by more than the noise, and how many of the others
--- were not steady, had no noise floor, or could not resolve 20%, under which a gain may hide. A whole request is its prefill and decode again. Where the baseline is plain transformers whatever the engine (int8), the
--- unpruned model is one of those compared.
+-- were not steady, had no noise floor, or could not resolve 20%, under which a gain may hide. A whole request is its prefill and decode again.
 WITH every AS (
     SELECT *, if(sparsity > 0, 'at ' || percent_label(sparsity) || '%', coalesce((SELECT 'of ' || any_value(words) FROM _recipes r WHERE r.variant_id = latency.variant_id), 'of dense')) AS what, max(parity_l2) OVER (PARTITION BY model, weights, machine, engine, device, ranks, threads, dtype, workload) AS furthest
     FROM latency
@@ -8,7 +7,7 @@ WITH every AS (
 ), compared AS (
     SELECT *
     FROM every
-    WHERE (method <> 'dense' OR beside_plain) AND speedup IS NOT NULL
+    WHERE method <> 'dense' AND speedup IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY record_id, phase ORDER BY manifest) = 1
 )
 SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS processor, engine, array_to_string(list_sort(list_distinct(list(kernel))), ' / ') AS kernel, device, ranks, threads, dtype, workload, bool_and(wraps_only) AS wraps_only,
@@ -16,7 +15,6 @@ SELECT model, weights, machine, trim(regexp_extract(machine, '^[^×]*')) AS proc
        count(*) FILTER (verdict IN ('not steady', 'no noise floor') OR verdict = 'no difference detected' AND resolution > 0.2) AS unclear,
        if(count(DISTINCT regexp_extract(machine, '^[^(]*')) OVER () = 1, machine_label(machine), processor) AS short,
        max(sparsity) AS largest, median(dense_ms) FILTER (phase IN ('decode', 'forward')) AS dense_ms, nullif(min(processes), 1) AS processes, list_sort(list_distinct(list(manifest))) AS manifests, max(noise) AS noise, list_sort(list_distinct(flatten(list(notes)))) AS notes, min(speedup_low) AS lowest, max(speedup_high) AS highest, coalesce(max(speedup) FILTER (verdict = 'faster'), max(speedup)) AS best,
-       max(speedup) FILTER (method = 'dense') AS best_dense,
        coalesce(arg_max(phase, speedup) FILTER (verdict = 'faster'), arg_max(phase, speedup)) AS best_phase,
        coalesce(arg_max(what, speedup) FILTER (verdict = 'faster'), arg_max(what, speedup)) AS best_what,
        coalesce(arg_max(noise, speedup) FILTER (verdict = 'faster'), arg_max(noise, speedup)) AS best_noise, min(noise) AS least_noise, nullif(max(noise), min(noise)) AS most_noise, max(furthest) AS parity, CASE WHEN faster > 0 THEN best END AS shown_best,

@@ -1,10 +1,9 @@
 -- Wall time of each phase beside the dense model's in the same job; the dense rows are the model against itself (A/A).
-SELECT model, weights, machine, engine, beside_plain, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
+SELECT model, weights, machine, engine, kernel, device, ranks, threads, dtype, workload, method, sparsity, phase, dense_ms, ms,
        if(n > 1, low_ms, NULL) AS low_ms, if(n > 1, high_ms, NULL) AS high_ms, n, steady, speedup, speedup_low, speedup_high, kernel_speedup, zeros_speedup, zeros_speedup_low, zeros_speedup_high, pairs, noise, baseline,
        perplexity_ratio, coalesce(perplexity_ratio > 3, false) OR variant_id IN (SELECT variant_id FROM scores WHERE (collapsed OR at_chance) AND separable IS DISTINCT FROM false) AS ruined, parity_l2, parity_tolerance,
-       wraps_only, notes, CASE WHEN method = 'dense' AND beside_plain THEN 'dense in ' || engine WHEN method = 'dense' THEN 'dense against itself' ELSE
-       method_label(method, granularity, pattern) || inputs END AS label,
-       CASE WHEN method = 'dense' AND NOT beside_plain THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
+       wraps_only, notes, if(method = 'dense', 'dense against itself', method_label(method, granularity, pattern) || inputs) AS label,
+       CASE WHEN method = 'dense' THEN 'noise floor' WHEN verdict = 'no difference detected' AND resolution > 0.2 THEN 'too noisy' WHEN verdict = 'no difference detected' THEN 'no gain' ELSE verdict END AS outcome,
        CASE verdict WHEN 'faster' THEN ' ↑' WHEN 'slower' THEN ' ↓' ELSE '' END AS mark, CASE WHEN steady THEN '' ELSE ' ~' END AS unsteady
 FROM latency
 JOIN ways USING (variant_id)
