@@ -56,7 +56,7 @@ def test_what_is_shrunk_and_trimmed_is_counted_and_reported(tmp_path: Path, spar
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_step_of_the_page_goes_from_manifest_to_report(
     tmp_path: Path, sparsebench: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

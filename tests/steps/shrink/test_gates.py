@@ -130,7 +130,8 @@ def test_the_share_that_is_asked_for_stays_and_it_is_trained(kind: str, uneven: 
     notes = json.loads((tmp_path / "out" / "sparsebench.json").read_text())
     assert notes["shrink"] == "gates" and notes["missed"] < 0.05  # where the Lagrangian has driven the sparsity
     assert ("loads" in notes) == (uneven or kind == "bert")
-    assert found.trained_tokens >= 12000 and found.operations > 6 * found.parameters * found.trained_tokens
+    met = found.parameters / (2 if kind == "t5" else 1)  # a token of two stacks meets one of them
+    assert found.trained_tokens >= 12000 and found.operations > 6 * met * found.trained_tokens
     assert "the published run read 419,430,400" in found.note and "of each block stay" in found.note
     assert found.curve[0].step == 0 and len(found.curve) == 5
     # What counts is only what comes after the gates were closed, where training made it better.
