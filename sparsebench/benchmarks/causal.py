@@ -68,6 +68,12 @@ class CausalScorer(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[LogLikelihood]:
+        for _, context, continuation in requests:  # what lm-eval's loop only asserts
+            if not context or not 0 < len(continuation) <= self.max_length:
+                raise BenchmarkError(
+                    f"an answer of {len(continuation)} tokens behind {len(context)}: it must have 1 to {self.max_length}",
+                    "leave the document out, or shorten its answer",
+                )
         self.done, self.total = 0, len(requests)
         alike = self.backend == "causal" and self.model.get_output_embeddings() is not None
         if self.share and not alike:
@@ -77,11 +83,6 @@ class CausalScorer(HFLM):
             return self._stock(requests, batch)
         asked: Asked = {}
         for place, (_, context, continuation) in enumerate(requests):
-            if not context or not 0 < len(continuation) <= self.max_length:
-                raise BenchmarkError(
-                    f"an answer of {len(continuation)} tokens behind {len(context)}: it must have 1 to {self.max_length}",
-                    "leave the document out, or shorten its answer",
-                )
             # Answers of one token share their input, as in stock's logits cache.
             row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
             asked.setdefault(row, []).append((place, continuation))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sparsebench.errors import BenchmarkError
 from sparsebench.models.load import load_model, load_tokenizer
 from tests.benchmarks.conftest import sentence
 from tests.benchmarks.test_prefixes import GPT, GROUPED, PLAIN, make
@@ -40,6 +41,17 @@ def both(folder: Path, family: Any, backend: str, dtype: str, batch: int) -> tup
     )
     lean, stock = (scorer.loglikelihood(asked, disable_tqdm=True) for scorer in scorers)
     return lean, stock
+
+
+@pytest.mark.parametrize("tokens", [[], [3] * 61])
+def test_an_answer_that_stock_would_not_take_is_refused(tiny_llama: Path, tokens: list[int]) -> None:
+    from sparsebench.benchmarks.causal import CausalScorer
+
+    model, tokenizer = load_model(tiny_llama, "decoder"), load_tokenizer(tiny_llama)
+    scorer = CausalScorer(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1, max_length=60)
+    asked = [(("a", "cat"), [5], [7]), (("a", ""), [5], tokens)]
+    with pytest.raises(BenchmarkError, match=f"an answer of {len(tokens)} tokens behind 1: it must have 1 to 60"):
+        scorer._loglikelihood_tokens(asked)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -382,6 +382,19 @@ def test_lines_on_every_scale_with_any_number_of_points(figure: Callable[..., An
     assert {text.get_text() for text in drawn.axes[0].texts} == {"a", "b"}
 
 
+def test_a_line_over_words_goes_in_their_order(figure: Callable[..., Any]) -> None:
+    spec = figure("-- title: T\n-- kind: line\n-- x: x\n-- y: y\n-- xscale: category\nSELECT 1")
+    rows = tuple((word, float(place)) for place, word in enumerate(("low", "mid", "high")))
+    drawn = draw(spec, query.Table(("x", "y"), rows), [])
+    assert [list(line.get_xdata()) for line in drawn.axes[0].lines if len(line.get_xdata()) == 3] == [[0, 1, 2]]
+
+
+def test_a_curve_has_its_band_where_an_end_is_not_known(figure: Callable[..., Any]) -> None:
+    spec = figure("-- title: T\n-- kind: curve\n-- x: x\n-- y: y\n-- low: low\n-- high: high\nSELECT 1")
+    rows = tuple((float(x), 1.0, None if x == 3 else 0.5, 1.5) for x in range(6))
+    assert draw(spec, query.Table(("x", "y", "low", "high"), rows), []).axes[0].collections
+
+
 def test_up_to_forty_series_all_look_different() -> None:
     found = style.looks([str(number) for number in range(40)])
     assert len({(look.colour, look.marker, str(look.dashes)) for look in found.values()}) == 40
