@@ -6,6 +6,7 @@ where there is one, and the limit.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
@@ -112,13 +113,26 @@ def parse(data: str | bytes, where: Path | str, wrong: type[SparsebenchError], h
         text = data if isinstance(data, str) else data.decode()
         if len(text) > most and sum(map(text.count, ",[{")) > most:
             raise wrong(f"{where}: more than {most:,} values, the limit for JSON", hint)
-        value = json.loads(text)
+        with uncollected():
+            value = json.loads(text)
         _measure(value)
     except RecursionError:
         raise wrong(f"{where}: nested more than {DEPTH} deep, the limit for JSON", hint) from None
     except ValueError as error:
         raise wrong(f"{where}: not JSON ({error})", hint) from error
     return value
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile: where recursion ends, the finalizers of others, run there, would fail."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def lines(path: Path, wrong: type[SparsebenchError]) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
 import re
 import shutil
 import struct
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -199,6 +201,35 @@ def test_headers_of_weights(content: str, tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with refused(path, kind=ModelError):
         read_header(path)
+
+
+def test_finalizers_of_others_do_not_run_where_recursion_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finalized:
+        """Garbage once nobody names it; its end needs some recursion of its own."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            (lambda: (lambda: (lambda: None)())())()
+
+    failed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", failed.append)
+    path = tmp_path / "config.json"
+    path.write_text(deep("["))
+    often = gc.get_threshold()
+    try:
+        for lists in range(600, 1_000, 5):  # somewhere there a collection begins just where the recursion ends
+            gc.set_threshold(0)
+            gc.collect()
+            garbage = [Finalized() for _ in range(20)]
+            del garbage
+            gc.set_threshold(lists)
+            with pytest.raises(ModelError, match="nested"):
+                bounded.read_json(path)
+    finally:
+        gc.set_threshold(*often)
+    assert not failed
 
 
 SHAPES: dict[str, dict[str, object]] = {

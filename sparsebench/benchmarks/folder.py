@@ -80,7 +80,8 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(bounded.read(path, BenchmarkError, bounded.MANIFEST))
+        with bounded.uncollected():
+            found = yaml.safe_load(bounded.read(path, BenchmarkError, bounded.MANIFEST))
     except yaml.constructor.ConstructorError as error:
         mark = error.problem_mark
         line = mark.line + 1 if mark else 1
