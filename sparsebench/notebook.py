@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sparsebench.manifest.schema import Dtype
     from sparsebench.plan.single import SingleModel
     from sparsebench.runtime import LatencyResult
+    from sparsebench.sources import Cache
     from sparsebench.steps.calibration import Calibration
     from sparsebench.steps.contract import Context, Evidence, Step
 
@@ -44,9 +45,10 @@ def load(source: str, dtype: Dtype = "auto", family: str | None = None, offline:
     ``dtype`` is the precision of its weights, ``auto`` the checkpoint's. Never edit the ``folder`` of what this returns.
     Raises SourceError for a model that cannot be had.
     """
+    from sparsebench import sources
     from sparsebench.plan.single import single
 
-    return single(source, family, dtype, offline)
+    return single(source, family, dtype, sources.Cache(offline=offline))
 
 
 def apply(
@@ -79,7 +81,7 @@ def apply(
         text = resolved(ManifestCalibration.model_validate(dict(calibration or {})), seed)
         steps = _recipe(recipe, text)
     on_device = any(kinds()[step.verb].on_device(step) for step in steps)
-    there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache()
+    there, cache = devices.resolve(device) if on_device else "cpu", sources.Cache(offline=offline)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as scratch:
         parent = model.folder
@@ -87,10 +89,10 @@ def apply(
             made = out if number == len(steps) else Path(scratch) / str(number)
             context = Context(
                 model.family, seed, model.calculated("auto", there),
-                read=partial(tokens, parent, model.family, text, cache, offline),
-                fetch=lambda source: sources.fetch(sources.parse(source), cache, offline),
+                read=partial(tokens, parent, model.family, text, cache),
+                fetch=lambda source: sources.fetch(sources.parse(source), cache),
                 dense=model.folder,
-                draw=partial(tokens, parent, model.family, cache=cache, offline=offline, training=True),
+                draw=partial(tokens, parent, model.family, cache=cache, training=True),
                 device=there,
             )  # fmt: skip
             _make(step, parent, made, context)
@@ -178,7 +180,7 @@ def score(
     """
     import pandas as pd
 
-    from sparsebench import benchmarks, devices
+    from sparsebench import benchmarks, devices, sources
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
 
@@ -186,13 +188,13 @@ def score(
     if unknown := next((name for name in names if not benchmarks.known(name)), None):
         raise UserError(f"{unknown}: no such task", did_you_mean(unknown, benchmarks.names()) or None)
     specs = [benchmarks.TaskSpec(name, limit, num_fewshot) for name in names]
-    there = devices.resolve(device)
+    there, cache = devices.resolve(device), sources.Cache()
 
     def failing(task: str, error: SparsebenchError) -> None:
         raise BenchmarkError(f"{task}: {error.message}", error.hint) from error
 
-    dense = results(against, specs, against.calculated("auto", there), there, failing) if against else None
-    found = results(model, specs, model.calculated("auto", there), there, failing)
+    dense = results(against, specs, against.calculated("auto", there), there, failing, cache) if against else None
+    found = results(model, specs, model.calculated("auto", there), there, failing, cache)
     return pd.DataFrame(scored.rows(found, dense))
 
 
@@ -202,10 +204,10 @@ def results(
     dtype: Dtype,
     device: str,
     failing: Callable[[str, SparsebenchError], None],
-    offline: bool = False,
+    cache: Cache,
 ) -> dict[str, ScoreResult]:
     """The model's result of each task by its name; ``failing`` is told of a task that has none."""
-    from sparsebench import benchmarks, sources
+    from sparsebench import benchmarks
 
     found: dict[str, ScoreResult] = {}
 
@@ -215,7 +217,6 @@ def results(
         else:
             found[spec.task] = result
 
-    cache = sources.Cache(offline=offline)
     benchmarks.score(model.folder, model.family, list(specs), cache, emit, dtype=dtype, device=device)
     return found
 

@@ -47,8 +47,9 @@ def open_model(
     """The model that a verb was given, prepared, with a note of what of its folder is left out; ``check`` as ``single``'s."""
     from sparsebench.models.safety import left_out, told
     from sparsebench.plan.single import single
+    from sparsebench.sources import Cache
 
-    model = single(source, family, dtype, offline, check)
+    model = single(source, family, dtype, Cache(offline=offline), check)
     if left := told(left_out(model.folder)):
         note(f"{model.name}: {left}")
     return model

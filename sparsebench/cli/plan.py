@@ -195,7 +195,7 @@ def _each_gpu(ready: Prepared, work: list[Job], pace: Mapping[str, float]) -> It
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
-    local = Local(RunSettings(space, ready.cache.root, slots=slots(ready), sizes=ready.sizes, device=ready.device))
+    local = Local(RunSettings(space, ready.cache, slots=slots(ready), sizes=ready.sizes, device=ready.device))
     found, whole = by_gpu(local, work, lambda job: expected_seconds(job, ready.sizes, pace))
     for number, kinds in enumerate(found):
         jobs = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in kinds.items()) or "nothing"

@@ -98,9 +98,7 @@ def run(
     refused = [(decision.cell, decision.refused) for decision in found if decision.refused]
     pace = announce(ready, cells)
     side_by_side = slots(ready)
-    settings = RunSettings(
-        space, Path(ready.cache.root), offline, ready.keep, side_by_side, fail_fast, ready.sizes, silence, ready.device
-    )
+    settings = RunSettings(space, ready.cache, ready.keep, side_by_side, fail_fast, ready.sizes, silence, ready.device)
     chosen = _executor(executor, address, settings)
     clock = Clock(ready.sizes, side_by_side, len(devices.chosen(ready.device)), pace)
     refuse_other(space.ledger)

@@ -73,7 +73,7 @@ def score(
     """
     if offline:  # lm-eval and datasets ask the hub themselves; they read this when they are imported
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    from sparsebench import benchmarks, devices
+    from sparsebench import benchmarks, devices, sources
     from sparsebench.ledger import scored
     from sparsebench.manifest.problems import did_you_mean
     from sparsebench.models.topology import refuse_text
@@ -102,9 +102,10 @@ def score(
         raise UserError(f"--outcomes {outcomes}: a folder", "name a file in it")
     if outcomes and not outcomes.parent.is_dir():
         raise UserError(f"--outcomes {outcomes}: there is no folder {outcomes.parent}", "make it, or name another file")
+    cache = sources.Cache(offline=offline)
     models = [open_model(text, family, dtype, offline, refuse_text) for text in (against, source) if text]
     if manifest:
-        asked = tasks(manifest, models[-1], offline)
+        asked = tasks(manifest, models[-1], cache)
         specs += [replace(spec, labels=labels, limit=limit or spec.limit) for spec in asked]
     failures: list[str] = []
     there = devices.resolve(device)
@@ -114,7 +115,7 @@ def score(
         def failing(name: str, error: SparsebenchError, of: str = model.name) -> None:
             failures.append(f"{of}, {name}: {error}")
 
-        found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing, offline))
+        found.append(results(model, specs, model.calculated(compute_dtype, there), there, failing, cache))
     dense = found[0] if against else None
     rows = scored.rows(found[-1], dense)
     if as_json:

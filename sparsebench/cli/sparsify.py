@@ -127,7 +127,8 @@ def sparsify(
     reads = any(kinds()["prune"].reads_text(step) for step in folders)
     named = devices.resolve(device) if reads or device != "auto" else "cpu"  # a wrong name is told whatever the method
     there = named if reads else "cpu"
-    model = single(source, family, dtype, offline, refuse_replay if reads else None)
+    cache = sources.Cache(offline=offline)
+    model = single(source, family, dtype, cache, refuse_replay if reads else None)
     _check_room(out, len(folders), model.folder)
     made: list[Made] = []
     with progress(f"{', '.join(names)}: {model.name}") as bar:
@@ -139,7 +140,7 @@ def sparsify(
 
         context = Context(
             model.family, seed, model.calculated(compute_dtype, there),
-            lambda: tokens(model.folder, model.family, resolved(text, seed), sources.Cache(), offline), bar, device=there,
+            lambda: tokens(model.folder, model.family, resolved(text, seed), cache), bar, device=there,
         )  # fmt: skip
         kinds()["prune"].load()(model.folder, folders, context, emit)
     if as_masks:

@@ -20,7 +20,7 @@ def weight_bytes(fetched: Path) -> int:
     return 0
 
 
-def obtain(model: ManifestModel, out: Path, cache: sources.Cache, offline: bool, seed: int) -> Path:
+def obtain(model: ManifestModel, out: Path, cache: sources.Cache, seed: int) -> Path:
     """Leave ``model`` at ``out`` as a Hugging Face folder of safetensors in its precision; it appears whole.
 
     Files of a cache are linked where they need no conversion; those of a ``path:``, which its owner may edit, are copied.
@@ -30,5 +30,5 @@ def obtain(model: ManifestModel, out: Path, cache: sources.Cache, offline: bool,
     if model.source == "random":
         return write_random(model.architecture or {}, out, model.family, model.dtype, seed)
     source = sources.parse(model.source)
-    fetched = sources.fetch(source, cache, offline=offline)
+    fetched = sources.fetch(source, cache)
     return prepare(fetched, out, model.family, model.dtype, link=source.kind != "path")

@@ -18,7 +18,7 @@ Pinned = Callable[[sources.Source], sources.Source]
 
 
 def located(
-    loaded: LoadedManifest, manifest: Manifest, pinned: Pinned, cache: sources.Cache, offline: bool
+    loaded: LoadedManifest, manifest: Manifest, pinned: Pinned, cache: sources.Cache
 ) -> tuple[ManifestBenchmarks, dict[str, int], list[Problem]]:
     """The tasks, those over one's own data with a name, and a source in canonical notation with a hash of its content; about
     how many documents these have, by name.
@@ -37,7 +37,7 @@ def located(
         try:
             parsed = pinned(sources.parse(source, loaded.folder))
             name = task.name or default_name(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
-            text = with_content(parsed.text, content(parsed, cache, offline))
+            text = with_content(parsed.text, content(parsed, cache))
             task = task.model_copy(update={"source": text, "name": name})
             own = own_of(task)
             assert own

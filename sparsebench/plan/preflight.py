@@ -93,7 +93,7 @@ def prepare(request: PlanRequest) -> Prepared:
     manifest = rehearsal(loaded.manifest, request.full) if request.rehearse else loaded.manifest
     _limited(loaded, manifest)
     device = devices.resolve(request.device or manifest.device)
-    cache = sources.Cache()
+    cache = sources.Cache(offline=request.offline)
     manifest, revisions, configs, texts = _look_up(loaded, manifest, request, cache)
     name = (manifest.name or request.path.stem) + ("-rehearsal" if request.rehearse else "")
     plan = expand(manifest, name, revisions, texts)
@@ -164,12 +164,12 @@ class Lock:
         hint = "remove it: names such as @main are then resolved anew"
         self.commits: dict[str, str] = bounded.read_object(path, UserError, hint) if path.is_file() else {}
 
-    def pinned(self, source: sources.Source, cache: sources.Cache, offline: bool) -> sources.Source:
+    def pinned(self, source: sources.Source, cache: sources.Cache) -> sources.Source:
         """The source at the commit that its revision meant when it was first resolved; no other kind of source moves."""
         if source.kind != "hf":
             return source
         if source.text not in self.commits:
-            commit = sources.fingerprint(source, cache, offline)
+            commit = sources.fingerprint(source, cache)
             if commit == source.revision:
                 return source
             self.commits[source.text] = commit
@@ -198,10 +198,10 @@ def _look_up(
             models.append(model.model_copy(update={"source": source.text}))
             continue
         try:
-            source = lock.pinned(source, cache, request.offline)
+            source = lock.pinned(source, cache)
             models.append(model.model_copy(update={"source": source.text}))
-            revisions[model.name] = sources.fingerprint(source, cache, request.offline)
-            config = sources.read_config(source, cache, request.offline)
+            revisions[model.name] = sources.fingerprint(source, cache)
+            config = sources.read_config(source, cache)
         except SourceError as error:
             problems.append(loaded.problem(("models", index, "source"), error.message, "", error.hint or ""))
             continue
@@ -217,8 +217,8 @@ def _look_up(
     calibrated = any(_reads_text(step) for entry in manifest.variants for chain in recipes(entry) for step in chain)
     if calibrated or manifest.outputs:
         try:
-            read = lock.pinned(_calibration_text(manifest, loaded.folder), cache, request.offline)
-            text = "!".join(filter(None, (sources.fingerprint(read, cache, request.offline), read.file)))
+            read = lock.pinned(_calibration_text(manifest, loaded.folder), cache)
+            text = "!".join(filter(None, (sources.fingerprint(read, cache), read.file)))
             if calibration.source is not None:
                 calibration = calibration.model_copy(update={"source": read.text})
         except SourceError as error:
@@ -228,12 +228,12 @@ def _look_up(
         problems += _unreplayed(loaded, manifest, configs)
     problems += _refused_by_steps(loaded, manifest, configs)
     problems += _not_installed(loaded, manifest)
-    variants, wrong = _with_texts(loaded, manifest, lock, cache, request.offline)
+    variants, wrong = _with_texts(loaded, manifest, lock, cache)
     problems += wrong
-    pinned = functools.partial(lock.pinned, cache=cache, offline=request.offline)
-    variants, wrong = Teachers(loaded, models, configs, pinned, cache, request.offline).located(variants)
+    pinned = functools.partial(lock.pinned, cache=cache)
+    variants, wrong = Teachers(loaded, models, configs, pinned, cache).located(variants)
     problems += wrong
-    tasks, documents, wrong = own_data.located(loaded, manifest, pinned, cache, request.offline)
+    tasks, documents, wrong = own_data.located(loaded, manifest, pinned, cache)
     problems += wrong or unfit(loaded, manifest, tasks, configs)
     if problems:
         raise ManifestError(problems)
@@ -276,7 +276,7 @@ def _overlaps(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Problem]:
 
 
 def _with_texts(
-    loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache, offline: bool
+    loaded: LoadedManifest, manifest: Manifest, lock: Lock, cache: sources.Cache
 ) -> tuple[list[Any], list[Problem]]:
     """The entries of ``variants`` with the texts that their steps read, in canonical notation with a hash of the content.
 
@@ -286,7 +286,7 @@ def _with_texts(
 
     def located(at: tuple[str | int, ...], text: Any) -> str:
         try:
-            source = lock.pinned(sources.parse(text, loaded.folder), cache, offline)
+            source = lock.pinned(sources.parse(text, loaded.folder), cache)
             tasks = [] if manifest.calibration.allow_overlap else _tasks_of(loaded, manifest, source.text)
             for task in tasks:
                 problems.append(
@@ -295,7 +295,7 @@ def _with_texts(
                         "name another `source`, or say `allow_overlap: true` under `calibration`",
                     )
                 )  # fmt: skip
-            return with_content(source.text, digest([sources.fingerprint(source, cache, offline), source.file]))
+            return with_content(source.text, digest([sources.fingerprint(source, cache), source.file]))
         except SourceError as error:
             problems.append(loaded.problem(at, error.message, "", error.hint or ""))
             return str(text)

@@ -241,7 +241,7 @@ def _downloads(ready: Prepared, jobs: Sequence[Job]) -> tuple[int, int]:
     known, packages = 0, set()
     for text in sorted(wanted - {"random"}):
         source = sources.parse(text)
-        size = sources.size(source, ready.cache, ready.request.offline)
+        size = sources.size(source, ready.cache)
         if size is None:
             packages |= {f"{part.project}=={part.version}" for part in source.parts} or {text}
         known += size or 0

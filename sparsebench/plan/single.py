@@ -52,7 +52,11 @@ class SingleModel:
 
 
 def single(
-    text: str, family: str | None, dtype: Dtype, offline: bool, check: Callable[[Mapping[str, Any]], None] | None = None
+    text: str,
+    family: str | None,
+    dtype: Dtype,
+    cache: sources.Cache,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SingleModel:
     """Fetch and prepare the model that ``text`` names; a bare path that exists stands for ``path:``, packed or not.
 
@@ -78,35 +82,34 @@ def single(
         if check:
             check(PackedCheckpoint(Path(source.location)).config)
         return _packed(Path(source.location), family)
-    cache = sources.Cache()
     if check:
-        check(sources.read_config(source, cache, offline) or {})
-    found = family or _family(source, cache, offline)
+        check(sources.read_config(source, cache) or {})
+    found = family or _family(source, cache)
     name = text if text in sources.KNOWN else _name(source)
     model = ManifestModel(name=name, source=source.text, family=found, dtype=dtype)  # type: ignore[arg-type]
-    revision = sources.fingerprint(source, cache, offline)
+    revision = sources.fingerprint(source, cache)
     plan = expand(Manifest(version=1, models=[model]), "single", {model.name: revision})
     folder = cache.root / "work" / "models" / plan.dense[model.name].id
     if (folder / "config.json").is_file() and (damage := sums.damage(folder)):
         print(f"{damage}: the model is made again", file=sys.stderr)
         shutil.rmtree(building.aside(folder), ignore_errors=True)
     if not (folder / "config.json").is_file():
-        obtain(model, folder, cache, offline, 0)
+        obtain(model, folder, cache, 0)
         sums.write(folder)
     if check:
         check(bounded.read_object(folder / "config.json"))
     return SingleModel(model.name, folder, model.family, dtype)
 
 
-def tasks(manifest: Path, model: SingleModel, offline: bool) -> list[TaskSpec]:
+def tasks(manifest: Path, model: SingleModel, cache: sources.Cache) -> list[TaskSpec]:
     """What a manifest would score such a model on, data of one's own among it; what it picks by name or by variant counts too.
 
     Raises ManifestError with every problem, UserError where it has no task for the family.
     """
-    loaded, cache = load(manifest, checks()), sources.Cache()
-    pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache, offline=offline)
+    loaded = load(manifest, checks())
+    pinned = partial(Lock(manifest.with_suffix(".lock")).pinned, cache=cache)
     config = bounded.read_object(model.folder / "config.json")
-    found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache, offline)
+    found, _, problems = own_data.located(loaded, loaded.manifest, pinned, cache)
     its = ManifestModel(name=model.name, source=f"path:{model.folder}", family=model.family)
     alone = loaded.manifest.model_copy(update={"models": [its]})
     problems = problems or [*unfit(loaded, alone, found, {its.name: config})]
@@ -172,12 +175,12 @@ def _refused(prefix: str, key: object, message: str, words: Mapping[str, Any]) -
     return UserError(f"{prefix}{named}: {message}" if key else message, hint)
 
 
-def _family(source: sources.Source, cache: sources.Cache, offline: bool) -> str:
+def _family(source: sources.Source, cache: sources.Cache) -> str:
     """The checkpoint's own family. A GGUF file says nothing that is cheap to read: those are decoders."""
-    config = sources.read_config(source, cache, offline)
+    config = sources.read_config(source, cache)
     if config is None and ".gguf" not in source.text.lower():
-        folder = sources.fetch(source, cache, offline)
-        config = sources.read_config(sources.parse(f"path:{folder}"), cache, offline)
+        folder = sources.fetch(source, cache)
+        config = sources.read_config(sources.parse(f"path:{folder}"), cache)
     found = family_of(config) if config else "decoder"
     if found is None:
         raise SourceError(f"{source.text}: its config.json does not tell the family", "say it with --family")

@@ -35,7 +35,6 @@ class Teachers:
     configs: Mapping[str, Mapping[str, Any]]
     pinned: Callable[[sources.Source], sources.Source]
     cache: sources.Cache
-    offline: bool
 
     def located(self, entries: Sequence[Any]) -> tuple[list[Any], list[Problem]]:
         """The entries of ``variants``, teachers in canonical notation with a hash of their content; and the problems found."""
@@ -66,7 +65,7 @@ class Teachers:
                     raise SourceError("random: nothing to learn from", "a model with real weights")
                 for words, hint in self._unfit(source, meant):
                     problems.append(self.loaded.problem(where, f"{value}: {words}", "", hint))
-                return with_content(source.text, digest(sources.fingerprint(source, self.cache, self.offline)))
+                return with_content(source.text, digest(sources.fingerprint(source, self.cache)))
             except SourceError as error:
                 problems.append(self.loaded.problem(where, error.message, "", error.hint or ""))
                 return value
@@ -76,7 +75,7 @@ class Teachers:
 
     def _unfit(self, source: sources.Source, meant: Sequence[ManifestModel]) -> Iterator[tuple[str, str]]:
         """Why a model cannot teach the models of an entry, as far as is known before weights are fetched; with what to do."""
-        config = sources.read_config(source, self.cache, self.offline)
+        config = sources.read_config(source, self.cache)
         for model in meant:
             own = self.configs.get(model.name)
             if config and family_of(config) not in (None, model.family):

@@ -11,6 +11,7 @@ from sparsebench.plan.cells import Cell, Job
 from sparsebench.plan.estimate import ModelSize
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
+from sparsebench.sources.cache import Cache
 
 GRACE_SECONDS = 5.0
 """So long a job may take to end when it is asked to."""
@@ -27,8 +28,7 @@ class RunSettings:
     """
 
     workspace: Workspace
-    cache: Path
-    offline: bool = False
+    cache: Cache
     keep: str = "packed"
     slots: int = 1
     fail_fast: bool = False

@@ -24,17 +24,16 @@ from sparsebench.steps.registry import fitted_to
 
 def prepare(spec: JobSpec, recorder: Recorder) -> None:
     """Fetch the model and leave it as a Hugging Face folder in the manifest's precision."""
-    from sparsebench import sources
     from sparsebench.models.obtain import obtain
 
     out = spec.workspace.folder(spec.dense)
-    obtain(spec.model, out, sources.Cache(spec.cache), spec.offline, spec.dense.seed)
+    obtain(spec.model, out, spec.cache, spec.dense.seed)
     spec.workspace.seal(spec.dense)
     if spec.expected and spec.workspace.content(spec.dense) != spec.expected:
         spec.workspace.discard(out)
         raise ModelError(
             f"{spec.model.name}: its folder was damaged, and made again its weights are not those that it had",
-            f"what was fetched is damaged too: remove it from {spec.cache}, and run again",
+            f"what was fetched is damaged too: remove it from {spec.cache.root}, and run again",
         )
 
 
@@ -56,16 +55,16 @@ def make(spec: JobSpec, recorder: Recorder) -> None:
     if not wanted or spec.job.parent is None:
         return
     parent, family = spec.workspace.folder(spec.job.parent), spec.model.family
-    calibration, cache = spec.calibration, sources.Cache(spec.cache)
+    calibration, cache = spec.calibration, spec.cache
     context = Context(
         family=family,
         seed=wanted[0].seed,
         dtype=environment.arithmetic(spec.model.dtype, spec.model.compute_dtype, spec.device),
-        read=lambda: tokens(parent, family, calibration, cache, spec.offline),
-        fetch=lambda text: sources.fetch(sources.parse(text), cache, spec.offline),
+        read=lambda: tokens(parent, family, calibration, cache),
+        fetch=lambda text: sources.fetch(sources.parse(text), cache),
         progress=recorder.progress,
         dense=spec.workspace.folder(spec.dense),
-        draw=lambda asked: tokens(parent, family, asked, cache, spec.offline, training=True),
+        draw=lambda asked: tokens(parent, family, asked, cache, training=True),
         resume=lambda step: spec.workspace.training(made_by(step)),
         device=spec.device,
     )
@@ -134,17 +133,16 @@ def _as_fetched(spec: JobSpec) -> Iterator[Any]:
     from sparsebench.models.obtain import weight_bytes
     from sparsebench.storage.measure import Size
 
-    source, cache = sources.parse(spec.model.source), sources.Cache(spec.cache)
+    source, cache = sources.parse(spec.model.source), spec.cache
     # Only where it lies here still: nothing is downloaded for a size.
-    if source.kind == "random" or sources.size(source, cache, spec.offline) != 0:
+    if source.kind == "random" or sources.size(source, cache) != 0:
         return
-    if found := weight_bytes(sources.fetch(source, cache, spec.offline)):
+    if found := weight_bytes(sources.fetch(source, cache)):
         yield Size("source", found, None, 0.0, None)
 
 
 def outputs(spec: JobSpec, recorder: Recorder) -> None:
     """The variant's blocks beside the dense model's."""
-    from sparsebench import sources
     from sparsebench.steps.calibration import Calibration, tokens
     from sparsebench.structure.outputs import compare_outputs
 
@@ -153,7 +151,7 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
     # A manifest asks the same of all its variants.
     asked = {key: value for key, value in spec.job.cells[0].settings.items() if key != "compute_dtype"}
     text = Calibration(**{**asked, "source": spec.calibration.source})
-    read = tokens(dense, family, text, sources.Cache(spec.cache), spec.offline)
+    read = tokens(dense, family, text, spec.cache)
 
     def one(cell: Cell) -> Any:
         folder = spec.workspace.folder(cell.variant)
@@ -165,7 +163,7 @@ def outputs(spec: JobSpec, recorder: Recorder) -> None:
 
 def score(spec: JobSpec, recorder: Recorder) -> None:
     """All tasks of one variant in one model load."""
-    from sparsebench import benchmarks, sources
+    from sparsebench import benchmarks
     from sparsebench.steps.calibration import drawn
 
     variant = spec.job.variants[0]
@@ -176,22 +174,22 @@ def score(spec: JobSpec, recorder: Recorder) -> None:
         recorder.told(tasks[task], result)
 
     folder = spec.workspace.folder(variant)
-    cache = sources.Cache(spec.cache, spec.offline)
+    cache = spec.cache
     if variant.heuristic:
         benchmarks.heuristics.score(list(tasks), cache, emit)
         return
-    read = [drawn(folder, spec.model.family, spec.calibration, cache, spec.offline)] if variant.calibration else []
-    read += [_trained_on(step, cache, spec.offline) for step in variant.steps if fitted_to(step)]
+    read = [drawn(folder, spec.model.family, spec.calibration, cache)] if variant.calibration else []
+    read += [_trained_on(step, cache) for step in variant.steps if fitted_to(step)]
     fitted = benchmarks.Fitted(chain.from_iterable(read), spec.allow_overlap) if read else None
     benchmarks.score(folder, spec.model.family, list(tasks), cache, emit, recorder.progress, dtype, fitted, spec.device)
 
 
-def _trained_on(step: Step, cache: Any, offline: bool) -> Iterator[str]:
+def _trained_on(step: Step, cache: Any) -> Iterator[str]:
     """All of the texts that a step may have trained a model on."""
     from sparsebench import sources
 
     for text, columns in fitted_to(step):
-        path = sources.fetch(sources.parse(text.source), cache, offline)
+        path = sources.fetch(sources.parse(text.source), cache)
         yield from (one for row in read_texts(path, *columns).rows for one in row)
 
 

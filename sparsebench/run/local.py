@@ -147,7 +147,7 @@ class Local:
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": self.temporary,
         }
-        if self.settings.offline:
+        if self.settings.cache.offline:
             quiet |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         seen = {devices.VISIBLE: gpu} if gpu else devices.only(self.settings.device if calculates(job) else "cpu")
         return {**os.environ, **children.imports(), **quiet, **seen}

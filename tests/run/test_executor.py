@@ -29,6 +29,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.runner import LOSSES, Runner
 from sparsebench.run.workspace import Workspace
+from sparsebench.sources.cache import Cache
 
 CONTENT = {
     "version": 1,
@@ -87,7 +88,7 @@ def plan() -> Plan:
 @pytest.fixture
 def settings(tmp_path: Path) -> RunSettings:
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    return RunSettings(space, tmp_path / "cache", slots=2, sizes={"m": ModelSize(1000, 4000)})
+    return RunSettings(space, Cache(tmp_path / "cache"), slots=2, sizes={"m": ModelSize(1000, 4000)})
 
 
 def run(
@@ -242,7 +243,7 @@ def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
 
 def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunSettings) -> None:
     job: Job = next(job for job in jobs(plan, plan.cells, lambda _: False) if job.kind == "assess")
-    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, True, "packed",
+    spec = JobSpec("test", job, plan.model("m"), plan.dense["m"], settings.workspace, settings.cache, "packed",
                 plan.calibration)  # fmt: skip
     first, *rest = done_on_node(spec, settings, 1, NodeIdentity.here("cpu"))
     events = [

@@ -31,6 +31,7 @@ from sparsebench.run.runner import Runner
 from sparsebench.run.select import LEFT_OUT, decisions
 from sparsebench.run.simulate import by_gpu, play
 from sparsebench.run.workspace import Workspace
+from sparsebench.sources.cache import Cache
 from tests.gpus import H100, Driver
 
 CONTENT = {
@@ -48,7 +49,7 @@ def runner(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     driver.lists([("GPU-a", H100, "80000"), ("GPU-b", H100, "80000")])
     plan = expand(Manifest.model_validate(CONTENT), "test", {"m": "r"})
     space = Workspace.of(tmp_path / "ledger" / "l.duckdb", tmp_path / "work")
-    settings = RunSettings(space, tmp_path / "cache", slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
+    settings = RunSettings(space, Cache(tmp_path / "cache"), slots=8, sizes={"m": ModelSize(1000, 4000)}, device="cuda")
     display = SimpleNamespace(started=lambda _: None)
     local: Any = Local(settings)
     made: Any = Runner(plan, settings, local, lambda _: None, display)  # type: ignore[arg-type]

@@ -241,7 +241,6 @@ def specification(plan: Plan, settings: RunSettings, job: Job) -> JobSpec:
         plan.dense["m"],
         settings.workspace,
         settings.cache,
-        True,
         "packed",
         plan.calibration,
     )

@@ -32,10 +32,10 @@ import json, sys
 from pathlib import Path
 from sparsebench import sources
 from sparsebench.errors import SourceError
-source, cache, offline, answers = sources.parse(sys.argv[1]), sources.Cache(), sys.argv[2] == "offline", {}
+source, cache, answers = sources.parse(sys.argv[1]), sources.Cache(offline=sys.argv[2] == "offline"), {}
 for name in sys.argv[3:]:
     try:
-        answer = getattr(sources, name)(source, cache, offline)
+        answer = getattr(sources, name)(source, cache)
     except SourceError as error:
         answer = {"message": error.message, "hint": error.hint}
     if isinstance(answer, Path) and answer.is_file():
