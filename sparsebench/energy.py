@@ -113,11 +113,42 @@ class Nvml:
             return sum(library.nvmlDeviceGetTotalEnergyConsumption(device) for device in self.devices)
 
 
-EnergyMeter = NoMeter | Rapl | Nvml
+class EnergyMeter:
+    """A counter, until it cannot be read any more: then there is none, and nothing that is measured ends for that."""
+
+    def __init__(self, counter: NoMeter | Rapl | Nvml) -> None:
+        self._counter = counter
+
+    @property
+    def source(self) -> str:
+        """The counter, or why there is none."""
+        return self._counter.source
+
+    @property
+    def window(self) -> float:
+        """The shortest measurement that is meaningful, in seconds."""
+        return self._counter.window
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is a counter."""
+        return not isinstance(self._counter, NoMeter)
+
+    def joules(self) -> float | None:
+        """Joules since it was made or last read; None where there is no counter."""
+        try:
+            return self._counter.joules()
+        except Unavailable as error:
+            self._counter = NoMeter(f"none: {error}")
+            return None
 
 
 def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMeter:
     """The counter for what runs on ``device`` (cpu, or cuda with a GPU for each of ``ranks``)."""
+    return EnergyMeter(_counter(device, ranks, powercap))
+
+
+def _counter(device: str, ranks: int, powercap: Path | None) -> NoMeter | Rapl | Nvml:
     if not device.startswith("cuda"):
         return _rapl(powercap or POWERCAP)
     try:
@@ -128,7 +159,7 @@ def meter(device: str, ranks: int = 1, powercap: Path | None = None) -> EnergyMe
         return NoMeter(f"none: {error}")
 
 
-def _rapl(powercap: Path) -> EnergyMeter:
+def _rapl(powercap: Path) -> NoMeter | Rapl:
     """Packages are the top level of the tree; what lies under one is part of it, and ``psys`` holds them all."""
     domains = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
@@ -161,12 +192,9 @@ class JouleCounter:
         return self.meter.source
 
     def joules(self) -> float | None:
-        """Until now; None where there is no counter, or it failed meanwhile: no training ends for that."""
+        """Until now; None where there is no counter, or it failed meanwhile."""
         with self._lock:
-            try:
-                found = self.meter.joules()
-            except Unavailable as error:
-                found, self.meter = None, NoMeter(f"none: {error}")
+            found = self.meter.joules()
             self._total += found or 0.0
             return None if found is None else self._total
 
@@ -180,7 +208,7 @@ def spending(device: str) -> Iterator[JouleCounter]:
         while not done.wait(SECONDS):
             spent.joules()
 
-    if isinstance(spent.meter, NoMeter):
+    if not spent.meter.counts:
         yield spent
         return
     thread = threading.Thread(target=read, daemon=True)

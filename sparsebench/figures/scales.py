@@ -34,7 +34,7 @@ def dress(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     if spec.get("yscale") == "log":
         upward(axes, canvas)
     elif ("ymin" in spec.values or spec.kind == "bars") and axes.get_autoscaley_on():  # a shared axis once
-        bottom = float(spec.get("ymin", "0"))
+        bottom = float(spec.get("ymin")) if "ymin" in spec.values else min(0.0, _held(axes, "y")[0])
         axes.set_ylim(bottom, axes.get_ylim()[1] + 0.05 * (axes.get_ylim()[1] - bottom))
     axes.yaxis.set_major_formatter(lambda value, _: canvas.written(value))
 
@@ -62,7 +62,7 @@ def upward(axes: Axes, canvas: Canvas) -> None:
     """A log axis of our own: labelled ticks however short or long it is, and room for the knee."""
     knee = canvas.knee
     axes.set_yscale("function", functions=(partial(style.fold, knee=knee), partial(style.unfold, knee=knee)))
-    low, high = _ends(axes.dataLim.intervaly, knee, (-0.06, 0.08))
+    low, high = _ends(_held(axes, "y"), knee, (-0.06, 0.08))
     axes.set_ylim(low, high)
     major, minor = style.log_ticks(low, high, knee)
     axes.set_yticks(major)
@@ -84,7 +84,7 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
     elif kind == "sparsity":
         _sparsities(axes, canvas)
     elif kind == "log":
-        low, high = _ends(axes.dataLim.intervalx, float("inf"), (-0.07, 0.07))
+        low, high = _ends(_held(axes, "x"), float("inf"), (-0.07, 0.07))
         axes.set_xscale("function", functions=(style.fold, style.unfold))
         axes.set_xlim(low, high)
         major, minor = style.log_ticks(low, high)
@@ -100,7 +100,14 @@ def across(axes: Axes, rows: Rows, canvas: Canvas) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: style.number(round(value, 12)))
 
 
-def _ends(interval: Any, knee: float, room: tuple[float, float]) -> tuple[float, float]:
+def _held(axes: Axes, which: str) -> tuple[float, float]:
+    """The least and the most that is drawn along one axis, in all panels that share it."""
+    alike = getattr(axes, f"get_shared_{which}_axes")().get_siblings(axes)
+    lows, highs = zip(*(getattr(one.dataLim, f"interval{which}") for one in alike), strict=True)
+    return min(lows), max(highs)
+
+
+def _ends(interval: tuple[float, float], knee: float, room: tuple[float, float]) -> tuple[float, float]:
     """Limits of a log axis around the data, with room by a share of its length."""
     import numpy as np
 

@@ -48,6 +48,10 @@ class OwnKind(Protocol):
         """Whom it is for."""
 
     @property
+    def length(self) -> int | None:
+        """Tokens in a window where nobody says; None where there are no windows."""
+
+    @property
     def columns(self) -> Collection[str]:
         """The parts of a record."""
 
@@ -411,7 +415,7 @@ def _own(
             hint = did_you_mean(part, kind.columns)
             message = f"a record of `{task}` has no `{part}`"
             yield positions.problem((*at, "columns", part), message, one_of(list(kind.columns)), hint, on_key=True)
-    length, stride = entry.get("length"), entry.get("stride")
+    length, stride = entry.get("length") or kind.length, entry.get("stride")
     if isinstance(length, int) and isinstance(stride, int) and stride > length:
         message = f"a `stride` of {stride:,} leaves out text between windows of {length:,}"
         yield positions.problem((*at, "stride"), message, f"at most {length:,}")

@@ -12,6 +12,7 @@ from sparsebench import benchmarks, devices, environment
 from sparsebench.plan.cells import Cell, Job
 from sparsebench.runtime.latency import MIN_PAIRS, WARM_SECONDS, WARM_STEPS
 from sparsebench.runtime.results import Setting
+from sparsebench.steps.calibration import LENGTH
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
 
@@ -34,9 +35,8 @@ READINGS = 3
 DEFAULT_DOCUMENTS = 2000
 MASKED_TOKENS = 12
 """Tokens of a document's answers, each masked once."""
-CALIBRATION_LENGTH = 1024
 SOLVE_SECONDS = 3e-8
-"""Tokens in a calibration sequence where nobody says; seconds per parameter to find one version's weights."""
+"""Per parameter to find one version's weights."""
 WARM_UP_STEPS = 6
 """Steps that warming up takes a side, typically."""
 READ_BYTES = 8e9
@@ -188,7 +188,7 @@ def calibrating(job: Job, size: ModelSize) -> float:
     if not read:
         return 0.0
     setting = read[0].settings
-    tokens = setting["samples"] * (setting["length"] or CALIBRATION_LENGTH)
+    tokens = setting["samples"] * (setting["length"] or LENGTH)
     passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
     last = [step for cell in read for step in cell.variant.steps[-1:]]
     trained = sum(_share(step, tokens) * kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)

@@ -140,7 +140,7 @@ def _phase(
         longest = min(longest, math.ceil(wanted / PAIRS))
     block = max(1, min(longest, int(seconds / (step * len(sides) * least))))
     samples: list[TimingSample] = []
-    joules: dict[Side, float] = {}
+    readings: dict[Side, list[float | None]] = {side: [] for side in sides}
     longer = GPU_SECONDS / setting.processes if peers.cuda else 0.0
     for pair in itertools.count():
         spent_s = sum(sample.wall_s for sample in samples)
@@ -155,20 +155,16 @@ def _phase(
             for index in range(block):
                 _, (wall, cpu) = peers.timed(phase.step)
                 samples.append(TimingSample(phase.name, side, pair, index, wall, cpu, process))
-            spent = meter.joules()
-            if spent is not None:
-                joules[side] = joules.get(side, 0.0) + spent
-    counts = {side: sum(one.side == side for one in samples) for side in sides}
+            readings[side].append(meter.joules())
+    joules = {side: _each(found, sum(one.side == side for one in samples)) for side, found in readings.items()}
     if window:
-        joules = {}
-        for side, phase in sides.items():
-            joules[side], counts[side] = _joules(phase, block, peers, meter, window)
+        joules = {side: _joules(phase, block, peers, meter, window) for side, phase in sides.items()}
     steadies = [side for side in sides if _is_steady(warm[side], [one.wall_s for one in samples if one.side == side])]
-    return samples, steadies, {side: total / counts[side] for side, total in joules.items()}
+    return samples, steadies, {side: spent for side, spent in joules.items() if spent is not None}
 
 
-def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> tuple[float, int]:
-    """Joules of as many steps as fill a window of so many seconds, and how many those were; what begins a block counts too."""
+def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: float) -> float | None:
+    """Joules a step, of as many steps as fill a window of so many seconds; what begins a block counts too."""
     seconds, steps = 0.0, 0
     meter.joules()
     while seconds < window:
@@ -176,7 +172,12 @@ def _joules(phase: Phase, block: int, peers: Peers, meter: EnergyMeter, window: 
             phase.begin()
         seconds += peers.timed(phase.step)[1][0]
         steps += 1
-    return meter.joules() or 0.0, steps
+    return _each([meter.joules()], steps)
+
+
+def _each(readings: Sequence[float | None], steps: int) -> float | None:
+    """Joules a step; None where a counter could not be read each time."""
+    return None if None in readings else math.fsum(one for one in readings if one is not None) / steps
 
 
 def _warm_up(phase: Phase, block: int, longest: float, peers: Peers) -> list[float]:

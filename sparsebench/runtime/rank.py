@@ -92,7 +92,7 @@ class RankWorker:
         self.peers = Peers(self.setting.ranks, cuda)
         # The counters are the machine's: one rank reads them.
         reads = self.rank == 0 and len(self.setting.hosts) < 2
-        nothing = energy.NoMeter("" if self.rank else NO_METER)
+        nothing = energy.EnergyMeter(energy.NoMeter("" if self.rank else NO_METER))
         self.meter = energy.meter(self.device, self.setting.ranks) if reads else nothing
         memory.settle_allocator()
         gc.collect()

@@ -267,6 +267,27 @@ def test_a_log_axis_has_labels_however_short_or_long_it_is(worst: float, shown: 
     assert overlaps(figure) == []
 
 
+def test_a_log_axis_that_panels_share_holds_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "perplexity.sql"
+    path.write_text(
+        (SHIPPED / "perplexity.sql").read_text().replace("-- yscale: log", "-- yscale: log\n-- yshare: yes")
+    )
+    rows = [row for facet, worst in enumerate((1e3, 60)) for row in exploding(3, facet + 1, worst=worst)]
+    table = query.Table(tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
+    figure = draw(parse(path), table, [])
+    assert len(figure.axes) == 2 and all(axes.get_ylim()[1] > 1e3 for axes in figure.axes)
+
+
+def test_bars_below_zero_are_drawn_whole(tmp_path: Path) -> None:
+    path = tmp_path / "mine.sql"
+    path.write_text(
+        "-- title: t\n-- kind: bars\n-- x: x\n-- y: y\n-- xlabel: x\n-- ylabel: y\nSELECT 1 AS x, 2 AS y;\n"
+    )
+    for low, bottom in ((-3.0, -3.0), (2.0, 0.0)):
+        figure = draw(parse(path), query.Table(("x", "y"), ((1, low), (2, 4.0))), [])
+        assert bottom - 1 < figure.axes[0].get_ylim()[0] <= bottom
+
+
 @pytest.mark.parametrize("apart", [0, 1])
 def test_points_of_a_series_apart_are_not_joined(apart: int) -> None:
     rows = [row | {"apart": row["line"] == "method+owl/0" and apart} for row in exploding(3, 1)]

@@ -132,8 +132,7 @@ def test_a_gpus_counter_is_in_millijoules(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no driver")
 
     fake.nvmlInit = refuse
-    with pytest.raises(energy.Unavailable, match="no driver"):
-        found.joules()
+    assert (found.joules(), found.source, found.window) == (None, "none: NVML says: no driver", 0.0)
     assert energy.meter("cuda:0").source == "none: NVML says: no driver"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in energy.meter("cuda:0").source

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparsebench.energy import NoMeter
+from sparsebench.energy import EnergyMeter, NoMeter, Unavailable
 from sparsebench.runtime import Setting, Workload
 from sparsebench.runtime.intervals import differences, summaries, waiting
 from sparsebench.runtime.latency import GPU_SECONDS, MIN_PAIRS, WARM_SECONDS, WARM_STEPS, LoadedModel, Peers, run
@@ -47,8 +47,30 @@ def timed(
         "dense": LoadedModel([Scripted("forward", "dense", dense)], (1.0, 1.0)),
         "variant": LoadedModel([Scripted("forward", "variant", variant)], (2.0, 2.0)),
     }
-    samples, settled, _ = run(sides, setting, clock, lambda: None, NoMeter(""), process)  # type: ignore[arg-type]
+    samples, settled, _ = run(sides, setting, clock, lambda: None, EnergyMeter(NoMeter("")), process)  # type: ignore[arg-type]
     return samples, settled, clock
+
+
+@pytest.mark.parametrize("reads", [7, 10**6])
+def test_a_counter_that_fails_on_the_way_ends_no_timing_and_gives_no_part_of_the_joules(reads: int) -> None:
+    class Counter(NoMeter):
+        def joules(self) -> float:  # type: ignore[override]
+            self.left = getattr(self, "left", reads) - 1
+            if self.left < 0:
+                raise Unavailable("gone")
+            return 8.0
+
+    meter = EnergyMeter(Counter("RAPL"))
+    sides = {
+        "dense": LoadedModel([Scripted(phase, "dense", lambda _: 0.01) for phase in ("forward", "prefill")], (1.0, 1.0))
+    }
+    setting = Setting("hf", 1, Workload(), processes=1, samples=16)
+    samples, _, spent = run(sides, setting, Clock(), lambda: None, meter)  # type: ignore[arg-type]
+    assert len([one for one in samples if one.phase != "load"]) >= 32
+    if reads == 7:
+        assert (spent, meter.source) == ({}, "none: gone")
+    else:
+        assert spent == {("forward", "dense"): 2.0, ("prefill", "dense"): 2.0}
 
 
 def test_a_quick_steady_phase_gets_all_its_samples_in_alternating_blocks() -> None:

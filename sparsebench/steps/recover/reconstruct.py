@@ -170,7 +170,7 @@ class Reconstruction:
             made = {"family": family, "recover": self.step.name, **self.step.settings, "seed": self.context.seed}
             writer.close({**made, **self.text.told(), "fits": [asdict(one) for one in fits]})
         seconds, joules = total()
-        lost = earlier.joules is None and not isinstance(spent.meter, energy.NoMeter)
+        lost = earlier.joules is None and spent.meter.counts
         source = energy.UNCOUNTED if lost else spent.source
         evidence = self._evidence(folder, fits, writer.left_out)
         if earlier.place is not None:

@@ -122,7 +122,7 @@ class Training:
         found = counted(folder, family, trained.seconds, 1, note, text.told(), kept)
         if self.context.resume:
             shutil.rmtree(self.context.resume(self.step), ignore_errors=True)
-        lost = trained.joules is None and not isinstance(spent.meter, energy.NoMeter)
+        lost = trained.joules is None and spent.meter.counts
         return replace(
             found, trained_tokens=trained.tokens, operations=operations, curve=trained.curve, joules=trained.joules,
             energy_source=energy.UNCOUNTED if lost else spent.source,

@@ -331,12 +331,11 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
     def visit(block: Block) -> None:
         for stream, one in enumerate(making):
             if one.error:
-                block.advance(stream, {})
                 continue
             outputs = scores.outputs_in(one.smaller.kept, block)
+            changed: dict[str, torch.Tensor] = {}
+            fitted: dict[Cut, torch.Tensor] = {}
             try:
-                changed = {}
-                fitted: dict[Cut, torch.Tensor] = {}
                 for portion in block.portions(gram=True):
                     here = [(axis, cut) for axis, cut in outputs if cut.name in portion]
                     names = [cut.name for _, cut in here]
@@ -347,9 +346,10 @@ def _refitting(making: list[_Making]) -> Callable[[Block], None]:
                     slices = {cut.expert or 0: made for cut, made in fitted.items() if cut.tensor == name}
                     parts = [slices[expert] for expert in sorted(slices)]
                     one.writer.write(name, torch.stack(parts) if one.smaller.by_expert(name) else parts[0])
-            except ModelError as error:
-                one.error, changed = error, {}
-            block.advance(stream, changed)
+                block.advance(stream, changed)
+            except ModelError as error:  # its own weights may have made its activations infinite
+                one.error = error
+                block.drop(stream)
 
     return visit
 

@@ -189,6 +189,32 @@ def test_least_squares_is_nearer_to_the_dense_model_than_the_cut_alone(kind: str
     assert distance(near) < 0.8 * distance(far)
 
 
+def test_a_version_that_cannot_be_refitted_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, family = written("llama", tmp_path / "model")
+    right, seen = compensation.refit, []
+
+    def refit(*given: Any) -> torch.Tensor:
+        if len(given[2]) == 24:
+            seen.append(given[3])
+            raise ModelError("not finite")
+        return right(*given)
+
+    monkeypatch.setattr(compensation, "refit", refit)
+    steps = {
+        single("shrink", "l2", keep=keep, of="neurons", compensation="least_squares"): tmp_path / str(keep)
+        for keep in (0.25, 0.5, 0.75)
+    }
+    found: dict[Any, Any] = {}
+    kinds()["shrink"].load()(folder, steps, Context(family, read=lambda: text(family)), found.__setitem__)
+    told = {step.settings["keep"]: result for step, result in found.items()}
+    assert isinstance(told[0.5], ModelError) and len(seen) == 1, "no block after that is tried"
+    assert isinstance(told[0.25], Evidence) and isinstance(told[0.75], Evidence)
+    monkeypatch.undo()
+    other, _ = shrunk(folder, family, tmp_path / "alone", "l2", keep=0.75, of="neurons", compensation="least_squares")
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert torch.equal(Checkpoint(other).load(name), Checkpoint(tmp_path / "0.75").load(name))
+
+
 def test_the_share_of_the_blocks_parameters_is_met(tmp_path: Path) -> None:
     folder, family = written("llama", tmp_path / "model", intermediate_size=200)
     found = shape(Checkpoint(folder), family)
