@@ -109,7 +109,7 @@ def test_the_perplexitys_text_holds_no_document_of_another_task() -> None:
     found = {name: copied(text, TaskSpec(name), cache) for name in all_tasks() if name != "wikitext2"}
     assert all(found[name] for name in own)
     # Both take from Wikipedia: four of SQuAD's paragraphs stand in CoQA's stories.
-    both = {name: 4 for name in ("squad", "squad_f1")}
+    both = dict.fromkeys(("squad", "squad_f1"), 4)
     counts = {name: len(documents) for name, documents in found.items() if documents and name not in own}
     assert counts == both
     assert sum(documents is not None for documents in found.values()) > 20
