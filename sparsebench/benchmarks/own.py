@@ -214,7 +214,7 @@ def default_name(task: str, source: sources.Source) -> str:
 def content(source: sources.Source, cache: sources.Cache) -> str:
     """A short hash of what the source holds, and of its suffix, by which it is read. Raises SourceError."""
     fingerprint = sources.fingerprint(source, cache)
-    read_by = suffix_of(Path(source.location)) if source.kind == "path" else source.file
+    read_by = suffix_of(Path(source.location)) if source.kind == "path" else source.name or source.file
     return hashlib.sha256(f"{fingerprint}\0{read_by}".encode()).hexdigest()[:20]
 
 

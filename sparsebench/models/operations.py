@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sparsebench.errors import ModelError
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import MODEL_TYPES, meta_model
+from sparsebench.models.text import longest_input
 from sparsebench.models.topology import NO_TEXT
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
 
     model = meta_model(family, {**config, "use_cache": False}).eval()
     model.set_attn_implementation("eager")
-    length = tokens_counted(model.config)
+    length = tokens_counted(config)
     ids = torch.zeros((1, length), dtype=torch.long, device="meta")
     # A decoder without a mask would look at positions, any other with one at padding: there are no values.
     given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if family == "decoder" else {})
@@ -51,13 +52,6 @@ def _counted(config: Mapping[str, Any], family: Family) -> float:
     return counter.get_total_flops() / length
 
 
-def tokens_counted(config: Any) -> int:
-    """The tokens of the sequence that is counted in a model of transformers' ``config``."""
-    return min(LENGTH, _positions(config) or LENGTH)
-
-
-def _positions(config: Any) -> int:
-    """How many tokens a sequence may have: some types' first positions stand behind the padding token's number."""
-    most = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "max_seq_len", 0) or 0)
-    behind = int(config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    return most - behind if most else 0
+def tokens_counted(config: Mapping[str, Any]) -> int:
+    """The tokens of the sequence that is counted in a model with this config.json."""
+    return min(LENGTH, longest_input(config) or LENGTH)

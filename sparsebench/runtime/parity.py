@@ -17,11 +17,14 @@ from sparsebench.runtime.workload import Prompt, start_token
 if TYPE_CHECKING:
     import torch
 
-    from sparsebench.runtime.engines.base import SavedModel
 
 BLOCKS = 4
 TOKENS = 32
 TOLERANCE = 1e-4
+ROUNDING = 2.0
+"""How much further than the plain model in the same dtype an engine with kernels of its own may be from that model in float32,
+besides TOLERANCE: both keep the same weights and round the same activations, in another order, and values beside a threshold may
+fall on its other side in either. A wrong kernel, scale or zero point is further off by an order."""
 COUNTS = "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_decoder_layers".split()
 LISTS = ("layer_types", "attention_layers", "mlp_layer_types", "no_rope_layers")
 MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
@@ -87,30 +90,41 @@ def check_parity(model: Any, wrap: Callable[[Any], Any], family: str, prompt: Pr
     return checked(judged, "measure at one rank, or report the model's architecture")
 
 
-def against_expanded(source: SavedModel, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
-    """What multiplies integers, as ``wrap`` makes it, against the same weights as floats, in float32.
+Cut = Callable[[Any], None]
+"""Takes all but the first few blocks from a model, in place."""
 
-    Raises ParityError above twice what bfloat16 alone does to those floats: the kernels too take bfloat16 and round sums to it,
-    but in another order, and their weights are not rounded. A wrong scale or zero point is further off by an order.
+
+def beside_rounding(
+    reference: Callable[[str, Cut], Any],
+    dtype: str,
+    engine: Callable[[Cut], Any],
+    family: str,
+    prompt: Prompt,
+    wrong: str,
+) -> Parity:
+    """The model that ``engine`` makes against ``reference("float32", …)``: the same weights multiplied by torch; both are cut.
+
+    Raises ParityError, with ``wrong`` among its words, above ROUNDING times what ``dtype`` alone does to the reference.
     """
-    from sparsebench.models.load import load_expanded
-
     blocks = [BLOCKS]
 
     def cut(model: Any) -> None:
         blocks[0] = shorten(model)
 
-    def said(dtype: str) -> torch.Tensor:
-        model: Any = load_expanded(source.folder, source.family, dtype, cut)
-        return outputs(model, source.family, prompt)
+    def said(name: str) -> torch.Tensor:
+        return outputs(reference(name, cut).to(prompt.ids.device), family, prompt)
 
     exact = said("float32")
-    rounding = distance(said("bfloat16"), exact)
-    model = source.running(cut)
-    dtype = str(model.dtype).removeprefix("torch.")
-    found = outputs(wrap(model), source.family, prompt)
-    judged = Parity(distance(found, exact), 2 * rounding + TOLERANCE, dtype, blocks[0], False)
-    return checked(judged, "report the model's architecture: an integer kernel is wrong for it")
+    rounding = distance(said(dtype), exact)
+    model = engine(cut)
+    found = Parity(
+        distance(outputs(model, family, prompt), exact),
+        ROUNDING * rounding + TOLERANCE,
+        str(getattr(model, "module", model).dtype).removeprefix("torch."),  # an engine's own model stands in it
+        blocks[0],
+        False,
+    )
+    return checked(found, f"report the model's architecture: {wrong}")
 
 
 def distance(found: torch.Tensor, plain: torch.Tensor) -> float:

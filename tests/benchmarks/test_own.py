@@ -275,6 +275,14 @@ def test_the_content_and_the_suffix_are_what_identifies_data_and_not_the_path(tm
     assert len({hashed("a.jsonl", '"a"'), hashed("b.jsonl", '"b"'), hashed("a.txt", '"a"')}) == 3
 
 
+def test_what_a_packages_file_is_called_says_how_it_is_read() -> None:
+    notation = "wheel:pack==1.0!pack/notes.bin#sha256=" + "a" * 64
+    named = {
+        content(sources.parse(notation + name), sources.Cache()) for name in ("", " as notes.csv", " as notes.txt")
+    }
+    assert len(named) == 3
+
+
 TASK = """
 task: capitals
 dataset_path: json

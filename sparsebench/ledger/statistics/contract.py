@@ -58,6 +58,11 @@ class Interval:
     method: str
 
 
+def count_clusters(n: int, clusters: Integers | None) -> int:
+    """How many clusters ``n`` outcomes are in: as many as there are outcomes where each is its own."""
+    return n if clusters is None else int(clusters.max()) + 1
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The outcomes (n,) of a variant and of what it is held against (``dense``) on the same documents.
@@ -72,6 +77,11 @@ class Pairs:
     label: Floats
     cluster: Integers | None = None
     variant_label: Floats | None = None
+
+    @property
+    def clusters(self) -> int:
+        """How many clusters there are."""
+        return count_clusters(len(self.variant), self.cluster)
 
     @property
     def sides(self) -> list[ValuesAndLabels]:

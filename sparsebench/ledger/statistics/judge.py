@@ -17,6 +17,7 @@ from sparsebench.ledger.statistics.contract import (
     Pairs,
     Standing,
     ask,
+    count_clusters,
     none,
 )
 from sparsebench.ledger.statistics.proportions import PairedCounts
@@ -35,7 +36,7 @@ def interval(
     """
     if not explains(metric, score, values, labels):
         return Interval(None, None, f"none: {UNEXPLAINED}")
-    n, many, pooling = len(values), _many(len(values), clusters), Metric.named(metric).pooling
+    n, many, pooling = len(values), count_clusters(len(values), clusters), Metric.named(metric).pooling
     if pooling == "per token":
         return windows.interval(values, labels, clusters)
     if pooling == "mean" and _binary(values):
@@ -64,7 +65,7 @@ def compare(metric: str, pairs: Pairs, chance: float | None = None, seed: int = 
         return windows.compare(pairs, chance)
     if known.pooling == "mean" and _binary(pairs.variant) and _binary(pairs.dense):
         return _counted(known, pairs, chance)
-    if _many(n, pairs.cluster) < 2:
+    if pairs.clusters < 2:
         return replace(
             none("one document does not show how much documents vary", known.higher_is_better), n=n, clusters=1
         )
@@ -101,7 +102,7 @@ def _counted(metric: Metric, pairs: Pairs, chance: float | None) -> Comparison:
         pairs = replace(pairs, variant=1 - pairs.variant, dense=1 - pairs.dense)
         chance = None if chance is None else 1 - chance
     n, net = len(pairs.variant), (pairs.variant - pairs.dense).astype(int)
-    many = _many(n, pairs.cluster)
+    many = pairs.clusters
     gained, lost = int((net > 0).sum()), int((net < 0).sum())
     both = int((pairs.variant * pairs.dense).sum())
     table = PairedCounts(both, gained, lost, n - both - gained - lost)
@@ -143,7 +144,7 @@ def _retained_of_counts(table: PairedCounts, pairs: Pairs, chance: float | None)
 
 def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int) -> Comparison:
     """All else, by both sides on the same resamples."""
-    n, many = len(pairs.variant), _many(len(pairs.variant), pairs.cluster)
+    n, many = len(pairs.variant), pairs.clusters
     drawn = resampling.resampled(metric.pooling, pairs.sides, pairs.cluster, seed)
     shifts = drawn[:, 0] - drawn[:, 1]
     low, high = resampling.quantiles(shifts, many)
@@ -179,10 +180,6 @@ def _bootstrapped(metric: Metric, pairs: Pairs, chance: float | None, seed: int)
         loss_at_most=-least if metric.higher_is_better else worst,
         **retained,
     )
-
-
-def _many(n: int, clusters: Integers | None) -> int:
-    return n if clusters is None else int(clusters.max()) + 1
 
 
 def _in(many: int, n: int) -> str:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, none
+from sparsebench.ledger.statistics.contract import Comparison, Interval, Pairs, count_clusters, none
 
 if TYPE_CHECKING:
     from sparsebench.ledger.statistics.contract import Floats, Integers
@@ -72,7 +72,7 @@ def mean(losses: Floats, tokens: Floats, clusters: Integers | None = None) -> Me
 
 def interval(losses: Floats, tokens: Floats, clusters: Integers | None) -> Interval:
     """The 95% interval of a perplexity."""
-    many = _many(losses, clusters)
+    many = count_clusters(len(losses), clusters)
     if many < LEAST:
         return Interval(None, None, f"none: {_windows(many)} do not show how much windows vary")
     low, high = mean(losses, tokens, clusters).interval
@@ -85,7 +85,7 @@ def compare(pairs: Pairs, chance: float | None = None) -> Comparison:
     ``detectable`` is in the same unit; divided by the dense perplexity it is a share. ``chance`` is a perplexity without skill;
     what is retained is counted in logarithms.
     """
-    many = _many(pairs.variant, pairs.cluster)
+    many = pairs.clusters
     if many < LEAST:
         few = none(f"{_windows(many)} do not show how much windows vary", higher_is_better=False)
         return replace(few, n=len(pairs.variant), clusters=many)
@@ -138,10 +138,6 @@ def _retained(pairs: Pairs, chance: float | None) -> dict[str, float | None]:
         "retained_low": (middle - root) / base,
         "retained_high": (middle + root) / base,
     }
-
-
-def _many(losses: Floats, clusters: Integers | None) -> int:
-    return len(losses) if clusters is None else int(clusters.max()) + 1
 
 
 def _windows(many: int) -> str:

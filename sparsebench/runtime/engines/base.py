@@ -15,6 +15,14 @@ from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
 DENSE = ("Linear", "Conv1D")
+KERNELS_TAKE = ("float32", "bfloat16")
+"""The dtypes of activations that our own kernels have."""
+
+
+def check_dtype(engine: str, model: Any) -> None:
+    """Raise UnsupportedError for a model in a dtype that none of our kernels takes."""
+    if str(model.dtype).removeprefix("torch.") not in KERNELS_TAKE:
+        raise UnsupportedError(f"the {engine} engine does not run in {model.dtype}", "measure it in bfloat16")
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,22 @@ class SavedModel:
         if torch.cuda.is_available():
             raise UnsupportedError("quantized weights are run on a CPU only", "hide the GPU (CUDA_VISIBLE_DEVICES=)")
         return load_kernels(self.folder, self.family, self.dtype, prepare)
+
+    def against_floats(self, prompt: Prompt, wrap: Callable[[Any], Any]) -> Parity:
+        """What multiplies integers, as ``wrap`` makes it, against the same weights as floats; kernels round to bfloat16 as well.
+
+        Raises ParityError where it is further off than that rounding explains.
+        """
+        from sparsebench.models.load import load_expanded
+        from sparsebench.runtime.parity import Cut, beside_rounding
+
+        def expanded(dtype: str, cut: Cut) -> Any:
+            return load_expanded(self.folder, self.family, dtype, cut)
+
+        def integers(cut: Cut) -> Any:
+            return wrap(self.running(cut))
+
+        return beside_rounding(expanded, "bfloat16", integers, self.family, prompt, "an integer kernel is wrong for it")
 
 
 class Engine(Protocol):

@@ -12,7 +12,7 @@ from sparsebench.models.checkpoint import FLOATS, Checkpoint
 from sparsebench.models.types import PER_LAYER
 from sparsebench.runtime import shm
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.parity import TOKENS, against_expanded, check_parity, not_the_models
+from sparsebench.runtime.parity import TOKENS, check_parity, not_the_models
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt, text_config
 
@@ -132,7 +132,7 @@ class DeepSpeed(Wrapping):
         import torch
 
         if source.quantized:
-            return against_expanded(source, prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
+            return source.against_floats(prompt, lambda model: self.wrap(model, model.dtype, TOKENS))
 
         def made(model: Any) -> Any:
             if self._cuts_first(source):

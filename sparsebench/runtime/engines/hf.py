@@ -8,7 +8,6 @@ from typing import Any
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.skipping import skips
 from sparsebench.runtime.engines.base import SavedModel, Wrapping
-from sparsebench.runtime.parity import against_expanded
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -55,4 +54,4 @@ class HuggingFace(Wrapping):
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
         """None where this is what others are compared with; integer kernels against the floats that they stand for."""
-        return against_expanded(source, prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None
+        return source.against_floats(prompt, lambda model: self.wrap(model, None, 0)) if source.quantized else None

@@ -11,9 +11,9 @@ from sparsebench.models.grouped import FeedForward, experts_of
 from sparsebench.models.skipping import SkipThresholds, place_of, skip_of, skips
 from sparsebench.models.topology import LINEAR_TYPES, part
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.engines.base import SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.parity import BLOCKS, checked, distance, outputs, shorten
+from sparsebench.runtime.parity import Cut, beside_rounding
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Kernels
     from sparsebench.runtime.kernels.skipping import Skipping, Tally
 
-DTYPES = ("float32", "bfloat16")
 DENSE = "dense torch linear"
-ROUNDING, EXACT = 2.0, 1e-4
-"""How much further from the masked model in float32 this engine may be than that model in the engine's own dtype, and what
-remains in float32. Values beside a threshold may fall on its other side in either."""
 
 
 class SkipEngine:
@@ -70,22 +66,18 @@ class SkipEngine:
         if not skips(Checkpoint(source.folder).config):
             return None
 
-        def made(dtype: str) -> Any:
+        def masked(dtype: str, cut: Cut) -> Any:
             model = SavedModel(source.folder, source.family, dtype).plain()
-            return model, shorten(model)
+            cut(model)
+            return model
 
-        def said(dtype: str) -> Any:
-            model, _ = made(dtype)
-            return outputs(model, source.family, prompt)
+        def skipping(cut: Cut) -> Any:
+            model = masked(source.dtype, cut)
+            self._replace(model, source)
+            return model
 
-        exact = said("float32")
-        tolerance = ROUNDING * distance(said(source.dtype), exact) + EXACT
-        model, blocks = made(source.dtype)
-        dtype = str(model.dtype).removeprefix("torch.")
-        self._replace(model, source)
-        found = outputs(model, source.family, prompt)
-        judged = Parity(distance(found, exact), tolerance, dtype, min(blocks, BLOCKS), False)
-        return checked(judged, "report the model's architecture: a skipping kernel is wrong for it")
+        wrong = "a skipping kernel is wrong for it"
+        return beside_rounding(masked, source.dtype, skipping, source.family, prompt, wrong)
 
     @property
     def kernel(self) -> str:
@@ -109,8 +101,7 @@ class SkipEngine:
         config, self.tallies = Checkpoint(source.folder).config, []
         if not skips(config) or isinstance(self.kernels, Missing):
             return
-        if str(model.dtype).removeprefix("torch.") not in DTYPES:
-            raise UnsupportedError(f"the skip engine does not run in {model.dtype}", "measure it in bfloat16")
+        check_dtype("skip", model)
         put = _Putting(model, self.kernels)
         skip, experts = skip_of(config) or SkipThresholds({}, {}), experts_of(config)
         # A model that was cut for a comparison lacks blocks.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,9 @@ from sparsebench.models.assemble import Replace, StoredWeights, assemble
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import View
 from sparsebench.native import Missing
-from sparsebench.runtime.engines.base import SavedModel
+from sparsebench.runtime.engines.base import SavedModel, check_dtype
 from sparsebench.runtime.engines.hf import Plain
-from sparsebench.runtime.parity import BLOCKS, checked, distance, out_of_memory, outputs, shorten
+from sparsebench.runtime.parity import Cut, beside_rounding, out_of_memory
 from sparsebench.runtime.results import Parity
 from sparsebench.runtime.workload import Prompt
 from sparsebench.storage import is_packed
@@ -25,15 +27,9 @@ from sparsebench.storage.packed import PackedCheckpoint
 if TYPE_CHECKING:
     from sparsebench.runtime.kernels import Choices, Kernels, Nonzeros
 
-DTYPES = ("float32", "bfloat16")
 DENSE = "dense torch linear"
 FORCED = "bitmask"
 """The layout of a layer with hardly any zeros, where it must not stay dense: the one with the least beside the values."""
-ROUNDING = 2.0
-"""How much further than the plain model in the same dtype this engine may be from the plain model in float32: both keep
-the same weights and round the same activations, in another order. A wrong kernel is further off by an order."""
-EXACT = 1e-4
-"""What remains of that in float32, where the plain model is its own reference."""
 
 
 class Sparse:
@@ -87,25 +83,19 @@ class Sparse:
         return Plain(model.to("cuda" if self.cuda else "cpu"))
 
     def parity(self, source: SavedModel, prompt: Prompt) -> Parity | None:
-        """Against the plain model in float32, as far off as the plain model in the engine's dtype is, times two."""
-        weights, blocks = opened(source), [BLOCKS]
+        """Against the same weights, zeros and all."""
+        weights = opened(source)
 
-        def cut(model: Any) -> None:
-            blocks[0] = shorten(model)
+        def plain(dtype: str, cut: Cut) -> Any:
+            return assemble(weights, source.family, dtype, cut)
 
-        def said(dtype: str) -> Any:
-            model: Any = assemble(weights, source.family, dtype, cut)
-            model = model.to(prompt.ids.device)
-            return outputs(model, source.family, prompt), str(model.dtype).removeprefix("torch.")
-
-        exact, _ = said("float32")
-        plain, dtype = said(source.dtype)
-        found = outputs(self._assembled(source, cut), source.family, prompt)
-        if self.choices:
-            self.choices.faster.clear()  # what it found for its own few tokens is no answer for the workload's
-        tolerance = ROUNDING * distance(plain, exact) + EXACT
-        judged = Parity(distance(found, exact), tolerance, dtype, blocks[0], not self.kinds)
-        return checked(judged, "report the model's architecture: a sparse kernel is wrong for it")
+        sparse, wrong = partial(self._assembled, source), "a sparse kernel is wrong for it"
+        try:
+            found = beside_rounding(plain, source.dtype, sparse, source.family, prompt, wrong)
+        finally:
+            if self.choices:
+                self.choices.faster.clear()  # what it found for its own few tokens is no answer for the workload's
+        return replace(found, wraps_only=not self.kinds)
 
     @property
     def kernel(self) -> str:
@@ -133,11 +123,11 @@ class Sparse:
         from sparsebench.models.experts import left_fused
 
         weights, offered = opened(source), [0]
-        replace = self._replace(weights)
+        put = self._replace(weights)
 
         def counted(view: View, module: Any, dtype: Any) -> Any:
             offered[0] += topology.part(weights.tensors[view.tensor], weights.config, source.family).prunable
-            return replace(view, module, dtype)
+            return put(view, module, dtype)
 
         model: Any = assemble(weights, source.family, source.dtype, cut, counted)
         if not offered[0]:
@@ -146,8 +136,7 @@ class Sparse:
                 f"{kind}: none of its layers is one that the sparse engine can replace",
                 "measure it with another engine",
             )
-        if str(model.dtype).removeprefix("torch.") not in DTYPES:
-            raise UnsupportedError(f"the sparse engine does not run in {model.dtype}", "measure it in bfloat16")
+        check_dtype("sparse", model)
         # Facts, not the model: the next one is loaded when this one is gone.
         named = dict(model.named_modules())
         sparse = {

@@ -11,7 +11,7 @@ from sparsebench.errors import UnsupportedError
 from sparsebench.models.architectures import stated
 from sparsebench.models.axes import Axis, AxisKind, ModelShape, sizes
 from sparsebench.models.operations import tokens_counted
-from sparsebench.models.types import PER_LAYER, transformers_config
+from sparsebench.models.types import PER_LAYER
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ def costs(shape: ModelShape, key: str, axes: Sequence[Axis]) -> tuple[dict[Axis,
     tensors = shape.checkpoint.tensors
     if key == "parameters":
         return {axis: axis.cost(tensors) for axis in axes}, shape.block_parameters
-    looked_at = 4 * tokens_counted(transformers_config(shape.checkpoint.config))
+    looked_at = 4 * tokens_counted(shape.checkpoint.config)
     matrices = {name for name, part in shape.places.items() if part.prunable}
     found = {
         axis: sum(2 * cut.size * tensors[cut.tensor].numel // tensors[cut.tensor].shape[cut.dim]
