@@ -27,6 +27,7 @@ from sparsebench.run.executor import Executor, RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.recorder import JobSpec
 from sparsebench.run.workspace import Workspace
+from sparsebench.sources import Cache
 
 TARGET = 0.5
 """Seconds a job that Ray may cost."""
@@ -68,7 +69,7 @@ def main() -> int:
     late = False
     with ExitStack() as held:
         home = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        settings = RunSettings(Workspace.of(home / "ledger.duckdb", home / "work"), home / "cache", slots=1)
+        settings = RunSettings(Workspace.of(home / "ledger.duckdb", home / "work"), Cache(home / "cache"), slots=1)
         settings.workspace.logs.mkdir(parents=True)
         began = time.monotonic()
         ray: Executor = held.enter_context(Cluster(settings, given.address))

@@ -50,6 +50,7 @@ from sparsebench.run.executor import RunSettings
 from sparsebench.run.local import Local
 from sparsebench.run.simulate import play
 from sparsebench.run.workspace import Workspace
+from sparsebench.sources import Cache
 
 TASKS = (
     "piqa",
@@ -182,7 +183,7 @@ def schedule(asked: Asked) -> dict[str, Any]:
     found = planned(asked)
     sizes = {model.name: ModelSize(1_000_000_000, 2_000_000_000) for model in found.models}
     space = Workspace.of(Path("nowhere/l.duckdb"), Path("nowhere/work"))
-    settings = RunSettings(space, Path("nowhere"), slots=asked.slots, sizes=sizes)
+    settings = RunSettings(space, Cache(Path("nowhere")), slots=asked.slots, sizes=sizes)
     every = jobs(found, found.cells, lambda _: False)
     nodes = [{"CPU": 4.0 * asked.slots, "memory": 256e9}] * asked.nodes
     local = Local(settings)

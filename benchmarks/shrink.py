@@ -58,7 +58,7 @@ def calibration(folder: Path, samples: int, length: int) -> Any:
     from sparsebench.steps.calibration import DEFAULT, tokens
 
     wanted = replace(DEFAULT, samples=samples, length=length)
-    return tokens(folder, "decoder", wanted, sources.Cache(), offline=True)
+    return tokens(folder, "decoder", wanted, sources.Cache(offline=True))
 
 
 def scored(folder: Path, text: Path | None, given: argparse.Namespace) -> float:

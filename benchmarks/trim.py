@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=3, help="windows of 1,024 tokens that a decoder reads")
     parser.add_argument("--counts", type=int, nargs="*", default=[1, 2, 5])
     options = parser.parse_args()
-    model = single(options.model, options.family, options.dtype, False)
+    model = single(options.model, options.family, options.dtype, sources.Cache())
     (encoder if options.family == "encoder" else decoder)(model.folder, options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from pathlib import Path
 from typing import IO, Any
 
@@ -88,3 +89,18 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
         if error.errno == errno.ELOOP:
             unlinked(path)
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
+    # Made by `open`, so that whoever may read the folder may read the file; the number is any that no other writer has.
+    partial = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
+    file = create(partial)
+    try:
+        with file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # there only where writing failed

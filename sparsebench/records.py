@@ -18,7 +18,7 @@ from typing import Any
 
 from sparsebench import bounded, environment
 from sparsebench.errors import LedgerError, RecordError
-from sparsebench.paths import create
+from sparsebench.paths import create, write_whole
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.stages import timed
 
@@ -74,7 +74,7 @@ def write(folder: Path, record: dict[str, Any]) -> Path:
     """Store a record atomically and durably; an earlier one of the same cell goes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.{record['status']}.json"
-    write_atomically(path, json.dumps(record, separators=(",", ":")))
+    write_whole(path, json.dumps(record, separators=(",", ":")))
     for status in STATUSES:
         if status != record["status"]:
             (folder / f"{record['key']}.{status}.json").unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def write_plan(folder: Path, manifest: str, cells: Iterable[Cell], device: str =
         "written_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cells": [{**_asked(cell, device, known), "label": cell.label} for cell in cells],
     }
-    write_atomically(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
+    write_whole(folder / f"plan-{manifest}.json", json.dumps(record, separators=(",", ":")))
     return record
 
 
@@ -102,20 +102,6 @@ def _asked(cell: Cell, device: str, known: dict[str, dict[str, Any]]) -> dict[st
     variant = known.get(cell.variant.id) or known.setdefault(cell.variant.id, cell.variant.record())
     asked = {"cell_id": cell.id, "key": key(cell, device), "stage": cell.stage, "settings": cell.settings}
     return asked | {"variant": variant}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    file = create(partial)
-    try:
-        with file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)  # there only where writing failed
 
 
 def sweep(folder: Path) -> None:

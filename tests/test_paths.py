@@ -25,7 +25,6 @@ from sparsebench.models.prepare import prepare
 from sparsebench.paths import INDEX, PICKLE_INDEX, check, create, plain, unlinked
 from sparsebench.plan import preflight
 from sparsebench.plan.jobs import jobs
-from sparsebench.records import write_atomically
 from sparsebench.report import build
 from sparsebench.run.workspace import Workspace, exclusive
 from sparsebench.sources import hub, parse
@@ -307,7 +306,6 @@ def test_a_ledger_is_not_backed_up_into_a_link(tmp_path: Path, canary: Path) -> 
 
 def test_files_under_foreseeable_names_are_no_links(tmp_path: Path, canary: Path) -> None:
     for write, link in (
-        (lambda: write_atomically(tmp_path / "r.json", "{}"), tmp_path / f".r.json.{os.getpid()}"),
         (lambda: records.bundle(tmp_path / "none", tmp_path / "b.zst"), tmp_path / ".b.zst.partial"),
         (lambda: exclusive(tmp_path / "l.duckdb").__enter__(), tmp_path / ".run.lock"),
         (lambda: create(tmp_path / "loop", "ab"), tmp_path / "loop"),

@@ -6,14 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsebench.paths import create
+from sparsebench.paths import write_whole
 
 
 @dataclass(frozen=True, init=False)
@@ -79,11 +78,4 @@ def write_json(path: Path, value: dict[str, Any], indent: int | None = None) -> 
     """Write a JSON file so that nobody ever sees half of it."""
     text = json.dumps(value, indent=indent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made by `open`, so that whoever may read the folder may read the file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with create(partial) as file:
-            file.write(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, text)

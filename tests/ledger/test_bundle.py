@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sparsebench.errors import LedgerError, RecordError
-from sparsebench.records import bundle, read, statuses, unbundle, write, write_atomically
+from sparsebench.paths import write_whole
+from sparsebench.records import bundle, read, statuses, unbundle, write
 
 AT = "2026-01-02T03:04:05.000+00:00"
 
@@ -92,5 +93,5 @@ def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "a.done.json", "{}")
+        write_whole(tmp_path / "a.done.json", "{}")
     assert not list(tmp_path.iterdir())
