@@ -40,6 +40,7 @@ def test_manifests_pass_the_preflight_offline(name: str) -> None:
         ("examples/shapes.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/coder.yaml", {"make", "structure", "storage", "benchmarks", "latency", "memory"}),
         ("examples/floors.yaml", {"make", "structure", "storage", "benchmarks"}),
+        ("examples/answers.yaml", {"make", "benchmarks"}),
         ("examples/recovery.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/training.yaml", {"make", "structure", "storage", "benchmarks"}),
         ("examples/g2p-recovery.yaml", {"make", "structure", "storage", "benchmarks"}),

@@ -230,7 +230,9 @@ def _result(
     phases = intervals.summaries(samples, settled, spent)
     found = intervals.differences(samples, not alone)
     facts = _facts(messages[0], setting)
-    notes = (*intervals.waiting(phases, facts["device"], setting.ranks), *intervals.disagreeing(phases, found))
+    others = Counter(message["kernel"] for message in messages if message["kernel"] != facts["kernel"])
+    unlike = (f"{count} of {len(messages)} processes ran {kernel}" for kernel, count in others.items())
+    notes = (*unlike, *intervals.waiting(phases, facts["device"], setting.ranks), *intervals.disagreeing(phases, found))
     return LatencyResult(
         **{**facts, "notes": (*facts["notes"], *notes)},
         baseline="unpaired" if alone else "paired",

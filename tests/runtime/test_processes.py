@@ -60,7 +60,14 @@ def told(index: int, process: int, ratio: float) -> dict[str, Any]:
         for block in range(2)
         for side, wall in (("dense", STEP), ("variant", ratio * STEP))
     ]
-    facts = {"kernel": "k", "threads": 1, "device": "cpu", "dtype": "float32", "notes": [], "parity": None}
+    facts = {
+        "kernel": "k" if ratio < 1.2 else "other tiles",
+        "threads": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "notes": [],
+        "parity": None,
+    }
     settled = [("forward", "dense"), ("forward", "variant")]
     return {
         "kind": "result", "index": index, "process": process, "samples": samples, "steady": settled, "energy": [],
@@ -103,6 +110,8 @@ def test_a_precise_variant_needs_no_more_and_a_wide_one_half_as_many_more(monkey
     assert (quick.differences[0].processes, varies.differences[0].processes) == (3, 4)
     assert quick.differences[0].ratio == pytest.approx(0.5)
     assert {one.process for one in varies.samples} == {0, 1, 2, 3}
+    assert (quick.kernel, varies.kernel) == ("k", "k")
+    assert "2 of 4 processes ran other tiles" in varies.notes and not any("processes ran" in one for one in quick.notes)
 
 
 def test_where_forks_are_not_safe_every_process_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
