@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not setup and not long'
 
-# What takes a minute or more by itself, and drawn inputs, more and other ones; not run on every change.
+# Tests that take a minute or more each, and property tests with more and other inputs. Not run on every change.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet 'triton>=3.4; platform_system == "Linux"' -r requirements-ray.txt -r requirements-moefy.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'long or hypothesis' --hypothesis-profile=other --timeout 3600
@@ -58,6 +58,7 @@ docs: $(VENV)/.installed-docs
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# Removes out/, which make demo and make docs wrote. Keep ledgers elsewhere: records cannot be made again.
 clean:
 	rm -rf out
 

@@ -20,7 +20,7 @@ LIBRARIES = (
     "torch", "transformers", "accelerate", "deepspeed", "lm-eval", "datasets", "duckdb", "safetensors", "numpy",
     "tokenizers", "gguf", "scipy", "zstandard", "pymetis",
 )  # fmt: skip
-EXTRAS = {"pymetis": "moefy"}
+EXTRAS = {"pymetis": "'pymetis>=2025.2'"}
 """The optional extra of ours that brings a library."""
 
 

@@ -109,7 +109,11 @@ for verb, (module, group) in VERBS.items():
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 some cells failed, 2 the input was wrong, 130 interrupted."""
+    """Run a command.
+
+    Exit codes: 0 done; 1 something failed or could not be done (a cell, a task, a check of `doctor`, a locked ledger); 2 the
+    input was wrong; 130 interrupted.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _open_streams()

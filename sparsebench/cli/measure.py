@@ -44,7 +44,9 @@ def measure(
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens in each prompt.")] = 128,
     generate: Annotated[int, typer.Option(min=1, help="New tokens each.")] = 16,
-    samples: Annotated[int, typer.Option(min=4, help="Timed samples per phase and side, from all processes.")] = 24,
+    samples: Annotated[
+        int, typer.Option(min=4, help="Timed samples per phase for each of the two models, over all processes.")
+    ] = 24,
     processes: Annotated[
         int,
         typer.Option(

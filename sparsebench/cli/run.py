@@ -36,7 +36,7 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Jobs at once; timed jobs run alone. With GPUs, as many again on the CPU. Default: as many as fit.",
+            help="How many jobs run at once; timed jobs run alone. With GPUs, as many again on the CPU. Default: as many as fit.",
         ),
     ] = None,
     silence: Annotated[
@@ -44,7 +44,8 @@ def run(
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="Give up a job silent and idle for so long. Default: an hour, or ten times its estimate if longer.",
+            help="Stop a job that has shown no output, CPU use or disk access for this long. "
+            "Default: an hour, or ten times its estimate if longer.",
             show_default=False,
         ),
     ] = None,

@@ -36,7 +36,7 @@ def score(
     ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="lm-eval's own batches of so many; default: the fastest way.")
+        int | None, typer.Option(min=1, help="Use lm-eval's own batches of this size; default: the fastest way.")
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="What a classification head's outputs mean, in order.")

@@ -398,8 +398,7 @@ def _not_installed(loaded: LoadedManifest, manifest: Manifest) -> Iterator[Probl
                         continue
                     told.add((number, library))
                     at = ("variants", index, number) if isinstance(entry, list) else ("variants", index)
-                    extra = environment.EXTRAS.get(library)
-                    way = f"pip install {f'sparsebench[{extra}]' if extra else library}"
+                    way = f"pip install {environment.EXTRAS.get(library, library)}"
                     yield loaded.problem(at, f"{label(step)}: {library} is not installed", "", way)
 
 

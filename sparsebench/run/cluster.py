@@ -1,4 +1,4 @@
-"""Jobs as tasks of Ray (``pip install sparsebench[ray]``), on whatever nodes its cluster has.
+"""Jobs as tasks of Ray (the extra ``ray``), on whatever nodes its cluster has.
 
 Ray finds a node with the CPUs, GPUs and memory that a job declares; a timed job declares all CPUs of one, and so has it to
 itself, or, where its ranks lie on several, those of several (``placement``). On the node the job is done as ``local`` does it,
@@ -115,7 +115,7 @@ class Cluster:
         if wrong := [f"{node}: {what}" for node, told in self._probed() if (what := self._wrong(told, exclusive))]:
             raise UserError(
                 f"not every node can do this: {'; '.join(wrong)}",
-                "nodes need the same environment (`pip install sparsebench[ray]`), and the work folder under the same path",
+                "nodes need the same environment (`pip install 'ray>=2.9'`), and the work folder under the same path",
             )
 
     def _probed(self) -> list[tuple[str, dict[str, Any]]]:
@@ -343,7 +343,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"--executor ray: Ray cannot be imported ({error})", "pip install sparsebench[ray]") from error
+        raise UserError(f"--executor ray: Ray cannot be imported ({error})", "pip install 'ray>=2.9'") from error
     return ray
 
 

@@ -19,7 +19,7 @@ from benchmarks.attack import MARK, ROOT, Home, begin, compare, undisturbed
 from sparsebench.ledger import query
 
 pytestmark = pytest.mark.long
-pytest.importorskip("ray", reason="Ray is not installed: pip install sparsebench[ray]")
+pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 PATIENT = {
     "RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",

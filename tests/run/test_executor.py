@@ -238,7 +238,7 @@ def test_without_ray_and_without_a_cluster_the_error_says_what_to_do(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError) as error:
         Cluster(settings)
-    assert "pip install sparsebench[ray]" in str(error.value)
+    assert "pip install 'ray>=2.9'" in str(error.value)
 
 
 def test_on_a_node_a_job_runs_in_a_process_of_its_own(plan: Plan, settings: RunSettings) -> None:

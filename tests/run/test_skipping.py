@@ -81,7 +81,7 @@ def test_metis_is_asked_for_by_name_and_refused_with_its_line_where_it_is_not_in
         prepare(PlanRequest(path, offline=True))
     (problem,) = caught.value.problems
     assert "partition: [balanced, metis]" in path.read_text().splitlines()[problem.line - 1]
-    assert "pip install sparsebench[moefy]" in problem.hint
+    assert "pip install 'pymetis>=2025.2'" in problem.hint
 
 
 @pytest.mark.long

@@ -30,7 +30,7 @@ def partitioned(gram: torch.Tensor, groups: int, generator: torch.Generator) -> 
         import pymetis
     except ImportError as error:
         raise UserError(
-            f"partition: metis: pymetis cannot be imported ({error})", "pip install sparsebench[moefy]"
+            f"partition: metis: pymetis cannot be imported ({error})", "pip install 'pymetis>=2025.2'"
         ) from error
     pairs = gram.clone().fill_diagonal_(0)
     graph, whole = _graph(pairs), pymetis.zero_copy_dtype()

@@ -34,7 +34,7 @@ class Moefy(Settings):
     of others none."""
     partition: Literal["balanced", "metis"] = "balanced"
     """Of coactivation, what makes the groups: `balanced` is k-means with a linear assignment; `metis` cuts the graph of neurons
-    that are active together, as published, and needs `pip install sparsebench[moefy]`."""
+    that are active together, as published, and needs `pip install 'pymetis>=2025.2'`."""
 
     def complete(self, name: str) -> dict[str, Any]:
         """With the published number of shared experts filled in; there is no default for how many are active."""

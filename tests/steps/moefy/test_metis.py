@@ -24,7 +24,7 @@ from tests.steps.skip.making import made
 
 
 def needs_pymetis() -> None:
-    pytest.importorskip("pymetis", reason="METIS is not installed: pip install sparsebench[moefy]")
+    pytest.importorskip("pymetis", reason="METIS is not installed: pip install 'pymetis>=2025.2'")
 
 
 def planted(groups: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,4 +121,4 @@ def test_without_pymetis_a_pass_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(UserError, match="pymetis cannot be imported") as caught:
         partitioned(torch.eye(8), 2, torch.Generator())
-    assert "sparsebench[moefy]" in str(caught.value)
+    assert "pip install 'pymetis>=2025.2'" in str(caught.value)
