@@ -162,7 +162,7 @@ def _opened(path: Path, wrong: type[SparsebenchError]) -> Iterator[TextIO]:
         suffix = path.suffix.lower()
         if suffix in (".gz", ".zst"):
             # Unpacking is fast and what follows is not: it begins when the size is known.
-            _weigh(_plain(packed, suffix), path, wrong)
+            _weigh(packed, suffix, path, wrong)
             packed.seek(0)
         yield io.TextIOWrapper(_plain(packed, suffix), encoding="utf-8-sig")  # spreadsheets begin with a mark
 
@@ -177,10 +177,10 @@ def _plain(packed: BinaryIO, suffix: str) -> Any:
     return packed
 
 
-def _weigh(plain: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> None:
-    """Raise ``wrong`` where there is more in a compressed file than may be."""
+def _weigh(packed: BinaryIO, suffix: str, path: Path, wrong: type[SparsebenchError]) -> None:
+    """Raise ``wrong`` where there is more in a compressed file than may be, or less than was put there."""
     left = limit = min(UNPACKED, unpacked(path.stat().st_size))
-    while size := len(plain.read(1 << 20)):
+    for size in _zst_sizes(packed, path, wrong) if suffix == ".zst" else _gz_sizes(packed):
         left -= size
         if left < 0:
             raise wrong(
@@ -188,6 +188,31 @@ def _weigh(plain: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> None:
                 f"({RATIO} times that, at least {FREE / MB:g} MB and at most {UNPACKED / MB:g} MB)",
                 "unpack it yourself if you trust it",
             )
+
+
+def _gz_sizes(packed: BinaryIO) -> Iterator[int]:
+    plain = gzip.GzipFile(fileobj=packed)
+    while size := len(plain.read(1 << 20)):
+        yield size
+
+
+def _zst_sizes(packed: BinaryIO, path: Path, wrong: type[SparsebenchError]) -> Iterator[int]:
+    """How much each piece of a zstd file unpacks to. Its stream reader takes a file that was cut for one that ends there."""
+    import zstandard
+
+    frame, some = None, False
+    try:
+        # A thousand bytes may unpack to 32 MB.
+        while piece := packed.read(1024):
+            some = True
+            while piece:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield len(frame.decompress(piece))
+                piece, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    except zstandard.ZstdError as error:
+        raise wrong(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
+    if frame or not some:
+        raise wrong(f"{path}: not a whole zstd file (it was cut short)", "copy the file again")
 
 
 def _measure(value: Any) -> None:

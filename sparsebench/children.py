@@ -16,6 +16,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
@@ -49,12 +50,23 @@ def may_fork() -> bool:
     return sys.platform == "linux" and not any(Path(device).exists() for device in GPUS)
 
 
+def leave(code: int) -> NoReturn:
+    """End this process at once, whatever becomes of what it has yet to print: no code of a parent's may run here."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
     """Do it in a fork of this process, which waits: the exit code. ``forked`` is told its number.
 
     A fork that a signal ends, ends this process by the same signal.
     """
     parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()  # or both would print what waits there
     child = os.fork()
     if not child:
         code = 1
@@ -64,9 +76,7 @@ def apart(do: Callable[[], int], forked: Callable[[int], object]) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            leave(code)
     forked(child)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:

@@ -81,9 +81,11 @@ def _listed() -> tuple[Gpu, ...]:
             uuid, name = (word.strip() for word in left.split(",", 1))
             found.append(Gpu(number, name, uuid, int(free) * 2**20 if free.isdigit() else None))
         return tuple(found)
-    lines = [line.strip() for line in _told(_AMD).splitlines() if line.strip()]
-    # AMD's tool puts the names of its columns first.
-    names = [line for line in lines if not line.lower().startswith("device,")]
+    # AMD's tool puts the names of its columns first, and the card's number before its name.
+    lines = [
+        line.strip() for line in _told(_AMD).splitlines() if line.strip() and not line.lower().startswith("device,")
+    ]
+    names = [re.sub(r"^card\d+,\s*", "", line) for line in lines]
     return tuple(Gpu(number, name) for number, name in enumerate(names))
 
 

@@ -184,6 +184,7 @@ def as_json(device: str = "cpu") -> dict[str, object]:
     """
     total, available = memory()
     system, python, (commit, dirty) = platform.platform(), platform.python_version(), git_state()
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has the outermost level first
     stable = (machine(device), system, python, sorted(versions().items()), commit, dirty)
     return {
         "id": hashlib.sha256(repr(stable).encode()).hexdigest()[:16],
@@ -197,7 +198,7 @@ def as_json(device: str = "cpu") -> dict[str, object]:
         "libraries": dict(versions()),
         "git_commit": commit,
         "git_dirty": dirty,
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or cores()),
+        "threads": int(asked) if asked.isdigit() else cores(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
         "available_bytes": available,
     }

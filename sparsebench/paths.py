@@ -91,11 +91,15 @@ def create(path: Path, mode: str = "w") -> IO[Any]:
         raise
 
 
+def partial_of(path: Path) -> Path:
+    """A hidden name in the same folder, ending in a number, that no other writer has."""
+    return path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old file or the new one, never a part."""
-    # Made by `open`, so that whoever may read the folder may read the file; the number is any that no other writer has.
-    partial = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbelow(10**6):06}")
-    file = create(partial)
+    partial = partial_of(path)
+    file = create(partial)  # made by `open`, so that whoever may read the folder may read the file
     try:
         with file:
             file.write(text)

@@ -18,7 +18,7 @@ from typing import Any
 
 from sparsebench import bounded, environment
 from sparsebench.errors import LedgerError, RecordError
-from sparsebench.paths import create, write_whole
+from sparsebench.paths import create, partial_of, write_whole
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.stages import timed
 
@@ -188,7 +188,7 @@ def bundle(folder: Path, out: Path, manifests: Collection[str] = ()) -> int:
     import zstandard
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_of(out)
     count = 0
     try:
         with create(partial, "wb") as file, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(file) as packed:
@@ -259,16 +259,12 @@ def _inside(path: Path, folder: Path) -> Path:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    import zstandard
-
     try:
         yield from (
             bounded.lines(path, RecordError)
             if path.name.endswith(".zst")
             else [bounded.whole(path, RecordError, _longest(path))]
         )
-    except zstandard.ZstdError as error:
-        raise RecordError(f"{path}: not a whole zstd file ({error})", "copy the file again") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 text (byte {error.start})", "copy the file again") from error
     except OSError as error:

@@ -34,6 +34,14 @@ def test_the_instructions_decide_what_is_emulated(
     assert {dtype for dtype in dtypes if environment.emulated.__wrapped__(dtype)} == slow
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("8,1", 8), ("", None), ("many", None)])
+def test_threads_are_those_of_the_outermost_level(
+    asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert environment.as_json()["threads"] == (threads or environment.cores())
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the CPU is not asked")
 def test_pytorch_says_the_same_of_this_machine() -> None:
     import torch

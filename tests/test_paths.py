@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sparsebench import records
 from sparsebench.benchmarks.pooling import read_pooling
 from sparsebench.cli.app import main
 from sparsebench.errors import ModelError, SourceError, UserError
@@ -306,7 +305,6 @@ def test_a_ledger_is_not_backed_up_into_a_link(tmp_path: Path, canary: Path) -> 
 
 def test_files_under_foreseeable_names_are_no_links(tmp_path: Path, canary: Path) -> None:
     for write, link in (
-        (lambda: records.bundle(tmp_path / "none", tmp_path / "b.zst"), tmp_path / ".b.zst.partial"),
         (lambda: exclusive(tmp_path / "l.duckdb").__enter__(), tmp_path / ".run.lock"),
         (lambda: create(tmp_path / "loop", "ab"), tmp_path / "loop"),
     ):

@@ -186,7 +186,7 @@ class OwnData:
         if source.kind != "path" or self.kind == LM_EVAL:
             return 0
         path = sources.fetch(source, cache)
-        size = path.stat().st_size * (_UNPACKED if path.suffix == ".gz" else 1)
+        size = path.stat().st_size * (_UNPACKED if path.suffix in (".gz", ".zst") else 1)
         if row.form != "records":
             return max(1, size // _TOKEN // (self.stride or row.tokens or WINDOW))
         if suffix_of(path) not in (".jsonl", ".ndjson", ".csv", ".tsv"):

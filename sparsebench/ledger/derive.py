@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsebench.ledger import migrate, sqlfiles, statistics
@@ -28,6 +29,11 @@ def derive(connection: duckdb.DuckDBPyConnection) -> None:
     unexplained = {"unexplained": statistics.none(statistics.UNEXPLAINED).method}
     for part in _parts(connection.execute(comparisons, unexplained).fetchall()):
         _add_comparisons(connection, part)
+
+
+def upgrade(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Bring the open ledger at ``path`` up to date; the schema and what is derived under it count together or not at all."""
+    migrate.upgrade(connection, path, derive=derive)
 
 
 def _add_intervals(connection: duckdb.DuckDBPyConnection, part: Rows) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsebench.errors import UserError
 from sparsebench.ledger import migrate, query, sqlfiles
-from sparsebench.paths import create, unlinked
+from sparsebench.paths import create, partial_of, unlinked
 
 if TYPE_CHECKING:
     import duckdb
@@ -52,8 +52,7 @@ def _sqlite(ledger: Path, out: Path) -> Path:
     if out.exists():
         raise UserError(f"{out}: exists", "name a new file")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.unlink(missing_ok=True)
+    partial = partial_of(out)
     create(partial, "ab").close()  # sqlite3 does not say why it cannot make a file
     target = sqlite3.connect(partial)
     try:
@@ -67,9 +66,11 @@ def _sqlite(ledger: Path, out: Path) -> Path:
                 marks = ", ".join("?" * len(cursor.description))
                 while rows := cursor.fetchmany(ROWS):
                     target.executemany(f'INSERT INTO "{name}" VALUES ({marks})', _plain(rows))
+        target.close()
+        return partial.rename(out)
     finally:
         target.close()
-    return partial.rename(out)
+        partial.unlink(missing_ok=True)
 
 
 _AFFINITY = {"BIGINT": "INTEGER", "INTEGER": "INTEGER", "BOOLEAN": "INTEGER", "DOUBLE": "REAL"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     import duckdb
 
 
-def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Sequence[str] | None = None) -> None:
+def upgrade(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    migrations: Sequence[str] | None = None,
+    derive: Callable[[duckdb.DuckDBPyConnection], None] = lambda connection: None,
+) -> None:
     """Bring the open ledger at ``path`` up to date (by ``migrations``: default all); does nothing to one that is current.
 
+    ``derive`` computes, in the same transaction, what a migration has removed for that.
     Raises LedgerError for a file that is not a ledger, or that a newer program has migrated.
     """
     steps = sqlfiles.folder("migrations") if migrations is None else migrations
@@ -52,6 +58,8 @@ def upgrade(connection: duckdb.DuckDBPyConnection, path: Path, migrations: Seque
         connection.execute(comment)
     connection.execute("DELETE FROM base.issued_views")
     connection.execute("INSERT INTO base.issued_views VALUES (?)", [_digest(views)])
+    if todo:
+        derive(connection)
     connection.execute("COMMIT")
 
 

@@ -172,11 +172,7 @@ def reader(path: Path, patience: float = PATIENCE, outlet: Path | None = None) -
             yield connection
     if not ready:
         with connect.writer(path, patience) as connection:
-            migrate.upgrade(connection, path)
-            # A migration may ask for what is derived to be computed again.
-            connection.execute("BEGIN")
-            derive.derive(connection)
-            connection.execute("COMMIT")
+            derive.upgrade(connection, path)
         with connect.reader(path, patience, outlet) as connection, _explaining(path):
             yield connection
 

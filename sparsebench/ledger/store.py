@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench import records
 from sparsebench.errors import RecordError
-from sparsebench.ledger import connect, derive, migrate, sqlfiles
+from sparsebench.ledger import connect, derive, sqlfiles
 
 Wrong = Callable[[RecordError], object]
 """Told of a record that cannot be taken."""
@@ -37,7 +37,7 @@ class Ledger:
         if not texts:
             return 0
         with connect.writer(self.path, self.patience) as connection:
-            migrate.upgrade(connection, self.path)
+            derive.upgrade(connection, self.path)
             with _blaming_records():
                 connection.execute("BEGIN")
                 connection.execute(sqlfiles.read("ingest/incoming"), {"records": texts})
@@ -60,7 +60,7 @@ class Ledger:
         if not self.path.exists():
             return 0
         with connect.writer(self.path, self.patience) as connection:
-            migrate.upgrade(connection, self.path)
+            derive.upgrade(connection, self.path)
             known = set(connection.execute("SELECT key, status FROM base.records").fetchall())
         missing = sorted(records.statuses(folder).items() - known)
         paths = [folder / f"{key}.{status}.json" for key, status in missing]

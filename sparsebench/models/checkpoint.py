@@ -194,7 +194,8 @@ class Checkpoint:
         """Names that repeat an earlier tensor (tied embeddings stored twice), each with that tensor's name.
 
         Ties exist among token embeddings and output heads only, so only vocabulary-sized tensors outside the blocks are
-        compared: two matrices of a block that were pruned to nothing are equal, not tied.
+        compared: two matrices of a block that were pruned to nothing are equal, not tied. Of tables of zeros the
+        configuration tells.
         """
         text = self.config.get("text_config")
         vocabulary = self.config.get("vocab_size") or (text if isinstance(text, dict) else {}).get("vocab_size")
@@ -209,22 +210,29 @@ class Checkpoint:
         for group in groups.values():
             kept: list[TensorInfo] = []
             for info in group:
-                twin = next((earlier for earlier in kept if self._same_bytes(earlier, info)), None)
+                twin = next((earlier for earlier in kept if self._tied(earlier, info)), None)
                 if twin:
                     repeats[info.name] = twin.name
                 else:
                     kept.append(info)
         return repeats
 
-    def _same_bytes(self, one: TensorInfo, other: TensorInfo) -> bool:
+    def _tied(self, one: TensorInfo, other: TensorInfo) -> bool:
         """Compared chunk by chunk: an untied head differs in the first."""
+        zeros = True
         with (self.folder / one.file).open("rb") as left, (self.folder / other.file).open("rb") as right:
             left.seek(one.begin)
             right.seek(other.begin)
-            return all(
-                left.read(size) == right.read(size)
-                for size in (min(_CHUNK, one.nbytes - start) for start in range(0, one.nbytes, _CHUNK))
-            )
+            for start in range(0, one.nbytes, _CHUNK):
+                piece = left.read(min(_CHUNK, one.nbytes - start))
+                if piece != right.read(len(piece)):
+                    return False
+                zeros = zeros and not any(piece)
+        if not zeros:
+            return True
+        from sparsebench.models.types import transformers_config
+
+        return bool(getattr(transformers_config(self.config).get_text_config(), "tie_word_embeddings", True))
 
 
 def pieces_of(folder: Path, info: TensorInfo) -> Iterator[torch.Tensor]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sparsebench import bounded, devices, energy
+from sparsebench import bounded, children, devices, energy
 from sparsebench.children import apart, die_with_parent
 from sparsebench.errors import MeasureError, SparsebenchError, UnsupportedError, redact_stderr
 from sparsebench.runtime import graphs, heartbeat, hosts, latency, machine, memory, nodes, parity, watch
@@ -350,7 +350,5 @@ if __name__ == "__main__":
     except BaseException:  # the worker's boundary: the launcher shows the end of this log
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         # An interpreter's orderly end aborts now and then under gloo's threads, and frees gigabytes slowly.
-        os._exit(code)
+        children.leave(code)

@@ -129,7 +129,7 @@ def read_records(path: Path, *fields: str) -> Iterator[Record]:
 
 def suffix_of(path: Path) -> str:
     """The suffix that decides what a file is, in small letters: of ``notes.JSONL.gz``, ``.jsonl``; empty without one."""
-    return next((part.lower() for part in reversed(path.suffixes) if part.lower() != ".gz"), "")
+    return next((part.lower() for part in reversed(path.suffixes) if part.lower() not in (".gz", ".zst")), "")
 
 
 def is_plain(path: Path) -> bool:

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,12 @@ class StoredFile:
             raise StorageError(message, again(self.coding))
         return bits
 
+    @cached_property
+    def _by_name(self) -> dict[str, StoredTensor]:
+        return {entry.info.name: entry for entry in self.entries}
+
     def _near(self, name: str) -> Bytes | None:
-        return next((self.load(entry) for entry in self.entries if entry.info.name == name), None)
+        return self.load(self._by_name[name]) if name in self._by_name else None
 
 
 def again(coding: Coding) -> str:

@@ -150,3 +150,9 @@ def test_errors_that_were_compared_the_wrong_way_round_are_compared_again(
         connection.execute(sqlfiles.read("migrations/0021_lower_is_better"))
     Ledger(path).ingest([last])
     assert query.run(path, asked).rows == now
+    # A run of a newer program with nothing to do but to bring its ledger up to date.
+    with connect.writer(path, 5) as connection:
+        connection.execute("UPDATE base.comparisons SET loss_at_most = -0.02, gained = 30, lost = 0")
+        connection.execute("DELETE FROM base.migrations WHERE number > 20")
+    assert Ledger(path).catch_up(tmp_path / "no-records") == 0
+    assert query.run(path, asked).rows == now

@@ -186,6 +186,16 @@ def test_a_broken_record_file_is_named(tmp_path: Path, name: str, text: str, wor
         Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
 
 
+@pytest.mark.parametrize("left", [0, 40, -1])
+def test_a_bundle_that_was_cut_short_is_named(tmp_path: Path, found: list[dict[str, Any]], left: int) -> None:
+    import zstandard
+
+    whole = zstandard.compress((json.dumps(found[1]) + "\n").encode())
+    (tmp_path / "b.jsonl.zst").write_bytes(whole[:left])
+    with pytest.raises(LedgerError, match=r"b\.jsonl\.zst: not a whole zstd file"):
+        Ledger(tmp_path / "x.duckdb").rebuild([tmp_path])
+
+
 def test_a_broken_line_of_a_bundle_is_named(tmp_path: Path, found: list[dict[str, Any]]) -> None:
     import zstandard
 

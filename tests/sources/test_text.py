@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,8 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def text_file(path: Path, text: str) -> Path:
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(packed(text.encode()))
     return path
 
 
@@ -52,6 +54,7 @@ def jsonl(rows: list[Any]) -> str:
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "a.jsonl": lambda path: text_file(path, jsonl(ROWS)),
     "a.jsonl.gz": lambda path: text_file(path, jsonl(ROWS)),
+    "a.jsonl.zst": lambda path: text_file(path, jsonl(ROWS)),
     "a.ndjson": lambda path: text_file(path, jsonl(ROWS)),
     "a.json": lambda path: text_file(path, json.dumps(ROWS, indent=1)),
     "a.json.gz": lambda path: text_file(path, json.dumps(ROWS)),
@@ -172,6 +175,9 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(jsonl(ROWS).encode())[:40])
     with pytest.raises(SourceError, match="not readable as jsonl"):
         read_texts(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "cut.jsonl.zst").write_bytes(zstandard.compress(jsonl(ROWS).encode())[:-3])
+    with pytest.raises(SourceError, match="not a whole zstd file"):
+        read_texts(tmp_path / "cut.jsonl.zst")
     (tmp_path / "plain.txt.gz").write_bytes(b"not zipped")
     with pytest.raises(SourceError, match="not readable as txt"):
         read_texts(tmp_path / "plain.txt.gz")

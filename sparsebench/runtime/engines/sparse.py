@@ -185,7 +185,7 @@ class Sparse:
         nearly_empty = self.bitmask and int((weight != 0).sum()) * 4 < weight.numel()
         if not nearly_empty and (regular := semi_structured(weight)):
             return regular
-        if not self.bitmask:
+        if not self.bitmask or weight.numel() >= 2**31:  # the kernel counts nonzeros in 32 bits
             return None
         from sparsebench.runtime.kernels.bitmask_gpu import BitmaskLinear
 
