@@ -123,7 +123,7 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
     from sparsebench.run.workspace import Workspace
 
     space = Workspace.of(ready.ledger, ready.work)
-    work = jobs(ready.plan, cells, space.present)
+    work = jobs(ready.plan, cells, space.present, space.kept)
     stages = Counter(cell.stage for cell in cells)
     note(f"{ready.plan.manifest}: {len(cells)} of {len(ready.plan.cells)} cells to do in {len(work)} jobs")
     unable = Counter((f"{one.path}:{one.line}", one.message) for one in ready.refused.values())
@@ -161,7 +161,8 @@ def announce(ready: Prepared, cells: list[Cell]) -> dict[str, float]:
         words = (
             "will not fit: " + TOO_LARGE if model.alone else "is too much for a pair: dense and variant are timed apart"
         )
-        note(f"  {model.model} needs about {size(model.needed)} of memory, which {words}", "yellow")
+        whose = "a GPU's memory" if model.gpu else "memory"
+        note(f"  {model.model} needs about {size(model.needed)} of {whose}, which {words}", "yellow")
     packages = f"{need.packages} package{'s' * (need.packages != 1)}" if need.packages else ""
     fetch = " and ".join(word for word in (size(need.fetch) if need.fetch else "", packages) if word) or "nothing"
     note(f"  up to {size(need.disk)} of disk, {size(need.memory)} of memory; to fetch: {fetch}")

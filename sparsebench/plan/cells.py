@@ -165,6 +165,7 @@ class Job:
     ``kind`` names one of ``stages.PROCESSES``. ``makes`` are the
     variants whose folders the job leaves behind, ``parent`` the one that they are made from, ``after`` the jobs that must
     have ended before it starts, ``exclusive`` that it is timed: alone on the machine, but for what ``jobs.alone`` says.
+    ``again`` is the making that is recorded and done once more, because a folder is gone: for the estimate.
     """
 
     id: str
@@ -174,6 +175,12 @@ class Job:
     parent: Variant | None = None
     after: tuple[str, ...] = ()
     exclusive: bool = False
+    again: tuple[Cell, ...] = ()
+
+    @property
+    def making(self) -> tuple[Cell, ...]:
+        """All that it makes, whether that is recorded or not."""
+        return (*self.cells, *self.again)
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -35,6 +35,8 @@ READINGS = 3
 DEFAULT_DOCUMENTS = 2000
 MASKED_TOKENS = 12
 """Tokens of a document's answers, each masked once."""
+PASSAGE_TOKENS, LONGEST_PASSAGE = 130, 512
+"""Tokens of a passage of BoolQ, of which encoders read one a sample, and of the longest of 128 such: so long all are padded."""
 SOLVE_SECONDS = 3e-8
 """Per parameter to find one version's weights."""
 WARM_UP_STEPS = 6
@@ -51,18 +53,27 @@ ENCODER_SHARE, CROSS_SHARE = 0.45, 0.1
 @dataclass(frozen=True)
 class ModelSize:
     """``parameters`` in all, ``bytes`` on disk in the working precision; ``prunable`` is a share, None where not known;
-    ``device`` is where the model will run, ``blocks`` how many it has in all its stacks."""
+    ``device`` is where the model will run, ``blocks`` how many it has in all its stacks; ``active`` are the parameters that a
+    token meets where it chooses among experts, 0 where it meets all; ``longest`` is the most tokens that an input may have, None
+    where nothing is said of that."""
 
     parameters: int
     bytes: int
     prunable: float | None = None
     device: str = "cpu"
     blocks: int = 12
+    active: int = 0
+    longest: int | None = None
+
+    @property
+    def per_token(self) -> int:
+        """The parameters that one token meets: they tell the work, where all of them tell memory and disk."""
+        return self.active or self.parameters
 
 
 def comparing(cell: Cell, size: ModelSize) -> float:
     """Seconds to run texts through the dense model once and through the variant twice."""
-    flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.parameters
+    flops = 3 * cell.settings["samples"] * cell.settings["length"] * 2 * size.per_token
     return 2 * _load(size) + flops / speed(calculated(cell, size.device), size.device)
 
 
@@ -70,7 +81,7 @@ def scoring(cell: Cell, size: ModelSize) -> float:
     """Seconds for one task."""
     if cell.variant.heuristic:
         return 1.0
-    flops = _documents(cell) * _tokens(cell) * 2 * size.parameters * _passes(cell)
+    flops = _documents(cell) * _tokens(cell) * 2 * size.per_token * _passes(cell)
     return flops / speed(calculated(cell, size.device), size.device)
 
 
@@ -99,11 +110,12 @@ def _timed(step: float, samples: float, processes: int) -> float:
 
 
 def _steps(cell: Cell, size: ModelSize) -> tuple[float, ...]:
-    """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight once."""
+    """Seconds of one step of each phase: prompts are arithmetic, new tokens read every weight that they meet once."""
     load, dtype = cell.settings["workload"], calculated(cell, size.device)
-    forward = 2 * size.parameters * load["batch"] / speed(dtype, size.device)
+    forward = 2 * size.per_token * load["batch"] / speed(dtype, size.device)
     prompt = forward * load["prompt"]
-    token = forward + size.parameters * WIDTH[dtype] / (GPU_READ_BYTES if devices.is_gpu(size.device) else READ_BYTES)
+    met = min(size.parameters, size.per_token * load["batch"])  # the tokens of a batch choose experts of their own
+    token = forward + met * WIDTH[dtype] / (GPU_READ_BYTES if devices.is_gpu(size.device) else READ_BYTES)
     if cell.variant.family == "encoder":
         return (prompt,)
     if cell.variant.family == "decoder":
@@ -162,14 +174,14 @@ def _passes(cell: Cell) -> int:
 
 def training(job: Job, size: ModelSize) -> float:
     """Text of their own through the whole model, by the steps that train it, each where it is done and in its precision."""
-    return sum(_trained(step, cell, size) for cell in job.cells for step in cell.variant.steps[-1:])
+    return sum(_trained(step, cell, size) for cell in job.making for step in cell.variant.steps[-1:])
 
 
 def _trained(step: Step, cell: Cell, size: ModelSize) -> float:
     kind, asked = kinds()[step.verb], step.settings.get("precision", "auto")
     device = size.device if kind.on_device(step) else "cpu"
     dtype = environment.training_arithmetic(cell.variant.dtype, asked, device)
-    return 2 * size.parameters * kind.trains(step) / speed(dtype, device)
+    return 2 * size.per_token * kind.trains(step) / speed(dtype, device)
 
 
 def held(steps: Iterable[Step], size: ModelSize) -> int:
@@ -184,16 +196,19 @@ def _share(step: Step, tokens: int) -> float:
 
 def calibrating(job: Job, size: ModelSize) -> float:
     """Calibration text through the model, with its second moments: once for all versions, or twice for each."""
-    read = [cell for cell in job.cells if cell.settings.get("samples")]
+    read = [cell for cell in job.making if cell.settings.get("samples")]
     if not read:
         return 0.0
-    setting = read[0].settings
-    tokens = setting["samples"] * (setting["length"] or LENGTH)
-    passes = 1 if read[0].variant.values("propagate")[-1:] == ["dense"] else 2 * len(read)
-    last = [step for cell in read for step in cell.variant.steps[-1:]]
+    setting, last = read[0].settings, [cell.variant.steps[-1] for cell in read]
+    kind, passages = kinds()[last[0].verb], read[0].variant.family != "decoder"
+    limits = (setting["length"] or LENGTH, size.longest, LONGEST_PASSAGE if passages else None)
+    length = min(one for one in limits if one)
+    # Padding costs as much as text, but nothing is gathered from it.
+    padded, tokens = (setting["samples"] * one for one in (length, min(length, PASSAGE_TOKENS) if passages else length))
     trained = sum(_share(step, tokens) * kinds()[step.verb].passes(step, size.blocks) for step in last) - len(read)
-    step = read[0].variant.steps[-1]
-    device = size.device if kinds()[step.verb].on_device(step) else "cpu"
-    forward = 2 * size.parameters * tokens / speed(calculated(read[0], device), device)
-    moments = 2 * size.parameters * tokens / speed("float32", device)
-    return passes * (forward + moments / 2) + trained * moments + len(read) * size.parameters * SOLVE_SECONDS
+    device = size.device if kind.on_device(last[0]) else "cpu"
+    forward = 2 * size.per_token * padded / speed(calculated(read[0], device), device)
+    wide = 2 * size.per_token / speed("float32", device)
+    passes = 1 if kind.one_pass(last[0]) else 2 * len(read)
+    once = forward + kind.moments * wide * tokens / 2
+    return passes * once + trained * wide * padded + len(read) * size.parameters * SOLVE_SECONDS

@@ -13,12 +13,18 @@ from sparsebench import devices
 from sparsebench.plan.cells import Cell, Job, Variant
 from sparsebench.plan.expand import Plan
 from sparsebench.plan.fingerprint import digest
-from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, stages
+from sparsebench.plan.stages import MAKE, MEMORY, PROCESSES, precision, stages
 from sparsebench.steps.registry import kinds
 
 
-def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) -> list[Job]:
-    """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already."""
+def jobs(
+    plan: Plan,
+    cells: Iterable[Cell],
+    present: Callable[[Variant], bool],
+    packed: Callable[[Variant], bool] = lambda _: False,
+) -> list[Job]:
+    """The jobs that do ``cells``, in order; ``present`` tells which variants' folders exist already, and ``packed`` which have
+    packed copies: what was made before is unpacked from these, which takes no time beside making it again."""
     todo = list(cells)
     missing = _missing(plan, todo, present)
     passes: dict[Hashable, list[Variant]] = {}
@@ -38,7 +44,7 @@ def jobs(plan: Plan, cells: Iterable[Cell], present: Callable[[Variant], bool]) 
         making = [variant for variant in own.values() if variant.id in missing]
         before: tuple[str, ...] = ()
         if making:
-            job = _maker(plan, making, [cell for cell in cells_here if cell.stage == "make"], makers)
+            job = _maker(plan, making, [cell for cell in cells_here if cell.stage == "make"], makers, packed)
             makers |= {variant.id: job for variant in making}
             found.append(job)
             before = (job.id,)
@@ -133,7 +139,13 @@ def _pass(variant: Variant) -> Hashable:
     return variant.parents[-1], step.verb, kinds()[step.verb].shares(step), variant.calibration
 
 
-def _maker(plan: Plan, variants: list[Variant], cells: list[Cell], makers: dict[str, Job]) -> Job:
+def _maker(
+    plan: Plan,
+    variants: list[Variant],
+    cells: list[Cell],
+    makers: dict[str, Job],
+    packed: Callable[[Variant], bool] = lambda _: False,
+) -> Job:
     """The job that leaves the folders of one pass."""
     first = variants[0]
     if first.is_dense:
@@ -141,4 +153,13 @@ def _maker(plan: Plan, variants: list[Variant], cells: list[Cell], makers: dict[
     parent = plan.variants[first.parents[-1]]
     after = tuple(dict.fromkeys(makers[one].id for one in (parent.id, *_beside(first)) if one in makers))
     name = digest(["make", [variant.id for variant in variants]])
-    return Job(name, "make", tuple(cells), tuple(variants), parent, after)
+    asked = {cell.variant.id for cell in cells}
+    again = tuple(_again(plan, variant) for variant in variants if variant.id not in asked and not packed(variant))
+    return Job(name, "make", tuple(cells), tuple(variants), parent, after, again=again)
+
+
+def _again(plan: Plan, variant: Variant) -> Cell:
+    """The making of a variant as a plan's cell has it, but for the id."""
+    step, text = variant.steps[-1], plan.calibration
+    read = {"samples": text.samples, "length": text.length, **precision(plan.model(variant.model))}
+    return Cell("", MAKE.name, variant, read if kinds()[step.verb].reads_text(step) else {})

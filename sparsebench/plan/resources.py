@@ -15,6 +15,7 @@ from sparsebench.plan.estimate import SWEEP_BYTES, ModelSize, calculated, calibr
 from sparsebench.plan.jobs import alone, calculates, ranks_of
 from sparsebench.plan.preflight import Prepared
 from sparsebench.plan.stages import MAKE, PREPARE, PROCESSES, TIME, stages, timed
+from sparsebench.runtime.engines import engines
 from sparsebench.steps.registry import kinds
 
 PROCESS_BYTES = 700_000_000
@@ -170,26 +171,37 @@ def _made_bytes(variant: Variant, size: ModelSize) -> int:
 
 @dataclass(frozen=True)
 class MemoryShortage:
-    """A model for whose jobs memory is short; ``alone`` where even one copy at a time is too much."""
+    """A model for whose jobs memory is short, the machine's or one ``gpu``'s; ``alone`` where even one copy at a time is too
+    much."""
 
     model: str
     needed: int
     alone: bool
+    gpu: bool = False
 
 
 def crowded(ready: Prepared, jobs: Sequence[Job]) -> list[MemoryShortage]:
     """The models that will not fit into what is free now, or not two at a time where a pair is to be timed."""
-    free = environment.memory()[1]
-    found: dict[str, tuple[bool, int]] = {}
+    free, each = environment.memory()[1], devices.free_memory(ready.device)
+    found: dict[tuple[str, bool], tuple[bool, int]] = {}
     for job in jobs:
         if any(cell.nodes for cell in job.cells):
             continue  # this machine's memory says nothing about theirs
-        model = job.variants[0].model
-        for apart in (False, True):
-            needed, alone = job_bytes(job, ready.sizes[model], apart), apart
-            if needed > free and (alone or job.kind == TIME.name):
-                found[model] = max(found.get(model, (alone, needed)), (alone, needed))
-    return [MemoryShortage(model, needed, alone) for model, (alone, needed) in found.items()]
+        model, ranks = job.variants[0].model, ranks_of(job)
+        on_gpu = calculates(job) and not any(_offloads(cell) for cell in job.cells)
+        for apart in (False, True) if job.kind == TIME.name else (True,):
+            whole = job_bytes(job, ready.sizes[model], apart)
+            share = (whole - PROCESS_BYTES * ranks) // ranks
+            for gpu, needed, room in ((False, whole, free), (True, share, each if on_gpu else None)):
+                if room is not None and needed > room:
+                    found[model, gpu] = max(found.get((model, gpu), (apart, needed)), (apart, needed))
+    return [MemoryShortage(model, needed, apart, gpu) for (model, gpu), (apart, needed) in found.items()]
+
+
+def _offloads(cell: Cell) -> bool:
+    """Whether its engine keeps a model's parameters in main memory."""
+    row = engines().get(cell.settings.get("engine", ""))
+    return bool(row and row.offloads)
 
 
 def job_bytes(job: Job, size: ModelSize, apart: bool = False) -> int:
@@ -206,7 +218,7 @@ def _whole(job: Job, size: ModelSize) -> int:
     last = [variant.steps[-1] for variant in job.makes if variant.steps]
     if not any(kinds()[step.verb].whole(step) for step in last):
         return 0
-    wide = any(calculated(cell) == "float32" for cell in job.cells if "samples" in cell.settings)
+    wide = any(calculated(cell) == "float32" for cell in job.making if "samples" in cell.settings)
     return max(size.bytes, 4 * size.parameters * wide)
 
 

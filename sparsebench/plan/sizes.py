@@ -8,6 +8,7 @@ from typing import Any
 
 from sparsebench.errors import ModelError
 from sparsebench.manifest.schema import ManifestModel
+from sparsebench.models.architectures import ARCHITECTURES, Mixture
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.topology import prunable_share
@@ -32,7 +33,7 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
         tensors = checkpoint.tensors.values()
         share = prunable_share(checkpoint, model.family)
         count, size = sum(t.numel for t in tensors), sum(t.nbytes for t in tensors)
-        return ModelSize(count, size, share, blocks=_blocks(checkpoint.config))
+        return ModelSize(count, size, share, **_told(checkpoint.config, count))
     except ModelError:
         pass
     count = parameters(config) if config else _guess(str(model.source))
@@ -42,12 +43,21 @@ def model_size(model: ManifestModel, config: Mapping[str, Any] | None, folder: P
     written = (config or {}).get("dtype") or (config or {}).get("torch_dtype") or "float32"
     dtype = model.dtype if model.dtype != "auto" else str(written)
     prunable = 1 - _tables(config) / count if config else None
-    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), prunable, blocks=_blocks(config or {}))
+    return ModelSize(count, count * ITEM_BYTES.get(dtype, 4), prunable, **_told(config or {}, count))
 
 
-def _blocks(config: Mapping[str, Any]) -> int:
-    size = dimensions(config)
-    return size.layers + size.decoder_layers
+def _told(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """What config.json tells of a model of so many parameters, beside their number."""
+    size, how = dimensions(config), ARCHITECTURES.get(str(config.get("model_type")))
+    chosen = config.get(((how and how.mixture) or Mixture()).chosen)
+    some = isinstance(chosen, int) and 0 < chosen < size.experts
+    # What it leaves out transformers knows, but takes seconds to be imported.
+    stated = (config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return {
+        "blocks": size.layers + size.decoder_layers,
+        "active": round(count * parameters(config, chosen) / max(1, parameters(config))) if some else 0,
+        "longest": next((one for one in stated if isinstance(one, int) and one > 0), None),
+    }
 
 
 def _guess(source: str) -> int:
@@ -56,15 +66,16 @@ def _guess(source: str) -> int:
     return PACKAGED["gguf" if ".gguf" in source.lower() else "other"] * max(1, source.count("=="))
 
 
-def parameters(config: Mapping[str, Any]) -> int:
-    """A transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward."""
+def parameters(config: Mapping[str, Any], experts: int | None = None) -> int:
+    """A transformer's parameters from its config.json, within about 10%: embeddings, attention and feed-forward; of so many
+    ``experts`` where it is a mixture, by default of all."""
     size = dimensions(config)
     attention = size.hidden * size.head_size * (2 * size.heads + 2 * size.key_heads)
     act = str(config.get("feed_forward_proj") or config.get("hidden_act") or "")
     gated = str(config.get("model_type")) not in ("bert", "roberta", "gpt_neox", "deberta-v2", "opt") and (
         act.startswith("gated") or act in ("silu", "swiglu", "gelu_pytorch_tanh")
     )
-    forward = size.hidden * size.inner * (3 if gated else 2) * size.experts
+    forward = size.hidden * size.inner * (3 if gated else 2) * (experts or size.experts)
     return _tables(config) + size.layers * (attention + forward) + size.decoder_layers * (2 * attention + forward)
 
 

@@ -121,7 +121,7 @@ class Runner:
 
     def _run(self, todo: list[Cell], refused: list[tuple[Cell, str]], own: Iterable[Variant]) -> dict[str, int]:
         self.ingest([records.write_plan(self.space.records, self.plan.manifest, self.plan.cells, self.settings.device)])
-        self.waiting = Queue(jobs(self.plan, todo, self.space.present))
+        self.waiting = Queue(jobs(self.plan, todo, self.space.present, self.space.kept))
         self.space.sweep()
         self._release(own)
         previous = signal.signal(signal.SIGTERM, _interrupt)

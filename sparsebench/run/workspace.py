@@ -88,6 +88,10 @@ class Workspace:
         """Whether the variant's folder is there; folders appear whole or not at all."""
         return (self.folder(variant) / "config.json").is_file()
 
+    def kept(self, variant: Variant) -> bool:
+        """Whether there is a packed copy of the variant, which is unpacked in a moment."""
+        return self.packed(variant).is_dir()
+
     def sweep(self) -> None:
         """Remove what dead processes have left half built, half removed or half written."""
         leftovers.sweep()

@@ -199,6 +199,10 @@ class StepKind:
     """Whether the step looks at calibration text."""
     passes: Callable[[Step, int], float] = lambda step, blocks: 1.0
     """How often that text goes through a model of so many blocks, in forwards: for the plan's estimate."""
+    one_pass: Callable[[Step], bool] = lambda step: False
+    """Whether the text goes through the model once for all versions of a pass together: for the plan's estimate."""
+    moments: bool = True
+    """Whether it gathers second moments of what layers read: for the plan's estimate."""
     at_most: Callable[[Step], float] = lambda step: float("inf")
     """How many of the text's tokens it reads, where that may be fewer than all: for the plan's estimate."""
     trains: Callable[[Step], float] = lambda step: 0.0
