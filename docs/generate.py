@@ -68,9 +68,9 @@ def manifest(schema: dict[str, Any]) -> str:
     text = f"""{NOTE}
 # The manifest
 
-A YAML file (1.2: `1e-4` is a number, `no` is text, `2:4` needs no quotes). Where a list stands, a single value
-stands for a list of one. Every mistake is shown at once, with line, column and what was probably meant. `sparsebench init`
-writes a commented one;
+A YAML file (1.2: `1e-4` is a number, `no` is text, `2:4` needs no quotes). Where a value is something "or a list",
+a single one stands for a list of one. Every mistake is shown at once, with line, column and what was probably meant.
+`sparsebench init` writes a commented one;
 [an editor](../howto/editor-and-shell.md) can complete and check it by
 <a href="../sparsebench.schema.json">sparsebench.schema.json</a>, which `sparsebench schema` prints.
 """

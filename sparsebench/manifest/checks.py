@@ -20,7 +20,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.explain import explain
 from sparsebench.manifest.nodes import At, Positions
 from sparsebench.manifest.problems import Problem, did_you_mean, one_of
-from sparsebench.manifest.recipes import count_variants
+from sparsebench.manifest.recipes import chain_of, count_variants, models_of
 from sparsebench.manifest.schema import FAMILIES, LM_EVAL, ManifestSource
 
 
@@ -217,11 +217,26 @@ def _filters(data: Any, positions: Positions) -> Iterator[Problem]:
                 fitting = [other for other, its in families.items() if its == family]
                 message = f"`{name}` is of family `{families[name]}`, these are tasks for `{family}`"
                 yield positions.problem(place, message, one_of(fitting) if fitting else f"a model of family `{family}`")
+    written = _under(data, "variants")
+    for index, chain in enumerate(written if isinstance(written, list) else []):
+        steps = enumerate(chain_of(chain))
+        kept = {number: step for number, step in steps if isinstance(step, dict) and step.get("models") is not None}
+        named = {name for step in kept.values() for _, name in _each((), step, "models", str)}
+        both = models_of([*kept.values()]) or ()
+        # Where a name is wrong, that is told already.
+        if kept and named <= families.keys() and not any(isinstance(name, str) for name in both):
+            where: At = ("variants", index, max(kept)) if isinstance(chain, list) else ("variants", index)
+            message = "no model is in all of the `models` of this entry"
+            yield positions.problem((*where, "models"), message, one_of(list(families)))
 
 
 def _renamed(data: Any, positions: Positions) -> Iterator[Problem]:
     """What earlier versions called otherwise, in the new spelling."""
-    for at, entry in _entries(data, "sparsify"):
+    old_steps = _entries(data, "sparsify")
+    if isinstance(data, dict) and "sparsify" in data and not old_steps:
+        form = "a list of steps under `variants:`, such as {prune: magnitude, sparsity: 0.5}"
+        yield positions.problem(("sparsify",), "`sparsify` is `variants` now", form, on_key=True)
+    for at, entry in old_steps:
         step = {"prune": entry.get("method", "magnitude")} | {
             k: v for k, v in entry.items() if k not in ("method", "block")
         }
@@ -289,6 +304,11 @@ def _step(
         return
     verb = verbs[0]
     name, known = step[verb], list(names[verb])
+    if isinstance(name, list):
+        yield positions.problem(
+            (*at, verb), f"`{verb}` is a list", "one method a step", "write an entry for each method"
+        )
+        return
     if name not in known:
         hint = "the dense model is always part of a run" if name == "dense" else did_you_mean(str(name), known)
         yield positions.problem((*at, verb), f"unknown {verb} `{name}`", one_of(known), hint)
@@ -328,11 +348,20 @@ def _selections(data: Any, positions: Positions, made: Sequence[ResolvedStep]) -
                     message = f"no step of `variants` has `{key}`"
                     yield positions.problem((*where, key), message, one_of(fields), hint, on_key=True)
                     continue
-                options = [f"{value:g}" if isinstance(value, float) else str(value) for value in dict.fromkeys(own)]
-                for at_value, value in _each(where, one, key, str, int, float):
+                options = [_said(value) for value in dict.fromkeys(own)]
+                for at_value, value in _each(where, one, key, str, int, float, bool, type(None)):
                     if value not in own:
                         hint = did_you_mean(value, options) if isinstance(value, str) else ""
-                        yield positions.problem(at_value, f"no variant has `{key}: {value}`", one_of(options), hint)
+                        yield positions.problem(
+                            at_value, f"no variant has `{key}: {_said(value)}`", one_of(options), hint
+                        )
+
+
+def _said(value: Any) -> str:
+    """A single value as a manifest says it."""
+    if value is None or isinstance(value, bool):
+        return _flow(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _files(
@@ -455,5 +484,5 @@ def _each(at: At, entry: dict[str, Any], key: str, *kinds: type) -> Iterator[tup
     value = entry.get(key)
     listed = isinstance(value, list)
     for index, item in enumerate(value if isinstance(value, list) else [value]):
-        if isinstance(item, kinds) and not isinstance(item, bool):
+        if isinstance(item, kinds) and (bool in kinds or not isinstance(item, bool)):
             yield ((*at, key, index) if listed else (*at, key)), item

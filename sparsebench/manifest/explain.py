@@ -25,6 +25,7 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
 }
 """What each kind of pydantic error wanted; the rest is in ``_words``."""
 
@@ -46,14 +47,15 @@ def explain(
     known = {at: {**keys(at[:-1], model), **dict.fromkeys(more, "")} for at in [at for _, at in details if at]}
     misspelt = {(*at[:-1], closest(str(at[-1]), known[at])) for at in unknown}
     for detail, at in details:
-        if (detail["type"] != "missing" or at not in misspelt) and not _renamed(at):
+        if (detail["type"] != "missing" or at not in misspelt) and not _renamed((*base, *at)):
             words = _words(detail, at, positions.text((*base, *at)), known.get(at, {}))
             yield positions.problem((*base, *at), *words, on_key=at in unknown)
 
 
 def _renamed(at: At) -> bool:
-    """Keys of earlier versions: ``checks`` gives their new spelling."""
-    return at[:1] == ("sparsify",) or (at[:1] == ("runtime",) and at[-1] in ("methods", "sparsity", "granularity"))
+    """Keys of earlier versions, by their place in the file: ``checks`` gives their new spelling, there and nowhere else."""
+    block = at[:-1] == ("runtime",) or (at[:1] == ("runtime",) and len(at) == 3 and isinstance(at[1], int))
+    return at == ("sparsify",) or (block and at[-1] in ("methods", "sparsity", "granularity"))
 
 
 def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str]) -> tuple[str, str, str]:
@@ -68,10 +70,14 @@ def _words(detail: ErrorDetails, at: At, written: str, known: Mapping[str, str])
     if kind == "extra_forbidden":
         return f"unknown key {called}", one_of(sorted(known)), did_you_mean(str(at[-1]), known)
     if kind == "literal_error":
-        options = re.findall(r"'([^']+)'", context["expected"]) or [context["expected"]]
-        return f"{called} is {said}", one_of(options), did_you_mean(str(given), options)
+        listed = re.split(", | or ", context["expected"])  # text in quotes, numbers without
+        options = [option.strip("'") for option in listed]
+        bare = isinstance(given, str) and given in listed
+        hint = f"write it without quotes: {given}" if bare else did_you_mean(str(given), options)
+        return f"{called} is {said}", one_of(options), hint
     if kind == "too_short":
-        return f"{called} is an empty list", "at least one item", ""
+        kind, part = ("mapping", "key") if isinstance(given, dict) else ("list", "item")
+        return f"{called} is an empty {kind}", f"at least one {part}", ""
     hint = ""
     if kind == "string_type" and isinstance(given, int | float):
         hint = f'write it in quotes: "{written}"'

@@ -189,6 +189,10 @@ class _Builder:
                 )
                 continue
             key = key_node.value
+            if key == "<<" and key_node.style is None:
+                message = "`<<` merges nothing: it is a key like others in YAML 1.2"
+                self._wrong(key_node, (*at, key), message, "the keys themselves", "write the keys out")
+                continue
             if _LONE.search(key):
                 self._wrong(key_node, at, _HALF, "text", "write the character itself")
                 continue

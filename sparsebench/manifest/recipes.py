@@ -32,6 +32,12 @@ def models_of(entry: Any) -> list[str] | None:
     return [name for name in lists[0] if all(name in other for other in lists)] if lists else None
 
 
+def is_for(entry: Any, model: str) -> bool:
+    """Whether an entry is for the model of this name."""
+    only = models_of(entry)
+    return only is None or model in only
+
+
 def count_variants(entry: Any) -> int:
     """How many variants an entry asks for, at most: every combination of the values of its lists."""
     lists = [

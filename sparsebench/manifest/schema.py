@@ -73,9 +73,9 @@ def _share(value: Any) -> Any:
     percent = float(match[1]) if isinstance(value, str) and (match := PERCENT.fullmatch(value)) else None
     number = value if isinstance(value, int | float) else percent
     if number is not None and (percent is not None or not 0 <= number <= 1):
-        hint = f"did you mean {number / 100:g}?" if 1 < number <= 100 or percent is not None else ""
+        hint = f"did you mean {number / 100:g}?" if (percent is not None or number > 1) and number <= 100 else ""
         said = value if percent is not None else f"{value:g}"
-        raise wrong(f"a sparsity of {said}", "a share between 0 and 1", hint)
+        raise wrong(f"a share of {said}", "a share between 0 and 1", hint)
     return value
 
 
@@ -97,7 +97,9 @@ def _entry(value: Any) -> Any:
         raise wrong("a recipe without steps", "at least one step")
     if not all(isinstance(step, dict) and step for step in steps):
         raise wrong("a step is a mapping", "such as {prune: magnitude, sparsity: 0.5}")
-    return value
+    # A setting that is null is one that is left out, whoever reads it.
+    given = [{key: one for key, one in step.items() if one is not None} for step in steps]
+    return given if isinstance(value, list) else given[0]
 
 
 Entry = Annotated[Any, AfterValidator(_entry)]
@@ -355,7 +357,7 @@ class Manifest(Strict):
     device: Device = "auto"
     """Where models are calibrated, scored and measured: `cpu`, `cuda` (every visible GPU) or `cuda:N`; `auto` is the GPUs where
     the driver lists any. It is no part of an id: what is done on one is not done again on the other, but times and memory are."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     """Of random masks, of random weights and of the calibration text's order."""
     models: Some[ManifestModel]
     """A list of checkpoints, each with `name`, `source` and `family`."""

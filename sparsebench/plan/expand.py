@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench import sources
 from sparsebench.manifest import schema
-from sparsebench.manifest.recipes import chain_of, count_variants, models_of, verb_and_name
+from sparsebench.manifest.recipes import chain_of, count_variants, is_for, verb_and_name
 from sparsebench.manifest.schema import Manifest, ManifestModel
 from sparsebench.plan.cells import Cell, Variant
 from sparsebench.plan.fingerprint import cell_id, dense_id, step_id
@@ -65,7 +65,7 @@ def expand(manifest: Manifest, name: str, revisions: Mapping[str, str], texts: D
     cells: list[Cell] = []
     for model in manifest.models:
         base = dense[model.name]
-        chains = [chain for entry in manifest.variants if _meant(entry, model) for chain in recipes(entry)]
+        chains = [chain for entry in manifest.variants if is_for(entry, model.name) for chain in recipes(entry)]
         lines = [[base], *(_line(manifest, model, base, chain, calibration, texts) for chain in chains)]
         measured = {line[-1].id: [*_measurements(manifest, model, line[-1], calibration, texts)] for line in lines}
         # What one stage alone would measure is not made where nobody asks for that.
@@ -119,19 +119,16 @@ def _settings(verb: str, step: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in step.items() if key not in (verb, "models")}
 
 
-def _meant(entry: Any, model: ManifestModel) -> bool:
-    """Whether an entry is for this model."""
-    only = models_of(entry)
-    return only is None or model.name in only
-
-
 def count(manifest: Manifest) -> int:
     """How many cells ``expand`` makes at most: as many where nothing is kept to some variants."""
-    timed = 2 * sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
+    timed = sum(len(block.engines) * len(block.ranks) * len(block.workloads) for block in manifest.runtime or [])
     found = 0
     for model in manifest.models:
-        made = sum(count_variants(entry) for entry in manifest.variants if _meant(entry, model))
-        found += (1 + made) * (3 + len(manifest.benchmarks.of(model.family)) + timed)
+        chains = [chain_of(entry) for entry in manifest.variants if is_for(entry, model.name)]
+        made = sum(count_variants(chain[: number + 1]) for chain in chains for number in range(len(chain)))
+        measured = 1 + sum(map(count_variants, chains))
+        # Structure, storage, outputs, tasks, latency and memory; of the dense model latency twice.
+        found += made + measured * (3 + len(manifest.benchmarks.of(model.family)) + 2 * timed) + timed
     return found
 
 

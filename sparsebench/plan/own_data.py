@@ -34,6 +34,7 @@ def located(
         if not source:
             return task
         at, key = ("benchmarks", family, index), "name" if task.name else "task"
+        place = "source" if task.source else "task"
         try:
             parsed = pinned(sources.parse(source, loaded.folder))
             name = task.name or default_name(task.task, parsed) + (f"-{task.metric}" if task.metric else "")
@@ -41,10 +42,10 @@ def located(
             task = task.model_copy(update={"source": text, "name": name})
             own = own_of(task)
             assert own
+            place = "columns" if task.columns else "field" if task.field else place
             own.inspect(name, cache)
             documents[name] = own.about(cache)
         except SparsebenchError as error:
-            place = "columns" if task.columns else "field" if task.field else "source" if task.source else "task"
             problems.append(loaded.problem((*at, place), error.message, "", error.hint or ""))
             return task
         if (own.kind == LM_EVAL or name != task.task) and benchmarks.known(name, cache):

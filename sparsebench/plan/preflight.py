@@ -18,7 +18,7 @@ from sparsebench.errors import SourceError, UserError
 from sparsebench.manifest.checks import Checks
 from sparsebench.manifest.load import LoadedManifest, check_family, load
 from sparsebench.manifest.problems import ManifestError, Problem
-from sparsebench.manifest.recipes import models_of, verb_and_name
+from sparsebench.manifest.recipes import chain_of, is_for, verb_and_name
 from sparsebench.manifest.schema import FAMILIES, Manifest, ManifestModel, ManifestRuntime, ManifestTask
 from sparsebench.models.families import MODEL_TYPES, family_of, unknown_type
 from sparsebench.models.topology import LOOKS_AT_WEIGHTS, REFUSED, refusal
@@ -237,19 +237,20 @@ def _look_up(
     problems += wrong or unfit(loaded, manifest, tasks, configs)
     if problems:
         raise ManifestError(problems)
-    hashed = functools.partial(_hashed, loaded.folder, cache)
+    made = _hashed(loaded.folder, cache, variants)
+    selected = functools.partial(_selected, _planned(manifest.variants, made))
     located = {
         "models": models,
         "calibration": calibration,
-        "variants": hashed(variants),
+        "variants": made,
         "benchmarks": tasks.model_copy(
             update={
-                side: [task.model_copy(update={"select": hashed(task.select)}) for task in found]
+                side: [task.model_copy(update={"select": selected(task.select)}) for task in found]
                 for side, found in tasks
             }
         ),
         "runtime": [
-            block.model_copy(update={"select": hashed(block.select)}) for block in _placed(manifest, loaded.folder)
+            block.model_copy(update={"select": selected(block.select)}) for block in _placed(manifest, loaded.folder)
         ],
     }
     return manifest.model_copy(update=located), revisions, configs, DataInfo(text, documents)
@@ -286,6 +287,8 @@ def _with_texts(
 
     def located(at: tuple[str | int, ...], text: Any) -> str:
         try:
+            if text is None:
+                raise SourceError("an empty item in a list of texts", "name each of them")
             source = lock.pinned(sources.parse(text, loaded.folder), cache)
             tasks = [] if manifest.calibration.allow_overlap else _tasks_of(loaded, manifest, source.text)
             for task in tasks:
@@ -359,7 +362,7 @@ def _unreplayed(loaded: LoadedManifest, manifest: Manifest, configs: dict[str, d
         calibrated = any(_reads_text(step) for chain in recipes(entry) for step in chain)
         for name, config in configs.items():
             kind = str(config.get("model_type"))
-            if calibrated and kind in REFUSED and name in (models_of(entry) or configs):
+            if calibrated and kind in REFUSED and is_for(entry, name):
                 yield loaded.problem(
                     ("variants", index), f"{name}: {refusal(kind)}", "a method that looks at weights alone",
                     f"{LOOKS_AT_WEIGHTS}, or keep this entry to other `models:`",
@@ -373,9 +376,9 @@ def _refused_by_steps(
     for index, entry in enumerate(manifest.variants):
         told: set[tuple[str | int, ...]] = set()
         chains = list(recipes(entry))
-        for name in models_of(entry) or configs:
+        for name in filter(functools.partial(is_for, entry), configs):
             for chain in chains:
-                for number, step in enumerate(chain if name in configs else ()):
+                for number, step in enumerate(chain):
                     kind, before = kinds()[step.verb], chain[:number]
                     words, hint = kind.refuses(step, configs[name])
                     if not words and not any(kinds()[one.verb].reshapes(one) for one in before):
@@ -410,12 +413,13 @@ def _same_checkpoint(
     loaded: LoadedManifest, models: list[ManifestModel], revisions: dict[str, str]
 ) -> Iterator[Problem]:
     """Two names for one checkpoint: its results would stand under one of them alone."""
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[str, str] = {}
     places = {model.name: index for index, model in enumerate(loaded.manifest.models)}
     for model in models:
         index = places[model.name]
-        key = (revisions.get(model.name, model.name), model.family, model.dtype)
-        if key in seen and model.source != "random":
+        drawn = model.architecture if model.source == "random" else None
+        key = digest([revisions.get(model.name, model.name), drawn, model.family, model.dtype])
+        if key in seen:
             yield loaded.problem(
                 ("models", index, "source"), f"`{model.name}` is the same checkpoint as `{seen[key]}`", "one name for each",
                 "measure it in another way in a manifest of its own",
@@ -424,7 +428,7 @@ def _same_checkpoint(
 
 
 def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
-    """Steps, or selections of them, with the files that they name as absolute paths with the hashes of their contents."""
+    """Steps with the files that they name as absolute paths with the hashes of their contents."""
     if isinstance(written, list):
         return [_hashed(folder, cache, one) for one in written]
     if not isinstance(written, Mapping):
@@ -432,6 +436,8 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
     keys = {key for kind in kinds().values() for key in kind.files}
 
     def hashed(value: Any) -> Any:
+        if value is None:
+            return None
         if not isinstance(value, str):
             return [hashed(one) for one in value]
         path = folder.absolute() / os.path.expanduser(value)
@@ -441,6 +447,31 @@ def _hashed(folder: Path, cache: sources.Cache, written: Any) -> Any:
             raise SourceError(f"{path}: {error.strerror}", "name a readable file") from error
 
     return {key: hashed(value) if key in keys else value for key, value in written.items()}
+
+
+def _planned(written: list[Any], made: list[Any]) -> dict[tuple[str, str], str]:
+    """What has become of the files, texts and teachers that steps name, by their key and as they are written."""
+    keys = {key for kind in kinds().values() for key in (*kind.files, *kind.texts, *kind.teachers)}
+    found: dict[tuple[str, str], str] = {}
+    for entry, planned in zip(written, made, strict=True):
+        for step, now in zip(chain_of(entry), chain_of(planned), strict=True):
+            for key in keys & step.keys():
+                said, meant = (one[key] if isinstance(one[key], list) else [one[key]] for one in (step, now))
+                found |= {(key, text): its for text, its in zip(said, meant, strict=True) if isinstance(text, str)}
+    return found
+
+
+def _selected(
+    planned: Mapping[tuple[str, str], str], selections: list[dict[str, Any]] | None
+) -> list[dict[str, Any]] | None:
+    """Selections that name files, texts and teachers as the planned steps do."""
+
+    def now(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [now(key, one) for one in value]
+        return planned.get((key, value), value) if isinstance(value, str) else value
+
+    return selections and [{key: now(key, value) for key, value in one.items()} for one in selections]
 
 
 def _placed(manifest: Manifest, folder: Path) -> list[ManifestRuntime]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sparsebench.errors import UserError
 from sparsebench.manifest.recipes import models_of
-from sparsebench.manifest.schema import Manifest, ManifestBenchmarks
+from sparsebench.manifest.schema import Manifest, ManifestBenchmarks, ManifestModel
 from sparsebench.plan.expand import recipes
 from sparsebench.steps.contract import Step
 from sparsebench.steps.registry import kinds
@@ -29,7 +29,14 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
             f"cannot rehearse {', '.join(bare)}: no `architecture:`",
             "put the model's config.json under `architecture:` in the manifest",
         )
-    models = [model.model_copy(update={"source": "random"}) for model in manifest.models]
+    models: list[ManifestModel] = []
+    for model in manifest.models:
+        drawn = model.model_copy(update={"source": "random"})
+        if any(_alike(drawn, other) for other in models):
+            # Of one shape they would be one model, and its results would stand under one of the names alone.
+            named = {**(model.architecture or {}), "_name_or_path": model.name}
+            drawn = drawn.model_copy(update={"architecture": named})
+        models.append(drawn)
     update: dict[str, object] = {"models": models, "benchmarks": ManifestBenchmarks(), "outputs": None}
     if full:
         # Random weights come without the tokenizer that calibration text needs.
@@ -39,6 +46,10 @@ def rehearsal(manifest: Manifest, full: bool) -> Manifest:
         if manifest.runtime:
             update["runtime"] = [runtime.model_copy(update={"select": None}) for runtime in manifest.runtime]
     return manifest.model_copy(update=update)
+
+
+def _alike(one: ManifestModel, other: ManifestModel) -> bool:
+    return (one.architecture, one.family, one.dtype) == (other.architecture, other.family, other.dtype)
 
 
 def _without_text(entry: Any) -> list[list[dict[str, Any]]]:

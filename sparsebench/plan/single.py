@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -191,6 +192,4 @@ def _name(source: sources.Source) -> str:
     """A short name for tables: the repository's, the folder's, or the package's."""
     words = source.repo or source.location or (source.parts[0].project if source.parts else source.kind)
     last = words.rstrip("/").rsplit("/", 1)[-1]
-    return (
-        "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in last).lstrip("._-")[:64] or "model"
-    )
+    return re.sub("[^A-Za-z0-9._-]", "-", last).lstrip("._-")[:64] or "model"

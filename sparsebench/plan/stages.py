@@ -111,7 +111,7 @@ def _selected(wanted: Sequence[CellSettings] | None, variant: Variant) -> bool:
 
 def _structure(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.structure:
-        yield manifest.structure.model_dump()
+        yield {key: sorted(set(thresholds)) for key, thresholds in manifest.structure.model_dump().items()}
 
 
 def _outputs(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _outputs(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iter
 
 def _storage(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:
     if manifest.storage:
-        yield {"formats": sorted(manifest.storage.formats)}
+        yield {"formats": sorted(set(manifest.storage.formats))}
 
 
 def _scores(manifest: Manifest, model: ManifestModel, variant: Variant) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from sparsebench.errors import SourceError
 from sparsebench.manifest.load import LoadedManifest
 from sparsebench.manifest.nodes import At
 from sparsebench.manifest.problems import Problem
-from sparsebench.manifest.recipes import chain_of, models_of, verb_and_name
+from sparsebench.manifest.recipes import chain_of, is_for, verb_and_name
 from sparsebench.manifest.schema import ManifestModel
 from sparsebench.models.dimensions import dimensions
 from sparsebench.models.families import family_of
@@ -41,7 +41,7 @@ class Teachers:
         problems: list[Problem] = []
         found: list[Any] = []
         for place, entry in enumerate(entries):
-            meant = [model for model in self.models if model.name in (models_of(entry) or [model.name])]
+            meant = [model for model in self.models if is_for(entry, model.name)]
             made = []
             for number, step in enumerate(chain_of(entry)):
                 at: At = ("variants", place, number) if isinstance(entry, list) else ("variants", place)

@@ -215,7 +215,9 @@ def combinations(verb: str, name: str, given: Mapping[str, Any]) -> Iterator[Ste
     """
     settings = kinds()[verb].settings()[name]
     read = sweepable(settings).model_validate(given)
-    lists = {key: getattr(read, key) for key in read.model_fields_set if getattr(read, key) is not None}
+    # In the order of the settings: that of a set changes from run to run.
+    written = [key for key in type(read).model_fields if key in read.model_fields_set]
+    lists = {key: getattr(read, key) for key in written if getattr(read, key) is not None}
     found: dict[str, Step] = {}
     for fields in settings.alternatives(lists) or [lists]:
         for values in product(*fields.values()):

@@ -52,18 +52,39 @@ BROKEN = {
         ENTRY + "{prune: random, sparsity: []}", 5, 31,
         "`sparsity` is an empty list", "at least one", "",
     ),
+    "empty selection": (
+        HEAD + "runtime: {select: {}}", 4, 19,
+        "`select` is an empty mapping", "at least one key", "",
+    ),
     "empty benchmarks": (HEAD + "benchmarks: {decoder: []}", 4, 23, "`decoder` is an empty list", "at least one", ""),
     "percent as number": (
         ENTRY + "{prune: random, sparsity: [0.1, 50]}", 5, 37,
-        "a sparsity of 50", "between 0 and 1", "did you mean 0.5?",
+        "a share of 50", "between 0 and 1", "did you mean 0.5?",
     ),
     "percent as one value": (
         ENTRY + "{prune: random, sparsity: 95}", 5, 31,
-        "a sparsity of 95", "between 0 and 1", "did you mean 0.95?",
+        "a share of 95", "between 0 and 1", "did you mean 0.95?",
     ),
     "percent as text": (
         ENTRY + "{prune: random, sparsity: 30%}", 5, 31,
-        "a sparsity of 30%", "between 0 and 1", "did you mean 0.3?",
+        "a share of 30%", "between 0 and 1", "did you mean 0.3?",
+    ),
+    "more than everything as text": (
+        ENTRY + "{prune: random, sparsity: 150%}", 5, 31,
+        "a share of 150%", "between 0 and 1", "",
+    ),
+    "a seed too large for a generator": (HEAD + f"seed: {2**62}", 4, 7, f"`seed` is `{2**62}`", "a number below", ""),
+    "a number where text may stand too": (
+        ENTRY + "{prune: magnitude, pattern: rows, sparsity: 0.5, norm: 3}", 5, 60,
+        "`norm` is `3`", "one of `1`, `2`, `inf`", "",
+    ),
+    "text where only the number stands": (
+        ENTRY + "{prune: magnitude, pattern: rows, sparsity: 0.5, norm: '2'}", 5, 60,
+        "`norm` is `2`", "one of `1`, `2`, `inf`", "without quotes: 2",
+    ),
+    "several methods in a step": (
+        ENTRY + "{prune: [magnitude, random], sparsity: 0.5}", 5, 13,
+        "`prune` is a list", "one method a step", "an entry for each",
     ),
     "a pattern within all weights": (
         ENTRY + "{prune: magnitude, granularity: global, pattern: 2:4}", 5, 37,
@@ -82,9 +103,9 @@ BROKEN = {
     ),
     "negative sparsity": (
         ENTRY + "{prune: random, sparsity: -0.5}", 5, 31,
-        "a sparsity of -0.5", "between 0 and 1", "",
+        "a share of -0.5", "between 0 and 1", "",
     ),
-    "sparsity nan": (ENTRY + "{prune: random, sparsity: .nan}", 5, 31, "a sparsity of nan", "between 0 and 1", ""),
+    "sparsity nan": (ENTRY + "{prune: random, sparsity: .nan}", 5, 31, "a share of nan", "between 0 and 1", ""),
     "no sparsity": (ENTRY + "{prune: random}", 5, 5, "`sparsity` is missing", "[0.5, 0.9]", ""),
     "pattern against sparsity": (
         ENTRY + "{prune: random, pattern: 2:4, sparsity: 0.7}", 5, 45,
@@ -136,6 +157,15 @@ BROKEN = {
         ENTRY + "{prune: random, sparsity: 0.5, models: [mm]}", 5, 45,
         "no model is called `mm`", "`m`", "did you mean `m`?",
     ),
+    "steps for other models each": (
+        HEAD + "  - {name: n, source: hf:a/n, family: decoder}\nvariants:\n"
+        "  - [{prune: random, sparsity: 0.5, models: m}, {prune: random, sparsity: 0.6, models: [n]}]", 6, 88,
+        "no model is in all of the `models`", "`m` or `n`", "",
+    ),
+    "a step for no model": (
+        ENTRY + "{prune: random, sparsity: 0.5, models: []}", 5, 44,
+        "no model is in all of the `models`", "`m`", "",
+    ),
     "filter across families": (
         HEAD + "benchmarks: {encoder: [{task: mrpc_pair, models: m}]}", 4, 50,
         "`m` is of family `decoder`", "a model of family `encoder`", "",
@@ -179,6 +209,30 @@ BROKEN = {
     "the spelling of earlier versions": (
         HEAD + "sparsify: [{method: wanda, sparsity: 0.5, block: [4, 4]}]", 4, 12,
         "`sparsify` is `variants` now", "{prune: wanda, sparsity: 0.5, pattern: 4x4}", "",
+    ),
+    "a mapping under the key of earlier versions": (
+        HEAD + "sparsify: {method: wanda}", 4, 1, "`sparsify` is `variants` now", "a list of steps under `variants:`", "",
+    ),
+    "nothing under the key of earlier versions": (
+        HEAD + "sparsify:", 4, 1, "`sparsify` is `variants` now", "a list of steps under `variants:`", "",
+    ),
+    "text under the key of earlier versions": (
+        HEAD + "sparsify: [wanda]", 4, 1, "`sparsify` is `variants` now", "a list of steps under `variants:`", "",
+    ),
+    "a key of earlier versions where it never was": (
+        HEAD + "runtime: [{workloads: {sparsity: 1}}]", 4, 24, "unknown key `sparsity`", "`batch`", "",
+    ),
+    "a key of earlier versions in a step": (
+        ENTRY + "{prune: magnitude, sparsity: 0.5, sparsify: x}", 5, 39,
+        "unknown key `sparsify`", "`allocation`", "did you mean `sparsity`?",
+    ),
+    "a switch that no variant has": (
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {keep_zeros: true}}", 6, 32,
+        "no variant has `keep_zeros: true`", "`false`", "",
+    ),
+    "nothing selected": (
+        ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {select: {sparsity: }}", 6, 29,
+        "no variant has `sparsity: null`", "`0.5`", "",
     ),
     "the runtime of earlier versions": (
         ENTRY + "{prune: random, sparsity: 0.5}\nruntime: {methods: random, sparsity: 0.5}", 6, 11,
@@ -260,6 +314,10 @@ BROKEN = {
     "alias in itself": (HEAD + "variants: &s [*s]", 4, 11, "an alias inside the value", "", "write the value out"),
     "tag": (HEAD + "seed: !!python/name:os.system x", 4, 7, "does not fit here", "without a tag", "remove"),
     "key that is a list": (HEAD + "? [a]\n: 1", 4, 3, "used as a key", "text", "quotes"),
+    "merge key": (
+        HEAD + "calibration: &c {samples: 3}\noutputs: {<<: *c, length: 5}", 5, 11,
+        "`<<` merges nothing", "the keys themselves", "write the keys out",
+    ),
     "reserved character": (HEAD + "name: @x", 4, 7, "cannot begin with `@`", "", "quotes"),
     "two documents": (HEAD + "---\nseed: 1", 4, 1, "a second document", "", "`---`"),
     "control character": (HEAD + "name: a\x07", 4, 8, "U+0007", "", "remove"),
@@ -317,7 +375,7 @@ def test_what_a_person_sees(checks: Checks) -> None:
     text = HEAD + "variants:\n  - {prune: magnitude, sparsity: [0.1, 50]}\n"
     assert str(problems_of(text, checks, "lab.yaml")) == (
         "lab.yaml:5:40: variants[0].sparsity[1]\n"
-        "  a sparsity of 50\n"
+        "  a share of 50\n"
         "  5 |   - {prune: magnitude, sparsity: [0.1, 50]}\n"
         "    |                                        ^^\n"
         "  expected: a share between 0 and 1\n"

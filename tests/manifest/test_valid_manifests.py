@@ -41,6 +41,7 @@ def test_scalars_follow_yaml_1_2(text: str) -> None:
 
 def test_keys_are_text_and_patterns_need_no_quotes() -> None:
     assert read("{1: a, no: b, 1e3: c, ~: d}", "m.yaml")[0] == {"1": "a", "no": "b", "1e3": "c", "~": "d"}
+    assert read("{'<<': {a: 1}}", "m.yaml")[0] == {"<<": {"a": 1}}
     assert read("[2:4, 1:10]", "m.yaml")[0] == ["2:4", "1:10"]
     assert read("a: &x [1]\nb: *x", "m.yaml")[0] == {"a": [1], "b": [1]}
 
@@ -87,6 +88,15 @@ def test_a_list_is_a_chain_and_every_field_of_every_step_is_swept() -> None:
     assert len(made) == len(set(map(repr, made))) == 8
     assert {tuple(step.name for step in steps) for steps in made} == {("magnitude", "sparsegpt")}
     assert models_of(chain) == ["m"]
+
+
+def test_a_setting_that_is_null_is_left_out() -> None:
+    text = "version: 1\nmodels: [{name: m, source: hf:a/m, family: decoder}]\nvariants:\n"
+    steps = "{trim: corpus, source: null}\n  - [{prune: random, sparsity: 0.5, models: ~}]\n"
+    assert load_text(f"{text}  - {steps}", "m.yaml").manifest.variants == [
+        {"trim": "corpus"},
+        [{"prune": "random", "sparsity": 0.5}],
+    ]
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True)

@@ -166,6 +166,15 @@ def test_wikitext_asks_whether_the_hub_can_be_reached_before_anything_is_fetched
     assert "mine.yaml:10:" in said and "datasets/Salesforce/wikitext" in said
 
 
+def test_data_that_cannot_be_had_are_told_at_their_source_and_not_at_their_columns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = "source: 'hf:datasets/nobody/nothing@main!a.csv'"
+    said = refused(folder, f"  decoder:\n    - {{task: choices, {source}, columns: {{context: question}}}}\n")
+    assert "benchmarks.decoder[0].source" in said and "columns" not in said.partition("10 |")[0]
+
+
 def test_a_calibration_text_that_is_also_scored_is_refused(folder: Path) -> None:
     more = (
         NOTES.format("notes.jsonl")

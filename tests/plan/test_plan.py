@@ -13,7 +13,7 @@ from sparsebench.benchmarks import all_tasks
 from sparsebench.manifest.schema import Manifest, ManifestCalibration
 from sparsebench.plan.cells import Cell
 from sparsebench.plan.estimate import ModelSize, _timed, calculated
-from sparsebench.plan.expand import DataInfo, Plan, expand, resolved
+from sparsebench.plan.expand import DataInfo, Plan, count, expand, resolved
 from sparsebench.plan.fingerprint import cell_id
 from sparsebench.plan.jobs import alone, calculates, jobs, nodes_of, remaking
 from sparsebench.plan.preflight import PlanRequest, prepare
@@ -104,6 +104,22 @@ def test_runtime_measures_what_is_chosen_and_always_dense(chosen: object, count:
     measured = {cell.variant for cell in planned(runtime={"select": chosen}).cells if cell.stage == "latency"}
     assert len(measured) == count
     assert any(variant.is_dense for variant in measured)
+
+
+def test_the_order_in_which_formats_and_thresholds_are_written_moves_no_id() -> None:
+    base = planned(structure={"absolute": [0.01, 0.1]}, storage={"formats": ["dense", "packed"]})
+    other = planned(structure={"absolute": [0.1, 0.01, 0.1]}, storage={"formats": ["packed", "dense", "dense"]})
+    assert ids(base) == ids(other)
+
+
+def test_the_count_of_a_manifest_is_never_below_its_cells() -> None:
+    """With outputs, with what chains are made from, and with the dense model timed twice."""
+    chain = [{"prune": "magnitude", "sparsity": [0.5, 0.9]}, {"quantize": "int8"}]
+    for runtime in (None, {"engines": ["sparse"], "workloads": [{"batch": batch} for batch in range(1, 9)]}):
+        content = {"version": 1, "models": [{"name": "m", "source": "path:m", "family": "decoder"}], "outputs": {}}
+        manifest = Manifest.model_validate(content | {"variants": [chain], "runtime": runtime})
+        made = len(expand(manifest, "test", {"m": "r"}).cells)
+        assert made <= count(manifest) <= 1.2 * made
 
 
 def test_runtime_may_measure_each_model_its_own_way_and_the_same_only_once() -> None:

@@ -12,6 +12,8 @@ from sparsebench.plan.expand import Plan
 from sparsebench.plan.jobs import jobs
 from sparsebench.plan.preflight import PlanRequest, prepare
 from sparsebench.plan.resources import job_seconds
+from sparsebench.plan.single import _name
+from sparsebench.sources import parse
 
 ONE = """
 version: 1
@@ -165,6 +167,42 @@ def test_a_trimmed_variant_is_known_by_the_content_of_its_text_which_is_the_cali
     fewer = trimmed(tmp_path / "d", {"text": "x", "one": "y", "other": "z"}, samples=9)
     assert [*fewer.variants][1] == ids[1]
     assert [variant.recipe for variant in first.variants.values()][1:3] == ["trim text", "trim one min_count=2"]
+
+
+def test_a_text_can_be_selected_as_it_is_written(tmp_path: Path) -> None:
+    plan = trimmed(tmp_path, {"text": "x", "one": "y", "other": "z"}, "runtime: {select: {source: 'path:other'}}\n")
+    timed = {cell.variant.recipe for cell in plan.cells if cell.stage == "latency"}
+    assert timed == {"dense", "trim other min_count=2, then magnitude/layer 50%"}
+
+
+def test_a_file_that_is_null_is_none_and_an_empty_item_among_texts_is_refused_with_its_line(tmp_path: Path) -> None:
+    contents = {"text": "x", "one": "y", "other": "z"}
+    plain, null = (
+        [*trimmed(tmp_path, contents, f"  - {{shrink: l2, keep: 0.5{more}}}\n").variants]
+        for more in ("", ", file: null, models: null")
+    )
+    assert plain == null
+    with pytest.raises(ManifestError, match="an empty item in a list of texts") as caught:
+        trimmed(tmp_path, contents, "  - {recover: finetune, source: [null, 'path:one']}\n")
+    assert "m.yaml:13" in str(caught.value)
+
+
+def test_random_weights_of_one_shape_are_one_checkpoint_and_are_rehearsed_under_each_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(TWO.replace("albert", "bert").format())
+    with pytest.raises(ManifestError, match="`plain` is the same checkpoint as `shared`") as caught:
+        prepare(PlanRequest(path))
+    assert "m.yaml:9:" in str(caught.value)
+    for full in (False, True):
+        plan = prepare(PlanRequest(path, rehearse=True, full=full)).plan
+        assert {cell.variant.model for cell in plan.cells} == {"plain", "shared"}
+    path.write_text(TWO.format())
+    assert prepare(PlanRequest(path)).plan.cells
+
+
+def test_a_model_of_the_command_line_has_a_name_that_a_manifest_may_give(tmp_path: Path) -> None:
+    for folder, name in {"modèle": "mod-le", "模型": "model", "a b": "a-b", ".ok_1": "ok_1"}.items():
+        assert _name(parse(f"path:{tmp_path / folder}")) == name
 
 
 def test_a_text_that_cannot_be_found_is_told_with_the_line_of_its_step(tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_a_teacher_is_known_by_its_content_and_dense_is_the_default(folder: Path
     assert len(swept) == 2 and changed in swept
 
 
+def test_null_is_the_default_and_a_teacher_can_be_selected(folder: Path) -> None:
+    (usual,), (null,) = (
+        ids(planned(folder, f"{{recover: distill{more}}}")) for more in ("", ", teacher: ~, source: ~")
+    )
+    assert usual == null
+    timed = "\nruntime: {engines: hf, select: {teacher: 'path:big'}}"
+    plan = planned(folder, "{recover: distill}", "{recover: distill, teacher: 'path:big'}" + timed)
+    assert {cell.variant.id for cell in plan.cells if cell.stage == "latency"} == {
+        plan.dense["llama"].id,
+        ids(plan)[1],
+    }
+
+
 def test_two_teachers_take_longer_and_one_is_held_at_a_time(folder: Path) -> None:
     plan = planned(folder, "{recover: distill}", '{recover: distill, teacher: [dense, "path:big"], top_k: [64, 0]}')
     size = ModelSize(1000, 4000)

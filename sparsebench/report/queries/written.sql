@@ -12,7 +12,7 @@ WITH kept AS (
 SELECT c.model, c.weights, c.label, c.sparsity, c.task, c.n, c.dense_score, c.score, c.retained, c.low, c.high,
        w.task AS written_task, w.metric AS written_metric, w.n AS written_n, w.dense_score AS written_dense, w.score AS written_score,
        w.retained AS written_retained, w.low AS written_low, w.high AS written_high,
-       CASE WHEN w.high < c.low THEN 'written' WHEN c.high < w.low THEN 'chosen' END AS loses_more
+       c.retained - w.retained AS gap, CASE WHEN w.high < c.low THEN 'written' WHEN c.high < w.low THEN 'chosen' END AS loses_more
 FROM kept c
 JOIN kept w ON w.manifest = c.manifest AND w.model = c.model AND w.variant_id = c.variant_id AND w.written AND NOT c.written
 ORDER BY c.model, c.task, w.metric, c.sparsity, c.label
