@@ -71,7 +71,7 @@ def make(cell: Cell, manifest: str, outcome: CellOutcome, device: str = "cpu") -
 
 
 def write(folder: Path, record: dict[str, Any]) -> Path:
-    """Store a record atomically and durably; an earlier one of the same cell goes."""
+    """Store a record atomically; an earlier one of the same cell goes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['key']}.{record['status']}.json"
     write_whole(path, json.dumps(record, separators=(",", ":")))
