@@ -29,6 +29,8 @@ CELLS, CELLS_A_MODEL = 200_000, 2_000
 """Cells of a manifest, or so many for each of its models if that is more; a run does no more than CELLS."""
 JSON = 32 * MB
 """Bytes of a JSON file, and characters of a line: large indexes of shards have 10 MB, records and documents less."""
+TOKENIZER = 4 * JSON
+"""Bytes of a tokenizer.json: those with 256,000 tokens have 33 MB."""
 PLAN = 5 * JSON
 """Bytes of a plan's record that is not compressed: one of CELLS cells has up to 150 MB."""
 HEADER = 100 * MB

@@ -11,7 +11,7 @@ from typing import IO, Any
 from sparsebench import bounded
 from sparsebench.errors import ModelError, UserError
 
-INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+WEIGHTS, INDEX, PICKLE_INDEX = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin.index.json"
 _DISTRUST = "no model needs this: fetch it again from where you trust it"
 
 

@@ -25,7 +25,7 @@ from sparsebench.errors import ModelError
 from sparsebench.escape import is_text
 from sparsebench.models.building import appear, beside
 from sparsebench.models.safety import NOTES, copy_companion, left_out, note_left_out
-from sparsebench.paths import INDEX, check, shards
+from sparsebench.paths import INDEX, WEIGHTS, check, shards
 
 if TYPE_CHECKING:
     import torch
@@ -140,8 +140,8 @@ class Checkpoint:
     @cached_property
     def files(self) -> tuple[str, ...]:
         """The names of the weight files, in order: the ones that transformers would load."""
-        if (self.folder / "model.safetensors").is_file():
-            return ("model.safetensors",)
+        if (self.folder / WEIGHTS).is_file():
+            return (WEIGHTS,)
         index = self.folder / INDEX
         if not index.is_file():
             packed = next(self.folder.glob("*.safetensors.packed"), None)
@@ -287,7 +287,7 @@ def lay_out(tensors: list[tuple[str, str, tuple[int, ...]]]) -> list[TensorInfo]
         room -= size
         shards[-1].append(TensorInfo(name, dtype, shape, "", 0, size))
     if len(shards) == 1:
-        return [replace(info, file="model.safetensors") for info in shards[0]]
+        return [replace(info, file=WEIGHTS) for info in shards[0]]
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     return [replace(info, file=name) for name, shard in zip(names, shards, strict=True) for info in shard]
 
@@ -386,7 +386,7 @@ class CheckpointWriter:
             first = next(iter(self.missing))
             raise ModelError(f"{self.folder}: {len(self.missing)} tensors were never written, the first is {first}")
         self._close_files()
-        if len({info.file for info in self.layout}) > 1:
+        if {info.file for info in self.layout} - {WEIGHTS}:
             total = sum(info.numel * element_bytes(info.dtype) for info in self.layout)
             weight_map = {info.name: info.file for info in self.layout}
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -1,8 +1,8 @@
 """Any checkpoint to the one form that all stages read: a Hugging Face folder of safetensors in one precision.
 
-A weight file is never whole in memory: tensors are read, converted and written one after another. (A GGUF file is
-the exception: transformers dequantizes it whole.) What belongs to the model comes along: tokenizer, generation
-settings, sentence-transformers' modules.
+A weight file is never whole in memory: tensors are read, converted and written one after another. (A GGUF file is an
+exception, because transformers dequantizes it whole; so are pickles from before torch 1.6.) What belongs to the model
+comes along: tokenizer, generation settings, sentence-transformers' modules.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sparsebench.models.families import meta_model
 from sparsebench.models.load import load_gguf
 from sparsebench.models.masked import MASKED, Merged, masked_names
 from sparsebench.models.safety import refuse_adapter
-from sparsebench.paths import INDEX, PICKLE_INDEX, check, shards
+from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, check, shards
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def prepare(source: Path, out: Path, family: Family, dtype: str = "auto", link: 
             "name the checkpoint it was made from",
         )
     pickles = [name for name in (_PICKLE, PICKLE_INDEX) if (source / name).is_file()]
-    if pickles and not any((source / name).is_file() for name in ("model.safetensors", INDEX)):
+    if pickles and not any((source / name).is_file() for name in (WEIGHTS, INDEX)):
         return _from_pickles(source, pickles[0], out, family, dtype)
     checkpoint = Checkpoint(source)
     infos = list(checkpoint.tensors.values())
@@ -120,7 +120,7 @@ def _copied(checkpoint: Checkpoint, out: Path, link: bool) -> Path:
     """The same bytes under a new name."""
     reserve(out, 0 if link else sum(info.nbytes for info in checkpoint.tensors.values()))
     with CheckpointWriter(out, [], checkpoint.folder) as writer:
-        for name in (*checkpoint.files, *([INDEX] if len(checkpoint.files) > 1 else [])):
+        for name in (*checkpoint.files, *([] if checkpoint.files == (WEIGHTS,) else [INDEX])):
             # The hub's cache holds links to its blobs: the file itself is wanted.
             original = (checkpoint.folder / name).resolve()
             if not (link and _linked(original, writer.partial / name)):

@@ -43,10 +43,14 @@ class Codes:
 
     def expanded(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights in ``dtype``, each rounded once: a value less its zero point is exact in every float."""
-        found = self.values.to(dtype)
+        import torch
+
+        scale = self._spread(self.scale)
+        wide = torch.promote_types(scale.dtype, dtype)
+        found = self.values.to(wide)
         if self.zeros is not None:
-            found -= self._spread(self.zeros).to(dtype)
-        return found.mul_(self._spread(self.scale).to(dtype))
+            found -= self._spread(self.zeros).to(wide)
+        return found.mul_(scale.to(wide)).to(dtype)
 
     def cpu(self) -> Codes:
         """The same on the CPU."""

@@ -22,7 +22,7 @@ def same_tokens(one: Path, other: Path) -> bool | None:
 
 def _read(path: Path) -> tuple[Any, ...]:
     """The parts of a tokenizer.json that decide the ids. Merges are written in two ways."""
-    told = bounded.read_object(path)
+    told = bounded.read_object(path, limit=bounded.TOKENIZER)
     model = told.get("model") if isinstance(told.get("model"), dict) else {}
     assert isinstance(model, dict)
     merges = [" ".join(one) if isinstance(one, list) else one for one in model.get("merges") or ()]

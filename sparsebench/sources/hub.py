@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sparsebench import bounded
 from sparsebench.errors import SourceError, redacted
-from sparsebench.paths import INDEX, PICKLE_INDEX, shards
+from sparsebench.paths import INDEX, PICKLE_INDEX, WEIGHTS, shards
 from sparsebench.sources.notation import Source
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _TIMEOUT = 15.0
 _COMPANIONS = "*.json *.txt *.model *.spm *.jinja *.tiktoken [0-9]_*/*.json [0-9]_*/*.safetensors".split()
 _UNWANTED = ("onnx/*", "openvino/*", "*.index.fp*.json", "*fp16*", "*fp32*", "consolidated*", "flax*", "tf_model*")
-_SAFETENSORS = ("model.safetensors", INDEX)
+_SAFETENSORS = (WEIGHTS, INDEX)
 _PYTORCH = ("pytorch_model.bin", PICKLE_INDEX)
 
 

@@ -102,6 +102,19 @@ def test_conversion_rounds_each_tensor_as_torch_does(dtype: str, tmp_path: Path)
     assert (out / "1_Pooling" / "config.json").is_file()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_single_shard_stays_with_its_index(dtype: str, tmp_path: Path) -> None:
+    source = write_random(small("llama"), tmp_path / "source", "decoder", "float32")
+    shard, names = "model-00001-of-00001.safetensors", list(Checkpoint(source).tensors)
+    (source / "model.safetensors").rename(source / shard)
+    index = {"metadata": {"total_size": 0}, "weight_map": dict.fromkeys(names, shard)}
+    (source / INDEX).write_text(json.dumps(index))
+    out = prepare(source, tmp_path / "out", "decoder", dtype)
+    assert Checkpoint(out).files == (shard,)
+    assert Checkpoint(out).tensors.keys() == set(names)
+    load_model(out, "decoder")
+
+
 def test_integers_stay_and_shards_keep_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from safetensors.torch import save_file

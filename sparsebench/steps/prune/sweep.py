@@ -38,7 +38,7 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     """
     joint = {step: folder for step, folder in targets.items() if step.settings.get("bits")}
     if joint:
-        quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
+        _rounded(parent, joint, context, emit)
     apart = {step: methods()[step.name].run for step in targets if methods()[step.name].run}
     for where in dict.fromkeys(apart.values()):
         resolve_name(where)(parent, {step: targets[step] for step in apart if apart[step] == where}, context, emit)
@@ -50,6 +50,15 @@ def run(parent: Path, targets: Mapping[Step, Path], context: Context, emit: Emit
     propagate = next((step.settings["propagate"] for step in steps.values() if "propagate" in step.settings), "pruned")
     sweep = Sweep(parent, context.family, folders, context.seed, tokens, propagate, context.dtype, context.device)
     sweep.run(lambda target, found: emit(steps[target], found), context.progress)
+
+
+def _rounded(parent: Path, joint: Mapping[Step, Path], context: Context, emit: Emit) -> None:
+    """Those that round in the same sweep; what is refused is told of these alone, since others of the pass do not round."""
+    try:
+        quantized(parent, {_joint(step): (step, folder) for step, folder in joint.items()}, context, emit)
+    except SparsebenchError as error:  # it comes before any of them is told
+        for step in joint:
+            emit(step, error)
 
 
 def _joint(step: Step) -> Quantize:

@@ -101,8 +101,10 @@ def grid(weights: torch.Tensor, dim: int, scheme: Scheme, stored: torch.dtype) -
     low, span = -high - 1, 2 * high + 1
     least, most = weights.amin(dim).clamp_(max=0), weights.amax(dim).clamp_(min=0)
     step = torch.maximum(most, -least) * (2 / span) if scheme.symmetric else (most - least) / span
-    # Too small for the precision is rounded up to its least normal number; where all is zero any step will do.
-    step = step.clamp_(min=torch.finfo(stored).tiny).to(stored).to(weights.dtype).masked_fill_(most == least, 1)
+    # Too small for the precision is rounded up to its least number that is still exact to a percent, of float16 a subnormal one;
+    # where all is zero any step will do.
+    least_step = 2.0**-18 if stored == torch.float16 else torch.finfo(stored).tiny
+    step = step.clamp_(min=least_step).to(stored).to(weights.dtype).masked_fill_(most == least, 1)
     zero = torch.zeros_like(step) if scheme.symmetric else ((-least / step).round_() + low).clamp_(low, high)
     return Grid(step, zero, step.new_tensor(low), step.new_tensor(high))
 

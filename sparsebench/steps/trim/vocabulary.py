@@ -41,7 +41,7 @@ class Vocabulary:
         path, name = folder / FILE, type(tokenizer).__name__
         if not path.is_file() or not tokenizer.is_fast:
             raise UnsupportedError(f"{folder}: {name} has no {FILE}, so that its vocabulary cannot be rewritten", _WAY)
-        data = bounded.read_object(path)
+        data = bounded.read_object(path, limit=bounded.TOKENIZER)
         kind = _model(data, path).get("type") or _guessed(_model(data, path))
         if kind not in KINDS:
             raise UnsupportedError(f"{path}: a tokenizer of kind {kind} is not known: {', '.join(KINDS)}", _WAY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from sparsebench.errors import ModelError, UnsupportedError
 from sparsebench.manifest.schema import Family
 from sparsebench.models.checkpoint import Checkpoint
 from sparsebench.models.topology import parts
-from sparsebench.steps.contract import Evidence
+from sparsebench.steps.contract import Context, Evidence
 from sparsebench.steps.evidence import counted
+from sparsebench.steps.prune import sweep
 from sparsebench.steps.prune.contract import Target
 from sparsebench.steps.prune.sweep import Sweep
+from sparsebench.steps.registry import kinds, single
 
 FAMILIES = [("tiny_llama", "decoder"), ("tiny_bert", "encoder"), ("tiny_t5", "encoder-decoder")]
 SPARSITIES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -92,6 +95,20 @@ def test_no_folder_is_left_when_a_sweep_fails(tiny_llama: Path, tmp_path: Path) 
     with pytest.raises(UnsupportedError, match="global"):
         swept(tiny_llama, "decoder", tmp_path / "out", [Target("magnitude", 0.5, "global", "2:4")])
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_rounded_takes_no_other_version_with_it(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UnsupportedError("no layout of integers is known")
+
+    monkeypatch.setattr(sweep, "quantized", refuse)
+    steps = [single("prune", "sparsegpt", sparsity=0.5, bits="int8"), single("prune", "magnitude", sparsity=0.5)]
+    found: dict[Any, Any] = {}
+    targets = {step: tmp_path / str(place) for place, step in enumerate(steps)}
+    kinds()["prune"].load()(tiny_llama, targets, Context("decoder"), found.__setitem__)
+    assert isinstance(found[steps[0]], UnsupportedError) and isinstance(found[steps[1]], Evidence)
 
 
 def test_verify_counts_the_dense_model(tiny_bert: Path) -> None:

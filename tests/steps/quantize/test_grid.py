@@ -35,6 +35,18 @@ def slowly(weights: torch.Tensor, way: Quantize) -> torch.Tensor:
     return found
 
 
+def test_small_rows_of_float16_have_all_their_levels() -> None:
+    weights = torch.linspace(-2e-3, 2e-3, 255).half().reshape(1, -1)
+    codes = nearest(weights, Quantize("int8").scheme)
+    assert len(codes.values.unique()) > 240
+    assert float((codes.expanded(torch.float32) - weights.float()).abs().max()) < 1e-5
+
+
+def test_a_weight_in_another_precision_is_rounded_once() -> None:
+    codes = nearest(torch.randn(64, 64), Quantize("int8", symmetric=False).scheme)
+    assert torch.equal(codes.expanded(torch.bfloat16), codes.expanded(torch.float32).bfloat16())
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(7, 64), (5, 130), (1, 3), (16, 1)])
