@@ -227,7 +227,7 @@ class Checkpoint:
                 piece = left.read(min(_CHUNK, one.nbytes - start))
                 if piece != right.read(len(piece)):
                     return False
-                zeros = zeros and not any(piece)
+                zeros = zeros and piece.count(0) == len(piece)
         if not zeros:
             return True
         from sparsebench.models.types import transformers_config
