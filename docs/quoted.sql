@@ -44,6 +44,11 @@ WITH wanda AS (
     SELECT d.manifest, d.model, d.task, recipe, d.ratio, d.score, d.dense_score, d.loss_at_most, d.verdict, 100 * read_share AS read
     FROM vs_dense d
     JOIN variants USING (variant_id)
+), answered AS (
+    SELECT recipe, d.task, d.retained, d.dense_score
+    FROM vs_dense d
+    JOIN variants USING (variant_id)
+    WHERE d.manifest = 'answers'
 ), prompts AS (
     SELECT recipe, 1 / speedup AS slower
     FROM latency l
@@ -270,3 +275,13 @@ UNION ALL SELECT 'smol_coactivation_representative', format('{:.2f}', ratio) FRO
 UNION ALL SELECT 'smol_cmoe_oracle', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/oracle 16 of 32 experts'
 UNION ALL SELECT 'smol_cmoe_learned', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/learned 16 of 32 experts'
 UNION ALL SELECT 'smol_cmoe_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/representative 16 of 32 experts'
+UNION ALL SELECT 'answers_dense_f1', format('{:.2f}', any_value(dense_score)) FROM answered WHERE task = 'squad_f1'
+UNION ALL
+SELECT 'answers_' || key || '_' || task, format('{:.0f}%', 100 * retained)
+FROM answered
+JOIN (VALUES
+    ('int4', 'int4'),
+    ('30', 'sparsegpt/layer 30% propagate=dense'),
+    ('50', 'sparsegpt/layer 50% propagate=dense'),
+    ('trained', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2')
+) AS asked(key, recipe) USING (recipe)
