@@ -277,11 +277,15 @@ UNION ALL SELECT 'smol_cmoe_learned', format('{:.2f}', ratio) FROM compared WHER
 UNION ALL SELECT 'smol_cmoe_representative', format('{:.2f}', ratio) FROM compared WHERE manifest = 'skipping' AND model = 'smollm2-135m' AND recipe = 'cmoe/representative 16 of 32 experts'
 UNION ALL SELECT 'answers_dense_f1', format('{:.2f}', any_value(dense_score)) FROM answered WHERE task = 'squad_f1'
 UNION ALL
-SELECT 'answers_' || key || '_' || task, format('{:.0f}%', 100 * retained)
+SELECT key, format('{:.0f}%', 100 * retained)
 FROM answered
 JOIN (VALUES
-    ('int4', 'int4'),
-    ('30', 'sparsegpt/layer 30% propagate=dense'),
-    ('50', 'sparsegpt/layer 50% propagate=dense'),
-    ('trained', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2')
-) AS asked(key, recipe) USING (recipe)
+    ('answers_int4_hellaswag', 'int4', 'hellaswag'),
+    ('answers_int4_squad_f1', 'int4', 'squad_f1'),
+    ('answers_30_hellaswag', 'sparsegpt/layer 30% propagate=dense', 'hellaswag'),
+    ('answers_30_squad_f1', 'sparsegpt/layer 30% propagate=dense', 'squad_f1'),
+    ('answers_50_hellaswag', 'sparsegpt/layer 50% propagate=dense', 'hellaswag'),
+    ('answers_50_squad_f1', 'sparsegpt/layer 50% propagate=dense', 'squad_f1'),
+    ('answers_trained_hellaswag', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2', 'hellaswag'),
+    ('answers_trained_squad_f1', 'sparsegpt/layer 50% propagate=dense, then reconstruct epochs=2', 'squad_f1')
+) AS asked(key, recipe, task) USING (recipe, task)
