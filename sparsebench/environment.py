@@ -21,7 +21,7 @@ LIBRARIES = (
     "tokenizers", "gguf", "scipy", "zstandard", "pymetis",
 )  # fmt: skip
 EXTRAS = {"pymetis": "'pymetis>=2025.2'"}
-"""The optional extra of ours that brings a library."""
+"""What pip is told where a library's name alone would not do."""
 
 
 @cache
